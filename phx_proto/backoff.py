@@ -1,0 +1,192 @@
+"""When to try again, and when not to.
+
+A `Backoff` is a schedule of waits; a `ReconnectPolicy` is the whole decision after a connection was lost or could not
+be made. Both are pure: the same arguments and the same random source give the same wait. Every wait is drawn from a
+range, so that a fleet which lost its server at one moment does not come back at one moment. Without a random source
+(`rng=None`) the wait is the range's upper end: deterministic, for embedders who do not want the spread.
+
+The steps are phoenix.js's (`socket.js`, `channel.js`); jitter, close codes and HTTP statuses are ours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from .errors import CertificateError, ConnectError
+
+if TYPE_CHECKING:
+    from random import Random
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """A schedule of waits.
+
+    Attributes:
+        steps: Seconds to wait before the first retry, the second, and so on; the last repeats.
+
+    >>> Backoff((1, 2, 5)).delay(7)
+    5
+    """
+
+    steps: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise ValueError("a schedule needs at least one step")
+        if not all(0 < step < inf for step in self.steps):
+            raise ValueError(f"the steps of a schedule are positive, finite seconds, not {self.steps!r}")
+
+    def delay(self, attempt: int, rng: "Random | None" = None) -> float:
+        """The wait before a retry: its step, times 0.5 to 1.0.
+
+        Args:
+            attempt: How many retries were made before this one.
+            rng: Draws the factor; without it the step is taken in full.
+
+        Returns:
+            Seconds.
+        """
+        step = self.steps[min(attempt, len(self.steps) - 1)]
+        return _within(step / 2, step, rng)
+
+
+RECONNECT: Final = Backoff((0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1, 2, 5))
+REJOIN: Final = Backoff((1, 2, 5, 10))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """The situation in which an attempt to connect failed.
+
+    Attributes:
+        number: How many retries were made since a connection last proved stable (or since the start).
+        ever_connected: Whether a connection was open before; if not, this is still the first connect.
+        renewable: Whether params or token come from callables, and so may be others at the next attempt.
+    """
+
+    number: int
+    ever_connected: bool
+    renewable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconnectPolicy:
+    """What follows a lost connection or a failed attempt: a wait in seconds, or `None` for the end.
+
+    Attributes:
+        schedule: The waits, where neither the close code nor the server asks for another.
+        final_codes: Close codes after which the client stays away. None by default: servers close with 1000 when idle
+            or shutting down, and a service wants to stay subscribed.
+        stable_after: Seconds for which a connection must have been open before retries are counted anew, so that a
+            server which accepts and drops is not hammered.
+    """
+
+    schedule: Backoff = RECONNECT
+    final_codes: frozenset[int] = frozenset()
+    stable_after: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.stable_after < inf:
+            raise ValueError(f"stable_after is finite seconds, not {self.stable_after!r}")
+
+    def after_close(self, code: int | None, attempt: int, rng: "Random | None" = None) -> float | None:
+        """The server closed an open connection, or it was cut.
+
+        Args:
+            code: The close code; `None` for a cut or a heartbeat timeout.
+            attempt: How many retries were made since a connection last proved stable.
+            rng: Spreads the wait.
+
+        Returns:
+            Seconds to wait, or `None` if this is the end.
+        """
+        if code in self.final_codes:
+            return None
+        if code in _SPREAD:
+            return _within(*_SPREAD[code], rng)
+        return self.schedule.delay(attempt, rng)
+
+    def after_refusal(
+        self, status: int, headers: Mapping[str, str], attempt: Attempt, rng: "Random | None" = None
+    ) -> float | None:
+        """The server answered the handshake with an HTTP status other than 101.
+
+        A `retry-after` in seconds is the least to wait (an hour at most is heeded), times 1.0 to 1.5. One that is a
+        date is ignored: there is no calendar here.
+
+        Args:
+            status: The HTTP status.
+            headers: The answer's, names in lower case.
+            attempt: The situation.
+            rng: Spreads the wait.
+
+        Returns:
+            Seconds to wait, or `None` if this is the end.
+        """
+        retried = _Retried.ALWAYS if 500 <= status <= 599 else _REFUSALS.get(status, _Retried.AFTER_FIRST_CONNECT)
+        if not _is_retried(retried, attempt):
+            return None
+        asked = min(_seconds(headers.get("retry-after", "")), _LONGEST_ASKED)
+        return max(self.schedule.delay(attempt.number, rng), _within(asked, asked * 1.5, rng))
+
+    def after_failure(self, error: ConnectError, attempt: Attempt, rng: "Random | None" = None) -> float | None:
+        """The attempt failed without an HTTP answer: name, network, TLS, timeout, or a callable that raised.
+
+        Args:
+            error: What went wrong.
+            attempt: The situation.
+            rng: Spreads the wait.
+
+        Returns:
+            Seconds to wait, or `None` if this is the end.
+        """
+        retried = _Retried.AFTER_FIRST_CONNECT if isinstance(error, CertificateError) else _Retried.ALWAYS
+        return self.schedule.delay(attempt.number, rng) if _is_retried(retried, attempt) else None
+
+
+# ---- private --------------------------------------------------------------------------------------------------------
+
+
+class _Retried(Enum):
+    """In which situations a failed attempt is followed by another."""
+
+    ALWAYS = "always"
+    IF_RENEWABLE = "if renewable"
+    AFTER_FIRST_CONNECT = "after the first connect"
+
+
+# A status that is not here: 5xx always, any other after the first connect (a wrong URL will not mend itself, but one
+# that worked before may work again, e.g. once a proxy is back).
+_REFUSALS: Final = {
+    401: _Retried.IF_RENEWABLE,
+    403: _Retried.IF_RENEWABLE,
+    408: _Retried.ALWAYS,
+    425: _Retried.ALWAYS,
+    429: _Retried.ALWAYS,
+}
+
+#: Close codes by which a server tells many clients at once to go, and seconds within which they may come back.
+_SPREAD: Final[dict[int | None, tuple[float, float]]] = {1012: (0.0, 5.0), 1013: (5.0, 30.0)}
+
+_LONGEST_ASKED: Final = 3600.0
+
+
+def _is_retried(retried: _Retried, attempt: Attempt) -> bool:
+    return {
+        _Retried.ALWAYS: True,
+        _Retried.IF_RENEWABLE: attempt.renewable,
+        _Retried.AFTER_FIRST_CONNECT: attempt.ever_connected,
+    }[retried]
+
+
+def _seconds(retry_after: str) -> float:
+    """The header's delay; 0 where it gives none, or a date."""
+    text = retry_after.strip()
+    return float(text) if text.isascii() and text.isdecimal() else 0.0
+
+
+def _within(low: float, high: float, rng: "Random | None") -> float:
+    return high if rng is None else rng.uniform(low, high)

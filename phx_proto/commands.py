@@ -1,0 +1,98 @@
+"""What the core asks its adapter to do: drained in order with `commands()`, carried out at once.
+
+Commands name the link (the connection attempt) they are for. Their reprs show no params, tokens or payloads.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+if TYPE_CHECKING:
+    from .link import Link
+
+#: A callable that gives params or a token anew at each connect or join; plain or async.
+Provider: TypeAlias = Callable[[], Any | Awaitable[Any]]
+
+
+class OpenTransport(msgspec.Struct, frozen=True, eq=False):
+    """Open a WebSocket, and tell the link what came of it: `opened`, `refused` or `failed`.
+
+    Attributes:
+        url: Whole, with `/websocket`, params and vsn. Secret.
+        subprotocols: To offer, verbatim: a token among them may hold characters that RFC 6455 forbids. Secret.
+        headers: To send besides the handshake's own. Secret.
+    """
+
+    link: "Link"
+    url: str
+    subprotocols: tuple[str, ...]
+    headers: tuple[tuple[str, str], ...]
+
+    def __repr__(self) -> str:
+        return f"OpenTransport(link={self.link!r}, url={self.url.partition('?')[0]!r}, …)"
+
+
+class SendText(msgspec.Struct, frozen=True):
+    """Send one text frame."""
+
+    link: "Link"
+    data: str
+
+    def __repr__(self) -> str:
+        return f"SendText(link={self.link!r}, {len(self.data)} characters)"
+
+
+class SendBinary(msgspec.Struct, frozen=True):
+    """Send one binary frame."""
+
+    link: "Link"
+    data: bytes
+
+    def __repr__(self) -> str:
+        return f"SendBinary(link={self.link!r}, {len(self.data)} bytes)"
+
+
+class CloseTransport(msgspec.Struct, frozen=True):
+    """Start the closing handshake, and tell `link.closed` when it is over; the core bounds the wait."""
+
+    link: "Link"
+    code: int
+    reason: str
+
+
+class AbortTransport(msgspec.Struct, frozen=True):
+    """Drop the connection, or the attempt to make one, without a handshake. Nothing more need be told."""
+
+    link: "Link"
+
+
+class PauseReading(msgspec.Struct, frozen=True):
+    """Stop reading from the connection: too many messages wait for their handlers."""
+
+    link: "Link"
+
+
+class ResumeReading(msgspec.Struct, frozen=True):
+    """Read on."""
+
+    link: "Link"
+
+
+class Resolve(msgspec.Struct, frozen=True):
+    """Call `provider` (await what it returns if that is awaitable) and answer `resolved` or `resolve_failed`.
+
+    Attributes:
+        request: Names the question in the answer.
+    """
+
+    request: int
+    provider: Provider
+
+    def __repr__(self) -> str:
+        return f"Resolve(request={self.request})"
+
+
+Command: TypeAlias = (
+    OpenTransport | SendText | SendBinary | CloseTransport | AbortTransport | PauseReading | ResumeReading | Resolve
+)

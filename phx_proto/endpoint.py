@@ -1,0 +1,275 @@
+"""Where to connect, and with what: URL, params, token and headers in, the address of one attempt out.
+
+An `Endpoint` is what the application said; params and token may be callables, which only an adapter may call. An
+`Address` is what one attempt opens, made by `Endpoint.request` from the endpoint and what the callables gave. What can
+be checked is checked when the endpoint is made; params and headers are read again at every request.
+
+All but the URL's scheme, host, port and path is taken to be secret: no repr, string or error of this module shows it.
+An error names the param or header that is wrong, never its value.
+"""
+
+import re
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Final, TypeAlias
+from urllib.parse import quote, unquote_plus, urlsplit
+
+import msgspec
+
+from .commands import Provider
+from .errors import InvalidEndpoint
+
+#: Text, numbers, booleans and `None`, mappings of them at any depth (`a[b]=c`), and lists of plain values (`a[]=c`).
+Params: TypeAlias = Mapping[str, Any]
+Headers: TypeAlias = Mapping[str, str] | Sequence[tuple[str, str]]
+
+
+class Address(msgspec.Struct, frozen=True):
+    """What one attempt opens.
+
+    Attributes:
+        url: Whole. Secret.
+        subprotocols: To offer, in this order, verbatim. Secret.
+        headers: To send besides the handshake's own. Secret.
+    """
+
+    url: str
+    subprotocols: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Address(url={self.url.partition('?')[0]!r}, …)"
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Endpoint:
+    """A socket of a Phoenix server, as the application names it.
+
+    Attributes:
+        url: The socket's mount, e.g. `wss://host/socket`; `/websocket` is appended unless the path ends in it. A query
+            in it is kept, but for params of the same names and `vsn`. `http` and `https` stand for `ws` and `wss`.
+        params: For the server's `connect/3`, or a callable that gives them anew at each connect. Numbers are written
+            as in JSON, booleans as `true` and `false`, `None` as an empty text; an empty mapping or list leaves no
+            trace. A param named `vsn` is ignored: the serializer decides.
+        auth_token: For a socket with `auth_token: true`, or a callable that gives it anew at each connect.
+        headers: To send with the handshake, e.g. `{"authorization": …}`.
+
+    Raises:
+        InvalidEndpoint: One of these cannot be; the text tells which and what to do about it.
+
+    >>> Endpoint("wss://example.com/socket", params={"user": 7}).request("2.0.0", {"user": 7}).url
+    'wss://example.com/socket/websocket?user=7&vsn=2.0.0'
+    """
+
+    url: str
+    _: KW_ONLY
+    params: Params | Provider | None = None
+    auth_token: str | Provider | None = None
+    headers: Headers = ()
+    #: The address without its query: scheme, host, port and path. For logs.
+    redacted: str = field(init=False)
+    _query: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        base, query = _split(self.url)
+        object.__setattr__(self, "redacted", base)
+        object.__setattr__(self, "_query", query)
+        given = {name: None if callable(value) else value for name, value in self._sources()}
+        self.request("2.0.0", **given)
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.redacted!r}, …)"
+
+    @property
+    def providers(self) -> dict[str, Provider]:
+        """The callables among `params` and `auth_token`, by these names: call them before each `request`."""
+        return {name: value for name, value in self._sources() if callable(value)}
+
+    @property
+    def renewable(self) -> bool:
+        """Whether the next attempt may come with other credentials than the last."""
+        return bool(self.providers)
+
+    def request(self, vsn: str, params: Any = None, auth_token: Any = None) -> Address:
+        """The address of one attempt.
+
+        Args:
+            vsn: The serializer's version.
+            params: The endpoint's, or what its callable gave.
+            auth_token: The endpoint's, or what its callable gave.
+
+        Raises:
+            InvalidEndpoint: They cannot be sent, or the request line is longer than servers take.
+        """
+        pairs = [pair for pair in _flat_params(params) if _root(pair[0]) != "vsn"]
+        ours = {"vsn", *(_root(name) for name, _ in pairs)}
+        kept = (piece for piece in self._query if _root(unquote_plus(piece.partition("=")[0])) not in ours)
+        query = "&".join([*kept, *(_encoded(name, text) for name, text in [*pairs, ("vsn", vsn)])])
+        url = f"{self.redacted}?{query}"
+        line = len(f"GET {url[_path_start(url) :]} HTTP/1.1\r\n")
+        if line > _LONGEST_REQUEST_LINE:
+            raise InvalidEndpoint(
+                f"the params make a request line of {line} bytes, and servers take {_LONGEST_REQUEST_LINE}: "
+                "send large values as params of a join"
+            )
+        return Address(url, _subprotocols(auth_token), tuple(_checked_headers(self.headers)))
+
+    def _sources(self) -> Iterator[tuple[str, Any]]:
+        yield "params", self.params
+        yield "auth_token", self.auth_token
+
+
+# ---- the URL --------------------------------------------------------------------------------------------------------
+
+_SCHEMES: Final = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
+
+#: Bytes, line end included: Cowboy's bound; Bandit's is 10,000.
+_LONGEST_REQUEST_LINE: Final = 8000
+
+_HOST: Final = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.%a-z]+\]")
+_UNPRINTABLE: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+#: What RFC 3986 lets stand in a path and in a query; `%` because what is escaped already stays so.
+_SAFE_IN_PATH: Final = "/%:@!$&'()*+,;=~"
+_SAFE_IN_QUERY: Final = f"{_SAFE_IN_PATH}?"
+
+
+def _split(url: str) -> tuple[str, tuple[str, ...]]:
+    """The URL without its query and with `/websocket`, and the pieces of the query; both ASCII."""
+    if _UNPRINTABLE.search(url):
+        raise InvalidEndpoint("the URL holds whitespace or control characters: remove or percent-encode them")
+    if "#" in url:
+        raise InvalidEndpoint("the URL has a fragment (#…), which no server ever sees: remove it, or write # as %23")
+    try:
+        parts = urlsplit(url)
+        host, port = _ascii_host(parts.hostname or ""), parts.port
+    except ValueError:  # its text may quote the URL
+        raise InvalidEndpoint("the URL's host or port is not valid: it looks like wss://host:4000/socket") from None
+    if parts.scheme not in _SCHEMES:
+        raise InvalidEndpoint("the URL must begin with ws://, wss://, http:// or https://")
+    if "@" in parts.netloc:
+        raise InvalidEndpoint(
+            "the URL holds a user or password, which would end up in logs: send an authorization header instead"
+        )
+    if not _HOST.fullmatch(host):
+        raise InvalidEndpoint("the URL has no valid host: it looks like wss://host:4000/socket")
+    if port == 0:
+        raise InvalidEndpoint("the URL's port is 0, to which nobody can connect")
+    place = host if port is None else f"{host}:{port}"
+    path = quote(_websocket_path(parts.path), safe=_SAFE_IN_PATH)
+    query = quote(parts.query, safe=_SAFE_IN_QUERY)
+    return f"{_SCHEMES[parts.scheme]}://{place}{path}", tuple(piece for piece in query.split("&") if piece)
+
+
+def _ascii_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host.encode("idna").decode()
+
+
+def _websocket_path(path: str) -> str:
+    mount = path.removesuffix("/")
+    return path if mount.endswith("/websocket") else f"{mount}/websocket"
+
+
+def _path_start(url: str) -> int:
+    return url.index("/", url.index("://") + 3)
+
+
+# ---- params ---------------------------------------------------------------------------------------------------------
+
+_DEEPEST: Final = 32
+
+
+def _flat_params(params: Any) -> list[tuple[str, str]]:
+    """Names and texts as Plug reads them back: `a`, `a[b]`, `a[]`."""
+    if params is None:
+        return []
+    if not isinstance(params, Mapping):
+        raise InvalidEndpoint(f"params must be a mapping, not {_kind(params)}")
+    return list(_flat_mapping("", params, depth=0))  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _flat_mapping(path: str, values: Mapping[Any, Any], *, depth: int) -> Iterator[tuple[str, str]]:
+    if depth == _DEEPEST:
+        raise InvalidEndpoint(f"params are nested deeper than {_DEEPEST} levels, or contain themselves")
+    for key, value in values.items():
+        if not isinstance(key, str):
+            within = f" in {path!r}" if path else ""
+            raise InvalidEndpoint(f"the names of params{within} must be str, not {_kind(key)}")
+        name = f"{path}[{key}]" if path else key
+        if isinstance(value, Mapping):
+            yield from _flat_mapping(name, value, depth=depth + 1)  # pyright: ignore[reportUnknownArgumentType]
+        elif isinstance(value, list | tuple):
+            for element in value:  # pyright: ignore[reportUnknownVariableType]
+                # Plug cannot tell where one element of a nested list ends and the next begins.
+                yield f"{name}[]", _text(f"{name}[]", element)
+        else:
+            yield name, _text(name, value)
+
+
+def _text(name: str, value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return value
+        case float():
+            return float.__repr__(value)
+        case int() if abs(value) < 10**1000:  # Python writes no int of very many digits
+            return int.__repr__(value)
+        case _:
+            raise InvalidEndpoint(
+                f"param {name!r} cannot carry {_kind(value)}: give str, int, float, bool, None, a mapping, "
+                "or a list of plain values (anything else as JSON text)"
+            )
+
+
+def _encoded(name: str, text: str) -> str:
+    try:
+        return f"{quote(name, safe='')}={quote(text, safe='')}"
+    except UnicodeEncodeError:  # its text quotes the value
+        raise InvalidEndpoint(f"param {name!r} holds a lone surrogate, which is no text") from None
+
+
+def _root(name: str) -> str:
+    return name.partition("[")[0]
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+# ---- token and headers ----------------------------------------------------------------------------------------------
+
+_TOKEN_PREFIX: Final = "base64url.bearer.phx."
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
+_HANDSHAKE_HEADER: Final = re.compile(r"host|connection|upgrade|sec-websocket-.*", re.IGNORECASE)
+
+
+def _subprotocols(token: Any) -> tuple[str, ...]:
+    """The offer that carries the token; in the standard alphabet despite the prefix, as phoenix.js and Phoenix do."""
+    if token is None:
+        return ()
+    if not isinstance(token, str):
+        raise InvalidEndpoint(f"auth_token must be str, not {_kind(token)}")
+    if not token:
+        raise InvalidEndpoint("auth_token is empty: give None if there is no token")
+    try:
+        encoded = b64encode(token.encode()).decode().rstrip("=")
+    except UnicodeEncodeError:  # its text quotes the token
+        raise InvalidEndpoint("auth_token holds a lone surrogate, which is no text") from None
+    return ("phoenix", f"{_TOKEN_PREFIX}{encoded}")
+
+
+def _checked_headers(headers: Headers) -> Iterator[tuple[str, str]]:
+    for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+        if not _HEADER_NAME.fullmatch(name):
+            raise InvalidEndpoint(f"{name!r} is no name of a header")
+        if _HANDSHAKE_HEADER.fullmatch(name):
+            raise InvalidEndpoint(f"the header {name!r} belongs to the handshake and cannot be given")
+        if not _HEADER_VALUE.fullmatch(value):
+            raise InvalidEndpoint(f"the value of header {name!r} must be printable ASCII: percent-encode the rest")
+        yield name, value

@@ -1,0 +1,378 @@
+"""What can go wrong, and whose fault it was.
+
+`LocalError`: the application asked for what cannot be; raised at the call, which then has changed nothing.
+`RemoteError`: the server or the network ended what was asked for; an event carries it, and the waiting call raises it.
+No error shows params, tokens or headers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .message import Reply
+
+
+class PhxError(Exception):
+    """The root of every error of this library."""
+
+    def __reduce__(self) -> tuple[Callable[..., "PhxError"], tuple[type["PhxError"], dict[str, Any]]]:
+        # Handlers may run in other processes, so errors travel; Exception's own way forgets keyword arguments.
+        return _rebuild, (type(self), self.__dict__)
+
+
+def _rebuild(kind: type[PhxError], attributes: dict[str, Any]) -> PhxError:
+    error = kind.__new__(kind)
+    error.__dict__.update(attributes)
+    return error
+
+
+class LocalError(PhxError):
+    """The application's own mistake. The call had no effect."""
+
+
+class RemoteError(PhxError):
+    """What the server or the network did to a request."""
+
+
+# ---- the application's mistakes -------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class InvalidEndpoint(LocalError):
+    """The URL, the params or the token cannot be made into an address."""
+
+    problem: str
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+@dataclass(eq=False)
+class InvalidState(LocalError):
+    """The call does not fit the state, e.g. a second `connect`."""
+
+    call: str
+    state: str
+
+    def __str__(self) -> str:
+        return f"{self.call} is not possible while the state is {self.state}"
+
+
+@dataclass(eq=False)
+class TopicInUse(LocalError):
+    """A live channel of the topic exists; use it, or leave it first."""
+
+    topic: str
+
+    def __str__(self) -> str:
+        return f"a channel of topic {self.topic!r} is already live on this client: use that one, or leave it first"
+
+
+@dataclass(eq=False)
+class NotJoined(LocalError):
+    """A push on a channel that was never asked to join."""
+
+    topic: str
+
+    def __str__(self) -> str:
+        return f"the channel of topic {self.topic!r} was never joined: call join before push"
+
+
+@dataclass(eq=False)
+class InvalidPayload(LocalError):
+    """A payload that a Phoenix server would answer by closing the socket, or that cannot be encoded at all.
+
+    Attributes:
+        where: The path of the field, e.g. `payload.price[2]`.
+    """
+
+    topic: str
+    event: str
+    where: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"cannot send event {self.event!r} on topic {self.topic!r}: {self.where} {self.problem}"
+
+
+@dataclass(eq=False)
+class FieldTooLong(LocalError):
+    """A field of a binary message is over the 255 UTF-8 bytes its header can count."""
+
+    field: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.field} has {self.size} bytes; a binary message takes 255 at most (send JSON, or shorten it)"
+
+
+@dataclass(eq=False)
+class BinaryNotSupported(LocalError):
+    """A payload of bytes on a serializer that has no binary form."""
+
+    vsn: str
+
+    def __str__(self) -> str:
+        return f"serializer {self.vsn} cannot carry bytes: use vsn 2.0.0, or encode the payload as text"
+
+
+@dataclass(eq=False)
+class BufferFull(LocalError):
+    """Too many pushes wait for their channel to be joined."""
+
+    topic: str
+    limit: int
+
+    def __str__(self) -> str:
+        return f"{self.limit} pushes already wait unsent; topic {self.topic!r} takes no more until it is joined"
+
+
+@dataclass(eq=False)
+class InvalidHandler(LocalError):
+    """A function, or the event, topic or payload type it is registered for, cannot be a handler's."""
+
+    handler: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.handler} cannot be a handler: {self.problem}"
+
+
+@dataclass(eq=False)
+class ChannelClosed(RemoteError):
+    """The channel has ended; a call that waited on it ends, a call made on it is refused.
+
+    Attributes:
+        reason: Who ended it and why, in words.
+    """
+
+    topic: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the channel of topic {self.topic!r} is closed: {self.reason}"
+
+
+# ---- what the wire brought ------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class InvalidFrame(RemoteError):
+    """A frame that is no Phoenix message. Its connection and every other channel go on."""
+
+    problem: str
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+@dataclass(eq=False)
+class PayloadMismatch(RemoteError):
+    """A payload does not fit the type its handler declared, or is not sound; reported like a handler's error."""
+
+    topic: str
+    event: str
+    expected: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"the payload of {self.event!r} on topic {self.topic!r} is not a {self.expected}: {self.problem}"
+
+
+# ---- the connection -------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class ConnectError(RemoteError):
+    """An attempt to connect failed before the server answered."""
+
+    problem: str
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+@dataclass(eq=False)
+class CertificateError(ConnectError):
+    """The server's TLS certificate was not accepted: final at the first connect, for it would be refused again."""
+
+
+@dataclass(eq=False)
+class ResolveFailed(ConnectError):
+    """A callable for params or token raised: a failed attempt. What it said is not shown, it may hold secrets."""
+
+
+@dataclass(eq=False)
+class HandshakeRefused(ConnectError):
+    """The server answered the handshake with an HTTP error.
+
+    Attributes:
+        status: The HTTP status.
+        body: The answer's body, at most its first kB shown.
+        headers: The answer's headers, names in lower case.
+    """
+
+    problem: str = field(init=False, default="")
+    status: int = 0
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict[str, str], repr=False)
+
+    def __str__(self) -> str:
+        text = self.body[:1000].decode("utf-8", "replace").strip()
+        advice = _ADVICE.get(self.status, "")
+        return f"the server refused the handshake with HTTP {self.status}{f': {text}' if text else ''}{advice}"
+
+
+_ADVICE = {
+    401: " (check the token)",
+    403: " (check params, token, vsn and origin)",
+    404: " (is the URL the socket's mount, e.g. wss://host/socket?)",
+}
+
+
+@dataclass(eq=False)
+class ConnectTimeout(ConnectError):
+    """The first connection was not up in time.
+
+    Attributes:
+        timeout: Seconds.
+        last: What ended the latest attempt, if one ended.
+    """
+
+    problem: str = field(init=False, default="")
+    timeout: float = 0.0
+    last: ConnectError | None = None
+
+    def __str__(self) -> str:
+        return f"no connection within {self.timeout:g} s{f'; the last attempt: {self.last}' if self.last else ''}"
+
+
+@dataclass(eq=False)
+class ConnectionClosed(RemoteError):
+    """The connection is closed, or closed while a call waited on it.
+
+    Attributes:
+        code: The WebSocket close code; `None` where none came (a cut, a timeout).
+        reason: The close frame's reason, or what happened in words.
+    """
+
+    code: int | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        code = "without a close code" if self.code is None else f"with code {self.code}"
+        return f"the connection is closed {code}{f': {self.reason}' if self.reason else ''}"
+
+
+# ---- joins and pushes -----------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class JoinRefused(RemoteError):
+    """The server refused the join.
+
+    Attributes:
+        response: What it said, any JSON value or bytes.
+    """
+
+    topic: str
+    response: Any
+    status: str = "error"
+
+    def __str__(self) -> str:
+        return f"the server refused the join of topic {self.topic!r}: {_excerpt(self.response)}"
+
+
+@dataclass(eq=False)
+class JoinTimeout(RemoteError):
+    """A join was not answered in time. The channel is closed; make a new one to try again."""
+
+    topic: str
+    timeout: float
+
+    def __str__(self) -> str:
+        return f"the join of topic {self.topic!r} was not answered within {self.timeout:g} s"
+
+
+@dataclass(eq=False)
+class JoinCancelled(RemoteError):
+    """A join was given up by its caller, or its channel was left before the answer."""
+
+    topic: str
+
+    def __str__(self) -> str:
+        return f"the join of topic {self.topic!r} was cancelled"
+
+
+@dataclass(eq=False)
+class ChannelCrashed(RemoteError):
+    """The channel's process on the server died (`phx_error`); it is rejoined by its backoff."""
+
+    topic: str
+    payload: Any = None
+
+    def __str__(self) -> str:
+        return f"the channel of topic {self.topic!r} crashed on the server: {_excerpt(self.payload)}"
+
+
+@dataclass(eq=False)
+class PushRejected(RemoteError):
+    """The reply's status was not `"ok"`; `check=False` returns such a reply instead."""
+
+    topic: str
+    event: str
+    reply: Reply
+
+    def __str__(self) -> str:
+        return (
+            f"the server answered {self.event!r} on topic {self.topic!r} with status {self.reply.status!r}: "
+            f"{_excerpt(self.reply.response)}"
+        )
+
+
+@dataclass(eq=False)
+class PushTimeout(RemoteError):
+    """No reply in time. Whether the server ran it is unknown unless `sent` is false."""
+
+    topic: str
+    event: str
+    timeout: float
+    sent: bool = True
+
+    def __str__(self) -> str:
+        how = "was not answered" if self.sent else "could not be sent (the channel was not joined)"
+        return f"push {self.event!r} on topic {self.topic!r} {how} within {self.timeout:g} s"
+
+
+@dataclass(eq=False)
+class PushLost(RemoteError):
+    """The connection or the channel went away under the push.
+
+    Attributes:
+        sent: `False`: it was surely not run. `True`: unknown; it may have run.
+    """
+
+    topic: str
+    event: str
+    sent: bool
+
+    def __str__(self) -> str:
+        how = "after it was sent: it may have run or not" if self.sent else "before it was sent: it was not run"
+        return f"push {self.event!r} on topic {self.topic!r} was lost {how}"
+
+
+@dataclass(eq=False)
+class PushCancelled(RemoteError):
+    """The caller gave the push up. Unsent it is never sent; a late reply is dropped."""
+
+    topic: str
+    event: str
+    sent: bool
+
+    def __str__(self) -> str:
+        return f"push {self.event!r} on topic {self.topic!r} was cancelled {'after' if self.sent else 'before'} sending"
+
+
+def _excerpt(value: Any, limit: int = 200) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"

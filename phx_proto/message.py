@@ -1,0 +1,128 @@
+"""What travels: `Message`, `Reply`, and the names the protocol keeps for itself.
+
+A `Message` is decoded straight from the wire (a V2 text frame is the JSON array of its five fields), with the payload
+left undecoded until somebody reads it and then kept decoded in its place: an event that nobody handles is never parsed.
+"""
+
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+P = TypeVar("P")
+
+PHOENIX_TOPIC: Final = "phoenix"
+HEARTBEAT: Final = "heartbeat"
+PHX_JOIN: Final = "phx_join"
+PHX_LEAVE: Final = "phx_leave"
+PHX_REPLY: Final = "phx_reply"
+PHX_CLOSE: Final = "phx_close"
+PHX_ERROR: Final = "phx_error"
+
+RESERVED_EVENTS: Final = frozenset({PHX_JOIN, PHX_LEAVE, PHX_REPLY, PHX_CLOSE, PHX_ERROR})
+
+
+if TYPE_CHECKING:
+    Undecoded = Any
+else:
+    Undecoded = Raw  # what a decoder puts there; whoever makes a message may put any value
+
+
+class _Fields(msgspec.Struct, array_like=True, kw_only=True, eq=False, gc=False):
+    """A message's fields in the order of the wire; `payload` as it came."""
+
+    join_ref: str | None = None
+    ref: str | None = None
+    topic: str
+    event: str
+    payload: Undecoded
+
+
+_payload_slot: Any = vars(_Fields)["payload"]
+
+
+class Message(_Fields, Generic[P], array_like=True, kw_only=True, eq=False, gc=False):
+    """One Phoenix message.
+
+    Attributes:
+        join_ref: The ref of the join it belongs to; `None` for a broadcast.
+        ref: The ref of the request it belongs to; `None` where no request is.
+        topic: The channel's topic, e.g. `"room:lobby"`.
+        event: The event's name, e.g. `"shout"`.
+        payload: Any JSON value, or `bytes` from a binary frame, or what a handler's payload type made of it.
+
+    Reading `payload` of a message from the wire decodes it once. That raises `msgspec.DecodeError`, `ValueError` or
+    `RecursionError` where the payload passed the envelope but is not sound (a number out of range, invalid UTF-8).
+
+    >>> Message(topic="room:lobby", event="shout", payload={"body": "hi"}).payload
+    {'body': 'hi'}
+    """
+
+    #: How a raw payload is decoded. A serializer with other rules (decimals, say) decodes into a subclass of its own.
+    decode_raw: ClassVar[Any] = msgspec.json.Decoder().decode
+
+    @property  # type: ignore[misc]
+    def payload(self) -> P:
+        value = self.undecoded
+        if type(value) is Raw:
+            value = self.decode_raw(value)
+            self.undecoded = value
+        return value  # type: ignore[no-any-return]
+
+    if TYPE_CHECKING:
+
+        @property
+        def undecoded(self) -> Any:
+            """The payload as it is held now: `msgspec.Raw` (JSON) if nobody has read it yet, else its value."""
+
+        @undecoded.setter
+        def undecoded(self, value: Any) -> None: ...
+
+    else:
+        undecoded = _payload_slot  # the field itself, which the property above hides under its name
+
+    def with_payload(self, payload: Any) -> "Message[Any]":
+        """The same message around another payload, e.g. a decoded one; this one stays as it is."""
+        return msgspec.structs.replace(self, payload=payload)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Message):
+            return NotImplemented
+        return (self.join_ref, self.ref, self.topic, self.event, self.payload) == (
+            other.join_ref,
+            other.ref,
+            other.topic,
+            other.event,
+            other.payload,
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        # A join's payload is its params, which may hold secrets; a raw payload is not decoded to be shown.
+        held = self.undecoded
+        secret = self.event == PHX_JOIN
+        shown = "…" if secret else (bytes(held).decode("utf-8", "replace") if type(held) is Raw else repr(held))
+        if len(shown) > 80:
+            shown = f"{shown[:77]}…"
+        return (
+            f"Message(topic={self.topic!r}, event={self.event!r}, payload={shown}, "
+            f"join_ref={self.join_ref!r}, ref={self.ref!r})"
+        )
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """The server's answer to a push.
+
+    Attributes:
+        status: `"ok"` or `"error"` by custom; a server may answer any string.
+        response: Any JSON value, or `bytes`.
+    """
+
+    status: str
+    response: Any = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is `"ok"`."""
+        return self.status == "ok"

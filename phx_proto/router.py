@@ -1,0 +1,194 @@
+"""`Router`: which handlers a message goes to, by the pattern of its topic and by its event.
+
+A router is pure and belongs to no transport: it is registered with, and asked. Patterns are `"room:lobby"` (exact),
+`"room:*"` (every topic that starts so) and `"*"`. Handlers come in the order of their registration, whichever pattern
+brought them.
+
+Asking happens once for a topic, not for a message: `routes(topic)` is a table from event to handlers that a channel
+keeps until `version` changes. The handlers of a topic are those of its exact pattern and of its longest prefix (which
+brings every shorter one), so there are no more different tables than patterns, plus one for topics that match none:
+10,000 topics of `"sim:*"` share one, and no peer can make the router grow by naming topics.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias, TypeVar
+
+import msgspec
+
+from .errors import InvalidHandler
+from .handler import WILDCARD, Handler
+from .message import RESERVED_EVENTS, Message
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Dispatch(msgspec.Struct, frozen=True):
+    """An intent: this handler is to have this message.
+
+    Attributes:
+        message: As it came; `handler.accept(message)` gives it the handler's payload type, or refuses it.
+    """
+
+    handler: Handler
+    message: Message[Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Routes:
+    """The handlers of a topic, by event; in the order of their registration.
+
+    Attributes:
+        by_event: For every event registered by name its handlers, those of every event among them.
+        catch_all: The handlers of any other event.
+    """
+
+    by_event: dict[str, tuple[Handler, ...]] = field(default_factory=dict[str, tuple[Handler, ...]])
+    catch_all: tuple[Handler, ...] = ()
+    #: `by_event`, and `None` for the protocol's own events, which are no handler's: one look-up tells all three apart.
+    table: dict[str, tuple[Handler, ...] | None] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", {**dict.fromkeys(RESERVED_EVENTS), **self.by_event})
+
+    def handlers(self, event: str) -> tuple[Handler, ...]:
+        """Who handles the event."""
+        return self.by_event.get(event, self.catch_all)
+
+    def merged(self, extra: Iterable[Handler]) -> "Routes":
+        """These routes with more handlers behind them, e.g. a channel's own; without any, these themselves."""
+        added = tuple(extra)
+        if not added:
+            return self
+        by_event = {event: list(handlers) for event, handlers in self.by_event.items()}
+        catch_all = list(self.catch_all)
+        for handler in added:
+            if handler.event != WILDCARD:
+                by_event.setdefault(handler.event, list(catch_all)).append(handler)
+                continue
+            for handlers in (catch_all, *by_event.values()):
+                handlers.append(handler)
+        return Routes({event: tuple(handlers) for event, handlers in by_event.items()}, tuple(catch_all))
+
+
+def compile_routes(handlers: Iterable[Handler]) -> Routes:
+    """Routes to these handlers, in this order. Their topics are not looked at: whoever calls has matched them."""
+    return _NO_ROUTES.merged(handlers)
+
+
+_NO_ROUTES: Final = Routes()
+
+#: A handler behind its number; numbers rise in the order of registration.
+_Entry: TypeAlias = tuple[int, Handler]
+
+
+class Router:
+    """Handlers by topic and event.
+
+    Any thread may ask while one registers.
+
+    Attributes:
+        version: Grows with every change; who keeps `Routes` compares it to know when to ask again.
+
+    >>> router = Router()
+    >>> @router.on("shout", topic="room:*")
+    ... async def hear(message: Message[Any]) -> None: ...
+    >>> [intent.handler.name for intent in router.dispatch(Message(topic="room:lobby", event="shout", payload={}))]
+    ['phx_proto.router.hear']
+    """
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._exact: dict[str, tuple[_Entry, ...]] = {}
+        self._prefixes: dict[str, tuple[_Entry, ...]] = {}
+        self._compiled: dict[tuple[Handler, ...], Routes] = {}
+
+    def on(self, event: str, *, topic: str = WILDCARD, payload: Any = None, concurrency: int = 1) -> Callable[[F], F]:
+        """Register the decorated function, and leave it as it is: it can be decorated again, called and tested.
+
+        The arguments are those of `add`.
+        """
+        if callable(event):
+            raise InvalidHandler(str(event), "name its event: @router.on('event')")
+
+        def register(function: F) -> F:
+            self.add(function, event, topic=topic, payload=payload, concurrency=concurrency)
+            return function
+
+        return register
+
+    def add(
+        self,
+        function: Callable[..., Any],
+        event: str,
+        *,
+        topic: str = WILDCARD,
+        payload: Any = None,
+        concurrency: int = 1,
+    ) -> Handler:
+        """Register a function.
+
+        Args:
+            function: A coroutine function or any other callable; takes `(message)` or `(message, channel)`.
+            event: The event's name; `"*"` for every event.
+            topic: An exact topic, the beginning of one and a `*`, or `"*"` for every topic.
+            payload: The payload's type: a `msgspec.Struct`, a dataclass, a `TypedDict`, `list[...]` and so on.
+                `None` leaves the payload as it came.
+            concurrency: How many messages of one topic it may have in hand; more than 1 gives up their order.
+
+        Returns:
+            The registration, by which it can be removed.
+
+        Raises:
+            InvalidHandler: It could never be called rightly.
+        """
+        handler = Handler(function, event, topic=topic, payload_type=payload, concurrency=concurrency)
+        table, key = self._place(handler)
+        table[key] = (*table.get(key, ()), (self.version, handler))
+        self._changed()
+        return handler
+
+    def remove(self, handler: Handler) -> None:
+        """Take a registration back.
+
+        Raises:
+            InvalidHandler: It is not registered here (any more).
+        """
+        table, key = self._place(handler)
+        entries = table.get(key, ())
+        kept = tuple(entry for entry in entries if entry[1] is not handler)
+        if len(kept) == len(entries):
+            raise InvalidHandler(handler.name, "it is not registered with this router")
+        if kept:
+            table[key] = kept
+        else:
+            del table[key]
+        self._changed()
+
+    def routes(self, topic: str) -> Routes:
+        """The handlers of a topic by event, to be kept until `version` changes.
+
+        Topics with the same handlers get the same object. Any topic may be asked for: see the module's text.
+        """
+        entries = self._exact.get(topic, ())
+        for prefix, more in tuple(self._prefixes.items()):  # a copy: another thread may be registering
+            if topic.startswith(prefix):
+                entries += more
+        handlers = tuple(handler for _, handler in sorted(entries))
+        compiled = self._compiled
+        known = compiled.get(handlers)
+        return compiled.setdefault(handlers, compile_routes(handlers)) if known is None else known
+
+    def dispatch(self, message: Message[Any]) -> tuple[Dispatch, ...]:
+        """Who is to have the message, in the order of registration. Calls nothing, and decodes nothing."""
+        return tuple(Dispatch(handler, message) for handler in self.routes(message.topic).handlers(message.event))
+
+    def _place(self, handler: Handler) -> tuple[dict[str, tuple[_Entry, ...]], str]:
+        # Two tables, for a topic may be called "room:*" too.
+        if handler.topic.endswith(WILDCARD):
+            return self._prefixes, handler.topic[:-1]
+        return self._exact, handler.topic
+
+    def _changed(self) -> None:
+        self._compiled = {}
+        self.version += 1

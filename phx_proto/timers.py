@@ -1,0 +1,113 @@
+"""Deadlines with actions: the clockwork of the core, which itself has no clock.
+
+Whoever drives it asks `next()` for the earliest deadline and calls `fire(now)` when that has passed. Most timers are
+cancelled long before they are due (a push is answered, its timeout is not needed), so cancelling is made cheap: the
+entry stays in the heap, marked dead. Two rules keep that honest. The heap's top is always live, which makes `next()`
+exact and O(1). And when the dead outnumber the living by more than a few, the heap is rebuilt from the living, so that
+memory follows the timers in use, at a constant cost a cancellation over time.
+"""
+
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import Final, TypeAlias
+
+Action: TypeAlias = Callable[[float], None]
+
+_FEW: Final = 64  # dead entries not worth a rebuild
+
+
+class Timer:
+    """One deadline with its action.
+
+    Attributes:
+        deadline: Monotonic seconds.
+        action: What is called with the time when the deadline has passed; `None` once it was run or cancelled.
+    """
+
+    __slots__ = ("_release", "action", "deadline")
+
+    def __init__(self, deadline: float, action: Action, release: Callable[[], None]) -> None:
+        self.deadline = deadline
+        self.action: Action | None = action
+        self._release = release
+
+    def cancel(self) -> None:
+        """The action will not run. Does nothing once it was run or cancelled."""
+        if self.action is not None:
+            self.action = None
+            self._release()
+
+
+class Timers:
+    """All deadlines of one core.
+
+    >>> timers = Timers()
+    >>> timer = timers.at(12.5, lambda now: print(f"at {now}"))
+    >>> timers.next()
+    12.5
+    >>> timers.fire(13.0)
+    at 13.0
+    """
+
+    __slots__ = ("_heap", "_live", "_release", "_sequence")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._live = 0
+        self._sequence = count()
+        self._release = self._released  # bound once, not for each timer
+
+    def __len__(self) -> int:
+        """How many are set, neither run nor cancelled."""
+        return self._live
+
+    def at(self, deadline: float, action: Action) -> Timer:
+        """Have `action(now)` called by the first `fire` at or after `deadline`."""
+        timer = Timer(deadline, action, self._release)
+        self._live += 1
+        heappush(self._heap, (deadline, next(self._sequence), timer))
+        return timer
+
+    def next(self) -> float | None:
+        """The earliest deadline, or `None` where none is set."""
+        return self._heap[0][0] if self._heap else None
+
+    def fire(self, now: float) -> None:
+        """Run what is due at `now`, by deadline, those of one deadline in the order in which they were set.
+
+        An action may set and cancel others. One that it cancels does not run. One that it sets waits for the next
+        `fire` even if it is due already, so that actions which set each other anew cannot keep this call for ever;
+        `next()` tells of it. If an action raises, it is spent, and those behind it stay set.
+        """
+        heap = self._heap
+        due: list[tuple[float, int, Timer]] = []
+        while heap and heap[0][0] <= now:
+            due.append(heappop(heap))
+        self._drop_dead_top()
+        due.reverse()
+        try:
+            while due:
+                timer = due.pop()[2]
+                action = timer.action
+                if action is not None:
+                    timer.action = None
+                    self._live -= 1
+                    action(now)
+        finally:
+            for entry in due:
+                heappush(heap, entry)
+            self._drop_dead_top()
+
+    def _released(self) -> None:
+        self._live -= 1
+        self._drop_dead_top()
+        heap = self._heap
+        if len(heap) > 2 * self._live + _FEW:
+            heap[:] = [entry for entry in heap if entry[2].action is not None]
+            heapify(heap)
+
+    def _drop_dead_top(self) -> None:
+        heap = self._heap
+        while heap and heap[0][2].action is None:
+            heappop(heap)

@@ -1,0 +1,378 @@
+import traceback
+from base64 import b64decode
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+from urllib.parse import unquote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phx_proto.endpoint import Address, Endpoint
+from phx_proto.errors import InvalidEndpoint
+
+SECRET = "s3cr3t"
+
+
+def query(params: Any, url: str = "ws://h/s") -> str:
+    """What is asked for, without the vsn that ends it."""
+    found = Endpoint(url, params=params).request("2.0.0", params).url.partition("?")[2]
+    assert found.endswith("vsn=2.0.0")
+    return found.removesuffix("vsn=2.0.0").removesuffix("&")
+
+
+def problem(*args: Any, **kwargs: Any) -> str:
+    with pytest.raises(InvalidEndpoint) as caught:
+        Endpoint(*args, **kwargs)
+    return str(caught.value)
+
+
+# ---- the URL
+
+
+@pytest.mark.parametrize(
+    ("url", "opened"),
+    [
+        ("ws://host/socket", "ws://host/socket/websocket"),
+        ("wss://host/socket", "wss://host/socket/websocket"),
+        ("http://host/socket", "ws://host/socket/websocket"),
+        ("https://host/socket", "wss://host/socket/websocket"),
+        ("WSS://Example.COM/Socket", "wss://example.com/Socket/websocket"),
+        ("ws://host:4000/socket", "ws://host:4000/socket/websocket"),
+        ("ws://host:65535/socket", "ws://host:65535/socket/websocket"),
+        ("ws://host:/socket", "ws://host/socket/websocket"),
+        ("ws://127.0.0.1:4000/socket", "ws://127.0.0.1:4000/socket/websocket"),
+        ("ws://[::1]:4000/socket", "ws://[::1]:4000/socket/websocket"),
+        ("ws://my_service/socket", "ws://my_service/socket/websocket"),
+        ("wss://bücher.example/socket", "wss://xn--bcher-kva.example/socket/websocket"),
+        ("ws://host/socket/", "ws://host/socket/websocket"),
+        ("ws://host/a/b/socket", "ws://host/a/b/socket/websocket"),
+        ("ws://host/socket/websocket", "ws://host/socket/websocket"),
+        ("ws://host/socket/websocket/", "ws://host/socket/websocket/"),
+        ("ws://host/mywebsocket", "ws://host/mywebsocket/websocket"),
+        ("ws://host", "ws://host/websocket"),
+        ("ws://host/", "ws://host/websocket"),
+        ("ws://host?a=1", "ws://host/websocket"),
+        ("ws://host/caf%C3%A9/s", "ws://host/caf%C3%A9/s/websocket"),
+        ("ws://host/café/{s}", "ws://host/caf%C3%A9/%7Bs%7D/websocket"),
+    ],
+)
+def test_the_url_is_the_mount_of_a_socket(url: str, opened: str) -> None:
+    endpoint = Endpoint(url)
+    assert endpoint.redacted == opened
+    assert endpoint.request("2.0.0").url.partition("?")[0] == opened
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("", "must begin with ws://"),
+        ("host/socket", "must begin with ws://"),
+        ("host:4000/socket", "must begin with ws://"),
+        ("ftp://host/socket", "must begin with ws://"),
+        ("ws:///socket", "no valid host"),
+        ("ws://:4000/socket", "no valid host"),
+        ("ws://a%2fb/socket", "no valid host"),
+        ("ws://a\\b/socket", "no valid host"),
+        ("ws://a..b/socket", "host or port is not valid"),
+        ("ws://[::1/socket", "host or port is not valid"),
+        ("ws://host:65536/socket", "host or port is not valid"),
+        ("ws://host:port/socket", "host or port is not valid"),
+        ("ws://host:-1/socket", "host or port is not valid"),
+        ("ws://host:0/socket", "port is 0"),
+        ("ws://host/socket#part", "fragment"),
+        ("ws://host/socket#", "fragment"),
+        ("ws://user:s3cr3t@host/socket", "authorization header"),
+        ("ws://s3cr3t@host/socket", "authorization header"),
+        (" ws://host/socket", "whitespace"),
+        ("ws://host/so cket", "whitespace"),
+        ("ws://host/socket\n", "whitespace"),
+        ("ws://ho\tst/socket", "whitespace"),
+        ("ws://host/socket?a=\x00", "control"),
+        ("ws://host/socket?a=\x7f", "control"),
+        ("ws://host/socket?a=\ud800", "control"),
+        ("ws://host/socket\u2028", "whitespace"),
+    ],
+)
+def test_a_url_that_cannot_be_is_refused_with_advice(url: str, advice: str) -> None:
+    text = problem(url)
+    assert advice in text
+    assert SECRET not in text
+
+
+# ---- params
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        (None, ""),
+        ({}, ""),
+        ({"a": "b"}, "a=b"),
+        ({"a": "1 &=?/é+%"}, "a=1%20%26%3D%3F%2F%C3%A9%2B%25"),
+        ({"é": ""}, "%C3%A9="),
+        ({"a": 1, "b": -2}, "a=1&b=-2"),
+        ({"a": 10**40}, "a=1" + "0" * 40),
+        ({"a": 1.5, "b": 1e300}, "a=1.5&b=1e%2B300"),
+        ({"a": True, "b": False}, "a=true&b=false"),
+        ({"a": None}, "a="),
+        ({"a": {"b": "c", "d": {"e": 1}}}, "a%5Bb%5D=c&a%5Bd%5D%5Be%5D=1"),
+        ({"a": ["x", 2, None]}, "a%5B%5D=x&a%5B%5D=2&a%5B%5D="),
+        ({"a": ("x",)}, "a%5B%5D=x"),
+        ({"a": {"b": ["x"]}}, "a%5Bb%5D%5B%5D=x"),
+        ({"a": {}, "b": []}, ""),
+    ],
+)
+def test_params_are_written_as_plug_reads_them(params: Any, expected: str) -> None:
+    assert query(params) == expected
+
+
+def test_enums_are_written_by_their_value() -> None:
+    class Colour(str, Enum):  # noqa: UP042 (its str() is not its value)
+        RED = "red"
+
+    class Level(int, Enum):
+        HIGH = 3
+
+    class Rate(float, Enum):
+        HALF = 0.5
+
+    assert query({"a": Colour.RED, "b": Level.HIGH, "c": Rate.HALF}) == "a=red&b=3&c=0.5"
+
+
+@pytest.mark.parametrize(
+    ("url", "params", "expected"),
+    [
+        ("ws://h/s?a=1&b=2", None, "a=1&b=2"),
+        ("ws://h/s?a=1&b=2", {"a": 9}, "b=2&a=9"),
+        ("ws://h/s?a[x]=1&a%5By%5D=2&ab=3", {"a": {"z": 9}}, "ab=3&a%5Bz%5D=9"),
+        ("ws://h/s?a=1", {"a[x]": 2}, "a%5Bx%5D=2"),
+        ("ws://h/s?a=1", {"a": {}}, "a=1"),
+        ("ws://h/s?a=x+y%20z&é={}", None, "a=x+y%20z&%C3%A9=%7B%7D"),
+        ("ws://h/s?&a=1&&flag&", None, "a=1&flag"),
+        ("ws://h/s?vsn=1.0.0&a=1", None, "a=1"),
+        ("ws://h/s?vs%6e=1.0.0", None, ""),
+        ("ws://h/s", {"vsn": "1.0.0", "a": 1}, "a=1"),
+        ("ws://h/s", {"vsn": {"a": 1}}, ""),
+    ],
+)
+def test_the_urls_query_is_kept_but_params_and_vsn_win(url: str, params: Any, expected: str) -> None:
+    assert query(params, url) == expected
+
+
+def test_the_serializer_decides_the_vsn() -> None:
+    assert Endpoint("ws://h/s").request("1.0.0").url == "ws://h/s/websocket?vsn=1.0.0"
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        ({"a": b"s3cr3t"}, "'a' cannot carry bytes"),
+        ({"a": {"b": {1}}}, "'a[b]' cannot carry set"),
+        ({"a": [["s3cr3t"]]}, "'a[]' cannot carry list"),
+        ({"a": [{"b": "s3cr3t"}]}, "'a[]' cannot carry dict"),
+        ({"a": 10**5000}, "'a' cannot carry int"),
+        ({"a": "s3cr3t\ud800"}, "'a' holds a lone surrogate"),
+        ({"\udfff": 1}, "'\\udfff' holds a lone surrogate"),
+        ({1: "s3cr3t"}, "names of params must be str, not int"),
+        ({"a": {None: 1}}, "names of params in 'a' must be str, not NoneType"),
+        (["s3cr3t"], "params must be a mapping, not list"),
+        ("s3cr3t", "params must be a mapping, not str"),
+    ],
+)
+def test_params_that_cannot_be_sent_are_refused_by_name_and_never_by_value(params: Any, named: str) -> None:
+    text = problem("ws://h/s", params=params)
+    assert named in text
+    assert SECRET not in text
+
+
+def test_params_that_contain_themselves_are_refused() -> None:
+    params: dict[str, Any] = {}
+    params["a"] = params
+    assert "contain themselves" in problem("ws://h/s", params=params)
+
+
+def test_a_request_line_longer_than_servers_take_is_refused() -> None:
+    around = len("GET /s/websocket?a=&vsn=2.0.0 HTTP/1.1\r\n")
+    Endpoint("ws://any-host:4000/s", params={"a": "x" * (8000 - around)})
+    text = problem("ws://h/s", params={"a": "x" * (8001 - around)})
+    assert "8001 bytes" in text
+    assert "xx" not in text
+
+
+def plug_decoded(text: str) -> dict[str, Any]:
+    """What Plug.Conn.Query makes of a query: mappings of texts, mappings and lists of texts."""
+    decoded: dict[str, Any] = {}
+    for pair in filter(None, text.split("&")):
+        name, value = (unquote_plus(part, errors="strict") for part in pair.split("="))
+        root, *path = name.replace("]", "").split("[")
+        place, key = decoded, root
+        for step in path:
+            if step == "":
+                place.setdefault(key, []).append(value)
+                break
+            place, key = place.setdefault(key, {}), step
+        else:
+            place[key] = value
+    return decoded
+
+
+names = st.text(st.characters(codec="utf-8", exclude_characters="[]"), min_size=1, max_size=4).filter("vsn".__ne__)
+texts = st.text(st.characters(codec="utf-8"), max_size=8)
+mappings = st.recursive(
+    st.dictionaries(names, texts | st.lists(texts, min_size=1, max_size=3), min_size=1, max_size=3),
+    lambda inner: st.dictionaries(names, inner | texts, min_size=1, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(mappings)
+def test_a_server_reads_what_was_given(params: Mapping[str, Any]) -> None:
+    assert plug_decoded(query(params)) == params
+
+
+@given(mappings)
+def test_the_url_is_plain_ascii_whatever_the_params(params: Mapping[str, Any]) -> None:
+    url = Endpoint("ws://h/s").request("2.0.0", params).url
+    assert url.isascii()
+    assert url.isprintable()
+    assert " " not in url
+    assert url.count("vsn=2.0.0") == 1
+
+
+# ---- the token
+
+
+def test_without_a_token_no_subprotocol_is_offered() -> None:
+    assert Endpoint("ws://h/s").request("2.0.0").subprotocols == ()
+
+
+@pytest.mark.parametrize(
+    ("token", "encoded"),
+    [("sekret", "c2VrcmV0"), ("a", "YQ"), ("ab", "YWI"), ("~~~???", "fn5+Pz8/"), ("é", "w6k")],
+)
+def test_the_token_travels_as_a_second_subprotocol_in_standard_base64_unpadded(token: str, encoded: str) -> None:
+    endpoint = Endpoint("ws://h/s", auth_token=token)
+    address = endpoint.request("2.0.0", None, token)
+    assert address.subprotocols == ("phoenix", f"base64url.bearer.phx.{encoded}")
+
+
+@given(texts.filter(bool))
+def test_a_server_reads_the_token_that_was_given(token: str) -> None:
+    _phoenix, offer = Endpoint("ws://h/s").request("2.0.0", None, token).subprotocols
+    encoded = offer.removeprefix("base64url.bearer.phx.")
+    assert b64decode(encoded + "=" * (-len(encoded) % 4), validate=True).decode() == token
+
+
+@pytest.mark.parametrize(
+    ("token", "advice"),
+    [
+        ("", "give None"),
+        (b"s3cr3t", "must be str, not bytes"),
+        (7, "must be str, not int"),
+        ("s3cr3t\ud800", "lone surrogate"),
+    ],
+)
+def test_a_token_that_cannot_be_sent_is_refused(token: Any, advice: str) -> None:
+    text = problem("ws://h/s", auth_token=token)
+    assert advice in text
+    assert SECRET not in text
+
+
+# ---- headers
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Authorization": "Bearer x", "x-a": ""}, [("Authorization", "Bearer x"), ("x-a", "")]]
+)
+def test_headers_are_sent_as_given(headers: Any) -> None:
+    address = Endpoint("ws://h/s", headers=headers).request("2.0.0")
+    assert address.headers == (("Authorization", "Bearer x"), ("x-a", ""))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [
+        ("", "x", "no name of a header"),
+        ("a b", "x", "no name of a header"),
+        ("a:", "x", "no name of a header"),
+        ("é", "x", "no name of a header"),
+        ("x-a\n", "x", "no name of a header"),
+        ("x-a", "s3cr3t\r\nx-b: y", "'x-a' must be printable ASCII"),
+        ("x-a", "s3cr3t\n", "'x-a' must be printable ASCII"),
+        ("x-a", "s3cr3té", "'x-a' must be printable ASCII"),
+        ("Host", "x", "belongs to the handshake"),
+        ("upgrade", "x", "belongs to the handshake"),
+        ("Connection", "x", "belongs to the handshake"),
+        ("Sec-WebSocket-Protocol", "x", "belongs to the handshake"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_refused(name: str, value: str, named: str) -> None:
+    text = problem("ws://h/s", headers={name: value})
+    assert named in text
+    assert SECRET not in text
+
+
+# ---- callables
+
+
+def provider() -> Any:
+    raise AssertionError("the core never calls user code")
+
+
+def test_static_credentials_have_no_providers() -> None:
+    endpoint = Endpoint("ws://h/s", params={"a": 1}, auth_token="x")
+    assert endpoint.providers == {}
+    assert not endpoint.renewable
+
+
+@pytest.mark.parametrize("names", [{"params"}, {"auth_token"}, {"params", "auth_token"}])
+def test_callables_are_told_by_name_and_never_called(names: set[str]) -> None:
+    given: dict[str, Any] = dict.fromkeys(names, provider)
+    endpoint = Endpoint("ws://h/s", **given)
+    assert endpoint.providers == given
+    assert endpoint.renewable
+
+
+def test_a_request_takes_what_the_callables_gave() -> None:
+    endpoint = Endpoint("ws://h/s", params=provider, auth_token=provider)
+    given: dict[str, Any] = {"params": {"a": 1}, "auth_token": "x"}
+    assert endpoint.request("2.0.0", **given) == Address(
+        "ws://h/s/websocket?a=1&vsn=2.0.0", ("phoenix", "base64url.bearer.phx.eA")
+    )
+
+
+@pytest.mark.parametrize("given", [{"params": 7}, {"auth_token": 7}, {"params": {"a": b"s3cr3t"}}])
+def test_what_a_callable_gave_is_checked_too(given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidEndpoint):
+        Endpoint("ws://h/s", params=provider, auth_token=provider).request("2.0.0", **given)
+
+
+# ---- secrets
+
+
+def test_reprs_show_where_and_nothing_else() -> None:
+    endpoint = Endpoint(
+        f"wss://h/s?key={SECRET}", params={"a": SECRET}, auth_token=SECRET, headers={"authorization": SECRET}
+    )
+    address = endpoint.request("2.0.0", endpoint.params, endpoint.auth_token)
+    assert SECRET in address.url
+    assert repr(endpoint) == str(endpoint) == "Endpoint('wss://h/s/websocket', …)"
+    assert repr(address) == str(address) == "Address(url='wss://h/s/websocket', …)"
+    assert endpoint.redacted == "wss://h/s/websocket"
+
+
+@pytest.mark.parametrize(
+    ("url", "given"),
+    [
+        (f"ws://{SECRET}:port/s", {}),
+        (f"ws://h:{SECRET}/s", {}),
+        ("ws://h/s", {"params": {"a": f"{SECRET}\ud800"}}),
+        ("ws://h/s", {"auth_token": f"{SECRET}\ud800"}),
+    ],
+)
+def test_a_traceback_shows_no_secret_of_an_inner_error(url: str, given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidEndpoint) as caught:
+        Endpoint(url, **given)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
