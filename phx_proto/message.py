@@ -96,6 +96,7 @@ class Message(_Fields, Generic[P], array_like=True, kw_only=True, eq=False, gc=F
             other.payload,
         )
 
+    __ne__ = object.__ne__  # msgspec has one of its own, which compares what is held
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:

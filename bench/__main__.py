@@ -1,0 +1,274 @@
+"""`python -m bench`: every measurement in one run, as ratios to baselines of the same run, with the spread.
+
+Parts: `core` (no I/O: `receive_all` to dispatch beside `orjson.loads` of the same frames), `client` (the asyncio client
+beside a bare `websockets` loop, at 1, 100 and 10,000 topics), `pushes` (push to reply), `memory` (bytes a topic) and
+`others` (the same work on other clients from PyPI, each in an environment of its own).
+"""
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from bench import environments
+from bench.environments import NotInstalled, Package
+from bench.meter import Task
+from bench.rounds import Contender, Row, Spread, compare, feeding, weigh
+
+BARE = "bench.runners.bare"
+OURS = "bench.runners.ours"
+CORE = "bench.runners.core"
+TOPICS = (1, 100, 10_000)
+#: Seconds for one run of one contender.
+LIMIT = 120.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    port: int
+    messages: int
+    rounds: int
+    topics: tuple[int, ...]
+    others: bool
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another client, as it is measured.
+
+    Attributes:
+        task: What differs from the plain task: kind, shape, options.
+    """
+
+    package: Package
+    runner: str
+    task: dict[str, Any]
+    note: str
+
+
+_PHX_EVENTS = Package("phx-events", "==0.4.*", instead="websockets==10.4")
+_REALTIME = Package("realtime", "==2.*")
+_PCPC = Package("phoenix-channels-python-client", "==0.4.*")
+_PHXSOCKET = Package("phxsocket", "==0.1.*")
+_PCPC_RUNNER = "bench.others.phoenix_channels_python_client"
+_UNBOUNDED = 10_000_000
+
+OTHERS = (
+    Other(
+        _PHX_EVENTS,
+        "bench.others.phx_events",
+        {},
+        "V1, async handler; on websockets 10.4, for the ~=9.1 it asks for fails since Python 3.10",
+    ),
+    Other(_REALTIME, "bench.others.realtime", {"shape": "supabase"}, "V1, plain callback, Supabase's envelope"),
+    Other(_PCPC, _PCPC_RUNNER, {"options": {"version": "2.0"}}, "V2, async handler, broadcasts (null join_ref)"),
+    Other(
+        _PCPC,
+        _PCPC_RUNNER,
+        {"kind": "push", "options": {"version": "2.0"}},
+        "V2, async handler, pushes, its default queue of 1,000 a topic, which drops",
+    ),
+    Other(
+        _PCPC,
+        _PCPC_RUNNER,
+        {"kind": "push", "options": {"version": "2.0", "queue": _UNBOUNDED}},
+        "V2, async handler, pushes, queue unbounded",
+    ),
+    Other(
+        _PCPC,
+        _PCPC_RUNNER,
+        {"options": {"version": "1.0", "queue": _UNBOUNDED}},
+        "V1, async handler, broadcasts, queue unbounded",
+    ),
+    Other(_PHXSOCKET, "bench.others.phxsocket", {}, "V1, plain callback on the reading thread"),
+)
+
+
+def main() -> int:
+    """Parses, measures, prints. Nothing that cannot be measured stops the rest; its row says why."""
+    arguments = _arguments()
+    rounds = arguments.repeat or (2 if arguments.quick else 5)
+    messages = arguments.messages or (20_000 if arguments.quick else 200_000)
+    print(_machine())
+    print(f"{messages:,} messages a run, {rounds} rounds; median [lowest to highest], of values and of ratios\n")
+    topics = TOPICS[:2] if arguments.quick else TOPICS
+    with feeding() as port:
+        plan = Plan(port, messages, rounds, topics, others=not arguments.no_others)
+        for name in arguments.only or PARTS:
+            PARTS[name](plan)
+    return 0
+
+
+# ---- the parts ------------------------------------------------------------------------------------------------------
+
+
+def _core(plan: Plan) -> None:
+    task = Task("core", plan.port, plan.messages)
+    contenders = [
+        Contender("orjson.loads of the frame", CORE, replace(task, options={"contender": "orjson"})),
+        Contender("core, payload undecoded", CORE, replace(task, options={"contender": "undecoded"})),
+        Contender("core, payload decoded", CORE, replace(task, options={"contender": "decoded"})),
+        Contender("core, payload decoded into a Struct", CORE, replace(task, options={"contender": "typed"})),
+    ]
+    _costs("core: receive_all to dispatch, no I/O", compare(contenders, plan.rounds, LIMIT))
+
+
+def _client(plan: Plan) -> None:
+    for topics in plan.topics:
+        task = Task("messages", plan.port, plan.messages, topics)
+        contenders = [
+            Contender("bare websockets + orjson", BARE, task),
+            Contender("phx-channels, asyncio", OURS, task),
+        ]
+        _rates(f"client: messages, async handler, {_count(topics)}", compare(contenders, plan.rounds, LIMIT))
+
+
+def _pushes(plan: Plan) -> None:
+    for in_flight in (1, 100):
+        task = Task("pushes", plan.port, plan.messages // 10, in_flight=in_flight)
+        contenders = [
+            Contender("bare websockets + orjson", BARE, task),
+            Contender("phx-channels, asyncio", OURS, task),
+        ]
+        _rates(f"pushes: push to reply, {in_flight} in flight", compare(contenders, plan.rounds, LIMIT))
+
+
+def _memory(plan: Plan) -> None:
+    rows = []
+    for topics in plan.topics:
+        task = Task("memory", plan.port, 5 * topics, topics)
+        rows.append(weigh(Contender(f"phx-channels, asyncio, {_count(topics)}", OURS, task), LIMIT))
+    _weights("memory a topic, joined, after five messages on each", rows)
+
+
+def _others(plan: Plan) -> None:
+    if not plan.others:
+        return
+    installed, failures = _installed()
+    messages = max(plan.messages // 5, 10_000)
+    for topics in plan.topics:
+        task = Task("messages", plan.port, messages, topics)
+        contenders = [Contender("bare websockets + orjson", BARE, task), *_contenders(installed, task)]
+        rows = [*compare(contenders, plan.rounds, LIMIT), *failures]
+        _rates(f"others: {messages:,} messages, {_count(topics)}", rows)
+    rows = []
+    for topics in plan.topics:
+        task = Task("memory", plan.port, 5 * topics, topics)
+        rows += [
+            weigh(replace(contender, name=f"{contender.name}, {_count(topics)}"), LIMIT)
+            for contender in _contenders(installed, task)
+        ]
+    _weights("others: memory a topic, joined, after five messages on each (phx-events: and the connection's)", rows)
+
+
+PARTS: dict[str, Callable[[Plan], None]] = {
+    "core": _core,
+    "client": _client,
+    "pushes": _pushes,
+    "memory": _memory,
+    "others": _others,
+}
+
+
+def _installed() -> tuple[dict[Package, tuple[str, str]], list[Row]]:
+    """Interpreter and release of each package, and rows for those that could not be installed."""
+    installed: dict[Package, tuple[str, str]] = {}
+    failures = []
+    for package in dict.fromkeys(other.package for other in OTHERS):
+        try:
+            interpreter = environments.python(package)
+            installed[package] = interpreter, environments.version(interpreter, package)
+        except NotInstalled as error:
+            failures.append(Row(package.name, None, None, str(error)))
+    return installed, failures
+
+
+def _contenders(installed: dict[Package, tuple[str, str]], task: Task) -> list[Contender]:
+    return [
+        Contender(f"{other.package.name} {release}", other.runner, replace(task, **other.task), interpreter, other.note)
+        for other in OTHERS
+        if other.package in installed
+        for interpreter, release in (installed[other.package],)
+    ]
+
+
+# ---- printing -------------------------------------------------------------------------------------------------------
+
+
+def _rates(title: str, rows: Iterable[Row]) -> None:
+    _print(title, ("", "messages a second", "µs each", "ratio to the first", ""), map(_rate, rows))
+
+
+def _rate(row: Row) -> tuple[str, ...]:
+    if row.value is None:
+        return row.name, "-", "-", "-", row.note
+    ratio = _spread(row.ratio, "{:.2f}") if row.ratio is not None else "1"
+    return row.name, _spread(row.value, "{:,.0f}"), f"{1e6 / row.value.middle:.2f}", ratio, row.note
+
+
+def _costs(title: str, rows: Iterable[Row]) -> None:
+    _print(title, ("", "µs each", "cost as a ratio to the first", ""), map(_cost, rows))
+
+
+def _cost(row: Row) -> tuple[str, ...]:
+    if row.value is None:
+        return row.name, "-", "-", row.note
+    ratio = _spread(row.ratio.inverse(), "{:.2f}") if row.ratio is not None else "1"
+    return row.name, _spread(row.value.inverse(1e6), "{:.3f}"), ratio, row.note
+
+
+def _weights(title: str, rows: Iterable[Row]) -> None:
+    cells = ((row.name, "-" if row.value is None else f"{row.value.middle:,.0f}", row.note) for row in rows)
+    _print(title, ("", "bytes a topic", ""), cells)
+
+
+def _print(title: str, head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    lines = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    print(title)
+    for line in lines:
+        cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+        print("  " + "   ".join(cells).rstrip())
+    print(flush=True)
+
+
+def _spread(spread: Spread, form: str) -> str:
+    middle, low, high = map(form.format, (spread.middle, spread.low, spread.high))
+    return f"{middle} [{low} to {high}]"
+
+
+def _count(topics: int) -> str:
+    return "1 topic" if topics == 1 else f"{topics:,} topics"
+
+
+def _machine() -> str:
+    releases = ", ".join(f"{name} {_release(name)}" for name in ("websockets", "msgspec", "orjson"))
+    processors = os.cpu_count()
+    return f"{platform.python_implementation()} {platform.python_version()}, {processors} processors, {releases}"
+
+
+def _release(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a tenth of the work, for a look")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--messages", type=int, help="messages a run")
+    parser.add_argument("--repeat", type=int, help="rounds")
+    parser.add_argument("--no-others", action="store_true", help="leave out the other clients")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

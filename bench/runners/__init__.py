@@ -1,0 +1,1 @@
+"""Runners in this project's own environment; the contract is `bench.meter`'s."""

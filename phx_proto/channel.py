@@ -1,0 +1,559 @@
+"""One topic's channel: its joins and rejoins, its leave, its pushes and its inbox.
+
+A channel lives once: made by `client.channel(topic)`, joined, rejoined as often as it takes, and closed for good by a
+leave, a refusal of its first join, the server (`phx_close`) or the client's end. The state machine is the table
+`states.CHANNEL`; this file is what is done on the way. What the messages of the wire mean stands in PROTOCOL.md; the
+shape of the retries is phoenix.js's (`channel.js`).
+
+Every attempt to join has a join_ref of its own. A join that was sent and is given up (timed out, cancelled) is followed
+by a phx_leave, for the server may have joined us meanwhile; if it says so late, it is told again.
+"""
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from .backoff import REJOIN, Backoff
+from .commands import Provider
+from .errors import (
+    ChannelClosed,
+    ChannelCrashed,
+    ConnectionClosed,
+    InvalidState,
+    JoinCancelled,
+    JoinRefused,
+    JoinTimeout,
+    LocalError,
+    NotJoined,
+    PhxError,
+    ResolveFailed,
+)
+from .events import ChannelEnded, ChannelErrored, ChannelEvent, ChannelJoined, JoinFailed, LeaveEnd, LeaveEnded
+from .flow import Flow
+from .handler import Handler
+from .inbox import Consumer, Delivery, Inbox, Tap
+from .joins import JoinQueue
+from .message import PHX_JOIN, Message, Reply
+from .presence import Presence
+from .pushes import Push, Pushes
+from .states import CHANNEL, ChannelInput, ChannelState
+from .timers import Action, Timer
+from .wire import Wire
+
+_TOLERANCE = 1e-6  # seconds; differences of clock readings are not exact
+
+
+class Refusal(enum.Enum):
+    """What follows when the server refuses a join."""
+
+    FIRST_IS_FINAL = "the first join's refusal closes the channel; a rejoin's is tried again"
+    FINAL = "any refusal closes the channel"
+    RETRY = "any refusal is tried again; the first join waits on, until its timeout"
+
+
+class ServerClose(enum.Enum):
+    """What follows when the server closes a channel (`phx_close`)."""
+
+    FINAL = "the channel is closed"
+    REJOIN = "the channel is joined again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinPolicy:
+    """How a channel joins and rejoins.
+
+    Attributes:
+        timeout: Seconds for the server to answer a join, from the last answer to any join on the connection.
+        backoff: Waits between a failed join, or a crash, and the next attempt.
+        refusal: What follows a refusal.
+        server_close: What follows a `phx_close`.
+        stable_after: Seconds for which a channel must have been joined before its waits start anew.
+    """
+
+    timeout: float = 10.0
+    backoff: Backoff = REJOIN
+    refusal: Refusal = Refusal.FIRST_IS_FINAL
+    server_close: ServerClose = ServerClose.FINAL
+    stable_after: float = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A join or leave that somebody waits for."""
+
+    ref: str
+    timeout: float
+    timer: Timer | None
+
+    def stop(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+class Channel:
+    """One topic on one client.
+
+    Attributes:
+        topic: The topic.
+        state: Where it stands.
+        join_ref: The ref of the latest join sent on this connection; `None` if none was.
+        inbox: Its messages that wait for their handlers, and who they are for.
+    """
+
+    __slots__ = (
+        "_began",
+        "_flow",
+        "_join",
+        "_joins",
+        "_leave",
+        "_params",
+        "_policy",
+        "_push_limit",
+        "_pushes",
+        "_request",
+        "_timer",
+        "_tries",
+        "_wire",
+        "inbox",
+        "join_ref",
+        "state",
+        "topic",
+    )
+
+    def __init__(
+        self,
+        topic: str,
+        params: Any,
+        *,
+        wire: Wire,
+        flow: Flow,
+        joins: JoinQueue,
+        inbox: Inbox,
+        policy: JoinPolicy,
+        push_limit: int,
+    ) -> None:
+        self.topic = topic
+        self.state = ChannelState.IDLE
+        self.join_ref: str | None = None
+        self.inbox = inbox
+        self._params = params
+        self._wire = wire
+        self._flow = flow
+        self._joins = joins
+        self._policy = policy
+        self._push_limit = push_limit
+        self._pushes: Pushes | None = None  # made on first use: most channels only listen
+        self._join: _Call | None = None
+        self._leave: _Call | None = None
+        self._request: int | None = None  # the question for params that is open
+        self._timer: Timer | None = None  # of the attempt under way, or of the next one
+        self._began = 0.0  # the attempt, on the reading clock; or the joined state
+        self._tries = 0  # attempts that failed in a row
+
+    def __repr__(self) -> str:
+        return f"Channel({self.topic!r}, {self.state.value})"
+
+    # ---- what the application asks for ------------------------------------------------------------------------------
+
+    def join(self, now: float, *, timeout: float | None = None) -> str:
+        """Join the topic, now or as soon as the connection is open; it is rejoined whenever it has to be.
+
+        Args:
+            now: Monotonic seconds.
+            timeout: Seconds from this call until the join is given up; `None` for the policy's, `math.inf` for none.
+
+        Returns:
+            The call's ref; it ends in `ChannelJoined` or `JoinFailed`.
+
+        Raises:
+            InvalidState: It was joined before.
+            ChannelClosed: It is closed; make a new one.
+            InvalidPayload: The params cannot be encoded.
+        """
+        if self.state in (ChannelState.LEAVING, ChannelState.CLOSED):
+            raise ChannelClosed(self.topic, "a channel lives once; make a new one to join again")
+        if self.state is not ChannelState.IDLE:
+            raise InvalidState("join", self.state.value)
+        if not callable(self._params):
+            self._encode_join("0", self._params)
+        ref = self._wire.new_ref()
+        self._join = self._call(ref, self._policy.timeout if timeout is None else timeout, self._join_timed_out, now)
+        self._advance(ChannelInput.JOIN)
+        self._joins.ask(self, now)
+        return ref
+
+    def leave(self, now: float, *, timeout: float = 10.0) -> str:
+        """Leave the topic. No message is delivered any more; those in the inbox stay there.
+
+        Args:
+            now: Monotonic seconds.
+            timeout: Seconds to wait for the server's answer.
+
+        Returns:
+            The call's ref; it ends in `LeaveEnded`. A second call gets the first's.
+        """
+        if self._leave is not None:
+            return self._leave.ref
+        if self._join is not None:
+            self._fail_join(JoinCancelled(self.topic))
+        if self.join_ref is None or self.state is ChannelState.CLOSED:
+            return self._leave_locally(now)
+        self._forget_attempt(now)
+        self._wire.awaiting.pop(self.join_ref, None)
+        self._withdraw()
+        self._advance(ChannelInput.LEAVE)
+        self._wire.leaving[self.join_ref] = self
+        ref = self._wire.send_leave(self.topic, self.join_ref)
+        self._wire.awaiting[ref] = self
+        self._leave = self._call(ref, timeout, self._leave_timed_out, now)
+        if self._pushes is not None:
+            self._pushes.fail_unsent(self._left())
+        return ref
+
+    def push(self, event: str, payload: Any, now: float, *, timeout: float = 10.0) -> str:
+        """Send an event that wants a reply: at once if the channel is joined, else after its join.
+
+        Args:
+            event: The event's name.
+            payload: Any JSON value, or bytes. Leave it as it is until it is sent.
+            now: Monotonic seconds.
+            timeout: Seconds from this call; `math.inf` for none.
+
+        Returns:
+            The push's ref; it ends in `ReplyReceived` or `PushFailed`.
+
+        Raises:
+            NotJoined: The channel was never asked to join.
+            ChannelClosed: It is closed, or being left.
+            InvalidPayload: The payload cannot be sent as JSON.
+            FieldTooLong: A field of a binary message is over 255 bytes.
+            BinaryNotSupported: Bytes, on a serializer that has no binary form.
+            BufferFull: Too many pushes wait for their joins.
+        """
+        push = Push(self._wire.new_ref(), event, payload, timeout, wants_reply=True)
+        self._push(push, now)
+        self._flow.resume(now)  # the caller may be a handler that reads no more until the reply is there
+        return push.ref
+
+    def cast(self, event: str, payload: Any, now: float) -> None:
+        """Send an event and forget it. Raises what `push` raises."""
+        self._push(Push(self._wire.new_ref(), event, payload, inf, wants_reply=False), now)
+
+    def cancel(self, ref: str, now: float) -> None:
+        """Give up a join, leave or push. What has ended is left alone.
+
+        An unsent push is never sent, a late reply is dropped; a cancelled join closes the channel; a cancelled leave is
+        no longer waited for.
+        """
+        if self._join is not None and self._join.ref == ref:
+            self._end(JoinCancelled(self.topic), "its join was cancelled", now)
+        elif self._leave is not None and self._leave.ref == ref:
+            self._finish_leave(LeaveEnd.CANCELLED, now)
+        elif self._pushes is not None:
+            self._pushes.cancel(ref)
+
+    # ---- its messages -----------------------------------------------------------------------------------------------
+
+    def on(self, event: str, function: Callable[..., Any], *, payload: Any = None, concurrency: int = 1) -> Handler:
+        """Give this channel a handler of its own, behind the router's. The arguments are those of `Router.add`.
+
+        Raises:
+            InvalidHandler: It could never be called rightly.
+        """
+        handler = Handler(function, event, payload_type=payload, concurrency=concurrency)
+        self.inbox.add(handler)
+        return handler
+
+    def off(self, handler: Handler) -> None:
+        """Take a handler of this channel's own back; one that is not there is ignored."""
+        self.inbox.remove(handler)
+
+    def attach(self, tap: Tap) -> None:
+        """Let a tap read every message, and the channel's lifecycle, from here on."""
+        self.inbox.attach(tap)
+
+    def detach(self, tap: Tap) -> None:
+        """Let it read no more; one that is not there is ignored."""
+        self.inbox.detach(tap)
+
+    def track_presence(self) -> Presence:
+        """Keep track of who is present; changes come as `PresenceChanged`. Gives the same object every time."""
+        return self.inbox.track_presence(self.join_ref if self.state is ChannelState.JOINED else None)
+
+    def take(self, limit: int = 256) -> list[Delivery]:
+        """The next deliveries, in order: who is to have it, and what.
+
+        One worker at a time takes from a channel that `ClientProtocol.runnable` gave, until an empty list ends its
+        turn. What was taken and run is reported to `ClientProtocol.handled`.
+        """
+        return self.inbox.take(limit)
+
+    def deliver(self, consumers: tuple[Consumer, ...], item: Message[Any] | ChannelEvent) -> None:
+        """Put something into the inbox; for the core's own use."""
+        inbox = self.inbox
+        if inbox.deliveries is None:
+            inbox.deliveries = [(consumers, item)]
+            self._wire.runnable.append(self)
+        else:
+            inbox.deliveries.append((consumers, item))
+
+    # ---- what the connection brings ---------------------------------------------------------------------------------
+
+    def start_join(self, now: float) -> None:
+        """It is this channel's turn to join (from `JoinQueue`)."""
+        self._began = self._flow.clock(now)
+        self._timer = self._wire.timers.at(now + self._policy.timeout, self._attempt_expired)
+        if callable(self._params):
+            provider: Provider = self._params
+            self._request = self._wire.resolve(provider, self)
+        else:
+            self._send_join(self._params, now)
+
+    def resolved(self, request: int, value: Any, now: float) -> None:
+        """The params that were asked for are here."""
+        self._request = None
+        self._send_join(value, now)
+
+    def resolve_failed(self, request: int, error: BaseException, now: float) -> None:
+        """The callable for the params raised."""
+        self._request = None
+        problem = f"the callable for the params of topic {self.topic!r} raised {type(error).__name__}"
+        self._fail(ResolveFailed(problem), now)
+
+    def replied(self, ref: str, reply: Reply, now: float) -> None:
+        """A reply came to a join, leave or push of this channel."""
+        if self._leave is not None and ref == self._leave.ref:
+            self._finish_leave(LeaveEnd.REPLY, now)
+        elif ref == self.join_ref:
+            self._join_answered(reply, now)
+        else:
+            assert self._pushes is not None
+            self._pushes.replied(ref, reply)
+
+    def crashed(self, payload: Any, now: float) -> None:
+        """A `phx_error` came for its current join."""
+        if self.state in (ChannelState.JOINED, ChannelState.JOINING):
+            if self._flow.clock(now) - self._began >= self._policy.stable_after:
+                self._tries = 0
+            self._fail(ChannelCrashed(self.topic, payload), now)
+
+    def server_closed(self, now: float) -> None:
+        """A `phx_close` came for its current join, or for the one it leaves."""
+        if self._leave is not None:
+            self._finish_leave(LeaveEnd.CLOSE, now)
+        elif self.state in (ChannelState.JOINED, ChannelState.JOINING):
+            error = ChannelClosed(self.topic, "the server closed it")
+            if self._policy.server_close is ServerClose.REJOIN:
+                self._fail(error, now)
+            else:
+                self._end(error, error.reason, now)
+
+    def superseded(self, now: float) -> None:
+        """A newer join of its topic was answered while its leave was not."""
+        self._finish_leave(LeaveEnd.SUPERSEDED, now)
+
+    def disconnected(self, error: ConnectionClosed, now: float) -> None:
+        """The connection is gone; what was to be joined is joined again at the next."""
+        if self._leave is not None:
+            self._finish_leave(LeaveEnd.DISCONNECTED, now)
+            return
+        if self.state in (ChannelState.IDLE, ChannelState.CLOSED):
+            return
+        joined = self.state is ChannelState.JOINED
+        self._forget_attempt(now)
+        self._wire.live.pop(self.topic, None)
+        self._tries = 0
+        self.join_ref = None
+        self._advance(ChannelInput.LOST)
+        if self._pushes is not None:
+            self._pushes.lose_sent()
+        if joined:
+            self._tell(ChannelErrored(self.topic, error, None))
+
+    def client_closed(self, error: PhxError, now: float) -> None:
+        """The client has ended."""
+        if self._leave is not None:
+            self._finish_leave(LeaveEnd.DISCONNECTED, now)
+            return
+        if self._pushes is not None:
+            self._pushes.lose()
+        self._end(error, str(error), now)
+
+    # ---- private: joining -------------------------------------------------------------------------------------------
+
+    def _send_join(self, params: Any, now: float) -> None:
+        ref = self._wire.new_ref()
+        try:
+            frame = self._encode_join(ref, params)
+        except LocalError as error:  # of params from a callable; static ones were tried at the call
+            self._fail(ResolveFailed(str(error)), now)
+            return
+        self._began = self._flow.clock(now)
+        self.join_ref = ref
+        self._wire.awaiting[ref] = self
+        self._advance(ChannelInput.SEND)
+        self._wire.send(frame)
+
+    def _encode_join(self, ref: str, params: Any) -> str | bytes:
+        payload = {} if params is None else params
+        return self._wire.serializer.encode(
+            Message(join_ref=ref, ref=ref, topic=self.topic, event=PHX_JOIN, payload=payload)
+        )
+
+    def _join_answered(self, reply: Reply, now: float) -> None:
+        self._joins.last_answer = self._flow.clock(now)
+        self._forget_attempt(now)
+        for older in [channel for channel in self._wire.leaving.values() if channel.topic == self.topic]:
+            older.superseded(now)
+        if reply.ok:
+            self._joined(reply.response, now)
+        else:
+            self._refused(JoinRefused(self.topic, reply.response, reply.status), now)
+
+    def _joined(self, response: Any, now: float) -> None:
+        assert self.join_ref is not None
+        self._advance(ChannelInput.OK)
+        self._began = self._flow.clock(now)
+        self._wire.live[self.topic] = self
+        self.inbox.joined(self.join_ref)
+        ref = None
+        if self._join is not None:
+            ref = self._join.ref
+            self._join.stop()
+            self._join = None
+        self._tell(ChannelJoined(self.topic, ref, self.join_ref, response))
+        if self._pushes is not None:
+            self._pushes.flush(self.join_ref)
+
+    def _refused(self, error: JoinRefused, now: float) -> None:
+        final = self._policy.refusal is Refusal.FINAL or (
+            self._policy.refusal is Refusal.FIRST_IS_FINAL and self._join is not None
+        )
+        if final:
+            self._end(error, "its join was refused", now)
+        else:
+            self._fail(error, now)
+
+    def _attempt_expired(self, now: float) -> None:
+        waited = self._flow.clock(now) - max(self._began, self._joins.last_answer)
+        rest = self._policy.timeout - waited
+        if rest > _TOLERANCE:
+            self._timer = self._wire.timers.at(self._flow.after(rest, now), self._attempt_expired)
+            return
+        self._fail(JoinTimeout(self.topic, self._policy.timeout), now)
+
+    def _fail(self, error: PhxError, now: float) -> None:
+        """The join, or the attempt to join, is over; another follows."""
+        self._forget_attempt(now)
+        self._wire.live.pop(self.topic, None)
+        self._abandon_unanswered()
+        self._advance(ChannelInput.FAIL)
+        delay = self._policy.backoff.delay(self._tries, self._wire.rng)
+        self._tries += 1
+        self._timer = self._wire.timers.at(now + delay, self._retry)
+        if self._pushes is not None:
+            self._pushes.lose_sent()
+        self._tell(ChannelErrored(self.topic, error, delay))
+
+    def _retry(self, now: float) -> None:
+        self._timer = None
+        self._advance(ChannelInput.RETRY)
+        self._joins.ask(self, now)
+
+    def _forget_attempt(self, now: float) -> None:
+        """No attempt to join is under way or planned any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._request is not None:
+            self._wire.resolving.pop(self._request, None)
+            self._request = None
+        self._joins.done(self, now)
+
+    def _abandon_unanswered(self) -> None:
+        if self.join_ref is not None and self.join_ref in self._wire.awaiting:
+            self._wire.abandon(self.topic, self.join_ref)
+
+    def _join_timed_out(self, now: float) -> None:
+        assert self._join is not None
+        self._end(JoinTimeout(self.topic, self._join.timeout), "its join timed out", now)
+
+    def _fail_join(self, error: PhxError) -> None:
+        assert self._join is not None
+        self._join.stop()
+        self._wire.events.append(JoinFailed(self.topic, self._join.ref, error))
+        self._join = None
+
+    # ---- private: leaving and ending --------------------------------------------------------------------------------
+
+    def _leave_locally(self, now: float) -> str:
+        ref = self._wire.new_ref()
+        self._wire.events.append(LeaveEnded(self.topic, ref, LeaveEnd.LOCAL))
+        self._end(self._left(), self._left().reason, now)
+        return ref
+
+    def _leave_timed_out(self, now: float) -> None:
+        self._finish_leave(LeaveEnd.TIMEOUT, now)
+
+    def _finish_leave(self, end: LeaveEnd, now: float) -> None:
+        assert self._leave is not None
+        assert self.join_ref is not None
+        call, self._leave = self._leave, None
+        call.stop()
+        self._wire.awaiting.pop(call.ref, None)
+        self._wire.leaving.pop(self.join_ref, None)
+        self._wire.events.append(LeaveEnded(self.topic, call.ref, end))
+        if self._pushes is not None and end is LeaveEnd.DISCONNECTED:
+            self._pushes.lose()
+        self._end(self._left(), self._left().reason, now)
+
+    def _left(self) -> ChannelClosed:
+        return ChannelClosed(self.topic, "it was left")
+
+    def _end(self, error: PhxError, reason: str, now: float) -> None:
+        """The channel is closed, for good; whoever waits on it is told."""
+        if self.state is ChannelState.CLOSED:
+            return
+        self._forget_attempt(now)
+        self._withdraw()
+        if self.state is ChannelState.JOINING and self._wire.link is not None:
+            self._abandon_unanswered()
+        self._advance(ChannelInput.END)
+        if self._join is not None:
+            self._fail_join(error)
+        closed = ChannelClosed(self.topic, reason)
+        if self._pushes is not None:
+            self._pushes.fail_all(lambda push: closed)
+        self._tell(ChannelEnded(self.topic, closed))
+
+    def _withdraw(self) -> None:
+        """The topic is free for another channel."""
+        if self._wire.channels.get(self.topic) is self:
+            del self._wire.channels[self.topic]
+            self._wire.live.pop(self.topic, None)
+
+    # ---- private: small things --------------------------------------------------------------------------------------
+
+    def _push(self, push: Push, now: float) -> None:
+        if self.state is ChannelState.IDLE:
+            raise NotJoined(self.topic)
+        if self.state in (ChannelState.LEAVING, ChannelState.CLOSED):
+            raise ChannelClosed(self.topic, "nothing can be pushed any more; make a new channel and join it")
+        if self._pushes is None:
+            self._pushes = Pushes(self.topic, self, self._wire)
+        join_ref = self.join_ref if self.state is ChannelState.JOINED else None
+        self._pushes.call(push, join_ref, self._push_limit, now)
+
+    def _call(self, ref: str, timeout: float, action: Action, now: float) -> _Call:
+        return _Call(ref, timeout, None if timeout == inf else self._wire.timers.at(now + timeout, action))
+
+    def _tell(self, event: ChannelEvent) -> None:
+        self._wire.events.append(event)
+        if self.inbox.taps:
+            self._flow.backlog += 1
+            self.deliver(self.inbox.taps, event)
+
+    def _advance(self, by: ChannelInput) -> None:
+        self.state = CHANNEL[self.state, by]

@@ -1,0 +1,248 @@
+"""What happened: drained in order with `events()`, each a frozen value.
+
+These tell of the connection, of channels and of what was asked for. The messages themselves do not come here but in the
+channels' inboxes (see `client.py`), for there are many of them. Where something failed, `error` says what and why.
+
+Whatever a call asked for ends in exactly one event that carries the call's `ref`:
+
+| call | ends in |
+|---|---|
+| `channel.join` | `ChannelJoined`, `JoinFailed` |
+| `channel.leave` | `LeaveEnded` |
+| `channel.push` | `ReplyReceived`, `PushFailed` |
+| `client.ping` | `PingAnswered`, `PushFailed` |
+| `client.connect` | `Connected`, `Closed` |
+"""
+
+import enum
+from typing import Any, TypeAlias
+
+import msgspec
+
+from .errors import ChannelClosed, ConnectError, PhxError
+from .message import Reply
+from .presence import PresenceChange
+
+# ---- the connection -------------------------------------------------------------------------------------------------
+
+
+class Connecting(msgspec.Struct, frozen=True):
+    """An attempt to connect begins.
+
+    Attributes:
+        attempt: Counted from 1 since the last stable connection.
+    """
+
+    attempt: int
+
+
+class ConnectFailed(msgspec.Struct, frozen=True):
+    """An attempt to connect failed; the next follows.
+
+    Attributes:
+        retry_in: Seconds until the next attempt.
+    """
+
+    error: ConnectError
+    attempt: int
+    retry_in: float
+
+
+class Connected(msgspec.Struct, frozen=True):
+    """The connection is open; channels join next.
+
+    Attributes:
+        subprotocol: The one the server chose, if any.
+        reconnected: Whether there was a connection before.
+    """
+
+    subprotocol: str | None
+    reconnected: bool
+
+
+class Disconnected(msgspec.Struct, frozen=True):
+    """An open connection was lost. Sent pushes are lost; channels rejoin when it is back.
+
+    Attributes:
+        code: The close frame's code; `None` where none came.
+        reason: The close frame's reason, or what happened in words.
+        retry_in: Seconds until the next attempt; `None` where none follows, for the client is closing.
+    """
+
+    code: int | None
+    reason: str
+    retry_in: float | None
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """The client has ended, for good; nothing comes after it.
+
+    Attributes:
+        error: Why; `None` where the application closed it.
+    """
+
+    error: PhxError | None
+
+
+class PingAnswered(msgspec.Struct, frozen=True):
+    """A heartbeat that was asked for was answered.
+
+    Attributes:
+        elapsed: Seconds from the call to the answer.
+    """
+
+    ref: str
+    elapsed: float
+
+
+class BadFrame(msgspec.Struct, frozen=True):
+    """A frame was no Phoenix message and was dropped. The connection and every channel go on.
+
+    Attributes:
+        problem: What is wrong with it.
+        excerpt: Its beginning, with what lies in string quotes masked.
+        size: Its length: characters of a text frame, bytes of a binary one.
+    """
+
+    problem: str
+    excerpt: str
+    size: int
+
+
+class InboxOverflow(msgspec.Struct, frozen=True):
+    """A bound of unhandled messages was reached; messages were dropped unhandled.
+
+    Attributes:
+        topic: Whose inbox was full; `None` where it was the hard bound of the whole client.
+        dropped: How many, in one read.
+        backlog: How many wait for their handlers, on all topics.
+    """
+
+    topic: str | None
+    dropped: int
+    backlog: int
+
+
+# ---- channels -------------------------------------------------------------------------------------------------------
+
+
+class ChannelJoined(msgspec.Struct, frozen=True):
+    """A channel is joined.
+
+    Attributes:
+        ref: The ref of the `join` call that this ends; `None` for a rejoin.
+        join_ref: Of this join.
+        response: What the server answered, any JSON value or bytes.
+    """
+
+    topic: str
+    ref: str | None
+    join_ref: str
+    response: Any
+
+    @property
+    def rejoined(self) -> bool:
+        """Whether it had been joined, or tried, before."""
+        return self.ref is None
+
+
+class JoinFailed(msgspec.Struct, frozen=True):
+    """The first join ended without success: refused, timed out, cancelled or closed under. The channel is closed."""
+
+    topic: str
+    ref: str
+    error: PhxError
+
+
+class ChannelErrored(msgspec.Struct, frozen=True):
+    """A channel is no longer joined, or a rejoin failed. It will be joined again.
+
+    Attributes:
+        error: `ChannelCrashed`, `ConnectionClosed`, `JoinRefused`, `JoinTimeout`, `ChannelClosed` or `ResolveFailed`.
+        retry_in: Seconds until the rejoin; `None` where it waits for the connection.
+    """
+
+    topic: str
+    error: PhxError
+    retry_in: float | None
+
+
+class ChannelEnded(msgspec.Struct, frozen=True):
+    """A channel has ended, for good: left, closed by the server, its join failed, or the client closed."""
+
+    topic: str
+    error: ChannelClosed
+
+
+class LeaveEnd(enum.Enum):
+    """What ended a leave."""
+
+    REPLY = "its reply"
+    CLOSE = "the channel's phx_close"
+    SUPERSEDED = "a newer join's reply"
+    DISCONNECTED = "the connection's end"
+    TIMEOUT = "its timeout"
+    LOCAL = "nothing to leave: no join was sent on this connection"
+    CANCELLED = "its caller"
+
+
+class LeaveEnded(msgspec.Struct, frozen=True):
+    """A leave is over; the channel is closed, whatever ended it."""
+
+    topic: str
+    ref: str
+    end: LeaveEnd
+
+
+class PresenceChanged(msgspec.Struct, frozen=True):
+    """Who is present on a topic has changed."""
+
+    topic: str
+    change: PresenceChange
+
+
+# ---- pushes ---------------------------------------------------------------------------------------------------------
+
+
+class ReplyReceived(msgspec.Struct, frozen=True):
+    """A push was answered, with whatever status."""
+
+    topic: str
+    event: str
+    ref: str
+    reply: Reply
+
+
+class PushFailed(msgspec.Struct, frozen=True):
+    """A push ended without a reply.
+
+    Attributes:
+        error: `PushTimeout`, `PushLost`, `PushCancelled`, `ChannelClosed`, or `InvalidPayload` where a payload was
+            changed while it waited to be sent.
+    """
+
+    topic: str
+    event: str
+    ref: str
+    error: PhxError
+
+
+ChannelEvent: TypeAlias = ChannelJoined | ChannelErrored | ChannelEnded
+Event: TypeAlias = (
+    Connecting
+    | ConnectFailed
+    | Connected
+    | Disconnected
+    | Closed
+    | PingAnswered
+    | BadFrame
+    | InboxOverflow
+    | ChannelJoined
+    | JoinFailed
+    | ChannelErrored
+    | ChannelEnded
+    | LeaveEnded
+    | PresenceChanged
+    | ReplyReceived
+    | PushFailed
+)

@@ -1,0 +1,175 @@
+"""A channel's inbox: who is to have its messages, and those that wait for them.
+
+The core puts messages in (`reader.py`), the adapter takes them out (`Channel.take`) and runs what they are for. An
+inbox that has nothing costs nothing: most of 10,000 topics are silent at any moment, and share one table of handlers.
+
+Besides handlers there are taps: what an adapter hangs into a channel to read its messages one after another, an
+iterator for instance. A tap gets the channel's lifecycle in the same stream, in order.
+"""
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from .events import ChannelEvent
+from .handler import Handler
+from .message import Message
+from .presence import PRESENCE_DIFF, PRESENCE_STATE, Presence
+from .router import Router, Routes
+
+PRESENCE_EVENTS = frozenset({PRESENCE_STATE, PRESENCE_DIFF})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tap:
+    """Somebody who gets every message of a channel, and its lifecycle events among them.
+
+    Attributes:
+        put: Takes the next item. Called by the adapter; the core calls nobody.
+    """
+
+    put: "Callable[[Message[Any] | ChannelEvent], None]"
+
+
+Consumer: TypeAlias = Handler | Tap
+#: Who is to have it, in order, and what. A bare tuple, for there is one a message.
+Delivery: TypeAlias = tuple[tuple[Consumer, ...], Message[Any] | ChannelEvent]
+
+
+class Drop(enum.Enum):
+    """Which message gives way when a bounded inbox is full."""
+
+    OLDEST = "oldest"
+    NEWEST = "newest"
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A bound on one topic's inbox, for streams of which only the latest matters (or the earliest).
+
+    Attributes:
+        limit: Messages that may wait.
+        drop: Which one gives way to the next; it is counted and reported.
+    """
+
+    limit: int
+    drop: Drop
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise ValueError(f"a bound is at least one message, not {self.limit}")
+
+
+class Inbox:
+    """What one channel has received and not yet given away.
+
+    Attributes:
+        deliveries: What waits; `None` while nothing does and nobody is at work on it.
+        quick: Consumers by event, where a message needs nothing but delivery; `None` where it needs more.
+        otherwise: The same for every event that is not in `quick`.
+        taps: Who reads everything.
+        bound: Where messages are dropped, if anywhere.
+        presence: Who is there, if that is tracked.
+    """
+
+    __slots__ = (
+        "_own",
+        "_router",
+        "_routes",
+        "_topic",
+        "bound",
+        "deliveries",
+        "otherwise",
+        "presence",
+        "quick",
+        "taps",
+    )
+
+    def __init__(self, topic: str, router: Router, bound: Bound | None) -> None:
+        self._topic = topic
+        self._router = router
+        self._own: tuple[Handler, ...] = ()
+        self._routes: Routes
+        self.taps: tuple[Tap, ...] = ()
+        self.bound = bound
+        self.presence: Presence | None = None
+        self.deliveries: list[Delivery] | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Ask the router again: handlers came or went."""
+        self._routes = self._router.routes(self._topic).merged(self._own)
+        self.quick: Mapping[str, tuple[Consumer, ...] | None]
+        self.otherwise: tuple[Consumer, ...] | None
+        if self.bound is not None:
+            self.quick, self.otherwise = {}, None
+            return
+        self.quick, self.otherwise = self._routes.table, self._routes.catch_all + self.taps
+        if self.taps or self.presence is not None:
+            self.quick = {event: handlers and handlers + self.taps for event, handlers in self.quick.items()}
+        if self.presence is not None:
+            self.quick |= dict.fromkeys(PRESENCE_EVENTS)
+
+    def consumers(self, event: str) -> tuple[Consumer, ...]:
+        """Who is to have a message of the event; empty where nobody is."""
+        return self._routes.handlers(event) + self.taps
+
+    def add(self, handler: Handler) -> None:
+        """Give the channel a handler of its own, behind the router's."""
+        self._own = (*self._own, handler)
+        self.refresh()
+
+    def remove(self, handler: Handler) -> None:
+        """Take such a handler back; one that is not there is ignored."""
+        self._own = tuple(own for own in self._own if own is not handler)
+        self.refresh()
+
+    def attach(self, tap: Tap) -> None:
+        """Let somebody read everything from here on."""
+        self.taps = (*self.taps, tap)
+        self.refresh()
+
+    def detach(self, tap: Tap) -> None:
+        """Let him read no more; one that is not there is ignored."""
+        self.taps = tuple(other for other in self.taps if other is not tap)
+        self.refresh()
+
+    def track_presence(self, join_ref: str | None) -> Presence:
+        """Keep track of who is there, beginning with the join that stands; gives the same object every time."""
+        if self.presence is None:
+            self.presence = Presence()
+            if join_ref is not None:
+                self.presence.joined(join_ref)
+            self.refresh()
+        return self.presence
+
+    def joined(self, join_ref: str) -> None:
+        """The topic was joined anew: who is there is yet to be told."""
+        if self.presence is not None:
+            self.presence.joined(join_ref)
+
+    @property
+    def waiting(self) -> int:
+        """How many deliveries wait."""
+        return len(self.deliveries or ())
+
+    def drop_oldest(self) -> None:
+        """Drop the message that has waited longest; the channel's lifecycle events stay."""
+        deliveries = self.deliveries or []
+        oldest = next((index for index, (_, item) in enumerate(deliveries) if isinstance(item, Message)), None)
+        if oldest is not None:
+            del deliveries[oldest]
+
+    def take(self, limit: int) -> list[Delivery]:
+        """The next deliveries, in order; none ends the turn, and the next message makes the channel runnable again."""
+        waiting = self.deliveries
+        if not waiting:
+            self.deliveries = None
+            return []
+        if len(waiting) <= limit:
+            self.deliveries = []
+            return waiting
+        taken = waiting[:limit]
+        del waiting[:limit]
+        return taken

@@ -1,0 +1,94 @@
+"""One connection attempt, as an object that the adapter talks to.
+
+The link comes with `OpenTransport`, and what the transport saw goes to it. A link that is no longer the current one
+ignores what it is told, so no adapter needs an `if` for callbacks that come late.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from .errors import ConnectError, HandshakeRefused
+
+
+class LinkOwner(Protocol):
+    """The client behind a link, as the link sees it."""
+
+    @property
+    def current_link(self) -> "Link | None": ...
+    def link_opened(self, subprotocol: str | None, now: float) -> None: ...
+    def link_failed(self, error: ConnectError, now: float) -> None: ...
+    def link_closed(self, code: int | None, reason: str, now: float) -> None: ...
+    def link_received(self, frames: Sequence[str | bytes], now: float) -> None: ...
+    def link_progressed(self, now: float) -> None: ...
+
+
+class Link:
+    """One attempt to connect and, if it succeeds, the connection.
+
+    All times are monotonic seconds. None of the methods raises for what the peer did.
+    """
+
+    __slots__ = ("_owner", "number")
+
+    def __init__(self, owner: LinkOwner, number: int) -> None:
+        self._owner = owner
+        self.number = number
+
+    def __repr__(self) -> str:
+        return f"Link({self.number})"
+
+    @property
+    def current(self) -> bool:
+        """Whether the client still cares for it."""
+        return self._owner.current_link is self
+
+    def opened(self, subprotocol: str | None, now: float) -> None:
+        """The handshake succeeded.
+
+        Args:
+            subprotocol: The one that the server chose, if any.
+            now: The time.
+        """
+        if self.current:
+            self._owner.link_opened(subprotocol, now)
+
+    def refused(self, status: int, headers: Mapping[str, str], body: bytes, now: float) -> None:
+        """The server answered the handshake with another status than 101."""
+        lowered = {name.lower(): value for name, value in headers.items()}
+        self.failed(HandshakeRefused(status=status, body=body, headers=lowered), now)
+
+    def failed(self, error: ConnectError, now: float) -> None:
+        """The attempt failed.
+
+        Args:
+            error: `CertificateError` where the server's certificate was not accepted, `HandshakeRefused` where it
+                answered with an HTTP error, `ConnectError` for all else.
+            now: The time.
+        """
+        if self.current:
+            self._owner.link_failed(error, now)
+
+    def receive(self, frame: str | bytes, now: float) -> None:
+        """One frame came; see `receive_all`."""
+        self.receive_all((frame,), now)
+
+    def receive_all(self, frames: Sequence[str | bytes], now: float) -> None:
+        """One read brought these frames, in order: `str` for text, `bytes` for binary."""
+        if self.current:
+            self._owner.link_received(frames, now)
+
+    def progressed(self, now: float) -> None:
+        """Bytes of a message came, but not yet its end: the peer lives."""
+        if self.current:
+            self._owner.link_progressed(now)
+
+    def closed(self, code: int | None, reason: str, now: float) -> None:
+        """The connection is over.
+
+        Args:
+            code: From the peer's close frame; `None` where none came.
+            reason: From the close frame, or what happened in words.
+            now: The time.
+        """
+        if self.current:
+            self._owner.link_closed(code, reason, now)

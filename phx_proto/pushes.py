@@ -1,0 +1,156 @@
+"""The pushes of one channel: those that wait for its join, and those that wait for their replies.
+
+Each ends in exactly one event: `ReplyReceived` or `PushFailed`. A cast wants no reply and so ends unseen when it is
+sent; only one that could not be sent is told of.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from .errors import BufferFull, LocalError, PhxError, PushCancelled, PushLost, PushTimeout
+from .events import PushFailed, ReplyReceived
+from .message import Message, Reply
+from .timers import Timer
+from .wire import Awaiting, Wire
+
+
+@dataclass(slots=True, eq=False)
+class Push:
+    """One push under way.
+
+    Attributes:
+        ref: Its own, unique on this client.
+        timeout: Seconds from the call.
+        wants_reply: `False` for a cast.
+        sent: Whether it is on the wire.
+    """
+
+    ref: str
+    event: str
+    payload: Any
+    timeout: float
+    wants_reply: bool
+    sent: bool = False
+    timer: Timer | None = None
+
+
+class Pushes:
+    """A channel's pushes, in the order of their calls."""
+
+    __slots__ = ("_by_ref", "_owner", "_topic", "_wire")
+
+    def __init__(self, topic: str, owner: Awaiting, wire: Wire) -> None:
+        self._topic = topic
+        self._owner = owner
+        self._wire = wire
+        self._by_ref: dict[str, Push] = {}
+
+    def call(self, push: Push, join_ref: str | None, limit: int, now: float) -> None:
+        """Take a push: send it at once if `join_ref` names a join that stands, else keep it.
+
+        Raises:
+            InvalidPayload: It cannot be encoded.
+            FieldTooLong: A field of a binary message is too long.
+            BinaryNotSupported: The serializer has no binary form.
+            BufferFull: `limit` pushes wait already.
+        """
+        frame = self._encode(push, join_ref)  # raises what it has to before anything is changed
+        if join_ref is not None:
+            self._send(push, frame)
+        else:
+            if self._wire.unsent >= limit:
+                raise BufferFull(self._topic, limit)
+            self._wire.unsent += 1
+            self._by_ref[push.ref] = push
+        if push.timeout != inf and not (push.sent and not push.wants_reply):
+            push.timer = self._wire.timers.at(now + push.timeout, lambda at: self._timed_out(push))
+
+    def flush(self, join_ref: str) -> None:
+        """The channel is joined: send what waited, in order."""
+        for push in [push for push in self._by_ref.values() if not push.sent]:
+            self._forget(push)
+            try:
+                frame = self._encode(push, join_ref)
+            except LocalError as error:  # the payload was changed while it waited
+                self._fail(push, error)
+                continue
+            self._send(push, frame)
+            if push.sent and not push.wants_reply:
+                self._stop_timer(push)
+
+    def replied(self, ref: str, reply: Reply) -> None:
+        """The reply to a sent push came."""
+        push = self._by_ref[ref]
+        self._forget(push)
+        self._stop_timer(push)
+        self._wire.events.append(ReplyReceived(self._topic, push.event, ref, reply))
+
+    def cancel(self, ref: str) -> None:
+        """The caller gives up; unknown refs (ended pushes) are ignored."""
+        push = self._by_ref.get(ref)
+        if push is not None:
+            self._drop(push, PushCancelled(self._topic, push.event, push.sent))
+
+    def lose_sent(self) -> None:
+        """The connection or the channel's process is gone; what waits unsent waits on."""
+        for push in [push for push in self._by_ref.values() if push.sent]:
+            self._drop(push, PushLost(self._topic, push.event, push.sent))
+
+    def lose(self) -> None:
+        """The client is gone."""
+        self.fail_all(lambda push: PushLost(self._topic, push.event, push.sent))
+
+    def fail_unsent(self, error: PhxError) -> None:
+        """Nothing more will be sent."""
+        for push in [push for push in self._by_ref.values() if not push.sent]:
+            self._drop(push, error)
+
+    def fail_all(self, error_of: Callable[[Push], PhxError]) -> None:
+        """Nothing more will come."""
+        for push in list(self._by_ref.values()):
+            self._drop(push, error_of(push))
+
+    def _encode(self, push: Push, join_ref: str | None) -> str | bytes:
+        # While there is no join yet, its own ref stands in: what is wanted then is only whether it can be encoded.
+        return self._wire.serializer.encode(
+            Message(
+                join_ref=push.ref if join_ref is None else join_ref,
+                ref=push.ref,
+                topic=self._topic,
+                event=push.event,
+                payload=push.payload,
+            )
+        )
+
+    def _send(self, push: Push, frame: str | bytes) -> None:
+        self._wire.send(frame)
+        push.sent = True
+        push.payload = None
+        if push.wants_reply:
+            self._by_ref[push.ref] = push
+            self._wire.awaiting[push.ref] = self._owner
+
+    def _timed_out(self, push: Push) -> None:
+        self._drop(push, PushTimeout(self._topic, push.event, push.timeout, push.sent))
+
+    def _drop(self, push: Push, error: PhxError) -> None:
+        self._forget(push)
+        self._fail(push, error)
+
+    def _fail(self, push: Push, error: PhxError) -> None:
+        self._stop_timer(push)
+        self._wire.events.append(PushFailed(self._topic, push.event, push.ref, error))
+
+    def _forget(self, push: Push) -> None:
+        del self._by_ref[push.ref]
+        if push.sent:
+            self._wire.awaiting.pop(push.ref, None)
+        else:
+            self._wire.unsent -= 1
+
+    def _stop_timer(self, push: Push) -> None:
+        if push.timer is not None:
+            push.timer.cancel()
+            push.timer = None

@@ -1,0 +1,200 @@
+"""What comes in: frames to messages, messages to whoever is to have them.
+
+The unit of work is a read. Its messages go straight into the inboxes of their channels, with no event or object made
+for each; the loop of `receive_all` is the one place of the core that is written for speed first. All that is not a
+message of a joined channel with a handler for it takes the slower way below the loop.
+
+The rules of the way (PROTOCOL.md): a reply is matched by its ref alone, the first one counts; a null join_ref is for
+whoever has the topic; one that is not the channel's current join is stale, whatever the event, and dropped.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Final
+
+from .channel import Channel
+from .errors import InvalidFrame
+from .events import BadFrame, InboxOverflow, PresenceChanged
+from .flow import Flow
+from .heartbeat import Heartbeat
+from .inbox import PRESENCE_EVENTS, Consumer, Drop
+from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
+from .serializer import decode_reply
+from .wire import Wire
+
+_NOBODY: Final[dict[str, Channel]] = {}
+
+
+class Reader:
+    """The way in of one client, over all its connections.
+
+    Attributes:
+        draining: Whether the client is closing: messages are dropped, replies still heard.
+    """
+
+    __slots__ = ("_flow", "_heartbeat", "_overflow", "_wire", "draining")
+
+    def __init__(self, wire: Wire, flow: Flow, heartbeat: Heartbeat) -> None:
+        self._wire = wire
+        self._flow = flow
+        self._heartbeat = heartbeat
+        self._overflow: Counter[str | None] = Counter()  # dropped in this read, by topic; None for the whole client
+        self.draining = False
+
+    def receive_all(self, frames: Sequence[str | bytes], now: float) -> None:
+        """Take what one read brought. Raises nothing, whatever it is."""
+        wire = self._wire
+        self._heartbeat.heard()
+        live = _NOBODY if self.draining or self._flow.full else wire.live
+        decode = wire.serializer.decode
+        runnable = wire.runnable
+        delivered = unhandled = 0
+        for frame in frames:
+            try:
+                message = decode(frame)
+            except InvalidFrame as error:
+                self._bad(frame, error)
+                continue
+            channel = live.get(message.topic)
+            if channel is not None:
+                join_ref = message.join_ref
+                if join_ref is None or join_ref == channel.join_ref:
+                    inbox = channel.inbox
+                    consumers = inbox.quick.get(message.event, inbox.otherwise)
+                    if consumers:
+                        if inbox.deliveries is None:
+                            inbox.deliveries = [(consumers, message)]
+                            runnable.append(channel)
+                        else:
+                            inbox.deliveries.append((consumers, message))
+                        delivered += 1
+                        continue
+                    if consumers is not None:
+                        unhandled += 1
+                        continue
+            try:
+                delivered += self._other(message, now)
+            except InvalidFrame as error:
+                self._bad(frame, error)
+        wire.stats.received += len(frames)
+        wire.stats.delivered += delivered
+        wire.stats.unhandled += unhandled
+        self._flow.received(delivered, frames, now)
+        if self._overflow:
+            self._report_overflow()
+
+    def _other(self, message: Message[Any], now: float) -> int:
+        """A message that the loop has no quick way for; gives how many it added to the backlog."""
+        event = message.event
+        if event in self._reserved:
+            self._reserved[event](self, message, now)
+            return 0
+        channel = self._wire.live.get(message.topic)
+        if channel is None or (message.join_ref is not None and message.join_ref != channel.join_ref):
+            self._stale(message, now)
+            return 0
+        if event in PRESENCE_EVENTS and channel.inbox.presence is not None:
+            change = channel.inbox.presence.receive(event, _sound_payload(message), join_ref=message.join_ref)
+            if change is not None:
+                self._wire.events.append(PresenceChanged(message.topic, change))
+        consumers = channel.inbox.consumers(event)
+        if not consumers:
+            self._wire.stats.unhandled += 1
+            return 0
+        if self.draining:
+            self._wire.stats.dropped += 1
+            return 0
+        if self._flow.full:
+            self._overflow[None] += 1
+            return 0
+        return self._deliver(channel, consumers, message)
+
+    def _deliver(self, channel: Channel, consumers: tuple[Consumer, ...], message: Message[Any]) -> int:
+        inbox = channel.inbox
+        bound = inbox.bound
+        if bound is None or inbox.waiting < bound.limit:
+            channel.deliver(consumers, message)
+            return 1
+        self._overflow[message.topic] += 1
+        if bound.drop is Drop.OLDEST:
+            inbox.drop_oldest()
+            channel.deliver(consumers, message)
+        return 0
+
+    def _reply(self, message: Message[Any], now: float) -> None:
+        wire = self._wire
+        ref = message.ref or ""
+        who = wire.awaiting.get(ref)
+        if who is not None:
+            reply = decode_reply(message)
+            del wire.awaiting[ref]
+            who.replied(ref, reply, now)
+        elif ref in wire.abandoned:
+            topic = wire.abandoned.pop(ref)
+            if decode_reply(message).ok:
+                wire.send_leave(topic, ref)
+        elif message.topic != PHOENIX_TOPIC:  # the answers to heartbeats have been heard, and are no more than that
+            wire.stats.stale += 1
+
+    def _close(self, message: Message[Any], now: float) -> None:
+        channel = self._addressed(message)
+        if channel is None:
+            self._stale(message, now)
+        else:
+            channel.server_closed(now)
+
+    def _error(self, message: Message[Any], now: float) -> None:
+        channel = self._addressed(message)
+        if channel is None:
+            self._stale(message, now)
+        else:
+            channel.crashed(_sound_payload(message), now)
+
+    def _stale(self, message: Message[Any], now: float) -> None:
+        self._wire.stats.stale += 1
+
+    def _addressed(self, message: Message[Any]) -> Channel | None:
+        """Whose end a phx_close or phx_error tells: by its join_ref, or whoever has the topic."""
+        join_ref = message.join_ref
+        holder = self._wire.channels.get(message.topic)
+        if holder is not None and join_ref in (None, holder.join_ref):
+            return holder
+        if join_ref is not None:
+            return self._wire.leaving.get(join_ref)
+        return next((channel for channel in self._wire.leaving.values() if channel.topic == message.topic), None)
+
+    def _bad(self, frame: str | bytes, error: InvalidFrame) -> None:
+        self._wire.stats.bad_frames += 1
+        self._wire.events.append(BadFrame(error.problem, _excerpt(frame), len(frame)))
+
+    def _report_overflow(self) -> None:
+        for topic, dropped in self._overflow.items():
+            self._wire.stats.dropped += dropped
+            self._wire.events.append(InboxOverflow(topic, dropped, self._flow.backlog))
+        self._overflow.clear()
+
+    _reserved: ClassVar[dict[str, Callable[["Reader", Message[Any], float], None]]] = {
+        PHX_REPLY: _reply,
+        PHX_CLOSE: _close,
+        PHX_ERROR: _error,
+        PHX_JOIN: _stale,  # these two are a client's to send
+        PHX_LEAVE: _stale,
+    }
+
+
+def _sound_payload(message: Message[Any]) -> Any:
+    try:
+        return message.payload
+    except (ValueError, RecursionError) as error:
+        raise InvalidFrame(f"the payload of {message.event!r} is not sound ({type(error).__name__})") from None
+
+
+_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"?')
+
+
+def _excerpt(frame: str | bytes) -> str:
+    """How a frame begins, for a log: names and values in quotes masked, of a binary one its sizes alone."""
+    if isinstance(frame, bytes):
+        return frame[:5].hex(" ")
+    return _QUOTED.sub('"…"', frame[:200])[:60]

@@ -1,0 +1,379 @@
+"""Messages to frames and back: V2 (JSON and binary) and V1 (JSON alone), each for both sides of the wire.
+
+A client's side is a `Serializer`, and a user may plug in their own. It decodes into `Message`, with the payload of a
+text frame left raw, so an event that nobody handles is never parsed. A server's side is a `ServerSerializer`: it must
+answer a client whatever types it put in place of a topic or a ref, so it decodes into `Request`, which has no types,
+and it decodes the whole payload at once, for a real server refuses a frame with any fault in it.
+
+Text is `str` and binary is `bytes`, as the WebSocket frame that carries it; a transport decodes UTF-8.
+"""
+
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+from typing import Any, ClassVar, Final, Protocol
+
+import msgspec
+
+from .binary import BROADCAST, CLIENT_SENDS, PUSH, REPLY, SERVER_SENDS, pack, unpack
+from .errors import BinaryNotSupported, InvalidFrame
+from .message import PHX_CLOSE, PHX_ERROR, PHX_REPLY, Message, Reply
+from .text import to_text
+
+VSN_1: Final = "1.0.0"
+VSN_2: Final = "2.0.0"
+
+
+class Serializer(Protocol):
+    """A client's side of a wire format."""
+
+    @property
+    def vsn(self) -> str:
+        """The version asked for in the URL, e.g. `"2.0.0"`."""
+        ...
+
+    def encode(self, message: Message[Any], /) -> str | bytes:
+        """Make the frame that carries a message: a text frame (`str`) or a binary one (`bytes`).
+
+        Raises:
+            LocalError: The message cannot be sent; nothing was.
+        """
+        ...
+
+    def decode(self, frame: str | bytes, /) -> Message[Any]:
+        """Read a frame from the server.
+
+        Raises:
+            InvalidFrame: It is no message. Nothing else is raised, whatever the frame.
+        """
+        ...
+
+
+def decode_reply(message: Message[Any]) -> Reply:
+    """Read the answer out of a `phx_reply`, whichever serializer made the message.
+
+    Raises:
+        InvalidFrame: The payload is not sound, or not a status with a response.
+
+    >>> decode_reply(V2().decode('[null,"1","phoenix","phx_reply",{"status":"ok","response":{}}]'))
+    Reply(status='ok', response={})
+    """
+    try:
+        return msgspec.convert(message.payload, Reply)
+    except (ValueError, RecursionError) as error:
+        raise _invalid(error) from None
+
+
+class V2:
+    """The client's side of vsn 2.0.0: JSON arrays, and binary frames for a payload of bytes.
+
+    Payloads may be whatever msgspec encodes: JSON values, structs, dataclasses, datetimes, UUIDs, `Decimal` (as a
+    string). Bytes within a JSON payload become base64; a `msgspec.Raw` is sent as it is.
+
+    Args:
+        floats: What a JSON number with a fraction or an exponent becomes. Integers are exact either way.
+
+    >>> V2().encode(Message(topic="room:lobby", event="shout", payload={"body": "hi"}, join_ref="1", ref="2"))
+    '["1","2","room:lobby","shout",{"body":"hi"}]'
+    """
+
+    vsn = VSN_2
+
+    def __init__(self, *, floats: type[float] | type[Decimal] = float) -> None:
+        self._decode_text: Callable[[str], Message[Any]] = msgspec.json.Decoder(_message_type(floats)).decode
+
+    def encode(self, message: Message[Any], /) -> str | bytes:
+        """Make a text frame, or a binary one if the payload is bytes.
+
+        Raises:
+            InvalidPayload: A field cannot be sent; the error names it.
+            FieldTooLong: A field of a binary message is over 255 bytes.
+        """
+        join_ref, ref, topic, event, payload = _fields(message)
+        if isinstance(payload, _BYTES):
+            return pack(CLIENT_SENDS, PUSH, (join_ref or "", ref or "", topic, event), payload)
+        return to_text([join_ref, ref, topic, event, payload], (join_ref, ref), topic, event, payload)
+
+    def decode(self, frame: str | bytes, /) -> Message[Any]:
+        """Read a text frame, its payload left raw, or a binary one. A binary reply's payload is a `Reply`.
+
+        Raises:
+            InvalidFrame: It is neither.
+        """
+        if isinstance(frame, str):
+            try:
+                return self._decode_text(frame)
+            except (ValueError, RecursionError) as error:
+                raise _invalid(error) from None
+        kind, fields, data = unpack(SERVER_SENDS, frame)
+        if kind == REPLY:
+            join_ref, ref, topic, status = fields
+            reply = Reply(status, data)
+            return Message(join_ref=join_ref or None, ref=ref or None, topic=topic, event=PHX_REPLY, payload=reply)
+        if kind == PUSH:
+            join_ref, topic, event = fields
+            return Message(join_ref=join_ref or None, topic=topic, event=event, payload=data)
+        topic, event = fields
+        return Message(topic=topic, event=event, payload=data)
+
+
+class V1:
+    """The client's side of vsn 1.0.0: JSON objects, and no bytes.
+
+    Its server never sends a join_ref, but puts the join's ref into `ref` when the channel ends; that one is given as
+    the message's `join_ref`, so nothing above needs to know which version it speaks.
+
+    Args:
+        floats: What a JSON number with a fraction or an exponent becomes. Integers are exact either way.
+    """
+
+    vsn = VSN_1
+
+    def __init__(self, *, floats: type[float] | type[Decimal] = float) -> None:
+        self._message = _message_type(floats)
+
+    def encode(self, message: Message[Any], /) -> str | bytes:
+        """Make a text frame.
+
+        Raises:
+            InvalidPayload: A field cannot be sent; the error names it.
+            BinaryNotSupported: The payload is bytes.
+        """
+        join_ref, ref, topic, event, payload = _fields(message)
+        if isinstance(payload, _BYTES):
+            raise BinaryNotSupported(self.vsn)
+        envelope = {"join_ref": join_ref, "ref": ref, "topic": topic, "event": event, "payload": payload}
+        return to_text(envelope, (join_ref, ref), topic, event, payload)
+
+    def decode(self, frame: str | bytes, /) -> Message[Any]:
+        """Read a text frame, its payload left raw.
+
+        Raises:
+            InvalidFrame: It is not a message.
+        """
+        if not isinstance(frame, str):
+            raise InvalidFrame(f"a binary frame, which vsn {self.vsn} does not have")
+        try:
+            fields = _decode_v1_fields(frame)
+        except (ValueError, RecursionError) as error:
+            raise _invalid(error) from None
+        event, ref = fields.event, fields.ref
+        join_ref = ref if event in (PHX_CLOSE, PHX_ERROR) else None
+        return self._message(join_ref=join_ref, ref=ref, topic=fields.topic, event=event, payload=fields.payload)
+
+
+# ---- the server's side ----------------------------------------------------------------------------------------------
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What a client sent, of whatever types it chose: a server echoes them. The fields are in the order of the wire.
+
+    Attributes:
+        join_ref: The ref of the join it belongs to.
+        ref: What the reply will carry.
+        topic: A string from any decent client.
+        event: Likewise.
+        payload: Any JSON value, or `bytes`.
+    """
+
+    join_ref: Any = None
+    ref: Any
+    topic: Any
+    event: Any
+    payload: Any
+
+    def __repr__(self) -> str:
+        # A payload may be a join's params, which may hold secrets.
+        return f"Request(topic={self.topic!r}, event={self.event!r}, join_ref={self.join_ref!r}, ref={self.ref!r}, …)"
+
+
+class ServerSerializer(Protocol):
+    """A server's side of a wire format. All that encode raise a `LocalError` for what cannot be sent."""
+
+    @property
+    def vsn(self) -> str:
+        """The version a client asks for in its URL."""
+        ...
+
+    def decode(self, frame: str | bytes, /) -> Request:
+        """Read a frame from a client.
+
+        Raises:
+            InvalidFrame: It is no request; a real server closes with 1011. Nothing else is raised, whatever the frame.
+        """
+        ...
+
+    def reply(self, join_ref: Any, ref: Any, topic: Any, status: str, response: Any) -> str | bytes:
+        """Answer a request."""
+        ...
+
+    def push(self, join_ref: Any, topic: str, event: str, payload: Any, *, ref: Any = None) -> str | bytes:
+        """Send to one channel. `ref` is for `phx_close` and `phx_error`, which carry the join's there as well."""
+        ...
+
+    def broadcast(self, topic: str, event: str, payload: Any) -> str | bytes:
+        """Send to whoever has the topic: one frame for all of them."""
+        ...
+
+
+class V2Server:
+    """The server's side of vsn 2.0.0. A ref in a binary frame is text, whatever it was."""
+
+    vsn = VSN_2
+
+    def decode(self, frame: str | bytes, /) -> Request:
+        """Read a text frame or a binary one; an empty ref of the latter stays an empty string.
+
+        Raises:
+            InvalidFrame: It is neither.
+        """
+        if isinstance(frame, str):
+            try:
+                return _decode_v2_request(frame)
+            except (ValueError, RecursionError) as error:
+                raise _invalid(error) from None
+        _, (join_ref, ref, topic, event), data = unpack(CLIENT_SENDS, frame)
+        return Request(join_ref=join_ref, ref=ref, topic=topic, event=event, payload=data)
+
+    def reply(self, join_ref: Any, ref: Any, topic: Any, status: str, response: Any) -> str | bytes:
+        """Answer a request: in binary if the response is bytes.
+
+        Raises:
+            InvalidPayload: A field cannot be sent; the error names it.
+            FieldTooLong: A field of a binary reply is over 255 bytes.
+        """
+        if isinstance(response, _BYTES):
+            return pack(SERVER_SENDS, REPLY, (_as_text(join_ref), _as_text(ref), topic, status), response)
+        payload = {"status": status, "response": response}
+        return to_text([join_ref, ref, topic, PHX_REPLY, payload], (join_ref, ref), topic, PHX_REPLY, payload)
+
+    def push(self, join_ref: Any, topic: str, event: str, payload: Any, *, ref: Any = None) -> str | bytes:
+        """Send to one channel: in binary if the payload is bytes.
+
+        Raises:
+            InvalidPayload: A field cannot be sent; the error names it.
+            FieldTooLong: A field of a binary push is over 255 bytes.
+        """
+        if isinstance(payload, _BYTES):
+            return pack(SERVER_SENDS, PUSH, (_as_text(join_ref), topic, event), payload)
+        return to_text([join_ref, ref, topic, event, payload], (join_ref, ref), topic, event, payload)
+
+    def broadcast(self, topic: str, event: str, payload: Any) -> str | bytes:
+        """Send to whoever has the topic: in binary if the payload is bytes.
+
+        Raises:
+            InvalidPayload: A field cannot be sent; the error names it.
+            FieldTooLong: A field of a binary broadcast is over 255 bytes.
+        """
+        if isinstance(payload, _BYTES):
+            return pack(SERVER_SENDS, BROADCAST, (topic, event), payload)
+        return to_text([None, None, topic, event, payload], (None, None), topic, event, payload)
+
+
+class V1Server:
+    """The server's side of vsn 1.0.0: it reads a join_ref and never sends one."""
+
+    vsn = VSN_1
+
+    def decode(self, frame: str | bytes, /) -> Request:
+        """Read JSON, from a binary frame as well.
+
+        Raises:
+            InvalidFrame: It is not a request.
+        """
+        try:
+            fields = _decode_v1_request(frame)
+        except (ValueError, RecursionError) as error:
+            raise _invalid(error) from None
+        return Request(**msgspec.structs.asdict(fields))
+
+    def reply(self, join_ref: Any, ref: Any, topic: Any, status: str, response: Any) -> str | bytes:
+        """Answer a request.
+
+        Raises:
+            InvalidPayload: A field cannot be sent; the error names it.
+            BinaryNotSupported: The response is bytes.
+        """
+        if isinstance(response, _BYTES):
+            raise BinaryNotSupported(self.vsn)
+        return self._object(ref, topic, PHX_REPLY, {"status": status, "response": response})
+
+    def push(self, join_ref: Any, topic: str, event: str, payload: Any, *, ref: Any = None) -> str | bytes:
+        """Send to one channel.
+
+        Raises:
+            InvalidPayload: A field cannot be sent; the error names it.
+            BinaryNotSupported: The payload is bytes.
+        """
+        return self._object(ref, topic, event, payload)
+
+    def broadcast(self, topic: str, event: str, payload: Any) -> str | bytes:
+        """Send to whoever has the topic.
+
+        Raises:
+            InvalidPayload: A field cannot be sent; the error names it.
+            BinaryNotSupported: The payload is bytes.
+        """
+        return self._object(None, topic, event, payload)
+
+    def _object(self, ref: Any, topic: Any, event: str, payload: Any) -> str:
+        if isinstance(payload, _BYTES):
+            raise BinaryNotSupported(self.vsn)
+        envelope = {"ref": ref, "topic": topic, "event": event, "payload": payload}
+        return to_text(envelope, (ref,), topic, event, payload)
+
+
+# ---- private --------------------------------------------------------------------------------------------------------
+
+_BYTES: tuple[type[Any], ...] = (bytes, bytearray, memoryview)
+
+
+def _read_decimals(raw: msgspec.Raw) -> Any:
+    try:
+        return _decode_decimals(raw)
+    except InvalidOperation:  # an exponent of twenty digits
+        raise msgspec.ValidationError("Number out of range") from None
+
+
+class _DecimalMessage(Message[Any], array_like=True, kw_only=True, eq=False, gc=False):
+    decode_raw: ClassVar[Any] = staticmethod(_read_decimals)
+
+
+def _message_type(floats: type[float] | type[Decimal]) -> type[Message[Any]]:
+    return Message if floats is float else _DecimalMessage
+
+
+class _V1Fields(msgspec.Struct, gc=False):
+    topic: str
+    event: str
+    payload: msgspec.Raw
+    ref: str | None
+
+
+class _V1Request(msgspec.Struct, kw_only=True):
+    join_ref: Any = None
+    ref: Any
+    topic: Any
+    event: Any
+    payload: Any
+
+
+_decode_decimals = msgspec.json.Decoder(float_hook=Decimal).decode
+_decode_v1_fields = msgspec.json.Decoder(_V1Fields).decode
+_decode_v1_request = msgspec.json.Decoder(_V1Request).decode
+_decode_v2_request = msgspec.json.Decoder(Request).decode
+
+
+def _invalid(error: ValueError | RecursionError) -> InvalidFrame:
+    if isinstance(error, msgspec.MsgspecError):
+        return InvalidFrame(str(error))  # msgspec tells places and types, never values
+    return InvalidFrame("nested too deeply" if isinstance(error, RecursionError) else "not UTF-8")
+
+
+def _fields(message: Message[Any]) -> tuple[str | None, str | None, str, str, Any]:
+    return message.join_ref, message.ref, message.topic, message.event, message.undecoded
+
+
+def _as_text(ref: Any) -> str:
+    if isinstance(ref, str):
+        return ref
+    return "" if ref is None else msgspec.json.encode(ref).decode()

@@ -1,0 +1,214 @@
+"""The server side's dictionary: its options, what it asks the application, and what it asks the transport.
+
+Phoenix releases differ in a few points and so do the web servers under them; both differences are tables here, and
+`server.py` reads them without an `if` on a name.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+# ---- options --------------------------------------------------------------------------------------------------------
+
+
+class Release(enum.Enum):
+    """Which Phoenix the server behaves like."""
+
+    V1_8_7 = "1.8.7"
+    V1_8_8 = "1.8.8"
+    V1_8_9 = "1.8.9"
+    V1_8_10 = "1.8.10"
+    V1_8_11 = "1.8.11"
+    V1_8_12 = "1.8.12"
+
+
+class Host(enum.Enum):
+    """The web server under Phoenix, which closes connections in its own way."""
+
+    BANDIT = "bandit"
+    COWBOY = "cowboy"
+
+
+class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a socket is configured.
+
+    Attributes:
+        timeout: Seconds without a byte from the client after which the connection is closed; `None` for never.
+        max_channels: How many topics may be joined at once; `None` for any number.
+        release: Which Phoenix to be.
+        host: Which web server to be.
+    """
+
+    timeout: float | None = 60.0
+    max_channels: int | None = 100
+    release: Release = Release.V1_8_12
+    host: Host = Host.BANDIT
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRules:
+    """Where releases differ.
+
+    Attributes:
+        disconnect: The close code of `disconnect`.
+        crash_reason: The reason in the payload of `phx_error`; `None` for an empty payload.
+        unreferenced_take_any: Whether a channel joined with a null join_ref takes messages of any join_ref.
+        null_always_fits: Whether a null join_ref fits a channel that was joined with one.
+    """
+
+    disconnect: int
+    crash_reason: str | None
+    unreferenced_take_any: bool
+    null_always_fits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HostRules:
+    """Where web servers differ.
+
+    Attributes:
+        idle_code: The close code for a silent client.
+        idle_delay: Seconds from the timeout to that close.
+        drain_unjoined: The close code of a drain for a socket without a joined channel.
+        refused_codes: The client's close codes that are answered with 1002.
+        answer: What every other code is answered with; `None` for the code itself.
+    """
+
+    idle_code: int
+    idle_delay: float
+    drain_unjoined: int
+    refused_codes: tuple[range, ...]
+    answer: int | None
+
+    def close_answer(self, code: int) -> int:
+        """The code that answers a client's close frame. 1005, here and there, is a frame that names no code."""
+        if any(code in codes for codes in self.refused_codes):
+            return 1002
+        return code if self.answer is None else self.answer
+
+
+RELEASES: Final[Mapping[Release, ReleaseRules]] = MappingProxyType(
+    {
+        Release.V1_8_7: ReleaseRules(1000, None, True, False),
+        Release.V1_8_8: ReleaseRules(1001, None, True, False),
+        Release.V1_8_9: ReleaseRules(1001, None, True, False),
+        Release.V1_8_10: ReleaseRules(1001, "channel_crash", True, False),
+        Release.V1_8_11: ReleaseRules(1001, "channel_crash", True, False),
+        Release.V1_8_12: ReleaseRules(1001, "channel_crash", False, True),
+    }
+)
+
+#: 1005 is missing: it stands for a frame without a code, which is fine.
+_BANDIT_REFUSES: Final = (range(1000), range(1004, 1005), range(1006, 1007), range(1012, 3000))
+
+HOSTS: Final[Mapping[Host, HostRules]] = MappingProxyType(
+    {
+        Host.BANDIT: HostRules(1002, 0.0, 1000, _BANDIT_REFUSES, 1000),
+        Host.COWBOY: HostRules(1000, 6.0, 1012, (), None),
+    }
+)
+
+# ---- events: what the application is asked and told -----------------------------------------------------------------
+
+
+class ChannelHandle(msgspec.Struct, frozen=True, eq=False):
+    """Names one join of one topic on one socket: the object itself, which equals no other.
+
+    Attributes:
+        serial: Which join of its socket it is, counted from 1.
+    """
+
+    serial: int
+    topic: str
+
+
+class JoinRequested(msgspec.Struct, frozen=True):
+    """The client joins a topic: answer with `accept`, `refuse` or `crash_join`. The socket stands still until then.
+
+    Attributes:
+        pattern: Which of the socket's topic patterns matched.
+        payload: The client's params, any JSON value or bytes. They may hold secrets.
+    """
+
+    channel: ChannelHandle
+    pattern: str
+    payload: Any
+
+    def __repr__(self) -> str:
+        return f"JoinRequested(channel={self.channel!r}, pattern={self.pattern!r}, payload=…)"
+
+
+class MessageIn(msgspec.Struct, frozen=True, eq=False):
+    """A message for a channel: handle it, answer with `reply` if it wants one, and say `finish`.
+
+    The channel's next message comes after `finish`; a reply may still come later.
+
+    Attributes:
+        ref: The client's, for the reply; any JSON value.
+        payload: Any JSON value or bytes.
+    """
+
+    channel: ChannelHandle
+    ref: Any
+    event: str
+    payload: Any
+
+
+class Termination(enum.Enum):
+    """Why a channel is no more."""
+
+    LEFT = "the client left"
+    STOPPED = "the application stopped it"
+    CRASHED = "it crashed"
+    REPLACED = "the client joined the topic anew"
+    CONNECTION = "the connection ended"
+
+
+class ChannelTerminated(msgspec.Struct, frozen=True):
+    """A channel is no more, or a join that waited for its answer: calls that name it do nothing from here on."""
+
+    channel: ChannelHandle
+    reason: Termination
+
+
+class SocketClosed(msgspec.Struct, frozen=True):
+    """The connection is over, for good; nothing comes after this.
+
+    Attributes:
+        code: Of the close frame that began the end, whoever sent it; `None` where none was sent.
+        reason: The client's words, or what happened in words.
+    """
+
+    code: int | None
+    reason: str
+
+
+ServerEvent: TypeAlias = JoinRequested | MessageIn | ChannelTerminated | SocketClosed
+
+# ---- commands: what the transport is asked --------------------------------------------------------------------------
+
+
+class Send(msgspec.Struct, frozen=True):
+    """Send one frame: a text frame for `str`, a binary one for `bytes`."""
+
+    data: str | bytes
+
+    def __repr__(self) -> str:
+        return f"Send({len(self.data)} {'characters' if isinstance(self.data, str) else 'bytes'})"
+
+
+class Close(msgspec.Struct, frozen=True):
+    """Send a close frame and end the connection; the last command. Code 1005 is a close frame that names no code."""
+
+    code: int
+
+
+class Abort(msgspec.Struct, frozen=True):
+    """End the connection without a close frame; the last command."""
+
+
+ServerCommand: TypeAlias = Send | Close | Abort

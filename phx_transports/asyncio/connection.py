@@ -1,0 +1,422 @@
+"""A WebSocket for the client: one call to its receiver for each read, one write for all sent in a loop iteration.
+
+The `websockets` library opens it (TLS, proxies, handshake), makes the outgoing frames and keeps RFC 6455; its message
+queue, keepalive, timeouts and compression are off. Reads go through the `Cutter`. Nothing here decides about Phoenix,
+and time is the core's: an opening is bounded by cancelling it, a closing handshake by `abort`. The one exception is
+the TCP connection of a WebSocket that is over and was told so: the peer gets `LINGER` to end it, so that our close
+frame is not lost in a reset, and then it is dropped.
+
+The library's log is off: at level DEBUG it shows URLs, headers and messages, so tokens.
+"""
+
+import asyncio
+import contextlib
+import logging
+import re
+import socket
+import ssl as tls
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final, Literal, Protocol, TypeAlias, cast
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.client import ClientProtocol
+from websockets.exceptions import (
+    InvalidHeader,
+    InvalidMessage,
+    InvalidProxy,
+    InvalidProxyStatus,
+    InvalidStatus,
+    InvalidURI,
+    NegotiationError,
+    ProxyError,
+    WebSocketException,
+)
+from websockets.protocol import State
+from websockets.typing import Subprotocol
+from websockets.uri import WebSocketURI, parse_uri
+
+from phx_proto.errors import CertificateError, ConnectError, HandshakeRefused
+
+from ..cutter import Assembler, Cutter, Received
+
+#: Seconds that the peer has to end the TCP connection once the WebSocket is over.
+LINGER: Final = 1.0
+
+#: Gives a connected stream socket to a host and port, e.g. through a tunnel or to a Unix socket.
+Factory: TypeAlias = Callable[[str, int], Awaitable[socket.socket]]
+
+
+class Receiver(Protocol):
+    """What a connection tells, on its loop, from the iteration after `open_connection` has returned.
+
+    Called between the connection's own steps; may call its methods. It must not raise: that drops the connection.
+    """
+
+    def frames(self, frames: list[Received]) -> None:
+        """One read brought these messages, in the order of the wire: `str` from text frames, `bytes` from binary."""
+
+    def progress(self) -> None:
+        """A read completed no message, and one has begun: the peer lives."""
+
+    def closed(self, code: int | None, reason: str) -> None:
+        """The connection is over; nothing else is told after. Called exactly once.
+
+        Args:
+            code: Of the peer's close frame (1005 if that was empty); `None` if none came.
+            reason: Of that frame; if none came, what happened in words.
+        """
+
+    def blocked(self) -> None:
+        """The write buffer is full. What is sent is still taken, and queued."""
+
+    def writable(self) -> None:
+        """The write buffer has drained."""
+
+
+class FastConnection:
+    """An open WebSocket.
+
+    Its methods are called on its loop, none waits but `wait_closed`, and none fails because the connection is over:
+    what is sent then goes nowhere.
+    """
+
+    __slots__ = ("_wire",)
+
+    def __init__(self, wire: "_Wire") -> None:
+        self._wire = wire
+
+    @property
+    def subprotocol(self) -> str | None:
+        """What the server chose of the subprotocols offered."""
+        return self._wire.subprotocol
+
+    def send_text(self, data: str) -> None:
+        """Queues one text message; written with all others of this loop iteration, or by `flush`."""
+        wire = self._wire
+        if wire.protocol.state is State.OPEN:
+            wire.protocol.send_text(data.encode())
+            wire.flush_soon()
+
+    def send_binary(self, data: bytes) -> None:
+        """Queues one binary message, like `send_text`."""
+        wire = self._wire
+        if wire.protocol.state is State.OPEN:
+            wire.protocol.send_binary(data)
+            wire.flush_soon()
+
+    def flush(self) -> None:
+        """Hands everything queued to the transport in one write, now. Without it that happens in the next iteration."""
+        self._wire.send_data()
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Starts the closing handshake, behind what is queued; messages are received until the peer's close frame.
+
+        Args:
+            code: 1000, or another that an endpoint may send (RFC 6455 §7.4).
+            reason: Cut to the 123 bytes that a close frame holds.
+        """
+        wire = self._wire
+        if wire.protocol.state is State.OPEN:
+            wire.protocol.send_close(code, reason.encode()[:123].decode("utf-8", "ignore"))
+            wire.send_data()
+
+    def abort(self) -> None:
+        """Drops the connection without a handshake, and what is queued with it. Nothing more is received."""
+        self._wire.transport.abort()
+
+    def pause_reading(self) -> None:
+        """Stops reading; a second call does nothing.
+
+        Messages of the read that is being told have come already, all in one call; nothing is told after that until
+        `resume_reading`, also not that the peer closed or is gone.
+        """
+        self._wire.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Reads on."""
+        self._wire.transport.resume_reading()
+
+    async def wait_closed(self) -> None:
+        """Waits until nothing of the connection is left, its socket included: soon after `abort`, and at most `LINGER`
+        seconds after the receiver was told `closed`.
+        """
+        await self._wire.wait_closed()
+
+
+async def open_connection(
+    url: str,
+    *,
+    receiver: Receiver,
+    subprotocols: Sequence[str] = (),
+    headers: Sequence[tuple[str, str]] = (),
+    max_size: int | None = 16 * 2**20,
+    write_limit: int = 2**16,
+    compression: Literal["deflate"] | None = None,
+    ssl: tls.SSLContext | None = None,
+    proxy: str | Literal[True] | None = True,
+    factory: Factory | None = None,
+) -> FastConnection:
+    """Opens a WebSocket. Cancelling it drops the attempt; there is no timeout of its own.
+
+    Nothing is told to the receiver before the loop iteration that follows the return: what is done without awaiting
+    after `await open_connection(…)` comes first.
+
+    Args:
+        url: `ws://` or `wss://`, whole.
+        receiver: Told what comes.
+        subprotocols: To offer, verbatim and in this order, also where they hold characters that RFC 6455 forbids.
+        headers: To send besides the handshake's own.
+        max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
+            `None` for no limit.
+        write_limit: Bytes in the write buffer from which the receiver is told `blocked`.
+        compression: `"deflate"` to offer permessage-deflate (RFC 7692); compressed messages come slower.
+        ssl: For `wss://`; by default the system's certificates are trusted and the host's name is verified.
+        proxy: A proxy's URL, `None` for none, `True` for what the environment says.
+        factory: Makes the TCP connection instead, from the URL's host and port; TLS and the handshake are then done on
+            its socket, which belongs to the connection from there on. No proxy is used.
+
+    Raises:
+        HandshakeRefused: The server answered with an HTTP status other than 101; redirects are not followed.
+        CertificateError: The server's TLS certificate was not accepted.
+        ConnectError: Anything else that kept the connection from opening.
+    """
+    try:
+        address = parse_uri(url)
+    except InvalidURI as error:
+        raise ConnectError(f"the URL is not valid: {error.msg}") from None  # the error's own text shows it
+    except ValueError:
+        raise ConnectError("the URL is not valid: its host or port cannot be read") from None
+    if ssl is not None and not address.secure:
+        raise ConnectError("an SSL context was given for a ws:// URL: use wss://")
+    for name, value in [*headers, *(("Sec-WebSocket-Protocol", offered) for offered in subprotocols)]:
+        if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
+            raise ConnectError(f"header {name!r} has characters that HTTP cannot carry in its name or value")
+
+    options: dict[str, Any] = {"ssl": ssl} if ssl is not None else {}
+    if factory is not None:
+        options["sock"] = await _socket_of(factory, address)
+    offered = [Subprotocol(subprotocol) for subprotocol in subprotocols]
+    attempt = partial(_Wire, receiver=receiver, offered=offered, max_size=max_size)
+    try:
+        wire = await _Connect(
+            url,
+            create_connection=cast("type[ClientConnection]", attempt),
+            additional_headers=headers,
+            proxy=proxy,
+            compression=compression,
+            max_size=max_size,
+            write_limit=write_limit,
+            max_queue=None,
+            open_timeout=None,
+            close_timeout=None,
+            ping_interval=None,
+            ping_timeout=None,
+            logger=_silent,
+            **options,
+        )
+    except OSError as error:
+        raise _network_error(error, address) from error
+    except (WebSocketException, ImportError, ValueError) as error:
+        raise _handshake_error(error, address) from None  # their texts may show a token that the server echoed
+    assert isinstance(wire, _Wire)
+    wire.loop.call_soon(wire.begin)
+    return FastConnection(wire)
+
+
+# ---- the library's connection, bent ---------------------------------------------------------------------------------
+
+_silent: Final = logging.Logger("phx_transports.silent")  # outside the tree of loggers: no configuration reaches it
+_silent.disabled = True
+
+
+class _Connect(connect):
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Does not follow: another place would get the token."""
+        return exc
+
+
+class _Wire(ClientConnection):
+    """The library's connection as far as the handshake; after it, reads and writes of our own."""
+
+    def __init__(
+        self,
+        protocol: ClientProtocol,
+        *,
+        receiver: Receiver,
+        offered: Sequence[Subprotocol],
+        max_size: int | None,
+        **options: Any,
+    ) -> None:
+        super().__init__(protocol, **options)
+        # Set here, behind the library's argument check, which refuses a token's "/" (see PROTOCOL.md, Opening).
+        protocol.available_subprotocols = offered or None
+        self._receiver = receiver
+        self._assembler = Assembler(protocol)
+        self._cutter = Cutter(self._assembler.parse, max_size=max_size)
+        self._early: list[Received] | None = []  # what came before `begin`; None from then on
+        self._ending: tuple[int | None, str] | None = None  # once over: what the receiver is told
+        self._flushing = False  # a flush is due in the next iteration
+        self._linger: asyncio.TimerHandle | None = None
+        self._response_tail = b""  # the last bytes of an unfinished response
+
+    def begin(self) -> None:
+        """Starts telling the receiver, with what came meanwhile."""
+        early, self._early = self._early, None
+        if early:
+            self._receiver.frames(early)
+        if self._ending is not None:
+            self._receiver.closed(*self._ending)
+
+    def flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self._flush_due)
+
+    def _flush_due(self) -> None:
+        self._flushing = False
+        self.send_data()
+
+    def send_data(self) -> None:
+        """Writes everything the protocol has to send at once; the library's writes frame by frame."""
+        writes = self.protocol.data_to_send()
+        if not writes or self.transport.is_closing():
+            return
+        if data := b"".join(writes):
+            self.transport.write(data)
+        if writes[-1]:
+            return
+        # The protocol's mark for the end of our side.
+        if self.transport.can_write_eof():
+            with contextlib.suppress(OSError, RuntimeError):
+                self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self.protocol.state is State.CONNECTING:
+            data = self._response_received(data)
+            if not data:
+                return
+        messages = self._cutter.cut(data)
+        if self._early is not None:
+            self._early += messages
+        elif messages:
+            self._receiver.frames(messages)
+        elif self._cutter.unfinished:
+            self._receiver.progress()
+        self.send_data()
+        if self._cutter.ended and self._ending is None:
+            self._linger = self.loop.call_later(LINGER, self.transport.abort)
+            received = self.protocol.close_rcvd
+            if received is None:
+                self._end(None, self._assembler.problem)
+            else:
+                self._end(int(received.code), received.reason)
+
+    def _response_received(self, data: bytes) -> bytes:
+        """Gives the response to the library, and returns what follows it, which the library would read by itself."""
+        seen = self._response_tail + data
+        end = seen.find(b"\r\n\r\n")
+        if end < 0:
+            self._response_tail = seen[-3:]
+            super().data_received(data)
+            return b""
+        end += 4 - len(self._response_tail)
+        self._response_tail = b""
+        super().data_received(data[:end])
+        rest = data[end:]
+        if self.protocol.state is State.CONNECTING and rest:  # refused, with a body
+            super().data_received(rest)
+            return b""
+        return rest
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None  # it holds the transport
+        ended_by_peer = self.protocol.reader.eof
+        super().connection_lost(exc)
+        if self._ending is not None:
+            return
+        if exc is not None:
+            self._end(None, f"the connection broke: {exc}")
+        elif ended_by_peer:
+            self._end(None, "the server ended the connection without a close frame")
+        else:
+            self._end(None, "the connection was dropped from this side")
+
+    def _end(self, code: int | None, reason: str) -> None:
+        self._ending = (code, reason)
+        if self._early is None:
+            self._receiver.closed(code, reason)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._ending is None:
+            self._receiver.blocked()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._ending is None:
+            self._receiver.writable()
+
+
+# ---- errors in our words --------------------------------------------------------------------------------------------
+
+_HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+
+async def _socket_of(factory: Factory, address: WebSocketURI) -> socket.socket:
+    try:
+        sock = await factory(address.host, address.port)
+    except Exception as error:
+        raise ConnectError(f"the connection factory failed: {error!r}") from error
+    if sock.type != socket.SOCK_STREAM:
+        sock.close()
+        raise ConnectError("the connection factory gave a socket that is not a stream")
+    return sock
+
+
+def _network_error(error: OSError, address: WebSocketURI) -> ConnectError:
+    place = f"{address.host}:{address.port}"
+    if isinstance(error, tls.SSLCertVerificationError):
+        return CertificateError(f"the TLS certificate of {place} was not accepted: {error.verify_message}")
+    if isinstance(error, tls.SSLError):
+        return ConnectError(f"TLS with {place} failed: {error.reason or error} (does it speak TLS there?)")
+    if isinstance(error, socket.gaierror):
+        return ConnectError(f"no address was found for host {address.host}: {error.strerror}")
+    if isinstance(error, ConnectionRefusedError):
+        return ConnectError(f"{place} refused the connection (is the server up?)")
+    return ConnectError(f"no connection to {place}: {error}")
+
+
+def _handshake_error(error: Exception, address: WebSocketURI) -> ConnectError:
+    place = f"{address.host}:{address.port}"
+    match error:
+        case InvalidStatus(response=response):
+            answered: dict[str, str] = {}
+            for name, value in response.headers.raw_items():
+                name = name.lower()
+                answered[name] = f"{answered[name]}, {value}" if name in answered else value
+            return HandshakeRefused(status=response.status_code, body=bytes(response.body or b""), headers=answered)
+        case InvalidMessage(__cause__=EOFError()):
+            problem = f"{place} ended the connection before it answered the handshake"
+        case InvalidMessage():
+            problem = f"{place} did not answer in HTTP (is this a TLS port? then use wss://)"
+        case InvalidProxyStatus(response=response):
+            problem = f"the proxy refused the connection to {place} with HTTP {response.status_code}"
+        case InvalidProxy(msg=message):
+            problem = f"the proxy's URL is not valid: {message}"
+        case ProxyError():
+            problem = f"the proxy failed to connect to {place}"
+        case InvalidHeader(name=name):
+            problem = f"the answer of {place} is no WebSocket handshake: its {name} header is missing or wrong"
+        case NegotiationError():
+            problem = f"{place} chose a subprotocol or an extension that was not offered"
+        case ImportError():
+            problem = str(error)  # the library tells what to install for a SOCKS proxy
+        case _:
+            problem = f"the handshake with {place} failed ({type(error).__name__})"
+    return ConnectError(problem)

@@ -1,0 +1,134 @@
+"""What every client adapter shares, and is still free of I/O: from the core's events to the calls that wait for them.
+
+A call waits on a future: asyncio's or `concurrent.futures`', which fulfil `Waiter` alike. The core promises that
+whatever was asked for ends in exactly one event with the call's ref; here that event ends the call.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from phx_proto.errors import ConnectionClosed, PhxError
+from phx_proto.events import (
+    ChannelJoined,
+    Closed,
+    Connected,
+    Disconnected,
+    Event,
+    JoinFailed,
+    LeaveEnded,
+    PingAnswered,
+    PushFailed,
+    ReplyReceived,
+)
+
+
+class Waiter(Protocol):
+    """A future, as far as it is needed here."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: Any, /) -> None: ...
+    def set_exception(self, exception: BaseException, /) -> None: ...
+
+
+class Session:
+    """The calls that wait on one client, and those who listen to its events.
+
+    Attributes:
+        connected: Whether the connection is open.
+        closed: Whether the client has ended, for good.
+        error: Why it ended; `None` while it has not, or where the application closed it.
+        listeners: Told every event, in order; they must not raise.
+    """
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.closed = False
+        self.error: BaseException | None = None
+        self.listeners: list[Callable[[Event], None]] = []
+        self._calls: dict[str, Waiter] = {}
+        self._for_connection: list[Waiter] = []
+        self._for_end: list[Waiter] = []
+
+    def wait(self, ref: str, waiter: Waiter) -> None:
+        """The event with this ref ends the call."""
+        self._calls[ref] = waiter
+
+    def wait_connected(self, waiter: Waiter) -> None:
+        """The next open connection ends the call, or the client's end; at once where there is one."""
+        self._for_connection.append(waiter)
+        if self.connected or self.closed:
+            self._connection_settled()
+
+    def wait_closed(self, waiter: Waiter) -> None:
+        """The client's end ends the call, with its error if it has one; at once where it has ended."""
+        self._for_end.append(waiter)
+        if self.closed:
+            self._end_settled()
+
+    def fail(self, error: BaseException) -> None:
+        """The client is about to end because of this, which the core knows nothing of (`fail_fast`)."""
+        if self.error is None:
+            self.error = error
+
+    def settle(self, events: Iterable[Event]) -> None:
+        """End the calls that these events end, and tell the listeners."""
+        for event in events:
+            for listener in tuple(self.listeners):
+                listener(event)
+            match event:
+                case ReplyReceived(ref=ref, reply=reply):
+                    self._result(ref, reply)
+                case PushFailed(ref=ref, error=error) | JoinFailed(ref=ref, error=error):
+                    self._exception(ref, error)
+                case ChannelJoined(ref=str(ref), response=response):
+                    self._result(ref, response)
+                case LeaveEnded(ref=ref):
+                    self._result(ref, None)
+                case PingAnswered(ref=ref, elapsed=elapsed):
+                    self._result(ref, elapsed)
+                case Connected():
+                    self.connected = True
+                    self._connection_settled()
+                case Disconnected():
+                    self.connected = False
+                case Closed(error=error):
+                    self.connected = False
+                    self.closed = True
+                    if error is not None:
+                        self.fail(error)
+                    self._connection_settled()
+                    self._end_settled()
+                case _:
+                    pass
+
+    def _result(self, ref: str, result: Any) -> None:
+        waiter = self._calls.pop(ref, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(result)
+
+    def _exception(self, ref: str, error: PhxError) -> None:
+        waiter = self._calls.pop(ref, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
+
+    def _connection_settled(self) -> None:
+        waiters, self._for_connection = self._for_connection, []
+        _end(waiters, None if self.connected else self.error or _closed_by_application())
+
+    def _end_settled(self) -> None:
+        waiters, self._for_end = self._for_end, []
+        _end(waiters, self.error)
+
+
+def _end(waiters: Iterable[Waiter], error: BaseException | None) -> None:
+    for waiter in waiters:
+        if waiter.done():
+            continue
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
+
+
+def _closed_by_application() -> PhxError:
+    return ConnectionClosed(None, "the application closed it")

@@ -1,0 +1,416 @@
+"""A server's socket: refs, what the application sends, heartbeats, time and the end."""
+
+import json
+from typing import Any
+
+import pytest
+from serving import UNMATCHED, Server, end, reply
+
+from phx_proto.errors import BinaryNotSupported
+from phx_proto.serializer import V1Server, V2Server
+from phx_proto.server import ServerProtocol, serializer_for
+from phx_proto.server_events import (
+    HOSTS,
+    RELEASES,
+    Abort,
+    ChannelHandle,
+    ChannelTerminated,
+    Close,
+    Host,
+    JoinRequested,
+    MessageIn,
+    Release,
+    Send,
+    SocketClosed,
+    Termination,
+)
+
+# ---- refs -----------------------------------------------------------------------------------------------------------
+
+V1_8_11, V1_8_12 = Release.V1_8_11, Release.V1_8_12
+
+
+@pytest.mark.parametrize(
+    ("release", "joined", "sent", "taken"),
+    [
+        (V1_8_12, "1", "1", True),
+        (V1_8_12, "1", "2", False),
+        (V1_8_12, "1", 1, False),
+        (V1_8_12, 1, 1, True),
+        (V1_8_12, 1, True, False),
+        (V1_8_12, 1, 1.0, False),
+        (V1_8_12, "", "", True),
+        (V1_8_12, "1", None, True),
+        (V1_8_11, "1", None, False),
+        (V1_8_12, None, None, True),
+        (V1_8_11, None, None, True),
+        (V1_8_12, None, "5", False),
+        (V1_8_11, None, "5", True),
+        (V1_8_11, "1", "2", False),
+    ],
+)
+@pytest.mark.parametrize("event", ["shout", "phx_leave"])
+def test_a_message_of_another_join_is_ignored(
+    release: Release, joined: Any, sent: Any, taken: bool, event: str
+) -> None:
+    server = Server(release=release)
+    server.joined(joined, ref="1")
+    assert bool(server.hear([sent, "9", "room:a", event, {}])) is taken
+    assert bool(server.said()) is (taken and event == "phx_leave")
+
+
+def test_a_channel_joined_without_a_join_ref_goes_by_the_ref_of_its_join() -> None:
+    server = Server()
+    channel = server.ask(None, ref="50")
+    server.accept(channel)
+    server.reply(server.message(None, "51"))
+    server.push(channel, "tick", {})
+    server.stop(channel)
+    assert server.said() == [reply(None, "50"), reply("50", "51"), ["50", None, "room:a", "tick", {}], end(None)]
+
+
+@pytest.mark.parametrize("ref", [None, 4, 10**40, 1.5, True, ["a"], {"a": [1]}])
+def test_a_ref_of_any_type_comes_back(ref: Any) -> None:
+    server = Server()
+    server.hear([None, ref, "phoenix", "heartbeat", {}])
+    assert server.said() == [reply(None, ref, "phoenix")]
+
+
+@pytest.mark.parametrize(
+    "fields", [("{deep}", '"2"', '"room:a"'), ('"1"', "{deep}", '"room:a"'), ('"1"', '"2"', "{deep}")]
+)
+@pytest.mark.parametrize("deep", ["[" * 33 + "]" * 33, '{"a":' * 33 + "1" + "}" * 33])
+def test_a_field_too_deep_to_be_sent_back_closes_the_socket(fields: tuple[str, ...], deep: str) -> None:
+    server = Server()
+    frame = f'[{",".join(fields)},"phx_leave",{{}}]'.replace("{deep}", deep)
+    server.receive(frame, 0.0)
+    assert server.commands() == [Close(1011)]
+
+
+# ---- the application speaks -----------------------------------------------------------------------------------------
+
+
+def test_a_push_carries_the_join_ref() -> None:
+    server = Server()
+    server.push(server.joined("7"), "tick", {"n": 1})
+    assert server.said() == [["7", None, "room:a", "tick", {"n": 1}]]
+
+
+def test_a_broadcast_goes_to_a_joined_topic_alone() -> None:
+    server = Server()
+    server.joined("1")
+    server.broadcast("room:a", "news", {"n": 1})
+    server.broadcast("room:b", "news", {"n": float("nan")})
+    assert server.said() == [[None, None, "room:a", "news", {"n": 1}]]
+
+
+def test_a_broadcast_is_encoded_once_for_many() -> None:
+    frame = V2Server().broadcast("room:a", "news", {"n": 1})
+    for server in (Server(), Server()):
+        server.joined("1")
+        server.fastlane("room:a", frame)
+        (sent,) = server.commands()
+        assert isinstance(sent, Send)
+        assert sent.data is frame
+
+
+def test_a_frame_for_a_topic_that_is_not_joined_is_dropped() -> None:
+    server = Server()
+    server.joined("1")
+    server.fastlane("room:b", V2Server().broadcast("room:b", "news", {}))
+    assert server.commands() == []
+
+
+def test_a_broadcast_to_a_topic_that_is_being_joined_is_not_for_this_socket() -> None:
+    server = Server()
+    channel = server.ask()
+    server.broadcast("room:a", "news", {})
+    server.accept(channel)
+    assert server.said() == [reply("1", "1")]
+
+
+def test_a_broadcast_after_the_channel_ended_is_dropped_even_before_the_news() -> None:
+    server = Server()
+    channel = server.joined("1")
+    joining = server.ask("9", "room:b")
+    server.broadcast("room:a", "before", {})
+    server.stop(channel)
+    server.broadcast("room:a", "after", {})
+    server.accept(joining)
+    assert server.said()[1:] == [[None, None, "room:a", "before", {}], end("1")]
+
+
+@pytest.mark.parametrize("release", list(Release))
+def test_a_crash_is_told_as_the_release_does(release: Release) -> None:
+    server = Server(release=release)
+    channel = server.joined("1")
+    server.crash(channel)
+    reason = {} if release in (Release.V1_8_7, Release.V1_8_8, Release.V1_8_9) else {"reason": "channel_crash"}
+    assert server.said() == [end("1", event="phx_error", **reason)]
+    assert server.events() == [ChannelTerminated(channel, Termination.CRASHED)]
+
+
+def test_a_stopped_channel_is_closed_and_the_others_live_on() -> None:
+    server = Server()
+    channel = server.joined("1")
+    other = server.joined("2", "room:b")
+    server.stop(channel)
+    server.stop(channel)
+    server.push(other, "tick", {})
+    assert server.said() == [end("1"), ["2", None, "room:b", "tick", {}]]
+    assert server.events() == [ChannelTerminated(channel, Termination.STOPPED)]
+
+
+def test_what_a_stopped_channel_had_not_read_is_never_handled() -> None:
+    server = Server()
+    server.joined("1")
+    message, *_ = server.hear(["1", "2", "room:a", "one", {}], ["1", "3", "room:a", "two", {}])
+    assert isinstance(message, MessageIn)
+    server.reply(message)
+    server.stop(message.channel)
+    server.finish(message)
+    assert [type(event) for event in server.events()] == [ChannelTerminated]
+    assert server.said() == [reply("1", "2"), end("1")]
+
+
+def test_bytes_toward_a_v1_client_are_refused_at_the_call() -> None:
+    server = ServerProtocol(V1Server(), ("room:*",), now=0.0)
+    server.receive('{"topic":"room:a","event":"phx_join","payload":{},"ref":"1"}', 0.0)
+    (join,) = server.events()
+    assert isinstance(join, JoinRequested)
+    server.accept(join.channel)
+    server.receive('{"topic":"room:a","event":"shout","payload":{},"ref":"2"}', 0.0)
+    (message,) = server.events()
+    assert isinstance(message, MessageIn)
+    with pytest.raises(BinaryNotSupported):
+        server.reply(message, "ok", b"")
+    with pytest.raises(BinaryNotSupported):
+        server.push(message.channel, "tick", b"")
+    with pytest.raises(BinaryNotSupported):
+        server.broadcast("room:a", "news", b"")
+    assert len(server.commands()) == 1
+
+
+def test_a_v1_client_that_sends_a_join_ref_gets_it_when_the_channel_ends() -> None:
+    server = ServerProtocol(V1Server(), ("room:*",), now=0.0)
+    server.receive('{"topic":"room:a","event":"phx_join","payload":{},"ref":"1","join_ref":"1"}', 0.0)
+    (join,) = server.events()
+    assert isinstance(join, JoinRequested)
+    server.accept(join.channel)
+    server.stop(join.channel)
+    sent = [json.loads(command.data) for command in server.commands() if isinstance(command, Send)]
+    assert sent[1] == {"topic": "room:a", "event": "phx_close", "ref": "1", "payload": {}}
+
+
+# ---- heartbeats and malformed frames --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("payload", [{}, {"x": 1}, [], None])
+def test_a_heartbeat_is_answered_without_a_join_ref(payload: Any) -> None:
+    server = Server()
+    assert server.hear(["7", "1", "phoenix", "heartbeat", payload]) == []
+    assert server.said() == [reply(None, "1", "phoenix")]
+
+
+@pytest.mark.parametrize("event", ["ping", None])
+def test_another_event_on_the_heartbeat_topic_is_unmatched(event: Any) -> None:
+    server = Server()
+    server.hear([None, "1", "phoenix", event, {}])
+    assert server.said() == [reply(None, "1", "phoenix", UNMATCHED)]
+
+
+@pytest.mark.parametrize(
+    "frame", ["", "{", "null", "[]", '["1","2","room:a","x"]', '["1","2","room:a","x",NaN]', b"", b"\x01"]
+)
+def test_a_malformed_frame_closes_the_socket(frame: str | bytes) -> None:
+    server = Server()
+    channel = server.joined("1")
+    server.receive_all([frame, '[null,"1","phoenix","heartbeat",{}]'], 0.0)
+    assert server.commands() == [Close(1011)]
+    terminated, closed = server.events()
+    assert terminated == ChannelTerminated(channel, Termination.CONNECTION)
+    assert isinstance(closed, SocketClosed)
+    assert closed.code == 1011
+
+
+# ---- time -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("host", "at", "code"), [(Host.BANDIT, 60.0, 1002), (Host.COWBOY, 66.0, 1000)])
+def test_a_silent_client_is_closed(host: Host, at: float, code: int) -> None:
+    server = Server(host=host)
+    assert server.next_timeout() == at
+    server.handle_timeout(at - 0.001)
+    assert server.commands() == []
+    server.handle_timeout(at)
+    assert server.commands() == [Close(code)]
+    assert server.events() == [SocketClosed(code, "the client was silent for too long")]
+    assert server.next_timeout() is None
+
+
+def test_a_frame_or_any_bytes_put_the_end_off() -> None:
+    server = Server(timeout=3.0)
+    server.receive('[null,"1","phoenix","heartbeat",{}]', 2.0)
+    assert server.next_timeout() == 5.0
+    server.touched(4.5)
+    server.handle_timeout(5.0)
+    assert server.next_timeout() == 7.5
+
+
+def test_what_the_server_sends_does_not_put_the_end_off() -> None:
+    server = Server(timeout=3.0)
+    server.push(server.joined(), "tick", {})
+    assert server.next_timeout() == 3.0
+
+
+def test_without_a_timeout_a_client_may_be_silent_for_ever() -> None:
+    server = Server(timeout=None)
+    assert server.next_timeout() is None
+    server.handle_timeout(1e9)
+    assert server.commands() == []
+
+
+def test_the_close_of_a_silent_client_waits_for_a_join() -> None:
+    server = Server()
+    channel = server.ask()
+    server.handle_timeout(60.0)
+    assert server.next_timeout() is None
+    assert server.commands() == []
+    server.accept(channel)
+    assert server.commands()[1:] == [Close(1002)]
+
+
+# ---- the end --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("release", list(Release))
+def test_disconnect_closes_as_the_release_does(release: Release) -> None:
+    server = Server(release=release)
+    server.disconnect()
+    assert server.commands() == [Close(1000 if release is Release.V1_8_7 else 1001)]
+
+
+@pytest.mark.parametrize(
+    ("host", "joined", "code"), [(Host.BANDIT, True, 1012), (Host.BANDIT, False, 1000), (Host.COWBOY, False, 1012)]
+)
+def test_a_drain_closes_as_the_host_does(host: Host, joined: bool, code: int) -> None:
+    server = Server(host=host)
+    if joined:
+        server.joined()
+    server.drain()
+    assert server.commands() == [Close(code)]
+
+
+@pytest.mark.parametrize("call", ["disconnect", "drain"])
+def test_a_close_by_the_application_waits_for_a_join(call: str) -> None:
+    server = Server()
+    channel = server.ask()
+    getattr(server, call)()
+    assert server.commands() == []
+    server.accept(channel)
+    assert [type(command) for command in server.commands()] == [Send, Close]
+
+
+def test_an_abort_does_not_wait() -> None:
+    server = Server()
+    channel = server.ask()
+    server.abort()
+    assert server.commands() == [Abort()]
+    assert server.events() == [
+        ChannelTerminated(channel, Termination.CONNECTION),
+        SocketClosed(None, "aborted by the application"),
+    ]
+
+
+BANDIT_CODES = {
+    1000: (1000, 1001, 1002, 1003, 1005, 1007, 1008, 1009, 1010, 1011, 3000, 4999),
+    1002: (0, 999, 1004, 1006, 1012, 1013, 1015, 2999),
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"), [(answer, code) for answer, codes in BANDIT_CODES.items() for code in codes]
+)
+def test_a_clients_close_is_answered_as_the_host_does(answer: int, code: int) -> None:
+    for host, expected in ((Host.BANDIT, answer), (Host.COWBOY, code)):
+        server = Server(host=host)
+        server.closed(code, "bye")
+        assert server.commands() == [Close(expected)]
+        assert server.events() == [SocketClosed(code, "bye")]
+
+
+def test_a_lost_connection_ends_every_channel_and_the_waiting_join() -> None:
+    server = Server()
+    first, second = server.joined("1"), server.joined("2", "room:b")
+    waiting = server.ask("3", "room:c")
+    server.stop(first)
+    server.closed(None, "gone")
+    assert server.commands() == []
+    assert server.events() == [
+        ChannelTerminated(first, Termination.STOPPED),
+        ChannelTerminated(second, Termination.CONNECTION),
+        ChannelTerminated(waiting, Termination.CONNECTION),
+        SocketClosed(None, "gone"),
+    ]
+
+
+def test_after_the_end_nothing_does_anything() -> None:
+    server = Server()
+    server.joined("1")
+    message = server.message()
+    channel = message.channel
+    waiting = server.ask("3", "room:b")
+    server.closed(1000, "")
+    server.commands(), server.events()
+    server.receive("{", 1.0)
+    server.touched(1.0)
+    server.handle_timeout(1e9)
+    server.accept(waiting)
+    server.refuse(waiting)
+    server.crash_join(waiting)
+    server.reply(message)
+    server.finish(message)
+    server.push(channel, "tick", {})
+    server.stop(channel)
+    server.crash(channel)
+    server.broadcast("room:a", "news", {})
+    server.disconnect()
+    server.drain()
+    server.abort()
+    server.closed(1000, "")
+    assert (server.commands(), server.events(), server.next_timeout()) == ([], [], None)
+
+
+# ---- the rest -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("vsn", "served"),
+    [
+        (None, "1.0.0"),
+        ("1.0.0", "1.0.0"),
+        ("1.0.7", "1.0.0"),
+        ("2.0.0", "2.0.0"),
+        ("2.0.5", "2.0.0"),
+        ("2.0.10+build.1", "2.0.0"),
+        *(
+            (vsn, None)
+            for vsn in ("", "1", "2.0", "2.1.0", "1.1.0", "3.0.0", "v2.0.0", "2.0.0-rc.1", "2.0.05", "2.0.0\n", "٢.0.0")
+        ),
+    ],
+)
+def test_versions_by_which_a_client_may_ask(vsn: str | None, served: str | None) -> None:
+    serializer = serializer_for(vsn)
+    assert (None if serializer is None else serializer.vsn) == served
+
+
+def test_reprs_keep_secrets() -> None:
+    join = JoinRequested(ChannelHandle(1, "room:a"), "room:*", {"token": "secret"})
+    assert "secret" not in repr(join)
+    assert repr(Send("secret")) == "Send(6 characters)"
+    assert repr(Send(b"secret")) == "Send(6 bytes)"
+
+
+def test_every_release_and_host_has_its_rules() -> None:
+    assert set(RELEASES) == set(Release)
+    assert set(HOSTS) == set(Host)
