@@ -42,6 +42,7 @@ from .states import CHANNEL, ChannelInput, ChannelState
 from .timers import Action, Timer
 from .wire import Wire
 
+_LEFT = "it was left"
 _TOLERANCE = 1e-6  # seconds; differences of clock readings are not exact
 
 
@@ -100,6 +101,7 @@ class Channel:
         state: Where it stands.
         join_ref: The ref of the latest join sent on this connection; `None` if none was.
         inbox: Its messages that wait for their handlers, and who they are for.
+        context: Whatever the adapter wants to find again with the channel.
     """
 
     __slots__ = (
@@ -116,6 +118,7 @@ class Channel:
         "_timer",
         "_tries",
         "_wire",
+        "context",
         "inbox",
         "join_ref",
         "state",
@@ -138,6 +141,7 @@ class Channel:
         self.state = ChannelState.IDLE
         self.join_ref: str | None = None
         self.inbox = inbox
+        self.context: Any = None
         self._params = params
         self._wire = wire
         self._flow = flow
@@ -209,7 +213,7 @@ class Channel:
         self._wire.awaiting[ref] = self
         self._leave = self._call(ref, timeout, self._leave_timed_out, now)
         if self._pushes is not None:
-            self._pushes.fail_unsent(self._left())
+            self._pushes.close_unsent(_LEFT)
         return ref
 
     def push(self, event: str, payload: Any, now: float, *, timeout: float = 10.0) -> str:
@@ -248,7 +252,7 @@ class Channel:
         no longer waited for.
         """
         if self._join is not None and self._join.ref == ref:
-            self._end(JoinCancelled(self.topic), "its join was cancelled", now)
+            self._end("its join was cancelled", now, error=JoinCancelled(self.topic))
         elif self._leave is not None and self._leave.ref == ref:
             self._finish_leave(LeaveEnd.CANCELLED, now)
         elif self._pushes is not None:
@@ -335,8 +339,6 @@ class Channel:
     def crashed(self, payload: Any, now: float) -> None:
         """A `phx_error` came for its current join."""
         if self.state in (ChannelState.JOINED, ChannelState.JOINING):
-            if self._flow.clock(now) - self._began >= self._policy.stable_after:
-                self._tries = 0
             self._fail(ChannelCrashed(self.topic, payload), now)
 
     def server_closed(self, now: float) -> None:
@@ -348,7 +350,7 @@ class Channel:
             if self._policy.server_close is ServerClose.REJOIN:
                 self._fail(error, now)
             else:
-                self._end(error, error.reason, now)
+                self._end(error.reason, now, error=error)
 
     def superseded(self, now: float) -> None:
         """A newer join of its topic was answered while its leave was not."""
@@ -372,14 +374,14 @@ class Channel:
         if joined:
             self._tell(ChannelErrored(self.topic, error, None))
 
-    def client_closed(self, error: PhxError, now: float) -> None:
-        """The client has ended."""
+    def client_closed(self, error: PhxError | None, now: float) -> None:
+        """The client has ended; without an error, the application closed it."""
         if self._leave is not None:
             self._finish_leave(LeaveEnd.DISCONNECTED, now)
             return
         if self._pushes is not None:
             self._pushes.lose()
-        self._end(error, str(error), now)
+        self._end(str(error or "the application closed the client"), now, error=error)
 
     # ---- private: joining -------------------------------------------------------------------------------------------
 
@@ -403,7 +405,7 @@ class Channel:
         )
 
     def _join_answered(self, reply: Reply, now: float) -> None:
-        self._joins.last_answer = self._flow.clock(now)
+        self._wire.join_answered = self._flow.clock(now)
         self._forget_attempt(now)
         for older in [channel for channel in self._wire.leaving.values() if channel.topic == self.topic]:
             older.superseded(now)
@@ -432,12 +434,12 @@ class Channel:
             self._policy.refusal is Refusal.FIRST_IS_FINAL and self._join is not None
         )
         if final:
-            self._end(error, "its join was refused", now)
+            self._end("its join was refused", now, error=error)
         else:
             self._fail(error, now)
 
     def _attempt_expired(self, now: float) -> None:
-        waited = self._flow.clock(now) - max(self._began, self._joins.last_answer)
+        waited = self._flow.clock(now) - max(self._began, self._wire.join_answered)
         rest = self._policy.timeout - waited
         if rest > _TOLERANCE:
             self._timer = self._wire.timers.at(self._flow.after(rest, now), self._attempt_expired)
@@ -446,6 +448,9 @@ class Channel:
 
     def _fail(self, error: PhxError, now: float) -> None:
         """The join, or the attempt to join, is over; another follows."""
+        stood = self._flow.clock(now) - self._began
+        if self.state is ChannelState.JOINED and stood >= self._policy.stable_after:
+            self._tries = 0
         self._forget_attempt(now)
         self._wire.live.pop(self.topic, None)
         self._abandon_unanswered()
@@ -478,7 +483,7 @@ class Channel:
 
     def _join_timed_out(self, now: float) -> None:
         assert self._join is not None
-        self._end(JoinTimeout(self.topic, self._join.timeout), "its join timed out", now)
+        self._end("its join timed out", now, error=JoinTimeout(self.topic, self._join.timeout))
 
     def _fail_join(self, error: PhxError) -> None:
         assert self._join is not None
@@ -491,7 +496,7 @@ class Channel:
     def _leave_locally(self, now: float) -> str:
         ref = self._wire.new_ref()
         self._wire.events.append(LeaveEnded(self.topic, ref, LeaveEnd.LOCAL))
-        self._end(self._left(), self._left().reason, now)
+        self._end(_LEFT, now, error=None)
         return ref
 
     def _leave_timed_out(self, now: float) -> None:
@@ -507,13 +512,10 @@ class Channel:
         self._wire.events.append(LeaveEnded(self.topic, call.ref, end))
         if self._pushes is not None and end is LeaveEnd.DISCONNECTED:
             self._pushes.lose()
-        self._end(self._left(), self._left().reason, now)
+        self._end(_LEFT, now, error=None)
 
-    def _left(self) -> ChannelClosed:
-        return ChannelClosed(self.topic, "it was left")
-
-    def _end(self, error: PhxError, reason: str, now: float) -> None:
-        """The channel is closed, for good; whoever waits on it is told."""
+    def _end(self, reason: str, now: float, *, error: PhxError | None) -> None:
+        """The channel is closed, for good; whoever waits on it is told. Without an error it was the application."""
         if self.state is ChannelState.CLOSED:
             return
         self._forget_attempt(now)
@@ -522,11 +524,10 @@ class Channel:
             self._abandon_unanswered()
         self._advance(ChannelInput.END)
         if self._join is not None:
-            self._fail_join(error)
-        closed = ChannelClosed(self.topic, reason)
+            self._fail_join(error or ConnectionClosed(None, reason))
         if self._pushes is not None:
-            self._pushes.fail_all(lambda push: closed)
-        self._tell(ChannelEnded(self.topic, closed))
+            self._pushes.close(reason)
+        self._tell(ChannelEnded(self.topic, error))
 
     def _withdraw(self) -> None:
         """The topic is free for another channel."""

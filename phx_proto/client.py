@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from .backoff import Attempt, ReconnectPolicy
 from .channel import Channel, JoinPolicy
 from .commands import AbortTransport, CloseTransport, Command, OpenTransport, Provider
@@ -137,11 +139,7 @@ class ClientProtocol:
     @property
     def stats(self) -> Stats:
         """Counters, as they are now: a copy."""
-        stats = self._wire.stats
-        return Stats(
-            **{name: getattr(stats, name) for name in Stats.__struct_fields__ if name != "backlog"},
-            backlog=self._flow.backlog,
-        )
+        return replace(self._wire.stats, backlog=self._flow.backlog)
 
     def connect(self, now: float, *, timeout: float = inf) -> None:
         """Connect, and stay connected until closed.
@@ -221,6 +219,7 @@ class ClientProtocol:
         self._stop_timer()
         self._drop_attempt()
         if was_open:
+            self._forget_old_retries(now)
             self._disconnected(ConnectionClosed(None, "the application reconnects"), 0.0, now)
         elif self._state is not SocketState.WAITING:
             self._advance(SocketInput.LOST)
@@ -233,7 +232,7 @@ class ClientProtocol:
 
         Args:
             now: The time.
-            timeout: Seconds after which the connection is dropped, whatever is left to do.
+            timeout: Seconds after which the connection is dropped, whatever is left to do; `math.inf` for none.
         """
         if self._state in _ENDING:
             return
@@ -244,7 +243,8 @@ class ClientProtocol:
         self._joins.close()
         if self._wire.link is None:
             self._drop_attempt()
-        self._timer = self._wire.timers.at(now + timeout, self._drain_timed_out)
+        if timeout != inf:
+            self._timer = self._wire.timers.at(now + timeout, self._drain_timed_out)
         self._flow.resume(now)
         self._go_on_draining(now)
 
@@ -258,7 +258,8 @@ class ClientProtocol:
             self._end(None, now)
             return
         self._advance(SocketInput.CLOSE)
-        self._close_channels(ConnectionClosed(1000, "the application closed it"), now)
+        self._flow.resume(now)  # the server's close frame has to be read
+        self._close_channels(None, now)
         self._wire.commands.append(CloseTransport(link, 1000, ""))
         self._timer = self._wire.timers.at(now + self.options.close_timeout, self._close_timed_out)
 
@@ -290,11 +291,14 @@ class ClientProtocol:
 
     def held(self, messages: int) -> None:
         """So many deliveries are kept by a tap until they are read; each is to be reported to `handled` again."""
+        self._wire.stats.handled -= messages
         self._flow.backlog += messages
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due; does nothing when nothing is."""
         self._wire.timers.fire(now)
+        if self._state is SocketState.DRAINING:  # the leave that it waited for may have timed out
+            self._go_on_draining(now)
 
     def next_timeout(self) -> float | None:
         """When `handle_timeout` is wanted next; `None` while nothing is pending."""
@@ -340,7 +344,6 @@ class ClientProtocol:
         self._wire.stats.connects += 1
         self._heartbeat.start(now)
         self._wire.events.append(Connected(subprotocol, self._wire.stats.connects > 1))
-        self._joins.last_answer = self._flow.clock(now)
         pending = [channel for channel in self._wire.channels.values() if channel.state is ChannelState.PENDING]
         self._joins.open(pending, now)
 
@@ -385,8 +388,7 @@ class ClientProtocol:
     def _dial(self, now: float) -> None:
         self._wire.events.append(Connecting(self._retries + 1))
         self._timer = self._wire.timers.at(now + self.options.open_timeout, self._open_timed_out)
-        if self.endpoint.renewable:
-            self._advance(SocketInput.RESOLVE)
+        self._advance(SocketInput.RESOLVE)
         self._dialer.begin(now)
 
     def _open(self, address: Address, now: float) -> None:
@@ -438,15 +440,18 @@ class ClientProtocol:
     # ---- private: losing the connection -----------------------------------------------------------------------------
 
     def _lost(self, error: ConnectionClosed, now: float) -> None:
-        policy = self.options.reconnect
-        if now - self._opened_at >= policy.stable_after:
-            self._retries = 0
-        delay = policy.after_close(error.code, self._retries, self._wire.rng)
+        self._forget_old_retries(now)
+        delay = self.options.reconnect.after_close(error.code, self._retries, self._wire.rng)
         if delay is None:
             self._end(error, now)
             return
         self._disconnected(error, delay, now)
         self._timer = self._wire.timers.at(now + delay, self._retry)
+
+    def _forget_old_retries(self, now: float) -> None:
+        """Waits start anew after a connection that has proved stable."""
+        if now - self._opened_at >= self.options.reconnect.stable_after:
+            self._retries = 0
 
     def _disconnected(self, error: ConnectionClosed, delay: float | None, now: float) -> None:
         self._advance(SocketInput.LOST)
@@ -485,10 +490,10 @@ class ClientProtocol:
         self._stop_connect_timer()
         self._drop_attempt()
         self._advance(SocketInput.END)
-        self._close_channels(error or ConnectionClosed(None, "the application closed it"), now)
+        self._close_channels(error, now)
         self._wire.events.append(Closed(error))
 
-    def _close_channels(self, error: PhxError, now: float) -> None:
+    def _close_channels(self, error: PhxError | None, now: float) -> None:
         self._unplug(now)
         for channel in [*self._wire.leaving.values(), *self._wire.channels.values()]:
             channel.client_closed(error, now)

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from .errors import ChannelClosed, ConnectError, PhxError
+from .errors import ConnectError, PhxError
 from .message import Reply
 from .presence import PresenceChange
 
@@ -168,10 +168,15 @@ class ChannelErrored(msgspec.Struct, frozen=True):
 
 
 class ChannelEnded(msgspec.Struct, frozen=True):
-    """A channel has ended, for good: left, closed by the server, its join failed, or the client closed."""
+    """A channel has ended, for good.
+
+    Attributes:
+        error: `ChannelClosed` where the server closed it, `JoinRefused`, `JoinTimeout` or `JoinCancelled` where its
+            first join failed, what ended the client; `None` where the application left it or closed the client.
+    """
 
     topic: str
-    error: ChannelClosed
+    error: PhxError | None
 
 
 class LeaveEnd(enum.Enum):

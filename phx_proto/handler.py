@@ -46,6 +46,7 @@ class Handler:
         concurrency: How many messages of one topic it may have in hand; more than 1 gives up their order.
         kind: How it is run.
         takes_channel: Whether it is called with `(message, channel)` or with `(message)`.
+        inline: Whether it is a coroutine function that takes one message at a time: awaited where it stands.
 
     Raises:
         InvalidHandler: It could never be called rightly.
@@ -58,6 +59,7 @@ class Handler:
     concurrency: int = field(default=1, kw_only=True)
     kind: HandlerKind = field(init=False)
     takes_channel: bool = field(init=False)
+    inline: bool = field(init=False)
     _decoder: msgspec.json.Decoder[Any] | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -65,8 +67,10 @@ class Handler:
             _check_names(self.event, self.topic)
             if self.concurrency < 1:
                 raise _Refused(f"its concurrency is {self.concurrency}; it must be 1 or more")
+            kind = _kind(self.function)
             derived = {
-                "kind": _kind(self.function),
+                "kind": kind,
+                "inline": kind is HandlerKind.ASYNC and self.concurrency == 1,
                 "takes_channel": _takes_channel(self.function),
                 "_decoder": None if self.payload_type is None else _decoder(self.payload_type),
             }

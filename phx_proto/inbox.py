@@ -10,7 +10,7 @@ iterator for instance. A tap gets the channel's lifecycle in the same stream, in
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from .events import ChannelEvent
 from .handler import Handler
@@ -30,6 +30,7 @@ class Tap:
     """
 
     put: "Callable[[Message[Any] | ChannelEvent], None]"
+    inline: ClassVar[bool] = False  # as in `Handler`
 
 
 Consumer: TypeAlias = Handler | Tap

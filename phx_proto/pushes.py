@@ -4,12 +4,11 @@ Each ends in exactly one event: `ReplyReceived` or `PushFailed`. A cast wants no
 sent; only one that could not be sent is told of.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from .errors import BufferFull, LocalError, PhxError, PushCancelled, PushLost, PushTimeout
+from .errors import BufferFull, ChannelClosed, LocalError, PhxError, PushCancelled, PushLost, PushTimeout
 from .events import PushFailed, ReplyReceived
 from .message import Message, Reply
 from .timers import Timer
@@ -22,7 +21,7 @@ class Push:
 
     Attributes:
         ref: Its own, unique on this client.
-        timeout: Seconds from the call.
+        timeout: Seconds from the call; `math.inf` for a cast.
         wants_reply: `False` for a cast.
         sent: Whether it is on the wire.
     """
@@ -64,12 +63,12 @@ class Pushes:
                 raise BufferFull(self._topic, limit)
             self._wire.unsent += 1
             self._by_ref[push.ref] = push
-        if push.timeout != inf and not (push.sent and not push.wants_reply):
+        if push.timeout != inf:
             push.timer = self._wire.timers.at(now + push.timeout, lambda at: self._timed_out(push))
 
     def flush(self, join_ref: str) -> None:
         """The channel is joined: send what waited, in order."""
-        for push in [push for push in self._by_ref.values() if not push.sent]:
+        for push in self._unsent():
             self._forget(push)
             try:
                 frame = self._encode(push, join_ref)
@@ -77,8 +76,6 @@ class Pushes:
                 self._fail(push, error)
                 continue
             self._send(push, frame)
-            if push.sent and not push.wants_reply:
-                self._stop_timer(push)
 
     def replied(self, ref: str, reply: Reply) -> None:
         """The reply to a sent push came."""
@@ -95,22 +92,32 @@ class Pushes:
 
     def lose_sent(self) -> None:
         """The connection or the channel's process is gone; what waits unsent waits on."""
-        for push in [push for push in self._by_ref.values() if push.sent]:
+        for push in self._sent():
             self._drop(push, PushLost(self._topic, push.event, push.sent))
 
     def lose(self) -> None:
         """The client is gone."""
-        self.fail_all(lambda push: PushLost(self._topic, push.event, push.sent))
+        for push in self._all():
+            self._drop(push, PushLost(self._topic, push.event, push.sent))
 
-    def fail_unsent(self, error: PhxError) -> None:
+    def close_unsent(self, reason: str) -> None:
         """Nothing more will be sent."""
-        for push in [push for push in self._by_ref.values() if not push.sent]:
-            self._drop(push, error)
+        for push in self._unsent():
+            self._drop(push, ChannelClosed(self._topic, reason))
 
-    def fail_all(self, error_of: Callable[[Push], PhxError]) -> None:
+    def close(self, reason: str) -> None:
         """Nothing more will come."""
-        for push in list(self._by_ref.values()):
-            self._drop(push, error_of(push))
+        for push in self._all():
+            self._drop(push, ChannelClosed(self._topic, reason))
+
+    def _all(self) -> list[Push]:
+        return list(self._by_ref.values())
+
+    def _sent(self) -> list[Push]:
+        return [push for push in self._by_ref.values() if push.sent]
+
+    def _unsent(self) -> list[Push]:
+        return [push for push in self._by_ref.values() if not push.sent]
 
     def _encode(self, push: Push, join_ref: str | None) -> str | bytes:
         # While there is no join yet, its own ref stands in: what is wanted then is only whether it can be encoded.

@@ -77,10 +77,11 @@ class Reader:
                 delivered += self._other(message, now)
             except InvalidFrame as error:
                 self._bad(frame, error)
-        wire.stats.received += len(frames)
+        wire.stats.received += len(frames)  # less the bad ones, see `_bad`
         wire.stats.delivered += delivered
         wire.stats.unhandled += unhandled
-        self._flow.received(delivered, frames, now)
+        if not self.draining:  # nothing can fill up any more, and replies and leaves have to be heard
+            self._flow.received(delivered, frames, now)
         if self._overflow:
             self._report_overflow()
 
@@ -132,6 +133,7 @@ class Reader:
             who.replied(ref, reply, now)
         elif ref in wire.abandoned:
             topic = wire.abandoned.pop(ref)
+            wire.join_answered = self._flow.clock(now)
             if decode_reply(message).ok:
                 wire.send_leave(topic, ref)
         elif message.topic != PHOENIX_TOPIC:  # the answers to heartbeats have been heard, and are no more than that
@@ -165,6 +167,7 @@ class Reader:
         return next((channel for channel in self._wire.leaving.values() if channel.topic == message.topic), None)
 
     def _bad(self, frame: str | bytes, error: InvalidFrame) -> None:
+        self._wire.stats.received -= 1
         self._wire.stats.bad_frames += 1
         self._wire.events.append(BadFrame(error.problem, _excerpt(frame), len(frame)))
 

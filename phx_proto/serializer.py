@@ -10,7 +10,7 @@ Text is `str` and binary is `bytes`, as the WebSocket frame that carries it; a t
 
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 import msgspec
 
@@ -102,6 +102,8 @@ class V2:
         if isinstance(frame, str):
             try:
                 return self._decode_text(frame)
+            except msgspec.ValidationError as error:
+                return _reply_to_another(_decode_v2_echo, frame, error)
             except (ValueError, RecursionError) as error:
                 raise _invalid(error) from None
         kind, fields, data = unpack(SERVER_SENDS, frame)
@@ -154,6 +156,8 @@ class V1:
             raise InvalidFrame(f"a binary frame, which vsn {self.vsn} does not have")
         try:
             fields = _decode_v1_fields(frame)
+        except msgspec.ValidationError as error:
+            return _reply_to_another(_decode_v1_echo, frame, error)
         except (ValueError, RecursionError) as error:
             raise _invalid(error) from None
         event, ref = fields.event, fields.ref
@@ -357,13 +361,37 @@ class _V1Request(msgspec.Struct, kw_only=True):
     payload: Any
 
 
+class _Echo(msgspec.Struct, kw_only=True):
+    join_ref: Any = None
+    ref: Any
+    topic: Any
+    event: Literal["phx_reply"]
+    payload: msgspec.Raw
+
+
+class _V2Echo(_Echo, array_like=True, kw_only=True):
+    pass
+
+
+_decode_v1_echo = msgspec.json.Decoder(_Echo).decode
+_decode_v2_echo = msgspec.json.Decoder(_V2Echo).decode
 _decode_decimals = msgspec.json.Decoder(float_hook=Decimal).decode
 _decode_v1_fields = msgspec.json.Decoder(_V1Fields).decode
 _decode_v1_request = msgspec.json.Decoder(_V1Request).decode
 _decode_v2_request = msgspec.json.Decoder(Request).decode
 
 
-def _invalid(error: ValueError | RecursionError) -> InvalidFrame:
+def _reply_to_another(decode: Callable[[str], "_Echo"], frame: str, error: msgspec.ValidationError) -> Message[Any]:
+    """A server echoes refs and topics as it got them, numbers and all; such a reply answers no request of ours."""
+    try:
+        echo = decode(frame)
+    except (ValueError, RecursionError):
+        raise _invalid(error) from None
+    topic = echo.topic if isinstance(echo.topic, str) else ""
+    return Message(topic=topic, event=echo.event, payload=echo.payload)
+
+
+def _invalid(error: Exception) -> InvalidFrame:
     if isinstance(error, msgspec.MsgspecError):
         return InvalidFrame(str(error))  # msgspec tells places and types, never values
     return InvalidFrame("nested too deeply" if isinstance(error, RecursionError) else "not UTF-8")

@@ -5,9 +5,10 @@ table: `table[state, input]` is the next state, and a pair that is not in the ta
 ignores it before it comes here). What is done on the way stands in `client.py` and `channel.py`; the diagrams in docs/
 are made from these tables.
 
-The socket. Dialling begins with resolving where params or token are callables. An attempt that fails, or a connection
-that is lost, leads to WAITING for the next attempt, or to CLOSED where a policy says that this was final. DRAINING
-still sends and hears replies, but takes no new message; CLOSING waits for the other side's close frame.
+The socket. Every attempt begins with RESOLVING what params and token are, which takes no time where they are no
+callables. An attempt that fails, or a connection that is lost, leads to WAITING for the next attempt, or to CLOSED where
+a policy says that this was final. DRAINING still sends and hears replies, but takes no new message; CLOSING waits for
+the other side's close frame.
 
 A channel. PENDING wants to be joined, and waits for the connection, for its turn, or for its params. ERRORED waits for
 its time to try again. A lost connection makes every channel that was to be joined PENDING. CLOSED is final: another
@@ -36,7 +37,7 @@ class SocketState(enum.Enum):
 class SocketInput(enum.Enum):
     """What moves a socket."""
 
-    RESOLVE = "resolve"  # an attempt begins by asking for params or token
+    RESOLVE = "resolve"  # an attempt begins: what are params and token now?
     DIAL = "dial"  # an attempt opens its transport
     OPENED = "opened"  # the handshake succeeded
     LOST = "lost"  # the attempt failed, or the connection is gone; another attempt follows
@@ -76,7 +77,6 @@ ChannelTable: TypeAlias = Mapping[tuple[ChannelState, ChannelInput], ChannelStat
 SOCKET: SocketTable = MappingProxyType(
     {
         (SocketState.IDLE, SocketInput.RESOLVE): SocketState.RESOLVING,
-        (SocketState.IDLE, SocketInput.DIAL): SocketState.OPENING,
         (SocketState.IDLE, SocketInput.DRAIN): SocketState.DRAINING,
         (SocketState.IDLE, SocketInput.END): SocketState.CLOSED,
         (SocketState.RESOLVING, SocketInput.DIAL): SocketState.OPENING,
@@ -92,7 +92,6 @@ SOCKET: SocketTable = MappingProxyType(
         (SocketState.OPEN, SocketInput.CLOSE): SocketState.CLOSING,
         (SocketState.OPEN, SocketInput.END): SocketState.CLOSED,
         (SocketState.WAITING, SocketInput.RESOLVE): SocketState.RESOLVING,
-        (SocketState.WAITING, SocketInput.DIAL): SocketState.OPENING,
         (SocketState.WAITING, SocketInput.DRAIN): SocketState.DRAINING,
         (SocketState.WAITING, SocketInput.END): SocketState.CLOSED,
         (SocketState.DRAINING, SocketInput.LOST): SocketState.DRAINING,

@@ -73,6 +73,7 @@ class Wire:
         live: Those of them that are joined and take messages.
         leaving: Channels whose leave is not over, by the join_ref that they leave.
         awaiting: Who awaits the reply to a ref sent on this connection.
+        join_answered: When any join was last answered, on the reading clock (see `flow.py`).
         abandoned: Topics of joins that were given up without an answer, by their join_ref.
         resolving: Who awaits the answer to a `Resolve` request.
         unsent: How many pushes wait for their channel's join, on all channels.
@@ -87,6 +88,7 @@ class Wire:
         "channels",
         "commands",
         "events",
+        "join_answered",
         "leaving",
         "link",
         "live",
@@ -111,6 +113,7 @@ class Wire:
         self.live: dict[str, Channel] = {}
         self.leaving: dict[str, Channel] = {}
         self.awaiting: dict[str, Awaiting] = {}
+        self.join_answered = 0.0
         self.abandoned: dict[str, str] = {}
         self.resolving: dict[int, Resolving] = {}
         self.runnable: list[Channel] = []

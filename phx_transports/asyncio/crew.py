@@ -13,8 +13,8 @@ connection.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Generic, TypeVar
 
 C = TypeVar("C")
 
@@ -54,11 +54,15 @@ class Crew(Generic[C]):
         """How many workers there are, the parked one included."""
         return len(self._tasks)
 
-    def add(self, channel: C) -> None:
-        """Has `channel` drained, after those added before it; never in this call. Ignored once the crew is closed."""
+    def includes(self, task: "asyncio.Task[Any] | None") -> bool:
+        """Whether the task is one of the workers."""
+        return task in self._tasks
+
+    def add(self, channels: Iterable[C]) -> None:
+        """Has each of them drained, after those added before; never in this call. Ignored once the crew is closed."""
         if self._closed:
             return
-        self._runnable.append(channel)
+        self._runnable.extend(channels)
         if not self._coming:
             self._call()
 

@@ -9,14 +9,14 @@ counts as not handled, so a slow one is felt by the sender.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 from phx_proto.channel import Channel as CoreChannel
 from phx_proto.errors import PayloadMismatch
 from phx_proto.handler import Handler, HandlerKind
-from phx_proto.inbox import Delivery, Tap
+from phx_proto.inbox import Tap
 from phx_proto.message import Message
 
 from ..batches import run_batch
@@ -26,7 +26,6 @@ from .crew import Crew
 if TYPE_CHECKING:
     from .channel import Channel
 
-_ASYNC = HandlerKind.ASYNC
 _BATCH = 256  # messages an executor job takes at most
 
 
@@ -55,9 +54,9 @@ class Runner:
         self.tasks: set[asyncio.Task[None]] = set()
         self._crew: Crew[CoreChannel] = Crew(self._drain, on_error=_crew_failed)
 
-    def add(self, channel: CoreChannel) -> None:
-        """The channel has messages and is in nobody's hands."""
-        self._crew.add(channel)
+    def add(self, channels: list[CoreChannel]) -> None:
+        """These channels have messages and are in nobody's hands."""
+        self._crew.add(channels)
 
     @property
     def is_current(self) -> bool:
@@ -81,22 +80,23 @@ class Runner:
         task.add_done_callback(self.tasks.discard)
 
     async def _drain(self, core: CoreChannel) -> None:
-        channel: Channel = core.context
-        while deliveries := core.take():
-            # The loop is spelled out, and without a call it could do without: it runs for each message.
+        take = core.inbox.take
+        deliveries: list[Any]  # of `Delivery`; what is not inline is not always a handler, nor its item a message
+        while deliveries := take(_BATCH):
+            # The loop is spelled out, and without any call that it can do without: it runs for each message.
             for consumers, item in deliveries:
                 for consumer in consumers:
-                    if type(consumer) is Handler and consumer.kind is _ASYNC and consumer.concurrency == 1:
-                        try:
-                            message = consumer.accept(item)
-                            if consumer.takes_channel:
-                                await consumer.function(message, channel)
-                            else:
-                                await consumer.function(message)
-                        except (Exception, asyncio.CancelledError) as error:
-                            self._failed(consumer, item, error)
-                    else:
-                        self._hand_over(consumer, item, channel)
+                    if not consumer.inline:
+                        self._hand_over(consumer, item, core.context)
+                        continue
+                    try:
+                        message = item if consumer.payload_type is None else consumer.accept(item)
+                        if consumer.takes_channel:
+                            await consumer.function(message, core.context)
+                        else:
+                            await consumer.function(message)
+                    except (Exception, asyncio.CancelledError) as error:
+                        self._failed(consumer, item, error)
             self.on_handled(len(deliveries))
 
     def _hand_over(self, consumer: Handler | Tap, item: Any, channel: "Channel") -> None:
@@ -144,10 +144,11 @@ class ExecutorLane:
                 size = min(len(self._waiting), _BATCH)
                 batch = [self._waiting.popleft() for _ in range(size)]
                 channel = self._channel if handler.takes_channel else None
+                failures: list[tuple[int, BaseException]]
                 try:
                     failures = await loop.run_in_executor(runner.executor, run_batch, handler, batch, channel)
-                except Exception as error:  # the executor itself: a worker died, or it is shut down
-                    failures = [(index, error) for index in range(size)]
+                except Exception as broken:  # the executor itself: a worker died, or it is shut down
+                    failures = [(index, broken) for index in range(size)]
                 for index, error in failures:
                     runner.on_error(HandlerError(handler, batch[index], error))
                 runner.on_handled(size)
@@ -195,7 +196,7 @@ Lane = ExecutorLane | TaskLane
 
 def make_lane(handler: Handler, channel: "Channel", runner: Runner) -> Lane:
     """The lane in which a handler of that kind runs."""
-    return (TaskLane if handler.kind is _ASYNC else ExecutorLane)(handler, channel, runner)
+    return (TaskLane if handler.kind is HandlerKind.ASYNC else ExecutorLane)(handler, channel, runner)
 
 
 def is_cancelled() -> bool:

@@ -439,3 +439,28 @@ def test_the_repr_of_a_request_hides_its_payload() -> None:
 )
 def test_the_version_it_asks_for(serializer: Serializer | ServerSerializer, vsn: str) -> None:
     assert serializer.vsn == vsn
+
+
+@pytest.mark.parametrize(
+    ("codec", "frame"),
+    [
+        (V2(), '[null,4,"phoenix","phx_reply",{"status":"ok","response":{}}]'),
+        (V2(), '[null,"2",null,"phx_reply",{"status":"error","response":{"reason":"unmatched topic"}}]'),
+        (V1(), '{"topic":["a"],"event":"phx_reply","payload":{"status":"ok","response":{}},"ref":4.5}'),
+    ],
+)
+def test_a_reply_that_echoes_a_strange_ref_or_topic_answers_nobody(codec: Serializer, frame: str) -> None:
+    message = codec.decode(frame)
+    assert (message.join_ref, message.ref, message.event) == (None, None, "phx_reply")
+
+
+@pytest.mark.parametrize(
+    ("codec", "frame"),
+    [
+        (V2(), '[null,4,"room:1","shout",{}]'),
+        (V1(), '{"topic":"room:1","event":"shout","payload":{},"ref":4}'),
+    ],
+)
+def test_anything_else_with_a_ref_that_is_no_string_is_invalid(codec: Serializer, frame: str) -> None:
+    with pytest.raises(InvalidFrame):
+        codec.decode(frame)

@@ -63,7 +63,7 @@ async def test_channels_are_drained_in_the_order_of_adding() -> None:
     drain = Drain()
     async with crew_of(drain) as crew:
         for channel in "abc":
-            crew.add(channel)
+            crew.add([channel])
         await wait(drain.finished("c"))
     assert drain.log == ["a", "b", "c"]
 
@@ -71,7 +71,7 @@ async def test_channels_are_drained_in_the_order_of_adding() -> None:
 async def test_nothing_runs_inside_add() -> None:
     drain = Drain()
     async with crew_of(drain) as crew:
-        crew.add("a")
+        crew.add(["a"])
         assert drain.log == []
         await wait(drain.finished("a"))
 
@@ -80,9 +80,9 @@ async def test_handlers_that_do_not_suspend_need_one_worker() -> None:
     drain = Drain()
     async with crew_of(drain) as crew:
         for channel in "abc":
-            crew.add(channel)
+            crew.add([channel])
         await wait(drain.finished("c"))
-        crew.add("d")
+        crew.add(["d"])
         await wait(drain.finished("d"))
         assert len(drain.workers) == 1
 
@@ -90,9 +90,9 @@ async def test_handlers_that_do_not_suspend_need_one_worker() -> None:
 async def test_a_suspended_handler_is_relieved() -> None:
     drain = Drain("a")
     async with crew_of(drain) as crew:
-        crew.add("a")
-        crew.add("b")
-        crew.add("c")
+        crew.add(["a"])
+        crew.add(["b"])
+        crew.add(["c"])
         await wait(drain.finished("c"))
         assert drain.log == ["a", "b", "c"]
         drain.gates["a"].set()
@@ -103,10 +103,10 @@ async def test_a_suspended_handler_is_relieved() -> None:
 async def test_a_channel_added_while_all_are_suspended_is_drained() -> None:
     drain = Drain("a")
     async with crew_of(drain) as crew:
-        crew.add("a")
-        crew.add("b")
+        crew.add(["a"])
+        crew.add(["b"])
         await wait(drain.finished("b"))
-        crew.add("c")
+        crew.add(["c"])
         await wait(drain.finished("c"))
 
 
@@ -115,8 +115,8 @@ async def test_all_may_be_suspended_at_once() -> None:
     drain = Drain(*names)
     async with crew_of(drain) as crew:
         for channel in names:
-            crew.add(channel)
-        crew.add("last")
+            crew.add([channel])
+        crew.add(["last"])
         await wait(drain.finished("last"))
         for gate in drain.gates.values():
             gate.set()
@@ -128,7 +128,7 @@ async def test_one_idle_worker_stays_parked() -> None:
     drain = Drain("a", "b")
     async with crew_of(drain) as crew:
         for channel in "abc":
-            crew.add(channel)
+            crew.add([channel])
         await wait(drain.finished("c"))
         assert crew.size == 3
         for channel in "ab":
@@ -147,12 +147,12 @@ async def test_a_channel_may_add_itself_again() -> None:
         nonlocal left
         left -= 1
         if left:
-            crew.add(channel)
+            crew.add([channel])
         else:
             done.set()
 
     async with crew_of(drain) as crew:
-        crew.add("a")
+        crew.add(["a"])
         await wait(done)
 
 
@@ -167,8 +167,8 @@ async def test_an_error_is_reported_with_its_channel_and_work_goes_on(error: Bas
         done.set()
 
     async with crew_of(drain, errors) as crew:
-        crew.add("bad")
-        crew.add("good")
+        crew.add(["bad"])
+        crew.add(["good"])
         await wait(done)
         assert crew.size == 1
     assert errors.seen == [("bad", error)]
@@ -191,8 +191,8 @@ async def test_a_handler_that_cancels_its_worker_does_not_stop_the_crew(suspende
         raise asyncio.CancelledError
 
     async with crew_of(drain, errors) as crew:
-        crew.add("bad")
-        crew.add("good")
+        crew.add(["bad"])
+        crew.add(["good"])
         await wait(done)
     assert [channel for channel, _ in errors.seen] == ["bad"]
 
@@ -204,7 +204,7 @@ def workers() -> set[asyncio.Task[Any]]:
 async def test_a_worker_cancelled_before_it_began_is_replaced() -> None:
     drain = Drain()
     async with crew_of(drain) as crew:
-        crew.add("a")
+        crew.add(["a"])
         (worker,) = workers()
         worker.cancel()
         await wait(drain.finished("a"))
@@ -213,33 +213,33 @@ async def test_a_worker_cancelled_before_it_began_is_replaced() -> None:
 async def test_a_parked_worker_that_was_cancelled_is_replaced() -> None:
     drain = Drain()
     async with crew_of(drain) as crew:
-        crew.add("a")
+        crew.add(["a"])
         await wait(drain.finished("a"))
         (worker,) = workers()
         worker.cancel()
         await asyncio.wait([worker])
-        crew.add("b")
+        crew.add(["b"])
         await wait(drain.finished("b"))
 
 
 async def test_a_channel_added_just_after_the_parked_worker_was_cancelled_is_drained() -> None:
     drain = Drain()
     async with crew_of(drain) as crew:
-        crew.add("a")
+        crew.add(["a"])
         await wait(drain.finished("a"))
         (worker,) = workers()
         worker.cancel()
-        crew.add("b")
+        crew.add(["b"])
         await wait(drain.finished("b"))
 
 
 async def test_a_worker_cancelled_between_its_call_and_its_coming_is_replaced() -> None:
     drain = Drain()
     async with crew_of(drain) as crew:
-        crew.add("a")
+        crew.add(["a"])
         await wait(drain.finished("a"))
         (worker,) = workers()
-        crew.add("b")
+        crew.add(["b"])
         worker.cancel()
         await wait(drain.finished("b"))
 
@@ -258,8 +258,8 @@ async def test_an_error_callback_that_raises_is_told_to_the_loop_and_work_goes_o
         raise RuntimeError("reporting failed")
 
     async with crew_of(drain, on_error) as crew:
-        crew.add("bad")
-        crew.add("good")
+        crew.add(["bad"])
+        crew.add(["good"])
         await wait(done)
     assert [str(context["exception"]) for context in told] == ["reporting failed"]
 
@@ -268,7 +268,7 @@ async def test_close_cancels_what_is_suspended_and_waits_for_it() -> None:
     drain = Drain("a", "b")
     async with crew_of(drain) as crew:
         for channel in "abc":
-            crew.add(channel)
+            crew.add([channel])
         await wait(drain.finished("c"))
         await crew.close()
         assert crew.size == 0
@@ -288,7 +288,7 @@ async def test_an_error_on_the_way_out_is_reported() -> None:
             raise ValueError(channel)
 
     async with crew_of(drain, errors) as crew:
-        crew.add("a")
+        crew.add(["a"])
         await wait(begun)
         await crew.close()
     assert [str(error) for _, error in errors.seen] == ["a"]
@@ -297,9 +297,9 @@ async def test_an_error_on_the_way_out_is_reported() -> None:
 async def test_a_closed_crew_takes_nothing() -> None:
     drain = Drain()
     async with crew_of(drain) as crew:
-        crew.add("a")
+        crew.add(["a"])
         await crew.close()
-        crew.add("b")
+        crew.add(["b"])
         await crew.close()
     assert workers() == set()
     assert drain.log == []
@@ -315,8 +315,8 @@ async def test_a_handler_may_close_its_crew() -> None:
         closed.set()
 
     crew = Crew(drain, on_error=Errors())
-    crew.add("a")
-    crew.add("b")
+    crew.add(["a"])
+    crew.add(["b"])
     await wait(closed)
     await asyncio.sleep(0)
     assert crew.size == 0

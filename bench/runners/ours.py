@@ -1,0 +1,51 @@
+"""Our asyncio client, at the same work as everyone else."""
+
+import asyncio
+import time
+from typing import Any
+
+from bench.meter import Memory, Meter, Result, Task, report, task
+from phx_proto.message import Message
+from phx_proto.router import Router
+from phx_transports.asyncio import Client, connect
+
+
+async def run(task: Task) -> Result:
+    meter = Meter(task.n)
+    router = Router()
+
+    @router.on("balance")
+    async def balance(message: Message[Any]) -> None:
+        meter.balance(message.payload)
+
+    @router.on("done")
+    async def done(message: Message[Any]) -> None:
+        meter.done(message.payload)
+
+    async with connect(task.socket, params={"plan": task.plan}, router=router) as client:
+        memory = Memory() if task.work == "memory" else None
+        await asyncio.gather(*(client.join(topic, timeout=60.0) for topic in task.names))
+        if memory is not None:
+            return Result(bytes_a_topic=memory.a_topic(task.topics))
+        if task.work == "messages":
+            return await meter.wait()
+        return await _pushes(client, task)
+
+
+async def _pushes(client: Client, task: Task) -> Result:
+    channel = client.channel("sim:pushes")
+    await channel.join()
+
+    async def work(pushes: int) -> None:
+        for number in range(pushes):
+            reply = await channel.push("echo", {"number": number})
+            assert reply.response["number"] == number
+
+    await work(1)
+    started = time.monotonic()
+    await asyncio.gather(*(work(task.n // task.in_flight) for _ in range(task.in_flight)))
+    return Result(task.n // task.in_flight * task.in_flight, time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    report(asyncio.run(run(task())))

@@ -1,0 +1,245 @@
+"""One topic, as an application meets it under asyncio; and the stream of its messages."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from phx_proto.channel import Channel as CoreChannel
+from phx_proto.errors import PushRejected
+from phx_proto.events import ChannelEnded, ChannelEvent
+from phx_proto.handler import Handler
+from phx_proto.inbox import Tap
+from phx_proto.message import Message, Reply
+from phx_proto.presence import Entries, Presence
+from phx_proto.states import ChannelState
+
+from .handlers import Lane, Runner, make_lane
+
+if TYPE_CHECKING:
+    from .client import Client
+
+T = TypeVar("T")
+
+
+class Channel:
+    """A topic on a client. Made by `Client.channel`, `Client.join` or `Client.joined`.
+
+    It lives once: joined, rejoined whenever it has to be, and closed for good by a leave, a refused join, the server or
+    the client's end. All waits are in seconds.
+    """
+
+    __slots__ = ("_client", "_core", "_lanes")
+
+    def __init__(self, core: CoreChannel, client: "Client") -> None:
+        self._core = core
+        self._client = client
+        self._lanes: dict[Handler, Lane] | None = None
+
+    def __repr__(self) -> str:
+        return repr(self._core)
+
+    @property
+    def topic(self) -> str:
+        """The topic."""
+        return self._core.topic
+
+    @property
+    def state(self) -> ChannelState:
+        """Where it stands."""
+        return self._core.state
+
+    @property
+    def client(self) -> "Client":
+        """The client it belongs to."""
+        return self._client
+
+    async def join(self, *, timeout: float | None = None) -> Any:
+        """Join, now or as soon as the connection is open, and wait for the answer.
+
+        Args:
+            timeout: Seconds until the join is given up; `None` for the policy's, `math.inf` for none.
+
+        Returns:
+            What the server answered, any JSON value or bytes.
+
+        Raises:
+            JoinRefused: The server refused. The channel is closed.
+            JoinTimeout: It did not answer in time. The channel is closed.
+            LocalError: It was joined before, or the params cannot be sent.
+        """
+        return await self._ask(lambda now: self._core.join(now, timeout=timeout))
+
+    async def leave(self, *, timeout: float = 10.0) -> None:
+        """Leave, and wait until the server knows; it is over after `timeout` seconds at the latest."""
+        await self._ask(lambda now: self._core.leave(now, timeout=timeout))
+
+    async def push(self, event: str, payload: Any = None, *, timeout: float = 10.0, check: bool = True) -> Reply:
+        """Send an event and wait for its reply. Before the channel is joined, it waits for that first.
+
+        Cancelling the wait cancels the push: unsent it is never sent, and a late reply is dropped.
+
+        Args:
+            event: The event's name.
+            payload: Any JSON value, or bytes; `None` stands for `{}`.
+            timeout: Seconds from this call; `math.inf` for none.
+            check: Whether a reply with another status than `"ok"` is raised, or returned like any other.
+
+        Raises:
+            PushRejected: The reply's status was not `"ok"`.
+            PushTimeout: No reply came in time.
+            PushLost: The connection or the channel went away under it; `sent` tells whether it may have run.
+            ChannelClosed: The channel is closed.
+            LocalError: It cannot be sent: never joined, payload not JSON, buffer full.
+        """
+        await self._client.writable()
+        body = {} if payload is None else payload
+        reply: Reply = await self._ask(lambda now: self._core.push(event, body, now, timeout=timeout))
+        if check and not reply.ok:
+            raise PushRejected(self.topic, event, reply)
+        return reply
+
+    async def cast(self, event: str, payload: Any = None) -> None:
+        """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
+        await self._client.writable()
+        self._core.cast(event, {} if payload is None else payload, self._client.now())
+        self._client.pump()
+
+    def on(
+        self, event: str, *, payload: Any = None, concurrency: int = 1
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register the decorated function for an event of this channel alone; see `Router.add`."""
+
+        def register(function: Callable[..., Any]) -> Callable[..., Any]:
+            self.add(function, event, payload=payload, concurrency=concurrency)
+            return function
+
+        return register
+
+    def add(self, function: Callable[..., Any], event: str, *, payload: Any = None, concurrency: int = 1) -> Handler:
+        """Register a function for an event of this channel alone; `off` takes it back."""
+        return self._core.on(event, function, payload=payload, concurrency=concurrency)
+
+    def off(self, handler: Handler) -> None:
+        """Take a handler of this channel's own back."""
+        self._core.off(handler)
+
+    def messages(self) -> "MessageStream[Message[Any]]":
+        """Read the channel's messages one after another, beside its handlers.
+
+        `async with channel.messages() as messages: async for message in messages: …`. Opened before the join it misses
+        none. It ends when the channel is left or the client closed; otherwise it raises what ended the channel. What is
+        not read counts as not handled, so a slow reader is felt by the server.
+        """
+        return MessageStream(self._core, self._client, lambda item: item if isinstance(item, Message) else None)
+
+    def stream(self) -> "MessageStream[Message[Any] | ChannelEvent]":
+        """Like `messages`, with the channel's lifecycle in order: `ChannelJoined`, `ChannelErrored`, `ChannelEnded`."""
+        return MessageStream(self._core, self._client, lambda item: item)
+
+    async def wait_for(
+        self, event: str, predicate: Callable[[Message[Any]], bool] | None = None, *, timeout: float | None = None
+    ) -> Message[Any]:
+        """Wait for the next message of an event, one for which `predicate` holds if there is one.
+
+        Raises:
+            TimeoutError: None came within `timeout` seconds.
+            PhxError: The channel ended first; what ended it.
+        """
+        async with asyncio.timeout(timeout), self.messages() as messages:
+            async for message in messages:
+                if message.event == event and (predicate is None or predicate(message)):
+                    return message
+        raise self._client.closed_error(self.topic)
+
+    def track_presence(self) -> Presence:
+        """Keep track of who is present, best before the join; its `entries` are then always current.
+
+        Changes come as `PresenceChanged` among `Client.events()`.
+        """
+        return self._core.track_presence()
+
+    @property
+    def present(self) -> Entries:
+        """Who is present now, by key; needs `track_presence` before the join."""
+        return self._core.track_presence().entries
+
+    def lane(self, handler: Handler, runner: Runner) -> Lane:
+        """Where messages wait for a handler that is not run at once; for the runner."""
+        if self._lanes is None:
+            self._lanes = {}
+        lane = self._lanes.get(handler)
+        if lane is None:
+            lane = self._lanes[handler] = make_lane(handler, self, runner)
+        return lane
+
+    async def _ask(self, call: Callable[[float], str]) -> Any:
+        return await self._client.ask(call, lambda ref: self._core.cancel(ref, self._client.now()))
+
+
+class MessageStream(Generic[T]):
+    """A channel's messages, one after another. An async context manager, and an async iterator while it is open."""
+
+    def __init__(
+        self, core: CoreChannel, client: "Client", select: Callable[[Message[Any] | ChannelEvent], T | None]
+    ) -> None:
+        self._core = core
+        self._client = client
+        self._select = select
+        self._tap = Tap(self._put)
+        self._items: deque[Message[Any] | ChannelEvent] = deque()
+        self._wake: asyncio.Future[None] | None = None
+        self._counted = True  # whether what waits here counts as not handled
+        self._open = False
+        self._end: ChannelEnded | None = None
+
+    async def __aenter__(self) -> Self:
+        self._open = True
+        self._core.attach(self._tap)
+        self._client.streams.add(self)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._open = False
+        self._core.detach(self._tap)
+        self._client.streams.discard(self)
+        self.release()
+        self._items.clear()
+
+    def release(self) -> None:
+        """What waits here can still be read, but nothing waits for that any more."""
+        if self._counted:
+            self._counted = False
+            self._client.handled(len(self._items))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        while True:
+            while self._items:
+                item = self._items.popleft()
+                if self._counted:
+                    self._client.handled(1)
+                if isinstance(item, ChannelEnded):
+                    self._end = item
+                selected = self._select(item)
+                if selected is not None:
+                    return selected
+            if self._end is not None:
+                if self._end.error is not None:
+                    raise self._end.error
+                raise StopAsyncIteration
+            if self._core.state is ChannelState.CLOSED or not self._open:
+                raise StopAsyncIteration
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+
+    def _put(self, item: Message[Any] | ChannelEvent) -> None:
+        if not (self._open and self._counted):  # it was closed, or released, while this was on its way
+            self._client.handled(1)
+        if not self._open:
+            return
+        self._items.append(item)
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)

@@ -1,0 +1,625 @@
+"""A client on asyncio: the pure core, a WebSocket and the loop's clock.
+
+Whatever happens (a call, a read, the timer) is told to the core, and then the pump runs: it carries out the core's
+commands, ends the calls that its events end, hands runnable channels to the crew, and arms the one timer. No decision
+of the protocol is taken here.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import random
+import signal
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from ssl import SSLContext
+from types import FrameType, TracebackType
+from typing import Any, Final, Literal, Self, cast
+
+from phx_proto.client import ClientOptions, ClientProtocol
+from phx_proto.commands import (
+    AbortTransport,
+    CloseTransport,
+    Command,
+    OpenTransport,
+    PauseReading,
+    Provider,
+    Resolve,
+    ResumeReading,
+    SendBinary,
+    SendText,
+)
+from phx_proto.endpoint import Headers, Params
+from phx_proto.errors import ConnectError, ConnectionClosed
+from phx_proto.events import Event
+from phx_proto.inbox import Bound
+from phx_proto.link import Link
+from phx_proto.router import Router
+from phx_proto.serializer import Serializer
+from phx_proto.states import SocketState
+from phx_proto.wire import Stats
+
+from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error
+from ..session import Session
+from .channel import Channel, MessageStream
+from .connection import Factory, FastConnection, open_connection
+from .handlers import Runner
+
+MAX_SIZE: Final = 16 * 2**20  # bytes; Phoenix servers send frames as large as their payloads
+
+
+class connect:  # noqa: N801 - used like a function
+    """Connect to a Phoenix server, and stay connected until closed.
+
+    `async with connect(url) as client:` closes gracefully at the end, at once if an exception ends it;
+    `client = await connect(url)` leaves that to you.
+
+    Args:
+        url: The socket's mount, e.g. `"wss://example.com/socket"`.
+        params: For the server's `connect/3`: a mapping, or a callable read again at every connect. A plain callable
+            runs on the loop and must not block; an `async` one may take its time.
+        auth_token: For a socket with `auth_token: true`; a string, or a callable likewise.
+        headers: To send with the handshake.
+        router: The handlers. Without one, `client.router` is empty, for you to fill.
+        serializer: The wire format; V2 by default.
+        options: How the client behaves: heartbeat, retries, joins, bounds.
+        timeout: Seconds to wait for the first connection; `math.inf` to keep trying until it comes.
+        ssl: For `wss://`; by default the system's certificates are trusted and the host's name is verified.
+        proxy: A proxy's URL, `None` for none, `True` for what the environment says.
+        max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
+        compression: `"deflate"` to offer permessage-deflate.
+        factory: Makes the TCP connection instead, from host and port (a tunnel, a Unix socket).
+        executor: Runs plain handlers; by default a thread pool of the client's own.
+        on_handler_error: Told what a handler raised; by default it is logged with its traceback.
+        fail_fast: Whether a handler's error ends the client, with that error.
+        drain_timeout: Seconds that closing may take: handlers that finish, leaves, the closing handshake.
+
+    Raises:
+        InvalidEndpoint: URL, params, token or headers cannot be sent.
+        HandshakeRefused: The server refused for good; `status` and `body` tell why.
+        ConnectTimeout: The server was not there in time; `last` tells what the latest attempt met.
+        CertificateError: The server's certificate was not accepted.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        params: Params | Provider | None = None,
+        auth_token: str | Provider | None = None,
+        headers: Headers = (),
+        router: Router | None = None,
+        serializer: Serializer | None = None,
+        options: ClientOptions | None = None,
+        timeout: float = 10.0,
+        ssl: SSLContext | None = None,
+        proxy: str | Literal[True] | None = True,
+        max_size: int | None = MAX_SIZE,
+        compression: Literal["deflate"] | None = None,
+        factory: Factory | None = None,
+        executor: Executor | None = None,
+        on_handler_error: OnHandlerError = log_handler_error,
+        fail_fast: bool = False,
+        drain_timeout: float = 10.0,
+    ) -> None:
+        self._proto = ClientProtocol(
+            url,
+            params=params,
+            auth_token=auth_token,
+            headers=headers,
+            router=router,
+            serializer=serializer,
+            options=options,
+            rng=random.Random(),
+        )
+        self._transport = {
+            "ssl": ssl,
+            "proxy": proxy,
+            "max_size": max_size,
+            "compression": compression,
+            "factory": factory,
+        }
+        self._timeout = timeout
+        self._executor = executor
+        self._on_handler_error = on_handler_error
+        self._fail_fast = fail_fast
+        self._drain_timeout = drain_timeout
+        self._client: Client | None = None
+
+    def __await__(self) -> "Generator[Any, None, Client]":
+        return self._connect().__await__()
+
+    async def __aenter__(self) -> "Client":
+        self._client = await self._connect()
+        return self._client
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._client is not None
+        if error is None:
+            await self._client.close()
+        else:
+            await self._client.abort()
+
+    async def _connect(self) -> "Client":
+        client = Client(
+            self._proto,
+            transport=self._transport,
+            executor=self._executor,
+            on_handler_error=self._on_handler_error,
+            fail_fast=self._fail_fast,
+            drain_timeout=self._drain_timeout,
+        )
+        client.start(timeout=self._timeout)
+        try:
+            await client.wait_connected()
+        except BaseException:
+            await client.abort()
+            raise
+        return client
+
+
+class Client:
+    """A connection to a Phoenix server that is kept up, and its channels. Made by `connect`.
+
+    Attributes:
+        router: The handlers; they may be added and removed at any time.
+        streams: The open message streams, for closing.
+    """
+
+    def __init__(
+        self,
+        proto: ClientProtocol,
+        *,
+        transport: dict[str, Any],
+        executor: Executor | None,
+        on_handler_error: OnHandlerError,
+        fail_fast: bool,
+        drain_timeout: float,
+    ) -> None:
+        self.router = proto.router
+        self.streams: set[MessageStream[Any]] = set()
+        self.now = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._proto = proto
+        self._session = Session()
+        self._session.listeners.append(log_event)
+        self._transport = transport
+        self._own_executor = ThreadPoolExecutor(thread_name_prefix="phx-handler") if executor is None else None
+        self._runner = Runner(
+            executor or cast("Executor", self._own_executor),
+            on_held=proto.held,
+            on_handled=self.handled,
+            on_error=self._handler_failed,
+        )
+        self._on_handler_error = on_handler_error
+        self._fail_fast = fail_fast
+        self._drain_timeout = drain_timeout
+        self._done = 0  # messages handled and not yet reported to the core
+        self._links: dict[Link, asyncio.Task[None] | FastConnection] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # that open connections or resolve params
+        self._ended: list[FastConnection] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._writable: asyncio.Future[None] | None = None  # set while the write buffer is full
+        self._finishing: asyncio.Task[None] | None = None
+        self._perform: dict[type[Command], Callable[[Any], None]] = {
+            OpenTransport: self._open_transport,
+            SendText: self._send_text,
+            SendBinary: self._send_binary,
+            CloseTransport: self._close_transport,
+            AbortTransport: self._abort_transport,
+            PauseReading: self._pause_reading,
+            ResumeReading: self._resume_reading,
+            Resolve: self._resolve,
+        }
+
+    def __repr__(self) -> str:
+        return f"Client({self._proto.endpoint.redacted!r}, {self.state.value})"
+
+    # ---- for the application ----------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> SocketState:
+        """Where the connection stands."""
+        return self._proto.state
+
+    @property
+    def stats(self) -> Stats:
+        """Counters, as they are now."""
+        self._report_handled()
+        return self._proto.stats
+
+    def channel(self, topic: str, params: Any = None, *, bound: Bound | None = None) -> Channel:
+        """Make a channel that is not joined yet, to give it handlers or streams before its join.
+
+        Args:
+            topic: The topic.
+            params: Payload of its joins; or a callable, plain or async, read at every join: to resume from what was
+                seen last, for instance.
+            bound: Where messages that wait are dropped, if anywhere.
+
+        Raises:
+            TopicInUse: A live channel of the topic exists.
+            ConnectionClosed: The client is closed.
+        """
+        core = self._proto.channel(topic, params, bound=bound)
+        core.context = channel = Channel(core, self)
+        return channel
+
+    async def join(self, topic: str, params: Any = None, *, timeout: float | None = None) -> Channel:
+        """Join a topic, and wait for the server's answer. Raises what `channel` and `Channel.join` raise."""
+        channel = self.channel(topic, params)
+        await channel.join(timeout=timeout)
+        return channel
+
+    @contextlib.asynccontextmanager
+    async def joined(self, topic: str, params: Any = None, *, timeout: float | None = None) -> AsyncIterator[Channel]:
+        """Join a topic for the length of a block, and leave it at its end."""
+        channel = await self.join(topic, params, timeout=timeout)
+        try:
+            yield channel
+        finally:
+            await channel.leave()
+
+    async def wait_connected(self) -> None:
+        """Wait until the connection is open; raises why the client ended, if it did."""
+        await self._wait(self._session.wait_connected)
+
+    async def wait_closed(self) -> None:
+        """Wait until the client has ended; raises why, unless the application closed it."""
+        try:
+            await self._wait(self._session.wait_closed)
+        finally:
+            if self._finishing is not None and not self._runner.is_current:
+                await asyncio.shield(self._finishing)
+
+    async def ping(self, *, timeout: float = 10.0) -> float:
+        """Send a heartbeat, and wait for its answer.
+
+        Returns:
+            How long it took, in seconds.
+
+        Raises:
+            InvalidState: There is no open connection.
+            PushTimeout: No answer came in time.
+            PushLost: The connection went away.
+        """
+        elapsed: float = await self.ask(lambda now: self._proto.ping(now, timeout=timeout), self._proto.cancel_ping)
+        return elapsed
+
+    def reconnect(self) -> None:
+        """Drop the connection and connect anew at once, e.g. with a new token; channels rejoin."""
+        self._proto.reconnect(self.now())
+        self.pump()
+
+    def events(self) -> "EventStream":
+        """What happens to the client: `async with client.events() as events: async for event in events: …`."""
+        return EventStream(self._session)
+
+    async def run(self) -> None:
+        """Run until closed. SIGINT and SIGTERM close gracefully; a second one drops the connection.
+
+        Raises:
+            PhxError: What ended the client, if not the application or a signal.
+        """
+        with _signals(self._loop, self._on_signal):
+            await self.wait_closed()
+
+    def stop(self) -> None:
+        """Begin to close gracefully, as `close` does, and do not wait for it; also from within a handler."""
+        self._proto.drain(self.now(), timeout=self._drain_timeout)
+        for stream in tuple(self.streams):
+            stream.release()
+        self._report_handled()
+
+    async def close(self) -> None:
+        """Close gracefully: no new messages, let handlers finish (pushes still work), leave, close with 1000.
+
+        It takes `drain_timeout` seconds at most. Called from within a handler, it only begins, for it cannot wait for
+        the handler that it is called from.
+        """
+        self.stop()
+        await self._wait_ended()
+
+    async def abort(self) -> None:
+        """Close at once, without leaves or handshake; handlers on the loop are cancelled."""
+        self._proto.abort(self.now())
+        self.pump()
+        await self._wait_ended()
+
+    # ---- for channels, streams and the runner -----------------------------------------------------------------------
+
+    def start(self, *, timeout: float) -> None:
+        """Begin to connect; for `connect`."""
+        self._proto.connect(self.now(), timeout=timeout)
+        self.pump()
+
+    async def ask(self, call: Callable[[float], str], cancel: Callable[[str], None]) -> Any:
+        """Make a call of the core that ends in an event, and wait for that; cancelled, it is given up."""
+        ref = call(self.now())
+        waiter: asyncio.Future[Any] = self._loop.create_future()
+        self._session.wait(ref, waiter)
+        self.pump()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            cancel(ref)
+            self.pump()
+            raise
+
+    async def writable(self) -> None:
+        """Wait while the write buffer is full."""
+        while self._writable is not None:
+            await asyncio.shield(self._writable)
+
+    def handled(self, messages: int) -> None:
+        """So many messages are done with; the core hears of it once a loop iteration."""
+        if not self._done:
+            self._loop.call_soon(self._report_handled)
+        self._done += messages
+
+    def closed_error(self, topic: str) -> BaseException:
+        """Why nothing more comes on a topic."""
+        return self._session.error or ConnectionClosed(None, f"topic {topic!r} was left, or the client closed")
+
+    def pump(self) -> None:
+        """Do what the core wants done; to be called after each input."""
+        proto = self._proto
+        for command in proto.commands():
+            self._perform[type(command)](command)
+        events = proto.events()
+        if events:
+            self._session.settle(events)
+            if self._session.closed and self._finishing is None:
+                self._finishing = self._loop.create_task(self._finish())
+        runnable = proto.runnable()
+        if runnable:
+            self._runner.add(runnable)
+        deadline = proto.next_timeout()
+        if deadline is not None and (self._timer is None or deadline < self._timer.when()):
+            self._arm(deadline)
+
+    def received(self, link: Link, frames: list[str | bytes]) -> None:
+        """One read brought frames."""
+        link.receive_all(frames, self.now())
+        self.pump()
+
+    # ---- private: the core's commands -------------------------------------------------------------------------------
+
+    def _open_transport(self, command: OpenTransport) -> None:
+        self._links[command.link] = self._spawn(self._open(command))
+
+    async def _open(self, command: OpenTransport) -> None:
+        link = command.link
+        try:
+            connection = await open_connection(
+                command.url,
+                receiver=_Receiver(self, link),
+                subprotocols=command.subprotocols,
+                headers=command.headers,
+                **self._transport,
+            )
+        except ConnectError as error:
+            del self._links[link]
+            link.failed(error, self.now())
+        else:
+            self._links[link] = connection
+            link.opened(connection.subprotocol, self.now())
+        self.pump()
+
+    def _send_text(self, command: SendText) -> None:
+        self._connection(command.link).send_text(command.data)
+
+    def _send_binary(self, command: SendBinary) -> None:
+        self._connection(command.link).send_binary(command.data)
+
+    def _close_transport(self, command: CloseTransport) -> None:
+        self._connection(command.link).close(command.code, command.reason)
+
+    def _abort_transport(self, command: AbortTransport) -> None:
+        transport = self._links.pop(command.link)
+        if isinstance(transport, FastConnection):
+            transport.abort()
+            self._let_go(transport)
+        else:
+            transport.cancel()
+
+    def _pause_reading(self, command: PauseReading) -> None:
+        self._connection(command.link).pause_reading()
+
+    def _resume_reading(self, command: ResumeReading) -> None:
+        self._connection(command.link).resume_reading()
+
+    def _resolve(self, command: Resolve) -> None:
+        self._spawn(self._call(command))
+
+    async def _call(self, command: Resolve) -> None:
+        try:
+            value = command.provider()
+            if inspect.isawaitable(value):
+                value = await value
+        except Exception as error:
+            self._proto.resolve_failed(command.request, error, self.now())
+        else:
+            self._proto.resolved(command.request, value, self.now())
+        self.pump()
+
+    def _connection(self, link: Link) -> FastConnection:
+        connection = self._links[link]
+        assert isinstance(connection, FastConnection)
+        return connection
+
+    # ---- private: the connection's callbacks ------------------------------------------------------------------------
+
+    def transport_closed(self, link: Link, code: int | None, reason: str) -> None:
+        """The connection of a link is over."""
+        connection = self._links.pop(link, None)
+        if isinstance(connection, FastConnection):
+            self._let_go(connection)
+        link.closed(code, reason, self.now())
+        self.pump()
+
+    def transport_blocked(self) -> None:
+        """The write buffer is full."""
+        if self._writable is None:
+            self._writable = self._loop.create_future()
+
+    def transport_writable(self) -> None:
+        """It has room again, or its connection is gone."""
+        if self._writable is not None:
+            self._writable.set_result(None)
+            self._writable = None
+
+    def _let_go(self, connection: FastConnection) -> None:
+        self.transport_writable()
+        self._spawn(connection.wait_closed())
+
+    # ---- private: time, handlers, the end ---------------------------------------------------------------------------
+
+    def _arm(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._timeout)
+
+    def _timeout(self) -> None:
+        self._timer = None
+        self._proto.handle_timeout(self.now())
+        self.pump()
+
+    def _report_handled(self) -> None:
+        done, self._done = self._done, 0
+        self._proto.handled(done, self.now())
+        self.pump()
+
+    def _handler_failed(self, report: HandlerError) -> None:
+        self._on_handler_error(report)
+        if self._fail_fast and not self._session.closed:
+            self._session.fail(report.error)
+            self._proto.abort(self.now())
+            self.pump()
+
+    def _on_signal(self) -> None:
+        if self.state in (SocketState.DRAINING, SocketState.CLOSING):
+            self._proto.abort(self.now())
+            self.pump()
+        else:
+            self.stop()
+
+    def _spawn(self, run: Any) -> asyncio.Task[None]:
+        task = self._loop.create_task(run)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _wait(self, register: Callable[[asyncio.Future[None]], None]) -> None:
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        register(waiter)
+        await waiter
+
+    async def _wait_ended(self) -> None:
+        if not self._runner.is_current:
+            with contextlib.suppress(Exception):  # why it ended is for `run` and `wait_closed` to raise
+                await self.wait_closed()
+
+    async def _finish(self) -> None:
+        """After the core has ended: stop what still runs, and leave nothing behind."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._runner.close()
+        tasks = tuple(self._tasks)
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._own_executor is not None:
+            self._own_executor.shutdown(wait=False, cancel_futures=True)
+
+
+class _Receiver:
+    """Tells a client what the connection of one link sees."""
+
+    __slots__ = ("_client", "_link")
+
+    def __init__(self, client: Client, link: Link) -> None:
+        self._client = client
+        self._link = link
+
+    def frames(self, frames: list[str | bytes], /) -> None:
+        self._client.received(self._link, frames)
+
+    def progress(self) -> None:
+        self._link.progressed(self._client.now())
+
+    def closed(self, code: int | None, reason: str, /) -> None:
+        self._client.transport_closed(self._link, code, reason)
+
+    def blocked(self) -> None:
+        self._client.transport_blocked()
+
+    def writable(self) -> None:
+        self._client.transport_writable()
+
+
+class EventStream:
+    """A client's events, one after another. An async context manager, and an async iterator while it is open.
+
+    It ends with the client. A reader who falls far behind loses the oldest.
+
+    Attributes:
+        dropped: How many it has lost.
+    """
+
+    LIMIT: Final = 10_000
+
+    def __init__(self, session: Session) -> None:
+        self.dropped = 0
+        self._session = session
+        self._items: deque[Event] = deque()
+        self._wake: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session.listeners.append(self._put)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._session.listeners.remove(self._put)
+        self._items.clear()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._items:
+            if self._session.closed:
+                raise StopAsyncIteration
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+        return self._items.popleft()
+
+    def _put(self, event: Event) -> None:
+        if len(self._items) >= self.LIMIT:
+            self._items.popleft()
+            self.dropped += 1
+        self._items.append(event)
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+
+@contextlib.contextmanager
+def _signals(loop: asyncio.AbstractEventLoop, handle: Callable[[], None]) -> "Generator[None, None, None]":
+    """Let SIGINT and SIGTERM call `handle` on the loop; not possible outside the main thread, where nothing is done."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(handle)
+
+    previous: dict[signal.Signals, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, on_signal)
+    except ValueError:  # another thread's business
+        pass
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
