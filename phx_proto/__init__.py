@@ -1,0 +1,64 @@
+"""Phoenix Channels as a pure state machine: inputs in, outputs out, no I/O at all.
+
+Start at `ClientProtocol` to embed a client in a runtime of your own; `Router` holds handlers, for any transport. What
+happened is told by `phx_proto.events`, what is to be done by `phx_proto.commands`, what went wrong by
+`phx_proto.errors`.
+"""
+
+from . import commands, errors, events
+from .backoff import RECONNECT, REJOIN, Backoff, ReconnectPolicy
+from .channel import Channel, JoinPolicy, Refusal, ServerClose
+from .client import ClientOptions, ClientProtocol
+from .endpoint import Endpoint
+from .errors import PhxError
+from .flow import FlowLimits
+from .handler import Handler, HandlerKind
+from .inbox import Bound, Drop, Tap
+from .link import Link
+from .message import Message, Reply
+from .presence import Presence, PresenceChange
+from .router import Dispatch, Router
+from .serializer import V1, V2, Serializer
+from .server import ServerProtocol
+from .states import ChannelState, SocketState
+from .wire import Stats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "RECONNECT",
+    "REJOIN",
+    "V1",
+    "V2",
+    "Backoff",
+    "Bound",
+    "Channel",
+    "ChannelState",
+    "ClientOptions",
+    "ClientProtocol",
+    "Dispatch",
+    "Drop",
+    "Endpoint",
+    "FlowLimits",
+    "Handler",
+    "HandlerKind",
+    "JoinPolicy",
+    "Link",
+    "Message",
+    "PhxError",
+    "Presence",
+    "PresenceChange",
+    "ReconnectPolicy",
+    "Refusal",
+    "Reply",
+    "Router",
+    "Serializer",
+    "ServerClose",
+    "ServerProtocol",
+    "SocketState",
+    "Stats",
+    "Tap",
+    "commands",
+    "errors",
+    "events",
+]

@@ -211,6 +211,7 @@ class Channel:
         self._wire.leaving[self.join_ref] = self
         ref = self._wire.send_leave(self.topic, self.join_ref)
         self._wire.awaiting[ref] = self
+        self._flow.resume(now)
         self._leave = self._call(ref, timeout, self._leave_timed_out, now)
         if self._pushes is not None:
             self._pushes.close_unsent(_LEFT)
@@ -389,7 +390,7 @@ class Channel:
         ref = self._wire.new_ref()
         try:
             frame = self._encode_join(ref, params)
-        except LocalError as error:  # of params from a callable; static ones were tried at the call
+        except LocalError as error:  # of a callable's params, or of static ones that were changed since the call
             self._fail(ResolveFailed(str(error)), now)
             return
         self._began = self._flow.clock(now)
@@ -397,12 +398,12 @@ class Channel:
         self._wire.awaiting[ref] = self
         self._advance(ChannelInput.SEND)
         self._wire.send(frame)
+        self._flow.resume(now)  # who awaits it may be a handler, as with `push`
 
     def _encode_join(self, ref: str, params: Any) -> str | bytes:
-        payload = {} if params is None else params
-        return self._wire.serializer.encode(
-            Message(join_ref=ref, ref=ref, topic=self.topic, event=PHX_JOIN, payload=payload)
-        )
+        payload: Any = {} if params is None else params
+        join = Message[Any](join_ref=ref, ref=ref, topic=self.topic, event=PHX_JOIN, payload=payload)
+        return self._wire.serializer.encode(join)
 
     def _join_answered(self, reply: Reply, now: float) -> None:
         self._wire.join_answered = self._flow.clock(now)

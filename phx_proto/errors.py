@@ -139,6 +139,18 @@ class InvalidHandler(LocalError):
 
 
 @dataclass(eq=False)
+class InvalidPresence(LocalError):
+    """A presence that cannot be tracked or updated so."""
+
+    topic: str
+    key: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"the presence of {self.key!r} on topic {self.topic!r} {self.problem}"
+
+
+@dataclass(eq=False)
 class ChannelClosed(RemoteError):
     """The channel has ended; a call that waited on it ends, a call made on it is refused.
 

@@ -12,6 +12,7 @@ core measures silence with it (heartbeats, joins without an answer); what a call
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from .commands import PauseReading, ResumeReading
@@ -42,8 +43,8 @@ class FlowLimits:
             object.__setattr__(self, "hard", 64 * self.high)
         if not 0 <= self.low < self.high <= self.hard:
             raise ValueError(f"0 <= low < high <= hard is needed, not {self.low}, {self.high}, {self.hard}")
-        if not self.longest_pause > 0:
-            raise ValueError(f"longest_pause is positive seconds, not {self.longest_pause!r}")
+        if not 0 < self.longest_pause < inf:
+            raise ValueError(f"longest_pause is positive, finite seconds, not {self.longest_pause!r}")
 
 
 class Flow:
@@ -110,7 +111,7 @@ class Flow:
         return now - self._stood - standing
 
     def after(self, seconds: float, now: float) -> float:
-        """The earliest time at which the reading clock may have gone on by `seconds`."""
+        """When the reading clock will have gone on by `seconds`, if a pause lasts as long as it may."""
         return seconds + (now if self._timer is None else self._timer.deadline)
 
     def _pause(self, now: float) -> None:

@@ -24,7 +24,6 @@ _TOLERANCE = 1e-6  # seconds; differences of clock readings are not exact
 @dataclass(frozen=True, slots=True)
 class _Ping:
     sent_at: float
-    timeout: float
     timer: Timer | None
 
 
@@ -68,8 +67,9 @@ class Heartbeat:
         if timeout != inf:
             error = PushTimeout(PHOENIX_TOPIC, HEARTBEAT, timeout)
             timer = self._wire.timers.at(now + timeout, lambda at: self._fail(ref, error))
-        self._pings[ref] = _Ping(now, timeout, timer)
+        self._pings[ref] = _Ping(now, timer)
         self._wire.awaiting[ref] = self
+        self._flow.resume(now)
         return ref
 
     def cancel(self, ref: str) -> None:
@@ -91,7 +91,7 @@ class Heartbeat:
             self._on_silence(now)
             return
         self._send()
-        self._timer = self._wire.timers.at(now + (self._interval if self._flow.paused else rest), self._beat)
+        self._timer = self._wire.timers.at(min(now + self._interval, self._flow.after(rest, now)), self._beat)
 
     def _send(self) -> str:
         ref = self._wire.new_ref()

@@ -71,6 +71,7 @@ class Inbox:
         otherwise: The same for every event that is not in `quick`.
         taps: Who reads everything.
         bound: Where messages are dropped, if anywhere.
+        waiting: How many messages wait, counted only where there is a bound.
         presence: Who is there, if that is tracked.
     """
 
@@ -85,6 +86,7 @@ class Inbox:
         "presence",
         "quick",
         "taps",
+        "waiting",
     )
 
     def __init__(self, topic: str, router: Router, bound: Bound | None) -> None:
@@ -94,6 +96,7 @@ class Inbox:
         self._routes: Routes
         self.taps: tuple[Tap, ...] = ()
         self.bound = bound
+        self.waiting = 0
         self.presence: Presence | None = None
         self.deliveries: list[Delivery] | None = None
         self.refresh()
@@ -150,17 +153,11 @@ class Inbox:
         if self.presence is not None:
             self.presence.joined(join_ref)
 
-    @property
-    def waiting(self) -> int:
-        """How many deliveries wait."""
-        return len(self.deliveries or ())
-
     def drop_oldest(self) -> None:
         """Drop the message that has waited longest; the channel's lifecycle events stay."""
-        deliveries = self.deliveries or []
-        oldest = next((index for index, (_, item) in enumerate(deliveries) if isinstance(item, Message)), None)
-        if oldest is not None:
-            del deliveries[oldest]
+        assert self.deliveries is not None
+        del self.deliveries[next(index for index, (_, item) in enumerate(self.deliveries) if isinstance(item, Message))]
+        self.waiting -= 1
 
     def take(self, limit: int) -> list[Delivery]:
         """The next deliveries, in order; none ends the turn, and the next message makes the channel runnable again."""
@@ -169,8 +166,10 @@ class Inbox:
             self.deliveries = None
             return []
         if len(waiting) <= limit:
-            self.deliveries = []
-            return waiting
-        taken = waiting[:limit]
-        del waiting[:limit]
+            self.deliveries, taken = [], waiting
+        else:
+            taken = waiting[:limit]
+            del waiting[:limit]
+        if self.bound is not None:
+            self.waiting -= sum(isinstance(item, Message) for _, item in taken)
         return taken

@@ -160,4 +160,3 @@ class Pushes:
     def _stop_timer(self, push: Push) -> None:
         if push.timer is not None:
             push.timer.cancel()
-            push.timer = None

@@ -114,14 +114,16 @@ class Reader:
     def _deliver(self, channel: Channel, consumers: tuple[Consumer, ...], message: Message[Any]) -> int:
         inbox = channel.inbox
         bound = inbox.bound
-        if bound is None or inbox.waiting < bound.limit:
-            channel.deliver(consumers, message)
-            return 1
-        self._overflow[message.topic] += 1
-        if bound.drop is Drop.OLDEST:
-            inbox.drop_oldest()
-            channel.deliver(consumers, message)
-        return 0
+        if bound is not None:
+            if inbox.waiting >= bound.limit:
+                self._overflow[message.topic] += 1
+                if bound.drop is Drop.NEWEST:
+                    return 0
+                inbox.drop_oldest()
+                self._flow.backlog -= 1
+            inbox.waiting += 1
+        channel.deliver(consumers, message)
+        return 1
 
     def _reply(self, message: Message[Any], now: float) -> None:
         wire = self._wire
@@ -193,7 +195,7 @@ def _sound_payload(message: Message[Any]) -> Any:
         raise InvalidFrame(f"the payload of {message.event!r} is not sound ({type(error).__name__})") from None
 
 
-_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"?')
+_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 def _excerpt(frame: str | bytes) -> str:

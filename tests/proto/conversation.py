@@ -8,16 +8,17 @@
     assert talk.events() == [ReplyReceived("room:1", "shout", ref, Reply("ok", {"id": 7}))]
 
 `sent()`, `events()`, `commands()` and `deliveries()` give what has come since they were asked last. `now` moves only by
-`advance`. Heartbeats are answered, and not shown, until `answers_heartbeats` is set to false. There is no random source,
-so every wait is the longest of its range.
+`advance`. Heartbeats are answered, and not shown, until `answers_heartbeats` is set to false. There is no random
+source, so every wait is the longest of its range. Calls that are made through this class are known to it, and it checks
+that each ends once.
 
 When a test is over, `conftest.py` ends each of its conversations and checks what must always hold (see `check`).
 """
 
 from collections import Counter
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
-from phx_proto.channel import Channel
+from phx_proto.channel import Channel, JoinPolicy
 from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import Command, OpenTransport, Resolve, SendBinary, SendText
 from phx_proto.events import Event
@@ -31,6 +32,7 @@ E = TypeVar("E", bound=Event)
 
 URL = "ws://localhost:4000/socket"
 START = 1000.0
+EMPTY: Final[dict[str, Any]] = {}
 
 
 class Frame(NamedTuple):
@@ -181,12 +183,12 @@ class Conversation:
         self.join(channel, **settings)
         return channel
 
-    def joined(self, topic: str = "room:1", params: Any = None, response: Any = None, **settings: Any) -> Channel:
+    def joined(self, topic: str = "room:1", params: Any = None, response: Any = EMPTY, **settings: Any) -> Channel:
         """A channel that is joined; what was sent and happened then is not shown."""
         channel = self.joining(topic, params, **settings)
         self._pump()
         assert channel.join_ref is not None
-        self.reply(channel.join_ref, "ok", {} if response is None else response)
+        self.reply(channel.join_ref, "ok", response)
         self.sent()
         self.events()
         return channel
@@ -197,11 +199,11 @@ class Conversation:
     def leave(self, channel: Channel, **settings: Any) -> str:
         return self._called(channel.leave(self.now, **settings))
 
-    def push(self, channel: Channel, event: str = "shout", payload: Any = None, **settings: Any) -> str:
-        return self._called(channel.push(event, {} if payload is None else payload, self.now, **settings))
+    def push(self, channel: Channel, event: str = "shout", payload: Any = EMPTY, **settings: Any) -> str:
+        return self._called(channel.push(event, payload, self.now, **settings))
 
-    def cast(self, channel: Channel, event: str = "shout", payload: Any = None) -> None:
-        channel.cast(event, {} if payload is None else payload, self.now)
+    def cast(self, channel: Channel, event: str = "shout", payload: Any = EMPTY) -> None:
+        channel.cast(event, payload, self.now)
 
     def cancel(self, channel: Channel, ref: str) -> None:
         channel.cancel(ref, self.now)
@@ -211,27 +213,24 @@ class Conversation:
 
     # ---- the server speaks
 
-    def reply(self, ref: str | None, status: str = "ok", response: Any = None) -> None:
+    def reply(self, ref: str | None, status: str = "ok", response: Any = EMPTY) -> None:
         """The server answers what was sent with that ref."""
         self._pump()
         assert ref is not None
         asked = self._by_ref[ref]
-        self.receive(
-            self._server.reply(asked.join_ref, ref, asked.topic, status, {} if response is None else response)
-        )
+        self.receive(self._server.reply(asked.join_ref, ref, asked.topic, status, response))
 
     def serve(
-        self, topic: str, event: str, payload: Any = None, *, join_ref: str | None = None, ref: str | None = None
+        self, topic: str, event: str, payload: Any = EMPTY, *, join_ref: str | None = None, ref: str | None = None
     ) -> None:
         """The server sends a message; without a join_ref it is a broadcast."""
-        payload = {} if payload is None else payload
         self.receive(self._server.push(join_ref, topic, event, payload, ref=ref))
 
     def close_channel(self, topic: str, join_ref: str | None) -> None:
         """The server ends a channel."""
         self.serve(topic, PHX_CLOSE, join_ref=join_ref, ref=join_ref)
 
-    def crash_channel(self, topic: str, join_ref: str | None, payload: Any = None) -> None:
+    def crash_channel(self, topic: str, join_ref: str | None, payload: Any = EMPTY) -> None:
         """The server's channel crashes."""
         self.serve(topic, PHX_ERROR, payload, join_ref=join_ref, ref=join_ref)
 
@@ -293,11 +292,21 @@ class Conversation:
         self._sent.append(frame)
 
 
+def connected(**join: Any) -> Conversation:
+    """A conversation whose client is connected and whose channels join by this policy."""
+    return Conversation(ClientOptions(join=JoinPolicy(**join))).connect()
+
+
+def names(frames: list[Frame]) -> list[tuple[str, str]]:
+    """Topic and event of each."""
+    return [(frame.topic, frame.event) for frame in frames]
+
+
+# ---- private
+
 _TABLES = ("abandoned", "awaiting", "channels", "leaving", "live", "resolving", "unsent")
 
 
 def _ended_by(event: Event) -> str | None:
     """The ref of the call that the event ends, if it ends one."""
     return getattr(event, "ref", None)
-
-

@@ -103,7 +103,7 @@ REFUSED: list[tuple[Any, str, str]] = [
     (msgspec.Raw(b'["\xff"]'), "payload", "cannot be encoded: "),
     ({"a": msgspec.Raw(b'["\xff"]')}, "payload.a", "cannot be encoded: "),
     ({"a": msgspec.Raw(b"[1"), "b": None}, "payload.a", "cannot be encoded: "),
-    ({"a": msgspec.Raw(b"[" * 5000 + b"]" * 5000), "b": None}, "payload.a", "is nested too deeply"),
+    ({"a": msgspec.Raw(b"[" * 100_000 + b"]" * 100_000), "b": None}, "payload.a", "is nested too deeply"),
 ]
 each_refused = pytest.mark.parametrize(
     ("payload", "where", "problem"), REFUSED, ids=[f"{where}-{index}" for index, (_, where, _) in enumerate(REFUSED)]

@@ -1,0 +1,406 @@
+"""A Phoenix server on asyncio, for tests, demos and tools: channels in Python, with the semantics of `Phoenix.Channel`.
+
+    server = Server()
+
+    @server.channel("room:*")
+    class Room(ServerChannel):
+        async def join(self, topic, params):
+            if params.get("token") != "sekret":
+                raise Refuse({"reason": "unauthorized"})
+
+        @on("shout")
+        async def shout(self, payload):
+            self.broadcast("shout", payload)
+            return {}
+
+    async with server.serve() as running:
+        ...  # clients connect to running.url
+
+A `Server` is the application: its channels, its sockets by id, its broadcasts. A `RunningServer` is one listener with
+its connections; an application may be served again after it was closed, on the same port too. The pieces stand beside
+this file: the channel and its runner, the socket and its pump, the wire, the handshake, the hub of broadcasts.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import ssl as tls
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final, TypeAlias, TypeVar, cast
+
+from websockets.asyncio.server import Server as Listener
+from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import serve as listen
+from websockets.http11 import Request, Response
+
+from phx_proto.errors import InvalidHandler
+from phx_proto.message import Reply
+from phx_proto.serializer import ServerSerializer
+from phx_proto.server import serializer_for
+from phx_proto.server_events import Host, Release, ServerOptions, Termination
+
+from .crew import Crew
+from .server_channel import (
+    CallbackError,
+    Context,
+    Definition,
+    OnError,
+    Refuse,
+    Runner,
+    ServerChannel,
+    log_callback_error,
+    on,
+)
+from .server_handshake import NO_OFFER, Offer, RefuseConnect, answer_offer, read_address, refusal, take_offer
+from .server_hub import Hub
+from .server_socket import Driver, ServerSocket
+from .server_wire import WRITE_LIMIT, Wire, WireOptions
+
+__all__ = [
+    "CallbackError",
+    "Connect",
+    "Host",
+    "Refuse",
+    "RefuseConnect",
+    "Release",
+    "Reply",
+    "RunningServer",
+    "Server",
+    "ServerChannel",
+    "ServerOptions",
+    "ServerSocket",
+    "Termination",
+    "on",
+]
+
+#: Accepts a client by returning, after setting the socket's id and assigns; refuses it by raising `RefuseConnect`. Any
+#: other exception is an HTTP 500. It may be a coroutine function, and has the 10 s of the handshake.
+Connect: TypeAlias = Callable[[ServerSocket], Awaitable[None] | None]
+
+#: Makes the channel of a join: a class, or anything else that gives a new object at each call.
+MakeChannel = TypeVar("MakeChannel", bound=Callable[[], ServerChannel])
+F = TypeVar("F", bound=Callable[..., Any])
+
+_DEFAULTS: Final = ServerOptions()
+
+
+class Server:
+    """An application that can be served.
+
+    Args:
+        path: The socket's mount; clients connect to it with `/websocket` behind.
+        connect: Asked about each client; by default everyone is welcome.
+        options: The semantics: idle timeout, number of channels, which Phoenix release and web server to be.
+        max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
+        max_buffered: Bytes that may wait for a slow reader before its connection is dropped.
+        send_timeout: Seconds for which a client may read nothing while much waits for it.
+        on_error: Told what the application's own code raised; by default it is logged with its traceback.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str = "/socket",
+        connect: Connect | None = None,
+        options: ServerOptions = _DEFAULTS,
+        max_size: int | None = 10_000_000,
+        max_buffered: int = 16 * 2**20,
+        send_timeout: float = 30.0,
+        on_error: OnError = log_callback_error,
+    ) -> None:
+        self.path = path.rstrip("/")
+        self.options = options
+        self._connect = connect
+        self._wires = WireOptions(max_size, max_buffered, send_timeout)
+        self._on_error = on_error
+        self._definitions: dict[str, Definition] = {}
+        self._hub = Hub()
+        self._running: set[RunningServer] = set()
+
+    # ---- its channels ------------------------------------------------------------------------------------------------
+
+    def channel(self, pattern: str) -> Callable[[MakeChannel], MakeChannel]:
+        """Register the decorated class for topics: a whole topic, or a beginning and `*`. The first that matches wins.
+
+        Raises:
+            InvalidHandler: The pattern is taken.
+        """
+
+        def register(make: MakeChannel) -> MakeChannel:
+            if pattern in self._definitions:
+                raise InvalidHandler(getattr(make, "__qualname__", repr(make)), f"the pattern {pattern!r} is taken")
+            self._definitions[pattern] = Definition(make)
+            return make
+
+        return register
+
+    def on(self, event: str, *, topic: str) -> Callable[[F], F]:
+        """Register the decorated function, of a `ServerChannel` and a payload, for an event; a class is not needed.
+
+        Args:
+            event: The event's name.
+            topic: A pattern; if no class is registered for exactly it, every join is accepted with an empty response.
+        """
+
+        def register(function: F) -> F:
+            self._definitions.setdefault(topic, Definition(ServerChannel)).handlers[event] = function
+            return function
+
+        return register
+
+    # ---- its clients -------------------------------------------------------------------------------------------------
+
+    @property
+    def sockets(self) -> tuple[ServerSocket, ...]:
+        """The clients that are connected."""
+        return tuple(socket for running in self._running for socket in running.sockets)
+
+    def broadcast(self, topic: str, event: str, payload: Any) -> None:
+        """Send an event to everyone who has the topic joined; encoded once for all who speak a version.
+
+        Raises:
+            LocalError: The payload cannot be encoded for one of them; nobody got it.
+        """
+        self._hub.broadcast(topic, event, payload)
+
+    def disconnect(self, socket_id: str) -> None:
+        """Close the connections of every socket with this id; their clients are meant to come back."""
+        for socket in self.sockets:
+            if socket.id == socket_id:
+                socket.disconnect()
+
+    # ---- serving -----------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def serve(
+        self, host: str = "127.0.0.1", port: int = 0, *, ssl: tls.SSLContext | None = None
+    ) -> AsyncGenerator["RunningServer"]:
+        """Serve while in the context; leaving it closes the server as `RunningServer.close` does.
+
+        Args:
+            host: The address to listen on.
+            port: 0 for any free one; see `RunningServer.url`.
+            ssl: For `wss://`.
+
+        Raises:
+            OSError: It cannot listen there.
+        """
+        running = RunningServer(self._context(), self.path, self._connect)
+        await running.listen(host, port, ssl, self._wires)
+        self._running.add(running)
+        try:
+            yield running
+        finally:
+            try:
+                await running.close()
+            finally:
+                self._running.discard(running)
+
+    def _context(self) -> Context:
+        crew = Crew(Runner.drain, on_error=Runner.failed)
+        return Context(self._definitions, self.options, self._hub, self._on_error, crew)
+
+
+@dataclass(slots=True, eq=False)
+class _Guest:
+    """A connection, from its acceptance by TCP to its end: as much as is known of it."""
+
+    offer: Offer = NO_OFFER
+    connecting: asyncio.Task[Any] | None = None
+    socket: ServerSocket | None = None
+    driver: Driver | None = None
+
+
+class RunningServer:
+    """One listener with its connections; made by `Server.serve`.
+
+    Attributes:
+        url: What clients connect to, e.g. `ws://127.0.0.1:4000/socket`.
+        port: Where it listens.
+    """
+
+    def __init__(self, context: Context, path: str, connect: Connect | None) -> None:
+        self.url = ""
+        self.port = 0
+        self._context = context
+        self._path = path
+        self._connect = connect
+        self._guests: dict[Wire, _Guest] = {}
+        self._listener: Listener | None = None
+        self._closing = False
+        self._closed = asyncio.Event()
+
+    @property
+    def sockets(self) -> tuple[ServerSocket, ...]:
+        """The clients that are connected here."""
+        return tuple(driver.socket for driver in self._drivers())
+
+    def cut(self) -> None:
+        """Drop every connection without a close frame, and go on listening: what a broken network does."""
+        for driver in self._drivers():
+            driver.abort()
+        for wire in self._guests:
+            wire.drop()
+
+    async def close(self, *, timeout: float = 5.0) -> None:
+        """Stop listening, close every connection as a server that restarts does, and wait until nothing is left.
+
+        Args:
+            timeout: Seconds for the clients to end their connections and for the application's handlers and
+                `terminate`s to end. Then they are dropped and cancelled.
+        """
+        await self._end(Driver.drain, timeout)
+
+    async def abort(self, *, timeout: float = 5.0) -> None:
+        """Stop listening, drop every connection without a close frame, and wait until nothing is left.
+
+        Args:
+            timeout: Seconds for the application's handlers and `terminate`s to end. Then they are cancelled.
+        """
+        await self._end(Driver.abort, timeout)
+
+    async def listen(self, host: str, port: int, ssl: tls.SSLContext | None, options: WireOptions) -> None:
+        """Start; done by `Server.serve`."""
+        wire = partial(
+            Wire,
+            made=self._made,
+            lost=self._lost,
+            max_buffered=options.max_buffered,
+            send_timeout=options.send_timeout,
+        )
+        self._listener = await listen(
+            self._open,
+            host,
+            port,
+            ssl=ssl,
+            create_connection=cast("type[ServerConnection]", wire),
+            process_request=self._request,
+            process_response=self._response,
+            server_header=None,
+            compression=None,
+            ping_interval=None,
+            max_size=options.max_size,
+            max_queue=None,
+            write_limit=WRITE_LIMIT,
+            logger=_silent,
+        )
+        self.port = self._listener.sockets[0].getsockname()[1]
+        name = f"[{host}]" if ":" in host else host
+        self.url = f"{'ws' if ssl is None else 'wss'}://{name}:{self.port}{self._path}"
+
+    # ---- a connection ------------------------------------------------------------------------------------------------
+
+    def _made(self, wire: Wire) -> None:
+        self._guests[wire] = _Guest()
+        if self._closing:
+            wire.drop()
+
+    def _lost(self, wire: Wire) -> None:
+        guest = self._guests.pop(wire)
+        if guest.connecting is not None:
+            guest.connecting.cancel()
+
+    def _request(self, connection: ServerConnection, request: Request) -> Response | None:
+        """What can be refused without asking the application, and what the library must not see."""
+        path, params = read_address(request)
+        if path.removesuffix("/") != f"{self._path}/websocket":
+            return refusal(RefuseConnect(404, "Not Found"))
+        if _serializer(params) is None:
+            return refusal(RefuseConnect(403))
+        try:
+            self._guest(connection).offer = take_offer(request.headers)
+        except RefuseConnect as refused:
+            return refusal(refused)
+        return None
+
+    async def _response(self, connection: ServerConnection, request: Request, response: Response) -> Response | None:
+        """Asks the application about a handshake that is right otherwise."""
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            return None
+        guest = self._guest(connection)
+        headers = {name.lower(): value for name, value in request.headers.raw_items()}
+        socket = ServerSocket(params=read_address(request)[1], headers=headers, auth_token=guest.offer.token)
+        guest.connecting = asyncio.current_task()
+        try:
+            if self._connect is not None and inspect.isawaitable(asked := self._connect(socket)):
+                await asked
+        except RefuseConnect as refused:
+            return refusal(refused)
+        except Exception as error:
+            self._context.report("connect", error)
+            return refusal(RefuseConnect(500))
+        finally:
+            guest.connecting = None
+        guest.socket = socket
+        answer_offer(response, guest.offer)
+        return None
+
+    async def _open(self, connection: ServerConnection) -> None:
+        """The handshake is over."""
+        assert isinstance(connection, Wire)
+        guest = self._guest(connection)
+        assert guest.socket is not None, "the library opens what was accepted"
+        serializer = _serializer(guest.socket.params)
+        assert serializer is not None, "the version was looked at in the request"
+        guest.driver = Driver(self._context, guest.socket, serializer, connection)
+        if self._closing:
+            guest.driver.drain()
+        await connection.wait_closed()
+
+    def _guest(self, connection: ServerConnection) -> _Guest:
+        assert isinstance(connection, Wire)
+        return self._guests.get(connection) or _Guest()  # one that is gone already: what is written there is lost
+
+    def _drivers(self) -> list[Driver]:
+        return [guest.driver for guest in self._guests.values() if guest.driver is not None]
+
+    # ---- the end -----------------------------------------------------------------------------------------------------
+
+    async def _end(self, farewell: Callable[[Driver], None], timeout: float) -> None:
+        if self._listener is None:
+            return
+        drivers = self._drivers()
+        if self._closing:
+            for driver in drivers:
+                farewell(driver)
+            await self._closed.wait()
+            return
+        self._closing = True
+        try:
+            self._listener.close(close_connections=False)
+            for driver in drivers:
+                farewell(driver)
+            for wire, guest in self._guests.items():
+                if guest.driver is None:
+                    wire.drop()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._settled()
+        finally:
+            self.cut()
+            await self._context.crew.close()
+            for runner in tuple(self._context.runners):
+                await runner.retire()
+            await self._listener.wait_closed()
+            self._closed.set()
+
+    async def _settled(self) -> None:
+        """Waits until no connection is left, and then until the application is done with their channels."""
+        for wire in tuple(self._guests):
+            await wire.wait_closed()
+        for runner in tuple(self._context.runners):
+            await runner.retired.wait()
+
+
+def _serializer(params: dict[str, Any]) -> ServerSerializer | None:
+    vsn = params.get("vsn")
+    return serializer_for(vsn) if vsn is None or isinstance(vsn, str) else None
+
+
+_silent: Final = logging.Logger("phx_transports.silent")  # outside the tree of loggers, which would show tokens
+_silent.disabled = True

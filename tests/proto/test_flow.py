@@ -1,0 +1,337 @@
+"""Back-pressure: when reading stands still, for how long, and what happens at the hard bound."""
+
+from math import inf
+from typing import Any
+
+import pytest
+from conversation import Conversation
+
+from phx_proto.channel import JoinPolicy
+from phx_proto.client import ClientOptions
+from phx_proto.commands import PauseReading, ResumeReading
+from phx_proto.errors import PushTimeout
+from phx_proto.events import ChannelErrored, ChannelJoined, InboxOverflow, PushFailed
+from phx_proto.flow import FlowLimits
+from phx_proto.router import Router
+
+TICK = '[null,null,"room:1","tick",{}]'
+MIB = 2**20
+
+
+def talking(topics: tuple[str, ...] = ("room:1",), *, join: JoinPolicy | None = None, **limits: Any) -> Conversation:
+    """Joined, with a handler for ticks; reading pauses at 10 messages and goes on at 3, by default."""
+    router = Router()
+    router.add(lambda message: None, "tick")
+    flow = FlowLimits(**{"high": 10, "low": 3, **limits})
+    talk = Conversation(ClientOptions(flow=flow, join=join or JoinPolicy()), router=router).connect()
+    for topic in topics:
+        talk.joined(topic)
+    return talk
+
+
+def paused(**limits: Any) -> Conversation:
+    """At the high mark; the command that says so is not shown."""
+    talk = talking(**limits)
+    talk.receive(*[TICK] * 10)
+    assert talk.commands() == [PauseReading(talk.link)]
+    return talk
+
+
+# ---- pausing and going on -------------------------------------------------------------------------------------------
+
+
+def test_reading_goes_on_below_the_high_mark() -> None:
+    talk = talking()
+    talk.receive(*[TICK] * 9)
+    assert talk.commands() == []
+
+
+def test_reading_stands_still_at_the_high_mark() -> None:
+    talk = talking()
+    talk.receive(*[TICK] * 9)
+    talk.receive(TICK)
+    assert talk.commands() == [PauseReading(talk.link)]
+
+
+def test_one_read_may_come_on_top() -> None:
+    talk = talking()
+    talk.receive(*[TICK] * 25)
+    assert talk.commands() == [PauseReading(talk.link)]
+    assert talk.proto.stats.backlog == 25
+
+
+def test_a_pause_is_told_once() -> None:
+    talk = paused()
+    talk.receive(TICK)  # was on its way
+    assert talk.commands() == []
+
+
+def test_messages_of_all_topics_count_together() -> None:
+    talk = talking(("room:1", "room:2"))
+    talk.receive(*[TICK] * 5)
+    talk.receive(*[TICK.replace("room:1", "room:2")] * 5)
+    assert talk.commands() == [PauseReading(talk.link)]
+
+
+def test_messages_that_nobody_handles_do_not_count() -> None:
+    talk = talking()
+    talk.receive(*[TICK.replace("tick", "tock")] * 100)
+    assert (talk.commands(), talk.proto.stats.backlog) == ([], 0)
+
+
+def test_reading_goes_on_at_the_low_mark() -> None:
+    talk = paused()
+    talk.proto.handled(6, talk.now)
+    assert talk.commands() == []
+    talk.proto.handled(1, talk.now)
+    assert talk.commands() == [ResumeReading(talk.link)]
+
+
+def test_reading_can_pause_again_and_again() -> None:
+    talk = talking()
+    for _ in range(3):
+        talk.receive(*[TICK] * 10)
+        talk.proto.handled(10, talk.now)
+    assert [type(command) for command in talk.commands()] == [PauseReading, ResumeReading] * 3
+
+
+# ---- a pause has an end ---------------------------------------------------------------------------------------------
+
+
+def test_a_pause_lasts_ten_seconds_at_most() -> None:
+    talk = paused()
+    talk.advance(9.999)
+    assert talk.commands() == []
+    talk.advance(0.001)
+    assert talk.commands() == [ResumeReading(talk.link)]
+
+
+def test_after_the_longest_pause_a_mebibyte_is_read_whatever_the_backlog() -> None:
+    talk = paused(hard=10**6)
+    talk.advance(10.0)
+    talk.commands()
+    big = '[null,null,"room:1","tick",{"data":"' + "x" * 2**16 + '"}]'
+    read = 0
+    while read < MIB:
+        talk.receive(big)
+        read += len(big)
+        assert talk.commands() == []
+    talk.receive(TICK)
+    assert talk.commands() == [PauseReading(talk.link)]
+
+
+def test_all_that_is_read_counts_toward_the_mebibyte() -> None:
+    talk = paused(hard=10**6)
+    talk.advance(10.0)
+    talk.commands()
+    talk.receive("x" * 2**19, b"\xff" * 2**19)
+    talk.receive(TICK)
+    assert talk.commands() == [PauseReading(talk.link)]
+
+
+def test_a_backlog_that_came_down_ends_the_allowance_too() -> None:
+    talk = paused()
+    talk.advance(10.0)
+    talk.proto.handled(10, talk.now)
+    talk.commands()
+    talk.receive(*[TICK] * 10)
+    assert talk.commands() == [PauseReading(talk.link)]
+
+
+def test_a_client_whose_handlers_stand_still_reads_again_and_again() -> None:
+    talk = paused(hard=10**6)
+    for _ in range(5):
+        talk.advance(10.0)
+        talk.receive("x" * MIB)
+        talk.receive(TICK)
+    assert [type(command) for command in talk.commands()] == [ResumeReading, PauseReading] * 5
+
+
+# ---- the hard bound -------------------------------------------------------------------------------------------------
+
+
+def test_at_the_hard_bound_messages_are_dropped_counted_and_told() -> None:
+    talk = talking(hard=20)
+    talk.receive(*[TICK] * 20)
+    talk.receive(TICK, TICK, TICK)
+    assert talk.events() == [InboxOverflow(None, 3, 20)]
+    assert (talk.proto.stats.dropped, talk.proto.stats.backlog) == (3, 20)
+
+
+def test_an_overflow_is_told_once_a_read() -> None:
+    talk = talking(hard=20)
+    talk.receive(*[TICK] * 20)
+    talk.receive(TICK, TICK)
+    talk.receive(TICK)
+    assert talk.events() == [InboxOverflow(None, 2, 20), InboxOverflow(None, 1, 20)]
+
+
+def test_below_the_hard_bound_messages_are_delivered_again() -> None:
+    talk = talking(hard=20)
+    talk.receive(*[TICK] * 20)
+    talk.receive(TICK)
+    talk.proto.handled(1, talk.now)
+    talk.receive(TICK)
+    assert (talk.proto.stats.dropped, talk.proto.stats.delivered) == (1, 21)
+
+
+def test_replies_are_heard_at_the_hard_bound() -> None:
+    talk = talking(hard=20)
+    talk.receive(*[TICK] * 20)
+    room = talk.proto._wire.channels["room:1"]
+    talk.reply(talk.push(room))
+    assert len(talk.events()) == 1
+
+
+def test_the_hard_bound_is_sixty_four_times_the_high_mark_if_it_is_not_given() -> None:
+    assert FlowLimits().hard == 64_000
+    assert FlowLimits(high=10, low=1).hard == 640
+    assert FlowLimits(high=10, low=1, hard=10).hard == 10
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"low": -1},
+        {"low": 1000},
+        {"high": 0, "low": 0},
+        {"hard": 999},
+        {"longest_pause": 0.0},
+        {"longest_pause": inf},
+        {"longest_pause": float("nan")},
+    ],
+)
+def test_limits_that_cannot_be_are_refused(limits: Any) -> None:
+    with pytest.raises(ValueError, match="is needed|positive"):
+        FlowLimits(**limits)
+
+
+# ---- somebody awaits an answer --------------------------------------------------------------------------------------
+
+
+def test_reading_goes_on_while_a_call_awaits_its_reply() -> None:
+    talk = talking()
+    ref = talk.push(talk.proto._wire.channels["room:1"])
+    talk.receive(*[TICK] * 10)
+    assert talk.commands() == []
+    talk.reply(ref)
+    talk.receive(TICK)
+    assert talk.commands() == [PauseReading(talk.link)]
+
+
+def awaited_push(talk: Conversation) -> object:
+    return talk.push(talk.proto._wire.channels["room:1"])
+
+
+def awaited_join(talk: Conversation) -> object:
+    return talk.joining("room:2")
+
+
+def awaited_leave(talk: Conversation) -> object:
+    return talk.leave(talk.proto._wire.channels["room:1"])
+
+
+def awaited_ping(talk: Conversation) -> object:
+    talk.answers_heartbeats = False
+    return talk.ping()
+
+
+@pytest.mark.parametrize("call", [awaited_push, awaited_join, awaited_leave, awaited_ping])
+def test_a_call_that_awaits_an_answer_ends_a_pause(call: Any) -> None:
+    talk = paused()
+    call(talk)
+    assert talk.commands() == [ResumeReading(talk.link)]
+    talk.receive(TICK)
+    assert talk.commands() == []
+
+
+def test_a_cast_awaits_nothing() -> None:
+    talk = paused()
+    talk.cast(talk.proto._wire.channels["room:1"])
+    assert talk.commands() == []
+
+
+def test_reading_stands_still_when_the_awaited_push_has_timed_out() -> None:
+    talk = talking()
+    talk.push(talk.proto._wire.channels["room:1"], timeout=2.0)
+    talk.receive(*[TICK] * 10)
+    talk.advance(2.0)
+    talk.receive(TICK)
+    assert talk.commands() == [PauseReading(talk.link)]
+
+
+# ---- the reading clock ----------------------------------------------------------------------------------------------
+
+
+def crashed_and_retrying(policy: JoinPolicy) -> Conversation:
+    """A topic whose rejoin is sent, and not answered."""
+    talk = talking(("room:1", "room:2"), join=policy, longest_pause=50.0)
+    room = talk.proto._wire.channels["room:2"]
+    talk.crash_channel("room:2", room.join_ref)
+    talk.advance(1.0)
+    assert [frame.event for frame in talk.sent()] == ["phx_join"]
+    talk.events()
+    return talk
+
+
+def test_a_joins_clock_runs_while_reading_goes_on() -> None:
+    talk = crashed_and_retrying(JoinPolicy(timeout=10.0))
+    talk.advance(10.0)
+    assert len([event for event in talk.events() if isinstance(event, ChannelErrored)]) == 1
+
+
+def test_a_joins_clock_stands_still_with_reading() -> None:
+    talk = crashed_and_retrying(JoinPolicy(timeout=10.0))
+    talk.advance(4.0)
+    talk.proto._flow._pause(talk.now)  # an awaited join keeps reading going by itself
+    talk.advance(50.0 + 5.999)
+    assert talk.events() == []
+    talk.advance(0.002)
+    assert len([event for event in talk.events() if isinstance(event, ChannelErrored)]) == 1
+
+
+def test_a_callers_clock_runs_while_reading_stands_still() -> None:
+    talk = paused()
+    talk.push(talk.proto._wire.channels["room:1"], timeout=4.0)
+    talk.proto._flow._pause(talk.now)
+    talk.advance(4.0)
+    assert isinstance(talk.event(PushFailed).error, PushTimeout)
+
+
+# ---- a connection that ends while it is not read --------------------------------------------------------------------
+
+
+def test_a_pause_ends_with_its_connection_and_the_next_one_is_read() -> None:
+    talk = paused()
+    talk.drop()
+    assert talk.commands() == []
+    talk.advance(0.01)
+    talk.accept()
+    assert talk.commands() == []
+    assert talk.proto.stats.backlog == 10
+
+
+def test_the_backlog_of_an_older_connection_stops_the_next_one_too() -> None:
+    talk = paused()
+    talk.reconnect()
+    room = talk.proto._wire.channels["room:1"]
+    talk.reply(room.join_ref)
+    assert talk.event(ChannelJoined).rejoined
+    talk.receive(TICK)
+    assert talk.commands() == [PauseReading(talk.link)]
+
+
+def test_the_allowance_ends_with_its_connection() -> None:
+    talk = paused()
+    talk.advance(10.0)
+    talk.reconnect()
+    talk.reply(talk.proto._wire.channels["room:1"].join_ref)
+    talk.receive(TICK)
+    assert talk.commands() == [PauseReading(talk.link)]
+
+
+def test_handling_goes_on_between_connections() -> None:
+    talk = paused()
+    talk.drop()
+    talk.proto.handled(10, talk.now)
+    assert (talk.proto.stats.backlog, talk.commands()) == (0, [])

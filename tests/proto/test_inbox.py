@@ -1,0 +1,351 @@
+"""Inboxes: who is to have a message, what waits, and where it is dropped."""
+
+from typing import Any
+
+import pytest
+from conversation import Conversation
+
+from phx_proto.channel import Channel
+from phx_proto.events import BadFrame, ChannelEnded, ChannelErrored, ChannelJoined, InboxOverflow, PresenceChanged
+from phx_proto.inbox import Bound, Drop, Inbox, Tap
+from phx_proto.message import Message
+from phx_proto.presence import PresenceChange
+from phx_proto.router import Router
+
+OVER_RANGE = '[null,null,"room:1","{}",1e999]'  # JSON by its form, and no number by its content
+
+
+def nobody(item: object) -> None:
+    raise AssertionError("the core calls nobody")
+
+
+def joined(router: Router | None = None, **settings: Any) -> tuple[Conversation, Channel]:
+    talk = Conversation(router=router).connect()
+    room = talk.channel("room:1", **settings)
+    talk.join(room)
+    talk.reply(room.join_ref)
+    talk.events()
+    return talk, room
+
+
+def consumers(talk: Conversation, room: Channel, event: str) -> tuple[Any, ...]:
+    """Who is to have a broadcast of the event."""
+    talk.serve("room:1", event)
+    taken = room.take()
+    talk.proto.handled(len(taken), talk.now)
+    room.take()
+    return taken[0][0] if taken else ()
+
+
+# ---- taking ---------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_waits_in_a_new_inbox() -> None:
+    inbox = Inbox("room:1", Router(), None)
+    assert (inbox.take(10), inbox.deliveries) == ([], None)
+
+
+def test_deliveries_are_taken_in_order_and_in_parts() -> None:
+    talk, room = joined()
+    room.on("tick", print)
+    for number in range(5):
+        talk.serve("room:1", "tick", {"n": number})
+    parts = [[item.payload["n"] for _, item in room.take(2) if isinstance(item, Message)] for _ in range(4)]
+    assert parts == [[0, 1], [2, 3], [4], []]
+
+
+def test_a_channel_at_work_is_not_runnable_again_until_its_turn_ended() -> None:
+    talk, room = joined()
+    room.on("tick", print)
+    talk.serve("room:1", "tick")
+    assert talk.proto.runnable() == [room]
+    room.take()
+    talk.serve("room:1", "tick")
+    assert talk.proto.runnable() == []
+    assert len(room.take()) == 1
+    assert room.take() == []
+    talk.serve("room:1", "tick")
+    assert talk.proto.runnable() == [room]
+
+
+def test_channels_become_runnable_in_the_order_of_their_first_messages() -> None:
+    router = Router()
+    router.add(print, "tick")
+    talk = Conversation(router=router).connect()
+    rooms = {topic: talk.joined(topic) for topic in ("room:1", "room:2", "room:3")}
+    talk.receive(*(f'[null,null,"room:{number}","tick",{{}}]' for number in (3, 1, 3, 2)))
+    assert talk.proto.runnable() == [rooms["room:3"], rooms["room:1"], rooms["room:2"]]
+
+
+# ---- who is to have it ----------------------------------------------------------------------------------------------
+
+
+def test_handlers_of_the_event_and_of_every_event_get_it_in_the_order_of_registration() -> None:
+    router = Router()
+    every = router.add(print, "*", topic="room:*")
+    tick = router.add(print, "tick")
+    elsewhere = router.add(print, "tick", topic="lobby")
+    talk, room = joined(router)
+    assert consumers(talk, room, "tick") == (every, tick)
+    assert consumers(talk, room, "tock") == (every,)
+    assert elsewhere not in consumers(talk, room, "tick")
+
+
+def test_taps_come_last() -> None:
+    talk, room = joined()
+    first, second = Tap(nobody), Tap(nobody)
+    room.attach(first)
+    handler = room.on("tick", print)
+    room.attach(second)
+    assert consumers(talk, room, "tick") == (handler, first, second)
+    assert consumers(talk, room, "tock") == (first, second)
+
+
+def test_handlers_that_come_and_go_while_the_channel_is_joined_are_heeded() -> None:
+    router = Router()
+    talk, room = joined(router)
+    assert consumers(talk, room, "tick") == ()
+    handler = router.add(print, "tick")
+    assert consumers(talk, room, "tick") == (handler,)
+    own = room.on("*", print)
+    assert consumers(talk, room, "tick") == (handler, own)
+    router.remove(handler)
+    assert consumers(talk, room, "tick") == (own,)
+    room.off(own)
+    assert consumers(talk, room, "tick") == ()
+
+
+def test_a_message_keeps_the_consumers_that_it_had_when_it_came() -> None:
+    talk, room = joined()
+    handler = room.on("tick", print)
+    talk.serve("room:1", "tick")
+    room.off(handler)
+    assert room.take()[0][0] == (handler,)
+
+
+@pytest.mark.parametrize("event", ["phx_join", "phx_leave", "phx_reply"])
+def test_the_protocols_own_events_are_no_messages(event: str) -> None:
+    talk, room = joined()
+    room.on("*", print)
+    room.attach(Tap(nobody))
+    talk.serve("room:1", event, {"status": "ok", "response": {}})
+    assert talk.deliveries() == []
+
+
+def test_a_message_that_nobody_wants_is_counted_and_never_parsed() -> None:
+    talk, _ = joined()
+    talk.receive(OVER_RANGE.format("tick"))
+    assert talk.events() == []
+    assert (talk.proto.stats.unhandled, talk.proto.stats.delivered) == (1, 0)
+
+
+def test_a_message_is_delivered_unparsed() -> None:
+    talk, room = joined()
+    room.on("tick", print)
+    talk.receive(OVER_RANGE.format("tick"))
+    ((_, message),) = room.take()
+    assert isinstance(message, Message)
+    with pytest.raises(ValueError, match="out of range"):
+        _ = message.payload
+
+
+# ---- taps -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_tap_reads_the_lifecycle_among_the_messages() -> None:
+    talk = Conversation().connect()
+    room = talk.channel("room:1")
+    room.attach(Tap(nobody))
+    talk.join(room)
+    talk.reply(room.join_ref)
+    talk.serve("room:1", "tick")
+    talk.crash_channel("room:1", room.join_ref)
+    talk.advance(1.0)
+    talk.reply(room.join_ref)
+    talk.serve("room:1", "tock")
+    talk.close_channel("room:1", room.join_ref)
+    items = [item.event if isinstance(item, Message) else type(item) for _, item in room.take()]
+    assert items == [ChannelJoined, "tick", ChannelErrored, ChannelJoined, "tock", ChannelEnded]
+
+
+def test_what_a_tap_reads_counts_toward_the_backlog_all_of_it() -> None:
+    talk = Conversation().connect()
+    room = talk.channel("room:1")
+    room.attach(Tap(nobody))
+    talk.join(room)
+    talk.reply(room.join_ref)
+    talk.serve("room:1", "tick")
+    assert talk.proto.stats.backlog == 2
+    talk.proto.handled(len(room.take()), talk.now)
+    assert talk.proto.stats.backlog == 0
+
+
+def test_handlers_do_not_get_the_lifecycle() -> None:
+    talk, room = joined()
+    room.on("*", print)
+    talk.crash_channel("room:1", room.join_ref)
+    assert room.take() == []
+
+
+def test_detaching_a_tap_that_is_not_there_does_nothing() -> None:
+    talk, room = joined()
+    tap = Tap(nobody)
+    room.attach(tap)
+    room.detach(Tap(nobody))
+    assert consumers(talk, room, "tick") == (tap,)
+
+
+# ---- bounds ---------------------------------------------------------------------------------------------------------
+
+
+def bounded(limit: int, drop: Drop) -> tuple[Conversation, Channel]:
+    router = Router()
+    router.add(print, "tick")
+    return joined(router, bound=Bound(limit, drop))
+
+
+def numbers(taken: list[Any]) -> list[int]:
+    return [item.payload["n"] for _, item in taken if isinstance(item, Message)]
+
+
+@pytest.mark.parametrize(("drop", "kept"), [(Drop.OLDEST, [3, 4]), (Drop.NEWEST, [0, 1])])
+def test_a_full_inbox_drops_what_its_bound_says(drop: Drop, kept: list[int]) -> None:
+    talk, room = bounded(2, drop)
+    for number in range(5):
+        talk.serve("room:1", "tick", {"n": number})
+    assert talk.proto.stats.backlog == 2
+    assert numbers(room.take()) == kept
+    assert talk.proto.stats.dropped == 3
+
+
+def test_what_a_bound_drops_is_told_once_a_read() -> None:
+    talk, _ = bounded(2, Drop.OLDEST)
+    talk.receive(*['[null,null,"room:1","tick",{}]'] * 5)
+    assert talk.events() == [InboxOverflow("room:1", 3, 2)]
+    talk.receive('[null,null,"room:1","tick",{}]')
+    assert talk.events() == [InboxOverflow("room:1", 1, 2)]
+
+
+@pytest.mark.parametrize(("drop", "delivered"), [(Drop.OLDEST, 5), (Drop.NEWEST, 2)])
+def test_what_was_delivered_is_what_was_put_into_the_inbox(drop: Drop, delivered: int) -> None:
+    talk, room = bounded(2, drop)
+    for number in range(5):
+        talk.serve("room:1", "tick", {"n": number})
+    talk.proto.handled(len(room.take()), talk.now)
+    stats = talk.proto.stats
+    assert (stats.delivered, stats.handled, stats.backlog) == (delivered, 2, 0)
+
+
+@pytest.mark.parametrize("drop", Drop)
+def test_an_inbox_that_was_taken_from_has_room_again(drop: Drop) -> None:
+    talk, room = bounded(2, drop)
+    for number in range(4):
+        talk.serve("room:1", "tick", {"n": number})
+        if number == 1:
+            assert numbers(room.take(1)) == [0]
+    assert numbers(room.take()) == ([2, 3] if drop is Drop.OLDEST else [1, 2])
+
+
+@pytest.mark.parametrize("drop", Drop)
+def test_the_lifecycle_takes_no_room_and_is_never_dropped(drop: Drop) -> None:
+    talk, room = bounded(1, drop)
+    room.attach(Tap(nobody))
+    talk.crash_channel("room:1", room.join_ref)
+    talk.advance(1.0)
+    talk.reply(room.join_ref)
+    talk.serve("room:1", "tick", {"n": 1})
+    assert talk.proto.stats.dropped == 0
+    talk.serve("room:1", "tick", {"n": 2})
+    taken = room.take()
+    assert [type(item) for _, item in taken] == [ChannelErrored, ChannelJoined, Message]
+    assert numbers(taken) == [2 if drop is Drop.OLDEST else 1]
+    talk.proto.handled(len(taken), talk.now)
+    assert talk.proto.stats.backlog == 0
+
+
+def test_a_bound_drops_no_messages_of_other_topics() -> None:
+    talk, _ = bounded(1, Drop.NEWEST)
+    talk.joined("room:2")
+    talk.receive(*['[null,null,"room:2","tick",{}]'] * 5)
+    assert (talk.events(), talk.proto.stats.backlog) == ([], 5)
+
+
+def test_messages_that_nobody_wants_take_no_room() -> None:
+    talk, room = bounded(1, Drop.NEWEST)
+    talk.serve("room:1", "tock")
+    talk.serve("room:1", "tick", {"n": 1})
+    assert numbers(room.take()) == [1]
+    assert talk.proto.stats.unhandled == 1
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_bound_without_room_is_refused(limit: int) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        Bound(limit, Drop.OLDEST)
+
+
+# ---- presence -------------------------------------------------------------------------------------------------------
+
+ANN = {"ann": {"metas": [{"phx_ref": "a"}]}}
+
+
+def test_presence_is_tracked_where_it_is_asked_for_and_its_messages_are_delivered_too() -> None:
+    talk, room = joined()
+    handler = room.on("presence_state", print)
+    presence = room.track_presence()
+    talk.serve("room:1", "presence_state", ANN, join_ref=room.join_ref)
+    assert talk.events() == [PresenceChanged("room:1", PresenceChange(joins=ANN, leaves={}))]
+    assert dict(presence.entries) == ANN
+    assert [taken[0] for taken in room.take()] == [(handler,)]
+
+
+def test_presence_without_handlers_is_counted_as_unhandled() -> None:
+    talk, room = joined()
+    room.track_presence()
+    talk.serve("room:1", "presence_state", ANN, join_ref=room.join_ref)
+    assert talk.proto.stats.unhandled == 1
+
+
+def test_asking_for_presence_twice_gives_the_same() -> None:
+    _, room = joined()
+    assert room.track_presence() is room.track_presence()
+
+
+def test_a_diff_that_changes_nothing_yet_is_not_told() -> None:
+    talk, room = joined()
+    room.track_presence()
+    talk.serve("room:1", "presence_diff", {"joins": ANN, "leaves": {}})
+    assert talk.events() == []
+
+
+def test_other_events_of_a_topic_with_presence_are_delivered_as_ever() -> None:
+    talk, room = joined()
+    room.track_presence()
+    handler = room.on("tick", print)
+    assert consumers(talk, room, "tick") == (handler,)
+
+
+def test_presence_messages_of_a_topic_that_does_not_track_it_are_messages_as_any() -> None:
+    talk, room = joined(bound=Bound(5, Drop.NEWEST))
+    handler = room.on("presence_state", print)
+    assert consumers(talk, room, "presence_state") == (handler,)
+    assert talk.events() == []
+
+
+def test_a_presence_message_that_is_none_is_a_bad_frame_and_reaches_no_handler() -> None:
+    talk, room = joined()
+    room.track_presence()
+    room.on("*", print)
+    talk.serve("room:1", "presence_state", [1, 2], join_ref=room.join_ref)
+    talk.receive(OVER_RANGE.format("presence_state"), b"\x02\x06\x0epresence_stateroom:1")
+    assert [type(event) for event in talk.events()] == [BadFrame] * 2
+    assert room.take() == []
+
+
+def test_presence_is_kept_up_when_handlers_are_too_slow() -> None:
+    talk, room = joined(bound=Bound(1, Drop.NEWEST))
+    room.on("*", print)
+    presence = room.track_presence()
+    talk.serve("room:1", "tick")
+    talk.serve("room:1", "presence_state", ANN, join_ref=room.join_ref)
+    assert dict(presence.entries) == ANN

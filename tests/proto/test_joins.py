@@ -1,0 +1,126 @@
+import pytest
+
+from phx_proto.joins import JoinQueue
+
+
+class Asker:
+    """Somebody who wants to join, and remembers when it was let."""
+
+    def __init__(self) -> None:
+        self.starts: list[float] = []
+
+    def start_join(self, now: float) -> None:
+        self.starts.append(now)
+
+
+def askers(count: int) -> list[Asker]:
+    return [Asker() for _ in range(count)]
+
+
+def starts(askers: list[Asker]) -> list[list[float]]:
+    return [asker.starts for asker in askers]
+
+
+def opened(limit: int) -> JoinQueue:
+    queue = JoinQueue(limit)
+    queue.open([], 0.0)
+    return queue
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_under_one_is_refused(limit: int) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        JoinQueue(limit)
+
+
+def test_below_the_limit_a_join_starts_at_once() -> None:
+    asker = Asker()
+    opened(1).ask(asker, 3.0)
+    assert asker.starts == [3.0]
+
+
+def test_without_a_connection_nothing_starts() -> None:
+    asker = Asker()
+    JoinQueue(1).ask(asker, 3.0)
+    assert asker.starts == []
+
+
+def test_the_opening_starts_as_many_as_the_limit_allows_in_their_order() -> None:
+    first, second, third = waiting = askers(3)
+    JoinQueue(2).open([first, second, third], 5.0)
+    assert starts(waiting) == [[5.0], [5.0], []]
+
+
+def test_each_one_that_is_done_lets_the_next_start() -> None:
+    first, second, third = waiting = askers(3)
+    queue = opened(1)
+    for asker in waiting:
+        queue.ask(asker, 1.0)
+    queue.done(first, 2.0)
+    assert starts(waiting) == [[1.0], [2.0], []]
+    queue.done(second, 4.0)
+    assert third.starts == [4.0]
+
+
+def test_one_that_gives_up_while_it_waits_never_starts() -> None:
+    first, second, _ = waiting = askers(3)
+    queue = opened(1)
+    for asker in waiting:
+        queue.ask(asker, 1.0)
+    queue.done(second, 2.0)
+    queue.done(first, 3.0)
+    assert starts(waiting) == [[1.0], [], [3.0]]
+
+
+def test_one_that_was_never_there_may_be_done() -> None:
+    queue = opened(1)
+    queue.done(Asker(), 1.0)
+    asker = Asker()
+    queue.ask(asker, 2.0)
+    assert asker.starts == [2.0]
+
+
+def test_one_that_asks_again_after_it_was_done_goes_to_the_end() -> None:
+    first, second = waiting = askers(2)
+    queue = opened(1)
+    for asker in waiting:
+        queue.ask(asker, 1.0)
+    queue.done(first, 2.0)
+    queue.ask(first, 2.0)
+    assert starts(waiting) == [[1.0], [2.0]]
+    queue.done(second, 3.0)
+    assert first.starts == [1.0, 3.0]
+
+
+def test_a_new_connection_starts_with_a_clean_slate() -> None:
+    first, second, third = waiting = askers(3)
+    queue = opened(1)
+    queue.ask(first, 1.0)
+    queue.ask(second, 1.0)
+    queue.close()
+    queue.open([third], 9.0)
+    assert starts(waiting) == [[1.0], [], [9.0]]
+
+
+def test_after_the_connection_is_gone_one_that_is_done_starts_nobody() -> None:
+    first, second = waiting = askers(2)
+    queue = opened(1)
+    queue.ask(first, 1.0)
+    queue.ask(second, 1.0)
+    queue.close()
+    queue.done(first, 2.0)
+    queue.ask(first, 2.0)
+    assert starts(waiting) == [[1.0], []]
+
+
+def test_joins_that_end_while_they_start_let_the_next_ones_start_however_many_they_are() -> None:
+    queue = JoinQueue(1)
+
+    class EndsAtOnce(Asker):
+        def start_join(self, now: float) -> None:
+            super().start_join(now)
+            queue.done(self, now)
+
+    waiting: list[Asker] = [EndsAtOnce() for _ in range(10_000)]
+    queue.open([*waiting], 1.0)
+    assert starts(waiting) == [[1.0]] * 10_000
