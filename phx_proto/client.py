@@ -76,6 +76,11 @@ class ClientOptions:
     push_buffer: int = 1000
     flow: FlowLimits = field(default_factory=FlowLimits)
 
+    def __post_init__(self) -> None:
+        for name in ("heartbeat", "open_timeout", "close_timeout"):
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"{name} is positive, finite seconds, not {getattr(self, name)!r}")
+
 
 class ClientProtocol:
     """One client: a connection that is kept up, and its channels.

@@ -33,8 +33,6 @@ class Heartbeat:
     __slots__ = ("_flow", "_interval", "_on_silence", "_pings", "_silent_since", "_timer", "_wire")
 
     def __init__(self, interval: float, on_silence: Callable[[float], None], wire: Wire, flow: Flow) -> None:
-        if not 0 < interval < inf:
-            raise ValueError(f"the heartbeat's interval is positive, finite seconds, not {interval!r}")
         self._interval = interval
         self._on_silence = on_silence
         self._wire = wire

@@ -5,10 +5,10 @@ table: `table[state, input]` is the next state, and a pair that is not in the ta
 ignores it before it comes here). What is done on the way stands in `client.py` and `channel.py`; the diagrams in docs/
 are made from these tables.
 
-The socket. Every attempt begins with RESOLVING what params and token are, which takes no time where they are no
-callables. An attempt that fails, or a connection that is lost, leads to WAITING for the next attempt, or to CLOSED where
-a policy says that this was final. DRAINING still sends and hears replies, but takes no new message; CLOSING waits for
-the other side's close frame.
+The socket. Every attempt begins with RESOLVING what params and token are, which takes no time where none is a callable.
+An attempt that fails, or a connection that is lost, leads to WAITING for the next attempt, or to CLOSED where a policy
+says that this was final. DRAINING still sends and hears replies, but takes no new message; CLOSING waits for the other
+side's close frame.
 
 A channel. PENDING wants to be joined, and waits for the connection, for its turn, or for its params. ERRORED waits for
 its time to try again. A lost connection makes every channel that was to be joined PENDING. CLOSED is final: another

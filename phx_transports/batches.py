@@ -24,6 +24,8 @@ def run_batch(handler: Handler, messages: Sequence[Message[Any]], channel: objec
             if inspect.iscoroutine(returned):
                 returned.close()
                 raise TypeError(f"{handler.name} returned a coroutine: declare it with `async def` to have it awaited")
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # `CancelledError` too: it is no cancellation where nothing can be cancelled
             failures.append((index, error))
     return failures

@@ -4,6 +4,7 @@ The log's name is `phx_transports`. No report shows params, tokens or payloads.
 """
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -38,6 +39,15 @@ class HandlerError:
     message: Message[Any]
     error: BaseException
 
+    @property
+    def raisable(self) -> Exception:
+        """The error as something that can be raised anywhere: not a cancellation, nor the end of an iterator."""
+        if isinstance(self.error, Exception) and not isinstance(self.error, StopIteration):
+            return self.error
+        error = RuntimeError(f"handler {self.handler.name} raised {self.error!r}")
+        error.__cause__ = self.error
+        return error
+
 
 OnHandlerError: TypeAlias = Callable[[HandlerError], None]
 
@@ -53,6 +63,15 @@ def log_handler_error(report: HandlerError) -> None:
         report.error,
         exc_info=report.error,
     )
+
+
+def report_to(on_error: OnHandlerError, report: HandlerError) -> None:
+    """Report to the application; if that raises, to the log, with what it raised."""
+    try:
+        on_error(report)
+    except (Exception, CancelledError) as error:
+        log_handler_error(report)
+        logger.error("on_handler_error itself failed: %r", error, exc_info=error)
 
 
 def log_event(event: Event) -> None:

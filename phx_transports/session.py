@@ -45,13 +45,13 @@ class Session:
         self.closed = False
         self.error: BaseException | None = None
         self.listeners: list[Callable[[Event], None]] = []
-        self._calls: dict[str, Waiter] = {}
+        self._calls: dict[str, list[Waiter]] = {}
         self._for_connection: list[Waiter] = []
         self._for_end: list[Waiter] = []
 
     def wait(self, ref: str, waiter: Waiter) -> None:
-        """The event with this ref ends the call."""
-        self._calls[ref] = waiter
+        """The event with this ref ends the call; several calls may share one (a second `leave` gets the first's)."""
+        self._calls.setdefault(ref, []).append(waiter)
 
     def wait_connected(self, waiter: Waiter) -> None:
         """The next open connection ends the call, or the client's end; at once where there is one."""
@@ -77,15 +77,15 @@ class Session:
                 listener(event)
             match event:
                 case ReplyReceived(ref=ref, reply=reply):
-                    self._result(ref, reply)
+                    self._end_calls(ref, result=reply)
                 case PushFailed(ref=ref, error=error) | JoinFailed(ref=ref, error=error):
-                    self._exception(ref, error)
+                    self._end_calls(ref, error=error)
                 case ChannelJoined(ref=str(ref), response=response):
-                    self._result(ref, response)
+                    self._end_calls(ref, result=response)
                 case LeaveEnded(ref=ref):
-                    self._result(ref, None)
+                    self._end_calls(ref)
                 case PingAnswered(ref=ref, elapsed=elapsed):
-                    self._result(ref, elapsed)
+                    self._end_calls(ref, result=elapsed)
                 case Connected():
                     self.connected = True
                     self._connection_settled()
@@ -101,31 +101,24 @@ class Session:
                 case _:
                     pass
 
-    def _result(self, ref: str, result: Any) -> None:
-        waiter = self._calls.pop(ref, None)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(result)
-
-    def _exception(self, ref: str, error: PhxError) -> None:
-        waiter = self._calls.pop(ref, None)
-        if waiter is not None and not waiter.done():
-            waiter.set_exception(error)
+    def _end_calls(self, ref: str, *, result: Any = None, error: BaseException | None = None) -> None:
+        _end(self._calls.pop(ref, ()), result, error)
 
     def _connection_settled(self) -> None:
         waiters, self._for_connection = self._for_connection, []
-        _end(waiters, None if self.connected else self.error or _closed_by_application())
+        _end(waiters, None, None if self.connected else self.error or _closed_by_application())
 
     def _end_settled(self) -> None:
         waiters, self._for_end = self._for_end, []
-        _end(waiters, self.error)
+        _end(waiters, None, self.error)
 
 
-def _end(waiters: Iterable[Waiter], error: BaseException | None) -> None:
+def _end(waiters: Iterable[Waiter], result: Any, error: BaseException | None) -> None:
     for waiter in waiters:
         if waiter.done():
             continue
         if error is None:
-            waiter.set_result(None)
+            waiter.set_result(result)
         else:
             waiter.set_exception(error)
 

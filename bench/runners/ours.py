@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 from bench.meter import Memory, Meter, Result, Task, report, task
@@ -25,11 +26,10 @@ async def run(task: Task) -> Result:
     async with connect(task.socket, params={"plan": task.plan}, router=router) as client:
         memory = Memory() if task.work == "memory" else None
         await asyncio.gather(*(client.join(topic, timeout=60.0) for topic in task.names))
-        if memory is not None:
-            return Result(bytes_a_topic=memory.a_topic(task.topics))
-        if task.work == "messages":
-            return await meter.wait()
-        return await _pushes(client, task)
+        if task.work == "pushes":
+            return await _pushes(client, task)
+        result = await meter.wait()
+        return result if memory is None else replace(result, bytes_a_topic=memory.a_topic(task.topics))
 
 
 async def _pushes(client: Client, task: Task) -> Result:

@@ -1,25 +1,23 @@
-"""One topic, as an application meets it under asyncio; and the stream of its messages."""
+"""One topic, as an application meets it under asyncio."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from math import inf
+from typing import TYPE_CHECKING, Any
 
 from phx_proto.channel import Channel as CoreChannel
-from phx_proto.errors import PushRejected
-from phx_proto.events import ChannelEnded, ChannelEvent
+from phx_proto.errors import ChannelClosed, PushRejected, PushTimeout
+from phx_proto.events import ChannelEvent
 from phx_proto.handler import Handler
-from phx_proto.inbox import Tap
 from phx_proto.message import Message, Reply
 from phx_proto.presence import Entries, Presence
 from phx_proto.states import ChannelState
 
-from .handlers import Lane, Runner, make_lane
+from .handlers import Lane, Runner
+from .streams import MessageStream
 
 if TYPE_CHECKING:
     from .client import Client
-
-T = TypeVar("T")
 
 
 class Channel:
@@ -68,7 +66,7 @@ class Channel:
             JoinTimeout: It did not answer in time. The channel is closed.
             LocalError: It was joined before, or the params cannot be sent.
         """
-        return await self._ask(lambda now: self._core.join(now, timeout=timeout))
+        return await self._client.ask(lambda now: self._core.join(now, timeout=timeout), self._give_up_join)
 
     async def leave(self, *, timeout: float = 10.0) -> None:
         """Leave, and wait until the server knows; it is over after `timeout` seconds at the latest."""
@@ -92,16 +90,17 @@ class Channel:
             ChannelClosed: The channel is closed.
             LocalError: It cannot be sent: never joined, payload not JSON, buffer full.
         """
-        await self._client.writable()
+        rest = timeout if self._client.writable else await self._wait_writable(event, timeout)
         body = {} if payload is None else payload
-        reply: Reply = await self._ask(lambda now: self._core.push(event, body, now, timeout=timeout))
+        reply: Reply = await self._ask(lambda now: self._core.push(event, body, now, timeout=rest))
         if check and not reply.ok:
             raise PushRejected(self.topic, event, reply)
         return reply
 
     async def cast(self, event: str, payload: Any = None) -> None:
         """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
-        await self._client.writable()
+        if not self._client.writable:
+            await self._client.wait_writable()
         self._core.cast(event, {} if payload is None else payload, self._client.now())
         self._client.pump()
 
@@ -124,7 +123,7 @@ class Channel:
         """Take a handler of this channel's own back."""
         self._core.off(handler)
 
-    def messages(self) -> "MessageStream[Message[Any]]":
+    def messages(self) -> MessageStream[Message[Any]]:
         """Read the channel's messages one after another, beside its handlers.
 
         `async with channel.messages() as messages: async for message in messages: …`. Opened before the join it misses
@@ -133,7 +132,7 @@ class Channel:
         """
         return MessageStream(self._core, self._client, lambda item: item if isinstance(item, Message) else None)
 
-    def stream(self) -> "MessageStream[Message[Any] | ChannelEvent]":
+    def stream(self) -> MessageStream[Message[Any] | ChannelEvent]:
         """Like `messages`, with the channel's lifecycle in order: `ChannelJoined`, `ChannelErrored`, `ChannelEnded`."""
         return MessageStream(self._core, self._client, lambda item: item)
 
@@ -142,15 +141,17 @@ class Channel:
     ) -> Message[Any]:
         """Wait for the next message of an event, one for which `predicate` holds if there is one.
 
+        Not from within a handler of the same topic: the message would wait for that handler.
+
         Raises:
             TimeoutError: None came within `timeout` seconds.
-            PhxError: The channel ended first; what ended it.
+            PhxError: The channel ended first; what ended it, `ChannelClosed` where it was left.
         """
         async with asyncio.timeout(timeout), self.messages() as messages:
             async for message in messages:
                 if message.event == event and (predicate is None or predicate(message)):
                     return message
-        raise self._client.closed_error(self.topic)
+        raise ChannelClosed(self.topic, "it was left, or the client was closed")
 
     def track_presence(self) -> Presence:
         """Keep track of who is present, best before the join; its `entries` are then always current.
@@ -170,76 +171,24 @@ class Channel:
             self._lanes = {}
         lane = self._lanes.get(handler)
         if lane is None:
-            lane = self._lanes[handler] = make_lane(handler, self, runner)
+            lane = self._lanes[handler] = Lane(handler, self, runner)
         return lane
+
+    async def _wait_writable(self, event: str, timeout: float) -> float:
+        """Wait until there is room in the write buffer; gives what is left of the timeout."""
+        began = self._client.now()
+        try:
+            async with asyncio.timeout(None if timeout == inf else timeout):
+                await self._client.wait_writable()
+        except TimeoutError:
+            raise PushTimeout(self.topic, event, timeout, sent=False) from None
+        return timeout - (self._client.now() - began)
+
+    def _give_up_join(self, ref: str) -> None:
+        now = self._client.now()
+        self._core.cancel(ref, now)
+        if self._core.state is not ChannelState.CLOSED:  # it was answered at the very moment
+            self._core.leave(now)
 
     async def _ask(self, call: Callable[[float], str]) -> Any:
         return await self._client.ask(call, lambda ref: self._core.cancel(ref, self._client.now()))
-
-
-class MessageStream(Generic[T]):
-    """A channel's messages, one after another. An async context manager, and an async iterator while it is open."""
-
-    def __init__(
-        self, core: CoreChannel, client: "Client", select: Callable[[Message[Any] | ChannelEvent], T | None]
-    ) -> None:
-        self._core = core
-        self._client = client
-        self._select = select
-        self._tap = Tap(self._put)
-        self._items: deque[Message[Any] | ChannelEvent] = deque()
-        self._wake: asyncio.Future[None] | None = None
-        self._counted = True  # whether what waits here counts as not handled
-        self._open = False
-        self._end: ChannelEnded | None = None
-
-    async def __aenter__(self) -> Self:
-        self._open = True
-        self._core.attach(self._tap)
-        self._client.streams.add(self)
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        self._open = False
-        self._core.detach(self._tap)
-        self._client.streams.discard(self)
-        self.release()
-        self._items.clear()
-
-    def release(self) -> None:
-        """What waits here can still be read, but nothing waits for that any more."""
-        if self._counted:
-            self._counted = False
-            self._client.handled(len(self._items))
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> T:
-        while True:
-            while self._items:
-                item = self._items.popleft()
-                if self._counted:
-                    self._client.handled(1)
-                if isinstance(item, ChannelEnded):
-                    self._end = item
-                selected = self._select(item)
-                if selected is not None:
-                    return selected
-            if self._end is not None:
-                if self._end.error is not None:
-                    raise self._end.error
-                raise StopAsyncIteration
-            if self._core.state is ChannelState.CLOSED or not self._open:
-                raise StopAsyncIteration
-            self._wake = asyncio.get_running_loop().create_future()
-            await self._wake
-
-    def _put(self, item: Message[Any] | ChannelEvent) -> None:
-        if not (self._open and self._counted):  # it was closed, or released, while this was on its way
-            self._client.handled(1)
-        if not self._open:
-            return
-        self._items.append(item)
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)

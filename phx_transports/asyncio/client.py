@@ -9,13 +9,11 @@ import asyncio
 import contextlib
 import inspect
 import random
-import signal
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from ssl import SSLContext
-from types import FrameType, TracebackType
-from typing import Any, Final, Literal, Self, cast
+from types import TracebackType
+from typing import Any, Final, Literal, cast
 
 from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import (
@@ -31,8 +29,7 @@ from phx_proto.commands import (
     SendText,
 )
 from phx_proto.endpoint import Headers, Params
-from phx_proto.errors import ConnectError, ConnectionClosed
-from phx_proto.events import Event
+from phx_proto.errors import ConnectError, LocalError
 from phx_proto.inbox import Bound
 from phx_proto.link import Link
 from phx_proto.router import Router
@@ -40,13 +37,16 @@ from phx_proto.serializer import Serializer
 from phx_proto.states import SocketState
 from phx_proto.wire import Stats
 
-from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error
+from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
 from ..session import Session
-from .channel import Channel, MessageStream
+from .channel import Channel
 from .connection import Factory, FastConnection, open_connection
 from .handlers import Runner
+from .signals import signals_to
+from .streams import EventStream, MessageStream
 
 MAX_SIZE: Final = 16 * 2**20  # bytes; Phoenix servers send frames as large as their payloads
+_TURN: Final = 2**16  # bytes that are sent before the loop gets a turn to write them
 
 
 class connect:  # noqa: N801 - used like a function
@@ -138,10 +138,11 @@ class connect:  # noqa: N801 - used like a function
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._client is not None
-        if error is None:
-            await self._client.close()
-        else:
-            await self._client.abort()
+        try:
+            if error is None:
+                await self._client.close()
+        finally:
+            await self._client.abort()  # does nothing where it has closed
 
     async def _connect(self) -> "Client":
         client = Client(
@@ -200,9 +201,11 @@ class Client:
         self._done = 0  # messages handled and not yet reported to the core
         self._links: dict[Link, asyncio.Task[None] | FastConnection] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # that open connections or resolve params
-        self._ended: list[FastConnection] = []
+        self._lingering: set[asyncio.Task[None]] = set()  # that wait for the end of dropped connections
         self._timer: asyncio.TimerHandle | None = None
-        self._writable: asyncio.Future[None] | None = None  # set while the write buffer is full
+        self._queued = 0  # bytes sent since the loop last had a turn for them
+        self._blocked: asyncio.Future[None] | None = None  # while the write buffer is full
+        self._idle = asyncio.Event()  # after the end: nothing waits for handlers any more, or nobody for them
         self._finishing: asyncio.Task[None] | None = None
         self._perform: dict[type[Command], Callable[[Any], None]] = {
             OpenTransport: self._open_transport,
@@ -251,7 +254,11 @@ class Client:
     async def join(self, topic: str, params: Any = None, *, timeout: float | None = None) -> Channel:
         """Join a topic, and wait for the server's answer. Raises what `channel` and `Channel.join` raise."""
         channel = self.channel(topic, params)
-        await channel.join(timeout=timeout)
+        try:
+            await channel.join(timeout=timeout)
+        except LocalError:  # the params cannot be sent; the topic is free again
+            await channel.leave()
+            raise
         return channel
 
     @contextlib.asynccontextmanager
@@ -294,7 +301,7 @@ class Client:
         self._proto.reconnect(self.now())
         self.pump()
 
-    def events(self) -> "EventStream":
+    def events(self) -> EventStream:
         """What happens to the client: `async with client.events() as events: async for event in events: …`."""
         return EventStream(self._session)
 
@@ -304,7 +311,7 @@ class Client:
         Raises:
             PhxError: What ended the client, if not the application or a signal.
         """
-        with _signals(self._loop, self._on_signal):
+        with signals_to(self._on_signal):
             await self.wait_closed()
 
     def stop(self) -> None:
@@ -325,8 +332,7 @@ class Client:
 
     async def abort(self) -> None:
         """Close at once, without leaves or handshake; handlers on the loop are cancelled."""
-        self._proto.abort(self.now())
-        self.pump()
+        self._drop()
         await self._wait_ended()
 
     # ---- for channels, streams and the runner -----------------------------------------------------------------------
@@ -349,20 +355,23 @@ class Client:
             self.pump()
             raise
 
-    async def writable(self) -> None:
-        """Wait while the write buffer is full."""
-        while self._writable is not None:
-            await asyncio.shield(self._writable)
+    @property
+    def writable(self) -> bool:
+        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
+        return self._blocked is None and self._queued < _TURN
+
+    async def wait_writable(self) -> None:
+        """Give the loop a turn to write what was sent, and wait while the write buffer is full."""
+        self._queued = 0
+        await asyncio.sleep(0)
+        while self._blocked is not None:
+            await asyncio.shield(self._blocked)
 
     def handled(self, messages: int) -> None:
         """So many messages are done with; the core hears of it once a loop iteration."""
         if not self._done:
             self._loop.call_soon(self._report_handled)
         self._done += messages
-
-    def closed_error(self, topic: str) -> BaseException:
-        """Why nothing more comes on a topic."""
-        return self._session.error or ConnectionClosed(None, f"topic {topic!r} was left, or the client closed")
 
     def pump(self) -> None:
         """Do what the core wants done; to be called after each input."""
@@ -373,7 +382,7 @@ class Client:
         if events:
             self._session.settle(events)
             if self._session.closed and self._finishing is None:
-                self._finishing = self._loop.create_task(self._finish())
+                self._finishing = asyncio.Task(self._finish(), loop=self._loop)
         runnable = proto.runnable()
         if runnable:
             self._runner.add(runnable)
@@ -389,7 +398,7 @@ class Client:
     # ---- private: the core's commands -------------------------------------------------------------------------------
 
     def _open_transport(self, command: OpenTransport) -> None:
-        self._links[command.link] = self._spawn(self._open(command))
+        self._links[command.link] = self._spawn(self._open(command), self._tasks)
 
     async def _open(self, command: OpenTransport) -> None:
         link = command.link
@@ -402,17 +411,23 @@ class Client:
                 **self._transport,
             )
         except ConnectError as error:
-            del self._links[link]
+            self._links.pop(link, None)
             link.failed(error, self.now())
         else:
+            if not link.current:  # given up meanwhile, and a factory did not let itself be cancelled
+                connection.abort()
+                self._let_go(connection)
+                return
             self._links[link] = connection
             link.opened(connection.subprotocol, self.now())
         self.pump()
 
     def _send_text(self, command: SendText) -> None:
+        self._queued += len(command.data)
         self._connection(command.link).send_text(command.data)
 
     def _send_binary(self, command: SendBinary) -> None:
+        self._queued += len(command.data)
         self._connection(command.link).send_binary(command.data)
 
     def _close_transport(self, command: CloseTransport) -> None:
@@ -433,14 +448,16 @@ class Client:
         self._connection(command.link).resume_reading()
 
     def _resolve(self, command: Resolve) -> None:
-        self._spawn(self._call(command))
+        self._spawn(self._call(command), self._tasks)
 
     async def _call(self, command: Resolve) -> None:
         try:
             value = command.provider()
             if inspect.isawaitable(value):
                 value = await value
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if self._runner.is_stopped(error):
+                raise
             self._proto.resolve_failed(command.request, error, self.now())
         else:
             self._proto.resolved(command.request, value, self.now())
@@ -463,18 +480,18 @@ class Client:
 
     def transport_blocked(self) -> None:
         """The write buffer is full."""
-        if self._writable is None:
-            self._writable = self._loop.create_future()
+        if self._blocked is None:
+            self._blocked = self._loop.create_future()
 
     def transport_writable(self) -> None:
         """It has room again, or its connection is gone."""
-        if self._writable is not None:
-            self._writable.set_result(None)
-            self._writable = None
+        if self._blocked is not None:
+            self._blocked.set_result(None)
+            self._blocked = None
 
     def _let_go(self, connection: FastConnection) -> None:
         self.transport_writable()
-        self._spawn(connection.wait_closed())
+        self._spawn(connection.wait_closed(), self._lingering)
 
     # ---- private: time, handlers, the end ---------------------------------------------------------------------------
 
@@ -491,27 +508,44 @@ class Client:
     def _report_handled(self) -> None:
         done, self._done = self._done, 0
         self._proto.handled(done, self.now())
+        if self._session.closed and self._proto.stats.backlog == 0:
+            self._idle.set()
         self.pump()
 
     def _handler_failed(self, report: HandlerError) -> None:
-        self._on_handler_error(report)
-        if self._fail_fast and not self._session.closed:
-            self._session.fail(report.error)
-            self._proto.abort(self.now())
-            self.pump()
+        report_to(self._on_handler_error, report)
+        if self._fail_fast:
+            self._fail(report.raisable)
+
+    def _fail(self, error: BaseException) -> None:
+        """End, and have whoever waits for the end raise this."""
+        if not self._session.closed:
+            self._session.fail(error)
+            self._drop()
+
+    def _drop(self) -> None:
+        self._idle.set()
+        self._proto.abort(self.now())
+        self.pump()
 
     def _on_signal(self) -> None:
         if self.state in (SocketState.DRAINING, SocketState.CLOSING):
-            self._proto.abort(self.now())
-            self.pump()
+            self._drop()
         else:
             self.stop()
 
-    def _spawn(self, run: Any) -> asyncio.Task[None]:
-        task = self._loop.create_task(run)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _spawn(self, run: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
+        # Not `create_task`: an eager task factory would run it within the pump.
+        task = asyncio.Task(run, loop=self._loop)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(self._look_at)
         return task
+
+    def _look_at(self, task: asyncio.Task[None]) -> None:
+        """What went wrong in a way that was not foreseen ends the client: better than a client that does nothing."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
 
     async def _wait(self, register: Callable[[asyncio.Future[None]], None]) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()
@@ -524,13 +558,22 @@ class Client:
                 await self.wait_closed()
 
     async def _finish(self) -> None:
-        """After the core has ended: stop what still runs, and leave nothing behind."""
+        """After the core has ended: let handlers have what came before the server's end, and leave nothing behind."""
+        for stream in self.streams:
+            stream.release()
+        self._report_handled()
+        if self._session.error is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), self._drain_timeout)
+        await self._runner.close()
+        for stream in self.streams:
+            stream.end(self._session.error)
         if self._timer is not None:
             self._timer.cancel()
-        await self._runner.close()
-        tasks = tuple(self._tasks)
-        if tasks:
-            await asyncio.wait(tasks)
+        for task in self._tasks:
+            task.cancel()
+        while pending := self._tasks | self._lingering:
+            await asyncio.wait(pending)
         if self._own_executor is not None:
             self._own_executor.shutdown(wait=False, cancel_futures=True)
 
@@ -558,68 +601,3 @@ class _Receiver:
 
     def writable(self) -> None:
         self._client.transport_writable()
-
-
-class EventStream:
-    """A client's events, one after another. An async context manager, and an async iterator while it is open.
-
-    It ends with the client. A reader who falls far behind loses the oldest.
-
-    Attributes:
-        dropped: How many it has lost.
-    """
-
-    LIMIT: Final = 10_000
-
-    def __init__(self, session: Session) -> None:
-        self.dropped = 0
-        self._session = session
-        self._items: deque[Event] = deque()
-        self._wake: asyncio.Future[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._session.listeners.append(self._put)
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        self._session.listeners.remove(self._put)
-        self._items.clear()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        while not self._items:
-            if self._session.closed:
-                raise StopAsyncIteration
-            self._wake = asyncio.get_running_loop().create_future()
-            await self._wake
-        return self._items.popleft()
-
-    def _put(self, event: Event) -> None:
-        if len(self._items) >= self.LIMIT:
-            self._items.popleft()
-            self.dropped += 1
-        self._items.append(event)
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
-
-
-@contextlib.contextmanager
-def _signals(loop: asyncio.AbstractEventLoop, handle: Callable[[], None]) -> "Generator[None, None, None]":
-    """Let SIGINT and SIGTERM call `handle` on the loop; not possible outside the main thread, where nothing is done."""
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(handle)
-
-    previous: dict[signal.Signals, Any] = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, on_signal)
-    except ValueError:  # another thread's business
-        pass
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

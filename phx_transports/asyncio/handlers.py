@@ -5,6 +5,9 @@ channel, with no task for a message. Where that will not do, the message goes in
 what the inbox is to a topic: plain functions wait there for the executor, and get up to 256 messages a job; handlers
 with `concurrency` run there as tasks, that many at once. What waits in a lane, or in the hands of an iterator, still
 counts as not handled, so a slow one is felt by the sender.
+
+A handler that raises `CancelledError` is reported like any other. If it was its task that somebody cancelled, who is
+not the runner, that is reported too, and what waits behind it goes to another task.
 """
 
 import asyncio
@@ -36,7 +39,10 @@ class Runner:
         executor: For plain functions.
         on_held: Told of messages that are kept beyond the turn of their channel.
         on_handled: Told of messages that are done with.
-        on_error: Told what a handler raised.
+        on_error: Told what a handler raised; must not raise.
+
+    Attributes:
+        closed: Whether no handler is begun any more.
     """
 
     def __init__(
@@ -51,8 +57,9 @@ class Runner:
         self.on_held = on_held
         self.on_handled = on_handled
         self.on_error = on_error
-        self.tasks: set[asyncio.Task[None]] = set()
-        self._crew: Crew[CoreChannel] = Crew(self._drain, on_error=_crew_failed)
+        self.closed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._crew: Crew[CoreChannel] = Crew(self._drain, on_error=lambda core, error: self.add([core]))
 
     def add(self, channels: list[CoreChannel]) -> None:
         """These channels have messages and are in nobody's hands."""
@@ -62,42 +69,55 @@ class Runner:
     def is_current(self) -> bool:
         """Whether this is called from within a handler."""
         task = asyncio.current_task()
-        return task in self.tasks or self._crew.includes(task)
+        return task in self._tasks or self._crew.includes(task)
 
     async def close(self) -> None:
         """Cancel what still runs on the loop, and wait until it has ended."""
+        self.closed = True
         await self._crew.close()
-        others = self.tasks - {asyncio.current_task()}
-        for task in others:
+        tasks = tuple(self._tasks)
+        for task in tasks:
             task.cancel()
-        if others:
-            await asyncio.wait(others)
+        if tasks:
+            await asyncio.wait(tasks)
 
     def spawn(self, run: "Callable[[], Any]") -> None:
         """Run a coroutine function beside the crew."""
-        task = asyncio.get_running_loop().create_task(run())
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        # Not `create_task`: an eager task factory would run the handler here and now.
+        task = asyncio.Task(run(), loop=asyncio.get_running_loop())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def is_stopped(self, error: BaseException) -> bool:
+        """Whether this is the current task's own cancellation, by whomever; if not by us, it is reported."""
+        task = asyncio.current_task()
+        return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
     async def _drain(self, core: CoreChannel) -> None:
         take = core.inbox.take
         deliveries: list[Any]  # of `Delivery`; what is not inline is not always a handler, nor its item a message
         while deliveries := take(_BATCH):
-            # The loop is spelled out, and without any call that it can do without: it runs for each message.
-            for consumers, item in deliveries:
-                for consumer in consumers:
-                    if not consumer.inline:
-                        self._hand_over(consumer, item, core.context)
-                        continue
-                    try:
-                        message = item if consumer.payload_type is None else consumer.accept(item)
-                        if consumer.takes_channel:
-                            await consumer.function(message, core.context)
-                        else:
-                            await consumer.function(message)
-                    except (Exception, asyncio.CancelledError) as error:
-                        self._failed(consumer, item, error)
-            self.on_handled(len(deliveries))
+            rest = iter(deliveries)
+            try:
+                # The loop is spelled out, and without any call that it can do without: it runs for each message.
+                for consumers, item in rest:
+                    for consumer in consumers:
+                        if not consumer.inline:
+                            self._hand_over(consumer, item, core.context)
+                            continue
+                        try:
+                            message = item if consumer.payload_type is None else consumer.accept(item)
+                            if consumer.takes_channel:
+                                await consumer.function(message, core.context)
+                            else:
+                                await consumer.function(message)
+                        except (Exception, asyncio.CancelledError) as error:
+                            self._failed(consumer, item, error)
+            finally:
+                left = list(rest)  # none but where the worker was stopped
+                if left:
+                    core.inbox.deliveries = [*left, *(core.inbox.deliveries or ())]
+                self.on_handled(len(deliveries) - len(left))
 
     def _hand_over(self, consumer: Handler | Tap, item: Any, channel: "Channel") -> None:
         self.on_held(1)
@@ -113,97 +133,75 @@ class Runner:
         channel.lane(consumer, self).put(message)
 
     def _failed(self, handler: Handler, message: Message[Any], error: BaseException) -> None:
-        if isinstance(error, asyncio.CancelledError) and is_cancelled():
+        stopped = self.is_stopped(error)
+        if not (stopped and self.closed):
+            self.on_error(HandlerError(handler, message, error))
+        if stopped:
             raise error
-        self.on_error(HandlerError(handler, message, error))
 
 
-class ExecutorLane:
-    """The messages of one topic for one plain function: in order, up to 256 a job, `concurrency` jobs at once."""
+class Lane:
+    """The messages of one topic that wait for one handler which is not run at once; in order, `concurrency` at a time.
 
-    __slots__ = ("_channel", "_handler", "_jobs", "_runner", "_waiting")
+    A coroutine function gets one after another from each of its tasks; a plain one up to 256 in each executor job.
+    """
 
-    def __init__(self, handler: Handler, channel: "Channel", runner: Runner) -> None:
-        self._handler = handler
-        self._channel = channel
-        self._runner = runner
-        self._waiting: deque[Message[Any]] = deque()
-        self._jobs = 0
-
-    def put(self, message: Message[Any]) -> None:
-        """Have it handled, behind those before it."""
-        self._waiting.append(message)
-        if self._jobs < self._handler.concurrency:
-            self._jobs += 1
-            self._runner.spawn(self._run)
-
-    async def _run(self) -> None:
-        loop, handler, runner = asyncio.get_running_loop(), self._handler, self._runner
-        try:
-            while self._waiting:
-                size = min(len(self._waiting), _BATCH)
-                batch = [self._waiting.popleft() for _ in range(size)]
-                channel = self._channel if handler.takes_channel else None
-                failures: list[tuple[int, BaseException]]
-                try:
-                    failures = await loop.run_in_executor(runner.executor, run_batch, handler, batch, channel)
-                except Exception as broken:  # the executor itself: a worker died, or it is shut down
-                    failures = [(index, broken) for index in range(size)]
-                for index, error in failures:
-                    runner.on_error(HandlerError(handler, batch[index], error))
-                runner.on_handled(size)
-        finally:
-            self._jobs -= 1
-
-
-class TaskLane:
-    """The messages of one topic for one coroutine function that may have several in hand: `concurrency` at once."""
-
-    __slots__ = ("_channel", "_handler", "_runner", "_tasks", "_waiting")
+    __slots__ = ("_channel", "_handler", "_run", "_runner", "_tasks", "_waiting")
 
     def __init__(self, handler: Handler, channel: "Channel", runner: Runner) -> None:
         self._handler = handler
         self._channel = channel
         self._runner = runner
+        self._run = self._await_next if handler.kind is HandlerKind.ASYNC else self._run_batch
         self._waiting: deque[Message[Any]] = deque()
         self._tasks = 0
 
     def put(self, message: Message[Any]) -> None:
-        """Have it handled as soon as one of the tasks is free."""
+        """Have it handled, behind those before it."""
         self._waiting.append(message)
-        if self._tasks < self._handler.concurrency:
-            self._tasks += 1
-            self._runner.spawn(self._run)
+        self._start()
 
-    async def _run(self) -> None:
-        runner = self._runner
+    def _start(self) -> None:
+        if self._waiting and self._tasks < self._handler.concurrency and not self._runner.closed:
+            self._tasks += 1
+            self._runner.spawn(self._work)
+
+    async def _work(self) -> None:
         try:
             while self._waiting:
-                message = self._waiting.popleft()
-                try:
-                    await self._handler.call(message, self._channel)
-                except (Exception, asyncio.CancelledError) as error:
-                    if isinstance(error, asyncio.CancelledError) and is_cancelled():
-                        raise
-                    runner.on_error(HandlerError(self._handler, message, error))
-                runner.on_handled(1)
+                await self._run()
         finally:
             self._tasks -= 1
+            self._start()
 
+    async def _await_next(self) -> None:
+        message = self._waiting.popleft()
+        try:
+            await self._handler.call(message, self._channel)
+        except (Exception, asyncio.CancelledError) as error:
+            self._all_failed([message], error)
+        self._runner.on_handled(1)
 
-Lane = ExecutorLane | TaskLane
+    async def _run_batch(self) -> None:
+        handler, runner, waiting = self._handler, self._runner, self._waiting
+        share = -(-len(waiting) // handler.concurrency)  # rounded up
+        batch = [waiting.popleft() for _ in range(min(share, _BATCH))]
+        channel = self._channel if handler.takes_channel else None
+        loop = asyncio.get_running_loop()
+        try:
+            failures = await loop.run_in_executor(runner.executor, run_batch, handler, batch, channel)
+        except (Exception, asyncio.CancelledError) as broken:  # the executor itself: a worker died, or it is shut down
+            self._all_failed(batch, broken)
+        else:
+            for index, error in failures:
+                runner.on_error(HandlerError(handler, batch[index], error))
+        runner.on_handled(len(batch))
 
-
-def make_lane(handler: Handler, channel: "Channel", runner: Runner) -> Lane:
-    """The lane in which a handler of that kind runs."""
-    return (TaskLane if handler.kind is HandlerKind.ASYNC else ExecutorLane)(handler, channel, runner)
-
-
-def is_cancelled() -> bool:
-    """Whether the current task was asked to stop, as opposed to code in it that raised `CancelledError` by itself."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _crew_failed(channel: CoreChannel, error: BaseException) -> None:
-    raise AssertionError(f"handlers' errors are reported where they are run, on {channel!r} too") from error
+    def _all_failed(self, messages: list[Message[Any]], error: BaseException) -> None:
+        stopped = self._runner.is_stopped(error)
+        if not (stopped and self._runner.closed):
+            for message in messages:
+                self._runner.on_error(HandlerError(self._handler, message, error))
+        if stopped:
+            self._runner.on_handled(len(messages))
+            raise error

@@ -238,7 +238,7 @@ class RunningServer:
     @property
     def sockets(self) -> tuple[ServerSocket, ...]:
         """The clients that are connected here."""
-        return tuple(driver.socket for driver in self._drivers())
+        return tuple(driver.socket for driver in self._drivers() if driver.socket.ended is None)
 
     def cut(self) -> None:
         """Drop every connection without a close frame, and go on listening: what a broken network does."""
@@ -262,6 +262,7 @@ class RunningServer:
         Args:
             timeout: Seconds for the application's handlers and `terminate`s to end. Then they are cancelled.
         """
+        self.cut()
         await self._end(Driver.abort, timeout)
 
     async def listen(self, host: str, port: int, ssl: tls.SSLContext | None, options: WireOptions) -> None:
@@ -297,7 +298,7 @@ class RunningServer:
 
     def _made(self, wire: Wire) -> None:
         self._guests[wire] = _Guest()
-        if self._closing:
+        if self._closing:  # it was accepted just before
             wire.drop()
 
     def _lost(self, wire: Wire) -> None:
@@ -348,8 +349,6 @@ class RunningServer:
         serializer = _serializer(guest.socket.params)
         assert serializer is not None, "the version was looked at in the request"
         guest.driver = Driver(self._context, guest.socket, serializer, connection)
-        if self._closing:
-            guest.driver.drain()
         await connection.wait_closed()
 
     def _guest(self, connection: ServerConnection) -> _Guest:
@@ -362,18 +361,15 @@ class RunningServer:
     # ---- the end -----------------------------------------------------------------------------------------------------
 
     async def _end(self, farewell: Callable[[Driver], None], timeout: float) -> None:
-        if self._listener is None:
-            return
-        drivers = self._drivers()
+        assert self._listener is not None, "it listens before anybody gets it"
         if self._closing:
-            for driver in drivers:
-                farewell(driver)
             await self._closed.wait()
             return
         self._closing = True
         try:
+            await self._stop_accepting(self._listener)
             self._listener.close(close_connections=False)
-            for driver in drivers:
+            for driver in self._drivers():
                 farewell(driver)
             for wire, guest in self._guests.items():
                 if guest.driver is None:
@@ -388,6 +384,14 @@ class RunningServer:
                 await runner.retire()
             await self._listener.wait_closed()
             self._closed.set()
+
+    async def _stop_accepting(self, listener: Listener) -> None:
+        """Lets asyncio finish what it has accepted: a connection that meets a closing listener there is leaked."""
+        loop = asyncio.get_running_loop()
+        for sock in listener.sockets:
+            with contextlib.suppress(NotImplementedError):  # a loop without readers
+                loop.remove_reader(sock.fileno())
+        await asyncio.sleep(0)
 
     async def _settled(self) -> None:
         """Waits until no connection is left, and then until the application is done with their channels."""

@@ -73,7 +73,6 @@ class Wire(ServerConnection):
         self._lost = lost
         self._receiver: Receiver | None = None
         self._assembler = Assembler(protocol)
-        self._early = bytearray()  # what came between the handshake and `begin`
         self._out: list[bytes] = []
         self._flushing = False  # a flush is due in the next iteration
         self._over = False  # nothing more will be received
@@ -86,9 +85,6 @@ class Wire(ServerConnection):
     def begin(self, receiver: Receiver) -> None:
         """Starts telling; the handshake is over."""
         self._receiver = receiver
-        early, self._early = bytes(self._early), bytearray()
-        if early:
-            self.data_received(early)
 
     def put(self, data: str | bytes) -> None:
         """Queues one message; written with all others of this loop iteration."""
@@ -100,8 +96,6 @@ class Wire(ServerConnection):
 
     def end(self, code: int) -> None:
         """Sends a close frame behind what is queued, or the answer to the client's. 1005: one that names no code."""
-        if self._close_sent:
-            return
         self._close_sent = True
         if self.protocol.state is State.OPEN:
             self.protocol.send_close(None if code == CloseCode.NO_STATUS_RCVD else code)
@@ -134,10 +128,7 @@ class Wire(ServerConnection):
         if self._over:
             return
         if self._receiver is None:
-            if self.protocol.state is State.OPEN:
-                self._early += data
-            else:
-                super().data_received(data)
+            super().data_received(data)
             return
         messages: list[Received] = []
         last = self._assembler.parse(data, messages)
@@ -191,8 +182,6 @@ class Wire(ServerConnection):
             self._close_sent = True
         self._flush()
         self._start_linger()
-        if self.transport.is_closing():
-            return
         if self.transport.can_write_eof():
             with contextlib.suppress(OSError, RuntimeError):
                 self.transport.write_eof()
@@ -206,8 +195,7 @@ class Wire(ServerConnection):
                 self._receiver.closed(None, reason)
 
     def _too_slow(self) -> None:
-        if not self.transport.is_closing():
-            self._broken("the client reads too slowly")
+        self._broken("the client reads too slowly")
         self.drop()
 
     def _flush_due(self) -> None:

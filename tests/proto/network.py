@@ -21,7 +21,6 @@ from phx_proto.commands import Command, OpenTransport, SendBinary, SendText
 from phx_proto.errors import PhxError
 from phx_proto.events import Event
 from phx_proto.flow import FlowLimits
-from phx_proto.inbox import Delivery
 from phx_proto.link import Link
 from phx_proto.message import Message
 from phx_proto.router import Router
@@ -170,7 +169,7 @@ class Service:
 
     def __init__(self, vsn: int, number: Callable[[], int], answers: deque[str], now: float) -> None:
         self.protocol = ServerProtocol(
-            V2Server() if vsn == 2 else V1Server(), ("room:*",), options=ServerOptions(max_channels=3), now=now
+            V2Server() if vsn == 2 else V1Server(), ("room:*",), options=ServerOptions(), now=now
         )
         self.answers = answers
         self.channels: list[ChannelHandle] = []
@@ -200,7 +199,7 @@ class Service:
                     case ChannelTerminated():
                         self._forget(event.channel)
                     case _:
-                        self.answers.clear()
+                        pass
 
     def answer_join(self, answer: str) -> None:
         """Answer the join that waits."""
@@ -325,7 +324,6 @@ class Connection:
 
     Attributes:
         log: Every frame that the server sent, in order.
-        read: How many of the frames of `to_client` the client has read.
     """
 
     link: Link
@@ -402,11 +400,7 @@ class Connection:
 
     def read_by_client(self, limit: int) -> tuple[list[str | bytes], End | None]:
         """What one read brings the client."""
-        if self.paused or self.client_over:
-            return [], None
-        frames, end = _read(self.to_client, limit)
-        self.client_over = end is not None
-        return frames, end
+        return ([], None) if self.paused else _read(self.to_client, limit)
 
 
 def _read(stream: deque[str | bytes | End], limit: int) -> tuple[list[str | bytes], End | None]:
@@ -417,6 +411,3 @@ def _read(stream: deque[str | bytes | End], limit: int) -> tuple[list[str | byte
             return frames, item
         frames.append(item)
     return frames, None
-
-
-__all__ = ["SECRET", "Connection", "Delivery", "End", "Notebook", "Outcome", "Service", "Setup"]

@@ -371,6 +371,24 @@ def test_a_lost_connection_is_told_to_a_joined_channel_and_it_is_rejoined_at_the
     assert names(talk.sent()) == [("room:1", PHX_JOIN)]
 
 
+def test_a_lost_connection_is_not_told_to_a_channel_that_was_not_joined() -> None:
+    talk = Conversation().connect()
+    talk.joining("room:1")
+    talk.drop()
+    assert not [event for event in talk.events() if isinstance(event, ChannelErrored)]
+
+
+def test_the_waits_start_anew_on_a_new_connection() -> None:
+    talk = Conversation().connect()
+    room = talk.joined("room:1")
+    talk.crash_channel("room:1", room.join_ref)
+    talk.reconnect()
+    talk.reply(room.join_ref)
+    talk.events()
+    talk.crash_channel("room:1", room.join_ref)
+    assert talk.event(ChannelErrored).retry_in == 1
+
+
 def test_a_channel_that_waits_for_its_retry_is_joined_at_once_on_a_new_connection() -> None:
     talk = Conversation().connect()
     room = talk.joined("room:1")

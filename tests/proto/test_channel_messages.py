@@ -93,6 +93,14 @@ def test_a_message_for_a_topic_that_is_not_joined_is_dropped(state: str) -> None
     assert talk.proto.stats.stale == 1
 
 
+def test_a_message_on_a_new_connection_before_the_rejoins_reply_is_dropped() -> None:
+    talk, _ = listening()
+    talk.reconnect()
+    talk.serve("room:1", "tick")
+    assert talk.deliveries() == []
+    assert talk.proto.stats.stale == 1
+
+
 def test_a_phx_close_with_a_null_join_ref_is_for_whoever_has_the_topic() -> None:
     talk, room = listening()
     talk.close_channel("room:1", None)
@@ -202,6 +210,16 @@ def test_a_tap_reads_every_message_and_the_lifecycle_in_order() -> None:
     assert talk.proto.stats.backlog == 4
     talk.proto.handled(4, talk.now)
     assert talk.proto.stats.backlog == 0
+
+
+def test_the_lifecycle_alone_makes_a_channel_runnable() -> None:
+    talk = Conversation().connect()
+    room = talk.channel("room:1")
+    tap: Any = Reading()
+    room.attach(tap)
+    talk.join(room)
+    talk.reply(room.join_ref)
+    assert talk.proto.runnable() == [room]
 
 
 def test_a_tap_that_was_detached_reads_no_more() -> None:

@@ -1,4 +1,7 @@
-"""Connecting, staying connected, and what else a client does as a whole. How it ends: test_client_ending.py."""
+"""Connecting, and what else a client does as a whole.
+
+How it comes back: test_client_reconnecting.py; how it ends: test_client_ending.py.
+"""
 
 from math import inf
 from random import Random
@@ -7,13 +10,11 @@ from typing import Any
 import pytest
 from conversation import EMPTY, START, Conversation
 
-from phx_proto.backoff import Backoff, ReconnectPolicy
 from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import AbortTransport, OpenTransport
 from phx_proto.errors import (
     CertificateError,
     ConnectError,
-    ConnectionClosed,
     ConnectTimeout,
     HandshakeRefused,
     InvalidEndpoint,
@@ -22,12 +23,10 @@ from phx_proto.errors import (
     TopicInUse,
 )
 from phx_proto.events import (
-    ChannelErrored,
     Closed,
     Connected,
     ConnectFailed,
     Connecting,
-    Disconnected,
     PingAnswered,
     PushFailed,
 )
@@ -103,17 +102,17 @@ def test_params_that_became_unsendable_are_a_failed_attempt() -> None:
 
 def test_params_that_are_a_callable_are_asked_for_first() -> None:
     talk = dialling(params=lambda: EMPTY)
-    assert talk.proto.state is SocketState.RESOLVING
+    assert talk.proto.state.value == "resolving"
     assert not [command for command in talk.commands() if isinstance(command, OpenTransport)]
     talk.resolve({"user": 7})
     assert "user=7" in opening(talk).url
-    assert talk.proto.state is SocketState.OPENING
+    assert talk.proto.state.value == "opening"
 
 
 def test_params_and_token_are_both_waited_for() -> None:
     talk = dialling(params=lambda: EMPTY, auth_token=lambda: "")
     talk.resolve({"user": 7})
-    assert talk.proto.state is SocketState.RESOLVING
+    assert talk.proto.state.value == "resolving"
     talk.resolve("s3cret")
     command = opening(talk)
     assert "user=7" in command.url
@@ -171,9 +170,16 @@ def test_an_answer_that_comes_after_its_attempt_finds_nobody() -> None:
     late, current = (question.request for question in talk.questions)
     talk.proto.resolved(late, {"user": "late"}, talk.now)
     talk.proto.resolve_failed(late, OSError(), talk.now)
-    assert talk.proto.state is SocketState.RESOLVING
+    assert talk.proto.state.value == "resolving"
     talk.proto.resolved(current, {"user": "current"}, talk.now)
     assert "user=current" in opening(talk).url
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, inf, float("nan")])
+@pytest.mark.parametrize("name", ["heartbeat", "open_timeout", "close_timeout"])
+def test_times_that_cannot_be_are_refused(name: str, seconds: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} is positive, finite seconds"):
+        ClientOptions(**{name: seconds})  # type: ignore[arg-type]
 
 
 # ---- attempts that fail ---------------------------------------------------------------------------------------------
@@ -222,7 +228,7 @@ def test_an_attempt_is_dropped_when_it_takes_too_long() -> None:
     talk = dialling()
     link = talk.link
     talk.advance(9.999)
-    assert talk.proto.state is SocketState.OPENING
+    assert talk.proto.state.value == "opening"
     talk.advance(0.001)
     assert AbortTransport(link) in talk.commands()
     failed = talk.event(ConnectFailed)
@@ -363,205 +369,6 @@ def test_a_refusal_for_good_closes_the_channels_with_its_error() -> None:
     talk.link.refused(403, {}, b"", talk.now)
     assert channel.state is ChannelState.CLOSED
     assert isinstance(talk.event(Closed).error, HandshakeRefused)
-
-
-# ---- lost and back --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("code", "earliest", "latest"),
-    [
-        (None, 0.005, 0.01),
-        (1000, 0.005, 0.01),
-        (1001, 0.005, 0.01),
-        (1002, 0.005, 0.01),
-        (1006, 0.005, 0.01),
-        (1011, 0.005, 0.01),
-        (1012, 0.0, 5.0),
-        (1013, 5.0, 30.0),
-        (4000, 0.005, 0.01),
-    ],
-)
-def test_a_lost_connection_tells_its_code_and_when_it_will_be_tried_again(
-    code: int | None, earliest: float, latest: float
-) -> None:
-    expected = Random(7).uniform(earliest, latest)
-    talk = Conversation(rng=Random(7)).connect()
-    talk.link.closed(code, "why", talk.now)
-    assert talk.events() == [Disconnected(code, "why", expected)]
-    assert talk.proto.next_timeout() == talk.now + expected
-
-
-def test_a_connection_that_is_back_says_so() -> None:
-    talk = Conversation().connect()
-    talk.drop()
-    talk.advance(0.01)
-    talk.link.opened(None, talk.now)
-    assert talk.events() == [Disconnected(None, "cut", 0.01), Connecting(2), Connected(None, reconnected=True)]
-    assert talk.proto.stats.reconnects == 1
-
-
-def test_a_close_code_that_the_policy_calls_final_ends_the_client() -> None:
-    talk = Conversation(ClientOptions(reconnect=ReconnectPolicy(final_codes=frozenset({1000})))).connect()
-    talk.link.closed(1000, "bye", talk.now)
-    error = talk.event(Closed).error
-    assert isinstance(error, ConnectionClosed)
-    assert (error.code, error.reason) == (1000, "bye")
-
-
-def test_an_adapter_that_reports_a_failure_of_an_open_connection_is_understood() -> None:
-    talk = Conversation().connect()
-    talk.link.failed(ConnectError("broken pipe"), talk.now)
-    assert talk.events() == [Disconnected(None, "broken pipe", 0.01)]
-
-
-def drop_again_and_again(open_for: float, times: int) -> list[float | None]:
-    talk = Conversation().connect()
-    waits = []
-    for _ in range(times):
-        talk.advance(open_for)
-        talk.drop()
-        waits.append(talk.event(Disconnected).retry_in)
-        talk.advance(waits[-1] or 0.0)
-        talk.accept()
-    return waits
-
-
-def test_a_server_that_accepts_and_drops_is_tried_ever_more_rarely() -> None:
-    assert drop_again_and_again(4.9, 12) == [*STEPS, 5, 5]
-
-
-def test_a_connection_that_proved_stable_makes_the_waits_start_anew() -> None:
-    assert drop_again_and_again(5.0, 4) == [0.01] * 4
-
-
-def test_how_long_is_stable_is_the_policys_to_say() -> None:
-    options = ClientOptions(reconnect=ReconnectPolicy(schedule=Backoff((1, 2)), stable_after=60.0))
-    talk = Conversation(options).connect()
-    for wait in (1, 2):
-        talk.advance(59.0).drop()
-        assert talk.event(Disconnected).retry_in == wait
-        talk.advance(wait).accept()
-
-
-# ---- reconnecting because the application says so -------------------------------------------------------------------
-
-
-def test_reconnect_drops_the_connection_and_opens_another_at_once() -> None:
-    talk = Conversation().connect()
-    channel = talk.joined()
-    ref = talk.push(channel)
-    old = talk.link
-    talk.proto.reconnect(talk.now)
-    disconnected, errored, failed, connecting = talk.events()
-    assert disconnected == Disconnected(None, "the application reconnects", 0.0)
-    assert connecting == Connecting(1)
-    assert {type(event) for event in (errored, failed)} == {ChannelErrored, PushFailed}
-    assert talk.commands()[0] == AbortTransport(old)
-    assert talk.link is not old
-    assert ref not in talk.proto._wire.awaiting
-
-
-def test_reconnect_reads_the_token_again() -> None:
-    talk = dialling(auth_token=lambda: "")
-    talk.resolve("old")
-    talk.accept()
-    talk.proto.reconnect(talk.now)
-    talk.resolve("new")
-    assert opening(talk).subprotocols[1].endswith("bmV3")
-
-
-def test_reconnect_ends_the_wait_for_the_next_attempt() -> None:
-    talk = Conversation().connect()
-    talk.drop(1013)
-    talk.proto.reconnect(talk.now)
-    assert talk.proto.state is SocketState.OPENING
-    assert talk.proto.next_timeout() == talk.now + 10.0
-
-
-def test_reconnect_replaces_an_attempt_under_way() -> None:
-    talk = dialling()
-    old = talk.link
-    talk.advance(9.0)
-    talk.proto.reconnect(talk.now)
-    talk.advance(9.0)
-    assert talk.proto.state is SocketState.OPENING
-    assert AbortTransport(old) in talk.commands()
-    talk.accept()
-    assert talk.proto.state is SocketState.OPEN
-
-
-def test_reconnect_replaces_questions_under_way() -> None:
-    talk = dialling(params=lambda: EMPTY)
-    talk.proto.reconnect(talk.now)
-    talk.resolve({"user": "old"})
-    assert talk.proto.state is SocketState.RESOLVING
-    talk.resolve({"user": "new"})
-    assert "user=new" in opening(talk).url
-
-
-def test_reconnect_does_not_prolong_the_first_connect() -> None:
-    talk = Conversation()
-    talk.proto.connect(talk.now, timeout=12.0)
-    talk.advance(8.0)
-    talk.proto.reconnect(talk.now)
-    talk.advance(4.0)
-    assert isinstance(talk.event(Closed).error, ConnectTimeout)
-
-
-def test_reconnecting_from_a_stable_connection_makes_the_waits_start_anew() -> None:
-    talk = dialling()
-    for _ in range(5):
-        talk.link.failed(ConnectError("refused"), talk.now)
-        talk.advance(talk.event(ConnectFailed).retry_in)
-    talk.accept().advance(3600.0)
-    talk.proto.reconnect(talk.now)
-    talk.link.failed(ConnectError("refused"), talk.now)
-    assert talk.event(ConnectFailed).retry_in == 0.01
-
-
-# ---- links that no longer count -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "tell",
-    [
-        lambda link, now: link.opened(None, now),
-        lambda link, now: link.refused(403, {}, b"", now),
-        lambda link, now: link.failed(CertificateError("it has expired"), now),
-        lambda link, now: link.receive("garbage", now),
-        lambda link, now: link.receive_all(["garbage"], now),
-        lambda link, now: link.progressed(now),
-        lambda link, now: link.closed(1000, "late", now),
-    ],
-    ids=["opened", "refused", "failed", "receive", "receive_all", "progressed", "closed"],
-)
-@pytest.mark.parametrize("open_again", [False, True])
-def test_a_link_that_no_longer_counts_is_not_heard(tell: Any, open_again: bool) -> None:
-    talk = Conversation().connect()
-    old = talk.link
-    talk.proto.reconnect(talk.now)
-    if open_again:
-        talk.accept()
-    talk.commands(), talk.events()
-    before = (talk.proto.state, talk.proto.next_timeout(), talk.proto.stats)
-    assert not old.current
-    tell(old, talk.now)
-    assert (talk.proto.state, talk.proto.next_timeout(), talk.proto.stats) == before
-    assert (talk.commands(), talk.events()) == ([], [])
-
-
-def test_a_link_says_its_number() -> None:
-    talk = Conversation().connect()
-    assert repr(talk.link) == "Link(1)"
-    talk.reconnect()
-    assert repr(talk.link) == "Link(2)"
-
-
-def test_being_opened_twice_is_being_opened_once() -> None:
-    talk = Conversation().connect()
-    talk.link.opened(None, talk.now)
-    assert (talk.events(), talk.proto.stats.connects) == ([], 1)
 
 
 # ---- channels and pings ---------------------------------------------------------------------------------------------

@@ -35,7 +35,6 @@ from phx_proto.events import (
     JoinFailed,
     PushFailed,
 )
-from phx_proto.flow import FlowLimits
 from phx_proto.router import Router
 from phx_proto.states import ChannelState, SocketState
 

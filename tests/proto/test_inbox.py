@@ -247,6 +247,17 @@ def test_an_inbox_that_was_taken_from_has_room_again(drop: Drop) -> None:
 
 
 @pytest.mark.parametrize("drop", Drop)
+def test_an_inbox_that_was_emptied_after_it_was_full_has_all_its_room(drop: Drop) -> None:
+    talk, room = bounded(2, drop)
+    for number in range(5):
+        talk.serve("room:1", "tick", {"n": number})
+    room.take()
+    talk.serve("room:1", "tick", {"n": 5})
+    talk.serve("room:1", "tick", {"n": 6})
+    assert numbers(room.take()) == [5, 6]
+
+
+@pytest.mark.parametrize("drop", Drop)
 def test_the_lifecycle_takes_no_room_and_is_never_dropped(drop: Drop) -> None:
     talk, room = bounded(1, drop)
     room.attach(Tap(nobody))

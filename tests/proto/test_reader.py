@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phx_proto.channel import Channel
+from phx_proto.client import ClientOptions
 from phx_proto.errors import JoinRefused, PushTimeout
 from phx_proto.events import BadFrame, ChannelJoined, JoinFailed, PushFailed, ReplyReceived
 from phx_proto.flow import FlowLimits
-from phx_proto.client import ClientOptions
 from phx_proto.inbox import Bound, Drop
 from phx_proto.message import Message, Reply
 from phx_proto.router import Router
@@ -157,7 +157,7 @@ def test_a_malformed_answer_to_a_join_leaves_it_waiting() -> None:
     talk = Conversation().connect()
     room = talk.joining()
     talk.serve("room:1", "phx_reply", [], ref=room.join_ref)
-    assert room.state is ChannelState.JOINING
+    assert room.state.value == "joining"
     talk.reply(room.join_ref)
     assert room.state is ChannelState.JOINED
 
@@ -170,6 +170,17 @@ def test_a_malformed_answer_to_a_join_that_was_given_up_is_a_bad_frame() -> None
     talk.events()
     talk.serve("room:1", "phx_reply", [], ref=ref)
     assert isinstance(talk.events()[0], BadFrame)
+
+
+@pytest.mark.parametrize(("status", "answered_with"), [("ok", ["phx_leave"]), ("error", [])])
+def test_a_late_answer_to_a_join_that_was_given_up(status: str, answered_with: list[str]) -> None:
+    talk = Conversation().connect()
+    room = talk.joining(timeout=2.0)
+    ref = room.join_ref
+    talk.advance(2.0)
+    talk.sent()
+    talk.reply(ref, status)
+    assert [frame.event for frame in talk.sent()] == answered_with
 
 
 def test_a_join_of_a_topic_that_the_server_does_not_know_is_refused() -> None:
@@ -308,6 +319,13 @@ def at(state: str, vsn: int = 2, bound: Bound | None = None) -> tuple[Conversati
     return talk, room
 
 
+@pytest.mark.parametrize("event", ["tick", "presence_state"])
+def test_a_message_of_an_older_join_is_stale(event: str) -> None:
+    talk, room = at("joined")
+    talk.serve("room:1", event, join_ref=f"{room.join_ref}0")
+    assert (talk.deliveries(), talk.events(), talk.proto.stats.stale) == ([], [], 1)
+
+
 STATES = ["idle", "pending", "joining", "joined", "errored", "leaving", "closed"]
 JOIN_REFS = ["current", "older", "null"]
 EVENTS = ["tick", "tock", "phx_reply", "phx_close", "phx_error", "phx_join", "phx_leave", "presence_state", "heartbeat"]
@@ -353,7 +371,7 @@ json_values = st.recursive(
     max_leaves=5,
 )
 presences = st.fixed_dictionaries(
-    {"joins": st.dictionaries(st.text(max_size=2), json_values), "leaves": st.dictionaries(st.text(max_size=2), json_values)}
+    {name: st.dictionaries(st.text(max_size=2), json_values) for name in ("joins", "leaves")}
 )
 payloads = st.one_of(json_values, presences, st.fixed_dictionaries({"status": fields, "response": json_values}))
 v2_texts = st.tuples(fields, fields, fields, fields, payloads).map(json.dumps)

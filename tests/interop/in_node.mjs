@@ -1,0 +1,10 @@
+// The scenarios in Node: `node in_node.mjs <the stage's URL>`.
+
+import WebSocket from "ws"
+
+import {run} from "./scenarios.mjs"
+
+const show = ({name, ok, error, ms}) => console.log(`${ok ? "ok    " : "FAILED"} ${name} (${ms} ms) ${error}`)
+
+await run({WebSocket, url: process.argv[2], show})
+process.exit(0)

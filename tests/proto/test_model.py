@@ -1,0 +1,343 @@
+"""A client and a server over a network that delays and cuts: whatever happens, in any order, the core's contract holds.
+
+Each rule is one thing that an application, an adapter, a network or a server may do. `network.py` is the world in which
+they do it, `model.py` what must hold of it. A run ends well: the client is closed, after the network has become healthy
+and all has settled, or in the midst of it all.
+
+`HYPOTHESIS_PROFILE=soak` plays more and longer runs, other ones every time.
+"""
+
+import os
+from typing import Any, Final
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from model import START, Life, World
+from network import SECRET, Connection, Setup, give_params
+
+from phx_proto.errors import ConnectError
+from phx_proto.inbox import Bound, Drop
+from phx_proto.message import PHX_REPLY
+from phx_proto.serializer import V1, V2
+
+TOPICS: Final = st.sampled_from(["room:a", "room:b", "room:c", "room:a", "other"])
+PARAMS: Final = st.sampled_from([None, {"token": SECRET}, give_params])
+BOUNDS: Final = st.sampled_from([None, None, None, Bound(2, Drop.OLDEST), Bound(2, Drop.NEWEST)])
+EVENTS: Final = st.sampled_from(
+    ["echo", "deny", "twice", "noisy", "flood", "later", "slow", "never", "crash", "stop", "noisy", "echo"]
+)
+PAYLOADS: Final = st.sampled_from([{"a": 1}, [1, "b"], None, b"\x00bytes", {"c": {}}])
+TIMEOUTS: Final = st.sampled_from([10.0, 10.0, 0.0, 1.0, 40.0])
+SECONDS: Final = st.sampled_from([0.001, 0.2, 1.0, 5.0, 10.0, 31.0, 65.0])
+FEW: Final = st.integers(1, 6)
+PICK: Final = st.integers(0, 5)
+JUNK: Final = st.sampled_from(
+    [
+        "",
+        "junk",
+        b"",
+        b"\x09\x01",
+        "[1,2,3]",
+        f'["{SECRET}",{{"x":"{SECRET}"}}]',
+        '[null,null,"room:a","phx_reply",{}]',
+        '[null,"999999","room:a","phx_reply",{"status":"ok","response":{}}]',
+        '["old",null,"room:a","news",{"n":-1}]',
+        '["old","old","room:a","phx_close",{}]',
+        '["old","old","room:b","phx_error",{}]',
+        '["old","1","room:a","phx_join",{}]',
+        '[null,null,"nowhere","news",{"n":-1}]',
+        '{"topic":"nowhere","event":"news","payload":{"n":-1},"ref":null}',
+        '{"topic":"room:a","event":"phx_error","payload":{},"ref":"old"}',
+    ]
+)
+
+
+class Conversation(RuleBasedStateMachine):
+    """Everything that may happen."""
+
+    world: World
+
+    @initialize(
+        vsn=st.sampled_from([2, 2, 1]),
+        callables=st.booleans(),
+        seed=st.none() | st.integers(0, 9),
+        settled=st.booleans(),
+        ending=st.sampled_from(["drain", "close", "abort"]),
+        connected=st.booleans(),
+    )
+    def begin(
+        self, vsn: int, callables: bool, seed: int | None, settled: bool, ending: str, connected: bool
+    ) -> None:
+        self.world = World(Setup(vsn=vsn, callables=callables, seed=seed))
+        self.settled = settled
+        self.how = ending
+        self.rules = 0
+        if connected:
+            self.world.tell("proto", 0, "connect", START)
+            self.world.flow()
+
+    # ---- the application --------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.world.state.value == "idle")
+    @rule(timeout=st.sampled_from([float("inf"), 30.0]))
+    def connect(self, timeout: float) -> None:
+        self.world.tell("proto", 0, "connect", self.world.now, timeout=timeout)
+
+    @rule(topic=TOPICS, params=PARAMS, tapped=st.booleans(), bound=BOUNDS, joins=st.booleans())
+    def new_channel(self, topic: str, params: Any, tapped: bool, bound: Bound | None, joins: bool) -> None:
+        life = self.world.new_channel(topic, params, tapped=tapped, bound=bound)
+        if life is not None and joins:
+            self.world.join(life, None)
+
+    @precondition(lambda self: self.world.lives)
+    @rule(pick=PICK, timeout=st.none() | TIMEOUTS)
+    def join(self, pick: int, timeout: float | None) -> None:
+        self.world.join(self.life(pick), timeout)
+
+    @precondition(lambda self: self.world.lives)
+    @rule(pick=PICK, timeout=TIMEOUTS)
+    def leave(self, pick: int, timeout: float) -> None:
+        self.world.leave(self.life(pick), timeout)
+
+    @precondition(lambda self: self.world.lives)
+    @rule(pick=PICK, timeout=TIMEOUTS, bound=BOUNDS)
+    def change_channels(self, pick: int, timeout: float, bound: Bound | None) -> None:
+        """Leave a topic, and join it anew at once."""
+        old = self.life(pick)
+        self.world.leave(old, timeout)
+        life = self.world.new_channel(old.topic, None, tapped=True, bound=bound)
+        if life is not None:
+            self.world.join(life, None)
+
+    @precondition(lambda self: self.world.lives)
+    @rule(pick=PICK, event=EVENTS, payload=PAYLOADS, timeout=TIMEOUTS)
+    def push(self, pick: int, event: str, payload: Any, timeout: float) -> None:
+        self.world.push(self.life(pick), event, payload, timeout)
+
+    @precondition(lambda self: self.world.lives)
+    @rule(pick=PICK, event=EVENTS, payload=PAYLOADS)
+    def cast(self, pick: int, event: str, payload: Any) -> None:
+        self.world.cast(self.life(pick), event, payload)
+
+    @rule(timeout=TIMEOUTS)
+    def ping(self, timeout: float) -> None:
+        self.world.ping(timeout)
+
+    @precondition(lambda self: self.world.calls)
+    @rule(pick=PICK)
+    def cancel(self, pick: int) -> None:
+        calls = list(self.world.calls.values())
+        self.world.cancel(calls[-1 - pick % len(calls)])
+
+    @rule()
+    def reconnect(self) -> None:
+        idle = self.world.state.value == "idle"
+        self.world.tell("proto", 0, "reconnect", self.world.now, refused=idle or self.world.ending)
+
+    @precondition(lambda self: self.rules > 25)
+    @rule(how=st.sampled_from(["drain", "close"]))
+    def end(self, how: str) -> None:
+        self.world.end(how)
+
+    # ---- the adapter ------------------------------------------------------------------------------------------------
+
+    @rule(limit=FEW)
+    def take(self, limit: int) -> None:
+        self.world.take(limit)
+
+    @rule(hold=st.booleans())
+    def handle(self, hold: bool) -> None:
+        self.world.handle(hold=hold)
+
+    @rule()
+    def release(self) -> None:
+        self.world.release()
+
+    @precondition(lambda self: self.world.questions)
+    @rule(well=st.booleans())
+    def answer(self, well: bool) -> None:
+        self.world.answer(well=well)
+
+    @precondition(lambda self: self.world.attempt)
+    @rule()
+    def open(self) -> None:
+        self.world.open()
+
+    @precondition(lambda self: self.world.attempt)
+    @rule(status=st.sampled_from([503, 429, 408, 500, 403, 404]))
+    def refuse(self, status: int) -> None:
+        self.world.give_up_attempt("refused", status, {"Retry-After": "2", "Set-Cookie": SECRET}, b"no")
+
+    @precondition(lambda self: self.world.attempt)
+    @rule()
+    def fail(self) -> None:
+        self.world.give_up_attempt("failed", ConnectError("no route"))
+
+    @rule()
+    def speak_of_old_links(self) -> None:
+        self.world.speak_of_old_links()
+
+    # ---- time -------------------------------------------------------------------------------------------------------
+
+    @rule(seconds=SECONDS)
+    def stand_still(self, seconds: float) -> None:
+        """Time passes and nothing arrives."""
+        self.world.pass_time(seconds)
+
+    @rule(seconds=SECONDS)
+    def live(self, seconds: float) -> None:
+        """Time passes and everything arrives."""
+        self.world.pass_time(seconds, self.world.flow)
+
+    @rule(seconds=SECONDS)
+    def oversleep(self, seconds: float) -> None:
+        """The adapter comes late to its timer, and to all that arrives meanwhile."""
+        self.world.now += seconds
+
+    @rule()
+    def next_timeout(self) -> None:
+        due = self.world.client.proto.next_timeout()
+        if due is not None:
+            self.world.now = max(self.world.now, due)
+            self.world.tick()
+
+    # ---- the network ------------------------------------------------------------------------------------------------
+
+    @rule()
+    def flow(self) -> None:
+        self.world.flow()
+
+    @rule(limit=FEW)
+    def deliver_to_client(self, limit: int) -> None:
+        self.world.deliver_to_client(limit)
+
+    @rule(limit=FEW)
+    def deliver_to_servers(self, limit: int) -> None:
+        self.world.deliver_to_servers(limit)
+
+    @precondition(lambda self: self.world.connection)
+    @rule()
+    def cut(self) -> None:
+        self.connection.cut()
+
+    # ---- the server -------------------------------------------------------------------------------------------------
+
+    @rule(answers=st.lists(st.sampled_from(["accept", "refuse", "crash", "wait", "wait"]), min_size=1, max_size=2))
+    def prepare(self, answers: list[str]) -> None:
+        """What the next joins get."""
+        self.world.answers.extend(answers)
+
+    @precondition(lambda self: self.served and self.served.service.waiting)
+    @rule(answer=st.sampled_from(["accept", "accept", "refuse", "crash"]))
+    def answer_join(self, answer: str) -> None:
+        self.served.service.answer_join(answer)
+        self.served.serve()
+
+    @precondition(lambda self: self.served and self.served.service.owed)
+    @rule(pick=PICK)
+    def pay(self, pick: int) -> None:
+        service = self.served.service
+        service.pay(service.owed[pick % len(service.owed)])
+        self.served.serve()
+
+    @precondition(lambda self: self.served and self.served.service.unfinished)
+    @rule()
+    def finish(self) -> None:
+        self.served.service.finish(self.served.service.unfinished[0])
+        self.served.serve()
+
+    @precondition(lambda self: self.served and self.served.service.channels)
+    @rule(pick=PICK, event=st.sampled_from(["news", "news", "noise"]), times=FEW)
+    def server_pushes(self, pick: int, event: str, times: int) -> None:
+        service = self.served.service
+        for _ in range(times):
+            service.push(service.channels[pick % len(service.channels)], event)
+        self.served.serve()
+
+    @precondition(lambda self: self.served)
+    @rule(topic=TOPICS, event=st.sampled_from(["news", "news", "noise"]))
+    def server_broadcasts(self, topic: str, event: str) -> None:
+        self.served.service.broadcast(topic, event)
+        self.served.serve()
+
+    @precondition(lambda self: self.served and self.served.service.channels)
+    @rule(pick=PICK, how=st.sampled_from(["crash", "crash", "stop"]))
+    def server_ends_channel(self, pick: int, how: str) -> None:
+        service = self.served.service
+        channel = service.channels[pick % len(service.channels)]
+        if service.waiting is None or service.waiting.channel is not channel:
+            getattr(service.protocol, how)(channel)
+        self.served.serve()
+
+    @precondition(lambda self: self.served)
+    @rule(how=st.sampled_from(["disconnect", "drain", "abort"]))
+    def server_ends(self, how: str) -> None:
+        getattr(self.served.service.protocol, how)()
+        self.served.serve()
+
+    @precondition(lambda self: self.served)
+    @rule(code=st.sampled_from([1000, 1001, 1011, 1012]))
+    def server_closes(self, code: int) -> None:
+        connection = self.served
+        connection.server_ends(code)
+        connection.service.protocol.closed(None, "")
+        connection.serve()
+
+    @precondition(lambda self: self.served)
+    @rule(frame=JUNK)
+    def junk(self, frame: str | bytes) -> None:
+        self.served.send(frame)
+
+    @precondition(lambda self: self.served)
+    @rule(pick=PICK)
+    def reply_again(self, pick: int) -> None:
+        """A second reply to something."""
+        connection = self.served
+        replies = [frame for frame in connection.log if _is_reply(frame)]
+        if replies:
+            connection.send(replies[-1 - pick % len(replies)])
+
+    # ---- always -----------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def holds(self) -> None:
+        self.rules += 1
+        self.world.check()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        world = self.world
+        if self.settled:
+            world.tick()
+            world.settle()
+        world.end(self.how)
+        world.pass_time(20.0, world.flow if self.settled else lambda: None)
+        world.check_end()
+
+    # ---- picking ----------------------------------------------------------------------------------------------------
+
+    def life(self, pick: int) -> Life:
+        return self.world.lives[-1 - pick % len(self.world.lives)]
+
+    @property
+    def connection(self) -> Connection:
+        assert self.world.connection is not None
+        return self.world.connection
+
+    @property
+    def served(self) -> Connection | None:
+        return self.world.served[-1] if self.world.served else None
+
+
+def _is_reply(frame: str | bytes) -> bool:
+    return PHX_REPLY in frame if isinstance(frame, str) else frame[:1] == b"\x01"
+
+
+_RUNS, _STEPS = (4000, 100) if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else (120, 50)
+
+TestConversation = Conversation.TestCase
+TestConversation.settings = settings(
+    max_examples=_RUNS, stateful_step_count=_STEPS, deadline=None, derandomize=_RUNS < 1000
+)
