@@ -479,6 +479,16 @@ async def test_a_closed_pipe_ends_it_quietly_in_a_flood(application: Application
         assert await process.stderr.read() == b""
 
 
+async def test_a_full_disk_is_told_and_ends_with_1(application: Application) -> None:
+    with Path("/dev/full").open("wb") as full:
+        async with application.listener("room:lobby", stdout=full) as process:
+            application.server.broadcast("room:lobby", "tick", {})
+
+            assert await ended(process) == 1
+            assert process.stderr is not None
+            assert await process.stderr.read() == b"phx: cannot write to stdout: No space left on device\n"
+
+
 async def test_a_flood_is_printed_whole_and_in_order(application: Application) -> None:
     async with application.listener("room:lobby") as process:
         for number in range(20_000):

@@ -1,0 +1,191 @@
+"""The `phx` command: `phx demo` shows the library at work, `phx listen` prints what a Phoenix server sends.
+
+Exit codes: 0 for a good end, Ctrl+C included; 1 where a server or the network said no, or where the demo lost a
+message; 2 for a command line that cannot be; 130 for Ctrl+C before there was anything to end well.
+"""
+
+import argparse
+import contextlib
+import logging
+import math
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from phx_proto import __version__
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: What stands behind `phx`; by default what the shell gave.
+
+    Returns:
+        The exit code.
+    """
+    arguments = _parser().parse_args(argv)
+    _silence("phx_transports", "websockets")  # what they would log is told in the command's own words
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        _let_go_of_stdout()
+        return 0
+
+
+# ---- the commands ---------------------------------------------------------------------------------------------------
+# Each is imported when it is run: `phx --help` needs none of them.
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from .demo import run
+
+    return run(arguments.seconds, arguments.rate)
+
+
+def _listen(arguments: argparse.Namespace) -> int:
+    from .listen import Request, run
+
+    # An environment variable that is set and empty is none.
+    token = arguments.token or os.environ.get("PHX_TOKEN") or None
+    return run(
+        Request(
+            url=arguments.url,
+            topics=tuple(dict.fromkeys(arguments.topics)),
+            events=tuple(dict.fromkeys(arguments.events)) or ("*",),
+            params=arguments.params,
+            join_params=arguments.join_params,
+            token=token,
+            headers=tuple(arguments.headers),
+            vsn=arguments.vsn,
+            timeout=arguments.timeout,
+        )
+    )
+
+
+# ---- the command line -----------------------------------------------------------------------------------------------
+
+_EXAMPLES: Final = """\
+examples:
+  phx demo
+  phx listen ws://localhost:4000/socket room:lobby
+  phx listen wss://example.com/socket 'sim:89445' --event balance --params '{"token": "…"}' | jq .payload
+"""
+
+_LISTEN: Final = """\
+Join topics of a Phoenix server and print what arrives, one JSON object a line, until Ctrl+C:
+
+  {"topic":"room:lobby","event":"shout","payload":{"body":"hi"}}
+
+A binary payload is printed as base64, with "encoding":"base64" behind it. What happens to the connection is told on
+stderr. It is kept up: after a loss it is opened and the topics are joined again.
+"""
+
+_SECRETS: Final = """\
+Others on this machine may see a command line. A token can be given in the environment variable PHX_TOKEN instead, and
+params in a file: --params @params.json
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="phx",
+        description="Phoenix Channels from the command line.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    about = f"phx-channels {__version__} (Python {platform.python_version()})"
+    parser.add_argument("--version", action="version", version=about)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    demo = commands.add_parser(
+        "demo",
+        help="a server and a client in one process, and what goes wrong between them",
+        description="Serve a fleet's balances on a free local port, follow them with a client, and let things go "
+        "wrong: a refused join, a cut, a crashed channel, a raising handler. Then count what was lost.",
+    )
+    demo.add_argument("--seconds", type=_positive, default=10.0, metavar="S", help="how long it runs (default: 10)")
+    demo.add_argument("--rate", type=_positive, default=2000.0, metavar="N", help="messages a second (default: 2000)")
+    demo.set_defaults(run=_demo)
+
+    listen = commands.add_parser(
+        "listen",
+        help="print what arrives on topics of any Phoenix server",
+        description=_LISTEN,
+        epilog=_SECRETS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = listen.add_argument
+    add("url", metavar="URL", help="the socket's mount, e.g. wss://example.com/socket")
+    add("topics", metavar="TOPIC", nargs="+", help="a topic to join, e.g. room:lobby")
+    add("--event", dest="events", action="append", default=[], metavar="E", help="only this event; may be repeated")
+    add("--params", type=_object, metavar="JSON", help="params of the socket, an object, or @FILE")
+    add("--join-params", type=_json, metavar="JSON", help="params of the joins, any JSON value, or @FILE")
+    add("--token", metavar="T", help="for a socket with `auth_token: true`; or set PHX_TOKEN")
+    add(
+        "--header", dest="headers", type=_header, action="append", default=[], metavar="'N: V'", help="of the handshake"
+    )
+    add("--vsn", choices=("1.0.0", "2.0.0"), default="2.0.0", help="the serializer's version (default: 2.0.0)")
+    add("--timeout", type=_positive, default=5.0, metavar="S", help="seconds for the first connection (default: 5)")
+    listen.set_defaults(run=_listen)
+    return parser
+
+
+def _positive(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        number = float(text)
+        if 0 < number < math.inf:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+
+
+def _json(text: str) -> Any:
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise argparse.ArgumentTypeError(f"cannot read {text[1:]}: {error}") from None
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"not JSON ({error}); is it quoted for the shell?") from None
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = _json(text)
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("must be a JSON object, e.g. '{\"user\": 7}'")
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not (colon and name.strip()):
+        raise argparse.ArgumentTypeError("must look like 'Name: value'")
+    return name.strip(), value.strip()
+
+
+# ---- the process ----------------------------------------------------------------------------------------------------
+
+
+def _silence(*names: str) -> None:
+    for name in names:
+        logger = logging.getLogger(name)
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+
+
+def _let_go_of_stdout() -> None:
+    """Nobody reads it any more; Python would complain of that once more when it flushes at exit."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)

@@ -1,0 +1,352 @@
+"""`phx demo`: a server and a client in one process, and what goes wrong between them.
+
+Every message is handled twice: by a coroutine on the loop and by a plain function in a thread. Both keep books by the
+numbers that the server gives its events, and at the end the books must agree with what the server sent.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from phx_proto import ChannelState, Message, PhxError, Router, SocketState
+from phx_proto.errors import ChannelCrashed, HandshakeRefused, JoinRefused
+from phx_proto.events import ChannelErrored, ChannelJoined, Connected, ConnectFailed, Disconnected, Event
+
+from ..asyncio import Channel, Client, EventStream, connect
+from ..asyncio.server import RunningServer
+from ..reports import HandlerError
+from .fleet import SIMS, TOPICS, UNKNOWN, Balance, Fleet
+from .screen import Frame, Row, Screen, open_screen
+
+_FRAMES: Final = 8  # a second
+_PATIENCE: Final = 10.0  # seconds at the end for what is still on its way
+_LONGEST_OUTAGE: Final = 0.8  # seconds
+
+
+def run(seconds: float, rate: float) -> int:
+    """Run the demo.
+
+    Returns:
+        The exit code: 1 where a message was lost.
+
+    Raises:
+        BrokenPipeError: Nobody reads stdout any more.
+    """
+    try:
+        return 0 if asyncio.run(_run(seconds, rate)) else 1
+    except BaseExceptionGroup as group:
+        if group.subgroup(BrokenPipeError) is None:
+            raise
+        raise BrokenPipeError from group
+
+
+async def _run(seconds: float, rate: float) -> bool:
+    fleet = Fleet()
+    with open_screen() as screen:
+        async with fleet.server.serve() as running:
+            demo = Demo(fleet, running, screen)
+            await demo.play(seconds, rate)
+    screen.tell(demo.summary())
+    return demo.behind == 0
+
+
+@dataclass(slots=True)
+class Book:
+    """What one handler saw of one topic.
+
+    Attributes:
+        handled: Different events.
+        repeated: Events that came again after a rejoin, and were known by their id.
+        last: The id of the latest.
+        cents: The latest balance.
+    """
+
+    handled: int = 0
+    repeated: int = 0
+    last: int = 0
+    cents: int = 0
+
+    def enter(self, number: int, cents: int) -> None:
+        """The event with this id was handled."""
+        if number <= self.last:
+            self.repeated += 1
+            return
+        self.handled += 1
+        self.last, self.cents = number, cents
+
+
+class Demo:
+    """One performance.
+
+    Attributes:
+        books: Kept by the coroutines on the loop, by topic.
+        audits: Kept by the plain function in threads, by topic.
+    """
+
+    def __init__(self, fleet: Fleet, running: RunningServer, screen: Screen) -> None:
+        self.books = {topic: Book() for topic in TOPICS}
+        self.audits = {topic: Book() for topic in TOPICS}
+        self._fleet = fleet
+        self._running = running
+        self._screen = screen
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._ended = self._began
+        self._stop = asyncio.Event()
+        self._outage = 0.0
+        self._recent: deque[tuple[float, int]] = deque(maxlen=_FRAMES)  # when, and how many were handled by then
+        self._lost_at = 0.0
+        self._failures = 0  # attempts to connect, since then
+        self._away: set[str] = set()  # topics that are to be rejoined since the cut
+        self._missed = 0
+        self._reconnects = 0
+        self._crashes = 0
+        self._refusals = 0
+        self._handler_errors = 0
+
+    # ---- the client: its handlers -----------------------------------------------------------------------------------
+
+    def router(self) -> Router:
+        """A handler of each kind."""
+        router = Router()
+
+        @router.on("balance", topic="fleet:*", payload=Balance)
+        async def book(message: Message[Balance]) -> None:  # typed, on the loop
+            self.books[message.topic].enter(message.payload.id, message.payload.cents)
+
+        @router.on("balance", topic="sim:*")
+        async def watch(message: Message[Any]) -> None:  # untyped, on the loop
+            self.books[message.topic].enter(message.payload["id"], message.payload["cents"])
+
+        @router.on("balance", payload=Balance)
+        def audit(message: Message[Balance]) -> None:  # plain, in a thread
+            self.audits[message.topic].enter(message.payload.id, message.payload.cents)
+
+        @router.on("balance", topic=SIMS[2], payload=Balance)
+        async def alarm(message: Message[Balance]) -> None:  # raises, once
+            if message.payload.cents < 0:
+                raise ValueError(f"{message.payload.sim} is overdrawn")
+
+        return router
+
+    # ---- the play ---------------------------------------------------------------------------------------------------
+
+    async def play(self, seconds: float, rate: float) -> None:
+        """Perform for so many seconds, or until Ctrl+C; then wait for what is still on its way."""
+        self._outage = min(_LONGEST_OUTAGE, seconds * 0.08)
+        connecting = connect(self._running.url, router=self.router(), on_handler_error=self._handler_failed, proxy=None)
+        with _interrupts(self._loop, self._stop):
+            async with connecting as client, client.events() as events, asyncio.TaskGroup() as group:
+                self._screen.note(0.0, f"connected to {self._running.url}")
+                channels = {topic: client.channel(topic, self._since(topic)) for topic in TOPICS}
+                await asyncio.gather(*(channel.join() for channel in channels.values()))
+                self._screen.note(self._elapsed, f"joined {len(TOPICS)} topics; {rate:,.0f} messages a second begin")
+                watching = group.create_task(self._watch(events))
+                drawing = group.create_task(self._draw(client, channels))
+                feeding = group.create_task(self._fleet.feed(rate, lambda: self.behind))
+                await self._perform(client, channels, seconds)
+                feeding.cancel()
+                await self._catch_up()
+                self._ended = self._loop.time()
+                self._reconnects = client.stats.reconnects
+                drawing.cancel()
+                watching.cancel()
+                self._screen.show(self._frame(client, channels))
+
+    async def _perform(self, client: Client, channels: dict[str, Channel], seconds: float) -> None:
+        script: tuple[tuple[float, Callable[[Client, dict[str, Channel]], Awaitable[None]]], ...] = (
+            (0.10, self._ask),
+            (0.20, self._join_unknown),
+            (0.33, self._cut),
+            (0.60, self._crash),
+            (0.80, self._overdraw),
+            (1.00, self._end),
+        )
+        begin = self._loop.time()
+        for moment, act in script:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), begin + moment * seconds - self._loop.time())
+                self._screen.note(self._elapsed, "Ctrl+C: ending gracefully")
+                return
+            try:
+                await act(client, channels)
+            except PhxError as error:  # not in the script; the count at the end tells whether it did harm
+                self._screen.note(self._elapsed, str(error), trouble=True)
+
+    async def _ask(self, client: Client, channels: dict[str, Channel]) -> None:
+        began = self._loop.time()
+        reply = await channels[SIMS[0]].push("top_up", {"cents": 1000})
+        took = (self._loop.time() - began) * 1000
+        text = f"pushed top_up, reply {reply.status} {reply.response} after {took:.1f} ms"
+        self._screen.note(self._elapsed, text)
+
+    async def _join_unknown(self, client: Client, channels: dict[str, Channel]) -> None:
+        try:
+            await client.join(UNKNOWN, {"since": 0})
+        except JoinRefused as error:
+            self._refusals += 1
+            self._screen.note(self._elapsed, f"join of {error.topic} refused: {error.response['reason']}", trouble=True)
+
+    async def _cut(self, client: Client, channels: dict[str, Channel]) -> None:
+        text = f"the server drops the connection, away for {self._outage:.2g} s"
+        self._screen.note(self._elapsed, text, trouble=True)
+        self._away = set(TOPICS)
+        self._missed = 0
+        self._fleet.go_away(self._outage)
+        self._running.cut()
+
+    async def _crash(self, client: Client, channels: dict[str, Channel]) -> None:
+        self._missed = 0
+        await channels[SIMS[1]].cast("crash")
+
+    async def _overdraw(self, client: Client, channels: dict[str, Channel]) -> None:
+        self._fleet.emit(SIMS[2], -250)
+
+    async def _end(self, client: Client, channels: dict[str, Channel]) -> None:
+        self._screen.note(self._elapsed, "the server sends nothing more")
+
+    async def _catch_up(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                while self.behind:
+                    await asyncio.sleep(0.01)
+
+    def _since(self, topic: str) -> Callable[[], dict[str, int]]:
+        """The params of each join of the topic: the last event seen."""
+        return lambda: {"since": self.books[topic].last}
+
+    # ---- what happens -----------------------------------------------------------------------------------------------
+
+    async def _watch(self, events: EventStream) -> None:
+        async for event in events:
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
+        note = self._screen.note
+        match event:
+            case Disconnected(code=code, retry_in=float(retry_in)):
+                self._lost_at, self._failures = self._loop.time(), 0
+                how = "no close frame" if code is None else f"code {code}"
+                note(self._elapsed, f"disconnected ({how}); next attempt in {retry_in * 1000:.0f} ms", trouble=True)
+            case ConnectFailed(error=error):
+                self._failures += 1
+                if self._failures == 1:
+                    what = f"HTTP {error.status}" if isinstance(error, HandshakeRefused) else str(error)
+                    note(self._elapsed, f"refused with {what}; trying again and again", trouble=True)
+            case Connected(reconnected=True):
+                after = f"{self._loop.time() - self._lost_at:.2f} s and {_count(self._failures, 'refused attempt')}"
+                note(self._elapsed, f"connected again after {after}")
+            case ChannelErrored(topic=topic, error=ChannelCrashed(), retry_in=float(retry_in)):
+                self._crashes += 1
+                note(self._elapsed, f"{topic} crashed on the server; rejoin in {retry_in:.2f} s", trouble=True)
+            case ChannelJoined(topic=topic, rejoined=True, response=response):
+                self._rejoined(topic, response["missed"])
+            case _:
+                pass
+
+    def _rejoined(self, topic: str, missed: int) -> None:
+        self._missed += missed
+        if topic not in self._away:
+            self._screen.note(self._elapsed, f"rejoined {topic}, {_count(missed, 'missed message')} replayed")
+            return
+        self._away.discard(topic)
+        if not self._away:
+            replayed = f"{_count(self._missed, 'missed message')} replayed"
+            self._screen.note(self._elapsed, f"rejoined all {len(TOPICS)} topics, {replayed}")
+
+    def _handler_failed(self, report: HandlerError) -> None:
+        self._handler_errors += 1
+        name = report.handler.name.rpartition(".")[2]
+        text = f"handler {name} raised {report.error!r} on {report.message.topic}; all goes on"
+        self._screen.note(self._elapsed, text, trouble=True)
+
+    # ---- what is shown ----------------------------------------------------------------------------------------------
+
+    @property
+    def _elapsed(self) -> float:
+        return self._loop.time() - self._began
+
+    @property
+    def behind(self) -> int:
+        """Messages that were sent and that one of the books lacks: lost, once nothing is on its way any more."""
+        handled = ((log.sent, self.books[topic], self.audits[topic]) for topic, log in self._fleet.logs.items())
+        return sum(sent - min(book.handled, audit.handled) for sent, book, audit in handled)
+
+    async def _draw(self, client: Client, channels: dict[str, Channel]) -> None:
+        while True:
+            self._screen.show(self._frame(client, channels))
+            await asyncio.sleep(1 / _FRAMES)
+
+    def _frame(self, client: Client, channels: dict[str, Channel]) -> Frame:
+        handled = sum(book.handled for book in self.books.values())
+        now = self._loop.time()
+        then, before = self._recent[0] if self._recent else (self._began, 0)
+        self._recent.append((now, handled))
+        return Frame(
+            url=self._running.url,
+            state=client.state.value,
+            open=client.state is SocketState.OPEN,
+            elapsed=now - self._began,
+            handled=handled,
+            rate=(handled - before) / max(now - then, 0.001),
+            rows=tuple(
+                Row(
+                    topic=topic,
+                    state=channel.state.value,
+                    joined=channel.state is ChannelState.JOINED,
+                    sent=self._fleet.logs[topic].sent,
+                    handled=self.books[topic].handled,
+                    cents=self.books[topic].cents,
+                )
+                for topic, channel in channels.items()
+            ),
+        )
+
+    def summary(self) -> list[str]:
+        """What happened, in a few lines."""
+        sent, elapsed = self._fleet.sent, max(self._ended - self._began, 0.001)
+        repeated = sum(book.repeated for book in self.books.values())
+        verdict = (
+            f"Nothing was lost: {sent:,} sent, {sent:,} handled on the loop and {sent:,} in threads, in order."
+            if self.behind == 0
+            else f"LOST: {self.behind:,} of {sent:,} messages were not handled."
+        )
+        return [
+            f"{sent:,} messages on {len(TOPICS)} topics in {elapsed:.1f} s: {sent / elapsed:,.0f} a second.",
+            f"Survived: {_count(self._reconnects, 'reconnect')}, {_count(self._crashes, 'crashed channel')}, "
+            f"{_count(self._refusals, 'refused join')}, {_count(self._handler_errors, 'handler error')}.",
+            *([f"{_count(repeated, 'message')} came twice and were known by their ids."] if repeated else []),
+            verdict,
+        ]
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+@contextlib.contextmanager
+def _interrupts(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> Generator[None, None, None]:
+    """Let the first Ctrl+C set `stop`, where the loop can; a second one ends the process."""
+
+    def interrupted() -> None:
+        stop.set()
+        release()
+
+    def release() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, interrupted)
+    except NotImplementedError:  # Windows: Ctrl+C ends it at once
+        yield
+        return
+    try:
+        yield
+    finally:
+        release()

@@ -1,0 +1,168 @@
+"""How the demo is shown: drawn in place on a terminal, where `rich` is installed; otherwise line by line."""
+
+import contextlib
+import sys
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+_MOST_NOTES: Final = 14
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A topic, at a moment."""
+
+    topic: str
+    state: str
+    joined: bool
+    sent: int
+    handled: int
+    cents: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """The client, at a moment.
+
+    Attributes:
+        elapsed: Seconds since the beginning.
+        rate: Messages handled a second, lately.
+    """
+
+    url: str
+    state: str
+    open: bool
+    elapsed: float
+    handled: int
+    rate: float
+    rows: tuple[Row, ...]
+
+
+class Screen(Protocol):
+    """Where the demo is shown."""
+
+    def show(self, frame: Frame) -> None:
+        """How things are; called some times a second."""
+
+    def note(self, elapsed: float, text: str, *, trouble: bool = False) -> None:
+        """Something worth a line happened."""
+
+    def tell(self, lines: list[str]) -> None:
+        """The last words."""
+
+
+@contextlib.contextmanager
+def open_screen() -> Generator[Screen, None, None]:
+    """The best screen there is for stdout."""
+    if not sys.stdout.isatty():
+        yield PlainScreen()
+        return
+    try:
+        from rich.console import Console
+        from rich.live import Live
+    except ImportError:
+        print("(for a live view: pip install 'phx-channels[cli]')")
+        yield PlainScreen()
+        return
+    console = Console(highlight=False)
+    with Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
+        yield LiveScreen(console, lambda renderable: live.update(renderable, refresh=True))
+
+
+class PlainScreen:
+    """Line by line: each note, and how things are once a second."""
+
+    def __init__(self) -> None:
+        self._next = 1.0
+        self._last: Frame | None = None
+
+    def show(self, frame: Frame) -> None:
+        self._last = frame
+        if frame.elapsed < self._next:
+            return
+        self._next += 1.0
+        joined = sum(row.joined for row in frame.rows)
+        self.note(
+            frame.elapsed,
+            f"{frame.handled:,} messages, {frame.rate:,.0f}/s; {frame.state}, {joined}/{len(frame.rows)} topics joined",
+        )
+
+    def note(self, elapsed: float, text: str, *, trouble: bool = False) -> None:
+        print(f"{elapsed:5.1f} {'!' if trouble else ' '} {text}", flush=True)
+
+    def tell(self, lines: list[str]) -> None:
+        rows = self._last.rows if self._last else ()
+        table = [f"  {row.topic:<16}{row.sent:>9,} sent{row.handled:>9,} handled" for row in rows]
+        print("", *table, "", *lines, sep="\n", flush=True)
+
+
+class LiveScreen:
+    """Drawn in place: a line about the connection, a table of the topics, and the latest notes.
+
+    Args:
+        console: The terminal.
+        draw: Puts a picture in the place of the one before.
+    """
+
+    def __init__(self, console: "Console", draw: "Callable[[RenderableType], None]") -> None:
+        self._console = console
+        self._draw = draw
+        self._notes: deque[tuple[float, str, bool]] = deque(maxlen=_MOST_NOTES)
+
+    def show(self, frame: Frame) -> None:
+        from rich.console import Group
+
+        self._draw(Group(self._head(frame), self._table(frame), self._latest_notes(len(frame.rows))))
+
+    def note(self, elapsed: float, text: str, *, trouble: bool = False) -> None:
+        self._notes.append((elapsed, text, trouble))
+
+    def tell(self, lines: list[str]) -> None:
+        self._console.print("", *lines, sep="\n", markup=False)
+
+    def _head(self, frame: Frame) -> "RenderableType":
+        from rich.text import Text
+
+        text = Text.assemble(
+            ("phx demo  ", "bold"),
+            (f"{frame.state:<10}", "bold green" if frame.open else "bold red"),
+            f"{frame.elapsed:5.1f} s  {frame.handled:>9,} messages {frame.rate:>9,.0f}/s",
+        )
+        text.no_wrap = True
+        return text
+
+    def _table(self, frame: Frame) -> "RenderableType":
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+        table.add_column("topic", min_width=14, no_wrap=True)
+        table.add_column("channel", min_width=8, no_wrap=True)
+        for name in ("sent", "handled", "balance"):
+            table.add_column(name, min_width=8, justify="right", no_wrap=True)
+        for row in frame.rows:
+            behind = row.sent - row.handled > frame.rate / 10 + 10
+            table.add_row(
+                row.topic,
+                Text(row.state, "green" if row.joined else "red"),
+                f"{row.sent:,}",
+                Text(f"{row.handled:,}", "yellow" if behind else ""),
+                f"{row.cents / 100:.2f}",
+            )
+        return table
+
+    def _latest_notes(self, rows: int) -> "RenderableType":
+        from rich.text import Text
+
+        room = max(3, self._console.height - rows - 6)
+        lines = [
+            Text.assemble((f"{elapsed:5.1f}  ", "dim"), (note, "yellow" if trouble else ""))
+            for elapsed, note, trouble in list(self._notes)[-room:]
+        ]
+        return Text("\n", overflow="ellipsis", no_wrap=True).join(lines)
