@@ -464,7 +464,6 @@ class Channel:
         self._tell(ChannelErrored(self.topic, error, delay))
 
     def _retry(self, now: float) -> None:
-        self._timer = None
         self._advance(ChannelInput.RETRY)
         self._joins.ask(self, now)
 
@@ -472,7 +471,6 @@ class Channel:
         """No attempt to join is under way or planned any more."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
         if self._request is not None:
             self._wire.resolving.pop(self._request, None)
             self._request = None

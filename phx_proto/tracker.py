@@ -121,12 +121,17 @@ class Tracker:
         }
 
     def _stamped(self, topic: str, key: str, meta: Any) -> Meta:
-        copy = msgspec.json.decode(to_text(meta, (), topic, PRESENCE_DIFF, meta))
-        if not isinstance(copy, dict):
-            raise InvalidPresence(topic, key, "needs a meta that is an object")
+        text = to_text(meta, (), topic, PRESENCE_DIFF, meta)
+        try:
+            copy = _decode_meta(text)
+        except msgspec.ValidationError:
+            raise InvalidPresence(topic, key, "needs a meta that is an object") from None
         copy.pop("phx_ref_prev", None)  # of a meta that was read here and comes back changed
         copy["phx_ref"] = urlsafe_b64encode(self._rng.randbytes(12)).decode()
-        return copy  # pyright: ignore[reportUnknownVariableType]
+        return copy
+
+
+_decode_meta = msgspec.json.Decoder(Meta).decode
 
 
 def _entries(metas: dict[str, Meta]) -> dict[str, Entry]:

@@ -34,13 +34,14 @@ from phx_proto.events import (
     Closed,
     Connected,
     Event,
+    InboxOverflow,
     JoinFailed,
     LeaveEnded,
     PingAnswered,
     PushFailed,
     ReplyReceived,
 )
-from phx_proto.inbox import Bound, Tap
+from phx_proto.inbox import Bound, Drop, Tap
 from phx_proto.link import Link
 from phx_proto.message import PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
 from phx_proto.serializer import V1, V2, V1Server, V2Server
@@ -72,7 +73,7 @@ class Life:
     number: int
     channel: Channel
     tapped: bool
-    bounded: bool
+    bound: Bound | None
     asked: bool = False
     stream: str | None = None
     latest: int = -1
@@ -146,6 +147,7 @@ class World:
         self._read: dict[int, Read] = {}
         self._delivered: set[int] = set()
         self._casts = 0
+        self._evicted = 0  # messages that were delivered and gave way to later ones
         self._drained = False  # then the client leaves its channels itself
         self._handled = 0
         self._frames = 0
@@ -161,7 +163,7 @@ class World:
         outcome = self.tell("proto", 0, "channel", topic, params, bound=bound, refused=taken or self.ending)
         if outcome.error is not None:
             return None
-        life = Life(len(self.lives), outcome.result, tapped, bound is not None)
+        life = Life(len(self.lives), outcome.result, tapped, bound)
         self.lives.append(life)
         if tapped:
             self.tell("channel", life.number, "attach", Tap(_put))
@@ -505,6 +507,10 @@ class World:
         self._seen[type(event)] += 1
         if isinstance(event, ChannelEnded):
             self._channels_ended[event.topic] += 1
+        if isinstance(event, InboxOverflow) and event.topic is not None:
+            (life,) = [life for life in self.lives if life.topic == event.topic and not life.over]
+            assert life.bound is not None, "a bound that nobody set"
+            self._evicted += event.dropped if life.bound.drop is Drop.OLDEST else 0
         ref = getattr(event, "ref", None)
         if ref is None:
             return
@@ -535,7 +541,7 @@ class World:
         before = {
             life: (life.channel.join_ref, len(life.waiting))
             for life in self.lives
-            if life.channel.state is ChannelState.JOINED and not life.bounded
+            if life.channel.state is ChannelState.JOINED and life.bound is None
         }
         messages = [message for frame in frames if (message := self._understood(frame)) is not None]
         for message in messages:
@@ -590,8 +596,8 @@ class World:
         lifecycle = len(waiting) + sum(life.taken for life in self.lives) - messages
         assert stats.backlog == len(waiting) + sum(self.hands) + self.held
         assert stats.handled == self._handled
-        assert stats.delivered == messages
-        assert stats.delivered + lifecycle == stats.handled + stats.backlog
+        assert stats.delivered == messages + self._evicted
+        assert stats.delivered + lifecycle == stats.handled + stats.backlog + self._evicted
         assert stats.received + stats.bad_frames == self._frames
         assert stats.bad_frames == self._seen[BadFrame]
         assert stats.connects == self._seen[Connected]

@@ -307,13 +307,16 @@ def test_the_waits_start_anew_after_a_stable_time(how: str) -> None:
     assert waits == [1, 2, 1, 2]
 
 
-def test_a_long_wait_for_the_answer_is_no_stable_time() -> None:
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_long_wait_for_the_answer_is_no_stable_time(answered: bool) -> None:
     talk = Conversation().connect()
     room = talk.joined("room:1")
     for wait in (1, 2):
         talk.crash_channel("room:1", room.join_ref)
         assert talk.event(ChannelErrored).retry_in == wait
         talk.advance(wait + 6)
+        if answered:
+            talk.reply(room.join_ref)
         talk.events()
 
 

@@ -64,16 +64,22 @@ class Conversation(RuleBasedStateMachine):
         seed=st.none() | st.integers(0, 9),
         settled=st.booleans(),
         ending=st.sampled_from(["drain", "close", "abort"]),
-        connected=st.booleans(),
+        topics=st.sampled_from(["", "", "a", "ab", "abc", "abc"]),
+        bound=BOUNDS,
     )
     def begin(
-        self, vsn: int, callables: bool, seed: int | None, settled: bool, ending: str, connected: bool
+        self, vsn: int, callables: bool, seed: int | None, settled: bool, ending: str, topics: str, bound: Bound | None
     ) -> None:
+        """Many runs begin with some topics joined."""
         self.world = World(Setup(vsn=vsn, callables=callables, seed=seed))
         self.settled = settled
         self.how = ending
         self.rules = 0
-        if connected:
+        for name in topics:
+            life = self.world.new_channel(f"room:{name}", None, tapped=name != "b", bound=bound if name == "a" else None)
+            assert life is not None
+            self.world.join(life, None)
+        if topics:
             self.world.tell("proto", 0, "connect", START)
             self.world.flow()
 
@@ -142,17 +148,16 @@ class Conversation(RuleBasedStateMachine):
 
     # ---- the adapter ------------------------------------------------------------------------------------------------
 
-    @rule(limit=FEW)
-    def take(self, limit: int) -> None:
-        self.world.take(limit)
-
-    @rule(hold=st.booleans())
-    def handle(self, hold: bool) -> None:
-        self.world.handle(hold=hold)
-
-    @rule()
-    def release(self) -> None:
-        self.world.release()
+    @rule(how=st.sampled_from(["take", "take", "handle", "handle", "hold", "release"]), limit=FEW)
+    def work(self, how: str, limit: int) -> None:
+        """The handlers get on, but slowly."""
+        world = self.world
+        {
+            "take": lambda: world.take(limit),
+            "handle": world.handle,
+            "hold": lambda: world.handle(hold=True),
+            "release": world.release,
+        }[how]()
 
     @precondition(lambda self: self.world.questions)
     @rule(well=st.booleans())
@@ -165,14 +170,13 @@ class Conversation(RuleBasedStateMachine):
         self.world.open()
 
     @precondition(lambda self: self.world.attempt)
-    @rule(status=st.sampled_from([503, 429, 408, 500, 403, 404]))
-    def refuse(self, status: int) -> None:
-        self.world.give_up_attempt("refused", status, {"Retry-After": "2", "Set-Cookie": SECRET}, b"no")
-
-    @precondition(lambda self: self.world.attempt)
-    @rule()
-    def fail(self) -> None:
-        self.world.give_up_attempt("failed", ConnectError("no route"))
+    @rule(status=st.sampled_from([None, None, 503, 429, 408, 500, 403, 404]))
+    def fail_attempt(self, status: int | None) -> None:
+        """The server refuses the handshake, or is not even there."""
+        if status is None:
+            self.world.give_up_attempt("failed", ConnectError("no route"))
+        else:
+            self.world.give_up_attempt("refused", status, {"Retry-After": "2", "Set-Cookie": SECRET}, b"no")
 
     @rule()
     def speak_of_old_links(self) -> None:
@@ -180,20 +184,15 @@ class Conversation(RuleBasedStateMachine):
 
     # ---- time -------------------------------------------------------------------------------------------------------
 
-    @rule(seconds=SECONDS)
-    def stand_still(self, seconds: float) -> None:
-        """Time passes and nothing arrives."""
-        self.world.pass_time(seconds)
-
-    @rule(seconds=SECONDS)
-    def live(self, seconds: float) -> None:
-        """Time passes and everything arrives."""
-        self.world.pass_time(seconds, self.world.flow)
-
-    @rule(seconds=SECONDS)
-    def oversleep(self, seconds: float) -> None:
-        """The adapter comes late to its timer, and to all that arrives meanwhile."""
-        self.world.now += seconds
+    @rule(seconds=SECONDS, how=st.sampled_from(["live", "live", "stand still", "oversleep"]))
+    def pass_time(self, seconds: float, how: str) -> None:
+        """Everything arrives meanwhile, or nothing; or the adapter comes late to its timer and to what arrives."""
+        if how == "live":
+            self.world.pass_time(seconds, self.world.flow)
+        elif how == "stand still":
+            self.world.pass_time(seconds)
+        else:
+            self.world.now += seconds
 
     @rule()
     def next_timeout(self) -> None:
@@ -208,18 +207,26 @@ class Conversation(RuleBasedStateMachine):
     def flow(self) -> None:
         self.world.flow()
 
-    @rule(limit=FEW)
-    def deliver_to_client(self, limit: int) -> None:
-        self.world.deliver_to_client(limit)
+    @rule(limit=FEW, to=st.sampled_from(["client", "client", "server"]))
+    def deliver(self, limit: int, to: str) -> None:
+        if to == "client":
+            self.world.deliver_to_client(limit)
+        else:
+            self.world.deliver_to_servers(limit)
 
-    @rule(limit=FEW)
-    def deliver_to_servers(self, limit: int) -> None:
-        self.world.deliver_to_servers(limit)
-
-    @precondition(lambda self: self.world.connection)
-    @rule()
-    def cut(self) -> None:
-        self.connection.cut()
+    @precondition(lambda self: self.served)
+    @rule(how=st.sampled_from(["cut", "cut", "disconnect", "drain", "abort", 1000, 1001, 1011, 1012]))
+    def lose(self, how: str | int) -> None:
+        """The network is cut, or the server ends the connection."""
+        connection = self.served
+        if how == "cut":
+            connection.cut()
+        elif isinstance(how, str):
+            getattr(connection.service.protocol, how)()
+        else:
+            connection.server_ends(how)
+            connection.service.protocol.closed(None, "")
+        connection.serve()
 
     # ---- the server -------------------------------------------------------------------------------------------------
 
@@ -234,17 +241,15 @@ class Conversation(RuleBasedStateMachine):
         self.served.service.answer_join(answer)
         self.served.serve()
 
-    @precondition(lambda self: self.served and self.served.service.owed)
+    @precondition(lambda self: self.served and (self.served.service.owed or self.served.service.unfinished))
     @rule(pick=PICK)
-    def pay(self, pick: int) -> None:
+    def catch_up(self, pick: int) -> None:
+        """A reply that was put off is sent, or a message handled at last."""
         service = self.served.service
-        service.pay(service.owed[pick % len(service.owed)])
-        self.served.serve()
-
-    @precondition(lambda self: self.served and self.served.service.unfinished)
-    @rule()
-    def finish(self) -> None:
-        self.served.service.finish(self.served.service.unfinished[0])
+        if service.owed:
+            service.pay(service.owed[pick % len(service.owed)])
+        else:
+            service.finish(service.unfinished[0])
         self.served.serve()
 
     @precondition(lambda self: self.served and self.served.service.channels)
@@ -269,20 +274,6 @@ class Conversation(RuleBasedStateMachine):
         if service.waiting is None or service.waiting.channel is not channel:
             getattr(service.protocol, how)(channel)
         self.served.serve()
-
-    @precondition(lambda self: self.served)
-    @rule(how=st.sampled_from(["disconnect", "drain", "abort"]))
-    def server_ends(self, how: str) -> None:
-        getattr(self.served.service.protocol, how)()
-        self.served.serve()
-
-    @precondition(lambda self: self.served)
-    @rule(code=st.sampled_from([1000, 1001, 1011, 1012]))
-    def server_closes(self, code: int) -> None:
-        connection = self.served
-        connection.server_ends(code)
-        connection.service.protocol.closed(None, "")
-        connection.serve()
 
     @precondition(lambda self: self.served)
     @rule(frame=JUNK)
@@ -322,11 +313,6 @@ class Conversation(RuleBasedStateMachine):
         return self.world.lives[-1 - pick % len(self.world.lives)]
 
     @property
-    def connection(self) -> Connection:
-        assert self.world.connection is not None
-        return self.world.connection
-
-    @property
     def served(self) -> Connection | None:
         return self.world.served[-1] if self.world.served else None
 
@@ -335,7 +321,7 @@ def _is_reply(frame: str | bytes) -> bool:
     return PHX_REPLY in frame if isinstance(frame, str) else frame[:1] == b"\x01"
 
 
-_RUNS, _STEPS = (4000, 100) if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else (120, 50)
+_RUNS, _STEPS = (4000, 100) if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else (300, 50)
 
 TestConversation = Conversation.TestCase
 TestConversation.settings = settings(

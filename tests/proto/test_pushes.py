@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from math import inf, nan
 from typing import Any
 
@@ -121,7 +122,15 @@ def test_a_malformed_reply_is_a_bad_frame_and_the_right_one_still_counts() -> No
     assert talk.event(ReplyReceived).ref == ref
 
 
-def test_reading_goes_on_while_somebody_waits_for_a_reply() -> None:
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda talk, room: talk.push(room), id="push"),
+        pytest.param(lambda talk, room: talk.leave(room), id="leave"),
+        pytest.param(lambda talk, room: talk.joining("room:2"), id="join"),
+    ],
+)
+def test_reading_goes_on_while_somebody_waits_for_a_reply(call: Callable[[Conversation, Channel], object]) -> None:
     """The handler that waits may be the one for which reading was paused."""
     talk = Conversation(ClientOptions(flow=FlowLimits(high=2, low=1))).connect()
     room = talk.joined("room:1")
@@ -129,7 +138,7 @@ def test_reading_goes_on_while_somebody_waits_for_a_reply() -> None:
     for _ in range(2):
         talk.serve("room:1", "tick")
     assert talk.commands() == [PauseReading(talk.link)]
-    talk.push(room)
+    call(talk, room)
     assert talk.commands() == [ResumeReading(talk.link)]
 
 
