@@ -79,6 +79,10 @@ class JoinPolicy:
     server_close: ServerClose = ServerClose.FINAL
     stable_after: float = 5.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout < inf:
+            raise ValueError(f"the timeout of a join is positive, finite seconds, not {self.timeout!r}")
+
 
 @dataclass(slots=True, eq=False)
 class _Call:
@@ -338,9 +342,11 @@ class Channel:
             self._pushes.replied(ref, reply)
 
     def crashed(self, payload: Any, now: float) -> None:
-        """A `phx_error` came for its current join."""
+        """A `phx_error` came for its current join, or for the one it leaves: then only its pushes are lost with it."""
         if self.state in (ChannelState.JOINED, ChannelState.JOINING):
             self._fail(ChannelCrashed(self.topic, payload), now)
+        elif self._pushes is not None:
+            self._pushes.lose_sent()
 
     def server_closed(self, now: float) -> None:
         """A `phx_close` came for its current join, or for the one it leaves."""

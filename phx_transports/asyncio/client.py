@@ -229,6 +229,11 @@ class Client:
         return self._proto.state
 
     @property
+    def error(self) -> BaseException | None:
+        """Why it ended; `None` while it has not, or where the application closed it."""
+        return self._session.error
+
+    @property
     def stats(self) -> Stats:
         """Counters, as they are now."""
         self._report_handled()
@@ -567,7 +572,7 @@ class Client:
                 await asyncio.wait_for(self._idle.wait(), self._drain_timeout)
         await self._runner.close()
         for stream in self.streams:
-            stream.end(self._session.error)
+            stream.end()
         if self._timer is not None:
             self._timer.cancel()
         for task in self._tasks:

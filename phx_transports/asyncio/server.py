@@ -31,6 +31,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from random import Random
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from websockets.asyncio.server import Server as Listener
@@ -43,6 +44,7 @@ from phx_proto.message import Reply
 from phx_proto.serializer import ServerSerializer
 from phx_proto.server import serializer_for
 from phx_proto.server_events import Host, Release, ServerOptions, Termination
+from phx_proto.tracker import Tracker
 
 from .crew import Crew
 from .server_channel import (
@@ -120,6 +122,7 @@ class Server:
         self._on_error = on_error
         self._definitions: dict[str, Definition] = {}
         self._hub = Hub()
+        self._tracker = Tracker(Random())
         self._running: set[RunningServer] = set()
 
     # ---- its channels ------------------------------------------------------------------------------------------------
@@ -203,7 +206,7 @@ class Server:
 
     def _context(self) -> Context:
         crew = Crew(Runner.drain, on_error=Runner.failed)
-        return Context(self._definitions, self.options, self._hub, self._on_error, crew)
+        return Context(self._definitions, self.options, self._hub, self._tracker, self._on_error, crew)
 
 
 @dataclass(slots=True, eq=False)
@@ -369,6 +372,8 @@ class RunningServer:
         try:
             await self._stop_accepting(self._listener)
             self._listener.close(close_connections=False)
+            for runner in self._context.runners:  # or each would be told of the end of all who go before it
+                runner.unsubscribe()
             for driver in self._drivers():
                 farewell(driver)
             for wire, guest in self._guests.items():

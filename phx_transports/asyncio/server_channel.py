@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
 from phx_proto.errors import InvalidState
 from phx_proto.message import Reply
 from phx_proto.server_events import ChannelTerminated, JoinRequested, MessageIn, ServerOptions, Termination
+from phx_proto.tracker import Tracker
 
 from .crew import Crew
+from .presence import ChannelPresence
 from .server_hub import Hub
 
 if TYPE_CHECKING:
@@ -117,6 +119,11 @@ class ServerChannel:
         return await _value(getattr(self, name)(payload))
 
     # ---- to call -----------------------------------------------------------------------------------------------------
+
+    @property
+    def presence(self) -> ChannelPresence:
+        """Who is on the topic. What this channel tracks there ends with it."""
+        return self._runner.presence
 
     def attach(self, runner: "Runner", socket: "ServerSocket", topic: str, params: Any) -> None:
         """Make it the channel of a join; called by the server, after `__init__`."""
@@ -227,6 +234,7 @@ class Context:
     definitions: dict[str, Definition]
     options: ServerOptions
     hub: Hub
+    tracker: Tracker
     on_error: OnError
     crew: "Crew[Runner]"
     runners: "set[Runner]" = field(default_factory=lambda: set[Runner]())
@@ -254,6 +262,7 @@ class Runner:
         self._over = False
         self._stopping = False
         self._spawned: set[asyncio.Task[None]] = set()
+        self._presence: ChannelPresence | None = None  # once it was asked for
         self.retired = asyncio.Event()
         context.runners.add(self)
 
@@ -261,7 +270,8 @@ class Runner:
         """Handle it after those before it; never in this call."""
         if isinstance(event, ChannelTerminated):
             self._over = True
-            self._context.hub.unsubscribe(self._handle.topic, self._driver)
+            self.unsubscribe()
+            self._end_presence()
         self._inbox.append(event)
         self._queue()
 
@@ -287,18 +297,32 @@ class Runner:
             with contextlib.suppress(InvalidState):  # it was answered already
                 self._driver.protocol.crash_join(self._handle)
             self._driver.forget(self._handle)
+            self._end_presence()
             self._context.runners.discard(self)
             self._driver.pump()
         if self._inbox:
             self._queue()
 
+    def unsubscribe(self) -> None:
+        """Its client gets no more broadcasts."""
+        self._context.hub.unsubscribe(self._handle.topic, self._driver)
+
     async def retire(self) -> None:
         """The end, without a word to the application."""
+        self._end_presence()  # of a join that was not accepted
         await self._cancel_spawned()
         self._context.runners.discard(self)
         self.retired.set()
 
     # ---- what the channel calls --------------------------------------------------------------------------------------
+
+    @property
+    def presence(self) -> ChannelPresence:
+        if self._presence is None:
+            self._presence = ChannelPresence(self._context.tracker, self._context.hub, self._handle.topic, self.push)
+            if self._over:
+                self._presence.end()
+        return self._presence
 
     def push(self, event: str, payload: Any) -> None:
         self._driver.protocol.push(self._handle, event, payload)
@@ -329,6 +353,10 @@ class Runner:
         self._spawned.add(task)
         task.add_done_callback(self._spawned.discard)
         task.add_done_callback(lambda _: work.close())  # it may not have begun
+
+    def _end_presence(self) -> None:
+        if self._presence is not None:
+            self._presence.end()
 
     def _queue(self) -> None:
         if not self._queued:

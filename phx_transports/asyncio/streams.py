@@ -80,12 +80,12 @@ class MessageStream(Generic[T]):
             self._counted = False
             self._client.handled(len(self._items))
 
-    def end(self, error: BaseException | None) -> None:
+    def end(self) -> None:
         """The client has ended, and what its channels still held is dropped; for the client."""
         self.release()
         if not self._complete:
+            error = self._client.error
             self._append(ChannelEnded(self._core.topic, error if isinstance(error, PhxError) else None))
-            self._error = error
 
     def _put(self, item: Message[Any] | ChannelEvent) -> None:
         if not (self._open and self._counted):  # it was closed, or released, while this was on its way
@@ -97,7 +97,7 @@ class MessageStream(Generic[T]):
         self._items.append(item)
         if isinstance(item, ChannelEnded):
             self._complete = True
-            self._error = item.error
+            self._error = item.error or self._client.error
         self._changed.set()
 
 

@@ -7,10 +7,9 @@ drives it tells the time, and calls `pump` after every input.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from random import Random
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
-
-from tracker import Diff, Tracker
 
 from phx_proto.errors import LocalError
 from phx_proto.server import ServerProtocol, serializer_for
@@ -27,6 +26,7 @@ from phx_proto.server_events import (
     Termination,
 )
 from phx_proto.timers import Timers
+from phx_proto.tracker import Diff, Tracker
 
 EDGES: Final = {
     "big": 12345678901234567890,
@@ -119,7 +119,7 @@ class Endpoint:
 
     def __init__(self) -> None:
         self.timers = Timers()
-        self.tracker = Tracker()
+        self.tracker = Tracker(Random(1))
         self._sockets: list[Socket] = []
         self._attempts: dict[str, int] = {}
 
@@ -394,8 +394,8 @@ def _name(channel: Channel) -> str:
     return str(channel.params.get("name", "anon"))
 
 
-def _publish(channel: Channel, diff: Diff) -> None:
-    if diff["joins"] or diff["leaves"]:
+def _publish(channel: Channel, diff: Diff | None) -> None:
+    if diff is not None:
         channel.broadcast("presence_diff", diff)
 
 

@@ -25,7 +25,7 @@ Entry: TypeAlias = tuple[Any, ...]
 TOKEN: Final = "sekret~~~~"
 
 OPTIONS: Final[Mapping[str, ServerOptions]] = MappingProxyType(
-    {"heartbeats_keep_a_connection": ServerOptions(timeout=0.4)}
+    {"heartbeats_keep_a_connection": ServerOptions(timeout=0.8)}
 )
 
 
@@ -97,7 +97,7 @@ class Room(Noted):
                 raise Refuse({"reason": "flaky", "attempt": attempt})
             case "room:slow_once" | "room:stuck_once" | "room:flaky":
                 if attempt == 1:
-                    await asyncio.sleep(0.4 if topic == "room:slow_once" else 1.0)
+                    await asyncio.sleep(0.6 if topic == "room:slow_once" else 1.0)
                 return {"attempt": attempt}
             case _:
                 return response

@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -38,7 +38,7 @@ class Play:
 
     process: asyncio.subprocess.Process
     said: list[str]
-    after: Callable[[], Any] | None = None
+    after: Callable[[], Awaitable[None]] | None = None
 
 
 async def perform(runtime: str) -> Stage:
@@ -85,6 +85,7 @@ _FLAGS: Final = (
     "--disable-component-update",
     "--disable-sync",
     "--remote-debugging-port=0",
+    "--enable-logging=stderr",
     "--window-size=1000,900",
 )
 

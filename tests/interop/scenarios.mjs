@@ -77,9 +77,9 @@ const scenarios = {
   },
 
   async join_timed_out_then_accepted(t) {
-    const socket = await t.connected({rejoinAfterMs: () => 500})
-    const channel = socket.channel("room:slow_once") // 400 ms
-    const answers = t.joins(channel, 100)
+    const socket = await t.connected({rejoinAfterMs: () => 600})
+    const channel = socket.channel("room:slow_once") // 600 ms
+    const answers = t.joins(channel, 250)
     await answers.reach(2)
     t.equal(answers.items, [["timeout", {}], ["ok", {attempt: 2}]])
     t.equal(await t.answer(channel.push("echo", {n: 1})), ["ok", {n: 1}])
@@ -332,14 +332,14 @@ const scenarios = {
 
   // ---- the connection's life ---------------------------------------------------------------------------------------
 
-  async heartbeats_keep_a_connection(t) { // the server closes after 400 ms of silence
+  async heartbeats_keep_a_connection(t) { // the server closes after 800 ms of silence
     const alive = await t.connected({heartbeatIntervalMs: 100})
     const silent = await t.connected({reconnectAfterMs: () => PATIENCE})
     const [closes, closes_of_the_silent] = [t.closes(alive), t.closes(silent)]
     const beats = t.seen("heartbeats")
     alive.onMessage(({topic, event, payload}) => topic === "phoenix" && beats.add([event, payload]))
     await closes_of_the_silent.reach(1)
-    await beats.reach(6)
+    await beats.reach(10)
     t.equal(closes.items, [])
     t.equal(closes_of_the_silent.items, [1002])
     t.equal(beats.items[0], ["phx_reply", {status: "ok", response: {}}])

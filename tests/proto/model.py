@@ -7,12 +7,13 @@ they fail, the assertion says what was broken.
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from math import inf
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from network import JOINS_IN_FLIGHT, OPTIONS, SECRET, Connection, Notebook, Outcome, Service, Setup
+from network import SECRET, Connection, Notebook, Outcome, Service, Setup
 
 from phx_proto.channel import Channel
 from phx_proto.commands import (
@@ -248,15 +249,12 @@ class World:
             self._report(size)
         return size > 0
 
-    def answer(self, *, well: bool) -> bool:
-        """Answer the oldest question; the client may have forgotten it."""
+    def answer(self, value: Any = MappingProxyType({"token": SECRET})) -> bool:
+        """Answer the oldest question, with an error perhaps; the client may have forgotten it."""
         if not self.questions:
             return False
-        request = self.questions.pop(0)
-        if well:
-            self.tell("proto", 0, "resolved", request, {"token": SECRET}, self.now)
-        else:
-            self.tell("proto", 0, "resolve_failed", request, RuntimeError(SECRET), self.now)
+        call = "resolve_failed" if isinstance(value, Exception) else "resolved"
+        self.tell("proto", 0, call, self.questions.pop(0), value, self.now)
         return True
 
     def open(self) -> bool:
@@ -313,7 +311,7 @@ class World:
 
     def deliver_to_servers(self, limit: int) -> bool:
         """One read of every server."""
-        return any([one.deliver_to_server(limit, self.now) for one in self.served])
+        return sum(one.deliver_to_server(limit, self.now) for one in self.served) > 0
 
     def flow(self, *, well_behaved: bool = False) -> None:
         """Let everything that is under way arrive and be handled, until all is quiet."""
@@ -322,16 +320,8 @@ class World:
                 for connection in self.served:
                     connection.service.behave()
                     connection.serve()
-            steps = (
-                lambda: self.answer(well=True),
-                self.open,
-                lambda: self.deliver_to_servers(100),
-                lambda: self.deliver_to_client(100),
-                lambda: self.take(100),
-                self.handle,
-                self.release,
-            )
-            if not any([step() for step in steps]):
+            busy = self.answer() + self.open() + self.deliver_to_servers(100) + self.deliver_to_client(100)
+            if not busy + self.take(100) + self.handle() + self.release():
                 return
         raise AssertionError("client and server talk without end")
 
@@ -418,7 +408,7 @@ class World:
             self._expect(call, outcome.result, life, arguments, options["timeout"])
         if self.closed:
             left = [event for event in outcome.events if not (call == "leave" and isinstance(event, LeaveEnded))]
-            assert not (outcome.commands or left or outcome.runnable), "something comes after the end"
+            assert [*outcome.commands, *left, *outcome.runnable] == [], "something comes after the end"
         for command in outcome.commands:
             self._carry_out(command)
         for event in outcome.events:
@@ -439,7 +429,7 @@ class World:
             assert kind == "leave", "a ref was given twice"
             assert before.life is life, "a ref was given twice"
             return
-        deadline = self.now + (OPTIONS.join.timeout if timeout is None else timeout)
+        deadline = self.now + (self.setup.options.join.timeout if timeout is None else timeout)
         self.calls[ref] = Call(kind, ref, life, deadline, arguments[1] if kind == "push" else None)
 
     def _refuses(self, life: Life, payload: Any) -> bool | None:
@@ -508,7 +498,7 @@ class World:
         if isinstance(event, ChannelEnded):
             self._channels_ended[event.topic] += 1
         if isinstance(event, InboxOverflow) and event.topic is not None:
-            (life,) = [life for life in self.lives if life.topic == event.topic and not life.over]
+            life = [life for life in self.lives if life.topic == event.topic][-1]
             assert life.bound is not None, "a bound that nobody set"
             self._evicted += event.dropped if life.bound.drop is Drop.OLDEST else 0
         ref = getattr(event, "ref", None)
@@ -537,7 +527,7 @@ class World:
         """One read; every message that a joined channel is to have is in its inbox then."""
         proto = self.client.proto
         open_before = self.connection is not None and not self.connection.closing
-        roomy = self.state is SocketState.OPEN and proto.stats.backlog < OPTIONS.flow.hard
+        roomy = self.state is SocketState.OPEN and proto.stats.backlog < self.setup.options.flow.hard
         before = {
             life: (life.channel.join_ref, len(life.waiting))
             for life in self.lives
@@ -601,7 +591,7 @@ class World:
         assert stats.received + stats.bad_frames == self._frames
         assert stats.bad_frames == self._seen[BadFrame]
         assert stats.connects == self._seen[Connected]
-        assert len(self._joins) <= JOINS_IN_FLIGHT, "more joins are under way than may be"
+        assert len(self._joins) <= self.setup.options.joins_in_flight, "more joins are under way than may be"
         over = Counter(life.topic for life in self.lives if life.channel.state is ChannelState.CLOSED)
         assert self._channels_ended == over, "a channel's end was not told once"
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, ClassVar, Final, NamedTuple
 
-from phx_proto.channel import Channel
+from phx_proto.channel import Channel, JoinPolicy
 from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import Command, OpenTransport, SendBinary, SendText
 from phx_proto.errors import PhxError
@@ -38,10 +38,6 @@ from phx_proto.server_events import (
 )
 
 SECRET: Final = "hunter2"
-JOINS_IN_FLIGHT: Final = 2
-OPTIONS: Final = ClientOptions(
-    joins_in_flight=JOINS_IN_FLIGHT, push_buffer=4, flow=FlowLimits(high=6, low=2, hard=15, longest_pause=10.0)
-)
 
 
 def give_params() -> dict[str, Any]:
@@ -63,6 +59,13 @@ class Setup:
     vsn: int = 2
     callables: bool = False  # whether params are asked for at every connect
     seed: int | None = None  # without one every wait is the longest of its range
+    policy: JoinPolicy = JoinPolicy()  # noqa: RUF009
+
+    @property
+    def options(self) -> ClientOptions:
+        """Bounds so small that a run comes to them."""
+        flow = FlowLimits(high=6, low=2, hard=15)
+        return ClientOptions(joins_in_flight=2, push_buffer=4, join=self.policy, flow=flow)
 
 
 class Input(NamedTuple):
@@ -100,7 +103,7 @@ class Notebook:
             headers={"authorization": SECRET},
             serializer=V2() if setup.vsn == 2 else V1(),
             router=router,
-            options=OPTIONS,
+            options=setup.options,
             rng=None if setup.seed is None else Random(setup.seed),
         )
         self.channels: list[Channel] = []
@@ -339,7 +342,7 @@ class Connection:
     def carry(self, command: Command) -> None:
         """The client sends a frame."""
         assert isinstance(command, SendText | SendBinary)
-        assert not (self.client_over or self.closing), "something was sent behind the end"
+        assert not self.closing, "something was sent behind the end"
         if not self.server_over:
             self.to_server.append(command.data)
 

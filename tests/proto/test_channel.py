@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from conversation import Conversation, connected, names
 
-from phx_proto.channel import Channel, Refusal, ServerClose
+from phx_proto.channel import Channel, JoinPolicy, Refusal, ServerClose
 from phx_proto.errors import (
     BinaryNotSupported,
     ChannelClosed,
@@ -418,3 +418,9 @@ def test_the_clients_end_closes_every_channel(call: str) -> None:
     events = talk.events()
     assert [event.topic for event in events if isinstance(event, ChannelEnded)] == ["idle", "joining", "joined"]
     assert [type(event.error) for event in events if isinstance(event, JoinFailed)] == [ConnectionClosed]
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("inf"), float("nan")])
+def test_the_timeout_of_a_join_is_positive_and_finite(timeout: float) -> None:
+    with pytest.raises(ValueError, match="positive, finite"):
+        JoinPolicy(timeout=timeout)

@@ -6,8 +6,8 @@ import pytest
 from conversation import Conversation
 
 from phx_proto.channel import Channel
-from phx_proto.errors import ChannelClosed, JoinCancelled
-from phx_proto.events import ChannelEnded, ChannelErrored, ChannelJoined, JoinFailed, LeaveEnd, LeaveEnded
+from phx_proto.errors import ChannelClosed, JoinCancelled, PushLost
+from phx_proto.events import ChannelEnded, ChannelErrored, ChannelJoined, JoinFailed, LeaveEnd, LeaveEnded, PushFailed
 from phx_proto.message import PHX_JOIN, PHX_LEAVE
 from phx_proto.states import ChannelState
 
@@ -296,6 +296,17 @@ def test_a_crash_while_it_is_left_brings_no_rejoin() -> None:
     talk.advance(1)
     assert not [event for event in talk.events() if isinstance(event, ChannelErrored)]
     assert [frame for frame in talk.sent() if frame.event == PHX_JOIN] == []
+
+
+def test_a_crash_while_it_is_left_loses_its_pushes_at_once() -> None:
+    talk = Conversation().connect()
+    room = talk.joined("room:1")
+    talk.push(room, "shout")
+    ref = talk.leave(room)
+    talk.crash_channel("room:1", room.join_ref)
+    assert isinstance(talk.event(PushFailed).error, PushLost)
+    talk.reply(ref)
+    assert leave_end(talk) is LeaveEnd.REPLY
 
 
 def test_messages_of_a_channel_that_is_left_are_dropped() -> None:

@@ -16,20 +16,29 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from model import START, Life, World
 from network import SECRET, Connection, Setup, give_params
 
+from phx_proto.channel import JoinPolicy, Refusal, ServerClose
 from phx_proto.errors import ConnectError
 from phx_proto.inbox import Bound, Drop
 from phx_proto.message import PHX_REPLY
-from phx_proto.serializer import V1, V2
 
 TOPICS: Final = st.sampled_from(["room:a", "room:b", "room:c", "room:a", "other"])
-PARAMS: Final = st.sampled_from([None, {"token": SECRET}, give_params])
+PARAMS: Final[st.SearchStrategy[Any]] = st.sampled_from([None, {"token": SECRET}, give_params])
 BOUNDS: Final = st.sampled_from([None, None, None, Bound(2, Drop.OLDEST), Bound(2, Drop.NEWEST)])
 EVENTS: Final = st.sampled_from(
     ["echo", "deny", "twice", "noisy", "flood", "later", "slow", "never", "crash", "stop", "noisy", "echo"]
 )
-PAYLOADS: Final = st.sampled_from([{"a": 1}, [1, "b"], None, b"\x00bytes", {"c": {}}])
+PAYLOADS: Final[st.SearchStrategy[Any]] = st.sampled_from([{"a": 1}, [1, "b"], None, b"\x00bytes", {"c": {}}])
 TIMEOUTS: Final = st.sampled_from([10.0, 10.0, 0.0, 1.0, 40.0])
 SECONDS: Final = st.sampled_from([0.001, 0.2, 1.0, 5.0, 10.0, 31.0, 65.0])
+POLICIES: Final = st.sampled_from(
+    [
+        JoinPolicy(),
+        JoinPolicy(),
+        JoinPolicy(refusal=Refusal.RETRY, server_close=ServerClose.REJOIN),
+        JoinPolicy(refusal=Refusal.FINAL, timeout=3.0),
+    ]
+)
+ANSWERS: Final[st.SearchStrategy[Any]] = st.sampled_from([{"token": SECRET}, None, RuntimeError(SECRET), float("inf")])
 FEW: Final = st.integers(1, 6)
 PICK: Final = st.integers(0, 5)
 JUNK: Final = st.sampled_from(
@@ -59,24 +68,27 @@ class Conversation(RuleBasedStateMachine):
     world: World
 
     @initialize(
-        vsn=st.sampled_from([2, 2, 1]),
-        callables=st.booleans(),
-        seed=st.none() | st.integers(0, 9),
-        settled=st.booleans(),
-        ending=st.sampled_from(["drain", "close", "abort"]),
+        setup=st.builds(
+            Setup,
+            vsn=st.sampled_from([2, 2, 1]),
+            callables=st.booleans(),
+            seed=st.none() | st.integers(0, 9),
+            policy=POLICIES,
+        ),
         topics=st.sampled_from(["", "", "a", "ab", "abc", "abc"]),
         bound=BOUNDS,
+        settled=st.booleans(),
+        ending=st.sampled_from(["drain", "close", "abort"]),
     )
-    def begin(
-        self, vsn: int, callables: bool, seed: int | None, settled: bool, ending: str, topics: str, bound: Bound | None
-    ) -> None:
+    def begin(self, setup: Setup, topics: str, bound: Bound | None, settled: bool, ending: str) -> None:
         """Many runs begin with some topics joined."""
-        self.world = World(Setup(vsn=vsn, callables=callables, seed=seed))
+        self.world = World(setup)
         self.settled = settled
-        self.how = ending
-        self.rules = 0
+        self.ending = ending
+        self.steps = 0
         for name in topics:
-            life = self.world.new_channel(f"room:{name}", None, tapped=name != "b", bound=bound if name == "a" else None)
+            bound = bound if name == "a" else None
+            life = self.world.new_channel(f"room:{name}", None, tapped=name != "b", bound=bound)
             assert life is not None
             self.world.join(life, None)
         if topics:
@@ -141,7 +153,7 @@ class Conversation(RuleBasedStateMachine):
         idle = self.world.state.value == "idle"
         self.world.tell("proto", 0, "reconnect", self.world.now, refused=idle or self.world.ending)
 
-    @precondition(lambda self: self.rules > 25)
+    @precondition(lambda self: self.steps > 25)
     @rule(how=st.sampled_from(["drain", "close"]))
     def end(self, how: str) -> None:
         self.world.end(how)
@@ -160,9 +172,9 @@ class Conversation(RuleBasedStateMachine):
         }[how]()
 
     @precondition(lambda self: self.world.questions)
-    @rule(well=st.booleans())
-    def answer(self, well: bool) -> None:
-        self.world.answer(well=well)
+    @rule(value=ANSWERS)
+    def answer(self, value: Any) -> None:
+        self.world.answer(value)
 
     @precondition(lambda self: self.world.attempt)
     @rule()
@@ -214,7 +226,7 @@ class Conversation(RuleBasedStateMachine):
         else:
             self.world.deliver_to_servers(limit)
 
-    @precondition(lambda self: self.served)
+    @precondition(lambda self: self.is_served)
     @rule(how=st.sampled_from(["cut", "cut", "disconnect", "drain", "abort", 1000, 1001, 1011, 1012]))
     def lose(self, how: str | int) -> None:
         """The network is cut, or the server ends the connection."""
@@ -235,13 +247,13 @@ class Conversation(RuleBasedStateMachine):
         """What the next joins get."""
         self.world.answers.extend(answers)
 
-    @precondition(lambda self: self.served and self.served.service.waiting)
+    @precondition(lambda self: self.is_served and self.served.service.waiting)
     @rule(answer=st.sampled_from(["accept", "accept", "refuse", "crash"]))
     def answer_join(self, answer: str) -> None:
         self.served.service.answer_join(answer)
         self.served.serve()
 
-    @precondition(lambda self: self.served and (self.served.service.owed or self.served.service.unfinished))
+    @precondition(lambda self: self.is_served and (self.served.service.owed or self.served.service.unfinished))
     @rule(pick=PICK)
     def catch_up(self, pick: int) -> None:
         """A reply that was put off is sent, or a message handled at last."""
@@ -252,7 +264,7 @@ class Conversation(RuleBasedStateMachine):
             service.finish(service.unfinished[0])
         self.served.serve()
 
-    @precondition(lambda self: self.served and self.served.service.channels)
+    @precondition(lambda self: self.is_served and self.served.service.channels)
     @rule(pick=PICK, event=st.sampled_from(["news", "news", "noise"]), times=FEW)
     def server_pushes(self, pick: int, event: str, times: int) -> None:
         service = self.served.service
@@ -260,13 +272,13 @@ class Conversation(RuleBasedStateMachine):
             service.push(service.channels[pick % len(service.channels)], event)
         self.served.serve()
 
-    @precondition(lambda self: self.served)
+    @precondition(lambda self: self.is_served)
     @rule(topic=TOPICS, event=st.sampled_from(["news", "news", "noise"]))
     def server_broadcasts(self, topic: str, event: str) -> None:
         self.served.service.broadcast(topic, event)
         self.served.serve()
 
-    @precondition(lambda self: self.served and self.served.service.channels)
+    @precondition(lambda self: self.is_served and self.served.service.channels)
     @rule(pick=PICK, how=st.sampled_from(["crash", "crash", "stop"]))
     def server_ends_channel(self, pick: int, how: str) -> None:
         service = self.served.service
@@ -275,12 +287,12 @@ class Conversation(RuleBasedStateMachine):
             getattr(service.protocol, how)(channel)
         self.served.serve()
 
-    @precondition(lambda self: self.served)
+    @precondition(lambda self: self.is_served)
     @rule(frame=JUNK)
     def junk(self, frame: str | bytes) -> None:
         self.served.send(frame)
 
-    @precondition(lambda self: self.served)
+    @precondition(lambda self: self.is_served)
     @rule(pick=PICK)
     def reply_again(self, pick: int) -> None:
         """A second reply to something."""
@@ -293,7 +305,7 @@ class Conversation(RuleBasedStateMachine):
 
     @invariant()
     def holds(self) -> None:
-        self.rules += 1
+        self.steps += 1
         self.world.check()
 
     def teardown(self) -> None:
@@ -303,7 +315,7 @@ class Conversation(RuleBasedStateMachine):
         if self.settled:
             world.tick()
             world.settle()
-        world.end(self.how)
+        world.end(self.ending)
         world.pass_time(20.0, world.flow if self.settled else lambda: None)
         world.check_end()
 
@@ -313,15 +325,19 @@ class Conversation(RuleBasedStateMachine):
         return self.world.lives[-1 - pick % len(self.world.lives)]
 
     @property
-    def served(self) -> Connection | None:
-        return self.world.served[-1] if self.world.served else None
+    def is_served(self) -> bool:
+        return bool(self.world.served)
+
+    @property
+    def served(self) -> Connection:
+        return self.world.served[-1]
 
 
 def _is_reply(frame: str | bytes) -> bool:
     return PHX_REPLY in frame if isinstance(frame, str) else frame[:1] == b"\x01"
 
 
-_RUNS, _STEPS = (4000, 100) if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else (300, 50)
+_RUNS, _STEPS = (4000, 100) if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else (200, 50)
 
 TestConversation = Conversation.TestCase
 TestConversation.settings = settings(

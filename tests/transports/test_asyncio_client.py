@@ -576,6 +576,9 @@ PROGRAM = """
     @router.on("work")
     async def work(message, channel):
         print("working", flush=True)
+        while channel.client.state.value == "open":
+            await asyncio.sleep(0.001)
+        print(channel.client.state.value, flush=True)
         await asyncio.sleep(60 if message.payload == "forever" else 0)
         await channel.push("done")
         print("done", flush=True)
@@ -615,10 +618,9 @@ async def test_a_signal_closes_a_program_gracefully(number: signal.Signals) -> N
     async with serving() as peer, program(peer) as (process, wire):
         await wire.push("room:1", "work")
         assert await line(process) == "working"
-        done = await wire.expect("done")
         process.send_signal(number)
-        # It is in the drain as soon as it drops a message; that shows only in that the leave comes after the reply.
-        await wire.reply(done)
+        assert await line(process) == "draining"
+        await wire.reply(await wire.expect("done"))
         assert await line(process) == "done"
         await wire.let_go()
         assert await line(process) == "closed"
@@ -631,7 +633,7 @@ async def test_a_second_signal_drops_the_connection() -> None:
         await wire.push("room:1", "work", "forever")
         assert await line(process) == "working"
         process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.1)  # two signals at once are one
+        assert await line(process) == "draining"
         process.send_signal(signal.SIGINT)
         assert await line(process) == "closed"
         assert await process.wait() == 0

@@ -1,0 +1,692 @@
+"""Handlers: who is called with what, where, in which order, and what becomes of errors and floods."""
+
+import asyncio
+import logging
+import multiprocessing
+import threading
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+from jobs import write_down
+from peer import QUICK, Wire, connected, joined, push, tidy, turns, until
+
+from phx_proto.errors import PayloadMismatch
+from phx_proto.events import InboxOverflow
+from phx_proto.flow import FlowLimits
+from phx_proto.message import Message
+from phx_proto.router import Router
+from phx_proto.states import ChannelState, SocketState
+from phx_transports.asyncio import Channel, Client
+from phx_transports.reports import HandlerError
+
+pytestmark = pytest.mark.asyncio
+
+TOPIC = "room:lobby"
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def _tidy() -> AsyncIterator[None]:
+    with tidy():
+        yield
+
+
+@pytest.fixture
+def router() -> Router:
+    return Router()
+
+
+class Seen:
+    """What handlers saw, from any thread."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+
+    def __call__(self, item: Any) -> None:
+        self.items.append(item)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+class Reports:
+    def __init__(self) -> None:
+        self.all: list[HandlerError] = []
+
+    def __call__(self, report: HandlerError) -> None:
+        self.all.append(report)
+
+    def told(self) -> list[tuple[str, Any, str]]:
+        return [
+            (report.handler.name.rpartition(".")[2], report.message.payload, type(report.error).__name__)
+            for report in self.all
+        ]
+
+
+def numbers(count: int, topic: str = TOPIC) -> list[str]:
+    return [push(topic, "n", number) for number in range(count)]
+
+
+async def settled(client: Client) -> None:
+    """All that was received is handled, and the counters say so."""
+    await until(lambda: client.stats.backlog == 0)
+    stats = client.stats
+    assert stats.handled == stats.delivered
+    assert stats.dropped == 0
+
+
+# ---- who is called, and where ---------------------------------------------------------------------------------------
+
+
+async def test_each_handler_gets_each_of_its_messages_once(router: Router) -> None:
+    seen: dict[str, list[Any]] = defaultdict(list)
+
+    @router.on("n")
+    async def one(message: Message[Any]) -> None:
+        seen["one"].append(message.payload)
+
+    @router.on("n", topic="room:*")
+    def two(message: Message[Any]) -> None:
+        seen["two"].append(message.payload)
+
+    @router.on("*", topic=TOPIC)
+    async def all_of_it(message: Message[Any], channel: Channel) -> None:
+        seen[f"all of {channel.topic}"].append((message.event, message.payload))
+
+    @router.on("n", topic="other")
+    async def never(message: Message[Any]) -> None:
+        seen["never"].append(message)
+
+    async with joined(router=router) as (channel, wire, _):
+        await wire.send(*numbers(3), push(TOPIC, "m"))
+        await until(lambda: len(seen["two"]) == 3 and len(seen[f"all of {TOPIC}"]) == 4)
+        await settled(channel.client)
+        assert seen.pop(f"all of {TOPIC}") == [("n", 0), ("n", 1), ("n", 2), ("m", {})]
+        assert seen == {"one": [0, 1, 2], "two": [0, 1, 2]}
+
+
+async def test_coroutine_functions_run_on_the_loop_and_plain_ones_in_the_executor(router: Router) -> None:
+    threads: dict[str, Any] = {}
+
+    @router.on("n")
+    async def on_the_loop(message: Message[Any]) -> None:
+        threads["loop"] = threading.current_thread()
+
+    @router.on("n")
+    def elsewhere(message: Message[Any], channel: Channel) -> None:
+        threads["executor"] = threading.current_thread()
+        threads["topic"] = channel.topic
+
+    async with joined(router=router) as (channel, wire, _):
+        await wire.push(TOPIC, "n")
+        await until(lambda: len(threads) == 3)
+        assert threads["loop"] is threading.main_thread()
+        assert threads["executor"].name.startswith("phx-handler")
+        assert threads["topic"] == TOPIC
+        await settled(channel.client)
+
+
+async def test_plain_handlers_run_in_the_users_executor_which_is_left_running(router: Router) -> None:
+    seen = Seen()
+    router.add(lambda message: seen(threading.current_thread().name), "n")
+    with ThreadPoolExecutor(thread_name_prefix="users") as executor:
+        async with joined(router=router, executor=executor) as (_, wire, _):
+            await wire.push(TOPIC, "n")
+            await until(lambda: seen)
+        assert seen.items[0].startswith("users")
+        assert executor.submit(int).result() == 0
+
+
+async def test_plain_handlers_may_run_in_other_processes(router: Router, tmp_path: Path) -> None:
+    file, reports = tmp_path / "seen", Reports()
+    router.add(write_down, "n")
+    # Forking a process that has threads is what Python warns of, and starting one anew takes no copy of this loop.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        async with joined(router=router, executor=executor, on_handler_error=reports) as (channel, wire, _):
+            await wire.send(*(push(TOPIC, "n", {"n": number, "file": str(file)}) for number in range(4)))
+            await until(lambda: channel.client.stats.delivered == 4)
+            await settled(channel.client)
+    lines = [line.split() for line in file.read_text().splitlines()]
+    assert [number for number, _ in lines] == ["0", "1", "2", "3"]
+    assert str(threading.get_native_id()) not in {process for _, process in lines}
+    ((name, payload, error),) = reports.told()
+    assert (name, payload["n"], error) == ("write_down", 2, "ValueError")
+
+
+async def test_a_declared_payload_comes_decoded_and_one_that_does_not_fit_is_reported(router: Router) -> None:
+    class Balance(msgspec.Struct, frozen=True):
+        amount: int
+
+    seen, reports = Seen(), Reports()
+
+    @router.on("balance", payload=Balance)
+    async def on_the_loop(message: Message[Balance]) -> None:
+        seen(message.payload)
+
+    @router.on("balance", payload=Balance)
+    def elsewhere(message: Message[Balance]) -> None:
+        seen(message.payload)
+
+    async with joined(router=router, on_handler_error=reports) as (channel, wire, _):
+        await wire.push(TOPIC, "balance", {"amount": "many"})
+        await wire.push(TOPIC, "balance", {"amount": 5})
+        await until(lambda: len(seen) == 2)
+        await settled(channel.client)
+        assert seen.items == [Balance(5)] * 2
+        assert [type(report.error) for report in reports.all] == [PayloadMismatch] * 2
+        assert {report.handler.name.rpartition(".")[2] for report in reports.all} == {"on_the_loop", "elsewhere"}
+
+
+async def test_a_payload_that_is_not_sound_is_reported_like_the_handlers_error(router: Router) -> None:
+    seen, reports = Seen(), Reports()
+
+    @router.on("n")
+    async def read(message: Message[Any]) -> None:
+        seen(message.payload)
+
+    async with joined(router=router, on_handler_error=reports) as (channel, wire, _):
+        await wire.send(f'[null,null,"{TOPIC}","n",1e999]', push(TOPIC, "n", 1))
+        await until(lambda: seen)
+        await settled(channel.client)
+        assert len(reports.all) == 1
+
+
+async def test_handlers_come_and_go_while_the_client_runs(router: Router) -> None:
+    seen = Seen()
+
+    async def hear(message: Message[Any]) -> None:
+        seen(message.payload)
+
+    async with joined(router=router) as (channel, wire, _):
+        await wire.push(TOPIC, "n", 1)
+        await until(lambda: channel.client.stats.unhandled == 1)
+        handler = router.add(hear, "n")
+        await wire.push(TOPIC, "n", 2)
+        await until(lambda: seen)
+        router.remove(handler)
+        await wire.push(TOPIC, "n", 3)
+        await until(lambda: channel.client.stats.unhandled == 2)
+        assert seen.items == [2]
+
+
+# ---- order ----------------------------------------------------------------------------------------------------------
+
+
+def async_handler(seen: Callable[[Any], None]) -> Callable[..., Any]:
+    async def handle(message: Message[Any], channel: Channel) -> None:
+        seen((channel.topic, message.payload))
+
+    return handle
+
+
+def suspending_handler(seen: Callable[[Any], None]) -> Callable[..., Any]:
+    async def handle(message: Message[Any], channel: Channel) -> None:
+        for _ in range(message.payload % 3):
+            await asyncio.sleep(0)
+        seen((channel.topic, message.payload))
+
+    return handle
+
+
+def plain_handler(seen: Callable[[Any], None]) -> Callable[..., Any]:
+    def handle(message: Message[Any], channel: Channel) -> None:
+        seen((channel.topic, message.payload))
+
+    return handle
+
+
+@pytest.mark.parametrize("kind", [async_handler, suspending_handler, plain_handler])
+async def test_each_topics_messages_are_handled_in_order_under_a_flood(kind: Any, router: Router) -> None:
+    seen = Seen()
+    router.add(kind(seen), "n")
+    topics = [f"room:{number}" for number in range(4)]
+    options = replace(QUICK, flow=FlowLimits(high=200, low=50))
+    async with connected(router=router, options=options) as (client, wire):
+        for topic in topics:
+            await asyncio.gather(client.join(topic), wire.accept())
+        await wire.burst(*(push(topic, "n", number) for number in range(1000) for topic in topics))
+        await until(lambda: len(seen) == 4000)
+        for topic in topics:
+            assert [number for where, number in seen.items if where == topic] == list(range(1000))
+        await settled(client)
+
+
+async def test_a_slow_handler_holds_its_own_topic_alone(router: Router) -> None:
+    seen, go_on = Seen(), asyncio.Event()
+
+    @router.on("n")
+    async def hear(message: Message[Any], channel: Channel) -> None:
+        if channel.topic == TOPIC:
+            await go_on.wait()
+        seen((channel.topic, message.payload))
+
+    async with joined(router=router) as (channel, wire, _):
+        await asyncio.gather(channel.client.join("room:2"), wire.accept())
+        await wire.send(*numbers(2), *numbers(2, "room:2"))
+        await until(lambda: len(seen) == 2)
+        go_on.set()
+        await until(lambda: len(seen) == 4)
+        assert seen.items == [("room:2", 0), ("room:2", 1), (TOPIC, 0), (TOPIC, 1)]
+
+
+async def test_concurrency_lets_a_coroutine_handler_have_several_in_hand(router: Router) -> None:
+    now = most = 0
+    go_on = asyncio.Event()
+
+    @router.on("n", concurrency=3)
+    async def work(message: Message[Any]) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await go_on.wait()
+        now -= 1
+
+    async with joined(router=router) as (channel, wire, _):
+        await wire.send(*numbers(10))
+        await until(lambda: channel.client.stats.delivered == 10)
+        await turns()
+        assert now == 3
+        go_on.set()
+        await settled(channel.client)
+        assert (now, most) == (0, 3)
+
+
+async def test_concurrency_lets_a_plain_handler_have_several_in_hand(router: Router) -> None:
+    together = threading.Barrier(4, timeout=5)
+    reports = Reports()
+    router.add(lambda message: together.wait(), "n", concurrency=4)
+    with ThreadPoolExecutor(4) as executor:
+        async with joined(router=router, executor=executor, on_handler_error=reports) as (channel, wire, _):
+            await wire.burst(*numbers(4))
+            await until(lambda: channel.client.stats.delivered == 4)
+            await settled(channel.client)
+    assert reports.all == []
+
+
+async def test_a_plain_handler_of_one_topic_is_never_run_twice_at_once(router: Router) -> None:
+    now, most = 0, 0
+    seen = Seen()
+
+    def work(message: Message[Any]) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        time.sleep(0.0001)
+        now -= 1
+        seen(message.payload)
+
+    router.add(work, "n")
+    async with joined(router=router) as (channel, wire, _):
+        for number in range(50):
+            await wire.push(TOPIC, "n", number)
+        await until(lambda: len(seen) == 50)
+        await settled(channel.client)
+        assert most == 1
+
+
+async def test_plain_handlers_get_their_messages_in_batches(router: Router) -> None:
+    class Counting(Executor):
+        def __init__(self) -> None:
+            self.jobs = 0
+
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
+            self.jobs += 1
+            future: Future[Any] = Future()
+            future.set_result(fn(*args, **kwargs))
+            return future
+
+    seen, counting = Seen(), Counting()
+    router.add(lambda message: seen(message.payload), "n")
+    async with joined(router=router, executor=counting) as (channel, wire, _):
+        await wire.burst(*numbers(1000))
+        await until(lambda: len(seen) == 1000)
+        await settled(channel.client)
+        assert seen.items == list(range(1000))
+        assert counting.jobs < 100
+
+
+# ---- errors ---------------------------------------------------------------------------------------------------------
+
+
+async def fails(message: Message[Any]) -> None:
+    if message.payload == 1:
+        raise ValueError("one")
+
+
+def plainly_fails(message: Message[Any]) -> None:
+    if message.payload == 1:
+        raise ValueError("one")
+
+
+async def cancels(message: Message[Any]) -> None:
+    if message.payload == 1:
+        raise asyncio.CancelledError
+
+
+def plainly_cancels(message: Message[Any]) -> None:
+    if message.payload == 1:
+        raise asyncio.CancelledError
+
+
+async def awaits_a_cancelled_task(message: Message[Any]) -> None:
+    if message.payload == 1:
+        task = asyncio.create_task(asyncio.sleep(1))
+        task.cancel()
+        await task
+
+
+async def cancels_itself(message: Message[Any]) -> None:
+    if message.payload == 1:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize(
+    ("handler", "error"),
+    [
+        (fails, "ValueError"),
+        (plainly_fails, "ValueError"),
+        (cancels, "CancelledError"),
+        (plainly_cancels, "CancelledError"),
+        (awaits_a_cancelled_task, "CancelledError"),
+        (cancels_itself, "CancelledError"),
+    ],
+)
+async def test_what_a_handler_raises_is_reported_with_its_message_and_harms_nobody(
+    handler: Any, error: str, concurrency: int, router: Router
+) -> None:
+    reports, other = Reports(), Seen()
+
+    async def unaffected(message: Message[Any]) -> None:
+        other(message.payload)
+
+    router.add(handler, "n", concurrency=concurrency)
+    router.add(unaffected, "n", concurrency=2)
+    async with joined(router=router, on_handler_error=reports) as (channel, wire, _):
+        await wire.burst(*numbers(5))
+        await wire.burst(*numbers(5))
+        await until(lambda: channel.client.stats.delivered == 10)
+        await settled(channel.client)
+        assert reports.told() == [(handler.__name__, 1, error)] * 2
+        if handler is not cancels_itself or concurrency > 1:  # it took the message's other handlers with it
+            assert sorted(other.items) == sorted([*range(5)] * 2)
+        assert channel.client.state is SocketState.OPEN
+
+
+async def test_by_default_it_is_logged(router: Router, caplog: pytest.LogCaptureFixture) -> None:
+    router.add(fails, "n")
+    async with joined(router=router) as (_, wire, _):
+        await wire.push(TOPIC, "n", 1)
+        await until(lambda: caplog.records)
+        assert "ValueError" in caplog.text
+        assert "Traceback" in caplog.text
+
+
+async def test_a_report_that_fails_is_logged_with_what_was_to_be_reported(
+    router: Router, caplog: pytest.LogCaptureFixture
+) -> None:
+    def report(report: HandlerError) -> None:
+        raise report.error
+
+    router.add(fails, "n")
+    router.add(cancels, "n")
+    async with joined(router=router, on_handler_error=report) as (channel, wire, _):
+        await wire.burst(*numbers(5))
+        await until(lambda: channel.client.stats.delivered == 5)
+        await settled(channel.client)
+        assert [record.levelno for record in caplog.records] == [logging.ERROR] * 4
+        assert "on_handler_error itself failed" in caplog.text
+
+
+async def stops_iteration(message: Message[Any]) -> None:
+    next(iter(()))
+
+
+def plainly_stops_iteration(message: Message[Any]) -> None:
+    next(iter(()))
+
+
+@pytest.mark.parametrize(
+    ("handler", "error"),
+    [
+        (fails, ValueError),
+        (plainly_fails, ValueError),
+        (cancels, RuntimeError),
+        (stops_iteration, RuntimeError),
+        (plainly_stops_iteration, RuntimeError),
+    ],
+)
+async def test_fail_fast_ends_the_client_with_the_handlers_error(
+    handler: Any, error: type[Exception], router: Router, caplog: pytest.LogCaptureFixture
+) -> None:
+    router.add(handler, "n")
+    async with joined(router=router, fail_fast=True) as (channel, wire, _), channel.messages() as messages:
+        running = asyncio.create_task(channel.client.run())
+        await wire.push(TOPIC, "n", 1)
+        with pytest.raises(error):
+            await running
+        assert channel.client.state is SocketState.CLOSED
+        assert channel.state is ChannelState.CLOSED
+        assert (await anext(messages)).payload == 1
+        with pytest.raises(error):
+            await anext(messages)
+        await wire.gone.wait()
+        assert "failed on event" in caplog.text
+
+
+async def test_fail_fast_takes_the_first_error(router: Router) -> None:
+    go_on = asyncio.Event()
+
+    async def late(message: Message[Any]) -> None:
+        try:
+            await go_on.wait()
+        finally:
+            raise KeyError("late")
+
+    router.add(late, "n", concurrency=2)
+    router.add(fails, "n")
+    async with joined(router=router, fail_fast=True) as (channel, wire, _):
+        await wire.push(TOPIC, "n", 1)
+        with pytest.raises(ValueError, match="one"):
+            await channel.client.run()
+
+
+async def test_an_executor_that_is_shut_down_is_reported_for_each_message(router: Router) -> None:
+    reports = Reports()
+    executor = ThreadPoolExecutor()
+    executor.shutdown()
+    router.add(plainly_fails, "n")
+    async with joined(router=router, executor=executor, on_handler_error=reports) as (channel, wire, _):
+        await wire.send(*numbers(3))
+        await until(lambda: channel.client.stats.delivered == 3)
+        await settled(channel.client)
+        assert reports.told() == [("plainly_fails", number, "RuntimeError") for number in range(3)]
+
+
+async def test_jobs_that_an_executor_cancels_are_reported_too(router: Router) -> None:
+    class Cancelling(Executor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
+            future: Future[Any] = Future()
+            future.cancel()
+            return future
+
+    reports = Reports()
+    router.add(plainly_fails, "n")
+    async with joined(router=router, executor=Cancelling(), on_handler_error=reports) as (channel, wire, _):
+        await wire.send(*numbers(3))
+        await until(lambda: channel.client.stats.delivered == 3)
+        await settled(channel.client)
+        assert reports.told() == [("plainly_fails", number, "CancelledError") for number in range(3)]
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_handler_whose_task_is_cancelled_by_somebody_is_reported_and_the_rest_handled(
+    concurrency: int, router: Router
+) -> None:
+    reports, seen = Reports(), Seen()
+    tasks: list[Any] = []
+
+    async def work(message: Message[Any]) -> None:
+        if message.payload == 0:
+            tasks.append(asyncio.current_task())
+            await asyncio.Event().wait()
+        seen(message.payload)
+
+    router.add(work, "n", concurrency=concurrency)
+    async with joined(router=router, on_handler_error=reports) as (channel, wire, _):
+        await wire.burst(*numbers(300))
+        await until(lambda: tasks)
+        tasks[0].cancel()
+        await until(lambda: len(seen) == 299 and reports.all)
+        assert seen.items == list(range(1, 300))
+        assert reports.told() == [("work", 0, "CancelledError")]
+        await settled(channel.client)
+
+
+# ---- a flood, and back-pressure -------------------------------------------------------------------------------------
+
+
+async def flood(wire: Wire, count: int, size: int = 10_000) -> None:
+    await wire.send(*(push(TOPIC, "n", [number, "x" * size]) for number in range(count)))
+
+
+@pytest.mark.parametrize("kind", ["async", "plain", "concurrent"])
+async def test_a_flood_against_a_slow_handler_pauses_reading_and_loses_nothing(kind: str, router: Router) -> None:
+    seen = Seen()
+    go_on = threading.Event()
+    on_loop = asyncio.Event()
+
+    async def slow(message: Message[Any]) -> None:
+        await on_loop.wait()
+        seen(message.payload[0])
+
+    def plainly_slow(message: Message[Any]) -> None:
+        go_on.wait(10)
+        seen(message.payload[0])
+
+    router.add(plainly_slow if kind == "plain" else slow, "n", concurrency=2 if kind == "concurrent" else 1)
+    options = replace(QUICK, flow=FlowLimits(high=100, low=20), heartbeat=0.05)
+    async with joined(router=router, options=options) as (channel, wire, _):
+        client = channel.client
+        wire.answers_heartbeats = False
+        sending = asyncio.create_task(flood(wire, 2000))
+        await until(lambda: client.stats.backlog >= 50)
+        wire.heartbeats = 0
+        await until(lambda: wire.heartbeats >= 3)
+        assert not sending.done()  # 20 MB do not fit between the two: the server feels it
+        assert client.stats.delivered < 300
+        wire.answers_heartbeats = True
+        go_on.set()
+        on_loop.set()
+        await sending
+        await until(lambda: len(seen) == 2000)
+        await settled(client)
+        assert sorted(seen.items) == list(range(2000))
+        assert kind == "concurrent" or seen.items == list(range(2000))
+        assert client.stats.reconnects == 0
+
+
+async def test_a_handler_that_awaits_a_reply_behind_a_flood_gets_it(router: Router) -> None:
+    replies = Seen()
+
+    @router.on("n")
+    async def ask(message: Message[Any], channel: Channel) -> None:
+        if message.payload[0] == 0:
+            await asyncio.sleep(0.05)  # reading is paused meanwhile
+            replies((await channel.push("ask")).response)
+
+    options = replace(QUICK, flow=FlowLimits(high=50, low=10))
+    async with joined(router=router, options=options) as (channel, wire, _):
+        sending = asyncio.create_task(flood(wire, 500))
+        asked = await wire.expect("ask")
+        await sending
+        await wire.reply(asked, "answer")
+        await until(lambda: replies)
+        await until(lambda: channel.client.stats.received == 502)
+        await settled(channel.client)
+        assert replies.items == ["answer"]
+
+
+async def test_a_pause_lasts_only_so_long_and_at_the_hard_bound_messages_are_dropped_and_told(router: Router) -> None:
+    go_on = asyncio.Event()
+
+    @router.on("n")
+    async def slow(message: Message[Any]) -> None:
+        await go_on.wait()
+
+    options = replace(QUICK, flow=FlowLimits(high=10, low=5, hard=100, longest_pause=0.01))
+    async with joined(router=router, options=options) as (channel, wire, _), channel.client.events() as events:
+        await flood(wire, 1000)
+        async for event in events:
+            if isinstance(event, InboxOverflow):
+                break
+        await until(lambda: channel.client.stats.received == 1001)
+        go_on.set()
+        await until(lambda: channel.client.stats.backlog == 0)
+        stats = channel.client.stats
+        assert stats.delivered + stats.dropped == 1000
+        assert stats.handled == stats.delivered < 200
+
+
+async def test_close_lets_plain_handlers_finish_too(router: Router) -> None:
+    seen = Seen()
+    entered, go_on = threading.Event(), threading.Event()
+
+    def work(message: Message[Any]) -> None:
+        entered.set()
+        go_on.wait(5)
+        seen(message.payload)
+
+    router.add(work, "n")
+    async with joined(router=router) as (channel, wire, _):
+        await wire.burst(*numbers(600))
+        await until(lambda: channel.client.stats.delivered == 600)
+        await until(entered.is_set)
+        closing = asyncio.create_task(channel.client.close())
+        await turns()
+        go_on.set()
+        await wire.let_go()
+        await closing
+        assert seen.items == list(range(600))
+        assert channel.client.stats.backlog == 0
+
+
+async def test_abort_does_not_wait_for_plain_handlers(router: Router) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def work(message: Message[Any]) -> None:
+        entered.set()
+        go_on.wait(5)
+
+    router.add(work, "n")
+    async with joined(router=router) as (channel, wire, _):
+        await wire.send(*numbers(3))
+        await until(entered.is_set)
+        await channel.client.abort()
+        assert not go_on.is_set()
+        go_on.set()
+
+
+async def test_the_counters_add_up_with_every_kind_of_consumer(router: Router) -> None:
+    seen = Seen()
+    for handler in (async_handler(seen), suspending_handler(seen), plain_handler(seen)):
+        router.add(handler, "n")
+        router.add(handler, "n", concurrency=3)
+    async with joined(router=router) as (channel, wire, _), channel.stream() as stream:
+        await wire.burst(*numbers(100), push(TOPIC, "m"))
+        await until(lambda: len(seen) == 600)
+        read = [await anext(stream) for _ in range(101)]
+        assert len(read) == 101
+        await settled(channel.client)
+        stats = channel.client.stats
+        assert (stats.received, stats.delivered, stats.handled, stats.unhandled) == (102, 101, 101, 0)
