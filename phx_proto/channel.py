@@ -145,6 +145,7 @@ class Channel:
         self.state = ChannelState.IDLE
         self.join_ref: str | None = None
         self.inbox = inbox
+        inbox.channel = self
         self.context: Any = None
         self._params = params
         self._wire = wire
@@ -425,7 +426,7 @@ class Channel:
         assert self.join_ref is not None
         self._advance(ChannelInput.OK)
         self._began = self._flow.clock(now)
-        self._wire.live[self.topic] = self
+        self._wire.live[self.topic] = self.inbox
         self.inbox.joined(self.join_ref)
         ref = None
         if self._join is not None:

@@ -10,13 +10,17 @@ iterator for instance. A tap gets the channel's lifecycle in the same stream, in
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from .events import ChannelEvent
 from .handler import Handler
 from .message import Message
 from .presence import PRESENCE_DIFF, PRESENCE_STATE, Presence
 from .router import Router, Routes
+
+if TYPE_CHECKING:
+    from .channel import Channel
+
 
 PRESENCE_EVENTS = frozenset({PRESENCE_STATE, PRESENCE_DIFF})
 
@@ -66,6 +70,7 @@ class Inbox:
     """What one channel has received and not yet given away.
 
     Attributes:
+        channel: Whose it is.
         deliveries: What waits; `None` while nothing does and nobody is at work on it.
         quick: Consumers by event, where a message needs nothing but delivery; `None` where it needs more.
         otherwise: The same for every event that is not in `quick`.
@@ -81,6 +86,7 @@ class Inbox:
         "_routes",
         "_topic",
         "bound",
+        "channel",
         "deliveries",
         "otherwise",
         "presence",
@@ -93,6 +99,7 @@ class Inbox:
         self._topic = topic
         self._router = router
         self._own: tuple[Handler, ...] = ()
+        self.channel: Channel
         self._routes: Routes
         self.taps: tuple[Tap, ...] = ()
         self.bound = bound

@@ -18,12 +18,12 @@ from .errors import InvalidFrame
 from .events import BadFrame, InboxOverflow, PresenceChanged
 from .flow import Flow
 from .heartbeat import Heartbeat
-from .inbox import PRESENCE_EVENTS, Consumer, Drop
+from .inbox import PRESENCE_EVENTS, Consumer, Drop, Inbox
 from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
 from .serializer import decode_reply
 from .wire import Wire
 
-_NOBODY: Final[dict[str, Channel]] = {}
+_NOBODY: Final[dict[str, Inbox]] = {}
 
 
 class Reader:
@@ -56,16 +56,15 @@ class Reader:
             except InvalidFrame as error:
                 self._bad(frame, error)
                 continue
-            channel = live.get(message.topic)
-            if channel is not None:
+            inbox = live.get(message.topic)
+            if inbox is not None:
                 join_ref = message.join_ref
-                if join_ref is None or join_ref == channel.join_ref:
-                    inbox = channel.inbox
+                if join_ref is None or join_ref == inbox.channel.join_ref:
                     consumers = inbox.quick.get(message.event, inbox.otherwise)
                     if consumers:
                         if inbox.deliveries is None:
                             inbox.deliveries = [(consumers, message)]
-                            runnable.append(channel)
+                            runnable.append(inbox.channel)
                         else:
                             inbox.deliveries.append((consumers, message))
                         delivered += 1
@@ -91,15 +90,15 @@ class Reader:
         if event in self._reserved:
             self._reserved[event](self, message, now)
             return 0
-        channel = self._wire.live.get(message.topic)
-        if channel is None or (message.join_ref is not None and message.join_ref != channel.join_ref):
+        inbox = self._wire.live.get(message.topic)
+        if inbox is None or (message.join_ref is not None and message.join_ref != inbox.channel.join_ref):
             self._stale(message, now)
             return 0
-        if event in PRESENCE_EVENTS and channel.inbox.presence is not None:
-            change = channel.inbox.presence.receive(event, _sound_payload(message), join_ref=message.join_ref)
+        if event in PRESENCE_EVENTS and inbox.presence is not None:
+            change = inbox.presence.receive(event, _sound_payload(message), join_ref=message.join_ref)
             if change is not None:
                 self._wire.events.append(PresenceChanged(message.topic, change))
-        consumers = channel.inbox.consumers(event)
+        consumers = inbox.consumers(event)
         if not consumers:
             self._wire.stats.unhandled += 1
             return 0
@@ -109,10 +108,9 @@ class Reader:
         if self._flow.full:
             self._overflow[None] += 1
             return 0
-        return self._deliver(channel, consumers, message)
+        return self._deliver(inbox, consumers, message)
 
-    def _deliver(self, channel: Channel, consumers: tuple[Consumer, ...], message: Message[Any]) -> int:
-        inbox = channel.inbox
+    def _deliver(self, inbox: Inbox, consumers: tuple[Consumer, ...], message: Message[Any]) -> int:
         bound = inbox.bound
         if bound is not None:
             if inbox.waiting >= bound.limit:
@@ -122,7 +120,7 @@ class Reader:
                 inbox.drop_oldest()
                 self._flow.backlog -= 1
             inbox.waiting += 1
-        channel.deliver(consumers, message)
+        inbox.channel.deliver(consumers, message)
         return 1
 
     def _reply(self, message: Message[Any], now: float) -> None:

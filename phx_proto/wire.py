@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from .channel import Channel
+    from .inbox import Inbox
 
 
 class Awaiting(Protocol):
@@ -70,7 +71,7 @@ class Wire:
     Attributes:
         link: The open connection; `None` while there is none.
         channels: Each topic's channel, from its making to its leave or end.
-        live: Those of them that are joined and take messages.
+        live: The inboxes of those that are joined and take messages.
         leaving: Channels whose leave is not over, by the join_ref that they leave.
         awaiting: Who awaits the reply to a ref sent on this connection.
         join_answered: When any join was last answered, on the reading clock (see `flow.py`).
@@ -110,7 +111,7 @@ class Wire:
         self.events: list[Event] = []
         self.link: Link | None = None
         self.channels: dict[str, Channel] = {}
-        self.live: dict[str, Channel] = {}
+        self.live: dict[str, Inbox] = {}
         self.leaving: dict[str, Channel] = {}
         self.awaiting: dict[str, Awaiting] = {}
         self.join_answered = 0.0
