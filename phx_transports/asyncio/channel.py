@@ -91,7 +91,7 @@ class Channel:
             LocalError: It cannot be sent: never joined, payload not JSON, buffer full.
         """
         rest = timeout if self._client.writable else await self._wait_writable(event, timeout)
-        body = {} if payload is None else payload
+        body: Any = {} if payload is None else payload
         reply: Reply = await self._ask(lambda now: self._core.push(event, body, now, timeout=rest))
         if check and not reply.ok:
             raise PushRejected(self.topic, event, reply)

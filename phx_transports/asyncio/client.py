@@ -7,31 +7,18 @@ of the protocol is taken here.
 
 import asyncio
 import contextlib
-import inspect
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Final, Literal, cast
 
 from phx_proto.client import ClientOptions, ClientProtocol
-from phx_proto.commands import (
-    AbortTransport,
-    CloseTransport,
-    Command,
-    OpenTransport,
-    PauseReading,
-    Provider,
-    Resolve,
-    ResumeReading,
-    SendBinary,
-    SendText,
-)
+from phx_proto.commands import Provider
 from phx_proto.endpoint import Headers, Params
-from phx_proto.errors import ConnectError, LocalError
+from phx_proto.errors import LocalError
 from phx_proto.inbox import Bound
-from phx_proto.link import Link
 from phx_proto.router import Router
 from phx_proto.serializer import Serializer
 from phx_proto.states import SocketState
@@ -40,13 +27,13 @@ from phx_proto.wire import Stats
 from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
 from ..session import Session
 from .channel import Channel
-from .connection import Factory, FastConnection, open_connection
+from .connection import Factory
 from .handlers import Runner
 from .signals import signals_to
 from .streams import EventStream, MessageStream
+from .transport import Transport
 
 MAX_SIZE: Final = 16 * 2**20  # bytes; Phoenix servers send frames as large as their payloads
-_TURN: Final = 2**16  # bytes that are sent before the loop gets a turn to write them
 
 
 class connect:  # noqa: N801 - used like a function
@@ -187,7 +174,7 @@ class Client:
         self._proto = proto
         self._session = Session()
         self._session.listeners.append(log_event)
-        self._transport = transport
+        self._transport = Transport(proto, pump=self.pump, on_crash=self._fail, options=transport)
         self._own_executor = ThreadPoolExecutor(thread_name_prefix="phx-handler") if executor is None else None
         self._runner = Runner(
             executor or cast("Executor", self._own_executor),
@@ -199,24 +186,9 @@ class Client:
         self._fail_fast = fail_fast
         self._drain_timeout = drain_timeout
         self._done = 0  # messages handled and not yet reported to the core
-        self._links: dict[Link, asyncio.Task[None] | FastConnection] = {}
-        self._tasks: set[asyncio.Task[None]] = set()  # that open connections or resolve params
-        self._lingering: set[asyncio.Task[None]] = set()  # that wait for the end of dropped connections
         self._timer: asyncio.TimerHandle | None = None
-        self._queued = 0  # bytes sent since the loop last had a turn for them
-        self._blocked: asyncio.Future[None] | None = None  # while the write buffer is full
         self._idle = asyncio.Event()  # after the end: nothing waits for handlers any more, or nobody for them
         self._finishing: asyncio.Task[None] | None = None
-        self._perform: dict[type[Command], Callable[[Any], None]] = {
-            OpenTransport: self._open_transport,
-            SendText: self._send_text,
-            SendBinary: self._send_binary,
-            CloseTransport: self._close_transport,
-            AbortTransport: self._abort_transport,
-            PauseReading: self._pause_reading,
-            ResumeReading: self._resume_reading,
-            Resolve: self._resolve,
-        }
 
     def __repr__(self) -> str:
         return f"Client({self._proto.endpoint.redacted!r}, {self.state.value})"
@@ -267,7 +239,9 @@ class Client:
         return channel
 
     @contextlib.asynccontextmanager
-    async def joined(self, topic: str, params: Any = None, *, timeout: float | None = None) -> AsyncIterator[Channel]:
+    async def joined(
+        self, topic: str, params: Any = None, *, timeout: float | None = None
+    ) -> AsyncGenerator[Channel, None]:
         """Join a topic for the length of a block, and leave it at its end."""
         channel = await self.join(topic, params, timeout=timeout)
         try:
@@ -363,14 +337,11 @@ class Client:
     @property
     def writable(self) -> bool:
         """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
-        return self._blocked is None and self._queued < _TURN
+        return self._transport.writable
 
     async def wait_writable(self) -> None:
         """Give the loop a turn to write what was sent, and wait while the write buffer is full."""
-        self._queued = 0
-        await asyncio.sleep(0)
-        while self._blocked is not None:
-            await asyncio.shield(self._blocked)
+        await self._transport.wait_writable()
 
     def handled(self, messages: int) -> None:
         """So many messages are done with; the core hears of it once a loop iteration."""
@@ -382,7 +353,7 @@ class Client:
         """Do what the core wants done; to be called after each input."""
         proto = self._proto
         for command in proto.commands():
-            self._perform[type(command)](command)
+            self._transport.perform(command)
         events = proto.events()
         if events:
             self._session.settle(events)
@@ -394,109 +365,6 @@ class Client:
         deadline = proto.next_timeout()
         if deadline is not None and (self._timer is None or deadline < self._timer.when()):
             self._arm(deadline)
-
-    def received(self, link: Link, frames: list[str | bytes]) -> None:
-        """One read brought frames."""
-        link.receive_all(frames, self.now())
-        self.pump()
-
-    # ---- private: the core's commands -------------------------------------------------------------------------------
-
-    def _open_transport(self, command: OpenTransport) -> None:
-        self._links[command.link] = self._spawn(self._open(command), self._tasks)
-
-    async def _open(self, command: OpenTransport) -> None:
-        link = command.link
-        try:
-            connection = await open_connection(
-                command.url,
-                receiver=_Receiver(self, link),
-                subprotocols=command.subprotocols,
-                headers=command.headers,
-                **self._transport,
-            )
-        except ConnectError as error:
-            self._links.pop(link, None)
-            link.failed(error, self.now())
-        else:
-            if not link.current:  # given up meanwhile, and a factory did not let itself be cancelled
-                connection.abort()
-                self._let_go(connection)
-                return
-            self._links[link] = connection
-            link.opened(connection.subprotocol, self.now())
-        self.pump()
-
-    def _send_text(self, command: SendText) -> None:
-        self._queued += len(command.data)
-        self._connection(command.link).send_text(command.data)
-
-    def _send_binary(self, command: SendBinary) -> None:
-        self._queued += len(command.data)
-        self._connection(command.link).send_binary(command.data)
-
-    def _close_transport(self, command: CloseTransport) -> None:
-        self._connection(command.link).close(command.code, command.reason)
-
-    def _abort_transport(self, command: AbortTransport) -> None:
-        transport = self._links.pop(command.link)
-        if isinstance(transport, FastConnection):
-            transport.abort()
-            self._let_go(transport)
-        else:
-            transport.cancel()
-
-    def _pause_reading(self, command: PauseReading) -> None:
-        self._connection(command.link).pause_reading()
-
-    def _resume_reading(self, command: ResumeReading) -> None:
-        self._connection(command.link).resume_reading()
-
-    def _resolve(self, command: Resolve) -> None:
-        self._spawn(self._call(command), self._tasks)
-
-    async def _call(self, command: Resolve) -> None:
-        try:
-            value = command.provider()
-            if inspect.isawaitable(value):
-                value = await value
-        except (Exception, asyncio.CancelledError) as error:
-            if self._runner.is_stopped(error):
-                raise
-            self._proto.resolve_failed(command.request, error, self.now())
-        else:
-            self._proto.resolved(command.request, value, self.now())
-        self.pump()
-
-    def _connection(self, link: Link) -> FastConnection:
-        connection = self._links[link]
-        assert isinstance(connection, FastConnection)
-        return connection
-
-    # ---- private: the connection's callbacks ------------------------------------------------------------------------
-
-    def transport_closed(self, link: Link, code: int | None, reason: str) -> None:
-        """The connection of a link is over."""
-        connection = self._links.pop(link, None)
-        if isinstance(connection, FastConnection):
-            self._let_go(connection)
-        link.closed(code, reason, self.now())
-        self.pump()
-
-    def transport_blocked(self) -> None:
-        """The write buffer is full."""
-        if self._blocked is None:
-            self._blocked = self._loop.create_future()
-
-    def transport_writable(self) -> None:
-        """It has room again, or its connection is gone."""
-        if self._blocked is not None:
-            self._blocked.set_result(None)
-            self._blocked = None
-
-    def _let_go(self, connection: FastConnection) -> None:
-        self.transport_writable()
-        self._spawn(connection.wait_closed(), self._lingering)
 
     # ---- private: time, handlers, the end ---------------------------------------------------------------------------
 
@@ -539,19 +407,6 @@ class Client:
         else:
             self.stop()
 
-    def _spawn(self, run: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
-        # Not `create_task`: an eager task factory would run it within the pump.
-        task = asyncio.Task(run, loop=self._loop)
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        task.add_done_callback(self._look_at)
-        return task
-
-    def _look_at(self, task: asyncio.Task[None]) -> None:
-        """What went wrong in a way that was not foreseen ends the client: better than a client that does nothing."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail(error)
-
     async def _wait(self, register: Callable[[asyncio.Future[None]], None]) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()
         register(waiter)
@@ -575,34 +430,6 @@ class Client:
             stream.end()
         if self._timer is not None:
             self._timer.cancel()
-        for task in self._tasks:
-            task.cancel()
-        while pending := self._tasks | self._lingering:
-            await asyncio.wait(pending)
+        await self._transport.end()
         if self._own_executor is not None:
             self._own_executor.shutdown(wait=False, cancel_futures=True)
-
-
-class _Receiver:
-    """Tells a client what the connection of one link sees."""
-
-    __slots__ = ("_client", "_link")
-
-    def __init__(self, client: Client, link: Link) -> None:
-        self._client = client
-        self._link = link
-
-    def frames(self, frames: list[str | bytes], /) -> None:
-        self._client.received(self._link, frames)
-
-    def progress(self) -> None:
-        self._link.progressed(self._client.now())
-
-    def closed(self, code: int | None, reason: str, /) -> None:
-        self._client.transport_closed(self._link, code, reason)
-
-    def blocked(self) -> None:
-        self._client.transport_blocked()
-
-    def writable(self) -> None:
-        self._client.transport_writable()

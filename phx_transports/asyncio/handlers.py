@@ -12,7 +12,7 @@ not the runner, that is reported too, and what waits behind it goes to another t
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
@@ -88,16 +88,10 @@ class Runner:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def is_stopped(self, error: BaseException) -> bool:
-        """Whether this is the current task's own cancellation, by whomever; if not by us, it is reported."""
-        task = asyncio.current_task()
-        return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
-
     async def _drain(self, core: CoreChannel) -> None:
         take = core.inbox.take
-        deliveries: list[Any]  # of `Delivery`; what is not inline is not always a handler, nor its item a message
         while deliveries := take(_BATCH):
-            rest = iter(deliveries)
+            rest: Iterator[Any] = iter(deliveries)  # what is not inline is no handler always, nor its item a message
             try:
                 # The loop is spelled out, and without any call that it can do without: it runs for each message.
                 for consumers, item in rest:
@@ -133,7 +127,7 @@ class Runner:
         channel.lane(consumer, self).put(message)
 
     def _failed(self, handler: Handler, message: Message[Any], error: BaseException) -> None:
-        stopped = self.is_stopped(error)
+        stopped = is_stopped(error)
         if not (stopped and self.closed):
             self.on_error(HandlerError(handler, message, error))
         if stopped:
@@ -198,10 +192,16 @@ class Lane:
         runner.on_handled(len(batch))
 
     def _all_failed(self, messages: list[Message[Any]], error: BaseException) -> None:
-        stopped = self._runner.is_stopped(error)
+        stopped = is_stopped(error)
         if not (stopped and self._runner.closed):
             for message in messages:
                 self._runner.on_error(HandlerError(self._handler, message, error))
         if stopped:
             self._runner.on_handled(len(messages))
             raise error
+
+
+def is_stopped(error: BaseException) -> bool:
+    """Whether this is the current task's own cancellation, as opposed to a `CancelledError` that code in it raised."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

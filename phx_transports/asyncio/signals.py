@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -15,7 +15,7 @@ _previous: dict[signal.Signals, Any] = {}
 
 
 @contextmanager
-def signals_to(handle: Callable[[], None]) -> Iterator[None]:
+def signals_to(handle: Callable[[], None]) -> Generator[None, None, None]:
     """Have `handle` called on the running loop at each SIGINT and SIGTERM, for the length of a block.
 
     Several may be told at once. The handlers that were there come back after the last. Outside the main thread signals

@@ -142,16 +142,8 @@ class Wire:
         """End it as a killed server does."""
         self._socket.transport.abort()
 
-    async def write_blocked(self) -> None:
-        """Send until the client takes no more."""
-        while not self._socket.paused:
-            self._socket.transport.write(b"")
-            await asyncio.sleep(0)
 
-
-def push(
-    topic: str, event: str, payload: Any = None, *, join_ref: str | None = None, ref: str | None = None
-) -> str:
+def push(topic: str, event: str, payload: Any = None, *, join_ref: str | None = None, ref: str | None = None) -> str:
     return json.dumps([join_ref, ref, topic, event, {} if payload is None else payload])
 
 
@@ -163,7 +155,8 @@ def _binary(data: bytes) -> Frame:
     for size in sizes:
         fields.append(data[at : at + size].decode())
         at += size
-    return Frame(*fields, data[at:])
+    join_ref, ref, topic, event = fields
+    return Frame(join_ref, ref, topic, event, data[at:])
 
 
 @dataclass
@@ -196,8 +189,7 @@ class Peer:
         if refusal is None:
             return None
         status, body = refusal
-        response = socket.respond(HTTPStatus(status), body)
-        return response
+        return socket.respond(HTTPStatus(status), body)
 
 
 @asynccontextmanager

@@ -192,12 +192,17 @@ async def test_a_cancelled_leave_is_a_leave_all_the_same() -> None:
 async def test_joined_leaves_at_the_end_of_the_block_whatever_ends_it() -> None:
     async with connected() as (client, wire):
         serving = asyncio.create_task(both(wire))
-        with pytest.raises(ZeroDivisionError):
+        channels: list[Channel] = []
+
+        async def stay() -> None:
             async with client.joined("room:1") as channel:
-                assert channel.state is ChannelState.JOINED
+                channels.append(channel)
                 raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await stay()
         await serving
-        assert channel.state is ChannelState.CLOSED
+        assert channels[0].state is ChannelState.CLOSED
 
 
 async def both(wire: Wire) -> None:
@@ -381,7 +386,7 @@ async def fill(channel: Channel, wire: Wire) -> "asyncio.Task[None]":
             await channel.cast("big", BIG)
 
     casting = asyncio.create_task(cast())
-    await until(lambda: channel.client._blocked is not None)
+    await until(lambda: channel.client._transport._blocked is not None)
     await turns(100)
     assert not casting.done()
     return casting
@@ -501,7 +506,9 @@ async def test_what_came_with_the_close_is_read_before_the_end() -> None:
         while channel.state is not ChannelState.CLOSED:
             await asyncio.sleep(0)
         # Now, at the latest, the crew has not had its turn yet: what was read waits in the inbox.
-        assert (await anext(stream)).event == "last"
+        last = await anext(stream)
+        assert isinstance(last, Message)
+        assert last.event == "last"
         assert isinstance(await anext(stream), ChannelEnded)
 
 

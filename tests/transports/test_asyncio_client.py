@@ -24,7 +24,7 @@ from phx_proto.events import BadFrame, Closed, Connected, Disconnected
 from phx_proto.message import Message
 from phx_proto.router import Router
 from phx_proto.states import ChannelState, SocketState
-from phx_transports.asyncio import Channel, Client, EventStream, connect
+from phx_transports.asyncio import Channel, EventStream, connect
 
 pytestmark = pytest.mark.asyncio
 
@@ -131,7 +131,7 @@ async def test_a_silent_peer_is_noticed_and_replaced() -> None:
 
 
 async def test_a_peer_that_answers_heartbeats_is_left_alone() -> None:
-    async with connected(options=replace(QUICK, heartbeat=0.01)) as (client, wire):
+    async with connected(options=replace(QUICK, heartbeat=0.05)) as (client, wire):
         await until(lambda: wire.heartbeats >= 5)
         assert client.stats.reconnects == 0
 
@@ -661,5 +661,3 @@ async def test_an_eager_task_factory_changes_nothing() -> None:
         pushing = asyncio.ensure_future(channel.push("a"))
         await wire.reply(await wire.expect("a"))
         assert (await pushing).ok
-
-

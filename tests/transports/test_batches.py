@@ -9,7 +9,7 @@ from phx_proto.handler import Handler
 from phx_proto.message import Message
 from phx_transports.batches import run_batch
 
-MESSAGES = [Message(topic="t", event="e", payload=number) for number in range(4)]
+MESSAGES: list[Message[Any]] = [Message(topic="t", event="e", payload=number) for number in range(4)]
 
 
 def seen_by(function: Callable[..., Any]) -> Handler:

@@ -1,3 +1,4 @@
+import asyncio
 import logging
 from typing import Any
 
@@ -18,7 +19,7 @@ from phx_proto.events import (
 )
 from phx_proto.handler import Handler
 from phx_proto.message import Message
-from phx_transports.reports import HandlerError, log_event, log_handler_error
+from phx_transports.reports import HandlerError, log_event, log_handler_error, report_to
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +62,7 @@ def test_a_handlers_error_is_logged_with_its_traceback_and_without_the_payload(
     def handle(message: Message[Any]) -> None: ...
 
     error = ValueError("bad luck")
-    message = Message(topic="room:1", event="shout", payload={"token": "hush"})
+    message: Message[Any] = Message(topic="room:1", event="shout", payload={"token": "hush"})
     log_handler_error(HandlerError(Handler(handle, "shout"), message, error))
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
@@ -70,3 +71,36 @@ def test_a_handlers_error_is_logged_with_its_traceback_and_without_the_payload(
     for word in ("handle", "'shout'", "'room:1'", "bad luck"):
         assert word in record.getMessage()
     assert "hush" not in caplog.text
+
+
+async def handle(message: Message[Any]) -> None: ...
+
+
+def report(error: BaseException) -> HandlerError:
+    return HandlerError(Handler(handle, "shout"), Message(topic="room:1", event="shout", payload={}), error)
+
+
+@pytest.mark.parametrize("failure", [ValueError("unlucky"), asyncio.CancelledError("unlucky")])
+def test_what_the_application_raises_at_a_report_is_logged_and_the_report_too(
+    caplog: pytest.LogCaptureFixture, failure: BaseException
+) -> None:
+    def fail(report: HandlerError) -> None:
+        raise failure
+
+    report_to(fail, report(KeyError("lost")))
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
+    assert "KeyError" in caplog.text
+    assert "unlucky" in caplog.text
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), StopIteration(), GeneratorExit()])
+def test_what_cannot_be_raised_anywhere_is_wrapped(error: BaseException) -> None:
+    raisable = report(error).raisable
+    assert isinstance(raisable, RuntimeError)
+    assert raisable.__cause__ is error
+    assert "handle" in str(raisable)
+
+
+def test_any_other_error_is_raised_as_it_is() -> None:
+    error = ValueError()
+    assert report(error).raisable is error

@@ -1,0 +1,232 @@
+"""The connections of one client: carries out the core's commands, and tells each link what its connection saw.
+
+A link is an attempt to connect, first a task and then a connection; the core says when it is over. What is sent is
+written once a loop iteration, so whoever sends much has to give the loop its turns (`wait_writable`), and to wait while
+the write buffer is full.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from phx_proto.client import ClientProtocol
+from phx_proto.commands import (
+    AbortTransport,
+    CloseTransport,
+    Command,
+    OpenTransport,
+    PauseReading,
+    Resolve,
+    ResumeReading,
+    SendBinary,
+    SendText,
+)
+from phx_proto.errors import ConnectError
+from phx_proto.link import Link
+
+from .connection import FastConnection, open_connection
+from .handlers import is_stopped
+
+_TURN: Final = 2**16  # bytes that are sent before the loop gets a turn to write them
+
+
+class Transport:
+    """Connects for one client, sends, and calls its params and token.
+
+    Args:
+        proto: The core.
+        pump: Called after each input to the core.
+        on_crash: Told of an error that was not foreseen; without it there would be a client that does nothing.
+        options: For `open_connection`.
+    """
+
+    def __init__(
+        self,
+        proto: ClientProtocol,
+        *,
+        pump: Callable[[], None],
+        on_crash: Callable[[BaseException], None],
+        options: dict[str, Any],
+    ) -> None:
+        self.pump = pump
+        self.now = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._proto = proto
+        self._on_crash = on_crash
+        self._options = options
+        self._links: dict[Link, asyncio.Task[None] | FastConnection] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # that open connections or resolve params
+        self._lingering: set[asyncio.Task[None]] = set()  # that wait for the end of dropped connections
+        self._queued = 0  # bytes sent since the loop last had a turn for them
+        self._blocked: asyncio.Future[None] | None = None  # while the write buffer is full
+        self._performers: dict[type[Command], Callable[[Any], None]] = {
+            OpenTransport: self._open,
+            SendText: self._send_text,
+            SendBinary: self._send_binary,
+            CloseTransport: self._close,
+            AbortTransport: self._abort,
+            PauseReading: self._pause_reading,
+            ResumeReading: self._resume_reading,
+            Resolve: self._resolve,
+        }
+
+    def perform(self, command: Command) -> None:
+        """Do what the core wants done."""
+        self._performers[type(command)](command)
+
+    @property
+    def writable(self) -> bool:
+        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
+        return self._blocked is None and self._queued < _TURN
+
+    async def wait_writable(self) -> None:
+        """Give the loop a turn to write what was sent, and wait while the write buffer is full."""
+        self._queued = 0
+        await asyncio.sleep(0)
+        while self._blocked is not None:
+            await asyncio.shield(self._blocked)
+
+    async def end(self) -> None:
+        """After the core has ended: give up what is under way, and wait until nothing is left."""
+        for task in self._tasks:
+            task.cancel()
+        while pending := self._tasks | self._lingering:
+            await asyncio.wait(pending)
+
+    # ---- the core's commands ----------------------------------------------------------------------------------------
+
+    def _open(self, command: OpenTransport) -> None:
+        self._links[command.link] = self._spawn(self._connect(command), self._tasks)
+
+    async def _connect(self, command: OpenTransport) -> None:
+        link = command.link
+        try:
+            connection = await open_connection(
+                command.url,
+                receiver=_Receiver(self, link),
+                subprotocols=command.subprotocols,
+                headers=command.headers,
+                **self._options,
+            )
+        except ConnectError as error:
+            self._links.pop(link, None)
+            link.failed(error, self.now())
+        else:
+            if not link.current:  # given up meanwhile, and a factory did not let itself be cancelled
+                connection.abort()
+                self._let_go(connection)
+                return
+            self._links[link] = connection
+            link.opened(connection.subprotocol, self.now())
+        self.pump()
+
+    def _send_text(self, command: SendText) -> None:
+        self._queued += len(command.data)
+        self._connection(command.link).send_text(command.data)
+
+    def _send_binary(self, command: SendBinary) -> None:
+        self._queued += len(command.data)
+        self._connection(command.link).send_binary(command.data)
+
+    def _close(self, command: CloseTransport) -> None:
+        self._connection(command.link).close(command.code, command.reason)
+
+    def _abort(self, command: AbortTransport) -> None:
+        attempt = self._links.pop(command.link)
+        if isinstance(attempt, FastConnection):
+            attempt.abort()
+            self._let_go(attempt)
+        else:
+            attempt.cancel()
+
+    def _pause_reading(self, command: PauseReading) -> None:
+        self._connection(command.link).pause_reading()
+
+    def _resume_reading(self, command: ResumeReading) -> None:
+        self._connection(command.link).resume_reading()
+
+    def _resolve(self, command: Resolve) -> None:
+        self._spawn(self._call(command), self._tasks)
+
+    async def _call(self, command: Resolve) -> None:
+        try:
+            value = command.provider()
+            if inspect.isawaitable(value):
+                value = await value
+        except (Exception, asyncio.CancelledError) as error:
+            if is_stopped(error):
+                raise
+            self._proto.resolve_failed(command.request, error, self.now())
+        else:
+            self._proto.resolved(command.request, value, self.now())
+        self.pump()
+
+    # ---- what a connection tells ------------------------------------------------------------------------------------
+
+    def closed(self, link: Link, code: int | None, reason: str) -> None:
+        """The connection of a link is over."""
+        connection = self._links.pop(link, None)
+        if isinstance(connection, FastConnection):
+            self._let_go(connection)
+        link.closed(code, reason, self.now())
+        self.pump()
+
+    def blocked(self) -> None:
+        """The write buffer is full."""
+        self._blocked = self._blocked or self._loop.create_future()
+
+    def unblocked(self) -> None:
+        """It has room again, or its connection is gone."""
+        if self._blocked is not None:
+            self._blocked.set_result(None)
+            self._blocked = None
+
+    # ---- private ----------------------------------------------------------------------------------------------------
+
+    def _connection(self, link: Link) -> FastConnection:
+        connection = self._links[link]
+        assert isinstance(connection, FastConnection)
+        return connection
+
+    def _let_go(self, connection: FastConnection) -> None:
+        self.unblocked()
+        self._spawn(connection.wait_closed(), self._lingering)
+
+    def _spawn(self, run: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
+        # Not `create_task`: an eager task factory would run it within the pump.
+        task = asyncio.Task(run, loop=self._loop)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(self._look_at)
+        return task
+
+    def _look_at(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_crash(error)
+
+
+class _Receiver:
+    """Tells what the connection of one link sees."""
+
+    __slots__ = ("_link", "_transport")
+
+    def __init__(self, transport: Transport, link: Link) -> None:
+        self._transport = transport
+        self._link = link
+
+    def frames(self, frames: list[str | bytes]) -> None:
+        self._link.receive_all(frames, self._transport.now())
+        self._transport.pump()
+
+    def progress(self) -> None:
+        self._link.progressed(self._transport.now())
+
+    def closed(self, code: int | None, reason: str) -> None:
+        self._transport.closed(self._link, code, reason)
+
+    def blocked(self) -> None:
+        self._transport.blocked()
+
+    def writable(self) -> None:
+        self._transport.unblocked()
