@@ -178,5 +178,15 @@ class Inbox:
             taken = waiting[:limit]
             del waiting[:limit]
         if self.bound is not None:
-            self.waiting -= sum(isinstance(item, Message) for _, item in taken)
+            self.waiting -= _messages(taken)
         return taken
+
+    def put_back(self, deliveries: list[Delivery]) -> None:
+        """Take back what a worker took last and did not come to; the turn goes on, and is for another worker to end."""
+        self.deliveries = [*deliveries, *(self.deliveries or ())]
+        if self.bound is not None:
+            self.waiting += _messages(deliveries)
+
+
+def _messages(deliveries: list[Delivery]) -> int:
+    return sum(isinstance(item, Message) for _, item in deliveries)

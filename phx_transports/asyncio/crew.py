@@ -13,29 +13,30 @@ connection.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 C = TypeVar("C")
 
 
 class Crew(Generic[C]):
-    """Runs `drain` on every channel that was added, each at most once at a time if added so.
+    """Runs `drain` over every channel that was added, each at most once at a time if added so.
 
     The owner adds a channel when it becomes runnable (its first message came, nobody drains it) and not again before
-    its `drain` has returned.
+    `drain` is done with it.
     """
 
     def __init__(
         self,
-        drain: Callable[[C], Awaitable[None]],
+        drain: Callable[[Iterator[C]], Awaitable[None]],
         *,
         on_error: Callable[[C, BaseException], None],
     ) -> None:
         """Makes a crew on the running loop; the first worker starts with the first channel.
 
         Args:
-            drain: Handles what a channel holds, until it holds nothing.
+            drain: Takes one channel after another, and handles what each holds until it holds nothing. A coroutine for
+                a worker, not for a channel: where every message is for another channel, one each would cost too much.
             on_error: Told what came out of `drain`, which should report its handlers' errors itself; the crew goes on.
                 Gets `CancelledError` too, where that did not come from `close`.
         """
@@ -115,20 +116,27 @@ class Crew(Generic[C]):
                 raise
 
     async def _drain_runnable(self) -> None:
-        runnable, drain = self._runnable, self._drain
-        while runnable:
-            channel = runnable.popleft()
-            if runnable and not self._coming:
-                self._coming = True
-                self._loop.call_soon(self._baton)
+        turn: list[C] = []
+        while self._runnable:
             try:
-                await drain(channel)
+                await self._drain(self._turns(turn))
             except (Exception, asyncio.CancelledError) as error:
                 stopped = isinstance(error, asyncio.CancelledError) and _is_cancelled()
                 if not (stopped and self._closed):
-                    self._on_error(channel, error)
+                    self._on_error(turn[0], error)
                 if stopped:
                     raise
+
+    def _turns(self, turn: list[C]) -> Iterator[C]:
+        """The channels of one worker, one after another; `turn` holds the one that it is at."""
+        runnable = self._runnable
+        while runnable:
+            channel = runnable.popleft()
+            turn[:] = [channel]
+            if runnable and not self._coming:
+                self._coming = True
+                self._loop.call_soon(self._baton)
+            yield channel
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

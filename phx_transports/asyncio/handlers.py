@@ -88,30 +88,32 @@ class Runner:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _drain(self, core: CoreChannel) -> None:
-        take = core.inbox.take
-        while deliveries := take(_BATCH):
-            rest: Iterator[Any] = iter(deliveries)  # what is not inline is no handler always, nor its item a message
-            try:
-                # The loop is spelled out, and without any call that it can do without: it runs for each message.
-                for consumers, item in rest:
-                    for consumer in consumers:
-                        if not consumer.inline:
-                            self._hand_over(consumer, item, core.context)
-                            continue
-                        try:
-                            message = item if consumer.payload_type is None else consumer.accept(item)
-                            if consumer.takes_channel:
-                                await consumer.function(message, core.context)
-                            else:
-                                await consumer.function(message)
-                        except (Exception, asyncio.CancelledError) as error:
-                            self._failed(consumer, item, error)
-            finally:
-                left = list(rest)  # none but where the worker was stopped
-                if left:
-                    core.inbox.deliveries = [*left, *(core.inbox.deliveries or ())]
-                self.on_handled(len(deliveries) - len(left))
+    async def _drain(self, channels: Iterator[CoreChannel]) -> None:
+        for core in channels:
+            take = core.inbox.take
+            while deliveries := take(_BATCH):
+                rest: Iterator[Any] = iter(deliveries)  # what is not inline is not always a handler
+                try:
+                    # The loops are spelled out, without any call they can do without: this runs for each message.
+                    for consumers, item in rest:
+                        for consumer in consumers:
+                            if not consumer.inline:
+                                self._hand_over(consumer, item, core.context)
+                                continue
+                            try:
+                                message = item if consumer.payload_type is None else consumer.accept(item)
+                                if consumer.takes_channel:
+                                    await consumer.function(message, core.context)
+                                else:
+                                    await consumer.function(message)
+                            except (Exception, asyncio.CancelledError) as error:
+                                self._failed(consumer, item, error)
+                except BaseException:  # the worker is stopped: another will go on here
+                    left = list(rest)
+                    core.inbox.put_back(left)
+                    self.on_handled(len(deliveries) - len(left))
+                    raise
+                self.on_handled(len(deliveries))
 
     def _hand_over(self, consumer: Handler | Tap, item: Any, channel: "Channel") -> None:
         self.on_held(1)

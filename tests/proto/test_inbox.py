@@ -360,3 +360,16 @@ def test_presence_is_kept_up_when_handlers_are_too_slow() -> None:
     talk.serve("room:1", "tick")
     talk.serve("room:1", "presence_state", ANN, join_ref=room.join_ref)
     assert dict(presence.entries) == ANN
+
+
+@pytest.mark.parametrize("bound", [None, Bound(10, Drop.NEWEST)])
+def test_what_a_worker_puts_back_comes_first_again(bound: Bound | None) -> None:
+    talk, room = joined(bound=bound)
+    room.on("tick", print)
+    for number in range(3):
+        talk.serve("room:1", "tick", number)
+    first, *rest = room.take()
+    talk.serve("room:1", "tick", 3)
+    room.inbox.put_back(rest)
+    assert [item.payload for _, item in [first, *room.take()] if isinstance(item, Message)] == [0, 1, 2, 3]
+    assert room.inbox.waiting == 0

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,12 +20,20 @@ class Errors:
         self.came.set()
 
 
+def each(drain: Callable[[str], Awaitable[None]]) -> Callable[[Iterator[str]], Awaitable[None]]:
+    async def drain_each(channels: Iterator[str]) -> None:
+        for channel in channels:
+            await drain(channel)
+
+    return drain_each
+
+
 @asynccontextmanager
 async def crew_of(
     drain: Callable[[str], Awaitable[None]], on_error: Callable[[str, BaseException], None] | None = None
 ) -> AsyncIterator[Crew[str]]:
     errors = Errors()
-    crew = Crew(drain, on_error=on_error or errors)
+    crew = Crew(each(drain), on_error=on_error or errors)
     try:
         yield crew
     finally:
@@ -314,7 +322,7 @@ async def test_a_handler_may_close_its_crew() -> None:
         await crew.close()
         closed.set()
 
-    crew = Crew(drain, on_error=Errors())
+    crew = Crew(each(drain), on_error=Errors())
     crew.add(["a"])
     crew.add(["b"])
     await wait(closed)
