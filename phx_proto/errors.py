@@ -352,7 +352,7 @@ class PushTimeout(RemoteError):
     sent: bool = True
 
     def __str__(self) -> str:
-        how = "was not answered" if self.sent else "could not be sent (the channel was not joined)"
+        how = "was not answered" if self.sent else "could not be sent"
         return f"push {self.event!r} on topic {self.topic!r} {how} within {self.timeout:g} s"
 
 

@@ -546,8 +546,7 @@ async def test_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
         await until_gone(raw)
 
     offers: Any = {"subprotocols": ["phoenix", "secret"], "headers": [("X-Key", "secret")]}
-    with caplog.at_level(logging.DEBUG):
-        logging.getLogger("websockets.client").setLevel(logging.DEBUG)
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, "websockets.client"):
         async with raw_server(handler, shake=False) as url, connected(f"{url}?token=secret", **offers) as (conn, told):
             conn.send_text("secret")
             await told.until_messages(1)
