@@ -1,8 +1,10 @@
 """`python -m bench`: every measurement in one run, as ratios to baselines of the same run, with the spread.
 
 Parts: `core` (no I/O: `receive_all` to dispatch beside `orjson.loads` of the same frames), `client` (the asyncio client
-beside a bare `websockets` loop, at 1, 100 and 10,000 topics), `pushes` (push to reply), `memory` (bytes a topic) and
-`others` (the same work on other clients from PyPI, each in an environment of its own).
+beside a bare `websockets` loop, at 1, 100 and 10,000 topics), `threads` (the client on threads beside a bare
+`websockets.sync` loop, messages and pushes), `wsproto` (the blocking client on wsproto beside a bare wsproto loop),
+`pushes` (push to reply), `memory` (bytes a topic) and `others` (the same work on other clients from PyPI, each in an
+environment of its own).
 """
 
 import argparse
@@ -22,6 +24,11 @@ from bench.rounds import Contender, Row, Spread, compare, feeding, weigh
 BARE = "bench.runners.bare"
 OURS = "bench.runners.ours"
 CORE = "bench.runners.core"
+SERVING = "bench.runners.serving"
+WSPROTO_BARE = "bench.runners.wsproto_bare"
+WSPROTO_OURS = "bench.runners.wsproto_ours"
+BARE_SYNC = "bench.runners.bare_sync"
+THREADS = "bench.runners.threads"
 TOPICS = (1, 100, 10_000)
 #: Seconds for one run of one contender.
 LIMIT = 120.0
@@ -129,6 +136,21 @@ def _client(plan: Plan) -> None:
         _rates(f"client: messages, async handler, {_count(topics)}", compare(contenders, plan.rounds, LIMIT))
 
 
+def _threads(plan: Plan) -> None:
+    works = [(f"messages, plain handler, {_count(topics)}", {"topics": topics}) for topics in plan.topics]
+    works += [
+        (f"push to reply, {threads} threads", {"work": "pushes", "n": plan.messages // 10, "in_flight": threads})
+        for threads in (1, 20)
+    ]
+    for name, changes in works:
+        task = replace(Task("messages", plan.port, plan.messages), **changes)
+        contenders = [
+            Contender("bare websockets.sync + msgspec", BARE_SYNC, task),
+            Contender("phx-channels, threads", THREADS, task),
+        ]
+        _rates(f"threads: {name}", compare(contenders, plan.rounds, LIMIT))
+
+
 def _pushes(plan: Plan) -> None:
     for in_flight in (1, 100):
         task = Task("pushes", plan.port, plan.messages // 10, in_flight=in_flight)
@@ -145,6 +167,36 @@ def _memory(plan: Plan) -> None:
         task = Task("memory", plan.port, 5 * topics, topics)
         rows.append(weigh(Contender(f"phx-channels, asyncio, {_count(topics)}", OURS, task), LIMIT))
     _weights("memory a topic, joined, after five messages on each", rows)
+
+
+def _wsproto(plan: Plan) -> None:
+    for topics in plan.topics:
+        task = Task("messages", plan.port, plan.messages, topics)
+        contenders = [
+            Contender("bare wsproto + orjson", WSPROTO_BARE, task),
+            Contender("phx-channels, wsproto", WSPROTO_OURS, task),
+        ]
+        _rates(f"wsproto: messages, plain handler, {_count(topics)}", compare(contenders, plan.rounds, LIMIT))
+
+
+def _broadcast(plan: Plan) -> None:
+    task = Task("broadcast", plan.port, plan.messages, sockets=1_000)
+    contenders = [
+        Contender("bare websockets.broadcast", SERVING, replace(task, options={"contender": "bare"})),
+        Contender("phx-channels, asyncio server", SERVING, replace(task, options={"contender": "ours"})),
+    ]
+    _rates("broadcast: deliveries to 1,000 sockets, encoded once", compare(contenders, plan.rounds, LIMIT))
+
+
+def _load(plan: Plan) -> None:
+    contenders = {"bare": "bare websockets server", "ours": "phx-channels, asyncio server"}
+    rows = []
+    for resident, what in ((False, "allocated in Python"), (True, "resident in the process")):
+        for contender, name in contenders.items():
+            options = {"contender": contender, "resident": resident}
+            task = Task("load", plan.port, 2_000, sockets=2_000, options=options)
+            rows.append(weigh(Contender(f"{name}, {what}", SERVING, task), LIMIT))
+    _weights("load: memory a socket, 2,000 of them, joined, after five heartbeats on each", rows, "socket")
 
 
 def _others(plan: Plan) -> None:
@@ -170,8 +222,12 @@ def _others(plan: Plan) -> None:
 PARTS: dict[str, Callable[[Plan], None]] = {
     "core": _core,
     "client": _client,
+    "threads": _threads,
     "pushes": _pushes,
+    "wsproto": _wsproto,
     "memory": _memory,
+    "broadcast": _broadcast,
+    "load": _load,
     "others": _others,
 }
 
@@ -223,9 +279,9 @@ def _cost(row: Row) -> tuple[str, ...]:
     return row.name, _spread(row.value.inverse(1e6), "{:.3f}"), ratio, row.note
 
 
-def _weights(title: str, rows: Iterable[Row]) -> None:
+def _weights(title: str, rows: Iterable[Row], of: str = "topic") -> None:
     cells = ((row.name, "-" if row.value is None else f"{row.value.middle:,.0f}", row.note) for row in rows)
-    _print(title, ("", "bytes a topic", ""), cells)
+    _print(title, ("", f"bytes a {of}", ""), cells)
 
 
 def _print(title: str, head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:

@@ -24,10 +24,11 @@ class Task:
     """What a runner is to do.
 
     Attributes:
-        work: `"messages"`, `"pushes"` or `"memory"`.
+        work: `"messages"`, `"pushes"` or `"memory"` of a client; `"broadcast"` or `"load"` of a server.
         port: The feed's.
-        n: Messages to receive, or pushes to have answered.
+        n: Messages to receive or to deliver, or pushes to have answered.
         topics: How many to join.
+        sockets: How many a server has.
         kind: `"broadcast"` or `"push"`, see `bench.feed.Plan`.
         shape: `"plain"` or `"supabase"`.
         in_flight: Pushes that await their reply at a time.
@@ -38,6 +39,7 @@ class Task:
     port: int
     n: int
     topics: int = 1
+    sockets: int = 1
     kind: str = "broadcast"
     shape: str = "plain"
     in_flight: int = 1
@@ -70,9 +72,9 @@ class Result:
     """What came of a task.
 
     Attributes:
-        count: Messages handled, or pushes answered.
+        count: Messages handled or delivered, or pushes answered.
         seconds: How long that took; 0.0 if nothing can be said.
-        bytes_a_topic: Of the work `"memory"`.
+        bytes_a_topic: Of the work `"memory"`; of `"load"` those of a socket.
         problem: Why there is no result, else empty.
     """
 

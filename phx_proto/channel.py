@@ -459,9 +459,9 @@ class Channel:
         stood = self._flow.clock(now) - self._began
         if self.state is ChannelState.JOINED and stood >= self._policy.stable_after:
             self._tries = 0
+        self._abandon_unanswered()  # before the next one's turn: its phx_leave goes ahead of that one's phx_join
         self._forget_attempt(now)
         self._wire.live.pop(self.topic, None)
-        self._abandon_unanswered()
         self._advance(ChannelInput.FAIL)
         delay = self._policy.backoff.delay(self._tries, self._wire.rng)
         self._tries += 1
@@ -524,10 +524,10 @@ class Channel:
         """The channel is closed, for good; whoever waits on it is told. Without an error it was the application."""
         if self.state is ChannelState.CLOSED:
             return
-        self._forget_attempt(now)
-        self._withdraw()
         if self.state is ChannelState.JOINING and self._wire.link is not None:
             self._abandon_unanswered()
+        self._forget_attempt(now)
+        self._withdraw()
         self._advance(ChannelInput.END)
         if self._join is not None:
             self._fail_join(error or ConnectionClosed(None, reason))

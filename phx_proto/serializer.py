@@ -3,7 +3,8 @@
 A client's side is a `Serializer`, and a user may plug in their own. It decodes into `Message`, with the payload of a
 text frame left raw, so an event that nobody handles is never parsed. A server's side is a `ServerSerializer`: it must
 answer a client whatever types it put in place of a topic or a ref, so it decodes into `Request`, which has no types,
-and it decodes the whole payload at once, for a real server refuses a frame with any fault in it.
+and it decodes the whole payload at once, for a real server refuses a frame with any fault in it; of a key that comes
+twice it takes the first, as that does.
 
 Text is `str` and binary is `bytes`, as the WebSocket frame that carries it; a transport decodes UTF-8.
 """
@@ -16,6 +17,7 @@ import msgspec
 
 from .binary import BROADCAST, CLIENT_SENDS, PUSH, REPLY, SERVER_SENDS, pack, unpack
 from .errors import BinaryNotSupported, InvalidFrame
+from .first_keys import first_keys_decoder
 from .message import PHX_CLOSE, PHX_ERROR, PHX_REPLY, Message, Reply
 from .text import to_text
 
@@ -285,7 +287,7 @@ class V1Server:
             InvalidFrame: It is not a request.
         """
         try:
-            fields = _decode_v1_request(frame)
+            fields = _decode_v1_request(frame if isinstance(frame, str) else frame.decode())
         except (ValueError, RecursionError) as error:
             raise _invalid(error) from None
         return Request(**msgspec.structs.asdict(fields))
@@ -377,8 +379,8 @@ _decode_v1_echo = msgspec.json.Decoder(_Echo).decode
 _decode_v2_echo = msgspec.json.Decoder(_V2Echo).decode
 _decode_decimals = msgspec.json.Decoder(float_hook=Decimal).decode
 _decode_v1_fields = msgspec.json.Decoder(_V1Fields).decode
-_decode_v1_request = msgspec.json.Decoder(_V1Request).decode
-_decode_v2_request = msgspec.json.Decoder(Request).decode
+_decode_v1_request = first_keys_decoder(_V1Request)
+_decode_v2_request = first_keys_decoder(Request)
 
 
 def _reply_to_another(decode: Callable[[str], "_Echo"], frame: str, error: msgspec.ValidationError) -> Message[Any]:

@@ -27,6 +27,8 @@ from functools import partial
 from itertools import count
 from typing import Any, Final, TypeAlias
 
+import msgspec
+
 from .errors import InvalidFrame, InvalidState
 from .message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE
 from .serializer import Request, ServerSerializer, V1Server, V2Server
@@ -37,6 +39,7 @@ from .server_events import (
     ChannelHandle,
     ChannelTerminated,
     Close,
+    Fits,
     JoinRequested,
     MessageIn,
     Send,
@@ -103,6 +106,9 @@ class ServerProtocol:
         self._options = options
         self._release = RELEASES[options.release]
         self._host = HOSTS[options.host]
+        limit = options.max_channels
+        self._max_channels = self._release.max_channels if limit is msgspec.UNSET else limit
+        self._opened = now
         self._open = True
         self._deadline: float | None = None
         self._mail: deque[_Mail] = deque()
@@ -131,7 +137,7 @@ class ServerProtocol:
     def touched(self, now: float) -> None:
         """Bytes came from the client that are no message: a ping, a pong, a part of a frame."""
         if self._open and self._options.timeout is not None:
-            self._deadline = now + self._options.timeout + self._host.idle_delay
+            self._deadline = self._host.idle_end(self._opened, now, self._options.timeout)
 
     def closed(self, code: int | None, reason: str) -> None:
         """The client ended the connection.
@@ -244,16 +250,24 @@ class ServerProtocol:
 
     def fastlane(self, topic: str, frame: str | bytes) -> None:
         """The same with a frame that was encoded before, by a serializer's `broadcast`: once for many sockets."""
-        if self._has(topic):
-            self._post(partial(self._send, frame))
+        if not self._has(topic):
+            return
+        if self._mail or self._joining is not None:
+            self._mail.append(partial(self._send, frame))
+        else:  # nothing is in the way, as nearly always
+            self._send(frame)
 
     def disconnect(self) -> None:
         """Close the connection; the client is meant to come back, with new credentials perhaps."""
         self._post(partial(self._close, self._release.disconnect, "disconnected by the application"))
 
     def drain(self) -> None:
-        """Close the connection because the server goes away."""
-        self._post(self._drain)
+        """Close the connection because the server goes away: what a real one tells a socket when it drains."""
+        self._post(partial(self._close, 1012, "drained by the application"))
+
+    def shutdown(self) -> None:
+        """Close the connection as a real server's shutdown does: drain it if a channel is joined, else end it."""
+        self._post(self._shutdown)
 
     def abort(self) -> None:
         """Drop the connection at once, without a close frame."""
@@ -307,7 +321,7 @@ class ServerProtocol:
         old = self._channels.pop(topic, None)
         if old is not None:
             self._replace(old)
-        elif self._options.max_channels is not None and len(self._channels) >= self._options.max_channels:
+        elif self._max_channels is not None and len(self._channels) >= self._max_channels:
             self._respond(request.join_ref, request, "error", {"reason": "too many channels joined"})
             return
         channel = _Channel(ChannelHandle(next(self._serials), topic), request.join_ref, request.ref)
@@ -320,16 +334,19 @@ class ServerProtocol:
         self._mail.append(partial(self._send_end, old, PHX_CLOSE, {}))  # behind the new join's answer
 
     def _deliver(self, channel: _Channel, request: Request) -> None:
-        if not channel.alive or not self._fits(channel.join_ref, request.join_ref):
+        if not channel.alive or not self._fits(channel.join_ref, request):
             return
         channel.mailbox.append(request)
         if channel.running is None and len(channel.mailbox) == 1:
             self._ready.append(channel)
 
-    def _fits(self, joined: Any, sent: Any) -> bool:
-        if joined is None and self._release.unreferenced_take_any:
+    def _fits(self, joined: Any, request: Request) -> bool:
+        sent, rule = request.join_ref, self._release.fits
+        if rule is Fits.ANY and request.event != PHX_LEAVE:
             return True
-        if sent is None and self._release.null_always_fits:
+        if joined is None and rule is not Fits.SAME_OR_NULL:
+            return True
+        if sent is None and rule is Fits.SAME_OR_NULL:
             return True
         return type(joined) is type(sent) and bool(joined == sent)  # 1, 1.0 and true are three different refs
 
@@ -338,8 +355,9 @@ class ServerProtocol:
             del self._channels[channel.handle.topic]
             self._send_end(channel, event, payload)
 
-    def _drain(self) -> None:
-        self._close(1012 if self._channels else self._host.drain_unjoined, "drained by the application")
+    def _shutdown(self) -> None:
+        code = 1012 if self._channels else self._host.shutdown_unjoined
+        self._end_socket(Abort() if code is None else Close(code), code, "the server shuts down")
 
     def _close(self, code: int, reason: str) -> None:
         self._end_socket(Close(code), code, reason)

@@ -5,7 +5,7 @@ Phoenix releases differ in a few points and so do the web servers under them; bo
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -18,6 +18,11 @@ import msgspec
 class Release(enum.Enum):
     """Which Phoenix the server behaves like."""
 
+    V1_8_2 = "1.8.2"
+    V1_8_3 = "1.8.3"
+    V1_8_4 = "1.8.4"
+    V1_8_5 = "1.8.5"
+    V1_8_6 = "1.8.6"
     V1_8_7 = "1.8.7"
     V1_8_8 = "1.8.8"
     V1_8_9 = "1.8.9"
@@ -38,15 +43,23 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         timeout: Seconds without a byte from the client after which the connection is closed; `None` for never.
-        max_channels: How many topics may be joined at once; `None` for any number.
+        max_channels: How many topics may be joined at once; `None` for any number. The release's unless set.
         release: Which Phoenix to be.
         host: Which web server to be.
     """
 
     timeout: float | None = 60.0
-    max_channels: int | None = 100
+    max_channels: int | msgspec.UnsetType | None = msgspec.UNSET
     release: Release = Release.V1_8_12
     host: Host = Host.BANDIT
+
+
+class Fits(enum.Enum):
+    """Which messages a channel takes, by their join_ref and that of its join."""
+
+    ANY = "any, but a leave only with the same or for a join without one"
+    SAME = "the same, and any for a join without one"
+    SAME_OR_NULL = "the same or none; none for a join without one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +69,14 @@ class ReleaseRules:
     Attributes:
         disconnect: The close code of `disconnect`.
         crash_reason: The reason in the payload of `phx_error`; `None` for an empty payload.
-        unreferenced_take_any: Whether a channel joined with a null join_ref takes messages of any join_ref.
-        null_always_fits: Whether a null join_ref fits a channel that was joined with one.
+        max_channels: How many topics may be joined at once, unless the application says otherwise.
+        fits: Which messages a channel takes.
     """
 
     disconnect: int
     crash_reason: str | None
-    unreferenced_take_any: bool
-    null_always_fits: bool
+    max_channels: int | None
+    fits: Fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +85,20 @@ class HostRules:
 
     Attributes:
         idle_code: The close code for a silent client.
-        idle_delay: Seconds from the timeout to that close.
-        drain_unjoined: The close code of a drain for a socket without a joined channel.
+        idle_ticks: In how many steps the timeout is counted, from the connection's beginning on; a silent client is
+            closed at the first step after those that it was silent for. 0: exactly when the time is over.
+        shutdown_unjoined: The close code at a shutdown for a socket without a joined channel; `None`: it is dropped.
         refused_codes: The client's close codes that are answered with 1002.
         answer: What every other code is answered with; `None` for the code itself.
+        max_request_line: Bytes; a longer one is answered with HTTP 414.
     """
 
     idle_code: int
-    idle_delay: float
-    drain_unjoined: int
+    idle_ticks: int
+    shutdown_unjoined: int | None
     refused_codes: tuple[range, ...]
     answer: int | None
+    max_request_line: int
 
     def close_answer(self, code: int) -> int:
         """The code that answers a client's close frame. 1005, here and there, is a frame that names no code."""
@@ -90,25 +106,47 @@ class HostRules:
             return 1002
         return code if self.answer is None else self.answer
 
+    def idle_end(self, opened: float, heard: float, timeout: float) -> float:
+        """When a client is closed that is not heard of again.
 
-RELEASES: Final[Mapping[Release, ReleaseRules]] = MappingProxyType(
-    {
-        Release.V1_8_7: ReleaseRules(1000, None, True, False),
-        Release.V1_8_8: ReleaseRules(1001, None, True, False),
-        Release.V1_8_9: ReleaseRules(1001, None, True, False),
-        Release.V1_8_10: ReleaseRules(1001, "channel_crash", True, False),
-        Release.V1_8_11: ReleaseRules(1001, "channel_crash", True, False),
-        Release.V1_8_12: ReleaseRules(1001, "channel_crash", False, True),
-    }
-)
+        Args:
+            opened: When the connection was opened, in monotonic seconds.
+            heard: When the client was last heard of.
+            timeout: As the socket is configured.
+        """
+        if not self.idle_ticks:
+            return heard + timeout
+        tick = timeout / self.idle_ticks
+        return opened + ((heard - opened) // tick + self.idle_ticks + 1) * tick
+
+
+#: What each release changed, in order. `RELEASES` has the whole of it.
+_CHANGES: Final[Mapping[Release, Mapping[str, Any]]] = {
+    Release.V1_8_2: {"disconnect": 1000, "crash_reason": None, "max_channels": None, "fits": Fits.ANY},
+    Release.V1_8_3: {"fits": Fits.SAME},
+    Release.V1_8_8: {"disconnect": 1001},
+    Release.V1_8_9: {"max_channels": 100},
+    Release.V1_8_10: {"crash_reason": "channel_crash"},
+    Release.V1_8_12: {"fits": Fits.SAME_OR_NULL},
+}
+
+
+def _rules() -> Iterator[tuple[Release, ReleaseRules]]:
+    rules: dict[str, Any] = {}
+    for release in Release:
+        rules |= _CHANGES.get(release, {})
+        yield release, ReleaseRules(**rules)
+
+
+RELEASES: Final[Mapping[Release, ReleaseRules]] = MappingProxyType(dict(_rules()))
 
 #: 1005 is missing: it stands for a frame without a code, which is fine.
 _BANDIT_REFUSES: Final = (range(1000), range(1004, 1005), range(1006, 1007), range(1012, 3000))
 
 HOSTS: Final[Mapping[Host, HostRules]] = MappingProxyType(
     {
-        Host.BANDIT: HostRules(1002, 0.0, 1000, _BANDIT_REFUSES, 1000),
-        Host.COWBOY: HostRules(1000, 6.0, 1012, (), None),
+        Host.BANDIT: HostRules(1002, 0, 1000, _BANDIT_REFUSES, 1000, 10_000),
+        Host.COWBOY: HostRules(1000, 10, None, (), None, 8_000),
     }
 )
 

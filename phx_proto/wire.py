@@ -40,7 +40,7 @@ class Stats(msgspec.Struct):
     Attributes:
         received: Frames that were Phoenix messages.
         delivered: Messages put into inboxes.
-        handled: Messages of which every handler is done.
+        handled: Messages of which every handler is done; where streams are open, what they were told of channels too.
         unhandled: Messages of a joined channel that no handler wants; never parsed.
         stale: Messages of an older join, of a topic without a channel, or replies that nobody awaits (any more).
         dropped: Messages dropped at a bound, or while closing.

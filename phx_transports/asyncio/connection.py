@@ -11,8 +11,6 @@ The library's log is off: at level DEBUG it shows URLs, headers and messages, so
 
 import asyncio
 import contextlib
-import logging
-import re
 import socket
 import ssl as tls
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,24 +19,15 @@ from typing import Any, Final, Literal, Protocol, TypeAlias, cast
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.client import ClientProtocol
-from websockets.exceptions import (
-    InvalidHeader,
-    InvalidMessage,
-    InvalidProxy,
-    InvalidProxyStatus,
-    InvalidStatus,
-    InvalidURI,
-    NegotiationError,
-    ProxyError,
-    WebSocketException,
-)
+from websockets.exceptions import WebSocketException
 from websockets.protocol import State
 from websockets.typing import Subprotocol
-from websockets.uri import WebSocketURI, parse_uri
+from websockets.uri import WebSocketURI
 
-from phx_proto.errors import CertificateError, ConnectError, HandshakeRefused
+from phx_proto.errors import ConnectError
 
 from ..cutter import Assembler, Cutter, Received
+from ..handshake import ResponseReader, checked_address, checked_socket, handshake_error, network_error, silent
 
 #: Seconds that the peer has to end the TCP connection once the WebSocket is over.
 LINGER: Final = 1.0
@@ -181,18 +170,7 @@ async def open_connection(
         CertificateError: The server's TLS certificate was not accepted.
         ConnectError: Anything else that kept the connection from opening.
     """
-    try:
-        address = parse_uri(url)
-    except InvalidURI as error:
-        raise ConnectError(f"the URL is not valid: {error.msg}") from None  # the error's own text shows it
-    except ValueError:
-        raise ConnectError("the URL is not valid: its host or port cannot be read") from None
-    if ssl is not None and not address.secure:
-        raise ConnectError("an SSL context was given for a ws:// URL: use wss://")
-    for name, value in [*headers, *(("Sec-WebSocket-Protocol", offered) for offered in subprotocols)]:
-        if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
-            raise ConnectError(f"header {name!r} has characters that HTTP cannot carry in its name or value")
-
+    address = checked_address(url, ssl=ssl, headers=headers, subprotocols=subprotocols)
     options: dict[str, Any] = {"ssl": ssl} if ssl is not None else {}
     if factory is not None:
         options["sock"] = await _socket_of(factory, address)
@@ -212,22 +190,19 @@ async def open_connection(
             close_timeout=None,
             ping_interval=None,
             ping_timeout=None,
-            logger=_silent,
+            logger=silent,
             **options,
         )
     except OSError as error:
-        raise _network_error(error, address) from error
+        raise network_error(error, address) from error
     except (WebSocketException, ImportError, ValueError) as error:
-        raise _handshake_error(error, address) from None  # their texts may show a token that the server echoed
+        raise handshake_error(error, address) from None  # their texts may show a token that the server echoed
     assert isinstance(wire, _Wire)
     wire.loop.call_soon(wire.begin)
     return FastConnection(wire)
 
 
 # ---- the library's connection, bent ---------------------------------------------------------------------------------
-
-_silent: Final = logging.Logger("phx_transports.silent")  # outside the tree of loggers: no configuration reaches it
-_silent.disabled = True
 
 
 class _Connect(connect):
@@ -258,7 +233,7 @@ class _Wire(ClientConnection):
         self._ending: tuple[int | None, str] | None = None  # once over: what the receiver is told
         self._flushing = False  # a flush is due in the next iteration
         self._linger: asyncio.TimerHandle | None = None
-        self._response_tail = b""  # the last bytes of an unfinished response
+        self._response = ResponseReader(protocol, super().data_received)
 
     def begin(self) -> None:
         """Starts telling the receiver, with what came meanwhile."""
@@ -295,7 +270,7 @@ class _Wire(ClientConnection):
 
     def data_received(self, data: bytes) -> None:
         if self.protocol.state is State.CONNECTING:
-            data = self._response_received(data)
+            data = self._response.receive(data)
             if not data:
                 return
         messages = self._cutter.cut(data)
@@ -313,23 +288,6 @@ class _Wire(ClientConnection):
                 self._end(None, self._assembler.problem)
             else:
                 self._end(int(received.code), received.reason)
-
-    def _response_received(self, data: bytes) -> bytes:
-        """Gives the response to the library, and returns what follows it, which the library would read by itself."""
-        seen = self._response_tail + data
-        end = seen.find(b"\r\n\r\n")
-        if end < 0:
-            self._response_tail = seen[-3:]
-            super().data_received(data)
-            return b""
-        end += 4 - len(self._response_tail)
-        self._response_tail = b""
-        super().data_received(data[:end])
-        rest = data[end:]
-        if self.protocol.state is State.CONNECTING and rest:  # refused, with a body
-            super().data_received(rest)
-            return b""
-        return rest
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._linger is not None:
@@ -362,61 +320,9 @@ class _Wire(ClientConnection):
             self._receiver.writable()
 
 
-# ---- errors in our words --------------------------------------------------------------------------------------------
-
-_HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
-_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-
-
 async def _socket_of(factory: Factory, address: WebSocketURI) -> socket.socket:
     try:
         sock = await factory(address.host, address.port)
     except Exception as error:
         raise ConnectError(f"the connection factory failed: {error!r}") from error
-    if sock.type != socket.SOCK_STREAM:
-        sock.close()
-        raise ConnectError("the connection factory gave a socket that is not a stream")
-    return sock
-
-
-def _network_error(error: OSError, address: WebSocketURI) -> ConnectError:
-    place = f"{address.host}:{address.port}"
-    if isinstance(error, tls.SSLCertVerificationError):
-        return CertificateError(f"the TLS certificate of {place} was not accepted: {error.verify_message}")
-    if isinstance(error, tls.SSLError):
-        return ConnectError(f"TLS with {place} failed: {error.reason or error} (does it speak TLS there?)")
-    if isinstance(error, socket.gaierror):
-        return ConnectError(f"no address was found for host {address.host}: {error.strerror}")
-    if isinstance(error, ConnectionRefusedError):
-        return ConnectError(f"{place} refused the connection (is the server up?)")
-    return ConnectError(f"no connection to {place}: {error}")
-
-
-def _handshake_error(error: Exception, address: WebSocketURI) -> ConnectError:
-    place = f"{address.host}:{address.port}"
-    match error:
-        case InvalidStatus(response=response):
-            answered: dict[str, str] = {}
-            for name, value in response.headers.raw_items():
-                name = name.lower()
-                answered[name] = f"{answered[name]}, {value}" if name in answered else value
-            return HandshakeRefused(status=response.status_code, body=bytes(response.body or b""), headers=answered)
-        case InvalidMessage(__cause__=EOFError()):
-            problem = f"{place} ended the connection before it answered the handshake"
-        case InvalidMessage():
-            problem = f"{place} did not answer in HTTP (is this a TLS port? then use wss://)"
-        case InvalidProxyStatus(response=response):
-            problem = f"the proxy refused the connection to {place} with HTTP {response.status_code}"
-        case InvalidProxy(msg=message):
-            problem = f"the proxy's URL is not valid: {message}"
-        case ProxyError():
-            problem = f"the proxy failed to connect to {place}"
-        case InvalidHeader(name=name):
-            problem = f"the answer of {place} is no WebSocket handshake: its {name} header is missing or wrong"
-        case NegotiationError():
-            problem = f"{place} chose a subprotocol or an extension that was not offered"
-        case ImportError():
-            problem = str(error)  # the library tells what to install for a SOCKS proxy
-        case _:
-            problem = f"the handshake with {place} failed ({type(error).__name__})"
-    return ConnectError(problem)
+    return checked_socket(sock)

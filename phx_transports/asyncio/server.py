@@ -14,7 +14,7 @@
             return {}
 
     async with server.serve() as running:
-        ...  # clients connect to running.url
+        await running.run()  # clients connect to running.url, until SIGTERM
 
 A `Server` is the application: its channels, its sockets by id, its broadcasts. A `RunningServer` is one listener with
 its connections; an application may be served again after it was closed, on the same port too. The pieces stand beside
@@ -26,13 +26,14 @@ import contextlib
 import inspect
 import logging
 import ssl as tls
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
+from itertools import islice
 from random import Random
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from websockets.asyncio.server import Server as Listener
 from websockets.asyncio.server import ServerConnection
@@ -41,9 +42,7 @@ from websockets.http11 import Request, Response
 
 from phx_proto.errors import InvalidHandler
 from phx_proto.message import Reply
-from phx_proto.serializer import ServerSerializer
-from phx_proto.server import serializer_for
-from phx_proto.server_events import Host, Release, ServerOptions, Termination
+from phx_proto.server_events import HOSTS, Host, Release, ServerOptions, Termination
 from phx_proto.tracker import Tracker
 
 from .crew import Crew
@@ -58,10 +57,12 @@ from .server_channel import (
     log_callback_error,
     on,
 )
-from .server_handshake import NO_OFFER, Offer, RefuseConnect, answer_offer, read_address, refusal, take_offer
+from .server_handshake import NO_OFFER, BadToken, Offer, RefuseConnect, answer_offer, refusal
 from .server_hub import Hub
+from .server_mount import CRASHED, NOT_FOUND, Connect, Mount, serializer_of
 from .server_socket import Driver, ServerSocket
-from .server_wire import WRITE_LIMIT, Wire, WireOptions
+from .server_wire import WRITE_LIMIT, Outbox, Wire, WireOptions
+from .signals import signals_to
 
 __all__ = [
     "CallbackError",
@@ -80,10 +81,6 @@ __all__ = [
     "on",
 ]
 
-#: Accepts a client by returning, after setting the socket's id and assigns; refuses it by raising `RefuseConnect`. Any
-#: other exception is an HTTP 500. It may be a coroutine function, and has the 10 s of the handshake.
-Connect: TypeAlias = Callable[[ServerSocket], Awaitable[None] | None]
-
 #: Makes the channel of a join: a class, or anything else that gives a new object at each call.
 MakeChannel = TypeVar("MakeChannel", bound=Callable[[], ServerChannel])
 F = TypeVar("F", bound=Callable[..., Any])
@@ -94,10 +91,15 @@ _DEFAULTS: Final = ServerOptions()
 class Server:
     """An application that can be served.
 
+    It has one mount from the start; see `mount` for what the first six arguments mean.
+
     Args:
-        path: The socket's mount; clients connect to it with `/websocket` behind.
-        connect: Asked about each client; by default everyone is welcome.
-        options: The semantics: idle timeout, number of channels, which Phoenix release and web server to be.
+        path: Of its mount.
+        connect: Of its mount.
+        options: Of its mount, and by default of others; its host is the web server to be.
+        check_origin: Of its mount.
+        subprotocols: Of its mount.
+        auth_token: Of its mount.
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
         max_buffered: Bytes that may wait for a slow reader before its connection is dropped.
         send_timeout: Seconds for which a client may read nothing while much waits for it.
@@ -110,20 +112,64 @@ class Server:
         path: str = "/socket",
         connect: Connect | None = None,
         options: ServerOptions = _DEFAULTS,
+        check_origin: Sequence[str] | None = None,
+        subprotocols: Sequence[str] = (),
+        auth_token: bool = True,
         max_size: int | None = 10_000_000,
         max_buffered: int = 16 * 2**20,
         send_timeout: float = 30.0,
         on_error: OnError = log_callback_error,
     ) -> None:
-        self.path = path.rstrip("/")
         self.options = options
-        self._connect = connect
-        self._wires = WireOptions(max_size, max_buffered, send_timeout)
+        self._mounts: dict[str, Mount] = {}
+        self._wires = WireOptions(max_size, max_buffered, send_timeout, HOSTS[options.host].max_request_line)
         self._on_error = on_error
         self._definitions: dict[str, Definition] = {}
         self._hub = Hub()
         self._tracker = Tracker(Random())
         self._running: set[RunningServer] = set()
+        self.mount(path, connect=connect, check_origin=check_origin, subprotocols=subprotocols, auth_token=auth_token)
+
+    # ---- its mounts --------------------------------------------------------------------------------------------------
+
+    def mount(
+        self,
+        path: str,
+        *,
+        connect: Connect | None = None,
+        options: ServerOptions | None = None,
+        check_origin: Sequence[str] | None = None,
+        subprotocols: Sequence[str] = (),
+        auth_token: bool = True,
+    ) -> None:
+        """Let clients connect at one more path, to the same channels. To be called before serving.
+
+        Args:
+            path: Clients connect to it with `/websocket` behind.
+            connect: Asked about each client; by default everyone is welcome.
+            options: The semantics: idle timeout, number of channels, which Phoenix release and web server to be. By
+                default those of the server.
+            check_origin: From which origins browsers may connect: `//example.com`, `https://example.com:8080`,
+                `//*.example.com`. `None` for any. A client that is no browser sends none, and is welcome.
+            subprotocols: To choose from; a client that offers others alone is refused. Without any, and without
+                `auth_token`, what is offered is ignored.
+            auth_token: Whether a token is read from the subprotocols, and `phoenix` accepted as one. Phoenix does so
+                only where it is asked to.
+
+        Raises:
+            InvalidHandler: The path is taken.
+        """
+        mount = Mount(
+            path=path.rstrip("/"),
+            connect=connect,
+            options=self.options if options is None else options,
+            check_origin=None if check_origin is None else tuple(check_origin),
+            subprotocols=tuple(subprotocols),
+            auth_token=auth_token,
+        )
+        if mount.address in self._mounts:
+            raise InvalidHandler(repr(path), "the path is taken by another mount")
+        self._mounts[mount.address] = mount
 
     # ---- its channels ------------------------------------------------------------------------------------------------
 
@@ -193,7 +239,7 @@ class Server:
         Raises:
             OSError: It cannot listen there.
         """
-        running = RunningServer(self._context(), self.path, self._connect)
+        running = RunningServer(self._context(), self._mounts)
         await running.listen(host, port, ssl, self._wires)
         self._running.add(running)
         try:
@@ -205,15 +251,17 @@ class Server:
                 self._running.discard(running)
 
     def _context(self) -> Context:
-        crew = Crew(Runner.drain, on_error=Runner.failed)
-        return Context(self._definitions, self.options, self._hub, self._tracker, self._on_error, crew)
+        crew = Crew(Runner.drain_all, on_error=Runner.failed)
+        return Context(self._definitions, self._hub, self._tracker, self._on_error, crew)
 
 
 @dataclass(slots=True, eq=False)
 class _Guest:
     """A connection, from its acceptance by TCP to its end: as much as is known of it."""
 
+    mount: Mount | None = None
     offer: Offer = NO_OFFER
+    params: dict[str, Any] = field(default_factory=dict[str, Any])
     connecting: asyncio.Task[Any] | None = None
     socket: ServerSocket | None = None
     driver: Driver | None = None
@@ -223,16 +271,15 @@ class RunningServer:
     """One listener with its connections; made by `Server.serve`.
 
     Attributes:
-        url: What clients connect to, e.g. `ws://127.0.0.1:4000/socket`.
+        url: What clients connect to, e.g. `ws://127.0.0.1:4000/socket`, for the first mount.
         port: Where it listens.
     """
 
-    def __init__(self, context: Context, path: str, connect: Connect | None) -> None:
+    def __init__(self, context: Context, mounts: Mapping[str, Mount]) -> None:
         self.url = ""
         self.port = 0
         self._context = context
-        self._path = path
-        self._connect = connect
+        self._mounts = mounts
         self._guests: dict[Wire, _Guest] = {}
         self._listener: Listener | None = None
         self._closing = False
@@ -242,6 +289,22 @@ class RunningServer:
     def sockets(self) -> tuple[ServerSocket, ...]:
         """The clients that are connected here."""
         return tuple(driver.socket for driver in self._drivers() if driver.socket.ended is None)
+
+    async def run(self, *, drain_timeout: float = 30.0) -> None:
+        """Serve until `close`, SIGINT or SIGTERM: a first signal closes gracefully, a second one aborts.
+
+        Args:
+            drain_timeout: The `timeout` of that `close`.
+        """
+        ends = iter((partial(self.close, timeout=drain_timeout), self.abort))
+        ending: list[asyncio.Task[None]] = []
+
+        def end() -> None:
+            ending.extend(asyncio.create_task(how()) for how in islice(ends, 1))
+
+        with signals_to(end):
+            await self._closed.wait()
+        await asyncio.gather(*ending)
 
     def cut(self) -> None:
         """Drop every connection without a close frame, and go on listening: what a broken network does."""
@@ -257,7 +320,7 @@ class RunningServer:
             timeout: Seconds for the clients to end their connections and for the application's handlers and
                 `terminate`s to end. Then they are dropped and cancelled.
         """
-        await self._end(Driver.drain, timeout)
+        await self._end(Driver.shutdown, timeout)
 
     async def abort(self, *, timeout: float = 5.0) -> None:
         """Stop listening, drop every connection without a close frame, and wait until nothing is left.
@@ -274,8 +337,10 @@ class RunningServer:
             Wire,
             made=self._made,
             lost=self._lost,
+            outbox=Outbox(),
             max_buffered=options.max_buffered,
             send_timeout=options.send_timeout,
+            max_request_line=options.max_request_line,
         )
         self._listener = await listen(
             self._open,
@@ -295,7 +360,8 @@ class RunningServer:
         )
         self.port = self._listener.sockets[0].getsockname()[1]
         name = f"[{host}]" if ":" in host else host
-        self.url = f"{'ws' if ssl is None else 'wss'}://{name}:{self.port}{self._path}"
+        first = next(iter(self._mounts.values()))
+        self.url = f"{'ws' if ssl is None else 'wss'}://{name}:{self.port}{first.path}"
 
     # ---- a connection ------------------------------------------------------------------------------------------------
 
@@ -311,33 +377,37 @@ class RunningServer:
 
     def _request(self, connection: ServerConnection, request: Request) -> Response | None:
         """What can be refused without asking the application, and what the library must not see."""
-        path, params = read_address(request)
-        if path.removesuffix("/") != f"{self._path}/websocket":
-            return refusal(RefuseConnect(404, "Not Found"))
-        if _serializer(params) is None:
-            return refusal(RefuseConnect(403))
+        assert isinstance(connection, Wire)
+        guest, door = self._guest(connection), connection.door
+        if "Host" not in request.headers:
+            return refusal(RefuseConnect(400))
+        guest.mount = self._mounts.get(door.path.removesuffix("/"))
+        if guest.mount is None:
+            return refusal(NOT_FOUND)
         try:
-            self._guest(connection).offer = take_offer(request.headers)
+            guest.offer, guest.params = guest.mount.admit(door, request.headers)
         except RefuseConnect as refused:
             return refusal(refused)
+        except BadToken:
+            return refusal(CRASHED)
         return None
 
     async def _response(self, connection: ServerConnection, request: Request, response: Response) -> Response | None:
         """Asks the application about a handshake that is right otherwise."""
-        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            return None
         guest = self._guest(connection)
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS or guest.mount is None:
+            return None
         headers = {name.lower(): value for name, value in request.headers.raw_items()}
-        socket = ServerSocket(params=read_address(request)[1], headers=headers, auth_token=guest.offer.token)
+        socket = ServerSocket(params=guest.params, headers=headers, auth_token=guest.offer.token)
         guest.connecting = asyncio.current_task()
         try:
-            if self._connect is not None and inspect.isawaitable(asked := self._connect(socket)):
+            if guest.mount.connect is not None and inspect.isawaitable(asked := guest.mount.connect(socket)):
                 await asked
         except RefuseConnect as refused:
-            return refusal(refused)
+            return refusal(refused, guest.offer)
         except Exception as error:
             self._context.report("connect", error)
-            return refusal(RefuseConnect(500))
+            return refusal(CRASHED)
         finally:
             guest.connecting = None
         guest.socket = socket
@@ -348,10 +418,11 @@ class RunningServer:
         """The handshake is over."""
         assert isinstance(connection, Wire)
         guest = self._guest(connection)
-        assert guest.socket is not None, "the library opens what was accepted"
-        serializer = _serializer(guest.socket.params)
+        assert guest.mount is not None, "the library opens what was accepted"
+        assert guest.socket is not None, "the application was asked"
+        serializer = serializer_of(guest.params)
         assert serializer is not None, "the version was looked at in the request"
-        guest.driver = Driver(self._context, guest.socket, serializer, connection)
+        guest.driver = Driver(self._context, guest.socket, serializer, connection, guest.mount.options)
         await connection.wait_closed()
 
     def _guest(self, connection: ServerConnection) -> _Guest:
@@ -404,11 +475,6 @@ class RunningServer:
             await wire.wait_closed()
         for runner in tuple(self._context.runners):
             await runner.retired.wait()
-
-
-def _serializer(params: dict[str, Any]) -> ServerSerializer | None:
-    vsn = params.get("vsn")
-    return serializer_for(vsn) if vsn is None or isinstance(vsn, str) else None
 
 
 _silent: Final = logging.Logger("phx_transports.silent")  # outside the tree of loggers, which would show tokens

@@ -14,14 +14,14 @@ import contextlib
 import inspect
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
 
 from phx_proto.errors import InvalidState
 from phx_proto.message import Reply
-from phx_proto.server_events import ChannelTerminated, JoinRequested, MessageIn, ServerOptions, Termination
+from phx_proto.server_events import ChannelTerminated, JoinRequested, MessageIn, Termination
 from phx_proto.tracker import Tracker
 
 from .crew import Crew
@@ -232,7 +232,6 @@ class Context:
     """
 
     definitions: dict[str, Definition]
-    options: ServerOptions
     hub: Hub
     tracker: Tracker
     on_error: OnError
@@ -275,8 +274,14 @@ class Runner:
         self._inbox.append(event)
         self._queue()
 
+    @staticmethod
+    async def drain_all(runners: "Iterator[Runner]") -> None:
+        """Handle what each of them has; for the crew."""
+        for runner in runners:
+            await runner.drain()
+
     async def drain(self) -> None:
-        """Handle what there is; for the crew."""
+        """Handle what there is."""
         while self._inbox:
             match self._inbox.popleft():
                 case JoinRequested() as request:

@@ -8,7 +8,7 @@ put into the response afterwards.
 import binascii
 import re
 from base64 import b64decode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from websockets.datastructures import Headers
-from websockets.http11 import Request, Response
+from websockets.http11 import Response
 
 
 class RefuseConnect(Exception):
@@ -38,13 +38,17 @@ class RefuseConnect(Exception):
         self.headers = dict(headers or {})
 
 
+class BadToken(Exception):
+    """The offered auth token is not base64 of UTF-8, over which a real server crashes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """The subprotocols that a client offered.
 
     Attributes:
         token: The one auth token among them, decoded; `None` for none, or for several, as on a real server.
-        answer: What the response says of them: `"phoenix"` if that was offered.
+        answer: What the response says of them: the one that was chosen.
     """
 
     token: str | None
@@ -54,20 +58,30 @@ class Offer:
 NO_OFFER: Final = Offer(None, None)
 
 
-def take_offer(headers: Headers) -> Offer:
+def take_offer(headers: Headers, supported: Sequence[str] = (), *, auth_token: bool = True) -> Offer:
     """Read the offered subprotocols and remove them from the request's headers.
 
+    Args:
+        headers: Of the request.
+        supported: The subprotocols to choose from, the best first.
+        auth_token: Whether a token may be among those offered. Then `phoenix` is supported as well.
+
     Raises:
-        RefuseConnect: None can be accepted (403), or a token is not base64 of UTF-8 (500, as on a real server).
+        RefuseConnect: None can be accepted (403).
+        BadToken: A token cannot be read.
     """
     offered = [name for value in headers.get_all(_SUBPROTOCOLS) for name in re.split(r"[\s,]+", value) if name]
     if offered:
         del headers[_SUBPROTOCOLS]
-    tokens = [name.removeprefix(_TOKEN_PREFIX) for name in offered if name.startswith(_TOKEN_PREFIX)]
-    if len(offered) > len(tokens) and "phoenix" not in offered:
-        raise RefuseConnect(403)
+    choice = (*supported, "phoenix") if auth_token else tuple(supported)
+    if not choice:
+        return NO_OFFER  # whatever was offered
+    tokens = [name.removeprefix(_TOKEN_PREFIX) for name in offered if auth_token and name.startswith(_TOKEN_PREFIX)]
     token = _decoded(tokens[0]) if len(tokens) == 1 else None
-    return Offer(token, "phoenix" if "phoenix" in offered else None)
+    answer = next((name for name in choice if name in offered), None)
+    if answer is None and len(offered) > len(tokens):
+        raise RefuseConnect(403)
+    return Offer(token, answer)
 
 
 def answer_offer(response: Response, offer: Offer) -> None:
@@ -76,14 +90,13 @@ def answer_offer(response: Response, offer: Offer) -> None:
         response.headers[_SUBPROTOCOLS] = offer.answer
 
 
-def read_address(request: Request) -> tuple[str, dict[str, Any]]:
-    """The path without its query, and the params as Plug reads them: `a=1`, `a[b]=1`, `a[]=1`; the last one wins."""
-    path, _, query = request.path.partition("?")
-    return path, _nested(parse_qsl(query, keep_blank_values=True, errors="replace"))
+def read_params(query: str) -> dict[str, Any]:
+    """The params of a URL as Plug reads them: `a=1`, `a[b]=1`, `a[]=1`; the last one wins."""
+    return _nested(parse_qsl(query, keep_blank_values=True, errors="replace"))
 
 
-def refusal(refused: RefuseConnect) -> Response:
-    """The HTTP response of it."""
+def refusal(refused: RefuseConnect, offer: Offer = NO_OFFER) -> Response:
+    """The HTTP response of it, with the subprotocol that had been chosen."""
     headers = Headers(
         {
             "Date": formatdate(usegmt=True),
@@ -95,6 +108,8 @@ def refusal(refused: RefuseConnect) -> Response:
     for name, value in refused.headers.items():
         headers.pop(name, None)
         headers[name] = value
+    if offer.answer is not None:
+        headers[_SUBPROTOCOLS] = offer.answer
     phrases = {status.value: status.phrase for status in HTTPStatus}
     return Response(refused.status, phrases.get(refused.status, "Refused"), headers, refused.body)
 
@@ -110,7 +125,7 @@ def _decoded(token: str) -> str:
     try:
         return b64decode(token + "=" * (-len(token) % 4), validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
-        raise RefuseConnect(500) from None
+        raise BadToken from None
 
 
 def _nested(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from phx_proto.server_events import (
     JoinRequested,
     MessageIn,
     Send,
+    ServerOptions,
     SocketClosed,
 )
 
@@ -71,22 +72,26 @@ class ServerSocket:
 class Driver:
     """Drives one `ServerProtocol` over one wire."""
 
-    def __init__(self, context: Context, socket: ServerSocket, serializer: ServerSerializer, wire: Wire) -> None:
+    def __init__(
+        self,
+        context: Context,
+        socket: ServerSocket,
+        serializer: ServerSerializer,
+        wire: Wire,
+        options: ServerOptions,
+    ) -> None:
         self.socket = socket
         self.wire = wire
+        self.serializer = serializer
         self._context = context
         self._loop = asyncio.get_running_loop()
         self._runners: dict[ChannelHandle, Runner] = {}
         self._timer: asyncio.TimerHandle | None = None
         topics = tuple(context.definitions)
-        self.protocol = ServerProtocol(serializer, topics, options=context.options, now=self._loop.time())
+        self.protocol = ServerProtocol(serializer, topics, options=options, now=self._loop.time())
         socket.attach(self)
         wire.begin(self)
         self.pump()
-
-    @property
-    def serializer(self) -> ServerSerializer:
-        return self.protocol.serializer
 
     # ---- from the wire -----------------------------------------------------------------------------------------------
 
@@ -112,8 +117,8 @@ class Driver:
         self.protocol.disconnect()
         self.pump()
 
-    def drain(self) -> None:
-        self.protocol.drain()
+    def shutdown(self) -> None:
+        self.protocol.shutdown()
         self.pump()
 
     def abort(self) -> None:

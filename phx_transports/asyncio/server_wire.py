@@ -22,6 +22,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol as WebSocketProtocol
 
 from ..cutter import Assembler, Received
+from .server_mount import Door, Rejected
 
 #: Seconds that a client has to end the connection once it has been sent or has sent a close frame.
 LINGER: Final = 5.0
@@ -37,6 +38,7 @@ class WireOptions:
     max_size: int | None
     max_buffered: int
     send_timeout: float
+    max_request_line: int
 
 
 class Receiver(Protocol):
@@ -54,6 +56,41 @@ class Receiver(Protocol):
         """
 
 
+class Outbox:
+    """What the wires of one server write: once for all that they put in a loop iteration, broadcasts framed once.
+
+    Made on the running loop.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._wires: list[Wire] = []  # that have something to write
+        self._data: str | bytes = b""
+        self._frame = _frame(self._data)
+
+    def frame(self, data: str | bytes) -> bytes:
+        """The frame that carries a message; made anew only if it is another object than the last time."""
+        if data is not self._data:
+            self._data, self._frame = data, _frame(data)
+        return self._frame
+
+    def add(self, wire: "Wire") -> None:
+        """Have the wire flushed in the next iteration."""
+        if not self._wires:
+            self._loop.call_soon(self._flush)
+        self._wires.append(wire)
+
+    def _flush(self) -> None:
+        wires, self._wires = self._wires, []
+        for wire in wires:
+            wire.flush()
+
+
+def _frame(data: str | bytes) -> bytes:
+    opcode, payload = (Opcode.TEXT, data.encode()) if isinstance(data, str) else (Opcode.BINARY, data)
+    return Frame(opcode, payload).serialize(mask=False)
+
+
 class Wire(ServerConnection):
     """One client's connection, from its acceptance by TCP on. All methods are called on its loop; none waits."""
 
@@ -64,17 +101,20 @@ class Wire(ServerConnection):
         *,
         made: "Callable[[Wire], None]",
         lost: "Callable[[Wire], None]",
+        outbox: Outbox,
         max_buffered: int,
         send_timeout: float,
+        max_request_line: int,
         **options: Any,
     ) -> None:
         super().__init__(protocol, server, **options)
+        self.door = Door(max_request_line)
         self._made = made
         self._lost = lost
         self._receiver: Receiver | None = None
         self._assembler = Assembler(protocol)
+        self._outbox = outbox
         self._out: list[bytes] = []
-        self._flushing = False  # a flush is due in the next iteration
         self._over = False  # nothing more will be received
         self._close_sent = False
         self._max_buffered = max_buffered
@@ -88,11 +128,9 @@ class Wire(ServerConnection):
 
     def put(self, data: str | bytes) -> None:
         """Queues one message; written with all others of this loop iteration."""
-        frame = Frame(Opcode.TEXT, data.encode()) if isinstance(data, str) else Frame(Opcode.BINARY, data)
-        self._out.append(frame.serialize(mask=False))
-        if not self._flushing:
-            self._flushing = True
-            self.loop.call_soon(self._flush_due)
+        if not self._out:
+            self._outbox.add(self)
+        self._out.append(self._outbox.frame(data))
 
     def end(self, code: int) -> None:
         """Sends a close frame behind what is queued, or the answer to the client's. 1005: one that names no code."""
@@ -104,7 +142,7 @@ class Wire(ServerConnection):
         else:
             data = b"" if code == CloseCode.NO_STATUS_RCVD else Close(code, "").serialize()
             self._out.append(Frame(Opcode.CLOSE, data).serialize(mask=False))
-        self._flush()
+        self.flush()
 
     def drop(self) -> None:
         """Drops the connection without a close frame, and what is queued with it."""
@@ -112,9 +150,19 @@ class Wire(ServerConnection):
         self._out.clear()
         self.transport.abort()
 
+    def flush(self) -> None:
+        """Writes what was put."""
+        out, self._out = self._out, []
+        if not out or self.transport.is_closing():
+            return
+        if self.transport.get_write_buffer_size() > self._max_buffered:
+            self._too_slow()
+        else:
+            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+
     async def writable(self) -> None:
         """Waits until the write buffer is no longer full, or the connection is over."""
-        self._flush()
+        self.flush()
         with contextlib.suppress(OSError):
             await self.drain()
 
@@ -128,7 +176,7 @@ class Wire(ServerConnection):
         if self._over:
             return
         if self._receiver is None:
-            super().data_received(data)
+            self._handshake(data)
             return
         messages: list[Received] = []
         last = self._assembler.parse(data, messages)
@@ -139,7 +187,7 @@ class Wire(ServerConnection):
         if last and not self._over:
             self._finish(self._receiver, farewell)
         else:
-            self._flush()
+            self.flush()
 
     def eof_received(self) -> None:
         super().eof_received()
@@ -169,6 +217,14 @@ class Wire(ServerConnection):
 
     # ---- private -----------------------------------------------------------------------------------------------------
 
+    def _handshake(self, data: bytes) -> None:
+        try:
+            super().data_received(self.door.take(data))
+        except Rejected as rejected:
+            self._over = True
+            self.transport.write(rejected.answer)
+            self.transport.close()
+
     def _finish(self, receiver: Receiver, farewell: bytes) -> None:
         """The client's close frame came, or it broke the rules of WebSocket: this was the last read."""
         self._over = True
@@ -180,7 +236,7 @@ class Wire(ServerConnection):
         if not self._close_sent:  # the library's own word on a broken rule
             self._out.append(farewell)
             self._close_sent = True
-        self._flush()
+        self.flush()
         self._start_linger()
         if self.transport.can_write_eof():
             with contextlib.suppress(OSError, RuntimeError):
@@ -197,19 +253,6 @@ class Wire(ServerConnection):
     def _too_slow(self) -> None:
         self._broken("the client reads too slowly")
         self.drop()
-
-    def _flush_due(self) -> None:
-        self._flushing = False
-        self._flush()
-
-    def _flush(self) -> None:
-        out, self._out = self._out, []
-        if not out or self.transport.is_closing():
-            return
-        if self.transport.get_write_buffer_size() > self._max_buffered:
-            self._too_slow()
-        else:
-            self.transport.write(b"".join(out))
 
     def _start_linger(self) -> None:
         if self._linger is None:

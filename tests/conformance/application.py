@@ -1,25 +1,28 @@
 """The application that the recorded server ran (see `transcripts/README.md`), on `ServerProtocol` and without I/O.
 
 An `Endpoint` holds the sockets and stands in for the parts of Phoenix around them: PubSub, timers, presence. Whoever
-drives it tells the time, and calls `pump` after every input.
+drives it tells the time, and calls `pump` after every input. What a handler raises crashes its channel, whatever it is,
+as everywhere in Phoenix.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
+import msgspec
+
 from phx_proto.errors import LocalError
+from phx_proto.serializer import ServerSerializer
 from phx_proto.server import ServerProtocol, serializer_for
 from phx_proto.server_events import (
     ChannelHandle,
     ChannelTerminated,
     JoinRequested,
     MessageIn,
-    Release,
-    ServerCommand,
     ServerEvent,
     ServerOptions,
     SocketClosed,
@@ -27,6 +30,7 @@ from phx_proto.server_events import (
 )
 from phx_proto.timers import Timers
 from phx_proto.tracker import Diff, Tracker
+from phx_transports.asyncio.server_handshake import read_params
 
 EDGES: Final = {
     "big": 12345678901234567890,
@@ -44,11 +48,24 @@ EDGES: Final = {
     "whole": 1.0,
 }
 
-_OPTIONS: Final = {
-    "/shortsocket": ServerOptions(timeout=3.0, release=Release.V1_8_9),
-    "/limitsocket": ServerOptions(max_channels=3, release=Release.V1_8_9),
-}
-_DEFAULT: Final = ServerOptions(release=Release.V1_8_9)
+#: What the sockets' mounts say of them, beside the release and the host of the endpoint.
+_MOUNTS: Final[dict[str, dict[str, Any]]] = {"/shortsocket": {"timeout": 3.0}, "/limitsocket": {"max_channels": 3}}
+
+#: The events by which the application itself pushes and broadcasts; any other was broadcast from outside.
+OWN_EVENTS: Final = frozenset(
+    {
+        "phx_reply",
+        "phx_close",
+        "phx_error",
+        "pushed",
+        "bin_pushed",
+        "broadcasted",
+        "bin_broadcasted",
+        "burst",
+        "welcome",
+    }
+    | {"presence_state", "presence_diff"}
+)
 
 _UNTRACK_DELAY: Final = 0.001  # what it takes a real server to notice that a connection's channels are gone
 
@@ -71,7 +88,7 @@ class Channel:
         return self.id.topic
 
     def push(self, event: str, payload: Any) -> None:
-        self.socket.protocol.push(self.id, event, payload)
+        self.socket.protocol.push(self.id, event, _checked(payload))
 
     def broadcast(self, event: str, payload: Any) -> None:
         self.endpoint.broadcast(self.topic, event, payload)
@@ -82,8 +99,7 @@ class Socket:
     """One connection, with what came out of it."""
 
     protocol: ServerProtocol
-    params: dict[str, str]
-    commands: list[tuple[float, ServerCommand]] = field(default_factory=list)
+    params: dict[str, Any]
     channels: dict[ChannelHandle, Channel] = field(default_factory=dict)
 
     @property
@@ -115,10 +131,17 @@ class Call:
 
 
 class Endpoint:
-    """The whole server but its network."""
+    """The whole server but its network.
 
-    def __init__(self) -> None:
+    Args:
+        options: Which Phoenix to be, on which web server.
+        make: Makes a socket's protocol.
+    """
+
+    def __init__(self, options: ServerOptions, make: Callable[..., ServerProtocol] = ServerProtocol) -> None:
         self.timers = Timers()
+        self._options = options
+        self._make = make
         self.tracker = Tracker(Random(1))
         self._sockets: list[Socket] = []
         self._attempts: dict[str, int] = {}
@@ -126,11 +149,11 @@ class Endpoint:
     def connect(self, url: str, now: float) -> Socket:
         """Open a socket; the URL was accepted."""
         parts = urlsplit(url)
-        params = dict(parse_qsl(parts.query, keep_blank_values=True))
-        serializer = serializer_for(params.get("vsn"))
-        assert serializer is not None
-        options = _OPTIONS.get(parts.path.removesuffix("/websocket"), _DEFAULT)
-        socket = Socket(ServerProtocol(serializer, ("room:*", "presence:*"), options=options, now=now), params)
+        params = read_params(parts.query)
+        mount = _MOUNTS.get(parts.path.rstrip("/").removesuffix("/websocket"), {})
+        options = msgspec.structs.replace(self._options, **mount)
+        serializer = _serializer(params)
+        socket = Socket(self._make(serializer, ("room:*", "presence:*"), options=options, now=now), params)
         self._sockets.append(socket)
         return socket
 
@@ -145,6 +168,11 @@ class Endpoint:
             for socket in self._of(query["id"]):
                 act[parts.path](socket.protocol)
 
+    def shutdown(self) -> None:
+        """The server is told to stop (SIGTERM)."""
+        for socket in self._sockets:
+            socket.protocol.shutdown()
+
     def next_timeout(self) -> float | None:
         times = [self.timers.next(), *(socket.protocol.next_timeout() for socket in self._sockets)]
         return min((time for time in times if time is not None), default=None)
@@ -155,17 +183,15 @@ class Endpoint:
             socket.protocol.handle_timeout(now)
 
     def pump(self, now: float) -> None:
-        """Handle every event there is, and collect the commands."""
+        """Handle every event there is."""
         while events := [(socket, event) for socket in self._sockets for event in socket.protocol.events()]:
             for socket, event in events:
                 self._handle(socket, event, now)
-        for socket in self._sockets:
-            socket.commands.extend((now, command) for command in socket.protocol.commands())
 
     def broadcast(self, topic: str, event: str, payload: Any, *, but: ChannelHandle | None = None) -> None:
         for socket in self._sockets:
             if but not in socket.channels:
-                socket.protocol.broadcast(topic, event, payload)
+                socket.protocol.broadcast(topic, event, _checked(payload))
 
     def disconnect(self, socket_id: str | None) -> None:
         for socket in self._of(socket_id):
@@ -176,10 +202,9 @@ class Endpoint:
     def _handle(self, socket: Socket, event: ServerEvent, now: float) -> None:
         match event:
             case JoinRequested(pattern="presence:*"):
-                self._joined(socket, event, {"echo": event.payload})
-                _presence_joined(socket.channels[event.channel])
+                self._presence_join(socket, event)
             case JoinRequested():
-                self._join(socket, event, now)
+                self._room_join(socket, event, now)
             case MessageIn():
                 self._message(Call(socket.channels[event.channel], event, now))
             case ChannelTerminated():
@@ -188,8 +213,28 @@ class Endpoint:
                 pass
 
     def _joined(self, socket: Socket, event: JoinRequested, response: Any) -> None:
-        socket.channels[event.channel] = Channel(self, socket, event.channel, event.payload)
         socket.protocol.accept(event.channel, response)
+        socket.channels[event.channel] = Channel(self, socket, event.channel, event.payload)
+
+    def _presence_join(self, socket: Socket, event: JoinRequested) -> None:
+        try:
+            self._joined(socket, event, {"echo": event.payload})
+        except LocalError:
+            socket.protocol.crash_join(event.channel)
+            return
+        try:
+            _presence_joined(socket.channels[event.channel])
+        except Exception:
+            socket.protocol.crash(event.channel)
+
+    def _room_join(self, socket: Socket, event: JoinRequested, now: float) -> None:
+        try:
+            self._join(socket, event, now)
+        except Exception:
+            if event.channel in socket.channels:
+                socket.protocol.crash(event.channel)
+            else:
+                socket.protocol.crash_join(event.channel)
 
     def _join(self, socket: Socket, event: JoinRequested, now: float) -> None:
         protocol, topic, params = socket.protocol, event.channel.topic, event.payload
@@ -227,7 +272,7 @@ class Endpoint:
             if handler is None:
                 raise Crash
             handler(call)
-        except (Crash, LocalError, LookupError, TypeError):
+        except Exception:
             call.channel.socket.protocol.crash(call.channel.id)
         if handler is not _slow_echo:
             call.finish()
@@ -248,9 +293,23 @@ class Endpoint:
 
     def _broadcast_from_outside(self, query: dict[str, str]) -> None:
         data = "x" * int(query.get("size", 0))
-        for i in range(1, int(query["n"]) + 1):
+        for i in range(1, int(query.get("n", 1)) + 1):
             payload = _numbered(i, data) if "bin" in query else {"i": i, "data": data}
-            self.broadcast(query["topic"], query["event"], payload)
+            with suppress(LocalError):  # for a V1 client: an HTTP 500
+                self.broadcast(query["topic"], query["event"], payload)
+
+
+def _serializer(params: dict[str, Any]) -> ServerSerializer:
+    found = serializer_for(params.get("vsn"))
+    assert found is not None, "the recorded server took it"
+    return found
+
+
+def _checked(payload: Any) -> Any:
+    """What Phoenix.Channel pushes and broadcasts: an object or bytes."""
+    if not isinstance(payload, dict | bytes):
+        raise Crash
+    return payload
 
 
 # ---- what a room does -----------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The recorded sessions: what went over the wire between a client and a real Phoenix server, line by line.
 
-`transcripts/README.md` tells what the lines mean. `PHX_TRANSCRIPTS` names another folder of such files.
+`transcripts/README.md` tells what the lines mean. `PHX_TRANSCRIPTS` names another folder of such files, which may have
+folders within.
 """
 
 import json
@@ -35,8 +36,31 @@ class Line:
 
     @property
     def code(self) -> int:
-        """The code of a close frame."""
-        return int(self.fields["code"])
+        """The code of a close frame; 1005 if it names none."""
+        return int(self.fields.get("code") or 1005)
+
+    @property
+    def status(self) -> int:
+        """Of an HTTP response; 0 if there was none."""
+        return int(self.fields["status"] if "status" in self.fields else self.fields.get("line", "- 0").split()[1])
+
+    @property
+    def target(self) -> str:
+        """Of an HTTP request: the path with its query."""
+        return str(self.fields["line"].split()[1])
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of an HTTP request or response, names in lower case."""
+        return {name.lower(): value for name, value in dict(self.fields.get("headers") or {}).items()}
+
+    @property
+    def clipped(self) -> bool:
+        """Whether the recording has only a part of it."""
+        text = self.data if isinstance(self.data, str) else ""
+        return (
+            any(name.endswith("_head") for name in self.fields) or re.search(r"\.\.\.\(\d+ bytes\)", text) is not None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +78,13 @@ class Session:
 
 def names() -> list[str]:
     """Every recorded session, by its file's name without the ending."""
-    return sorted(path.stem for path in FOLDER.glob("*.jsonl"))
+    return sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.jsonl"))
 
 
 def load(name: str) -> Session:
     """Read one session."""
     lines = (FOLDER / f"{name}.jsonl").read_bytes().split(b"\n")
-    return Session(name, tuple(_line(json.loads(line)) for line in lines if line))
+    return Session(name, tuple(line_of(json.loads(line)) for line in lines if line))
 
 
 def comparable(frame: str | bytes, refs: dict[str, str]) -> Any:
@@ -74,7 +98,8 @@ def comparable(frame: str | bytes, refs: dict[str, str]) -> Any:
     return _comparable(json.loads(frame), refs)
 
 
-def _line(fields: dict[str, Any]) -> Line:
+def line_of(fields: dict[str, Any]) -> Line:
+    """Read one line of a session."""
     data = fields.get("data")
     if data is None:
         data = bytes.fromhex(fields.get("hex", ""))

@@ -64,7 +64,7 @@ class Setup:
     @property
     def options(self) -> ClientOptions:
         """Bounds so small that a run comes to them."""
-        flow = FlowLimits(high=6, low=2, hard=15)
+        flow = FlowLimits(high=4, low=1, hard=10)
         return ClientOptions(joins_in_flight=2, push_buffer=4, join=self.policy, flow=flow)
 
 
@@ -168,6 +168,7 @@ class Service:
         waiting: A join that is not answered yet; while there is one, the socket stands still.
         owed: Messages whose reply comes later.
         unfinished: Messages that are still handled.
+        past: Topics and join_refs of all joins that were accepted.
     """
 
     def __init__(self, vsn: int, number: Callable[[], int], answers: deque[str], now: float) -> None:
@@ -176,6 +177,7 @@ class Service:
         )
         self.answers = answers
         self.channels: list[ChannelHandle] = []
+        self.past: list[tuple[str, Any]] = []
         self.waiting: JoinRequested | None = None
         self.owed: list[MessageIn] = []
         self.unfinished: list[MessageIn] = []
@@ -211,6 +213,8 @@ class Service:
         if answer == "accept":
             self.channels.append(channel)
             self.protocol.accept(channel, {"since": 0})
+            if channel.topic in self.joined:
+                self.past.append((channel.topic, self.joined[channel.topic]))
         elif answer == "refuse":
             self.protocol.refuse(channel, {"reason": "full"})
         else:
@@ -244,6 +248,11 @@ class Service:
     def broadcast(self, topic: str, event: str = "news") -> None:
         """Send a numbered message to whoever has the topic."""
         self.protocol.broadcast(topic, event, self._payload())
+
+    def straggler(self, pick: int) -> str | bytes:
+        """A message for one of all the joins there were."""
+        topic, join_ref = self.past[-1 - pick % len(self.past)]
+        return self.protocol.serializer.push(join_ref, topic, "news", self._payload())
 
     def _payload(self) -> Any:
         """The number of the message; every third is bytes where that can be."""

@@ -1,8 +1,8 @@
 """A client and a server over a network that delays and cuts: whatever happens, in any order, the core's contract holds.
 
-Each rule is one thing that an application, an adapter, a network or a server may do. `network.py` is the world in which
-they do it, `model.py` what must hold of it. A run ends well: the client is closed, after the network has become healthy
-and all has settled, or in the midst of it all.
+Each rule is one thing that an application, an adapter, a network or a server may do. `model.py` is the world in which
+they do it, on the connections of `network.py`, and `contract.py` what must hold of it. A run ends well: the client is
+closed, after the network has become healthy and all has settled, or in the midst of it all.
 
 `HYPOTHESIS_PROFILE=soak` plays more and longer runs, other ones every time.
 """
@@ -10,10 +10,11 @@ and all has settled, or in the midst of it all.
 import os
 from typing import Any, Final
 
+from contract import START, Life
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from model import START, Life, World
+from model import World
 from network import SECRET, Connection, Setup, give_params
 
 from phx_proto.channel import JoinPolicy, Refusal, ServerClose
@@ -25,11 +26,11 @@ TOPICS: Final = st.sampled_from(["room:a", "room:b", "room:c", "room:a", "other"
 PARAMS: Final[st.SearchStrategy[Any]] = st.sampled_from([None, {"token": SECRET}, give_params])
 BOUNDS: Final = st.sampled_from([None, None, None, Bound(2, Drop.OLDEST), Bound(2, Drop.NEWEST)])
 EVENTS: Final = st.sampled_from(
-    ["echo", "deny", "twice", "noisy", "flood", "later", "slow", "never", "crash", "stop", "noisy", "echo"]
+    ["echo", "deny", "twice", "noisy", "flood", "later", "slow", "never", "crash", "stop", "noisy", "echo", "flood"]
 )
 PAYLOADS: Final[st.SearchStrategy[Any]] = st.sampled_from([{"a": 1}, [1, "b"], None, b"\x00bytes", {"c": {}}])
 TIMEOUTS: Final = st.sampled_from([10.0, 10.0, 0.0, 1.0, 40.0])
-SECONDS: Final = st.sampled_from([0.001, 0.2, 1.0, 5.0, 10.0, 31.0, 65.0])
+SECONDS: Final = st.sampled_from([0.001, 0.2, 0.2, 1.0, 1.0, 3.0, 10.0, 31.0, 75.0])
 POLICIES: Final = st.sampled_from(
     [
         JoinPolicy(),
@@ -39,7 +40,9 @@ POLICIES: Final = st.sampled_from(
     ]
 )
 ANSWERS: Final[st.SearchStrategy[Any]] = st.sampled_from([{"token": SECRET}, None, RuntimeError(SECRET), float("inf")])
-FEW: Final = st.integers(1, 6)
+#: What arrives at once: nothing, what the client says, what the server says, or all that they have to say.
+THEN: Final = st.sampled_from(["", "to server", "to client", "flow", "flow"])
+FEW: Final = st.integers(1, 7)
 PICK: Final = st.integers(0, 5)
 JUNK: Final = st.sampled_from(
     [
@@ -75,7 +78,7 @@ class Conversation(RuleBasedStateMachine):
             seed=st.none() | st.integers(0, 9),
             policy=POLICIES,
         ),
-        topics=st.sampled_from(["", "", "a", "ab", "abc", "abc"]),
+        topics=st.sampled_from(["", "a", "ab", "abc", "abc", "abc"]),
         bound=BOUNDS,
         settled=st.booleans(),
         ending=st.sampled_from(["drain", "close", "abort"]),
@@ -102,45 +105,59 @@ class Conversation(RuleBasedStateMachine):
     def connect(self, timeout: float) -> None:
         self.world.tell("proto", 0, "connect", self.world.now, timeout=timeout)
 
-    @rule(topic=TOPICS, params=PARAMS, tapped=st.booleans(), bound=BOUNDS, joins=st.booleans())
-    def new_channel(self, topic: str, params: Any, tapped: bool, bound: Bound | None, joins: bool) -> None:
+    @rule(
+        topic=TOPICS,
+        params=PARAMS,
+        tapped=st.booleans(),
+        bound=BOUNDS,
+        joins=st.sampled_from([True, True, True, False]),
+        then=THEN,
+    )
+    def new_channel(self, topic: str, params: Any, tapped: bool, bound: Bound | None, joins: bool, then: str) -> None:
         life = self.world.new_channel(topic, params, tapped=tapped, bound=bound)
         if life is not None and joins:
             self.world.join(life, None)
+        self.then(then)
 
     @precondition(lambda self: self.world.lives)
-    @rule(pick=PICK, timeout=st.none() | TIMEOUTS)
-    def join(self, pick: int, timeout: float | None) -> None:
+    @rule(pick=PICK, timeout=st.none() | TIMEOUTS, then=THEN)
+    def join(self, pick: int, timeout: float | None, then: str) -> None:
         self.world.join(self.life(pick), timeout)
+        self.then(then)
 
-    @precondition(lambda self: self.world.lives)
-    @rule(pick=PICK, timeout=TIMEOUTS)
-    def leave(self, pick: int, timeout: float) -> None:
+    @precondition(lambda self: self.lively)
+    @rule(pick=PICK, timeout=TIMEOUTS, then=THEN)
+    def leave(self, pick: int, timeout: float, then: str) -> None:
         self.world.leave(self.life(pick), timeout)
+        self.then(then)
 
-    @precondition(lambda self: self.world.lives)
-    @rule(pick=PICK, timeout=TIMEOUTS, bound=BOUNDS)
-    def change_channels(self, pick: int, timeout: float, bound: Bound | None) -> None:
+    @precondition(lambda self: self.lively)
+    @rule(pick=PICK, timeout=TIMEOUTS, bound=BOUNDS, then=THEN)
+    def change_channels(self, pick: int, timeout: float, bound: Bound | None, then: str) -> None:
         """Leave a topic, and join it anew at once."""
         old = self.life(pick)
         self.world.leave(old, timeout)
         life = self.world.new_channel(old.topic, None, tapped=True, bound=bound)
         if life is not None:
             self.world.join(life, None)
+        self.then(then)
 
-    @precondition(lambda self: self.world.lives)
-    @rule(pick=PICK, event=EVENTS, payload=PAYLOADS, timeout=TIMEOUTS)
-    def push(self, pick: int, event: str, payload: Any, timeout: float) -> None:
+    @precondition(lambda self: self.lively)
+    @rule(pick=PICK, event=EVENTS, payload=PAYLOADS, timeout=TIMEOUTS, then=THEN)
+    def push(self, pick: int, event: str, payload: Any, timeout: float, then: str) -> None:
         self.world.push(self.life(pick), event, payload, timeout)
+        self.then(then)
 
-    @precondition(lambda self: self.world.lives)
-    @rule(pick=PICK, event=EVENTS, payload=PAYLOADS)
-    def cast(self, pick: int, event: str, payload: Any) -> None:
+    @precondition(lambda self: self.lively)
+    @rule(pick=PICK, event=EVENTS, payload=PAYLOADS, then=THEN)
+    def cast(self, pick: int, event: str, payload: Any, then: str) -> None:
         self.world.cast(self.life(pick), event, payload)
+        self.then(then)
 
-    @rule(timeout=TIMEOUTS)
-    def ping(self, timeout: float) -> None:
+    @rule(timeout=TIMEOUTS, then=THEN)
+    def ping(self, timeout: float, then: str) -> None:
         self.world.ping(timeout)
+        self.then(then)
 
     @precondition(lambda self: self.world.calls)
     @rule(pick=PICK)
@@ -153,14 +170,14 @@ class Conversation(RuleBasedStateMachine):
         idle = self.world.state.value == "idle"
         self.world.tell("proto", 0, "reconnect", self.world.now, refused=idle or self.world.ending)
 
-    @precondition(lambda self: self.steps > 25)
+    @precondition(lambda self: self.steps > 20)
     @rule(how=st.sampled_from(["drain", "close"]))
     def end(self, how: str) -> None:
         self.world.end(how)
 
     # ---- the adapter ------------------------------------------------------------------------------------------------
 
-    @rule(how=st.sampled_from(["take", "take", "handle", "handle", "hold", "release"]), limit=FEW)
+    @rule(how=st.sampled_from(["take", "take", "handle", "hold", "release"]), limit=FEW)
     def work(self, how: str, limit: int) -> None:
         """The handlers get on, but slowly."""
         world = self.world
@@ -172,23 +189,26 @@ class Conversation(RuleBasedStateMachine):
         }[how]()
 
     @precondition(lambda self: self.world.questions)
-    @rule(value=ANSWERS)
-    def answer(self, value: Any) -> None:
+    @rule(value=ANSWERS, then=THEN)
+    def answer(self, value: Any, then: str) -> None:
         self.world.answer(value)
+        self.then(then)
 
     @precondition(lambda self: self.world.attempt)
-    @rule()
-    def open(self) -> None:
+    @rule(then=THEN)
+    def open(self, then: str) -> None:
         self.world.open()
+        self.then(then)
 
     @precondition(lambda self: self.world.attempt)
-    @rule(status=st.sampled_from([None, None, 503, 429, 408, 500, 403, 404]))
-    def fail_attempt(self, status: int | None) -> None:
+    @rule(status=st.sampled_from([None, None, 503, 429, 408, 500, 403, 404]), then=THEN)
+    def fail_attempt(self, status: int | None, then: str) -> None:
         """The server refuses the handshake, or is not even there."""
         if status is None:
             self.world.give_up_attempt("failed", ConnectError("no route"))
         else:
             self.world.give_up_attempt("refused", status, {"Retry-After": "2", "Set-Cookie": SECRET}, b"no")
+        self.then(then)
 
     @rule()
     def speak_of_old_links(self) -> None:
@@ -202,7 +222,10 @@ class Conversation(RuleBasedStateMachine):
         if how == "live":
             self.world.pass_time(seconds, self.world.flow)
         elif how == "stand still":
+            before = self.world.connection
             self.world.pass_time(seconds)
+            # A heartbeat within 30 s, 30 s more without an answer, and at most 10 s for which reading was paused.
+            assert before is None or before.client_over or seconds <= 70, "a dead connection is kept"
         else:
             self.world.now += seconds
 
@@ -248,14 +271,15 @@ class Conversation(RuleBasedStateMachine):
         self.world.answers.extend(answers)
 
     @precondition(lambda self: self.is_served and self.served.service.waiting)
-    @rule(answer=st.sampled_from(["accept", "accept", "refuse", "crash"]))
-    def answer_join(self, answer: str) -> None:
+    @rule(answer=st.sampled_from(["accept", "accept", "refuse", "crash"]), then=THEN)
+    def answer_join(self, answer: str, then: str) -> None:
         self.served.service.answer_join(answer)
         self.served.serve()
+        self.then(then)
 
     @precondition(lambda self: self.is_served and (self.served.service.owed or self.served.service.unfinished))
-    @rule(pick=PICK)
-    def catch_up(self, pick: int) -> None:
+    @rule(pick=PICK, then=THEN)
+    def catch_up(self, pick: int, then: str) -> None:
         """A reply that was put off is sent, or a message handled at last."""
         service = self.served.service
         if service.owed:
@@ -263,43 +287,62 @@ class Conversation(RuleBasedStateMachine):
         else:
             service.finish(service.unfinished[0])
         self.served.serve()
+        self.then(then)
 
     @precondition(lambda self: self.is_served and self.served.service.channels)
-    @rule(pick=PICK, event=st.sampled_from(["news", "news", "noise"]), times=FEW)
-    def server_pushes(self, pick: int, event: str, times: int) -> None:
+    @rule(pick=PICK, event=st.sampled_from(["news", "news", "noise"]), times=FEW, then=THEN)
+    def server_pushes(self, pick: int, event: str, times: int, then: str) -> None:
         service = self.served.service
         for _ in range(times):
             service.push(service.channels[pick % len(service.channels)], event)
         self.served.serve()
-
-    @precondition(lambda self: self.is_served)
-    @rule(topic=TOPICS, event=st.sampled_from(["news", "news", "noise"]))
-    def server_broadcasts(self, topic: str, event: str) -> None:
-        self.served.service.broadcast(topic, event)
-        self.served.serve()
+        self.then(then)
 
     @precondition(lambda self: self.is_served and self.served.service.channels)
-    @rule(pick=PICK, how=st.sampled_from(["crash", "crash", "stop"]))
-    def server_ends_channel(self, pick: int, how: str) -> None:
+    @rule(pick=PICK, times=st.integers(5, 12), reads=st.integers(1, 3))
+    def overwhelm(self, pick: int, times: int, reads: int) -> None:
+        """More comes than the handlers can take."""
+        self.flood(pick, times, reads)
+
+    @precondition(lambda self: self.is_served)
+    @rule(topic=TOPICS, event=st.sampled_from(["news", "news", "noise"]), then=THEN)
+    def server_broadcasts(self, topic: str, event: str, then: str) -> None:
+        self.served.service.broadcast(topic, event)
+        self.served.serve()
+        self.then(then)
+
+    @precondition(lambda self: self.is_served and self.served.service.channels)
+    @rule(pick=PICK, how=st.sampled_from(["crash", "crash", "stop"]), then=THEN)
+    def server_ends_channel(self, pick: int, how: str, then: str) -> None:
         service = self.served.service
         channel = service.channels[pick % len(service.channels)]
         if service.waiting is None or service.waiting.channel is not channel:
             getattr(service.protocol, how)(channel)
         self.served.serve()
+        self.then(then)
+
+    @precondition(lambda self: self.is_served and self.served.service.past)
+    @rule(pick=PICK, then=THEN)
+    def straggler(self, pick: int, then: str) -> None:
+        """A message of some join comes late, when there is perhaps a newer one."""
+        self.served.send(self.served.service.straggler(pick))
+        self.then(then)
 
     @precondition(lambda self: self.is_served)
-    @rule(frame=JUNK)
-    def junk(self, frame: str | bytes) -> None:
+    @rule(frame=JUNK, then=THEN)
+    def junk(self, frame: str | bytes, then: str) -> None:
         self.served.send(frame)
+        self.then(then)
 
     @precondition(lambda self: self.is_served)
-    @rule(pick=PICK)
-    def reply_again(self, pick: int) -> None:
+    @rule(pick=PICK, then=THEN)
+    def reply_again(self, pick: int, then: str) -> None:
         """A second reply to something."""
         connection = self.served
         replies = [frame for frame in connection.log if _is_reply(frame)]
         if replies:
             connection.send(replies[-1 - pick % len(replies)])
+        self.then(then)
 
     # ---- always -----------------------------------------------------------------------------------------------------
 
@@ -315,14 +358,42 @@ class Conversation(RuleBasedStateMachine):
         if self.settled:
             world.tick()
             world.settle()
+        elif self.is_served and self.served.service.channels:
+            self.flood(pick=0, times=9, reads=1)
         world.end(self.ending)
-        world.pass_time(20.0, world.flow if self.settled else lambda: None)
+        world.pass_time(20.0, world.flow if self.settled else self.read_slowly)
         world.check_end()
 
     # ---- picking ----------------------------------------------------------------------------------------------------
 
+    @property
+    def lively(self) -> bool:
+        return any(not life.over for life in self.world.lives)
+
     def life(self, pick: int) -> Life:
-        return self.world.lives[-1 - pick % len(self.world.lives)]
+        """One that lives, or one of all."""
+        lives = [life for life in self.world.lives if not life.over]
+        lives = self.world.lives if pick == 0 or not lives else lives
+        return lives[-1 - pick % len(lives)]
+
+    def flood(self, pick: int, times: int, reads: int) -> None:
+        service = self.served.service
+        for _ in range(times):
+            service.push(service.channels[pick % len(service.channels)])
+        self.served.serve()
+        for _ in range(reads):
+            self.world.deliver_to_client(times // 2 + 1)
+
+    def read_slowly(self) -> None:
+        self.world.deliver_to_client(3)
+
+    def then(self, what: str) -> None:
+        if what == "to server":
+            self.world.deliver_to_servers(100)
+        elif what == "to client":
+            self.world.deliver_to_client(100)
+        elif what == "flow":
+            self.world.flow()
 
     @property
     def is_served(self) -> bool:
@@ -337,7 +408,7 @@ def _is_reply(frame: str | bytes) -> bool:
     return PHX_REPLY in frame if isinstance(frame, str) else frame[:1] == b"\x01"
 
 
-_RUNS, _STEPS = (4000, 100) if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else (200, 50)
+_RUNS, _STEPS = (4000, 100) if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else (300, 50)
 
 TestConversation = Conversation.TestCase
 TestConversation.settings = settings(
