@@ -4,7 +4,7 @@ A `Message` is decoded straight from the wire (a V2 text frame is the JSON array
 left undecoded until somebody reads it and then kept decoded in its place: an event that nobody handles is never parsed.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 
 import msgspec
 from msgspec import Raw
@@ -88,12 +88,13 @@ class Message(_Fields, Generic[P], array_like=True, kw_only=True, eq=False, gc=F
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Message):
             return NotImplemented
+        theirs = cast("Message[Any]", other)
         return (self.join_ref, self.ref, self.topic, self.event, self.payload) == (
-            other.join_ref,
-            other.ref,
-            other.topic,
-            other.event,
-            other.payload,
+            theirs.join_ref,
+            theirs.ref,
+            theirs.topic,
+            theirs.event,
+            theirs.payload,
         )
 
     __ne__ = object.__ne__  # msgspec has one of its own, which compares what is held

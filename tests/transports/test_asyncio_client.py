@@ -652,10 +652,8 @@ async def test_a_refused_first_connect_through_run_never_shows_a_half_open_clien
                 raise AssertionError
 
 
-async def test_an_eager_task_factory_changes_nothing() -> None:
-    factory = getattr(asyncio, "eager_task_factory", None)
-    if factory is None:
-        pytest.skip("Python 3.12")
+@pytest.mark.parametrize("factory", [None, *filter(None, [getattr(asyncio, "eager_task_factory", None)])])  # 3.12
+async def test_a_task_factory_changes_nothing(factory: Any) -> None:
     asyncio.get_running_loop().set_task_factory(factory)
     async with joined(params=lambda: {"a": 1}) as (channel, wire, _):
         pushing = asyncio.ensure_future(channel.push("a"))
