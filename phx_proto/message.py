@@ -4,7 +4,8 @@ A `Message` is decoded straight from the wire (a V2 text frame is the JSON array
 left undecoded until somebody reads it and then kept decoded in its place: an event that nobody handles is never parsed.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -38,6 +39,7 @@ class _Fields(msgspec.Struct, array_like=True, kw_only=True, eq=False, gc=False)
     payload: Undecoded
 
 
+_fields: Final = attrgetter("join_ref", "ref", "topic", "event", "payload")
 _payload_slot: Any = vars(_Fields)["payload"]
 
 
@@ -88,14 +90,7 @@ class Message(_Fields, Generic[P], array_like=True, kw_only=True, eq=False, gc=F
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Message):
             return NotImplemented
-        theirs = cast("Message[Any]", other)
-        return (self.join_ref, self.ref, self.topic, self.event, self.payload) == (
-            theirs.join_ref,
-            theirs.ref,
-            theirs.topic,
-            theirs.event,
-            theirs.payload,
-        )
+        return bool(_fields(self) == _fields(other))
 
     __ne__ = object.__ne__  # msgspec has one of its own, which compares what is held
     __hash__ = None  # type: ignore[assignment]
