@@ -1,4 +1,4 @@
-"""The `phx` command: `phx demo` shows the library at work, `phx listen` prints what a Phoenix server sends.
+"""The `phx` command: `demo` shows the library at work, `listen` prints what a server sends, `serve` is one to try.
 
 Exit codes: 0 for a good end, Ctrl+C included; 1 where a server or the network said no, or where the demo lost a
 message; 2 for a command line that cannot be; 130 for Ctrl+C before there was anything to end well.
@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,8 +56,6 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _listen(arguments: argparse.Namespace) -> int:
     from .listen import Request, run
 
-    # An environment variable that is set and empty is none.
-    token = arguments.token or os.environ.get("PHX_TOKEN") or None
     return run(
         Request(
             url=arguments.url,
@@ -64,7 +63,7 @@ def _listen(arguments: argparse.Namespace) -> int:
             events=tuple(dict.fromkeys(arguments.events)) or ("*",),
             params=arguments.params,
             join_params=arguments.join_params,
-            token=token,
+            token=_token(arguments),
             headers=tuple(arguments.headers),
             vsn=arguments.vsn,
             timeout=arguments.timeout,
@@ -72,11 +71,32 @@ def _listen(arguments: argparse.Namespace) -> int:
     )
 
 
+def _serve(arguments: argparse.Namespace) -> int:
+    from .serve import Plan, run
+
+    return run(
+        Plan(
+            host=arguments.host,
+            port=arguments.port,
+            path=arguments.path,
+            token=_token(arguments),
+            tick=arguments.tick,
+            quiet=arguments.quiet,
+        )
+    )
+
+
+def _token(arguments: argparse.Namespace) -> str | None:
+    """An empty one is none: that is how an environment variable is taken back."""
+    return arguments.token or os.environ.get("PHX_TOKEN") or None
+
+
 # ---- the command line -----------------------------------------------------------------------------------------------
 
 _EXAMPLES: Final = """\
 examples:
   phx demo
+  phx serve
   phx listen ws://localhost:4000/socket room:lobby
   phx listen wss://example.com/socket 'sim:89445' --event balance --params '{"token": "…"}' | jq .payload
 """
@@ -88,6 +108,19 @@ Join topics of a Phoenix server and print what arrives, one JSON object a line, 
 
 A binary payload is printed as base64, with "encoding":"base64" behind it. What happens to the connection is told on
 stderr. It is kept up: after a loss it is opened and the topics are joined again.
+"""
+
+_SERVE: Final = """\
+A server to try clients by hand, until Ctrl+C. What happens is told on stdout, one line each; of params, only the names.
+
+Every topic room:* may be joined and answers with the join's params, but room:private refuses. Events:
+
+  echo               replies the payload, as does any event that is not named here
+  shout, broadcast   to everyone in the room
+  slow               replies after as many milliseconds as "ms" says
+  stop, crash        end the channel
+
+Presence goes by "name" in the join's params or "user_id" in the socket's.
 """
 
 _SECRETS: Final = """\
@@ -137,6 +170,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--vsn", choices=("1.0.0", "2.0.0"), default="2.0.0", help="the serializer's version (default: 2.0.0)")
     add("--timeout", type=_positive, default=5.0, metavar="S", help="seconds for the first connection (default: 5)")
     listen.set_defaults(run=_listen)
+
+    serve = commands.add_parser(
+        "serve",
+        help="a server with rooms, to try clients by hand",
+        description=_SERVE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = serve.add_argument
+    add("--host", default="127.0.0.1", metavar="H", help="the address to listen on (default: 127.0.0.1)")
+    add("--port", type=_port, default=4000, metavar="N", help="0 for any free one, which is told (default: 4000)")
+    add("--path", type=_path, default="/socket", metavar="P", help="the socket's mount (default: /socket)")
+    add("--token", metavar="T", help="refuse clients without it, as authToken or in params; or set PHX_TOKEN")
+    add("--tick", type=_positive, metavar="S", help="seconds between two `tick` events to every room")
+    add("--quiet", action="store_true", help="say where it serves, and nothing more")
+    serve.set_defaults(run=_serve)
     return parser
 
 
@@ -146,6 +194,19 @@ def _positive(text: str) -> float:
         if 0 < number < math.inf:
             return number
     raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+
+
+def _port(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if 0 <= (number := int(text)) <= 65535:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port, from 0 to 65535")
+
+
+def _path(text: str) -> str:
+    if re.fullmatch(r"/[^\s?#]*", text):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not a path, e.g. /socket")
 
 
 def _json(text: str) -> Any:

@@ -1,0 +1,295 @@
+"""`phx serve`: a server with rooms that echo, broadcast, track presence and crash on request, to try clients by hand.
+
+Each thing that happens is one line on stdout. Clients choose what stands in them, so whatever a terminal would not
+print is escaped and a long line is cut. Of params only the names are shown: they hold tokens.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from itertools import count
+from socket import gaierror
+from typing import Any, Final, cast
+
+import msgspec
+
+from phx_proto.server_events import MessageIn
+
+from ..asyncio.server import (
+    CallbackError,
+    Refuse,
+    RefuseConnect,
+    Reply,
+    Server,
+    ServerChannel,
+    ServerSocket,
+    Termination,
+    on,
+)
+
+_PRIVATE: Final = "room:private"
+_LONGEST_LINE: Final = 300
+_SLOWEST: Final = 600_000  # ms
+_DRAIN: Final = 5.0  # seconds for clients to go
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the command line asks for.
+
+    Attributes:
+        port: 0 for any free one.
+        token: What clients must show; `None` for nothing.
+        tick: Seconds between two `tick` events to every room; `None` for none.
+        quiet: Say where it serves, and nothing more.
+    """
+
+    host: str
+    port: int
+    path: str
+    token: str | None
+    tick: float | None
+    quiet: bool
+
+
+def run(plan: Plan) -> int:
+    """Serve until Ctrl+C.
+
+    Returns:
+        The exit code: 1 where it cannot listen.
+
+    Raises:
+        BrokenPipeError: Nobody reads stdout any more.
+    """
+    return asyncio.run(_serve(plan))
+
+
+async def _serve(plan: Plan) -> int:
+    journal = Journal()
+    rooms = Rooms(plan, (lambda text: None) if plan.quiet else journal.tell)
+    async with AsyncExitStack() as stack:
+        try:
+            running = await stack.enter_async_context(rooms.server.serve(plan.host, plan.port))
+        except (OSError, UnicodeError) as error:
+            _complain(f"cannot listen on {plan.host}:{plan.port}: {_why(error)}")
+            return 1
+        serving = asyncio.create_task(running.run(drain_timeout=_DRAIN))
+        await asyncio.sleep(0)  # signals are heard from here on
+        journal.write(f"serving {running.url}; Ctrl+C ends it")
+        if not plan.quiet:
+            journal.write(_guide(running.url, token=plan.token is not None))
+        ends = (serving, journal.failure)
+        while not (await asyncio.wait(ends, timeout=plan.tick, return_when=asyncio.FIRST_COMPLETED))[0]:
+            rooms.tick()
+    await serving
+    return _code(journal)
+
+
+def _code(journal: "Journal") -> int:
+    if not journal.failure.done():
+        return 0
+    error = journal.failure.result()
+    if isinstance(error, BrokenPipeError):
+        raise error
+    _complain(f"cannot write to stdout: {error.strerror}")
+    os._exit(1)  # Python would try once more and complain
+
+
+class Journal:
+    """Writes to stdout.
+
+    Attributes:
+        failure: Why that is no longer possible, once it is not.
+    """
+
+    def __init__(self) -> None:
+        self.failure: asyncio.Future[OSError] = asyncio.get_running_loop().create_future()
+
+    def tell(self, text: str) -> None:
+        """Write one line, with the time of day."""
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:_LONGEST_LINE])
+        self.write(f"{time.strftime('%H:%M:%S')}  {shown}{'…' if len(text) > _LONGEST_LINE else ''}")
+
+    def write(self, text: str) -> None:
+        """Write text as it is, at once."""
+        if self.failure.done():
+            return
+        out = sys.stdout
+        try:
+            out.write(text.encode(out.encoding, "backslashreplace").decode(out.encoding) + "\n")
+            out.flush()
+        except OSError as error:
+            self.failure.set_result(error)
+
+
+# ---- the application ------------------------------------------------------------------------------------------------
+
+
+class Rooms:
+    """The application.
+
+    Args:
+        plan: What the command line asks for.
+        tell: Called with a line for each thing that happens.
+
+    Attributes:
+        server: To be served.
+        joined: Who is in the rooms now.
+    """
+
+    def __init__(self, plan: Plan, tell: Callable[[str], None]) -> None:
+        self.server = Server(path=plan.path, connect=self._connect, on_error=self._crashed)
+        self.server.channel("room:*")(lambda: Room(self))
+        self.joined: set[Room] = set()
+        self.tell = tell
+        self._token = plan.token
+        self._strangers = count(1)
+        self._ticks = count(1)
+
+    def tick(self) -> None:
+        """Broadcast one `tick` to every room that somebody is in."""
+        number = next(self._ticks)
+        for topic in {room.topic for room in self.joined}:
+            self.server.broadcast(topic, "tick", {"n": number})
+
+    def _connect(self, socket: ServerSocket) -> None:
+        if self._token is not None and self._token not in (socket.auth_token, socket.params.get("token")):
+            self.tell("refused a connection: its token is wrong or missing")
+            raise RefuseConnect(403, "the token is wrong or missing")
+        name = _name(socket.params, "user_id") or f"anon-{next(self._strangers)}"
+        socket.assigns["name"] = name
+        self.tell(f"{name} connected, params: {_names(socket.params)}")
+
+    def _crashed(self, report: CallbackError) -> None:
+        where = report.call if report.event is None else f"event {report.event}"
+        self.tell(f"{report.topic or 'the server'} crashed in {where}: {report.error!r}")
+
+
+class Room(ServerChannel):
+    """One client in one room."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self._name = ""
+
+    async def join(self, topic: str, params: Any) -> Any:
+        self._name = _name(params, "name") or self.socket.assigns["name"]
+        if topic == _PRIVATE:
+            self._tell(f"was refused {topic}")
+            raise Refuse({"reason": "this room is private"})
+        self._tell(f"joined {topic}, params: {_names(params)}")
+        return params
+
+    async def joined(self) -> None:
+        self._rooms.joined.add(self)
+        self.presence.track(self._name, {"online_at": int(time.time())})
+        self.presence.push_state()
+
+    async def terminate(self, reason: Termination) -> None:
+        self._rooms.joined.discard(self)
+        if reason is Termination.CRASHED:  # which has its line
+            return
+        code = self.socket.ended.code if self.socket.ended is not None else None
+        self._tell(f"left {self.topic}: {reason.value}{'' if code is None else f' ({code})'}")
+
+    async def handle(self, event: str, payload: Any) -> Any:
+        self._tell(f"pushed {event} to {self.topic}: {_excerpt(payload)}")
+        return await super().handle(event, payload)
+
+    # ---- the events -------------------------------------------------------------------------------------------------
+
+    async def handle_in(self, event: str, payload: Any) -> Any:
+        return Reply("ok", payload)  # `echo`, and everything that has no meaning here
+
+    @on("broadcast")
+    @on("shout")
+    async def to_everyone(self, payload: Any) -> Any:
+        self.broadcast(self._in_hand.event, payload)
+        return {}
+
+    @on("crash")
+    async def crash(self, payload: Any) -> Any:
+        raise RuntimeError("asked to")
+
+    @on("stop")
+    async def end(self, payload: Any) -> Any:
+        self.stop()
+        return {}
+
+    @on("slow")
+    async def slow(self, payload: Any) -> Any:
+        delay = _fields(payload).get("ms")
+        if not (isinstance(delay, int | float) and 0 <= delay <= _SLOWEST):
+            raise Refuse({"reason": f"slow takes a number of ms, from 0 to {_SLOWEST}"})
+        self.spawn(self._reply_later(self._in_hand, delay / 1000))  # what comes meanwhile is not held up
+
+    async def _reply_later(self, message: MessageIn, delay: float) -> None:
+        await asyncio.sleep(delay)
+        self.reply(message, message.payload)
+
+    @property
+    def _in_hand(self) -> MessageIn:
+        assert self.message is not None, "a handler runs"
+        return self.message
+
+    def _tell(self, text: str) -> None:
+        self._rooms.tell(f"{self._name} {text}")
+
+
+def _name(params: Any, key: str) -> str:
+    value = _fields(params).get(key)
+    return str(value) if isinstance(value, str | int) else ""
+
+
+def _names(params: Any) -> str:
+    """Of params, what may be shown."""
+    if not isinstance(params, dict):
+        return "not an object"
+    return ", ".join(f"{name}=…" for name in _fields(params) if name != "vsn") or "none"
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _excerpt(payload: Any) -> str:
+    return f"{len(payload)} B of binary" if isinstance(payload, bytes) else msgspec.json.encode(payload).decode()
+
+
+# ---- what is said ---------------------------------------------------------------------------------------------------
+
+_GUIDE: Final = """\
+
+  phx listen {url} room:lobby{option}
+
+  import {{Socket}} from "phoenix"
+  const socket = new Socket("{url}", {{{auth}params: {{user_id: "ann"}}}})
+  const room = socket.channel("room:lobby", {{}})
+  room.on("shout", payload => console.log(payload))
+  socket.connect()
+  room.join().receive("ok", () => room.push("shout", {{body: "hi"}}))
+
+rooms: any room:*, but {private} refuses; events: echo, shout, broadcast, slow, stop, crash; more: phx serve --help
+"""
+
+
+def _guide(url: str, *, token: bool) -> str:
+    option, auth = (" --token …", 'authToken: "…", ') if token else ("", "")
+    return _GUIDE.format(url=url, option=option, auth=auth, private=_PRIVATE)
+
+
+def _why(error: OSError | UnicodeError) -> str:
+    """Of the error of a listener; that of an address in use is long-winded."""
+    if isinstance(error, OSError) and not isinstance(error, gaierror) and error.errno is not None:
+        return os.strerror(error.errno)
+    return str(error.strerror) if isinstance(error, OSError) else str(error)
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"phx: {text}", file=sys.stderr, flush=True)
