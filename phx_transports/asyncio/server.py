@@ -441,8 +441,10 @@ class RunningServer:
             return
         self._closing = True
         try:
-            await self._stop_accepting(self._listener)
-            self._listener.close(close_connections=False)
+            try:
+                await self._stop_accepting(self._listener)
+            finally:
+                self._listener.close(close_connections=False)
             for runner in self._context.runners:  # or each would be told of the end of all who go before it
                 runner.unsubscribe()
             for driver in self._drivers():

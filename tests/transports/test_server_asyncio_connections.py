@@ -444,6 +444,15 @@ async def test_closing_does_not_wait_for_ever() -> None:
         assert ended.entries == ["cancelled", "cancelled"]
 
 
+async def test_closing_that_is_cancelled_at_once_still_closes() -> None:
+    async with asyncio.timeout(5), serving(Application()) as (_, running):
+        closing = asyncio.create_task(running.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await closing
+
+
 async def test_closing_drops_a_client_that_does_not_answer_the_close_frame() -> None:
     async with serving() as (application, running), slow_reader(running.url) as sock:
         await running.close(timeout=0.05)
