@@ -1,4 +1,4 @@
-"""For all tests: a shell starts what runs in its background with Ctrl+C ignored, and the commands tested inherit that."""
+"""For all tests: a shell starts what runs in its background with Ctrl+C ignored, and commands under test inherit it."""
 
 import signal
 
