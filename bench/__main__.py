@@ -137,6 +137,7 @@ def _client(plan: Plan) -> None:
 
 
 def _threads(plan: Plan) -> None:
+    works: list[tuple[str, dict[str, Any]]]
     works = [(f"messages, plain handler, {_count(topics)}", {"topics": topics}) for topics in plan.topics]
     works += [
         (f"push to reply, {threads} threads", {"work": "pushes", "n": plan.messages // 10, "in_flight": threads})

@@ -1,0 +1,87 @@
+"""The parser behind the cutter: wsproto's connection, and messages made of the pieces that it gives. Pure.
+
+The twin of `cutter.Assembler`, with what wsproto leaves to its user: pings and closes are answered, messages over
+`max_size` are refused with 1009, and what the peer did wrong ends the connection with wsproto's code for it. A piece
+is counted when it comes, so no more than `max_size` and one read is ever held.
+"""
+
+from typing import Final
+
+from wsproto.connection import Connection, ConnectionState
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.frame_protocol import CloseReason
+
+from ..cutter import Received
+
+#: Before the connection knows of a close frame by the peer.
+_RUNNING: Final = (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING)
+
+
+class Assembler:
+    """One connection's messages.
+
+    Args:
+        connection: Open.
+        answers: Where what is to be sent in answer is put.
+        max_size: The largest message, in bytes of its payload; `None` for no limit.
+
+    Attributes:
+        ending: Once the connection is over: the code of the peer's close frame (1005 if that was empty) and its reason;
+            where the peer broke a rule, `None` and what it was.
+    """
+
+    __slots__ = ("_answers", "_connection", "_limit", "_parts", "ending")
+
+    def __init__(self, connection: Connection, answers: bytearray, *, max_size: int | None) -> None:
+        self.ending: tuple[int | None, str] | None = None
+        self._connection = connection
+        self._answers = answers
+        self._limit = max_size
+        self._parts = bytearray()  # of the message that is coming
+
+    def parse(self, data: bytes, messages: list[Received]) -> bool:
+        """Takes bytes of the stream, as `cutter.Parse` says."""
+        if self.ending is not None:
+            return True
+        self._connection.receive_data(data)
+        for event in self._connection.events():
+            match event:
+                case TextMessage(data=text):
+                    self._add(text.encode())
+                case BytesMessage(data=part):
+                    self._add(part)
+                case Ping() if self._connection.state is ConnectionState.OPEN:
+                    self._answers += self._connection.send(event.response())
+                case CloseConnection():
+                    self._closed(event)
+                case _:
+                    continue
+            if self.ending is not None:
+                return True
+            if isinstance(event, TextMessage | BytesMessage) and event.message_finished:
+                whole = bytes(self._parts)
+                self._parts.clear()
+                messages.append(whole.decode() if isinstance(event, TextMessage) else whole)
+        return False
+
+    def _add(self, part: bytes | bytearray) -> None:
+        self._parts += part
+        if self._limit is not None and len(self._parts) > self._limit:
+            self._parts.clear()
+            self._fail(CloseReason.MESSAGE_TOO_BIG, f"a message of more than {self._limit} bytes")
+
+    def _closed(self, event: CloseConnection) -> None:
+        """The peer closed; or it broke a rule, which wsproto tells by the same event."""
+        if self._connection.state in _RUNNING:
+            # wsproto's own text tells a place that depends on how the stream was split.
+            invalid = event.code == CloseReason.INVALID_FRAME_PAYLOAD_DATA
+            self._fail(event.code, "invalid UTF-8" if invalid else event.reason or "")
+            return
+        if self._connection.state is ConnectionState.REMOTE_CLOSING:
+            self._answers += self._connection.send(event.response())
+        self.ending = (int(event.code), event.reason or "")
+
+    def _fail(self, code: int, problem: str) -> None:
+        if self._connection.state is ConnectionState.OPEN:
+            self._answers += self._connection.send(CloseConnection(code, problem))
+        self.ending = (None, problem)

@@ -1,0 +1,182 @@
+"""One topic, as an application meets it in the blocking client."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from phx_proto.channel import Channel as CoreChannel
+from phx_proto.errors import ChannelClosed, PushRejected, PushTimeout
+from phx_proto.events import ChannelEvent
+from phx_proto.handler import Handler
+from phx_proto.message import Message, Reply
+from phx_proto.presence import Entries, Presence
+from phx_proto.states import ChannelState
+
+from .streams import MessageStream
+
+if TYPE_CHECKING:
+    from .client import Client
+
+
+class Channel:
+    """A topic on a client. Made by `Client.channel`, `Client.join` or `Client.joined`.
+
+    It lives once: joined, rejoined whenever it has to be, and closed for good by a leave, a refused join, the server or
+    the client's end. All waits are in seconds.
+    """
+
+    __slots__ = ("_client", "_core")
+
+    def __init__(self, core: CoreChannel, client: "Client") -> None:
+        self._core = core
+        self._client = client
+
+    def __repr__(self) -> str:
+        return repr(self._core)
+
+    @property
+    def topic(self) -> str:
+        """The topic."""
+        return self._core.topic
+
+    @property
+    def state(self) -> ChannelState:
+        """Where it stands."""
+        return self._core.state
+
+    @property
+    def client(self) -> "Client":
+        """The client it belongs to."""
+        return self._client
+
+    def join(self, *, timeout: float | None = None) -> Any:
+        """Join, now or as soon as the connection is open, and wait for the answer.
+
+        Args:
+            timeout: Seconds until the join is given up; `None` for the policy's, `math.inf` for none.
+
+        Returns:
+            What the server answered, any JSON value or bytes.
+
+        Raises:
+            JoinRefused: The server refused. The channel is closed.
+            JoinTimeout: It did not answer in time. The channel is closed.
+            LocalError: It was joined before, or the params cannot be sent.
+        """
+        return self._client.ask(lambda now: self._core.join(now, timeout=timeout), self._give_up_join)
+
+    def leave(self, *, timeout: float = 10.0) -> None:
+        """Leave, and wait until the server knows; it is over after `timeout` seconds at the latest."""
+        self._client.ask(lambda now: self._core.leave(now, timeout=timeout), self._give_up)
+
+    def push(self, event: str, payload: Any = None, *, timeout: float = 10.0, check: bool = True) -> Reply:
+        """Send an event and wait for its reply. Before the channel is joined, it waits for that first.
+
+        Args:
+            event: The event's name.
+            payload: Any JSON value, or bytes; `None` stands for `{}`.
+            timeout: Seconds from this call; `math.inf` for none.
+            check: Whether a reply with another status than `"ok"` is raised, or returned like any other.
+
+        Raises:
+            PushRejected: The reply's status was not `"ok"`.
+            PushTimeout: No reply came in time.
+            PushLost: The connection or the channel went away under it; `sent` tells whether it may have run.
+            ChannelClosed: The channel is closed.
+            LocalError: It cannot be sent: never joined, payload not JSON, buffer full.
+        """
+        client = self._client
+        began = client.now()
+        if not client.wait_writable(began + timeout):
+            raise PushTimeout(self.topic, event, timeout, sent=False)
+        body: Any = {} if payload is None else payload
+        rest = timeout - (client.now() - began)
+        reply: Reply = client.ask(lambda now: self._core.push(event, body, now, timeout=rest), self._give_up)
+        if check and not reply.ok:
+            raise PushRejected(self.topic, event, reply)
+        return reply
+
+    def cast(self, event: str, payload: Any = None) -> None:
+        """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
+        self._client.wait_writable()
+        self._core.cast(event, {} if payload is None else payload, self._client.now())
+        self._client.sent()
+
+    def on(
+        self, event: str, *, payload: Any = None, concurrency: int = 1
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register the decorated function for an event of this channel alone; see `Router.add`."""
+
+        def register(function: Callable[..., Any]) -> Callable[..., Any]:
+            self.add(function, event, payload=payload, concurrency=concurrency)
+            return function
+
+        return register
+
+    def add(self, function: Callable[..., Any], event: str, *, payload: Any = None, concurrency: int = 1) -> Handler:
+        """Register a function for an event of this channel alone; `off` takes it back."""
+        return self._core.on(event, function, payload=payload, concurrency=concurrency)
+
+    def off(self, handler: Handler) -> None:
+        """Take a handler of this channel's own back."""
+        self._core.off(handler)
+
+    def messages(self, *, timeout: float | None = None) -> MessageStream[Message[Any]]:
+        """Read the channel's messages one after another, beside its handlers.
+
+        `with channel.messages() as messages: for message in messages: …`. Opened before the join it misses none. It
+        ends when the channel is left or the client closed; otherwise it raises what ended the channel. What is not read
+        counts as not handled, so a slow reader is felt by the server.
+
+        Args:
+            timeout: Seconds to wait for each, after which `TimeoutError` is raised; `None` for as long as it takes.
+        """
+        return MessageStream(
+            self._core, self._client, lambda item: item if isinstance(item, Message) else None, timeout=timeout
+        )
+
+    def stream(self, *, timeout: float | None = None) -> MessageStream[Message[Any] | ChannelEvent]:
+        """Like `messages`, with the channel's lifecycle in order: `ChannelJoined`, `ChannelErrored`, `ChannelEnded`."""
+        return MessageStream(self._core, self._client, lambda item: item, timeout=timeout)
+
+    def wait_for(
+        self, event: str, predicate: Callable[[Message[Any]], bool] | None = None, *, timeout: float | None = None
+    ) -> Message[Any]:
+        """Wait for the next message of an event, one for which `predicate` holds if there is one.
+
+        Not from within a handler: the message would wait for that.
+
+        Raises:
+            TimeoutError: None came within `timeout` seconds.
+            PhxError: The channel ended first; what ended it, `ChannelClosed` where it was left.
+        """
+        deadline = None if timeout is None else self._client.now() + timeout
+        with self.messages() as messages:
+            while True:
+                rest = None if deadline is None else max(0.0, deadline - self._client.now())
+                try:
+                    message = messages.next(timeout=rest)
+                except StopIteration:
+                    raise ChannelClosed(self.topic, "it was left, or the client was closed") from None
+                if message.event == event and (predicate is None or predicate(message)):
+                    return message
+
+    def track_presence(self) -> Presence:
+        """Keep track of who is present, best before the join; its `entries` are then always current.
+
+        Changes come as `PresenceChanged` among `Client.events()`.
+        """
+        return self._core.track_presence()
+
+    @property
+    def present(self) -> Entries:
+        """Who is present now, by key; needs `track_presence` before the join."""
+        return self._core.track_presence().entries
+
+    def _give_up(self, ref: str) -> None:
+        """The wait was interrupted."""
+        self._core.cancel(ref, self._client.now())
+
+    def _give_up_join(self, ref: str) -> None:
+        self._give_up(ref)
+        if self._core.state is not ChannelState.CLOSED:  # it was answered at the very moment
+            self._core.leave(self._client.now())

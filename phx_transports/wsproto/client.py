@@ -1,0 +1,487 @@
+"""A blocking client on one thread: the machine, a plain socket and `selectors`. No event loop, no thread, no lock.
+
+Everything happens on the caller's thread, while it waits in a call: in `push`, `join`, `run`, or for the next message
+of a stream. Each turn of such a wait tells the core what happened (a read, the time) and then pumps: the machine's
+bytes go out, the calls end that the core's events end, and the handlers of the messages that came are called, one after
+another, in the order of the wire within a topic. No decision of the protocol is taken here.
+
+What follows from one thread: between calls nothing happens, heartbeats neither, so a program with other work to do
+gives the client its turns (`client.run(timeout=…)`), or it is cut by the server within a minute. Likewise a handler
+keeps the connection waiting while it works. One that waits in a call of its own (a `push`) lets it go on, but no other
+handler is called meanwhile. Where that will not do, there are `phx_transports.threads` and `phx_transports.asyncio`.
+"""
+
+import contextlib
+import inspect
+import random
+import signal
+import threading
+from collections.abc import Callable, Generator
+from math import inf
+from ssl import SSLContext
+from time import monotonic
+from types import FrameType
+from typing import Any, Final, Self
+
+from phx_proto.client import ClientOptions, ClientProtocol
+from phx_proto.commands import Provider, Resolve
+from phx_proto.endpoint import Headers, Params
+from phx_proto.errors import LocalError
+from phx_proto.inbox import Bound
+from phx_proto.router import Router
+from phx_proto.serializer import Serializer
+from phx_proto.states import SocketState
+from phx_proto.wire import Stats
+
+from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
+from ..session import Session
+from .channel import Channel
+from .connection import MAX_SIZE, Machine
+from .handlers import Runner
+from .streams import EventStream, MessageStream
+from .transport import Factory, Transport
+
+#: Messages that handlers send until they are written.
+_CASTS: Final = 100
+
+
+def connect(
+    url: str,
+    *,
+    params: Params | Provider | None = None,
+    auth_token: str | Provider | None = None,
+    headers: Headers = (),
+    router: Router | None = None,
+    serializer: Serializer | None = None,
+    options: ClientOptions | None = None,
+    timeout: float = 10.0,
+    ssl: SSLContext | None = None,
+    max_size: int | None = MAX_SIZE,
+    factory: Factory | None = None,
+    on_handler_error: OnHandlerError = log_handler_error,
+    fail_fast: bool = False,
+    drain_timeout: float = 10.0,
+) -> "Client":
+    """Connect to a Phoenix server, and stay connected until closed.
+
+    `with connect(url) as client:` closes gracefully at the end, at once if an exception ends it;
+    `client = connect(url)` leaves that to you. There are no proxies and no compression here.
+
+    Args:
+        url: The socket's mount, e.g. `"wss://example.com/socket"`.
+        params: For the server's `connect/3`: a mapping, or a function that is called again at every connect.
+        auth_token: For a socket with `auth_token: true`; a string, or a function likewise.
+        headers: To send with the handshake.
+        router: The handlers: plain functions, called on the thread that uses the client. Without one, `client.router`
+            is empty, for you to fill.
+        serializer: The wire format; V2 by default.
+        options: How the client behaves: heartbeat, retries, joins, bounds.
+        timeout: Seconds to wait for the first connection; `math.inf` to keep trying until it comes.
+        ssl: For `wss://`; by default the system's certificates are trusted and the host's name is verified.
+        max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
+        factory: Makes the TCP connection instead, from host and port (a tunnel, a Unix socket).
+        on_handler_error: Told what a handler raised; by default it is logged with its traceback.
+        fail_fast: Whether a handler's error ends the client, with that error.
+        drain_timeout: Seconds that closing may take: handlers that finish, leaves, the closing handshake.
+
+    Raises:
+        InvalidEndpoint: URL, params, token or headers cannot be sent.
+        HandshakeRefused: The server refused for good; `status` and `body` tell why.
+        ConnectTimeout: The server was not there in time; `last` tells what the latest attempt met.
+        CertificateError: The server's certificate was not accepted.
+    """
+    proto = ClientProtocol(
+        url,
+        params=params,
+        auth_token=auth_token,
+        headers=headers,
+        router=router,
+        serializer=serializer,
+        options=options,
+        rng=random.Random(),
+    )
+    client = Client(
+        proto,
+        max_size=max_size,
+        ssl=ssl,
+        factory=factory,
+        on_handler_error=on_handler_error,
+        fail_fast=fail_fast,
+        drain_timeout=drain_timeout,
+    )
+    try:
+        client.start(timeout=timeout)
+        client.wait_connected()
+    except BaseException:
+        client.abort()
+        raise
+    return client
+
+
+class Client:
+    """A connection to a Phoenix server that is kept up, and its channels. Made by `connect`, for one thread.
+
+    Attributes:
+        router: The handlers; they may be added and removed at any time.
+        streams: The open message streams, for closing.
+        now: The client's clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        proto: ClientProtocol,
+        *,
+        max_size: int | None,
+        ssl: SSLContext | None,
+        factory: Factory | None,
+        on_handler_error: OnHandlerError,
+        fail_fast: bool,
+        drain_timeout: float,
+    ) -> None:
+        self.router = proto.router
+        self.streams: set[MessageStream[Any]] = set()
+        self.now = monotonic
+        self._proto = proto
+        self._machine = Machine(proto, max_size=max_size)
+        self._session = Session()
+        self._session.listeners.append(log_event)
+        self._transport = Transport(self._machine, ssl=ssl, factory=factory)
+        self._on_handler_error = on_handler_error
+        self._fail_fast = fail_fast
+        self._drain_timeout = drain_timeout
+        self._runner = Runner(proto, now=monotonic, look=lambda: self._look(0.0), on_error=self._handler_failed)
+        self._casts = 0  # sent by handlers, and not yet written
+        self._patient_until = inf  # once the core has ended: how long handlers may take with what had come before
+        self._ended = False  # whether nothing is left
+        self._signals = 0  # heard and not yet heeded
+        self._hearing = contextlib.ExitStack()  # of signals, while it runs
+
+    def __repr__(self) -> str:
+        return f"Client({self._proto.endpoint.redacted!r}, {self.state.value})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            if kind is None:
+                self.close()
+        finally:
+            self.abort()  # does nothing where it has closed
+
+    # ---- for the application ----------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> SocketState:
+        """Where the connection stands."""
+        return self._proto.state
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why it ended; `None` while it has not, or where the application closed it."""
+        return self._session.error
+
+    @property
+    def stats(self) -> Stats:
+        """Counters, as they are now."""
+        self._runner.report()
+        return self._proto.stats
+
+    def channel(self, topic: str, params: Any = None, *, bound: Bound | None = None) -> Channel:
+        """Make a channel that is not joined yet, to give it handlers or streams before its join.
+
+        Args:
+            topic: The topic.
+            params: Payload of its joins; or a function called at every join: to resume from what was seen last, for
+                instance.
+            bound: Where messages that wait are dropped, if anywhere.
+
+        Raises:
+            TopicInUse: A live channel of the topic exists.
+            ConnectionClosed: The client is closed.
+        """
+        core = self._proto.channel(topic, params, bound=bound)
+        core.context = channel = Channel(core, self)
+        return channel
+
+    def join(self, topic: str, params: Any = None, *, timeout: float | None = None) -> Channel:
+        """Join a topic, and wait for the server's answer. Raises what `channel` and `Channel.join` raise."""
+        channel = self.channel(topic, params)
+        try:
+            channel.join(timeout=timeout)
+        except LocalError:  # the params cannot be sent; the topic is free again
+            channel.leave()
+            raise
+        return channel
+
+    @contextlib.contextmanager
+    def joined(self, topic: str, params: Any = None, *, timeout: float | None = None) -> Generator[Channel, None, None]:
+        """Join a topic for the length of a block, and leave it at its end."""
+        channel = self.join(topic, params, timeout=timeout)
+        try:
+            yield channel
+        finally:
+            channel.leave()
+
+    def wait_connected(self) -> None:
+        """Wait until the connection is open; raises why the client ended, if it did."""
+        waiter = _Call()
+        self._session.wait_connected(waiter)
+        self.turn_until(waiter.done)
+        waiter.outcome()
+
+    def wait_closed(self) -> None:
+        """Wait until the client has ended; raises why, unless the application closed it."""
+        self.run_until_closed(inf)
+
+    def ping(self, *, timeout: float = 10.0) -> float:
+        """Send a heartbeat, and wait for its answer.
+
+        Returns:
+            How long it took, in seconds.
+
+        Raises:
+            InvalidState: There is no open connection.
+            PushTimeout: No answer came in time.
+            PushLost: The connection went away.
+        """
+        elapsed: float = self.ask(lambda now: self._proto.ping(now, timeout=timeout), self._proto.cancel_ping)
+        return elapsed
+
+    def reconnect(self) -> None:
+        """Drop the connection and connect anew at once, e.g. with a new token; channels rejoin."""
+        self._proto.reconnect(self.now())
+        self._pump()
+
+    def events(self, *, timeout: float | None = None) -> EventStream:
+        """What happens to the client: `with client.events() as events: for event in events: …`.
+
+        Args:
+            timeout: Seconds to wait for each, after which `TimeoutError` is raised; `None` for as long as it takes.
+        """
+        return EventStream(self._session, self, timeout=timeout)
+
+    def run(self, *, timeout: float | None = None) -> None:
+        """Let the client work: until it is closed, or for `timeout` seconds.
+
+        SIGINT and SIGTERM close it gracefully meanwhile, where it has the main thread; a second one drops the
+        connection.
+
+        Raises:
+            PhxError: What ended the client, if not the application or a signal.
+        """
+        with self._hearing:
+            self._hearing.enter_context(self._hear_signals())
+            self.run_until_closed(inf if timeout is None else self.now() + timeout)
+
+    def stop(self) -> None:
+        """Begin to close gracefully, as `close` does, and do not wait for it; also from within a handler."""
+        self._proto.drain(self.now(), timeout=self._drain_timeout)
+        for stream in tuple(self.streams):
+            stream.release()
+        self._runner.report()
+        self._pump()
+
+    def close(self) -> None:
+        """Close gracefully: no new messages, let handlers finish (pushes still work), leave, close with 1000.
+
+        It takes `drain_timeout` seconds at most, if no handler takes longer. Called from within a handler, it only
+        begins, for it cannot wait for the handler that it is called from.
+        """
+        self.stop()
+        self._wait_ended()
+
+    def abort(self) -> None:
+        """Close at once, without leaves or handshake; no handler is called any more."""
+        self._drop()
+        self._wait_ended()
+
+    # ---- for channels and streams -----------------------------------------------------------------------------------
+
+    def start(self, *, timeout: float) -> None:
+        """Begin to connect; for `connect`."""
+        self._proto.connect(self.now(), timeout=timeout)
+        self._pump()
+
+    def ask(self, call: Callable[[float], str], cancel: Callable[[str], None]) -> Any:
+        """Make a call of the core that ends in an event, and wait for that; interrupted, it is given up."""
+        ref = call(self.now())
+        waiter = _Call()
+        self._session.wait(ref, waiter)
+        try:
+            self.turn_until(waiter.done)
+        except BaseException:
+            cancel(ref)
+            self._pump()
+            raise
+        return waiter.outcome()
+
+    def turn_until(self, condition: Callable[[], bool], deadline: float = inf) -> bool:
+        """Let the client work until something holds; gives whether it does, or the deadline or the end came first."""
+        while True:
+            self._pump()
+            if condition():
+                return True
+            if self._ended or self.now() >= deadline:
+                return False
+            self._turn(deadline)
+
+    def wait_writable(self, deadline: float = inf) -> bool:
+        """Wait while so much is to be written that senders should wait; gives whether there is room."""
+        return self.turn_until(lambda: not self._transport.full, deadline)
+
+    def sent(self) -> None:
+        """Something is to be written; what handlers send is written together."""
+        self._casts += 1
+        if not self._runner.at_work or self._casts >= _CASTS:
+            self._pump()
+
+    @property
+    def handling(self) -> bool:
+        """Whether a handler is at work."""
+        return self._runner.at_work
+
+    def handled(self, messages: int) -> None:
+        """So many messages are done with; the core hears of it with the next turn."""
+        self._runner.handled(messages)
+
+    def run_until_closed(self, deadline: float) -> None:
+        """Let the client work until it has ended, and raise why, or until the deadline."""
+        waiter = _Call()
+        self._session.wait_closed(waiter)
+        if self.turn_until(lambda: self._ended or (self._runner.at_work and waiter.done()), deadline):
+            waiter.outcome()
+
+    # ---- private: turns ---------------------------------------------------------------------------------------------
+
+    def _turn(self, deadline: float) -> None:
+        """Call the handlers of what has come; if nothing has, wait for something to happen until the deadline."""
+        if self._runner.work():
+            return
+        if self._session.closed and not self._runner.at_work:
+            self._finish()
+        else:
+            self._look(deadline)
+
+    def _look(self, deadline: float) -> None:
+        """See to the socket, the time and signals."""
+        due = self._proto.next_timeout()
+        deadline = deadline if due is None else min(deadline, due)
+        self._transport.wait(deadline - self.now())
+        now = self.now()
+        self._proto.handle_timeout(now)
+        self._heed_signals()
+        self._pump()
+        self._runner.looked_at = now
+        if now >= self._patient_until:
+            self._runner.closed = True
+
+    def _pump(self) -> None:
+        """Do what the core wants done; to be called after each input."""
+        self._casts = 0
+        self._runner.report()
+        if not self._ended:
+            for request in self._machine.requests():
+                self._resolve(request)
+            self._transport.pump()
+        events = self._proto.events()
+        if events:
+            self._session.settle(events)
+            if self._session.closed:
+                self._runner.closed |= self._session.error is None  # what is left was given up with the client
+                self._patient_until = self.now() + self._drain_timeout
+        self._runner.add(self._proto.runnable())
+
+    def _resolve(self, request: Resolve) -> None:
+        try:
+            value = request.provider()
+            if inspect.iscoroutine(value):
+                value.close()
+            if inspect.isawaitable(value):
+                raise TypeError("params and token cannot be async here: give plain values or functions")
+        except Exception as error:
+            self._proto.resolve_failed(request.request, error, self.now())
+        else:
+            self._proto.resolved(request.request, value, self.now())
+
+    def _handler_failed(self, report: HandlerError) -> None:
+        report_to(self._on_handler_error, report)
+        if self._fail_fast and not self._session.closed:
+            self._session.fail(report.raisable)
+            self._drop()
+
+    # ---- private: the end -------------------------------------------------------------------------------------------
+
+    def _drop(self) -> None:
+        self._runner.closed = True
+        self._proto.abort(self.now())
+        self._pump()
+
+    def _wait_ended(self) -> None:
+        if not self._runner.at_work:
+            with contextlib.suppress(Exception):  # why it ended is for `run` and `wait_closed` to raise
+                self.wait_closed()
+
+    def _finish(self) -> None:
+        """After the core has ended, and the handlers have had what came before: leave nothing behind."""
+        for stream in self.streams:
+            stream.end()
+        self._runner.report()
+        while not self._transport.idle:
+            self._transport.wait(inf)
+            self._transport.pump()
+        self._hearing.close()  # it uses the transport
+        self._transport.close()
+        self._ended = True
+
+    @contextlib.contextmanager
+    def _hear_signals(self) -> Generator[None, None, None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        # The interpreter itself has to ring: a signal's handler is not called while the selector waits.
+        bell = signal.set_wakeup_fd(self._transport.bell, warn_on_full_buffer=False)
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.set_wakeup_fd(bell)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+
+    def _heed_signals(self) -> None:
+        while self._signals:
+            self._signals -= 1
+            if self.state in (SocketState.DRAINING, SocketState.CLOSING):
+                self._drop()
+            else:
+                self.stop()
+
+
+class _Call:
+    """What a call waits for; a `session.Waiter`."""
+
+    __slots__ = ("_done", "_error", "_result")
+
+    def __init__(self) -> None:
+        self._done = False
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def done(self) -> bool:
+        return self._done
+
+    def set_result(self, result: Any, /) -> None:
+        self._done, self._result = True, result
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        self._done, self._error = True, exception
+
+    def outcome(self) -> Any:
+        """What it ended with, returned or raised; `None` where it has not ended."""
+        if self._error is not None:
+            raise self._error
+        return self._result

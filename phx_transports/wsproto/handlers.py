@@ -1,0 +1,136 @@
+"""Calls handlers one after another, on the thread that uses the client; in the order of the wire within a topic.
+
+A handler may use the client: while it waits in a call, reading goes on, but no other handler is called. What it, or the
+handlers before it, take in time is taken from the connection, so between two of them the socket is looked at when it
+has been left alone for `SPELL`.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from types import CoroutineType
+from typing import Any, Final
+
+from phx_proto.channel import Channel as CoreChannel
+from phx_proto.client import ClientProtocol
+from phx_proto.handler import Handler
+from phx_proto.inbox import Tap
+
+from ..reports import HandlerError, OnHandlerError
+
+#: Seconds that handlers may take in a row until the socket and the time are looked at.
+SPELL: Final = 0.05
+
+_BATCH: Final = 256  # messages that a channel gives at a time, and of which the core hears together
+
+
+class Runner:
+    """Runs the handlers of one client.
+
+    Args:
+        proto: The core.
+        now: The clock.
+        look: Sees to the socket and the time, without waiting.
+        on_error: Told what a handler raised; must not raise.
+
+    Attributes:
+        closed: Whether no handler is begun any more.
+        looked_at: When the socket was looked at last.
+    """
+
+    def __init__(
+        self, proto: ClientProtocol, *, now: Callable[[], float], look: Callable[[], None], on_error: OnHandlerError
+    ) -> None:
+        self.closed = False
+        self.looked_at = 0.0
+        self._proto = proto
+        self._now = now
+        self._look = look
+        self._on_error = on_error
+        self._runnable: deque[CoreChannel] = deque()
+        self._at_work = False
+        self._done = 0  # messages handled and not yet reported to the core
+
+    def add(self, channels: Sequence[CoreChannel]) -> None:
+        """These channels have messages and are in nobody's hands."""
+        self._runnable += channels
+
+    @property
+    def at_work(self) -> bool:
+        """Whether this is called from within a handler."""
+        return self._at_work
+
+    def work(self) -> bool:
+        """Call the handlers of what has come; gives whether there was any. From within one it does nothing."""
+        if self._at_work or self.closed or not self._runnable:
+            return False
+        self._at_work = True
+        self.looked_at = self._now()
+        try:
+            while self._runnable and not self.closed:
+                self._drain(self._runnable.popleft())
+        finally:
+            self._at_work = False
+            self.report()
+        return True
+
+    def handled(self, messages: int) -> None:
+        """So many messages are done with; `report` tells the core."""
+        self._done += messages
+
+    def report(self) -> None:
+        """Tell the core what is done."""
+        done, self._done = self._done, 0
+        self._proto.handled(done, self._now())
+
+    def _drain(self, core: CoreChannel) -> None:
+        take = core.inbox.take
+        while deliveries := take(_BATCH):
+            rest: Iterator[Any] = iter(deliveries)  # not every consumer is a handler
+            try:
+                self._run(rest, core.context)
+            except BaseException:  # an interrupt
+                self._stopped(core, deliveries, rest)
+                raise
+            if self.closed:
+                self._stopped(core, deliveries, rest)
+                return
+            self._done += len(deliveries)
+            if self._done >= _BATCH:
+                self.report()
+
+    def _stopped(self, core: CoreChannel, deliveries: list[Any], rest: Iterator[Any]) -> None:
+        left = list(rest)
+        core.inbox.put_back(left)
+        self._runnable.appendleft(core)
+        self._done += len(deliveries) - len(left)
+
+    def _run(self, deliveries: Iterator[Any], channel: object) -> None:
+        now = self._now
+        # The loop is spelled out, and without any call that it can do without: it runs for each message.
+        for consumers, item in deliveries:
+            for consumer in consumers:
+                if consumer.__class__ is Tap:
+                    self._proto.held(1)
+                    consumer.put(item)
+                    continue
+                try:
+                    message = item if consumer.payload_type is None else consumer.accept(item)
+                    if consumer.takes_channel:
+                        returned = consumer.function(message, channel)
+                    else:
+                        returned = consumer.function(message)
+                    if returned.__class__ is CoroutineType:
+                        _refuse(consumer, returned)
+                except (KeyboardInterrupt, SystemExit):
+                    raise
+                except BaseException as error:
+                    self._on_error(HandlerError(consumer, item, error))
+            if self.closed:
+                return
+            if now() - self.looked_at >= SPELL:
+                self._look()
+
+
+def _refuse(handler: Handler, coroutine: "CoroutineType[Any, Any, Any]") -> None:
+    coroutine.close()
+    raise TypeError(f"{handler.name} returned a coroutine, and nobody awaits it here: make it a plain function")

@@ -1,0 +1,353 @@
+"""The sockets of one client: connects the stream that the machine wants, with TLS on it, and carries its bytes.
+
+Sockets do not block, and nothing waits but `Transport.wait`; only a host's name is looked up while the client stands
+still. Time is the core's, with one exception: once a stream is finished the peer gets `LINGER` to end the connection,
+so that our close frame is not lost in a reset, and then it is dropped.
+"""
+
+import contextlib
+import os
+import socket
+import ssl as tls
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, DefaultSelector
+from time import monotonic
+from typing import Any, Final, TypeAlias, cast
+
+from phx_proto.errors import ConnectError
+
+from ..handshake import checked_socket, network_error
+from .connection import Machine, Stream, StreamState
+
+#: Seconds that the peer has to end the TCP connection once the WebSocket is over.
+LINGER: Final = 1.0
+
+#: Gives a connected stream socket to a host and port, e.g. through a tunnel or to a Unix socket.
+Factory: TypeAlias = Callable[[str, int], socket.socket]
+
+_READ: Final = 2**17  # bytes a read takes at most
+_WRITE_LIMIT: Final = 2**16  # bytes that may wait for the socket until senders have to wait
+_LONGEST: Final = 3600.0  # seconds; what selectors can wait for has limits
+
+
+class Transport:
+    """The connections of one client: the one that is wanted, and those before it that are not over yet.
+
+    Args:
+        machine: Says which stream is wanted.
+        ssl: For TLS; by default the system's certificates are trusted and the host's name is verified.
+        factory: Makes the TCP connection instead.
+    """
+
+    def __init__(self, machine: Machine, *, ssl: tls.SSLContext | None, factory: Factory | None) -> None:
+        self._machine = machine
+        self._ssl = ssl
+        self._factory = factory
+        self._lines: dict[Stream, Line] = {}
+        self._selector = DefaultSelector()
+        self._bell, self._ear = socket.socketpair()
+        self._bell.setblocking(False)
+        self._selector.register(self._ear, EVENT_READ)
+
+    @property
+    def bell(self) -> int:
+        """A file descriptor; what is written there ends a wait."""
+        return self._bell.fileno()
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits to be written that senders should wait too."""
+        return any(line.waiting >= _WRITE_LIMIT for line in self._lines.values())
+
+    @property
+    def idle(self) -> bool:
+        """Whether no connection is left."""
+        return not self._lines
+
+    def pump(self) -> None:
+        """Open the stream that is wanted, write what there is, and let go of what is over."""
+        stream = self._machine.stream()
+        if stream is not None and stream not in self._lines:
+            self._lines[stream] = line = Line(stream, self._selector)
+            line.open(self._ssl, self._factory)
+        for line in tuple(self._lines.values()):
+            line.flush()
+            if line.over:
+                del self._lines[line.stream]
+
+    def wait(self, seconds: float) -> None:
+        """Wait for bytes, for room to write or for the bell, at most so long, and see to what came."""
+        now = monotonic()
+        seconds = min(seconds, _LONGEST, *(line.ends_at - now for line in self._lines.values()))
+        for key, ready in self._selector.select(max(seconds, 0.0)):
+            if key.data is None:
+                self._ear.recv(4096)
+            else:
+                key.data.ready(ready)
+
+    def close(self) -> None:
+        """Let go of what it waits with, once it is idle."""
+        self._selector.close()
+        self._bell.close()
+        self._ear.close()
+
+
+class Line:
+    """One stream's TCP connection.
+
+    Attributes:
+        stream: Whose it is.
+        ends_at: When it is dropped, once its stream is finished; `math.inf` before.
+    """
+
+    def __init__(self, stream: Stream, selector: BaseSelector) -> None:
+        self.stream = stream
+        self.ends_at = inf
+        self._selector = selector
+        self._addresses: deque[Any] = deque()  # that were not tried yet
+        self._sock: socket.socket | None = None
+        self._ssl: tls.SSLContext | None = None
+        self._tls: Tls | None = None
+        self._out = bytearray()
+        self._ready: Callable[[int], None] = self._connected
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left of it."""
+        return self._sock is None
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait for the socket."""
+        return len(self._out)
+
+    def open(self, ssl: tls.SSLContext | None, factory: Factory | None) -> None:
+        """Connect, as far as that goes without waiting."""
+        stream = self.stream
+        if stream.server_hostname is not None:
+            self._ssl = ssl or tls.create_default_context()
+        elif ssl is not None:
+            self._fail(ConnectError("an SSL context was given for a ws:// URL: use wss://"))
+            return
+        if factory is not None:
+            self._open_by(factory)
+            return
+        try:
+            self._addresses += socket.getaddrinfo(stream.host, stream.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            self._fail(self._network_error(error))
+        else:
+            self._try_next()
+
+    def ready(self, ready: int) -> None:
+        """The socket can be read or written."""
+        self._ready(ready)
+
+    def flush(self) -> None:
+        """Write what there is, and see whether it is over."""
+        stream, sock = self.stream, self._sock
+        if sock is None:
+            return
+        data, state = stream.data_to_send(), stream.state
+        if state is StreamState.DROPPED:
+            self.close()
+            return
+        if self._ready == self._connected:
+            return
+        self._out += data if self._tls is None else self._tls.send(data)
+        self._write(sock)
+        if state is StreamState.FINISHED:
+            self._finish(sock)
+        if self._sock is not None:
+            reading = stream.reading or state is StreamState.FINISHED
+            self._look_for((EVENT_READ if reading else 0) | (EVENT_WRITE if self._out else 0))
+
+    def close(self) -> None:
+        """Drop it; nothing more comes of it."""
+        if self._sock is not None:
+            self._look_for(0)
+            self._sock.close()
+            self._sock = None
+
+    # ---- connecting -------------------------------------------------------------------------------------------------
+
+    def _try_next(self) -> None:
+        """Begin to connect to the next address; the first error that is told is that of the last one."""
+        error = OSError("no address is left")
+        while self._addresses:
+            family, kind, protocol, _, address = self._addresses.popleft()
+            try:
+                self._sock = sock = socket.socket(family, kind, protocol)
+                sock.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    sock.connect(address)
+            except OSError as failure:
+                error = failure
+                self.close()
+            else:
+                self._look_for(EVENT_WRITE)
+                return
+        self._fail(self._network_error(error))
+
+    def _connected(self, ready: int) -> None:
+        assert self._sock is not None
+        code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code == 0:
+            self._begin(self._sock)
+            return
+        self.close()
+        if self._addresses:
+            self._try_next()
+        else:
+            self._fail(self._network_error(OSError(code, os.strerror(code))))
+
+    def _open_by(self, factory: Factory) -> None:
+        stream = self.stream
+        try:
+            self._sock = sock = checked_socket(factory(stream.host, stream.port))
+            sock.setblocking(False)
+        except ConnectError as error:
+            self._fail(error)
+        except Exception as error:
+            self._fail(ConnectError(f"the connection factory failed: {error!r}"))
+        else:
+            self._begin(sock)
+
+    def _begin(self, sock: socket.socket) -> None:
+        """The socket is connected."""
+        with contextlib.suppress(OSError):  # another kind of socket
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._ready = self._read
+        if self._ssl is None:
+            self.stream.connected(monotonic())
+        else:
+            self._tls = Tls(self._ssl, self.stream.server_hostname)
+
+    # ---- reading, writing -------------------------------------------------------------------------------------------
+
+    def _read(self, ready: int) -> None:
+        if self._sock is None or not ready & EVENT_READ:
+            return  # `flush` writes
+        try:
+            data = self._sock.recv(_READ)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._fail(ConnectError(f"the connection broke: {error}"))
+            return
+        if self.ends_at != inf:
+            if not data:
+                self.close()
+            return
+        now = monotonic()
+        ended = not data
+        if self._tls is not None and data:
+            try:
+                data, ended = self._decrypt(self._tls, data, now)
+            except tls.SSLError as error:
+                self._out += self._tls.send(b"")  # an alert, that tells the server what is wrong
+                self._write(self._sock)
+                self._fail(self._network_error(error))
+                return
+        if data:
+            self.stream.receive_data(data, now)
+        if ended:
+            self.stream.receive_eof(now)
+
+    def _decrypt(self, secured: "Tls", data: bytes, now: float) -> tuple[bytes, bool]:
+        fresh = not secured.open
+        data = secured.receive(data)
+        if fresh and secured.open:
+            self.stream.connected(now)
+        return data, secured.ended
+
+    def _write(self, sock: socket.socket) -> None:
+        if not self._out:
+            return
+        try:
+            sent = sock.send(self._out)
+        except BlockingIOError:
+            return
+        except OSError:  # what happened is told by the next read
+            self._out.clear()
+        else:
+            del self._out[:sent]
+
+    def _finish(self, sock: socket.socket) -> None:
+        """The stream is finished: end our side when all is written, and give the peer a moment for his."""
+        now = monotonic()
+        if self.ends_at == inf:
+            self.ends_at = now + LINGER
+        if not self._out:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)
+        if now >= self.ends_at:
+            self.close()
+
+    # ---- small things -----------------------------------------------------------------------------------------------
+
+    def _look_for(self, events: int) -> None:
+        """Have the selector look for what it waits for now."""
+        assert self._sock is not None
+        key = self._selector.get_map().get(self._sock)
+        if key is None:
+            if events:
+                self._selector.register(self._sock, events, self)
+        elif not events:
+            self._selector.unregister(self._sock)
+        elif events != key.events:
+            self._selector.modify(self._sock, events, self)
+
+    def _fail(self, error: ConnectError) -> None:
+        self.stream.failed(error, monotonic())
+        self.close()
+
+    def _network_error(self, error: OSError) -> ConnectError:
+        return network_error(error, cast("Any", self.stream))  # a host and a port are all that it looks at
+
+
+class Tls:
+    """TLS as bytes in and bytes out.
+
+    Attributes:
+        open: Whether the handshake is over.
+        ended: Whether the peer has said that nothing follows.
+    """
+
+    def __init__(self, context: tls.SSLContext, server_hostname: str | None) -> None:
+        self.open = False
+        self.ended = False
+        self._incoming, self._outgoing = tls.MemoryBIO(), tls.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
+        self._shake()
+
+    def receive(self, data: bytes) -> bytes:
+        """Takes what came; gives what of it is for the stream.
+
+        Raises:
+            ssl.SSLError: The peer broke a rule, or its certificate is not accepted.
+        """
+        self._incoming.write(data)
+        self._shake()
+        parts: list[bytes] = []
+        if self.open:
+            with contextlib.suppress(tls.SSLWantReadError):
+                while part := self._object.read(_READ):
+                    parts.append(part)
+                self.ended = True
+        return b"".join(parts)
+
+    def send(self, data: bytes) -> bytes:
+        """Takes what the stream sends; gives what is to be written for it."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._object.write(rest) :]
+        return self._outgoing.read()
+
+    def _shake(self) -> None:
+        if not self.open:
+            with contextlib.suppress(tls.SSLWantReadError):
+                self._object.do_handshake()
+                self.open = True
