@@ -62,11 +62,12 @@ class Reader:
                 if join_ref is None or join_ref == inbox.channel.join_ref:
                     consumers = inbox.quick.get(message.event, inbox.otherwise)
                     if consumers:
-                        if inbox.deliveries is None:
+                        deliveries = inbox.deliveries
+                        if deliveries is None:
                             inbox.deliveries = [(consumers, message)]
                             runnable.append(inbox.channel)
                         else:
-                            inbox.deliveries.append((consumers, message))
+                            deliveries.append((consumers, message))
                         delivered += 1
                         continue
                     if consumers is not None:

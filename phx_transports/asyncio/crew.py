@@ -116,7 +116,7 @@ class Crew(Generic[C]):
                 raise
 
     async def _drain_runnable(self) -> None:
-        turn: list[C] = []
+        turn: list[Any] = [None]
         while self._runnable:
             try:
                 await self._drain(self._turns(turn))
@@ -127,12 +127,12 @@ class Crew(Generic[C]):
                 if stopped:
                     raise
 
-    def _turns(self, turn: list[C]) -> Iterator[C]:
-        """The channels of one worker, one after another; `turn` holds the one that it is at."""
+    def _turns(self, turn: list[Any]) -> Iterator[C]:
+        """The channels of one worker, one after another; `turn` holds the one that it is at, alone."""
         runnable = self._runnable
         while runnable:
             channel = runnable.popleft()
-            turn[:] = [channel]
+            turn[0] = channel
             if runnable and not self._coming:
                 self._coming = True
                 self._loop.call_soon(self._baton)
