@@ -5,7 +5,7 @@ left undecoded until somebody reads it and then kept decoded in its place: an ev
 """
 
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -40,6 +40,7 @@ class _Fields(msgspec.Struct, array_like=True, kw_only=True, eq=False, gc=False)
 
 
 _fields: Final = attrgetter("join_ref", "ref", "topic", "event", "payload")
+_decode: Final = msgspec.json.Decoder().decode
 _payload_slot: Any = vars(_Fields)["payload"]
 
 
@@ -55,20 +56,17 @@ class Message(_Fields, Generic[P], array_like=True, kw_only=True, eq=False, gc=F
 
     Reading `payload` of a message from the wire decodes it once. That raises `msgspec.DecodeError`, `ValueError` or
     `RecursionError` where the payload passed the envelope but is not sound (a number out of range, invalid UTF-8).
+    A serializer that reads payloads otherwise (decimals, say) makes messages of a subclass that overrides `payload`.
 
     >>> Message(topic="room:lobby", event="shout", payload={"body": "hi"}).payload
     {'body': 'hi'}
     """
 
-    #: How a raw payload is decoded. A serializer with other rules (decimals, say) decodes into a subclass of its own.
-    decode_raw: ClassVar[Any] = msgspec.json.Decoder().decode
-
     @property  # type: ignore[misc]
     def payload(self) -> P:
         value = self.undecoded
         if type(value) is Raw:
-            value = self.decode_raw(value)
-            self.undecoded = value
+            value = self.undecoded = _decode(value)
         return value  # type: ignore[no-any-return]
 
     if TYPE_CHECKING:

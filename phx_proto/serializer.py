@@ -11,7 +11,7 @@ Text is `str` and binary is `bytes`, as the WebSocket frame that carries it; a t
 
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from typing import Any, ClassVar, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -341,7 +341,12 @@ def _read_decimals(raw: msgspec.Raw) -> Any:
 
 
 class _DecimalMessage(Message[Any], array_like=True, kw_only=True, eq=False, gc=False):
-    decode_raw: ClassVar[Any] = staticmethod(_read_decimals)
+    @property  # type: ignore[misc]
+    def payload(self) -> Any:
+        value = self.undecoded
+        if type(value) is msgspec.Raw:
+            value = self.undecoded = _read_decimals(value)
+        return value
 
 
 def _message_type(floats: type[float] | type[Decimal]) -> type[Message[Any]]:
