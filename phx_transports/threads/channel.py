@@ -1,0 +1,222 @@
+"""One topic, as an application meets it with threads."""
+
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from phx_proto.channel import Channel as CoreChannel
+from phx_proto.errors import ChannelClosed, InvalidHandler, PushRejected, PushTimeout
+from phx_proto.events import ChannelEvent
+from phx_proto.handler import Handler, HandlerKind
+from phx_proto.message import Message, Reply
+from phx_proto.presence import Entries, Presence
+from phx_proto.states import ChannelState
+
+from .handlers import Lane, Runner
+from .streams import MessageStream
+from .waits import deadline_after
+
+if TYPE_CHECKING:
+    from .client import Client
+
+
+class Channel:
+    """A topic on a client. Made by `Client.channel`, `Client.join` or `Client.joined`. Any thread may use it.
+
+    It lives once: joined, rejoined whenever it has to be, and closed for good by a leave, a refused join, the server or
+    the client's end. All waits are in seconds.
+    """
+
+    __slots__ = ("_client", "_core", "_lanes")
+
+    def __init__(self, core: CoreChannel, client: "Client") -> None:
+        self._core = core
+        self._client = client
+        self._lanes: dict[Handler, Lane] | None = None
+
+    def __repr__(self) -> str:
+        return repr(self._core)
+
+    @property
+    def topic(self) -> str:
+        """The topic."""
+        return self._core.topic
+
+    @property
+    def state(self) -> ChannelState:
+        """Where it stands."""
+        return self._core.state
+
+    @property
+    def client(self) -> "Client":
+        """The client it belongs to."""
+        return self._client
+
+    def join(self, *, timeout: float | None = None) -> Any:
+        """Join, now or as soon as the connection is open, and wait for the answer.
+
+        Args:
+            timeout: Seconds until the join is given up; `None` for the policy's, `math.inf` for none.
+
+        Returns:
+            What the server answered, any JSON value or bytes.
+
+        Raises:
+            JoinRefused: The server refused. The channel is closed.
+            JoinTimeout: It did not answer in time. The channel is closed.
+            LocalError: It was joined before, or the params cannot be sent.
+        """
+        return self._client.ask(lambda now: self._core.join(now, timeout=timeout), self._give_up_join)
+
+    def leave(self, *, timeout: float = 10.0) -> None:
+        """Leave, and wait until the server knows; it is over after `timeout` seconds at the latest."""
+        self._client.ask(lambda now: self._core.leave(now, timeout=timeout), self._core.cancel)
+
+    def push(self, event: str, payload: Any = None, *, timeout: float = 10.0, check: bool = True) -> Reply:
+        """Send an event and wait for its reply. Before the channel is joined, it waits for that first.
+
+        An interrupt (`KeyboardInterrupt`) cancels the push: unsent it is never sent, and a late reply is dropped.
+
+        Args:
+            event: The event's name.
+            payload: Any JSON value, or bytes; `None` stands for `{}`.
+            timeout: Seconds from this call; `math.inf` for none.
+            check: Whether a reply with another status than `"ok"` is raised, or returned like any other.
+
+        Raises:
+            PushRejected: The reply's status was not `"ok"`.
+            PushTimeout: No reply came in time.
+            PushLost: The connection or the channel went away under it; `sent` tells whether it may have run.
+            ChannelClosed: The channel is closed.
+            LocalError: It cannot be sent: never joined, payload not JSON, buffer full.
+        """
+        rest = timeout if self._client.writable else self._wait_writable(event, timeout)
+        body: Any = {} if payload is None else payload
+        reply: Reply = self._client.ask(lambda now: self._core.push(event, body, now, timeout=rest), self._core.cancel)
+        if check and not reply.ok:
+            raise PushRejected(self.topic, event, reply)
+        return reply
+
+    def cast(self, event: str, payload: Any = None) -> None:
+        """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
+        if not self._client.writable:
+            self._client.wait_writable()
+        body: Any = {} if payload is None else payload
+        self._client.tell(lambda now: self._core.cast(event, body, now))
+
+    def on(
+        self, event: str, *, payload: Any = None, concurrency: int = 1
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register the decorated function for an event of this channel alone; see `Router.add`."""
+
+        def register(function: Callable[..., Any]) -> Callable[..., Any]:
+            self.add(function, event, payload=payload, concurrency=concurrency)
+            return function
+
+        return register
+
+    def add(self, function: Callable[..., Any], event: str, *, payload: Any = None, concurrency: int = 1) -> Handler:
+        """Register a function for an event of this channel alone; `off` takes it back.
+
+        Raises:
+            InvalidHandler: It could never be called rightly; a coroutine function, for one.
+        """
+
+        def register(now: float) -> Handler:
+            handler = self._core.on(event, function, payload=payload, concurrency=concurrency)
+            try:
+                check_plain(handler)
+            except InvalidHandler:
+                self._core.off(handler)
+                raise
+            return handler
+
+        return self._client.tell(register)
+
+    def off(self, handler: Handler) -> None:
+        """Take a handler of this channel's own back."""
+        self._client.tell(lambda now: self._core.off(handler))
+
+    def messages(self, *, timeout: float | None = None) -> MessageStream[Message[Any]]:
+        """Read the channel's messages one after another, beside its handlers.
+
+        `with channel.messages() as messages: for message in messages: …`. Opened before the join it misses none. It
+        ends when the channel is left or the client closed; otherwise it raises what ended the channel. What is not read
+        counts as not handled, so a slow reader is felt by the server.
+
+        Args:
+            timeout: Seconds to wait for each, after which `TimeoutError` is raised; one may go on reading.
+        """
+        return MessageStream(self._core, self._client, _message, timeout=timeout)
+
+    def stream(self, *, timeout: float | None = None) -> MessageStream[Message[Any] | ChannelEvent]:
+        """Like `messages`, with the channel's lifecycle in order: `ChannelJoined`, `ChannelErrored`, `ChannelEnded`."""
+        return MessageStream(self._core, self._client, lambda item: item, timeout=timeout)
+
+    def wait_for(
+        self, event: str, predicate: Callable[[Message[Any]], bool] | None = None, *, timeout: float | None = None
+    ) -> Message[Any]:
+        """Wait for the next message of an event, one for which `predicate` holds if there is one.
+
+        Not from within a handler of the same topic: the message would wait for that handler.
+
+        Raises:
+            TimeoutError: None came within `timeout` seconds.
+            PhxError: The channel ended first; what ended it, `ChannelClosed` where it was left.
+        """
+        deadline = deadline_after(timeout)
+        with self.messages() as messages:
+            while True:
+                try:
+                    message = messages.next(timeout=deadline - monotonic())
+                except StopIteration:
+                    raise ChannelClosed(self.topic, "it was left, or the client was closed") from None
+                if message.event == event and (predicate is None or predicate(message)):
+                    return message
+
+    def track_presence(self) -> Presence:
+        """Keep track of who is present, best before the join; its `entries` are then always current.
+
+        Changes come as `PresenceChanged` among `Client.events()`.
+        """
+        return self._client.tell(lambda now: self._core.track_presence())
+
+    @property
+    def present(self) -> Entries:
+        """Who is present now, by key; needs `track_presence` before the join."""
+        return self.track_presence().entries
+
+    def lane(self, handler: Handler, runner: Runner) -> Lane:
+        """Where messages wait for a handler that no worker calls; for the runner."""
+        if self._lanes is None:
+            self._lanes = {}
+        lane = self._lanes.get(handler)
+        if lane is None:
+            lane = self._lanes[handler] = Lane(handler, self, runner)
+        return lane
+
+    def _wait_writable(self, event: str, timeout: float) -> float:
+        """Wait until there is room in the write buffer; gives what is left of the timeout."""
+        began = monotonic()
+        if not self._client.wait_writable(timeout):
+            raise PushTimeout(self.topic, event, timeout, sent=False)
+        return timeout - (monotonic() - began)
+
+    def _give_up_join(self, ref: str, now: float) -> None:
+        self._core.cancel(ref, now)
+        if self._core.state is not ChannelState.CLOSED:  # it was answered at the very moment
+            self._core.leave(now)
+
+
+def check_plain(handler: Handler) -> None:
+    """Refuse a coroutine function.
+
+    Raises:
+        InvalidHandler: It is one.
+    """
+    if handler.kind is HandlerKind.ASYNC:
+        raise InvalidHandler(handler.name, "it is a coroutine function, and threads await nothing: make it a plain one")
+
+
+def _message(item: Message[Any] | ChannelEvent) -> Message[Any] | None:
+    return item if isinstance(item, Message) else None

@@ -1,0 +1,489 @@
+"""A client on threads: the pure core, a WebSocket and one thread that watches it.
+
+Whatever happens (a call, a read, the deadline) is told to the core under one lock, and then the pump runs: it carries
+out the core's commands, ends the calls that its events end, hands runnable channels to the runner, and sets the one
+deadline. What takes its time is done after the lock was released, by whoever held it (`follow_up`): bytes are written,
+threads started, the log is told. No decision of the protocol is taken here.
+
+The watch's thread reads and tells the time, and runs no code of the application's: that is for the handlers' threads.
+All threads are daemons, and what is open when the program ends is dropped.
+"""
+
+import atexit
+import contextlib
+import inspect
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Executor, Future
+from functools import partial
+from ssl import SSLContext
+from time import monotonic
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeVar
+
+from phx_proto.client import ClientOptions, ClientProtocol
+from phx_proto.commands import Provider
+from phx_proto.endpoint import Headers, Params
+from phx_proto.errors import InvalidEndpoint, InvalidPayload, LocalError
+from phx_proto.events import Event
+from phx_proto.inbox import Bound
+from phx_proto.message import PHX_JOIN
+from phx_proto.router import Router
+from phx_proto.serializer import Serializer
+from phx_proto.states import SocketState
+from phx_proto.wire import Stats
+
+from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
+from ..session import Session
+from ..signals import signals_to
+from .channel import Channel, check_plain
+from .connection import Factory
+from .handlers import Runner
+from .streams import EventStream, MessageStream
+from .transport import Transport
+from .waits import wait_for
+
+T = TypeVar("T")
+
+MAX_SIZE: Final = 16 * 2**20  # bytes; Phoenix servers send frames as large as their payloads
+
+
+def connect(
+    url: str,
+    *,
+    params: Params | Provider | None = None,
+    auth_token: str | Provider | None = None,
+    headers: Headers = (),
+    router: Router | None = None,
+    serializer: Serializer | None = None,
+    options: ClientOptions | None = None,
+    timeout: float = 10.0,
+    ssl: SSLContext | None = None,
+    proxy: str | Literal[True] | None = True,
+    max_size: int | None = MAX_SIZE,
+    compression: Literal["deflate"] | None = None,
+    factory: Factory | None = None,
+    executor: Executor | None = None,
+    on_handler_error: OnHandlerError = log_handler_error,
+    fail_fast: bool = False,
+    drain_timeout: float = 10.0,
+) -> "Client":
+    """Connect to a Phoenix server, and stay connected until closed.
+
+    `with connect(url) as client:` closes gracefully at the end, at once if an exception ends it;
+    `client = connect(url)` leaves that to you.
+
+    Args:
+        url: The socket's mount, e.g. `"wss://example.com/socket"`.
+        params: For the server's `connect/3`: a mapping, or a plain callable read again at every connect, on a thread of
+            its own.
+        auth_token: For a socket with `auth_token: true`; a string, or a callable likewise.
+        headers: To send with the handshake.
+        router: The handlers, all of them plain functions. Without one, `client.router` is empty, for you to fill.
+        serializer: The wire format; V2 by default.
+        options: How the client behaves: heartbeat, retries, joins, bounds.
+        timeout: Seconds to wait for the first connection; `math.inf` to keep trying until it comes.
+        ssl: For `wss://`; by default the system's certificates are trusted and the host's name is verified.
+        proxy: An HTTP proxy's URL, `None` for none, `True` for what the environment says.
+        max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
+        compression: `"deflate"` to offer permessage-deflate.
+        factory: Makes the TCP connection instead, from host and port (a tunnel, a Unix socket).
+        executor: Runs handlers; by default threads of the client's own do.
+        on_handler_error: Told what a handler raised, on the handler's thread; by default it is logged with its
+            traceback.
+        fail_fast: Whether a handler's error ends the client, with that error.
+        drain_timeout: Seconds that closing may take: handlers that finish, leaves, the closing handshake.
+
+    Raises:
+        InvalidEndpoint: URL, params, token or headers cannot be sent.
+        HandshakeRefused: The server refused for good; `status` and `body` tell why.
+        ConnectTimeout: The server was not there in time; `last` tells what the latest attempt met.
+        CertificateError: The server's certificate was not accepted.
+    """
+    for name, provider in (("params", params), ("auth_token", auth_token)):
+        if inspect.iscoroutinefunction(provider):
+            raise InvalidEndpoint(f"{name} is a coroutine function, and threads await nothing: make it a plain one")
+    proto = ClientProtocol(
+        url,
+        params=params,
+        auth_token=auth_token,
+        headers=headers,
+        router=router,
+        serializer=serializer,
+        options=options,
+        rng=random.Random(),
+    )
+    transport = {"ssl": ssl, "proxy": proxy, "max_size": max_size, "compression": compression, "factory": factory}
+    client = Client(
+        proto,
+        transport=transport,
+        executor=executor,
+        on_handler_error=on_handler_error,
+        fail_fast=fail_fast,
+        drain_timeout=drain_timeout,
+    )
+    try:
+        client.start(timeout=timeout)
+        client.wait_connected()
+    except BaseException:
+        client.abort()
+        raise
+    return client
+
+
+class Client:
+    """A connection to a Phoenix server that is kept up, and its channels. Made by `connect`. Any thread may use it.
+
+    Attributes:
+        router: The handlers; they may be added and removed at any time.
+        lock: Held while the core is told something; for this package.
+        streams: The open message streams, for closing.
+    """
+
+    def __init__(
+        self,
+        proto: ClientProtocol,
+        *,
+        transport: dict[str, Any],
+        executor: Executor | None,
+        on_handler_error: OnHandlerError,
+        fail_fast: bool,
+        drain_timeout: float,
+    ) -> None:
+        self.router = proto.router
+        self.lock = threading.Lock()
+        self.streams: set[MessageStream[Any]] = set()
+        self._proto = proto
+        self._log: deque[Event] = deque()
+        self._logging = threading.Lock()
+        self._later: deque[Callable[[], None]] = deque()
+        self._session = Session()
+        self._session.listeners.append(self._log.append)
+        self._transport = Transport(
+            proto,
+            lock=self.lock,
+            tell=self.tell,
+            later=self._later.append,
+            on_due=lambda: self.tell(proto.handle_timeout),
+            goes_on=self._goes_on,
+            on_end=self._finish,
+            on_crash=self._fail,
+            options=transport,
+        )
+        self._watch = self._transport.watch
+        self._runner = Runner(
+            proto,
+            executor,
+            tell=self.tell,
+            later=self._later.append,
+            on_error=self._handler_failed,
+            on_crash=self._fail,
+        )
+        self._on_handler_error = on_handler_error
+        self._fail_fast = fail_fast
+        self._drain_timeout = drain_timeout
+        self._ended_at: float | None = None
+        self._dropped = False  # nobody waits for handlers any more
+
+    def __repr__(self) -> str:
+        return f"Client({self._proto.endpoint.redacted!r}, {self.state.value})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.close()
+        finally:
+            self.abort()  # does nothing where it has closed
+
+    # ---- for the application ----------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> SocketState:
+        """Where the connection stands."""
+        return self._proto.state
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why it ended; `None` while it has not, or where the application closed it."""
+        return self._session.error
+
+    @property
+    def stats(self) -> Stats:
+        """Counters, as they are now."""
+        with self.lock:
+            return self._proto.stats
+
+    def channel(self, topic: str, params: Any = None, *, bound: Bound | None = None) -> Channel:
+        """Make a channel that is not joined yet, to give it handlers or streams before its join.
+
+        Args:
+            topic: The topic.
+            params: Payload of its joins; or a plain callable read at every join: to resume from what was seen last, for
+                instance.
+            bound: Where messages that wait are dropped, if anywhere.
+
+        Raises:
+            TopicInUse: A live channel of the topic exists.
+            ConnectionClosed: The client is closed.
+            InvalidHandler: The router has a coroutine function for the topic.
+        """
+        if inspect.iscoroutinefunction(params):
+            problem = "are a coroutine function, and threads await nothing: make it a plain one"
+            raise InvalidPayload(topic, PHX_JOIN, "the params", problem)
+        routes = self.router.routes(topic)
+        for handler in (*routes.catch_all, *(one for handlers in routes.by_event.values() for one in handlers)):
+            check_plain(handler)
+
+        def make(now: float) -> Channel:
+            core = self._proto.channel(topic, params, bound=bound)
+            core.context = channel = Channel(core, self)
+            return channel
+
+        return self.tell(make)
+
+    def join(self, topic: str, params: Any = None, *, timeout: float | None = None) -> Channel:
+        """Join a topic, and wait for the server's answer. Raises what `channel` and `Channel.join` raise."""
+        channel = self.channel(topic, params)
+        try:
+            channel.join(timeout=timeout)
+        except LocalError:  # the params cannot be sent; the topic is free again
+            channel.leave()
+            raise
+        return channel
+
+    @contextlib.contextmanager
+    def joined(self, topic: str, params: Any = None, *, timeout: float | None = None) -> Generator[Channel, None, None]:
+        """Join a topic for the length of a block, and leave it at its end."""
+        channel = self.join(topic, params, timeout=timeout)
+        try:
+            yield channel
+        finally:
+            channel.leave()
+
+    def wait_connected(self, *, timeout: float | None = None) -> None:
+        """Wait until the connection is open; raises why the client ended, if it did, and `TimeoutError`."""
+        self._wait(self._session.wait_connected, timeout).result()
+
+    def wait_closed(self, *, timeout: float | None = None) -> None:
+        """Wait until the client has ended; raises why, unless the application closed it, and `TimeoutError`."""
+        waiter = self._wait(self._session.wait_closed, timeout)
+        if not (self._runner.is_current or self._watch.is_current):
+            self._watch.join()
+        waiter.result()
+
+    def ping(self, *, timeout: float = 10.0) -> float:
+        """Send a heartbeat, and wait for its answer.
+
+        Returns:
+            How long it took, in seconds.
+
+        Raises:
+            InvalidState: There is no open connection.
+            PushTimeout: No answer came in time.
+            PushLost: The connection went away.
+        """
+        proto = self._proto
+        elapsed: float = self.ask(lambda now: proto.ping(now, timeout=timeout), lambda ref, now: proto.cancel_ping(ref))
+        return elapsed
+
+    def reconnect(self) -> None:
+        """Drop the connection and connect anew at once, e.g. with a new token; channels rejoin."""
+        self.tell(self._proto.reconnect)
+
+    def events(self, *, timeout: float | None = None) -> EventStream:
+        """What happens to the client: `with client.events() as events: for event in events: …`.
+
+        Args:
+            timeout: Seconds to wait for each, after which `TimeoutError` is raised; one may go on reading.
+        """
+        return EventStream(self._session, self.lock, timeout=timeout)
+
+    def run(self) -> None:
+        """Run until closed. SIGINT and SIGTERM close gracefully; a second one drops the connection.
+
+        Raises:
+            PhxError: What ended the client, if not the application or a signal.
+        """
+        with signals_to(lambda: self._watch.call(self._on_signal)):
+            self.wait_closed()
+
+    def stop(self) -> None:
+        """Begin to close gracefully, as `close` does, and do not wait for it; also from within a handler."""
+
+        def drain(now: float) -> None:
+            self._proto.drain(now, timeout=self._drain_timeout)
+            for stream in self.streams:
+                stream.release()
+
+        self.tell(drain)
+
+    def close(self) -> None:
+        """Close gracefully: no new messages, let handlers finish (pushes still work), leave, close with 1000.
+
+        It takes `drain_timeout` seconds at most. Called from within a handler, it only begins, for it cannot wait for
+        the handler that it is called from.
+        """
+        self.stop()
+        self._wait_ended()
+
+    def abort(self) -> None:
+        """Close at once, without leaves or handshake. Handlers that run are left to end by themselves."""
+        self._drop()
+        self._wait_ended()
+
+    # ---- for channels, streams, the transport and the runner --------------------------------------------------------
+
+    def start(self, *, timeout: float) -> None:
+        """Begin to connect; for `connect`."""
+        atexit.register(self.abort)
+        self._watch.start()
+        self.tell(lambda now: self._proto.connect(now, timeout=timeout))
+
+    def tell(self, call: Callable[[float], T]) -> T:
+        """Tell the core something, and do what it wants done; every input comes this way."""
+        with self.lock:
+            result = call(monotonic())
+            self._pump()
+        self.follow_up()
+        return result
+
+    def ask(self, call: Callable[[float], str], cancel: Callable[[str, float], None]) -> Any:
+        """Make a call of the core that ends in an event, and wait for that; interrupted, it is given up."""
+        waiter: Future[Any] = Future()
+        refs: list[str] = []
+
+        def begin(now: float) -> None:
+            refs.append(call(now))
+            self._session.wait(refs[0], waiter)
+
+        try:
+            self.tell(begin)
+            wait_for(waiter)
+        except BaseException:
+            for ref in refs:
+                self.tell(partial(cancel, ref))
+            raise
+        return waiter.result()
+
+    @property
+    def writable(self) -> bool:
+        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
+        return self._transport.writable
+
+    def wait_writable(self, timeout: float | None = None) -> bool:
+        """Wait while the socket takes no more; gives whether there is room now."""
+        return self._transport.wait_writable(timeout)
+
+    def handled(self, messages: int) -> None:
+        """So many messages are done with; under the lock, `follow_up` comes after it."""
+        self._proto.handled(messages, monotonic())
+        self._pump()
+
+    def follow_up(self) -> None:
+        """Do what the pump left for after the lock."""
+        self._transport.flush()
+        while self._later:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                self._later.popleft()()
+        while self._log and self._logging.acquire(blocking=False):
+            try:
+                log_event(self._log.popleft())
+            finally:
+                self._logging.release()
+
+    # ---- private ----------------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Do what the core wants done; under the lock, after each input."""
+        proto = self._proto
+        for command in proto.commands():
+            self._transport.perform(command)
+        events = proto.events()
+        if events:
+            self._session.settle(events)
+        if self._session.closed:
+            self._ended()
+        runnable = proto.runnable()
+        if runnable:
+            self._runner.add(runnable)
+        deadline = proto.next_timeout()
+        if deadline is not None and deadline < self._watch.armed:
+            self._watch.arm(deadline)
+
+    def _handler_failed(self, report: HandlerError) -> None:
+        report_to(self._on_handler_error, report)
+        if self._fail_fast:
+            self._fail(report.raisable)
+
+    def _fail(self, error: BaseException) -> None:
+        """End, and have whoever waits for the end raise this."""
+        with self.lock:
+            closed = self._session.closed
+            if not closed:
+                self._session.fail(error)
+        if not closed:
+            self._drop()
+
+    def _drop(self) -> None:
+        self._dropped = True
+        self.tell(self._proto.abort)
+        self._watch.wake()
+
+    def _on_signal(self) -> None:
+        if self.state in (SocketState.DRAINING, SocketState.CLOSING):
+            self._drop()
+        else:
+            self.stop()
+
+    def _wait(self, register: "Callable[[Future[None]], None]", timeout: float | None) -> "Future[None]":
+        waiter: Future[None] = Future()
+        with self.lock:
+            register(waiter)
+        try:
+            wait_for(waiter, timeout)
+        except BaseException:  # too late, or an interrupt
+            with self.lock:
+                waiter.cancel()
+            raise
+        return waiter
+
+    def _wait_ended(self) -> None:
+        if not (self._runner.is_current or self._watch.is_current):
+            with contextlib.suppress(Exception):  # why it ended is for `run` and `wait_closed` to raise
+                self.wait_closed()
+
+    # ---- private: the end, on the watch's thread --------------------------------------------------------------------
+
+    def _ended(self) -> None:
+        """The core has ended; under the lock."""
+        if self._ended_at is None:
+            self._ended_at = monotonic()
+            for stream in self.streams:
+                stream.release()
+            self._watch.arm(self._ended_at + self._drain_timeout)
+        self._watch.wake()
+
+    def _goes_on(self) -> bool:
+        """Whether there is something to wait for: the core, or handlers of what came before the server's end."""
+        if self._ended_at is None:
+            return True
+        if self._session.error is None or self._dropped:
+            return False
+        return self.stats.backlog > 0 and monotonic() < self._ended_at + self._drain_timeout
+
+    def _finish(self) -> None:
+        """The watch's last act: leave nothing behind."""
+        self._runner.close()
+        self._transport.end()
+        with self.lock:
+            for stream in self.streams:
+                stream.end()
+        self.follow_up()
+        atexit.unregister(self.abort)

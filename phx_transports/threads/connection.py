@@ -1,0 +1,424 @@
+"""A WebSocket for the client: a socket of its own, one call to the core for each read, writes by whoever comes by.
+
+`websockets`' Sans-I/O protocol makes the outgoing frames and keeps RFC 6455; reads go through the `Cutter`. Nothing
+here decides about Phoenix, and time is the core's: an opening is bounded by `Attempt.cancel`, a closing handshake by
+`abort`. The one exception is the TCP connection of a WebSocket that is over and was told so: the peer gets `LINGER` to
+end it, so that our close frame is not lost in a reset, and then it is dropped.
+
+Who may do what, for many threads meet here: the protocol is used under the client's lock. One thread reads, and closes
+the socket. Any thread writes, outside the lock, one at a time: who finds another at it leaves his bytes to him. No
+write waits: what the socket does not take at once is written by the reading thread, as soon as there is room. The main
+thread leaves all writing to the reading thread: an interrupt, which is raised in the main thread alone, could come
+between a write and the note of how much was written.
+"""
+
+import contextlib
+import socket
+import ssl as tls
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, TypeAlias
+
+from websockets.client import ClientProtocol
+from websockets.exceptions import WebSocketException
+from websockets.extensions.permessage_deflate import enable_client_permessage_deflate
+from websockets.http11 import USER_AGENT
+from websockets.protocol import State
+from websockets.typing import Subprotocol
+from websockets.uri import WebSocketURI
+
+from phx_proto.errors import ConnectError
+
+from ..cutter import Assembler, Cutter, Received
+from ..handshake import ResponseReader, checked_address, checked_socket, handshake_error, network_error, silent
+from .tunnel import open_tunnel, proxy_for
+
+#: Seconds that the peer has to end the TCP connection once the WebSocket is over.
+LINGER: Final = 1.0
+
+#: Gives a connected stream socket to a host and port, e.g. through a tunnel or to a Unix socket.
+Factory: TypeAlias = Callable[[str, int], socket.socket]
+
+_READ: Final = 2**17  # bytes a read takes at most
+_WRITE_LIMIT: Final = 2**16  # bytes that may wait for the socket until senders have to wait
+
+#: TLS may want to read in order to write, and the reverse; either way it is tried again when the socket is ready.
+_NOT_NOW: Final = (BlockingIOError, tls.SSLWantReadError, tls.SSLWantWriteError)
+
+
+class Connection:
+    """An open WebSocket.
+
+    No method waits, and none fails because the connection is over: what is sent then goes nowhere.
+
+    Attributes:
+        ending: Once it is over: the code of the peer's close frame (1005 if that was empty, `None` if none came) and
+            its reason, or what happened in words.
+        paused: Whether it is not to be read.
+        stuck: Whether the socket takes no more; the reading thread is to call `writable` when it does.
+        aborted: Whether the socket is to be closed now.
+        on_work: Called when there is something for the reading thread to write.
+        on_room: Called when something was written.
+    """
+
+    def __init__(
+        self, sock: socket.socket, protocol: ClientProtocol, rest: bytes, *, lock: threading.Lock, max_size: int | None
+    ) -> None:
+        """Starts after the handshake.
+
+        Args:
+            sock: Connected.
+            protocol: Open.
+            rest: What followed the response to the handshake.
+            lock: The client's.
+            max_size: The largest message to receive; the protocol's must be the same.
+        """
+        self.ending: tuple[int | None, str] | None = None
+        self.paused = False
+        self.stuck = False
+        self.aborted = False
+        self.on_work: Callable[[], None] = _nothing
+        self.on_room: Callable[[], None] = _nothing
+        self._sock = sock
+        self._protocol = protocol
+        self._lock = lock
+        self._rest = rest
+        self._assembler = Assembler(protocol)
+        self._cutter = Cutter(self._parse, max_size=max_size)
+        self._outbox: deque[bytes] = deque()
+        self._unwritten: bytes | memoryview = b""  # what the socket did not take, before the outbox
+        self._queued = 0  # bytes, over its life; changed under the lock
+        self._written = 0  # bytes, over its life; changed by who writes
+        self._writing = threading.Lock()
+        # OpenSSL's objects are for one thread at a time, and Python did not always see to that.
+        self._tls = threading.Lock() if isinstance(sock, tls.SSLSocket) else None
+        sock.setblocking(False)
+        protocol.events_received()  # the response
+
+    def fileno(self) -> int:
+        """For selectors."""
+        return self._sock.fileno()
+
+    @property
+    def subprotocol(self) -> str | None:
+        """What the server chose of the subprotocols offered."""
+        return self._protocol.subprotocol
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a message has begun whose end has not come."""
+        return self._cutter.unfinished
+
+    @property
+    def has_early(self) -> bool:
+        """Whether messages may have come with the handshake: the first `receive` does not need the socket."""
+        return bool(self._rest)
+
+    # ---- under the client's lock ------------------------------------------------------------------------------------
+
+    def send_text(self, data: str) -> None:
+        """Queues one text message; `flush` writes it."""
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_text(data.encode())
+            self._queue()
+
+    def send_binary(self, data: bytes) -> None:
+        """Queues one binary message, like `send_text`."""
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_binary(data)
+            self._queue()
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Starts the closing handshake, behind what is queued; messages are received until the peer's close frame."""
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_close(code, reason.encode()[:123].decode("utf-8", "ignore"))
+            self._queue()
+
+    def _queue(self) -> None:
+        # The protocol's mark for the end of our side is empty: the socket is closed when the peer has ended his.
+        if not self.aborted and (data := b"".join(self._protocol.data_to_send())):
+            self._queued += len(data)
+            self._outbox.append(data)
+
+    # ---- by any thread, outside the lock ----------------------------------------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits to be written that senders should wait too."""
+        return self._queued - self._written >= _WRITE_LIMIT and not self.aborted
+
+    def flush(self) -> None:
+        """Writes what is queued, as far as the socket takes it."""
+        while (self._outbox or self._unwritten) and not (self.stuck or self.aborted):
+            if threading.current_thread() is threading.main_thread():
+                self.on_work()
+                return
+            if not self._writing.acquire(blocking=False):
+                return  # who writes looks again when he has let go
+            try:
+                self._write()
+            finally:
+                self._writing.release()
+            self.on_room()
+
+    def abort(self) -> None:
+        """Drops the connection without a handshake, and what is queued with it. Nothing more is received."""
+        self.aborted = True
+        self._outbox.clear()
+
+    def _write(self) -> None:
+        while data := self._unwritten or self._next():
+            try:
+                sent = self._send(data)
+            except _NOT_NOW:
+                self._unwritten = data
+                self.stuck = True
+                self.on_work()
+                return
+            except OSError:  # what happened is told by the next read
+                self._unwritten = b""
+                self._outbox.clear()
+                self._written = self._queued
+                return
+            self._written += sent
+            self._unwritten = memoryview(data)[sent:] if sent < len(data) else b""
+
+    def _next(self) -> bytes:
+        parts: list[bytes] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                parts.append(self._outbox.popleft())
+        return b"".join(parts)
+
+    def _send(self, data: bytes | memoryview) -> int:
+        if self._tls is None:
+            return self._sock.send(data)
+        with self._tls:
+            return self._sock.send(data)
+
+    # ---- by the reading thread --------------------------------------------------------------------------------------
+
+    def receive(self) -> list[Received]:
+        """One read: the messages completed by it, in the order of the wire. Sets `ending` when it was the last."""
+        data, self._rest = self._rest, b""
+        if not data:
+            try:
+                data = self._read()
+            except _NOT_NOW:
+                return []
+            except OSError as error:
+                self._end(None, f"the connection broke: {error}")
+                self.abort()
+                return []
+        if not data:
+            self._end(None, "the server ended the connection without a close frame")
+            self.abort()
+            return []
+        messages = self._cutter.cut(data)
+        if self._cutter.ended and self.ending is None:
+            received = self._protocol.close_rcvd
+            if received is None:
+                self._end(None, self._assembler.problem)
+            else:
+                self._end(int(received.code), received.reason)
+        return messages
+
+    def writable(self) -> None:
+        """The socket takes more."""
+        self.stuck = False
+        self.flush()
+
+    def destroy(self) -> None:
+        """Closes the socket; it must not be waited for any more."""
+        self.abort()
+        self._end(None, "the connection was dropped from this side")
+        with self._writing:  # or a late write might meet another file under the same number
+            self._sock.close()
+        self.on_room()
+
+    def _read(self) -> bytes:
+        if self._tls is None:
+            return self._sock.recv(_READ)
+        parts: list[bytes] = []
+        size = 0
+        with self._tls:
+            # A TLS record is 16 KiB at most, and one that was begun to be read is not seen by a selector.
+            while size < _READ:
+                try:
+                    part = self._sock.recv(_READ)
+                except _NOT_NOW:
+                    if not parts:
+                        raise
+                    break
+                if not part:
+                    break
+                parts.append(part)
+                size += len(part)
+        return b"".join(parts)
+
+    def _parse(self, data: bytes, messages: list[Received]) -> bool:
+        with self._lock:
+            ended = self._assembler.parse(data, messages)
+            self._queue()
+        return ended
+
+    def _end(self, code: int | None, reason: str) -> None:
+        if self.ending is None:
+            self.ending = (code, reason)
+
+
+def _nothing() -> None:
+    """Nobody listens."""
+
+
+# ---- opening --------------------------------------------------------------------------------------------------------
+
+
+class Attempt:
+    """An attempt to connect, which another thread may give up."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sock: socket.socket | None = None
+        self._given_up = False
+
+    def cancel(self) -> None:
+        """Ends whatever the attempt waits for on its socket."""
+        with self._lock:
+            self._given_up = True
+            if self._sock is not None:
+                with contextlib.suppress(OSError):
+                    # The base class's: that of TLS would take the socket's TLS from under who uses it.
+                    socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+    def hold(self, sock: socket.socket) -> None:
+        """Take a socket as the attempt's from here on; the one before is closed.
+
+        Raises:
+            ConnectError: It was given up; the new one is closed too.
+        """
+        with self._lock:
+            if self._sock is not None:
+                self._sock.close()
+            self._sock = sock
+            if self._given_up:
+                sock.close()
+                raise ConnectError("the attempt was given up")
+
+    def drop(self) -> None:
+        """It failed."""
+        with self._lock:
+            if self._sock is not None:
+                self._sock.close()
+
+
+def open_connection(
+    url: str,
+    *,
+    lock: threading.Lock,
+    attempt: Attempt,
+    subprotocols: Sequence[str] = (),
+    headers: Sequence[tuple[str, str]] = (),
+    max_size: int | None = 16 * 2**20,
+    compression: Literal["deflate"] | None = None,
+    ssl: tls.SSLContext | None = None,
+    proxy: str | Literal[True] | None = True,
+    factory: Factory | None = None,
+) -> Connection:
+    """Opens a WebSocket, and waits for that. There is no timeout: cancelling the attempt ends the wait.
+
+    Args:
+        url: `ws://` or `wss://`, whole.
+        lock: The client's.
+        attempt: To give it up by.
+        subprotocols: To offer, verbatim and in this order, also where they hold characters that RFC 6455 forbids.
+        headers: To send besides the handshake's own.
+        max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
+            `None` for no limit.
+        compression: `"deflate"` to offer permessage-deflate (RFC 7692); compressed messages come slower.
+        ssl: For `wss://`; by default the system's certificates are trusted and the host's name is verified.
+        proxy: An HTTP proxy's URL, `None` for none, `True` for what the environment says.
+        factory: Makes the TCP connection instead, from the URL's host and port; TLS and the handshake are then done on
+            its socket, which belongs to the connection from there on. No proxy is used.
+
+    Raises:
+        HandshakeRefused: The server answered with an HTTP status other than 101; redirects are not followed.
+        CertificateError: The server's TLS certificate was not accepted.
+        ConnectError: Anything else that kept the connection from opening.
+    """
+    address = checked_address(url, ssl=ssl, headers=headers, subprotocols=subprotocols)
+    extensions = enable_client_permessage_deflate(None) if compression else None
+    protocol = ClientProtocol(address, extensions=extensions, max_size=max_size, logger=silent)
+    # Set here, behind the library's argument check, which refuses a token's "/" (see PROTOCOL.md, Opening).
+    protocol.available_subprotocols = [Subprotocol(offered) for offered in subprotocols] or None
+    try:
+        sock = _connected(address, attempt, proxy, factory)
+        sock.setblocking(True)
+        if sock.family != getattr(socket, "AF_UNIX", None):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if address.secure:
+            context = tls.create_default_context() if ssl is None else ssl
+            encrypted = context.wrap_socket(sock, server_hostname=address.host, do_handshake_on_connect=False)
+            attempt.hold(encrypted)
+            encrypted.do_handshake()
+            sock = encrypted
+        rest = _shake_hands(sock, protocol, headers)
+    except OSError as error:
+        attempt.drop()
+        raise network_error(error, address) from error
+    except (WebSocketException, ValueError) as error:
+        attempt.drop()
+        raise handshake_error(error, address) from None  # their texts may show a token that the server echoed
+    except BaseException:
+        attempt.drop()
+        raise
+    return Connection(sock, protocol, rest, lock=lock, max_size=max_size)
+
+
+def _connected(
+    address: WebSocketURI, attempt: Attempt, proxy: str | Literal[True] | None, factory: Factory | None
+) -> socket.socket:
+    def dial(host: str, port: int) -> socket.socket:
+        """As `socket.create_connection`, and it can be given up."""
+        problem = OSError("the host has no address")
+        for family, kind, number, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            sock = socket.socket(family, kind, number)
+            attempt.hold(sock)
+            try:
+                sock.connect(place)
+            except OSError as error:
+                problem = error
+            else:
+                return sock
+        raise problem
+
+    if factory is None:
+        through = proxy_for(address, proxy)
+        return dial(address.host, address.port) if through is None else open_tunnel(through, address, dial)
+    try:
+        sock = factory(address.host, address.port)
+    except Exception as error:
+        raise ConnectError(f"the connection factory failed: {error!r}") from error
+    attempt.hold(checked_socket(sock))
+    return sock
+
+
+def _shake_hands(sock: socket.socket, protocol: ClientProtocol, headers: Sequence[tuple[str, str]]) -> bytes:
+    """The opening handshake; gives what followed the response."""
+    request = protocol.connect()
+    request.headers.update(headers)
+    request.headers.setdefault("User-Agent", USER_AGENT)
+    protocol.send_request(request)
+    sock.sendall(b"".join(protocol.data_to_send()))
+    response = ResponseReader(protocol, protocol.receive_data)
+    rest = b""
+    while protocol.state is State.CONNECTING and protocol.handshake_exc is None:
+        data = sock.recv(2**16)
+        if data:
+            rest = response.receive(data)
+        else:
+            protocol.receive_eof()
+    if protocol.handshake_exc is not None:
+        raise protocol.handshake_exc
+    return rest

@@ -1,0 +1,261 @@
+"""The connections of one client: carries out the core's commands, and tells each link what its connection saw.
+
+A link is an attempt to connect, first a thread and then a connection; the core says when it is over. What is sent is
+queued under the client's lock and written after it was released, so whoever sends much has to wait while the socket
+takes no more (`wait_writable`).
+"""
+
+import inspect
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Protocol, TypeVar
+
+from phx_proto.client import ClientProtocol
+from phx_proto.commands import (
+    AbortTransport,
+    CloseTransport,
+    Command,
+    OpenTransport,
+    PauseReading,
+    Resolve,
+    ResumeReading,
+    SendBinary,
+    SendText,
+)
+from phx_proto.errors import ConnectError
+from phx_proto.link import Link
+
+from .connection import LINGER, Attempt, Connection, open_connection
+from .waits import deadline_after, slice_until
+from .watch import Watch
+
+T = TypeVar("T")
+
+
+class Tell(Protocol):
+    """Tells the core something, and does what it wants done."""
+
+    def __call__(self, call: Callable[[float], T], /) -> T: ...
+
+
+class Transport:
+    """Connects for one client, sends, and calls its params and token.
+
+    Args:
+        proto: The core.
+        lock: The client's.
+        tell: Used for each input to the core; it takes the lock.
+        later: Has something done after the lock was released.
+        on_due: Called when the watch's deadline has passed.
+        goes_on: Whether to watch on while there is no connection.
+        on_end: The watch's last act.
+        on_crash: Told of an error that was not foreseen; without it there would be a client that does nothing.
+        options: For `open_connection`.
+
+    Attributes:
+        watch: Reads, and tells the time.
+    """
+
+    def __init__(
+        self,
+        proto: ClientProtocol,
+        *,
+        lock: threading.Lock,
+        tell: Tell,
+        later: Callable[[Callable[[], None]], None],
+        on_due: Callable[[], None],
+        goes_on: Callable[[], bool],
+        on_end: Callable[[], None],
+        on_crash: Callable[[BaseException], None],
+        options: dict[str, Any],
+    ) -> None:
+        self._proto = proto
+        self._lock = lock
+        self._tell = tell
+        self._later = later
+        self.watch = Watch(
+            "phx-client",
+            on_bytes=self._read,
+            on_gone=self._gone,
+            on_due=on_due,
+            goes_on=goes_on,
+            on_end=on_end,
+            on_crash=on_crash,
+        )
+        self._on_crash = on_crash
+        self._options = options
+        self._attempts: dict[Link, Attempt] = {}
+        self._connections: dict[Link, Connection] = {}
+        self._links: dict[Connection, Link] = {}
+        self._current: Connection | None = None  # the one that is sent to
+        self._openers: set[threading.Thread] = set()
+        self._room = threading.Condition(lock)
+        self._senders = 0  # that wait for room
+        self._performers: dict[type[Command], Callable[[Any], None]] = {
+            OpenTransport: self._open,
+            SendText: self._send_text,
+            SendBinary: self._send_binary,
+            CloseTransport: self._close,
+            AbortTransport: self._abort,
+            PauseReading: self._pause_reading,
+            ResumeReading: self._resume_reading,
+            Resolve: self._resolve,
+        }
+
+    def perform(self, command: Command) -> None:
+        """Do what the core wants done; under the lock."""
+        self._performers[type(command)](command)
+
+    def flush(self) -> None:
+        """Write what was queued; after the lock was released."""
+        connection = self._current
+        if connection is not None:
+            connection.flush()
+
+    @property
+    def writable(self) -> bool:
+        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
+        return self._current is None or not self._current.full
+
+    def wait_writable(self, timeout: float | None = None) -> bool:
+        """Wait while the socket takes no more; gives whether there is room now."""
+        deadline = deadline_after(timeout)
+        with self._room:
+            self._senders += 1
+            try:
+                while not self.writable and (patience := slice_until(deadline)):
+                    self._room.wait(patience)
+            finally:
+                self._senders -= 1
+        return self.writable
+
+    def end(self) -> None:
+        """After the core has ended: wait for what was under way, but not for what nobody can end (a name's look-up)."""
+        deadline = monotonic() + LINGER
+        for thread in tuple(self._openers):
+            thread.join(max(0.0, deadline - monotonic()))
+
+    # ---- the core's commands ----------------------------------------------------------------------------------------
+
+    def _open(self, command: OpenTransport) -> None:
+        attempt = self._attempts[command.link] = Attempt()
+        thread = threading.Thread(
+            target=self._guarded, args=(self._connect, command, attempt), name="phx-connect", daemon=True
+        )
+        self._later(thread.start)
+
+    def _connect(self, command: OpenTransport, attempt: Attempt) -> None:
+        link = command.link
+        self._openers.add(threading.current_thread())
+        try:
+            connection = open_connection(
+                command.url,
+                lock=self._lock,
+                attempt=attempt,
+                subprotocols=command.subprotocols,
+                headers=command.headers,
+                **self._options,
+            )
+        except ConnectError as error:
+            failure = error
+            self._tell(lambda now: self._failed(link, failure, now))
+        else:
+            self._tell(lambda now: self._opened(link, connection, now))
+        finally:
+            self._openers.discard(threading.current_thread())
+
+    def _failed(self, link: Link, error: ConnectError, now: float) -> None:
+        self._attempts.pop(link, None)
+        link.failed(error, now)
+
+    def _opened(self, link: Link, connection: Connection, now: float) -> None:
+        if self._attempts.pop(link, None) is None:  # given up meanwhile
+            connection.destroy()
+            return
+        connection.on_work = self.watch.wake
+        connection.on_room = self._has_room
+        self._connections[link] = self._current = connection
+        self._links[connection] = link
+        link.opened(connection.subprotocol, now)
+        self.watch.add(connection)
+
+    def _send_text(self, command: SendText) -> None:
+        self._connections[command.link].send_text(command.data)
+
+    def _send_binary(self, command: SendBinary) -> None:
+        self._connections[command.link].send_binary(command.data)
+
+    def _close(self, command: CloseTransport) -> None:
+        self._connections[command.link].close(command.code, command.reason)
+
+    def _abort(self, command: AbortTransport) -> None:
+        attempt = self._attempts.pop(command.link, None)
+        if attempt is not None:
+            attempt.cancel()
+            return
+        self._connections.pop(command.link).abort()
+        self.watch.wake()
+
+    def _pause_reading(self, command: PauseReading) -> None:
+        self._connections[command.link].paused = True
+
+    def _resume_reading(self, command: ResumeReading) -> None:
+        self._connections[command.link].paused = False
+        self.watch.wake()
+
+    def _resolve(self, command: Resolve) -> None:
+        # A thread of its own: it may take its time, and all others may be waiting for what comes of it.
+        thread = threading.Thread(target=self._guarded, args=(self._call, command), name="phx-resolve", daemon=True)
+        self._later(thread.start)
+
+    def _call(self, command: Resolve) -> None:
+        try:
+            value = command.provider()
+            if inspect.iscoroutine(value):
+                value.close()
+            if inspect.isawaitable(value):
+                raise TypeError("params and token cannot be async with threads: give plain values or functions")
+        except BaseException as error:
+            failure = error
+            self._tell(lambda now: self._proto.resolve_failed(command.request, failure, now))
+        else:
+            self._tell(lambda now: self._proto.resolved(command.request, value, now))
+
+    # ---- what a connection tells ------------------------------------------------------------------------------------
+
+    def _read(self, connection: Connection) -> None:
+        """A connection can be read; on the watch's thread."""
+        link = self._links[connection]
+        frames = connection.receive()
+        if frames:
+            self._tell(lambda now: link.receive_all(frames, now))
+        elif connection.unfinished:
+            self._tell(link.progressed)
+        if connection.ending is not None:
+            self._tell(lambda now: self._closed(connection, link, now))
+        connection.flush()  # what RFC 6455 wants answered
+
+    def _gone(self, connection: Connection) -> None:
+        """A connection was closed; on the watch's thread."""
+        link = self._links.pop(connection)
+        self._tell(lambda now: self._closed(connection, link, now))
+
+    def _closed(self, connection: Connection, link: Link, now: float) -> None:
+        """The connection of a link is over; a second call does nothing."""
+        if self._connections.pop(link, None) is not None:
+            assert connection.ending is not None
+            link.closed(*connection.ending, now)
+
+    def _has_room(self) -> None:
+        if self._senders:
+            with self._room:
+                self._room.notify_all()
+
+    # ---- private ----------------------------------------------------------------------------------------------------
+
+    def _guarded(self, run: Callable[..., None], *args: Any) -> None:
+        try:
+            run(*args)
+        except BaseException as error:
+            self._on_crash(error)

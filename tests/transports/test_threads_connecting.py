@@ -1,0 +1,596 @@
+"""The first connection of a client on threads: how it comes about, what is sent with it, and how it fails."""
+
+import asyncio
+import datetime
+import ipaddress
+import logging
+import math
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from serving_in_thread import LONG, QUICK, Flag, connected, dial, joined, serving, start, tidy, until
+from websockets.utils import accept_key
+
+from phx_proto.client import ClientOptions
+from phx_proto.errors import (
+    CertificateError,
+    ConnectError,
+    ConnectionClosed,
+    ConnectTimeout,
+    HandshakeRefused,
+    InvalidEndpoint,
+    InvalidHandler,
+    InvalidPayload,
+    ResolveFailed,
+)
+from phx_proto.message import Message
+from phx_proto.router import Router
+from phx_proto.serializer import V1
+from phx_proto.states import SocketState
+from phx_transports.threads import Client, connect
+
+SECRET = "hush-hush"
+
+
+@pytest.fixture(autouse=True)
+def _tidy() -> Iterator[None]:
+    with tidy():
+        yield
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def answering(*answers: Callable[[socket.socket, bytes], None]) -> Iterator[str]:
+    """A server of which the test writes every byte, one connection after another; given the request's header."""
+    problems: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            for answer in answers:
+                sock, _ = listener.accept()
+                with sock:
+                    sock.settimeout(LONG)
+                    answer(sock, read_header(sock))
+        except BaseException as error:
+            problems.append(error)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(LONG)
+        thread = threading.Thread(target=serve, name="test-server")
+        thread.start()
+        yield f"ws://127.0.0.1:{listener.getsockname()[1]}/socket"
+        thread.join(LONG)
+    assert problems == []
+
+
+def read_header(sock: socket.socket) -> bytes:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += sock.recv(1 << 16)
+    return data
+
+
+def header(request: bytes, name: str) -> str:
+    lines = request.decode().split("\r\n")[1:]
+    return {line.split(": ", 1)[0].lower(): line.split(": ", 1)[1] for line in lines if line}[name]
+
+
+def accepting(request: bytes, *extra: str) -> bytes:
+    key = accept_key(header(request, "sec-websocket-key"))
+    lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade", *extra]
+    return "\r\n".join((*lines, f"Sec-WebSocket-Accept: {key}", "", "")).encode()
+
+
+# ---- it comes about -------------------------------------------------------------------------------------------------
+
+
+def state(client: Client) -> SocketState:
+    return client.state  # where a type checker does not remember it
+
+
+def test_connect_as_a_context_manager_closes_at_the_end_with_1000() -> None:
+    with serving() as peer:
+        with connect(peer.url, proxy=None) as client:
+            assert state(client) is SocketState.OPEN
+            wire = peer.wire()
+        assert state(client) is SocketState.CLOSED
+        assert wire.ended() == 1000
+
+
+def test_an_exception_out_of_the_context_drops_the_connection() -> None:
+    with serving() as peer:
+        client = connect(peer.url, proxy=None)
+        wire = peer.wire()
+        with pytest.raises(ZeroDivisionError), client:
+            raise ZeroDivisionError
+        assert state(client) is SocketState.CLOSED
+        assert wire.ended() is None
+
+
+def test_without_a_context_closing_is_left_to_the_caller() -> None:
+    with serving() as peer:
+        client = connect(peer.url, proxy=None)
+        assert state(client) is SocketState.OPEN
+        client.close()
+        assert state(client) is SocketState.CLOSED
+
+
+def test_params_version_and_headers_reach_the_server() -> None:
+    params = {"token": "t/+=", "nested": {"a": 1}}
+    with connected(params=params, headers={"x-tenant": "seven"}) as (_, wire):
+        assert wire.params == {"token": "t/+=", "nested[a]": "1", "vsn": "2.0.0"}
+        assert wire.headers["x-tenant"] == "seven"
+        assert "websockets" in wire.headers["user-agent"]
+
+
+def test_another_serializer_tells_its_version() -> None:
+    with connected(serializer=V1()) as (_, wire):
+        assert wire.params == {"vsn": "1.0.0"}
+
+
+def test_a_factory_makes_the_tcp_connection() -> None:
+    with serving() as peer:
+        asked: list[tuple[str, int]] = []
+
+        def factory(host: str, port: int) -> socket.socket:
+            asked.append((host, port))
+            return socket.create_connection(("127.0.0.1", peer.port), timeout=3)
+
+        with connect("ws://somewhere.invalid:4000/socket", factory=factory):
+            assert peer.wire().headers["host"] == "somewhere.invalid:4000"
+        assert asked == [("somewhere.invalid", 4000)]
+
+
+def test_a_factory_that_fails_is_a_failed_attempt() -> None:
+    def factory(host: str, port: int) -> socket.socket:
+        raise ValueError("no tunnel")
+
+    with pytest.raises(ConnectTimeout, match="no tunnel"):
+        connect("ws://somewhere.invalid/socket", factory=factory, timeout=0.3, options=QUICK)
+
+
+def test_a_factory_must_give_a_stream() -> None:
+    def factory(host: str, port: int) -> socket.socket:
+        return socket.socket(type=socket.SOCK_DGRAM)
+
+    with pytest.raises(ConnectTimeout, match="not a stream"):
+        connect("ws://somewhere.invalid/socket", factory=factory, timeout=0.3, options=QUICK)
+
+
+def test_a_factory_that_breaks_in_an_unforeseen_way_ends_the_client_with_that_error() -> None:
+    def factory(host: str, port: int) -> Any:
+        return "no socket"
+
+    with pytest.raises(AttributeError):
+        connect("ws://somewhere.invalid/socket", factory=factory)
+
+
+def test_compression_is_offered_if_asked_for() -> None:
+    with connected(compression="deflate") as (_, wire):
+        assert "permessage-deflate" in wire.headers["sec-websocket-extensions"]
+
+
+def test_an_auth_token_travels_as_a_subprotocol_whatever_its_base64_holds() -> None:
+    token = "???>>>"  # Pz8/Pj4+ in base64: what RFC 6455 forbids in a subprotocol
+    offered: list[str] = []
+
+    def answer(sock: socket.socket, request: bytes) -> None:
+        offered.append(header(request, "sec-websocket-protocol"))
+        sock.sendall(accepting(request, "Sec-WebSocket-Protocol: phoenix"))
+        sock.recv(1)
+
+    with answering(answer) as url:
+        connect(url, proxy=None, auth_token=token).abort()
+    assert offered == ["phoenix, base64url.bearer.phx.Pz8/Pj4+"]
+
+
+def test_a_frame_in_the_same_read_as_the_handshakes_answer_is_received() -> None:
+    text = b'[null,null,"room:1","early",{}]'
+
+    def answer(sock: socket.socket, request: bytes) -> None:
+        sock.sendall(accepting(request) + bytes((0x81, len(text))) + text)
+        sock.recv(1)
+
+    with answering(answer) as url:
+        client = connect(url, proxy=None)
+        until(lambda: client.stats.received == 1)
+        client.abort()
+
+
+def test_the_handshakes_answer_may_come_byte_by_byte() -> None:
+    def answer(sock: socket.socket, request: bytes) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in accepting(request):
+            sock.sendall(bytes((byte,)))
+        sock.recv(1)
+
+    with answering(answer) as url:
+        connect(url, proxy=None).abort()
+
+
+# ---- through a proxy ------------------------------------------------------------------------------------------------
+
+
+def test_a_proxy_is_used() -> None:
+    with serving() as peer:
+        asked: list[bytes] = []
+
+        def relay(there: socket.socket, here: socket.socket) -> None:
+            while data := there.recv(1 << 16):
+                here.sendall(data)
+            here.shutdown(socket.SHUT_WR)
+
+        def proxy(sock: socket.socket, request: bytes) -> None:
+            asked.append(request)
+            with socket.create_connection(("127.0.0.1", peer.port)) as behind:
+                sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                back = start(relay, behind, sock)
+                relay(sock, behind)
+                back.result(LONG)
+
+        with answering(proxy) as url:
+            at = url.removeprefix("ws://").removesuffix("/socket")
+            with connect("ws://somewhere.invalid/socket", proxy=f"http://me:se%2Fcret@{at}"):
+                pass
+        assert asked[0].startswith(b"CONNECT somewhere.invalid:80 ")
+        assert b"Proxy-Authorization: Basic bWU6c2UvY3JldA==" in asked[0]
+
+
+def test_the_environments_proxy_is_used_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY", "ws_proxy", "socks_proxy", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        connecting = start(connect, "wss://[2001:db8::1]/socket", timeout=0.3, options=ClientOptions(open_timeout=9))
+        sock, _ = listener.accept()
+        with sock:
+            assert read_header(sock).startswith(b"CONNECT [2001:db8::1]:443 ")
+        with pytest.raises(ConnectTimeout):
+            connecting.result(LONG)
+
+
+def test_an_environment_that_wants_no_proxy_here_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://somewhere.invalid:1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with connected(proxy=True):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", "refused the connection .* HTTP 403"),
+        (b"nonsense\r\n\r\n", "proxy failed"),
+        (b"", "proxy failed"),
+    ],
+)
+def test_a_proxy_that_does_not_let_us_through_is_told(answer: bytes, problem: str) -> None:
+    def proxy(sock: socket.socket, request: bytes) -> None:
+        sock.sendall(answer)
+
+    with answering(proxy) as url:
+        place = url.removeprefix("ws://").removesuffix("/socket")
+        with pytest.raises(ConnectTimeout, match=problem):
+            connect("ws://somewhere.invalid/socket", proxy=f"http://{place}", timeout=0.3)
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "https://127.0.0.1:1", "http://:1"])
+def test_proxies_of_another_kind_are_refused_with_a_hint(proxy: str) -> None:
+    with pytest.raises(ConnectTimeout, match="proxy's URL is not valid"):
+        connect("ws://somewhere.invalid/socket", proxy=proxy, timeout=0.3)
+
+
+# ---- params and token from callables --------------------------------------------------------------------------------
+
+
+def test_callables_are_read_again_at_every_connect() -> None:
+    tokens = iter(["first", "second", "third"])
+    with serving() as peer:
+        client = dial(peer, params=lambda: {"token": next(tokens)}, auth_token=lambda: "a")
+        for expected in ("first", "second", "third"):
+            wire = peer.wire()
+            assert wire.params["token"] == expected
+            wire.cut()
+        client.abort()
+
+
+async def later() -> Any:
+    return {}
+
+
+def raises() -> Any:
+    raise ValueError(SECRET)
+
+
+@pytest.mark.parametrize("provider", [raises, lambda: later(), lambda: asyncio.sleep(1)])
+def test_a_callable_that_raises_or_awaits_is_a_failed_attempt_that_tells_no_secret(provider: Any) -> None:
+    with serving() as peer:
+        with pytest.raises(ConnectTimeout) as caught:
+            connect(peer.url, proxy=None, params=provider, timeout=0.3)
+        assert isinstance(caught.value.last, ResolveFailed)
+        assert SECRET not in str(caught.value)
+        assert peer.attempts == 0
+
+
+def test_a_callable_that_hangs_is_bounded() -> None:
+    go_on = Flag()
+    with serving() as peer:
+        with pytest.raises(ConnectTimeout, match=r"callables .* did not answer"):
+            connect(peer.url, proxy=None, params=go_on.wait, timeout=0.3, options=ClientOptions(open_timeout=0.02))
+        go_on.set()
+
+
+def test_coroutine_functions_are_refused_at_the_call() -> None:
+    with pytest.raises(InvalidEndpoint, match="params is a coroutine function"):
+        connect("ws://h/socket", params=later)
+    with pytest.raises(InvalidEndpoint, match="auth_token is a coroutine function"):
+        connect("ws://h/socket", auth_token=later)
+    router = Router()
+
+    @router.on("n", topic="room:*")
+    async def hear(message: Message[Any]) -> None: ...
+
+    with connected(router=router) as (client, _):
+        with pytest.raises(InvalidHandler, match="hear cannot be a handler: it is a coroutine function"):
+            client.join("room:1")
+        with pytest.raises(InvalidPayload, match="coroutine function"):
+            client.join("other", later)
+        channel = client.channel("other")
+        with pytest.raises(InvalidHandler):
+            channel.add(hear, "n")
+
+
+# ---- it fails -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "options"), [("http//nonsense", {}), ("ws://h/socket", {"params": {"a": object()}})], ids=["url", "params"]
+)
+def test_what_cannot_be_sent_is_refused_at_the_call(url: str, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidEndpoint):
+        connect(url, **options)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refused_handshake_tells_status_and_body(status: int) -> None:
+    with serving() as peer:
+        peer.refuse(lambda: (status, "who are you?"))
+        with pytest.raises(HandshakeRefused, match="who are you") as caught:
+            connect(peer.url, proxy=None)
+        assert caught.value.status == status
+        assert caught.value.body == b"who are you?"
+        assert peer.attempts == 1
+
+
+def test_a_refusals_body_may_end_with_the_connection_and_come_late() -> None:
+    def answer(sock: socket.socket, request: bytes) -> None:
+        sock.sendall(b"HTTP/1.1 401 Unauthorized\r\n\r\n")
+        sock.sendall(b"no\r\n\r\nway")
+
+    with answering(answer) as url, pytest.raises(HandshakeRefused) as caught:
+        connect(url, proxy=None)
+    assert caught.value.body == b"no\r\n\r\nway"
+
+
+def test_a_refusal_is_tried_again_where_the_token_may_change() -> None:
+    tokens = iter(["old", "new"])
+    with serving() as peer:
+        peer.refuse(lambda: (403, "expired") if peer.attempts == 1 else None)
+        client = dial(peer, params=lambda: {"token": next(tokens)})
+        assert peer.wire().params["token"] == "new"
+        client.abort()
+
+
+def test_a_server_that_is_down_is_a_timeout_that_tells_the_last_attempt() -> None:
+    with pytest.raises(ConnectTimeout, match="refused the connection") as caught:
+        connect(f"ws://127.0.0.1:{free_port()}/socket", proxy=None, timeout=0.3)
+    assert isinstance(caught.value.last, ConnectError)
+
+
+def test_a_host_that_is_not_known_is_told() -> None:
+    with pytest.raises(ConnectTimeout, match="no address was found"):
+        connect("ws://somewhere.invalid/socket", proxy=None, timeout=0.5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (b"", "ended the connection before it answered"),
+        (b"SSH-2.0\r\n", "did not answer in HTTP"),
+        (b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", "no WebSocket handshake"),
+    ],
+)
+def test_an_answer_that_is_no_handshake_is_told(answer: bytes, problem: str) -> None:
+    def serve(sock: socket.socket, request: bytes) -> None:
+        sock.sendall(answer)
+
+    with answering(serve) as url, pytest.raises(ConnectTimeout, match=problem):
+        connect(url, proxy=None, timeout=0.3, options=ClientOptions())
+
+
+def test_a_server_that_never_answers_the_handshake_is_a_timeout_and_leaves_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"ws://127.0.0.1:{deaf.getsockname()[1]}/socket"
+        with pytest.raises(ConnectTimeout, match="did not answer the handshake"):
+            connect(url, proxy=None, timeout=0.3, options=ClientOptions(open_timeout=0.05))
+
+
+def test_a_server_that_never_answers_in_tls_is_a_timeout_and_leaves_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"wss://127.0.0.1:{deaf.getsockname()[1]}/socket"
+        with pytest.raises(ConnectTimeout, match="did not answer the handshake"):
+            connect(url, proxy=None, timeout=0.3, options=ClientOptions(open_timeout=0.05))
+
+
+def test_a_server_that_takes_no_connection_is_a_timeout_and_leaves_nothing() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        with socket.create_connection(full.getsockname()):  # nobody accepts it, and there is room for no other
+            url = f"ws://127.0.0.1:{full.getsockname()[1]}/socket"
+            with pytest.raises(ConnectTimeout):
+                connect(url, proxy=None, timeout=0.3, options=ClientOptions(open_timeout=0.05))
+
+
+def test_a_connection_that_comes_after_it_was_given_up_is_dropped() -> None:
+    asked, go_on = Flag(), Flag()
+    with serving() as peer:
+
+        def factory(host: str, port: int) -> socket.socket:
+            asked.set()
+            go_on.wait()
+            return socket.create_connection(("127.0.0.1", peer.port))
+
+        with pytest.raises(ConnectTimeout):
+            connect(peer.url, factory=factory, timeout=0.02)
+        asked.wait()
+        go_on.set()
+        until(lambda: not [one for one in threading.enumerate() if one.name == "phx-connect"])
+        assert peer.attempts == 0
+
+
+def test_without_a_timeout_it_tries_until_the_server_is_up(caplog: pytest.LogCaptureFixture) -> None:
+    port = free_port()
+    caplog.set_level(logging.WARNING, "phx_transports")
+    connecting = start(connect, f"ws://127.0.0.1:{port}/socket", proxy=None, timeout=math.inf, options=QUICK)
+    until(lambda: len(caplog.records) >= 3)
+    with serving(port=port) as peer:
+        client = connecting.result(LONG)
+        peer.wire()
+        client.abort()
+    assert "attempt 1 to connect failed" in caplog.messages[0]
+
+
+def test_waiting_for_a_connection_of_a_closed_client_raises() -> None:
+    with connected() as (client, _):
+        client.wait_connected()
+        client.abort()
+        with pytest.raises(ConnectionClosed):
+            client.wait_connected()
+
+
+# ---- TLS ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's context with a certificate for 127.0.0.1, and a client's that trusts it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "throwaway")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    chain: Path = tmp_path_factory.mktemp("tls") / "chain.pem"
+    chain.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(pem)
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(chain)
+    return server, ssl.create_default_context(cadata=certificate.public_bytes(pem).decode())
+
+
+def test_a_certificate_that_is_not_trusted_is_final(authority: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    with serving(ssl=authority[0]) as peer, pytest.raises(CertificateError, match="not accepted"):
+        connect(peer.url, proxy=None)
+
+
+def test_a_context_for_a_connection_without_tls_is_refused(authority: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    with pytest.raises(ConnectTimeout, match="use wss://"):
+        connect("ws://127.0.0.1:1/socket", ssl=authority[1], timeout=0.3)
+
+
+def test_tls_with_a_server_that_has_none_is_told() -> None:
+    with serving() as peer, pytest.raises(ConnectTimeout, match="TLS"):
+        connect(peer.url.replace("ws", "wss", 1), proxy=None, timeout=0.3)
+
+
+def test_over_tls_much_travels_both_ways_at_once(authority: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    size, count = 100_000, 40
+    with serving(ssl=authority[0]) as peer:
+        client = dial(peer, ssl=authority[1])
+        wire = peer.wire()
+        joining = start(client.join, "room:1")
+        wire.accept()
+        channel = joining.result(LONG)
+
+        def send() -> None:
+            for _ in range(count):
+                wire.push("room:1", "big", "x" * size)
+
+        def cast() -> None:
+            for _ in range(count):
+                channel.cast("cast", "z" * size)
+
+        with channel.messages(timeout=LONG) as messages:
+            sending = start(send)
+            pushing = [start(channel.push, "big", "y" * size) for _ in range(4)]
+            casting = start(cast)
+            for _ in range(count):
+                assert len(next(messages).payload) == size
+            casts = 0
+            for _ in range(count + len(pushing)):
+                frame = wire.receive()
+                casts += frame.event == "cast"
+                if frame.event == "big":
+                    wire.reply(frame, len(frame.payload))
+            assert [push.result(LONG).response for push in pushing] == [size] * len(pushing)
+            sending.result(LONG)
+            casting.result(LONG)
+            assert casts == count
+        client.abort()
+
+
+def test_over_tls_a_close_by_the_server_is_noticed(authority: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    with serving(ssl=authority[0]) as peer:
+        with connect(peer.url, ssl=authority[1], proxy=None, options=QUICK) as client:
+            peer.wire().cut()
+            peer.wire().close(1001)
+            wire = peer.wire()
+            until(lambda: client.stats.reconnects == 2)
+        assert wire.ended() == 1000
+
+
+# ---- secrets --------------------------------------------------------------------------------------------------------
+
+
+def test_no_log_and_no_repr_shows_params_token_or_headers(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    options: dict[str, Any] = {"params": {"key": SECRET}, "auth_token": SECRET, "headers": {"x-key": SECRET}}
+    with joined(**options) as (channel, wire, _):
+        pushing = start(channel.push, "a", {"key": SECRET})
+        wire.reply(wire.expect("a"), SECRET)
+        pushing.result(LONG)
+        wire.cut()
+        until(lambda: channel.client.stats.reconnects == 1)
+        assert SECRET not in repr(channel.client) + repr(channel)
+    logged = [record.getMessage() for record in caplog.records if not record.name.startswith("websockets.server")]
+    assert SECRET not in "\n".join(logged)
