@@ -119,6 +119,7 @@ def _core(plan: Plan) -> None:
     task = Task("core", plan.port, plan.messages)
     contenders = [
         Contender("orjson.loads of the frame", CORE, replace(task, options={"contender": "orjson"})),
+        Contender("core, event nobody handles", CORE, replace(task, options={"contender": "unhandled"})),
         Contender("core, payload undecoded", CORE, replace(task, options={"contender": "undecoded"})),
         Contender("core, payload decoded", CORE, replace(task, options={"contender": "decoded"})),
         Contender("core, payload decoded into a Struct", CORE, replace(task, options={"contender": "typed"})),

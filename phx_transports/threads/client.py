@@ -23,12 +23,13 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
+from phx_proto.channel import Channel as CoreChannel
 from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import Provider
 from phx_proto.endpoint import Headers, Params
 from phx_proto.errors import InvalidEndpoint, InvalidPayload, LocalError
 from phx_proto.events import Event
-from phx_proto.inbox import Bound
+from phx_proto.inbox import Bound, Delivery
 from phx_proto.message import PHX_JOIN
 from phx_proto.router import Router
 from phx_proto.serializer import Serializer
@@ -40,7 +41,7 @@ from ..session import Session
 from ..signals import signals_to
 from .channel import Channel, check_plain
 from .connection import Factory
-from .handlers import Runner
+from .handlers import BATCH, Runner
 from .streams import EventStream, MessageStream
 from .transport import Transport
 from .waits import wait_for
@@ -177,6 +178,7 @@ class Client:
             proto,
             executor,
             tell=self.tell,
+            on_turn=self._turn,
             later=self._later.append,
             on_error=self._handler_failed,
             on_crash=self._fail,
@@ -416,6 +418,15 @@ class Client:
         deadline = proto.next_timeout()
         if deadline is not None and deadline < self._watch.armed:
             self._watch.arm(deadline)
+
+    def _turn(self, core: CoreChannel, handled: int) -> list[Delivery]:
+        """A worker's step from messages of a channel to the next; `tell`, but for speed."""
+        with self.lock:
+            self._proto.handled(handled, monotonic())
+            deliveries = core.inbox.take(BATCH)
+            self._pump()
+        self.follow_up()
+        return deliveries
 
     def _handler_failed(self, report: HandlerError) -> None:
         report_to(self._on_handler_error, report)

@@ -32,7 +32,7 @@ from .transport import Tell
 if TYPE_CHECKING:
     from .channel import Channel
 
-_BATCH: Final = 256  # messages that a worker's turn, or an executor's job, takes at most
+BATCH: Final = 256  # messages that a worker's turn, or an executor's job, takes at most
 
 _here = threading.local()  # `runner`: whose handlers this thread runs now, as a number that may travel
 
@@ -44,6 +44,7 @@ class Runner:
         proto: The core.
         executor: The user's; `None` for threads of the client's own.
         tell: Used for each input to the core; it takes the client's lock.
+        on_turn: Told that so many messages of a channel are handled; gives its next ones.
         later: Has something done after the lock was released.
         on_error: Told what a handler raised; must not raise.
         on_crash: Told of an error that was not foreseen.
@@ -59,6 +60,7 @@ class Runner:
         executor: Executor | None,
         *,
         tell: Tell,
+        on_turn: Callable[[CoreChannel, int], list[Delivery]],
         later: Callable[[Callable[[], None]], None],
         on_error: OnHandlerError,
         on_crash: Callable[[BaseException], None],
@@ -68,12 +70,13 @@ class Runner:
         self.on_error = on_error
         self.closed = False
         self._proto = proto
+        self._on_turn = on_turn
         self.executor = Crew("phx-handler", on_error=on_crash) if executor is None else executor
         self._crew = self.executor if isinstance(self.executor, Crew) else None
 
     def add(self, channels: Sequence[CoreChannel]) -> None:
         """These channels have messages and are in nobody's hands; under the lock."""
-        work = [partial(self._drain, core, core.take(_BATCH)) for core in channels if self._needs_worker(core)]
+        work = [partial(self._drain, core, core.take(BATCH)) for core in channels if self._needs_worker(core)]
         if work and self._crew is not None:
             self.later(partial(self._crew.add, work))
 
@@ -95,6 +98,8 @@ class Runner:
     def _needs_worker(self, core: CoreChannel) -> bool:
         """Hand over what needs none; gives whether something is left."""
         waiting = core.inbox.deliveries or []
+        if waiting and self._is_inline(waiting[0][0][0]):  # nearly always
+            return True
         ahead = 0
         for consumers, item in waiting:
             if any(map(self._is_inline, consumers)):
@@ -134,11 +139,7 @@ class Runner:
                             _refuse(consumer, returned)
                     except BaseException as error:
                         self.on_error(HandlerError(consumer, item, error))
-            deliveries = tell(partial(self._next, core, len(deliveries)))
-
-    def _next(self, core: CoreChannel, done: int, now: float) -> list[Delivery]:
-        self._proto.handled(done, now)
-        return core.take(_BATCH)
+            deliveries = self._on_turn(core, len(deliveries))
 
     def _keep(self, consumer: Consumer, item: Any, channel: "Channel", now: float) -> None:
         self._proto.held(1)
@@ -178,7 +179,7 @@ class Lane:
         if self._jobs >= handler.concurrency or self._runner.closed:
             return []
         share = -(-len(waiting) // handler.concurrency)  # rounded up
-        batch = [waiting.popleft() for _ in range(min(share, _BATCH))]
+        batch = [waiting.popleft() for _ in range(min(share, BATCH))]
         self._jobs += bool(batch)
         return batch
 
