@@ -1,8 +1,8 @@
 """The core alone: frames of whole reads to dispatched messages, beside `orjson.loads` of the same frames. No I/O.
 
 The option `contender` says which: `orjson`, `unhandled` (no handler wants the event), `undecoded` (each message reaches
-its handler, nobody reads the payload), `decoded` (the payload is read) and `typed` (it is decoded into a Struct that the
-handler declared).
+its handler, nobody reads the payload), `decoded` (the payload is read) and `typed` (it is decoded into a Struct that
+the handler declared).
 """
 
 import itertools
