@@ -527,3 +527,17 @@ def test_a_crew_that_is_shut_down_takes_nothing_and_waits_for_nobody_who_is_busy
     crew.shutdown()
     assert not crew.submit(int).done()
     go_on.set()
+
+
+def test_work_behind_work_that_computes_is_not_forgotten() -> None:
+    crew = Crew("crew", on_error=lambda error: None, limit=2)
+    came = threading.Event()
+
+    def compute() -> None:
+        while not came.is_set():
+            pass
+
+    computing = crew.submit(compute)
+    crew.submit(came.set).result(LONG)
+    computing.result(LONG)
+    crew.shutdown()
