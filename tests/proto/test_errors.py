@@ -1,0 +1,77 @@
+"""Every error says what happened, on which topic, and travels to another process as it is."""
+
+import pickle
+from collections.abc import Iterator
+
+import pytest
+
+from phx_proto import errors
+from phx_proto.errors import PhxError
+from phx_proto.message import Reply
+
+ERRORS: list[tuple[PhxError, str]] = [
+    (errors.InvalidEndpoint("the URL has no host"), "the URL has no host"),
+    (errors.InvalidState("connect", "open"), "connect is not possible while the state is open"),
+    (errors.TopicInUse("room:1"), "a channel of topic 'room:1' is already live on this client"),
+    (errors.NotJoined("room:1"), "'room:1' was never joined: call join before push"),
+    (errors.InvalidPayload("room:1", "shout", "payload.a", "is NaN"), "'shout' on topic 'room:1': payload.a is NaN"),
+    (errors.InvalidHandler("m.f", "it is not callable"), "it is not callable"),
+    (errors.InvalidPresence("room:1", "ann", "is not tracked"), "is not tracked"),
+    (errors.FieldTooLong("topic", 300), "topic has 300 bytes; a binary message takes 255 at most"),
+    (errors.BinaryNotSupported("1.0.0"), "serializer 1.0.0 cannot carry bytes"),
+    (errors.BufferFull("room:1", 5), "5 pushes already wait unsent; topic 'room:1'"),
+    (errors.ChannelClosed("room:1", "it was left"), "the channel of topic 'room:1' is closed: it was left"),
+    (errors.InvalidFrame("not JSON"), "not JSON"),
+    (
+        errors.PayloadMismatch("room:1", "shout", "Balance", "no id"),
+        "'shout' on topic 'room:1' is not a Balance: no id",
+    ),
+    (errors.ConnectError("no address"), "no address"),
+    (errors.CertificateError("expired"), "expired"),
+    (errors.ResolveFailed("it raised"), "it raised"),
+    (errors.HandshakeRefused(status=403, body=b"no"), "HTTP 403: no (check params, token, vsn and origin)"),
+    (errors.HandshakeRefused(status=500), "refused the handshake with HTTP 500"),
+    (errors.ConnectTimeout(timeout=2.0), "no connection within 2 s"),
+    (errors.ConnectTimeout(timeout=2.0, last=errors.ConnectError("down")), "within 2 s; the last attempt: down"),
+    (errors.ConnectionClosed(1001, "away"), "closed with code 1001: away"),
+    (errors.ConnectionClosed(), "closed without a close code"),
+    (errors.JoinRefused("room:1", {"reason": "no"}), "refused the join of topic 'room:1': {'reason': 'no'}"),
+    (errors.JoinRefused("room:1", "x" * 1000), "x…"),
+    (errors.JoinTimeout("room:1", 3.0), "the join of topic 'room:1' was not answered within 3 s"),
+    (errors.JoinCancelled("room:1"), "the join of topic 'room:1' was cancelled"),
+    (errors.ChannelCrashed("room:1", {}), "the channel of topic 'room:1' crashed on the server"),
+    (
+        errors.PushRejected("room:1", "shout", Reply("error", "no")),
+        "'shout' on topic 'room:1' with status 'error': 'no'",
+    ),
+    (errors.PushTimeout("room:1", "shout", 3.0), "'shout' on topic 'room:1' was not answered within 3 s"),
+    (errors.PushTimeout("room:1", "shout", 3.0, sent=False), "'shout' on topic 'room:1' could not be sent within 3 s"),
+    (errors.PushLost("room:1", "shout", sent=True), "lost after it was sent: it may have run or not"),
+    (errors.PushLost("room:1", "shout", sent=False), "lost before it was sent: it was not run"),
+    (errors.PushCancelled("room:1", "shout", sent=True), "'shout' on topic 'room:1' was cancelled after sending"),
+    (errors.PushCancelled("room:1", "shout", sent=False), "was cancelled before sending"),
+]
+
+
+def kinds(root: type[PhxError]) -> Iterator[type[PhxError]]:
+    for kind in root.__subclasses__():
+        yield kind
+        yield from kinds(kind)
+
+
+def test_every_error_is_in_the_table() -> None:
+    bases = {errors.LocalError, errors.RemoteError}
+    assert {type(error) for error, _ in ERRORS} == {
+        kind for kind in kinds(PhxError) if kind.__module__ == errors.__name__
+    } - bases
+
+
+@pytest.mark.parametrize(("error", "words"), ERRORS)
+def test_an_error_says_what_happened(error: PhxError, words: str) -> None:
+    assert words in str(error)
+
+
+@pytest.mark.parametrize(("error", "words"), ERRORS)
+def test_an_error_travels_to_another_process(error: PhxError, words: str) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy)) == (type(error), str(error))
