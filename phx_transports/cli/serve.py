@@ -287,7 +287,7 @@ def _why(error: OSError | UnicodeError) -> str:
     """Of the error of a listener; that of an address in use is long-winded."""
     if isinstance(error, OSError) and not isinstance(error, gaierror) and error.errno is not None:
         return os.strerror(error.errno)
-    return str(error.strerror) if isinstance(error, OSError) else str(error)
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _complain(text: str) -> None:

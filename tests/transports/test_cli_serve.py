@@ -418,13 +418,17 @@ async def test_a_port_in_use_is_told_in_one_line_and_ends_with_1() -> None:
     assert (code, out, err) == (1, "", f"phx: cannot listen on 127.0.0.1:{port}: Address already in use\n")
 
 
-@pytest.mark.parametrize(("host", "words"), [("192.0.2.1", "Cannot assign"), ("x" * 70, "too long")])
+@pytest.mark.parametrize(
+    ("host", "words"),
+    # Python 3.13 tries every address of a host, and sums up.
+    [("192.0.2.1", r"Cannot assign|could not bind on any address"), ("x" * 70, "too long")],
+)
 async def test_a_host_that_cannot_be_is_told_in_one_line_and_ends_with_1(host: str, words: str) -> None:
     code, out, err = await finished(*SERVE, "--host", host)
 
     assert (code, out, len(err.splitlines())) == (1, "", 1)
     assert err.startswith(f"phx: cannot listen on {host}:0: ")
-    assert words in err
+    assert re.search(words, err)
 
 
 async def test_a_closed_pipe_ends_it_quietly() -> None:
