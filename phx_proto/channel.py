@@ -31,7 +31,7 @@ from .errors import (
     ResolveFailed,
 )
 from .events import ChannelEnded, ChannelErrored, ChannelEvent, ChannelJoined, JoinFailed, LeaveEnd, LeaveEnded
-from .flow import Flow
+from .flow import TOLERANCE, Flow
 from .handler import Handler
 from .inbox import Consumer, Delivery, Inbox, Tap
 from .joins import JoinQueue
@@ -43,7 +43,6 @@ from .timers import Action, Timer
 from .wire import Wire
 
 _LEFT = "it was left"
-_TOLERANCE = 1e-6  # seconds; differences of clock readings are not exact
 
 
 class Refusal(enum.Enum):
@@ -449,7 +448,7 @@ class Channel:
     def _attempt_expired(self, now: float) -> None:
         waited = self._flow.clock(now) - max(self._began, self._wire.join_answered)
         rest = self._policy.timeout - waited
-        if rest > _TOLERANCE:
+        if rest > TOLERANCE:
             self._timer = self._wire.timers.at(self._flow.after(rest, now), self._attempt_expired)
             return
         self._fail(JoinTimeout(self.topic, self._policy.timeout), now)

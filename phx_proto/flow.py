@@ -19,6 +19,9 @@ from .commands import PauseReading, ResumeReading
 from .timers import Timer
 from .wire import Wire
 
+#: Seconds by which differences of readings of the clock may be off.
+TOLERANCE: Final = 1e-6
+
 _BYTES_BETWEEN_PAUSES: Final = 2**20
 
 

@@ -13,12 +13,10 @@ from typing import Any
 
 from .errors import PhxError, PushCancelled, PushLost, PushTimeout
 from .events import PingAnswered, PushFailed
-from .flow import Flow
+from .flow import TOLERANCE, Flow
 from .message import HEARTBEAT, PHOENIX_TOPIC, Message, Reply
 from .timers import Timer
 from .wire import Wire
-
-_TOLERANCE = 1e-6  # seconds; differences of clock readings are not exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ class Heartbeat:
         if self._silent_since is None:
             self._silent_since = clock
         rest = self._interval - (clock - self._silent_since)
-        if rest <= _TOLERANCE:
+        if rest <= TOLERANCE:
             self._on_silence(now)
             return
         self._send()

@@ -23,6 +23,9 @@ Received: TypeAlias = str | bytes
 #: a close frame was read, or the connection failed.
 Parse: TypeAlias = Callable[[bytes, list[Received]], bool]
 
+#: The largest message that clients take by default, in bytes; Phoenix servers send frames as large as their payloads.
+MAX_SIZE: Final = 16 * 2**20
+
 _TEXT: Final = 0x81  # the last (and only) frame of a text message, no extension used
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Final, Literal, cast
+from typing import Any, Literal, cast
 
 from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import Provider
@@ -24,6 +24,7 @@ from phx_proto.serializer import Serializer
 from phx_proto.states import SocketState
 from phx_proto.wire import Stats
 
+from ..cutter import MAX_SIZE
 from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
 from ..session import Session
 from .channel import Channel
@@ -32,8 +33,6 @@ from .handlers import Runner
 from .signals import signals_to
 from .streams import EventStream, MessageStream
 from .transport import Transport
-
-MAX_SIZE: Final = 16 * 2**20  # bytes; Phoenix servers send frames as large as their payloads
 
 
 class connect:  # noqa: N801 - used like a function

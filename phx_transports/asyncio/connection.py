@@ -26,7 +26,7 @@ from websockets.uri import WebSocketURI
 
 from phx_proto.errors import ConnectError
 
-from ..cutter import Assembler, Cutter, Received
+from ..cutter import MAX_SIZE, Assembler, Cutter, Received
 from ..handshake import ResponseReader, checked_address, checked_socket, handshake_error, network_error, silent
 
 #: Seconds that the peer has to end the TCP connection once the WebSocket is over.
@@ -139,7 +139,7 @@ async def open_connection(
     receiver: Receiver,
     subprotocols: Sequence[str] = (),
     headers: Sequence[tuple[str, str]] = (),
-    max_size: int | None = 16 * 2**20,
+    max_size: int | None = MAX_SIZE,
     write_limit: int = 2**16,
     compression: Literal["deflate"] | None = None,
     ssl: tls.SSLContext | None = None,

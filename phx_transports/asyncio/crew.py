@@ -121,7 +121,7 @@ class Crew(Generic[C]):
             try:
                 await self._drain(self._turns(turn))
             except (Exception, asyncio.CancelledError) as error:
-                stopped = isinstance(error, asyncio.CancelledError) and _is_cancelled()
+                stopped = is_stopped(error)
                 if not (stopped and self._closed):
                     self._on_error(turn[0], error)
                 if stopped:
@@ -150,7 +150,7 @@ class Crew(Generic[C]):
             self._call()
 
 
-def _is_cancelled() -> bool:
-    """Whether the current task was asked to stop, as opposed to a handler that raised `CancelledError` by itself."""
+def is_stopped(error: BaseException) -> bool:
+    """Whether this is the current task's own cancellation, as opposed to a `CancelledError` that code in it raised."""
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

@@ -24,7 +24,7 @@ from phx_proto.message import Message
 
 from ..batches import run_batch
 from ..reports import HandlerError, OnHandlerError
-from .crew import Crew
+from .crew import Crew, is_stopped
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -201,9 +201,3 @@ class Lane:
         if stopped:
             self._runner.on_handled(len(messages))
             raise error
-
-
-def is_stopped(error: BaseException) -> bool:
-    """Whether this is the current task's own cancellation, as opposed to a `CancelledError` that code in it raised."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

@@ -26,7 +26,7 @@ from phx_proto.errors import ConnectError
 from phx_proto.link import Link
 
 from .connection import FastConnection, open_connection
-from .handlers import is_stopped
+from .crew import is_stopped
 
 _TURN: Final = 2**16  # bytes that are sent before the loop gets a turn to write them
 

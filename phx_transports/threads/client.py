@@ -21,7 +21,7 @@ from functools import partial
 from ssl import SSLContext
 from time import monotonic
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from phx_proto.channel import Channel as CoreChannel
 from phx_proto.client import ClientOptions, ClientProtocol
@@ -36,6 +36,7 @@ from phx_proto.serializer import Serializer
 from phx_proto.states import SocketState
 from phx_proto.wire import Stats
 
+from ..cutter import MAX_SIZE
 from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
 from ..session import Session
 from ..signals import signals_to
@@ -47,8 +48,6 @@ from .transport import Transport
 from .waits import wait_for
 
 T = TypeVar("T")
-
-MAX_SIZE: Final = 16 * 2**20  # bytes; Phoenix servers send frames as large as their payloads
 
 
 def connect(

@@ -30,7 +30,7 @@ from websockets.uri import WebSocketURI
 
 from phx_proto.errors import ConnectError
 
-from ..cutter import Assembler, Cutter, Received
+from ..cutter import MAX_SIZE, Assembler, Cutter, Received
 from ..handshake import ResponseReader, checked_address, checked_socket, handshake_error, network_error, silent
 from .tunnel import open_tunnel, proxy_for
 
@@ -320,7 +320,7 @@ def open_connection(
     attempt: Attempt,
     subprotocols: Sequence[str] = (),
     headers: Sequence[tuple[str, str]] = (),
-    max_size: int | None = 16 * 2**20,
+    max_size: int | None = MAX_SIZE,
     compression: Literal["deflate"] | None = None,
     ssl: tls.SSLContext | None = None,
     proxy: str | Literal[True] | None = True,

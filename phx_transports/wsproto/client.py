@@ -33,10 +33,11 @@ from phx_proto.serializer import Serializer
 from phx_proto.states import SocketState
 from phx_proto.wire import Stats
 
+from ..cutter import MAX_SIZE
 from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
 from ..session import Session
 from .channel import Channel
-from .connection import MAX_SIZE, Machine
+from .connection import Machine
 from .handlers import Runner
 from .streams import EventStream, MessageStream
 from .transport import Factory, Transport

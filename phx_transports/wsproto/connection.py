@@ -44,11 +44,9 @@ from phx_proto.commands import (
 )
 from phx_proto.errors import ConnectError
 
-from ..cutter import Cutter
+from ..cutter import MAX_SIZE, Cutter
 from .assembler import Assembler
 from .handshake import Accepted, Handshake, Outcome
-
-MAX_SIZE: Final = 16 * 2**20  # bytes; Phoenix servers send frames as large as their payloads
 
 _PORTS: Final = {"ws": 80, "wss": 443}
 
