@@ -83,12 +83,12 @@ class Client:
         for event in self.proto.events():
             if call := self.calls.pop(getattr(event, "ref", None), None):
                 call.send_nowait(event)
-        for channel in self.proto.runnable():
-            while deliveries := channel.take():
+        for inbox in self.proto.runnable():
+            while deliveries := inbox.take():
                 for handlers, message in deliveries:
                     for handler in handlers:
                         if isinstance(handler, Handler) and isinstance(message, Message):
-                            handler.call(message, channel)
+                            handler.call(message, inbox.channel)
                 self.proto.handled(len(deliveries), trio.current_time())
 
 

@@ -33,7 +33,7 @@ from .errors import (
 from .events import ChannelEnded, ChannelErrored, ChannelEvent, ChannelJoined, JoinFailed, LeaveEnd, LeaveEnded
 from .flow import TOLERANCE, Flow
 from .handler import Handler
-from .inbox import Consumer, Delivery, Inbox, Tap
+from .inbox import Consumer, Inbox, Tap
 from .joins import JoinQueue
 from .message import PHX_JOIN, Message, Reply
 from .presence import Presence
@@ -291,20 +291,12 @@ class Channel:
         """Keep track of who is present; changes come as `PresenceChanged`. Gives the same object every time."""
         return self.inbox.track_presence(self.join_ref if self.state is ChannelState.JOINED else None)
 
-    def take(self, limit: int = 256) -> list[Delivery]:
-        """The next deliveries, in order: who is to have it, and what.
-
-        One worker at a time takes from a channel that `ClientProtocol.runnable` gave, until an empty list ends its
-        turn. What was taken and run is reported to `ClientProtocol.handled`.
-        """
-        return self.inbox.take(limit)
-
     def deliver(self, consumers: tuple[Consumer, ...], item: Message[Any] | ChannelEvent) -> None:
         """Put something into the inbox; for the core's own use."""
         inbox = self.inbox
         if inbox.deliveries is None:
             inbox.deliveries = [(consumers, item)]
-            self._wire.runnable.append(self)
+            self._wire.runnable.append(inbox)
         else:
             inbox.deliveries.append((consumers, item))
 

@@ -8,7 +8,7 @@ on `events()`, run what `runnable()` gives, and arm one timer for `next_timeout(
 
     proto.commands() ──▶ OpenTransport(link, …), SendText, …         the transport tells the link what it saw
     proto.events()   ──▶ Connected, ChannelJoined, ReplyReceived, …
-    proto.runnable() ──▶ channels: `while deliveries := channel.take(): …`, then `proto.handled(len(deliveries), now)`
+    proto.runnable() ──▶ inboxes: `while deliveries := inbox.take(): …`, then `proto.handled(len(deliveries), now)`
     proto.next_timeout() ──▶ seconds at which `handle_timeout(now)` is wanted
 
 All times are monotonic seconds, of one clock.
@@ -288,7 +288,7 @@ class ClientProtocol:
             who.resolve_failed(request, error, now)
 
     def handled(self, messages: int, now: float) -> None:
-        """So many deliveries that `Channel.take` gave are handled, by everyone they were for."""
+        """So many deliveries that `Inbox.take` gave are handled, by everyone they were for."""
         self._wire.stats.handled += messages
         self._flow.handled(messages, now)
         if self._state is SocketState.DRAINING:
@@ -323,8 +323,8 @@ class ClientProtocol:
             self._wire.events = []
         return events
 
-    def runnable(self) -> list[Channel]:
-        """Channels that have messages now and had none before; each is to be drained with `take`."""
+    def runnable(self) -> list[Inbox]:
+        """Inboxes of channels that have messages now and had none before; each is to be drained with `take`."""
         runnable = self._wire.runnable
         if runnable:
             self._wire.runnable = []

@@ -1,7 +1,7 @@
 """A channel's inbox: who is to have its messages, and those that wait for them.
 
-The core puts messages in (`reader.py`), the adapter takes them out (`Channel.take`) and runs what they are for. An
-inbox that has nothing costs nothing: most of 10,000 topics are silent at any moment, and share one table of handlers.
+The core puts messages in (`reader.py`), the adapter takes them out (`take`) and runs what they are for. An inbox
+that has nothing costs nothing: most of 10,000 topics are silent at any moment, and share one table of handlers.
 
 Besides handlers there are taps: what an adapter hangs into a channel to read its messages one after another, an
 iterator for instance. A tap gets the channel's lifecycle in the same stream, in order.
@@ -108,6 +108,9 @@ class Inbox:
         self.deliveries: list[Delivery] | None = None
         self.refresh()
 
+    def __repr__(self) -> str:
+        return f"Inbox({self._topic!r})"
+
     def refresh(self) -> None:
         """Ask the router again: handlers came or went."""
         self._routes = self._router.routes(self._topic).merged(self._own)
@@ -166,8 +169,13 @@ class Inbox:
         del self.deliveries[next(index for index, (_, item) in enumerate(self.deliveries) if isinstance(item, Message))]
         self.waiting -= 1
 
-    def take(self, limit: int) -> list[Delivery]:
-        """The next deliveries, in order; none ends the turn, and the next message makes the channel runnable again."""
+    def take(self, limit: int = 256) -> list[Delivery]:
+        """The next deliveries, in order: who is to have it, and what.
+
+        One worker at a time takes from an inbox that `ClientProtocol.runnable` gave, until an empty list ends its turn;
+        then the next message makes the inbox runnable again. What was taken and run is reported to
+        `ClientProtocol.handled`.
+        """
         waiting = self.deliveries
         if not waiting:
             self.deliveries = None

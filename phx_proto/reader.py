@@ -65,7 +65,7 @@ class Reader:
                         deliveries = inbox.deliveries
                         if deliveries is None:
                             inbox.deliveries = [(consumers, message)]
-                            runnable.append(inbox.channel)
+                            runnable.append(inbox)
                         else:
                             deliveries.append((consumers, message))
                         delivered += 1

@@ -78,7 +78,7 @@ class Wire:
         abandoned: Topics of joins that were given up without an answer, by their join_ref.
         resolving: Who awaits the answer to a `Resolve` request.
         unsent: How many pushes wait for their channel's join, on all channels.
-        runnable: Channels whose inboxes filled, each once, in order.
+        runnable: Inboxes that filled, each once, in order.
     """
 
     __slots__ = (
@@ -117,7 +117,7 @@ class Wire:
         self.join_answered = 0.0
         self.abandoned: dict[str, str] = {}
         self.resolving: dict[int, Resolving] = {}
-        self.runnable: list[Channel] = []
+        self.runnable: list[Inbox] = []
         self.unsent = 0
         self._refs = 0
         self._requests = 0

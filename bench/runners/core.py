@@ -71,8 +71,8 @@ def _core(
 
     def read(frames: list[str]) -> None:
         link.receive_all(frames, 2.0)
-        for channel in proto.runnable():
-            while deliveries := channel.take():
+        for inbox in proto.runnable():
+            while deliveries := inbox.take():
                 for consumers, message in deliveries:
                     for consumer in consumers:
                         if dispatch is not None:

@@ -178,13 +178,12 @@ class Client:
         self._runner = Runner(
             executor or cast("Executor", self._own_executor),
             on_held=proto.held,
-            on_handled=self.handled,
+            on_done=lambda: self._loop.call_soon(self._report_handled),
             on_error=self._handler_failed,
         )
         self._on_handler_error = on_handler_error
         self._fail_fast = fail_fast
         self._drain_timeout = drain_timeout
-        self._done = 0  # messages handled and not yet reported to the core
         self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()  # after the end: nothing waits for handlers any more, or nobody for them
         self._finishing: asyncio.Task[None] | None = None
@@ -344,9 +343,7 @@ class Client:
 
     def handled(self, messages: int) -> None:
         """So many messages are done with; the core hears of it once a loop iteration."""
-        if not self._done:
-            self._loop.call_soon(self._report_handled)
-        self._done += messages
+        self._runner.handled(messages)
 
     def pump(self) -> None:
         """Do what the core wants done; to be called after each input."""
@@ -378,8 +375,7 @@ class Client:
         self.pump()
 
     def _report_handled(self) -> None:
-        done, self._done = self._done, 0
-        self._proto.handled(done, self.now())
+        self._proto.handled(self._runner.report(), self.now())
         if self._session.closed and self._proto.stats.backlog == 0:
             self._idle.set()
         self.pump()

@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
-from phx_proto.channel import Channel as CoreChannel
 from phx_proto.errors import PayloadMismatch
 from phx_proto.handler import Handler, HandlerKind
-from phx_proto.inbox import Tap
+from phx_proto.inbox import Inbox, Tap
 from phx_proto.message import Message
 
 from ..batches import run_batch
@@ -38,11 +37,12 @@ class Runner:
     Args:
         executor: For plain functions.
         on_held: Told of messages that are kept beyond the turn of their channel.
-        on_handled: Told of messages that are done with.
+        on_done: Called when messages are done with, once until `report` takes their number.
         on_error: Told what a handler raised; must not raise.
 
     Attributes:
         closed: Whether no handler is begun any more.
+        done: Messages that are done with and not yet reported.
     """
 
     def __init__(
@@ -50,20 +50,32 @@ class Runner:
         executor: Executor,
         *,
         on_held: Callable[[int], None],
-        on_handled: Callable[[int], None],
+        on_done: Callable[[], object],
         on_error: OnHandlerError,
     ) -> None:
         self.executor = executor
         self.on_held = on_held
-        self.on_handled = on_handled
+        self.on_done = on_done
         self.on_error = on_error
         self.closed = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._crew: Crew[CoreChannel] = Crew(self._drain, on_error=lambda core, error: self.add([core]))
+        self.done = 0
+        self._crew: Crew[Inbox] = Crew(self._drain)
 
-    def add(self, channels: list[CoreChannel]) -> None:
-        """These channels have messages and are in nobody's hands."""
-        self._crew.add(channels)
+    def add(self, inboxes: list[Inbox]) -> None:
+        """These inboxes have messages and are in nobody's hands."""
+        self._crew.add(inboxes)
+
+    def handled(self, messages: int) -> None:
+        """So many messages are done with."""
+        if not self.done:
+            self.on_done()
+        self.done += messages
+
+    def report(self) -> int:
+        """How many are done with since the last report."""
+        done, self.done = self.done, 0
+        return done
 
     @property
     def is_current(self) -> bool:
@@ -88,32 +100,39 @@ class Runner:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _drain(self, channels: Iterator[CoreChannel]) -> None:
-        for core in channels:
-            take = core.inbox.take
-            while deliveries := take(_BATCH):
+    async def _drain(self, runnable: deque[Inbox]) -> None:
+        popleft = runnable.popleft
+        while runnable:
+            inbox = popleft()
+            while deliveries := inbox.take(_BATCH):
                 rest: Iterator[Any] = iter(deliveries)  # what is not inline is not always a handler
                 try:
                     # The loops are spelled out, without any call they can do without: this runs for each message.
                     for consumers, item in rest:
                         for consumer in consumers:
                             if not consumer.inline:
-                                self._hand_over(consumer, item, core.context)
+                                self._hand_over(consumer, item, inbox.channel.context)
                                 continue
                             try:
                                 message = item if consumer.payload_type is None else consumer.accept(item)
                                 if consumer.takes_channel:
-                                    await consumer.function(message, core.context)
+                                    await consumer.function(message, inbox.channel.context)
                                 else:
                                     await consumer.function(message)
                             except (Exception, asyncio.CancelledError) as error:
                                 self._failed(consumer, item, error)
                 except BaseException:  # the worker is stopped: another will go on here
                     left = list(rest)
-                    core.inbox.put_back(left)
-                    self.on_handled(len(deliveries) - len(left))
+                    inbox.put_back(left)
+                    runnable.appendleft(inbox)
+                    self.handled(len(deliveries) - len(left))
                     raise
-                self.on_handled(len(deliveries))
+                if not self.done:  # `handled`, spelled out
+                    self.on_done()
+                self.done += len(deliveries)
+                if not inbox.deliveries:  # `take` would end the turn likewise
+                    inbox.deliveries = None
+                    break
 
     def _hand_over(self, consumer: Handler | Tap, item: Any, channel: "Channel") -> None:
         self.on_held(1)
@@ -124,7 +143,7 @@ class Runner:
             message = consumer.accept(item)
         except PayloadMismatch as error:
             self.on_error(HandlerError(consumer, item, error))
-            self.on_handled(1)
+            self.handled(1)
             return
         channel.lane(consumer, self).put(message)
 
@@ -176,7 +195,7 @@ class Lane:
             await self._handler.call(message, self._channel)
         except (Exception, asyncio.CancelledError) as error:
             self._all_failed([message], error)
-        self._runner.on_handled(1)
+        self._runner.handled(1)
 
     async def _run_batch(self) -> None:
         handler, runner, waiting = self._handler, self._runner, self._waiting
@@ -191,7 +210,7 @@ class Lane:
         else:
             for index, error in failures:
                 runner.on_error(HandlerError(handler, batch[index], error))
-        runner.on_handled(len(batch))
+        runner.handled(len(batch))
 
     def _all_failed(self, messages: list[Message[Any]], error: BaseException) -> None:
         stopped = is_stopped(error)
@@ -199,5 +218,5 @@ class Lane:
             for message in messages:
                 self._runner.on_error(HandlerError(self._handler, message, error))
         if stopped:
-            self._runner.on_handled(len(messages))
+            self._runner.handled(len(messages))
             raise error

@@ -251,7 +251,7 @@ class Server:
                 self._running.discard(running)
 
     def _context(self) -> Context:
-        crew = Crew(Runner.drain_all, on_error=Runner.failed)
+        crew = Crew(Runner.work)
         return Context(self._definitions, self._hub, self._tracker, self._on_error, crew)
 
 

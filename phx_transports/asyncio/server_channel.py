@@ -14,7 +14,7 @@ import contextlib
 import inspect
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
@@ -24,7 +24,7 @@ from phx_proto.message import Reply
 from phx_proto.server_events import ChannelTerminated, JoinRequested, MessageIn, Termination
 from phx_proto.tracker import Tracker
 
-from .crew import Crew
+from .crew import Crew, is_stopped
 from .presence import ChannelPresence
 from .server_hub import Hub
 
@@ -275,10 +275,18 @@ class Runner:
         self._queue()
 
     @staticmethod
-    async def drain_all(runners: "Iterator[Runner]") -> None:
-        """Handle what each of them has; for the crew."""
-        for runner in runners:
-            await runner.drain()
+    async def work(queue: "deque[Runner]") -> None:
+        """Have each of them handle what it has; for the crew."""
+        while queue:
+            runner = queue.popleft()
+            try:
+                await runner.drain()
+            except (Exception, asyncio.CancelledError) as error:
+                stopped = is_stopped(error)
+                if not (stopped and runner._context.crew.closed):
+                    runner._failed(error)
+                if stopped:
+                    raise
 
     async def drain(self) -> None:
         """Handle what there is."""
@@ -292,8 +300,8 @@ class Runner:
                     await self._terminate(reason)
         self._queued = False
 
-    def failed(self, error: BaseException) -> None:
-        """Its worker was cancelled from outside while it was here; for the crew."""
+    def _failed(self, error: BaseException) -> None:
+        """Its worker was cancelled from outside while it was here."""
         self._queued = False
         if self._channel is not None:
             self._crash("handle_in", error)

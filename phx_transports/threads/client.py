@@ -23,13 +23,12 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from phx_proto.channel import Channel as CoreChannel
 from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import Provider
 from phx_proto.endpoint import Headers, Params
 from phx_proto.errors import InvalidEndpoint, InvalidPayload, LocalError
 from phx_proto.events import Event
-from phx_proto.inbox import Bound, Delivery
+from phx_proto.inbox import Bound, Delivery, Inbox
 from phx_proto.message import PHX_JOIN
 from phx_proto.router import Router
 from phx_proto.serializer import Serializer
@@ -418,11 +417,11 @@ class Client:
         if deadline is not None and deadline < self._watch.armed:
             self._watch.arm(deadline)
 
-    def _turn(self, core: CoreChannel, handled: int) -> list[Delivery]:
-        """A worker's step from messages of a channel to the next; `tell`, but for speed."""
+    def _turn(self, inbox: Inbox, handled: int) -> list[Delivery]:
+        """A worker's step from messages of an inbox to the next; `tell`, but for speed."""
         with self.lock:
             self._proto.handled(handled, monotonic())
-            deliveries = core.inbox.take(BATCH)
+            deliveries = inbox.take(BATCH)
             self._pump()
         self.follow_up()
         return deliveries

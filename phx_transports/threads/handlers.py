@@ -17,11 +17,10 @@ from functools import partial
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
-from phx_proto.channel import Channel as CoreChannel
 from phx_proto.client import ClientProtocol
 from phx_proto.errors import PayloadMismatch
 from phx_proto.handler import Handler
-from phx_proto.inbox import Consumer, Delivery, Tap
+from phx_proto.inbox import Consumer, Delivery, Inbox, Tap
 from phx_proto.message import Message
 
 from ..batches import run_batch
@@ -44,7 +43,7 @@ class Runner:
         proto: The core.
         executor: The user's; `None` for threads of the client's own.
         tell: Used for each input to the core; it takes the client's lock.
-        on_turn: Told that so many messages of a channel are handled; gives its next ones.
+        on_turn: Told that so many messages of an inbox are handled; gives its next ones.
         later: Has something done after the lock was released.
         on_error: Told what a handler raised; must not raise.
         on_crash: Told of an error that was not foreseen.
@@ -60,7 +59,7 @@ class Runner:
         executor: Executor | None,
         *,
         tell: Tell,
-        on_turn: Callable[[CoreChannel, int], list[Delivery]],
+        on_turn: Callable[[Inbox, int], list[Delivery]],
         later: Callable[[Callable[[], None]], None],
         on_error: OnHandlerError,
         on_crash: Callable[[BaseException], None],
@@ -74,9 +73,9 @@ class Runner:
         self.executor = Crew("phx-handler", on_error=on_crash) if executor is None else executor
         self._crew = self.executor if isinstance(self.executor, Crew) else None
 
-    def add(self, channels: Sequence[CoreChannel]) -> None:
-        """These channels have messages and are in nobody's hands; under the lock."""
-        work = [partial(self._drain, core, core.take(BATCH)) for core in channels if self._needs_worker(core)]
+    def add(self, inboxes: Sequence[Inbox]) -> None:
+        """These inboxes have messages and are in nobody's hands; under the lock."""
+        work = [partial(self._drain, inbox, inbox.take(BATCH)) for inbox in inboxes if self._needs_worker(inbox)]
         if work and self._crew is not None:
             self.later(partial(self._crew.add, work))
 
@@ -95,9 +94,9 @@ class Runner:
         if self._crew is not None:
             self._crew.shutdown()
 
-    def _needs_worker(self, core: CoreChannel) -> bool:
+    def _needs_worker(self, inbox: Inbox) -> bool:
         """Hand over what needs none; gives whether something is left."""
-        waiting = core.inbox.deliveries or []
+        waiting = inbox.deliveries or []
         if waiting and self._is_inline(waiting[0][0][0]):  # nearly always
             return True
         ahead = 0
@@ -107,15 +106,15 @@ class Runner:
             ahead += 1
             self._proto.held(len(consumers) - 1)
             for consumer in consumers:
-                self._hand_over(consumer, item, core.context)
+                self._hand_over(consumer, item, inbox.channel.context)
         if ahead:
-            core.take(ahead)
-        return bool(core.inbox.deliveries) or bool(core.take())  # the latter ends its turn
+            inbox.take(ahead)
+        return bool(inbox.deliveries) or bool(inbox.take())  # the latter ends its turn
 
     def _is_inline(self, consumer: Consumer) -> bool:
         return self._crew is not None and isinstance(consumer, Handler) and consumer.concurrency == 1
 
-    def _drain(self, core: CoreChannel, deliveries: list[Delivery]) -> None:
+    def _drain(self, inbox: Inbox, deliveries: list[Delivery]) -> None:
         _here.runner = id(self)
         tell = self.tell
         rest: Iterator[Any]  # of deliveries; what is no handler's is not always a message
@@ -125,21 +124,21 @@ class Runner:
             for consumers, item in rest:
                 for consumer in consumers:
                     if consumer.__class__ is not Handler or consumer.concurrency != 1:
-                        tell(partial(self._keep, consumer, item, core.context))
+                        tell(partial(self._keep, consumer, item, inbox.channel.context))
                         continue
                     if self.closed:
                         return
                     try:
                         message = item if consumer.payload_type is None else consumer.accept(item)
                         if consumer.takes_channel:
-                            returned = consumer.function(message, core.context)
+                            returned = consumer.function(message, inbox.channel.context)
                         else:
                             returned = consumer.function(message)
                         if returned.__class__ is CoroutineType:
                             _refuse(consumer, returned)
                     except BaseException as error:
                         self.on_error(HandlerError(consumer, item, error))
-            deliveries = self._on_turn(core, len(deliveries))
+            deliveries = self._on_turn(inbox, len(deliveries))
 
     def _keep(self, consumer: Consumer, item: Any, channel: "Channel", now: float) -> None:
         self._proto.held(1)

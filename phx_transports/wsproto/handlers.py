@@ -10,17 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from types import CoroutineType
 from typing import Any, Final
 
-from phx_proto.channel import Channel as CoreChannel
 from phx_proto.client import ClientProtocol
 from phx_proto.handler import Handler
-from phx_proto.inbox import Tap
+from phx_proto.inbox import Inbox, Tap
 
 from ..reports import HandlerError, OnHandlerError
 
 #: Seconds that handlers may take in a row until the socket and the time are looked at.
 SPELL: Final = 0.05
 
-_BATCH: Final = 256  # messages that a channel gives at a time, and of which the core hears together
+_BATCH: Final = 256  # messages that an inbox gives at a time, and of which the core hears together
 
 
 class Runner:
@@ -46,13 +45,13 @@ class Runner:
         self._now = now
         self._look = look
         self._on_error = on_error
-        self._runnable: deque[CoreChannel] = deque()
+        self._runnable: deque[Inbox] = deque()
         self._at_work = False
         self._done = 0  # messages handled and not yet reported to the core
 
-    def add(self, channels: Sequence[CoreChannel]) -> None:
-        """These channels have messages and are in nobody's hands."""
-        self._runnable += channels
+    def add(self, inboxes: Sequence[Inbox]) -> None:
+        """These inboxes have messages and are in nobody's hands."""
+        self._runnable += inboxes
 
     @property
     def at_work(self) -> bool:
@@ -82,26 +81,25 @@ class Runner:
         done, self._done = self._done, 0
         self._proto.handled(done, self._now())
 
-    def _drain(self, core: CoreChannel) -> None:
-        take = core.inbox.take
-        while deliveries := take(_BATCH):
+    def _drain(self, inbox: Inbox) -> None:
+        while deliveries := inbox.take(_BATCH):
             rest: Iterator[Any] = iter(deliveries)  # not every consumer is a handler
             try:
-                self._run(rest, core.context)
+                self._run(rest, inbox.channel.context)
             except BaseException:  # an interrupt
-                self._stopped(core, deliveries, rest)
+                self._stopped(inbox, deliveries, rest)
                 raise
             if self.closed:
-                self._stopped(core, deliveries, rest)
+                self._stopped(inbox, deliveries, rest)
                 return
             self._done += len(deliveries)
             if self._done >= _BATCH:
                 self.report()
 
-    def _stopped(self, core: CoreChannel, deliveries: list[Any], rest: Iterator[Any]) -> None:
+    def _stopped(self, inbox: Inbox, deliveries: list[Any], rest: Iterator[Any]) -> None:
         left = list(rest)
-        core.inbox.put_back(left)
-        self._runnable.appendleft(core)
+        inbox.put_back(left)
+        self._runnable.appendleft(inbox)
         self._done += len(deliveries) - len(left)
 
     def _run(self, deliveries: Iterator[Any], channel: object) -> None:

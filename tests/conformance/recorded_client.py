@@ -253,8 +253,8 @@ class RecordedClient:
 
     def _taken(self) -> list[Outcome]:
         messages: list[Outcome] = []
-        for channel in self.core.runnable():
-            while deliveries := channel.take():
+        for inbox in self.core.runnable():
+            while deliveries := inbox.take():
                 items = [item for _, item in deliveries if isinstance(item, Message)]
                 messages += [(item.topic, item.event, item.payload) for item in items]
         self.core.handled(len(messages), 0.0)

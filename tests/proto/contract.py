@@ -40,7 +40,7 @@ from phx_proto.events import (
     PushFailed,
     ReplyReceived,
 )
-from phx_proto.inbox import Bound, Drop
+from phx_proto.inbox import Bound, Drop, Inbox
 from phx_proto.link import Link
 from phx_proto.message import PHX_JOIN, PHX_LEAVE, PHX_REPLY, RESERVED_EVENTS, Message
 from phx_proto.serializer import V1, V2, V1Server, V2Server
@@ -118,7 +118,7 @@ class Watched:
     Attributes:
         now: Virtual, in seconds.
         answers: To the next joins, see `Service`.
-        runnable: Channels that have something to be taken.
+        runnable: Inboxes that have something to be taken.
         hands: Sizes of the batches that were taken and are not handled yet.
         held: How many deliveries a tap keeps.
     """
@@ -133,7 +133,7 @@ class Watched:
         self.answers: deque[str] = deque()
         self.lives: list[Life] = []
         self.calls: dict[str, Call] = {}
-        self.runnable: list[Channel] = []
+        self.runnable: list[Inbox] = []
         self.hands: list[int] = []
         self.held = 0
         self.closed = False
@@ -195,9 +195,9 @@ class Watched:
             self._carry_out(command)
         for event in outcome.events:
             self._note(event)
-        for channel in outcome.runnable:
-            assert channel not in self.runnable, "a channel is runnable twice"
-            self.runnable.append(channel)
+        for inbox in outcome.runnable:
+            assert inbox not in self.runnable, "an inbox is runnable twice"
+            self.runnable.append(inbox)
         if not self.closed and self.state is SocketState.CLOSED:
             self._check_closed(outcome.events)
         return outcome
@@ -381,7 +381,9 @@ class Watched:
         joined = {life.topic for life in self.lives if life.channel.state is ChannelState.JOINED}
         assert not left & joined, "a leave goes on beside a newer join"
         assert len(self.joins) <= self.setup.options.joins_in_flight, "more joins are under way than may be"
-        assert all(life.channel in self.runnable for life in self.lives if life.waiting), "a message waits for nobody"
+        assert all(life.channel.inbox in self.runnable for life in self.lives if life.waiting), (
+            "a message waits for nobody"
+        )
         over = Counter(life.topic for life in self.lives if life.channel.state is ChannelState.CLOSED)
         assert self._channels_ended == over, "a channel's end was not told once"
 

@@ -102,8 +102,8 @@ class Conversation:
     def deliveries(self) -> list[tuple[str, str, Any]]:
         """Topic, event and payload of every message in the inboxes, which are now handled; without lifecycle events."""
         taken = []
-        for channel in self.proto.runnable():
-            while deliveries := channel.take():
+        for inbox in self.proto.runnable():
+            while deliveries := inbox.take():
                 items = [item for _, item in deliveries]
                 taken += [(item.topic, item.event, item.payload) for item in items if isinstance(item, Message)]
                 self.proto.handled(len(deliveries), self.now)

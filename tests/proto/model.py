@@ -81,9 +81,9 @@ class World(Watched):
     def take(self, limit: int) -> bool:
         """Take a batch of deliveries and look at them; tells whether there was one."""
         while self.runnable:
-            channel = self.runnable[0]
-            (life,) = [life for life in self.lives if life.channel is channel]
-            items = [item for _, item in self.tell("channel", life.number, "take", limit).result]
+            inbox = self.runnable[0]
+            (life,) = [life for life in self.lives if life.channel is inbox.channel]
+            items = [item for _, item in self.tell("inbox", life.number, "take", limit).result]
             if items:
                 for item in items:
                     self.look_at(life, item)

@@ -21,6 +21,7 @@ from phx_proto.commands import Command, OpenTransport, SendBinary, SendText
 from phx_proto.errors import PhxError
 from phx_proto.events import Event
 from phx_proto.flow import FlowLimits
+from phx_proto.inbox import Inbox
 from phx_proto.link import Link
 from phx_proto.message import Message
 from phx_proto.router import Router
@@ -86,7 +87,7 @@ class Outcome:
     error: PhxError | None
     commands: list[Command]
     events: list[Event]
-    runnable: list[Channel]
+    runnable: list[Inbox]
 
 
 class Notebook:
@@ -149,6 +150,8 @@ class Notebook:
     def _find(self, target: str, number: int) -> Any:
         if target == "channel":
             return self.channels[number]
+        if target == "inbox":
+            return self.channels[number].inbox
         return self.links[number] if target == "link" else self.proto
 
 

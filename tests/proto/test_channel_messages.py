@@ -177,7 +177,7 @@ def test_the_routers_handlers_come_before_the_channels_own() -> None:
     room = talk.joined("room:1")
     second = room.on("tick", repr)
     talk.serve("room:1", "tick")
-    ((consumers, message),) = room.take()
+    ((consumers, message),) = room.inbox.take()
     assert consumers == (first, second)
     assert isinstance(message, Message)
     talk.proto.runnable()
@@ -205,7 +205,7 @@ def test_a_tap_reads_every_message_and_the_lifecycle_in_order() -> None:
     talk.crash_channel("room:1", room.join_ref)
     talk.leave(room)
     talk.drop()
-    taken = room.take()
+    taken = room.inbox.take()
     assert {consumers for consumers, _ in taken} == {(tap,)}
     assert [type(item) for _, item in taken] == [ChannelJoined, Message, ChannelErrored, ChannelEnded]
     assert talk.proto.stats.backlog == 4
@@ -220,7 +220,7 @@ def test_the_lifecycle_alone_makes_a_channel_runnable() -> None:
     room.attach(tap)
     talk.join(room)
     talk.reply(room.join_ref)
-    assert talk.proto.runnable() == [room]
+    assert talk.proto.runnable() == [room.inbox]
 
 
 def test_a_tap_that_was_detached_reads_no_more() -> None:
@@ -232,20 +232,20 @@ def test_a_tap_that_was_detached_reads_no_more() -> None:
     room.detach(tap)
     talk.serve("room:1", "tick")
     talk.crash_channel("room:1", room.join_ref)
-    assert room.take() == []
+    assert room.inbox.take() == []
 
 
 def test_a_channel_is_runnable_once_until_it_was_drained() -> None:
     talk, room = listening()
     for _ in range(3):
         talk.serve("room:1", "tick")
-    assert talk.proto.runnable() == [room]
-    assert [len(room.take(2)), len(room.take(2))] == [2, 1]
+    assert talk.proto.runnable() == [room.inbox]
+    assert [len(room.inbox.take(2)), len(room.inbox.take(2))] == [2, 1]
     talk.serve("room:1", "tick")
     assert talk.proto.runnable() == []
-    assert [len(room.take()), len(room.take())] == [1, 0]
+    assert [len(room.inbox.take()), len(room.inbox.take())] == [1, 0]
     talk.serve("room:1", "tick")
-    assert talk.proto.runnable() == [room]
+    assert talk.proto.runnable() == [room.inbox]
 
 
 # ---- presence

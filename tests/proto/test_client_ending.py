@@ -368,7 +368,7 @@ def test_what_a_tap_keeps_is_waited_for() -> None:
     room.attach(Tap(lambda item: None))
     talk.serve("room:1", "tick")
     talk.proto.drain(talk.now)
-    room.take()
+    room.inbox.take()
     talk.proto.held(1)
     talk.proto.handled(1, talk.now)
     assert talk.sent() == []

@@ -31,9 +31,9 @@ def joined(router: Router | None = None, **settings: Any) -> tuple[Conversation,
 def consumers(talk: Conversation, room: Channel, event: str) -> tuple[Any, ...]:
     """Who is to have a broadcast of the event."""
     talk.serve("room:1", event)
-    taken = room.take()
+    taken = room.inbox.take()
     talk.proto.handled(len(taken), talk.now)
-    room.take()
+    room.inbox.take()
     return taken[0][0] if taken else ()
 
 
@@ -50,7 +50,7 @@ def test_deliveries_are_taken_in_order_and_in_parts() -> None:
     room.on("tick", print)
     for number in range(5):
         talk.serve("room:1", "tick", {"n": number})
-    parts = [[item.payload["n"] for _, item in room.take(2) if isinstance(item, Message)] for _ in range(4)]
+    parts = [[item.payload["n"] for _, item in room.inbox.take(2) if isinstance(item, Message)] for _ in range(4)]
     assert parts == [[0, 1], [2, 3], [4], []]
 
 
@@ -58,14 +58,14 @@ def test_a_channel_at_work_is_not_runnable_again_until_its_turn_ended() -> None:
     talk, room = joined()
     room.on("tick", print)
     talk.serve("room:1", "tick")
-    assert talk.proto.runnable() == [room]
-    room.take()
+    assert talk.proto.runnable() == [room.inbox]
+    room.inbox.take()
     talk.serve("room:1", "tick")
     assert talk.proto.runnable() == []
-    assert len(room.take()) == 1
-    assert room.take() == []
+    assert len(room.inbox.take()) == 1
+    assert room.inbox.take() == []
     talk.serve("room:1", "tick")
-    assert talk.proto.runnable() == [room]
+    assert talk.proto.runnable() == [room.inbox]
 
 
 def test_channels_become_runnable_in_the_order_of_their_first_messages() -> None:
@@ -74,7 +74,7 @@ def test_channels_become_runnable_in_the_order_of_their_first_messages() -> None
     talk = Conversation(router=router).connect()
     rooms = {topic: talk.joined(topic) for topic in ("room:1", "room:2", "room:3")}
     talk.receive(*(f'[null,null,"room:{number}","tick",{{}}]' for number in (3, 1, 3, 2)))
-    assert talk.proto.runnable() == [rooms["room:3"], rooms["room:1"], rooms["room:2"]]
+    assert talk.proto.runnable() == [rooms[topic].inbox for topic in ("room:3", "room:1", "room:2")]
 
 
 # ---- who is to have it ----------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def test_a_message_keeps_the_consumers_that_it_had_when_it_came() -> None:
     handler = room.on("tick", print)
     talk.serve("room:1", "tick")
     room.off(handler)
-    assert room.take()[0][0] == (handler,)
+    assert room.inbox.take()[0][0] == (handler,)
 
 
 @pytest.mark.parametrize("event", ["phx_join", "phx_leave", "phx_reply"])
@@ -143,7 +143,7 @@ def test_a_message_is_delivered_unparsed() -> None:
     talk, room = joined()
     room.on("tick", print)
     talk.receive(OVER_RANGE.format("tick"))
-    ((_, message),) = room.take()
+    ((_, message),) = room.inbox.take()
     assert isinstance(message, Message)
     with pytest.raises(ValueError, match="out of range"):
         _ = message.payload
@@ -164,7 +164,7 @@ def test_a_tap_reads_the_lifecycle_among_the_messages() -> None:
     talk.reply(room.join_ref)
     talk.serve("room:1", "tock")
     talk.close_channel("room:1", room.join_ref)
-    items = [item.event if isinstance(item, Message) else type(item) for _, item in room.take()]
+    items = [item.event if isinstance(item, Message) else type(item) for _, item in room.inbox.take()]
     assert items == [ChannelJoined, "tick", ChannelErrored, ChannelJoined, "tock", ChannelEnded]
 
 
@@ -176,7 +176,7 @@ def test_what_a_tap_reads_counts_toward_the_backlog_all_of_it() -> None:
     talk.reply(room.join_ref)
     talk.serve("room:1", "tick")
     assert talk.proto.stats.backlog == 2
-    talk.proto.handled(len(room.take()), talk.now)
+    talk.proto.handled(len(room.inbox.take()), talk.now)
     assert talk.proto.stats.backlog == 0
 
 
@@ -184,7 +184,7 @@ def test_handlers_do_not_get_the_lifecycle() -> None:
     talk, room = joined()
     room.on("*", print)
     talk.crash_channel("room:1", room.join_ref)
-    assert room.take() == []
+    assert room.inbox.take() == []
 
 
 def test_detaching_a_tap_that_is_not_there_does_nothing() -> None:
@@ -214,7 +214,7 @@ def test_a_full_inbox_drops_what_its_bound_says(drop: Drop, kept: list[int]) -> 
     for number in range(5):
         talk.serve("room:1", "tick", {"n": number})
     assert talk.proto.stats.backlog == 2
-    assert numbers(room.take()) == kept
+    assert numbers(room.inbox.take()) == kept
     assert talk.proto.stats.dropped == 3
 
 
@@ -231,7 +231,7 @@ def test_what_was_delivered_is_what_was_put_into_the_inbox(drop: Drop, delivered
     talk, room = bounded(2, drop)
     for number in range(5):
         talk.serve("room:1", "tick", {"n": number})
-    talk.proto.handled(len(room.take()), talk.now)
+    talk.proto.handled(len(room.inbox.take()), talk.now)
     stats = talk.proto.stats
     assert (stats.delivered, stats.handled, stats.backlog) == (delivered, 2, 0)
 
@@ -242,8 +242,8 @@ def test_an_inbox_that_was_taken_from_has_room_again(drop: Drop) -> None:
     for number in range(4):
         talk.serve("room:1", "tick", {"n": number})
         if number == 1:
-            assert numbers(room.take(1)) == [0]
-    assert numbers(room.take()) == ([2, 3] if drop is Drop.OLDEST else [1, 2])
+            assert numbers(room.inbox.take(1)) == [0]
+    assert numbers(room.inbox.take()) == ([2, 3] if drop is Drop.OLDEST else [1, 2])
 
 
 @pytest.mark.parametrize("drop", Drop)
@@ -251,10 +251,10 @@ def test_an_inbox_that_was_emptied_after_it_was_full_has_all_its_room(drop: Drop
     talk, room = bounded(2, drop)
     for number in range(5):
         talk.serve("room:1", "tick", {"n": number})
-    room.take()
+    room.inbox.take()
     talk.serve("room:1", "tick", {"n": 5})
     talk.serve("room:1", "tick", {"n": 6})
-    assert numbers(room.take()) == [5, 6]
+    assert numbers(room.inbox.take()) == [5, 6]
 
 
 @pytest.mark.parametrize("drop", Drop)
@@ -267,7 +267,7 @@ def test_the_lifecycle_takes_no_room_and_is_never_dropped(drop: Drop) -> None:
     talk.serve("room:1", "tick", {"n": 1})
     assert talk.proto.stats.dropped == 0
     talk.serve("room:1", "tick", {"n": 2})
-    taken = room.take()
+    taken = room.inbox.take()
     assert [type(item) for _, item in taken] == [ChannelErrored, ChannelJoined, Message]
     assert numbers(taken) == [2 if drop is Drop.OLDEST else 1]
     talk.proto.handled(len(taken), talk.now)
@@ -285,7 +285,7 @@ def test_messages_that_nobody_wants_take_no_room() -> None:
     talk, room = bounded(1, Drop.NEWEST)
     talk.serve("room:1", "tock")
     talk.serve("room:1", "tick", {"n": 1})
-    assert numbers(room.take()) == [1]
+    assert numbers(room.inbox.take()) == [1]
     assert talk.proto.stats.unhandled == 1
 
 
@@ -307,7 +307,7 @@ def test_presence_is_tracked_where_it_is_asked_for_and_its_messages_are_delivere
     talk.serve("room:1", "presence_state", ANN, join_ref=room.join_ref)
     assert talk.events() == [PresenceChanged("room:1", PresenceChange(joins=ANN, leaves={}))]
     assert dict(presence.entries) == ANN
-    assert [taken[0] for taken in room.take()] == [(handler,)]
+    assert [taken[0] for taken in room.inbox.take()] == [(handler,)]
 
 
 def test_presence_without_handlers_is_counted_as_unhandled() -> None:
@@ -350,7 +350,7 @@ def test_a_presence_message_that_is_none_is_a_bad_frame_and_reaches_no_handler()
     talk.serve("room:1", "presence_state", [1, 2], join_ref=room.join_ref)
     talk.receive(OVER_RANGE.format("presence_state"), b"\x02\x06\x0epresence_stateroom:1")
     assert [type(event) for event in talk.events()] == [BadFrame] * 2
-    assert room.take() == []
+    assert room.inbox.take() == []
 
 
 def test_presence_is_kept_up_when_handlers_are_too_slow() -> None:
@@ -368,8 +368,8 @@ def test_what_a_worker_puts_back_comes_first_again(bound: Bound | None) -> None:
     room.on("tick", print)
     for number in range(3):
         talk.serve("room:1", "tick", number)
-    first, *rest = room.take()
+    first, *rest = room.inbox.take()
     talk.serve("room:1", "tick", 3)
     room.inbox.put_back(rest)
-    assert [item.payload for _, item in [first, *room.take()] if isinstance(item, Message)] == [0, 1, 2, 3]
+    assert [item.payload for _, item in [first, *room.inbox.take()] if isinstance(item, Message)] == [0, 1, 2, 3]
     assert room.inbox.waiting == 0

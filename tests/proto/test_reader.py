@@ -410,7 +410,7 @@ def test_nothing_that_a_peer_sends_raises(frames: list[str | bytes], state: str,
     after = talk.proto.stats
     assert (after.received - before.received) + (after.bad_frames - before.bad_frames) == len(frames)
     assert talk.proto.state is SocketState.OPEN
-    taken = room.take(1000)
+    taken = room.inbox.take(1000)
     assert after.backlog == len(taken)
     assert all(isinstance(item, Message) for _, item in taken)
     talk.proto.handled(len(taken), talk.now)

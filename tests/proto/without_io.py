@@ -165,8 +165,8 @@ def run_the_core() -> None:
                         self.server.finish(event)
 
         def work(self) -> None:
-            for channel in self.client.runnable():
-                while deliveries := channel.take():
+            for inbox in self.client.runnable():
+                while deliveries := inbox.take():
                     for consumers, message in deliveries:
                         for handler in consumers:
                             handler.function(handler.accept(message))  # type: ignore[union-attr, arg-type]

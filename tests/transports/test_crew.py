@@ -1,5 +1,6 @@
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,36 +11,22 @@ from phx_transports.asyncio.crew import Crew
 pytestmark = pytest.mark.asyncio
 
 
-class Errors:
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, BaseException]] = []
-        self.came = asyncio.Event()
-
-    def __call__(self, channel: str, error: BaseException) -> None:
-        self.seen.append((channel, error))
-        self.came.set()
-
-
-def each(drain: Callable[[str], Awaitable[None]]) -> Callable[[Iterator[str]], Awaitable[None]]:
-    async def drain_each(channels: Iterator[str]) -> None:
-        for channel in channels:
-            await drain(channel)
+def each(drain: Callable[[str], Awaitable[None]]) -> Callable[[deque[str]], Awaitable[None]]:
+    async def drain_each(queue: deque[str]) -> None:
+        while queue:
+            await drain(queue.popleft())
 
     return drain_each
 
 
 @asynccontextmanager
-async def crew_of(
-    drain: Callable[[str], Awaitable[None]], on_error: Callable[[str, BaseException], None] | None = None
-) -> AsyncIterator[Crew[str]]:
-    errors = Errors()
-    crew = Crew(each(drain), on_error=on_error or errors)
+async def crew_of(drain: Callable[[str], Awaitable[None]]) -> AsyncIterator[Crew[str]]:
+    crew = Crew(each(drain))
     try:
         yield crew
     finally:
         await crew.close()
     assert crew.size == 0
-    assert errors.seen == []
 
 
 class Drain:
@@ -164,28 +151,26 @@ async def test_a_channel_may_add_itself_again() -> None:
         await wait(done)
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), asyncio.CancelledError()])
-async def test_an_error_is_reported_with_its_channel_and_work_goes_on(error: BaseException) -> None:
+async def test_a_worker_that_fails_is_told_to_the_loop_and_work_goes_on() -> None:
     done = asyncio.Event()
-    errors = Errors()
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
 
     async def drain(channel: str) -> None:
         if channel == "bad":
-            raise error
+            raise ValueError(channel)
         done.set()
 
-    async with crew_of(drain, errors) as crew:
-        crew.add(["bad"])
-        crew.add(["good"])
+    async with crew_of(drain) as crew:
+        crew.add(["bad", "good"])
         await wait(done)
         assert crew.size == 1
-    assert errors.seen == [("bad", error)]
+    assert [str(context["exception"]) for context in told] == ["bad"]
 
 
 @pytest.mark.parametrize("suspended", [True, False])
 async def test_a_handler_that_cancels_its_worker_does_not_stop_the_crew(suspended: bool) -> None:
     done = asyncio.Event()
-    errors = Errors()
 
     async def drain(channel: str) -> None:
         if channel == "good":
@@ -198,11 +183,35 @@ async def test_a_handler_that_cancels_its_worker_does_not_stop_the_crew(suspende
             await asyncio.Event().wait()
         raise asyncio.CancelledError
 
-    async with crew_of(drain, errors) as crew:
-        crew.add(["bad"])
-        crew.add(["good"])
+    async with crew_of(drain) as crew:
+        crew.add(["bad", "good"])
         await wait(done)
-    assert [channel for channel, _ in errors.seen] == ["bad"]
+
+
+async def test_what_a_cancelled_worker_puts_back_goes_to_another() -> None:
+    begun, done = asyncio.Event(), asyncio.Event()
+    log: list[str] = []
+
+    async def work(queue: deque[str]) -> None:
+        while queue:
+            log.append(queue.popleft())
+            if len(log) > 1:
+                done.set()
+                continue
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                queue.appendleft("the rest of a")
+
+    crew = Crew(work)
+    crew.add(["a"])
+    await wait(begun)
+    (worker,) = workers()
+    worker.cancel()
+    await wait(done)
+    await crew.close()
+    assert log == ["a", "the rest of a"]
 
 
 def workers() -> set[asyncio.Task[Any]]:
@@ -252,26 +261,6 @@ async def test_a_worker_cancelled_between_its_call_and_its_coming_is_replaced() 
         await wait(drain.finished("b"))
 
 
-async def test_an_error_callback_that_raises_is_told_to_the_loop_and_work_goes_on() -> None:
-    done = asyncio.Event()
-    told: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
-
-    async def drain(channel: str) -> None:
-        if channel == "bad":
-            raise ValueError
-        done.set()
-
-    def on_error(channel: str, error: BaseException) -> None:
-        raise RuntimeError("reporting failed")
-
-    async with crew_of(drain, on_error) as crew:
-        crew.add(["bad"])
-        crew.add(["good"])
-        await wait(done)
-    assert [str(context["exception"]) for context in told] == ["reporting failed"]
-
-
 async def test_close_cancels_what_is_suspended_and_waits_for_it() -> None:
     drain = Drain("a", "b")
     async with crew_of(drain) as crew:
@@ -284,9 +273,10 @@ async def test_close_cancels_what_is_suspended_and_waits_for_it() -> None:
     assert drain.log == ["a", "b", "c"]
 
 
-async def test_an_error_on_the_way_out_is_reported() -> None:
+async def test_an_error_on_the_way_out_is_told_to_the_loop() -> None:
     begun = asyncio.Event()
-    errors = Errors()
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
 
     async def drain(channel: str) -> None:
         begun.set()
@@ -295,11 +285,11 @@ async def test_an_error_on_the_way_out_is_reported() -> None:
         finally:
             raise ValueError(channel)
 
-    async with crew_of(drain, errors) as crew:
+    async with crew_of(drain) as crew:
         crew.add(["a"])
         await wait(begun)
         await crew.close()
-    assert [str(error) for _, error in errors.seen] == ["a"]
+    assert [str(context["exception"]) for context in told] == ["a"]
 
 
 async def test_a_closed_crew_takes_nothing() -> None:
@@ -322,7 +312,7 @@ async def test_a_handler_may_close_its_crew() -> None:
         await crew.close()
         closed.set()
 
-    crew = Crew(each(drain), on_error=Errors())
+    crew = Crew(each(drain))
     crew.add(["a"])
     crew.add(["b"])
     await wait(closed)
