@@ -271,7 +271,7 @@ class Channel:
         Raises:
             InvalidHandler: It could never be called rightly.
         """
-        handler = Handler(function, event, payload_type=payload, concurrency=concurrency)
+        handler = self.inbox.router.make(function, event, payload=payload, concurrency=concurrency)
         self.inbox.add(handler)
         return handler
 

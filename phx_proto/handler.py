@@ -13,12 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
 from .errors import InvalidHandler, PayloadMismatch
 from .message import RESERVED_EVENTS, Message
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+#: What a call of a handler is made within, for metrics and tracing: `with around(handler, message): …`.
+Around: TypeAlias = "Callable[[Handler, Message[Any]], AbstractContextManager[Any]]"
 
 #: As an event: every event. As a topic: every topic; at the end of a topic: every topic that starts so.
 WILDCARD: Final = "*"
@@ -44,6 +50,9 @@ class Handler:
         topic: An exact topic, the beginning of one and a `*`, or `"*"` for every topic.
         payload_type: What the payload is decoded into and validated against; `None` to take it as it came.
         concurrency: How many messages of one topic it may have in hand; more than 1 gives up their order.
+        around: Makes a context manager that each call is made within, on the loop or the thread of the call; `None` for
+            none. What it raises counts as raised by the handler.
+        run: What an adapter calls, in the form that `takes_channel` tells: the function, within `around`.
         kind: How it is run.
         takes_channel: Whether it is called with `(message, channel)` or with `(message)`.
         inline: Whether it is a coroutine function that takes one message at a time: awaited where it stands.
@@ -57,6 +66,8 @@ class Handler:
     topic: str = field(default=WILDCARD, kw_only=True)
     payload_type: Any = field(default=None, kw_only=True)
     concurrency: int = field(default=1, kw_only=True)
+    around: "Around | None" = field(default=None, kw_only=True)
+    run: Callable[..., Any] = field(init=False, repr=False)
     kind: HandlerKind = field(init=False)
     takes_channel: bool = field(init=False)
     inline: bool = field(init=False)
@@ -69,6 +80,7 @@ class Handler:
                 raise _Refused(f"its concurrency is {self.concurrency}; it must be 1 or more")
             kind = _kind(self.function)
             derived = {
+                "run": self.function if self.around is None else _within(self.around, self, kind),
                 "kind": kind,
                 "inline": kind is HandlerKind.ASYNC and self.concurrency == 1,
                 "takes_channel": _takes_channel(self.function),
@@ -119,10 +131,15 @@ class Handler:
         Returns:
             What the function returned: an awaitable if `kind` is `ASYNC`.
         """
-        return self.function(message, channel) if self.takes_channel else self.function(message)
+        return self.run(message, channel) if self.takes_channel else self.run(message)
 
     def __reduce__(self) -> tuple[Callable[..., "Handler"], tuple[Callable[..., Any], str]]:
-        options = {"topic": self.topic, "payload_type": self.payload_type, "concurrency": self.concurrency}
+        options = {
+            "topic": self.topic,
+            "payload_type": self.payload_type,
+            "concurrency": self.concurrency,
+            "around": self.around,
+        }
         return partial(Handler, **options), (self.function, self.event)
 
 
@@ -147,6 +164,20 @@ def _check_names(event: str, topic: str) -> None:
 
 
 # ---- what is found out about a function -----------------------------------------------------------------------------
+
+
+def _within(around: Around, handler: Handler, kind: HandlerKind) -> Callable[..., Any]:
+    function = handler.function
+
+    def run(message: Message[Any], *channel: object) -> Any:
+        with around(handler, message):
+            return function(message, *channel)
+
+    async def run_async(message: Message[Any], *channel: object) -> Any:
+        with around(handler, message):
+            return await function(message, *channel)
+
+    return run_async if kind is HandlerKind.ASYNC else run
 
 
 def _innermost(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -71,6 +71,7 @@ class Inbox:
 
     Attributes:
         channel: Whose it is.
+        router: The client's.
         deliveries: What waits; `None` while nothing does and nobody is at work on it.
         quick: Consumers by event, where a message needs nothing but delivery; `None` where it needs more.
         otherwise: The same for every event that is not in `quick`.
@@ -82,7 +83,6 @@ class Inbox:
 
     __slots__ = (
         "_own",
-        "_router",
         "_routes",
         "_topic",
         "bound",
@@ -91,13 +91,14 @@ class Inbox:
         "otherwise",
         "presence",
         "quick",
+        "router",
         "taps",
         "waiting",
     )
 
     def __init__(self, topic: str, router: Router, bound: Bound | None) -> None:
         self._topic = topic
-        self._router = router
+        self.router = router
         self._own: tuple[Handler, ...] = ()
         self.channel: Channel
         self._routes: Routes
@@ -113,7 +114,7 @@ class Inbox:
 
     def refresh(self) -> None:
         """Ask the router again: handlers came or went."""
-        self._routes = self._router.routes(self._topic).merged(self._own)
+        self._routes = self.router.routes(self._topic).merged(self._own)
         self.quick: Mapping[str, tuple[Consumer, ...] | None]
         self.otherwise: tuple[Consumer, ...] | None
         if self.bound is not None:

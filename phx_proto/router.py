@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import msgspec
 
 from .errors import InvalidHandler
-from .handler import WILDCARD, Handler
+from .handler import WILDCARD, Around, Handler
 from .message import RESERVED_EVENTS, Message
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -87,6 +87,10 @@ class Router:
 
     Any thread may ask while one registers.
 
+    Args:
+        around: Makes the context manager that each call of a handler is made within: the place for metrics and tracing.
+            It is given the handler and its message, and runs where the handler runs.
+
     Attributes:
         version: Grows with every change; who keeps `Routes` compares it to know when to ask again.
 
@@ -97,8 +101,9 @@ class Router:
     ['phx_proto.router.hear']
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, around: "Around | None" = None) -> None:
         self.version = 0
+        self._around = around
         self._exact: dict[str, tuple[_Entry, ...]] = {}
         self._prefixes: dict[str, tuple[_Entry, ...]] = {}
         self._compiled: dict[tuple[Handler, ...], Routes] = {}
@@ -142,11 +147,27 @@ class Router:
         Raises:
             InvalidHandler: It could never be called rightly.
         """
-        handler = Handler(function, event, topic=topic, payload_type=payload, concurrency=concurrency)
+        handler = self.make(function, event, topic=topic, payload=payload, concurrency=concurrency)
         table, key = self._place(handler)
         table[key] = (*table.get(key, ()), (self.version, handler))
         self._changed()
         return handler
+
+    def make(
+        self,
+        function: Callable[..., Any],
+        event: str,
+        *,
+        topic: str = WILDCARD,
+        payload: Any = None,
+        concurrency: int = 1,
+    ) -> Handler:
+        """A handler like those of this router, registered with nobody. The arguments are those of `add`.
+
+        Raises:
+            InvalidHandler: It could never be called rightly.
+        """
+        return Handler(function, event, topic=topic, payload_type=payload, concurrency=concurrency, around=self._around)
 
     def remove(self, handler: Handler) -> None:
         """Take a registration back.

@@ -116,9 +116,9 @@ class Runner:
                             try:
                                 message = item if consumer.payload_type is None else consumer.accept(item)
                                 if consumer.takes_channel:
-                                    await consumer.function(message, inbox.channel.context)
+                                    await consumer.run(message, inbox.channel.context)
                                 else:
-                                    await consumer.function(message)
+                                    await consumer.run(message)
                             except (Exception, asyncio.CancelledError) as error:
                                 self._failed(consumer, item, error)
                 except BaseException:  # the worker is stopped: another will go on here

@@ -131,9 +131,9 @@ class Runner:
                     try:
                         message = item if consumer.payload_type is None else consumer.accept(item)
                         if consumer.takes_channel:
-                            returned = consumer.function(message, inbox.channel.context)
+                            returned = consumer.run(message, inbox.channel.context)
                         else:
-                            returned = consumer.function(message)
+                            returned = consumer.run(message)
                         if returned.__class__ is CoroutineType:
                             _refuse(consumer, returned)
                     except BaseException as error:

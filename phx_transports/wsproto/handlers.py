@@ -113,10 +113,7 @@ class Runner:
                     continue
                 try:
                     message = item if consumer.payload_type is None else consumer.accept(item)
-                    if consumer.takes_channel:
-                        returned = consumer.function(message, channel)
-                    else:
-                        returned = consumer.function(message)
+                    returned = consumer.run(message, channel) if consumer.takes_channel else consumer.run(message)
                     if returned.__class__ is CoroutineType:
                         _refuse(consumer, returned)
                 except (KeyboardInterrupt, SystemExit):

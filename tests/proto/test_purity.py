@@ -40,7 +40,7 @@ ALLOWED = frozenset(
         "urllib.parse",
     }
 )
-ALLOWED_FOR_TYPES = ALLOWED | {"random"}
+ALLOWED_FOR_TYPES = ALLOWED | {"contextlib", "random"}
 
 #: Builtins through which a module reaches what its imports do not show.
 LOOPHOLES = frozenset({"__import__", "breakpoint", "compile", "eval", "exec", "input", "open", "print"})

@@ -1,0 +1,106 @@
+"""`Router(around=…)`: each call of a handler is made within a context of the application's, for metrics and tracing."""
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from conversation import Conversation
+
+from phx_proto.handler import Handler
+from phx_proto.message import Message
+from phx_proto.router import Router
+
+MESSAGE = Message[Any](topic="room:lobby", event="shout", payload={"n": 1})
+
+log: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> None:
+    log.clear()
+
+
+@contextmanager
+def noted(handler: Handler, message: Message[Any]) -> Iterator[None]:
+    log.append(f"{handler.event} begins")
+    try:
+        yield
+    except ValueError as error:
+        log.append(f"failed: {error}")
+        raise
+    finally:
+        log.append("ends")
+
+
+def shout(message: Message[Any]) -> str:
+    log.append(message.payload)
+    return "done"
+
+
+def with_channel(message: Message[Any], channel: object) -> object:
+    return channel
+
+
+async def shout_later(message: Message[Any]) -> str:
+    log.append(message.payload)
+    return "done"
+
+
+def fail(message: Message[Any]) -> None:
+    raise ValueError("no")
+
+
+def finished(coroutine: Any) -> Any:
+    with pytest.raises(StopIteration) as stopped:
+        coroutine.send(None)
+    return stopped.value.value
+
+
+def test_a_plain_handler_runs_within_it() -> None:
+    handler = Router(around=noted).add(shout, "shout")
+    assert handler.call(MESSAGE, None) == "done"
+    assert log == ["shout begins", {"n": 1}, "ends"]
+
+
+def test_a_coroutine_handler_runs_within_it_while_it_is_awaited() -> None:
+    handler = Router(around=noted).add(shout_later, "shout")
+    coroutine = handler.call(MESSAGE, None)
+    assert log == []
+    assert finished(coroutine) == "done"
+    assert log == ["shout begins", {"n": 1}, "ends"]
+
+
+def test_it_sees_what_the_handler_raises() -> None:
+    handler = Router(around=noted).add(fail, "shout")
+    with pytest.raises(ValueError, match="no"):
+        handler.call(MESSAGE, None)
+    assert log == ["shout begins", "failed: no", "ends"]
+
+
+def test_the_channel_is_passed_through() -> None:
+    assert Router(around=noted).add(with_channel, "shout").call(MESSAGE, "channel") == "channel"
+
+
+def test_it_changes_nothing_of_what_is_known_of_the_handler() -> None:
+    plain, within = Router().add(with_channel, "shout"), Router(around=noted).add(with_channel, "shout")
+    assert [(one.name, one.kind, one.takes_channel, one.inline, one.function) for one in (plain, within)] == [
+        (plain.name, plain.kind, True, plain.inline, with_channel)
+    ] * 2
+
+
+def test_without_it_the_function_itself_is_called() -> None:
+    assert Router().add(shout, "shout").run is shout
+
+
+def test_handlers_of_a_channel_alone_run_within_it_too() -> None:
+    room = Conversation(router=Router(around=noted)).connect().joined("room:lobby")
+    room.on("shout", shout).call(MESSAGE, None)
+    assert log == ["shout begins", {"n": 1}, "ends"]
+
+
+def test_it_travels_with_its_handler() -> None:
+    handler = pickle.loads(pickle.dumps(Router(around=noted).add(shout, "shout")))
+    handler.call(MESSAGE, None)
+    assert log == ["shout begins", {"n": 1}, "ends"]
