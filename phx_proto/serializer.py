@@ -11,7 +11,7 @@ Text is `str` and binary is `bytes`, as the WebSocket frame that carries it; a t
 
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -105,7 +105,10 @@ class V2:
             try:
                 return self._decode_text(frame)
             except msgspec.ValidationError as error:
-                return _reply_to_another(_decode_v2_echo, frame, error)
+                echo = _echoed(_decode_v2_echo, frame, error)
+                return Message(
+                    join_ref=echo.join_ref, ref=echo.ref, topic=echo.topic, event=echo.event, payload=echo.payload
+                )
             except (ValueError, RecursionError) as error:
                 raise _invalid(error) from None
         kind, fields, data = unpack(SERVER_SENDS, frame)
@@ -157,9 +160,9 @@ class V1:
         if not isinstance(frame, str):
             raise InvalidFrame(f"a binary frame, which vsn {self.vsn} does not have")
         try:
-            fields = _decode_v1_fields(frame)
+            fields: _V1Fields | _Echo = _decode_v1_fields(frame)
         except msgspec.ValidationError as error:
-            return _reply_to_another(_decode_v1_echo, frame, error)
+            fields = _echoed(_decode_v1_echo, frame, error)
         except (ValueError, RecursionError) as error:
             raise _invalid(error) from None
         event, ref = fields.event, fields.ref
@@ -372,7 +375,7 @@ class _Echo(msgspec.Struct, kw_only=True):
     join_ref: Any = None
     ref: Any
     topic: Any
-    event: Literal["phx_reply"]
+    event: str
     payload: msgspec.Raw
 
 
@@ -388,14 +391,21 @@ _decode_v1_request = first_keys_decoder(_V1Request)
 _decode_v2_request = first_keys_decoder(Request)
 
 
-def _reply_to_another(decode: Callable[[str], "_Echo"], frame: str, error: msgspec.ValidationError) -> Message[Any]:
-    """A server echoes refs and topics as it got them, numbers and all; such a reply answers no request of ours."""
+def _echoed(decode: Callable[[str], "_Echo"], frame: str, error: msgspec.ValidationError) -> "_Echo":
+    """What a server sends to a client whose refs are not text: it echoes them as they came, in a reply the topic too.
+
+    In their places stands an empty text, which is the ref of no request of ours.
+    """
     try:
         echo = decode(frame)
     except (ValueError, RecursionError):
         raise _invalid(error) from None
-    topic = echo.topic if isinstance(echo.topic, str) else ""
-    return Message(topic=topic, event=echo.event, payload=echo.payload)
+    if not isinstance(echo.topic, str):
+        if echo.event != PHX_REPLY:
+            raise _invalid(error) from None
+        echo.topic = ""
+    echo.join_ref, echo.ref = (ref if isinstance(ref, str | None) else "" for ref in (echo.join_ref, echo.ref))
+    return echo
 
 
 def _invalid(error: Exception) -> InvalidFrame:

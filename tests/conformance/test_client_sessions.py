@@ -232,10 +232,9 @@ def by_hand(frame: str) -> list[Any]:
         ends = fields["event"] in ("phx_close", "phx_error")
         fields = [fields["ref"] if ends else None, *(fields[name] for name in ("ref", "topic", "event", "payload"))]
     join_ref, ref, topic, event, payload = fields
-    if isinstance(topic, str) and isinstance(join_ref, str | None) and isinstance(ref, str | None):
-        return [join_ref, ref, topic, event, payload]
-    # An echo of refs or a topic that no client of ours sends: it answers nobody.
-    return [None, None, topic if isinstance(topic, str) else "", event, payload]
+    # An echo of refs or a topic that no client of ours sends is for nobody here.
+    refs = [ref if isinstance(ref, str | None) else "" for ref in (join_ref, ref)]
+    return [*refs, topic if isinstance(topic, str) else "", event, payload]
 
 
 def said(message: Message[Any]) -> list[Any]:

@@ -326,6 +326,16 @@ def test_a_message_of_an_older_join_is_stale(event: str) -> None:
     assert (talk.deliveries(), talk.events(), talk.proto.stats.stale) == ([], [], 1)
 
 
+@pytest.mark.parametrize("event", ["tick", "phx_close", "phx_error"])
+@pytest.mark.parametrize("ref", ["1", "[]", "true"])
+def test_a_message_of_a_join_whose_ref_is_no_text_is_stale(event: str, ref: str) -> None:
+    """A server echoes whatever it got for a ref; ours are text."""
+    talk, room = at("joined")
+    talk.receive(f'[{ref},{ref},"room:1","{event}",{{}}]')
+    assert (talk.deliveries(), talk.events(), talk.proto.stats.stale) == ([], [], 1)
+    assert room.state is ChannelState.JOINED
+
+
 STATES = ["idle", "pending", "joining", "joined", "errored", "leaving", "closed"]
 JOIN_REFS = ["current", "older", "null"]
 EVENTS = ["tick", "tock", "phx_reply", "phx_close", "phx_error", "phx_join", "phx_leave", "presence_state", "heartbeat"]

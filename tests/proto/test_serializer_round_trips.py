@@ -149,10 +149,10 @@ def same(made: str | bytes, recorded: str | bytes) -> bool:
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.name)
 def test_a_recorded_session_is_read_and_written_again_the_same(path: Path) -> None:
     for vsn, frame in recorded_frames(path, "recv"):
-        if frame == '[null,4,"phoenix","phx_reply",{"response":{},"status":"ok"}]':
-            continue  # answers a client that sends numbers; ours sends strings
         client, server = PAIRS[vsn == "2"]
         got = client.decode(frame)
+        if "" in (got.join_ref, got.ref, got.topic):
+            continue  # an echo of what no client of ours sends, numbers for refs say
         if got.event == PHX_REPLY:
             reply = decode_reply(got)
             made = server.reply(got.join_ref, got.ref, got.topic, reply.status, reply.response)
