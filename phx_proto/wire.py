@@ -3,7 +3,7 @@
 Nothing here decides anything. `Wire` is private to the core; adapters meet `ClientProtocol` and `Link`.
 """
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
     from .channel import Channel
     from .inbox import Inbox
+
+
+#: How many joins are remembered that were given up without an answer.
+_MOST_ABANDONED: Final = 1000
 
 
 class Awaiting(Protocol):
@@ -145,6 +149,8 @@ class Wire:
     def abandon(self, topic: str, join_ref: str) -> None:
         """Give up a join that was sent and not answered: the server may have joined us meanwhile, so leave."""
         self.awaiting.pop(join_ref, None)
+        if len(self.abandoned) == _MOST_ABANDONED:  # by a server that answers no joins: the oldest is left to its leave
+            del self.abandoned[next(iter(self.abandoned))]
         self.abandoned[join_ref] = topic
         self.send_leave(topic, join_ref)
 

@@ -110,6 +110,16 @@ def test_a_late_ok_is_answered_once() -> None:
     assert talk.sent() == []
 
 
+def test_of_joins_that_were_given_up_the_last_thousand_are_remembered() -> None:
+    """A server that answers heartbeats and no joins must not fill the memory of a client that goes on trying."""
+    talk = Conversation().connect()
+    join_refs = [give_up(talk)[1] for _ in range(1001)]
+    talk.sent()
+    for join_ref in join_refs:
+        talk.reply(join_ref)
+    assert [frame.join_ref for frame in talk.sent()] == join_refs[1:]
+
+
 def test_a_late_ok_does_not_touch_the_next_channel_of_the_topic() -> None:
     talk = Conversation().connect()
     _, join_ref = give_up(talk)
