@@ -220,13 +220,13 @@ class HandshakeRefused(ConnectError):
 
     Attributes:
         status: The HTTP status.
-        body: The answer's body, at most its first kB shown.
+        body: The answer's body; `str` shows the first kB of it, `repr` nothing.
         headers: The answer's headers, names in lower case.
     """
 
     problem: str = field(init=False, default="")
     status: int = 0
-    body: bytes = b""
+    body: bytes = field(default=b"", repr=False)
     headers: dict[str, str] = field(default_factory=dict[str, str], repr=False)
 
     def __str__(self) -> str:

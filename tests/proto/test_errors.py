@@ -59,6 +59,12 @@ def kinds(root: type[PhxError]) -> Iterator[type[PhxError]]:
         yield from kinds(kind)
 
 
+def test_the_repr_of_a_refused_handshake_is_short() -> None:
+    error = errors.HandshakeRefused(status=500, body=b"x" * 10**6, headers={"set-cookie": "s3cret"})
+    assert repr(error) == "HandshakeRefused(problem='', status=500)"
+    assert len(str(error)) < 1100
+
+
 def test_every_error_is_in_the_table() -> None:
     bases = {errors.LocalError, errors.RemoteError}
     assert {type(error) for error, _ in ERRORS} == {
