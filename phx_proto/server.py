@@ -140,13 +140,20 @@ class ServerProtocol:
             self._deadline = self._host.idle_end(self._opened, now, self._options.timeout)
 
     def closed(self, code: int | None, reason: str) -> None:
-        """The client ended the connection.
+        """The client ended the connection. Its close frame waits for its turn like any frame, behind a join then.
 
         Args:
             code: Of its close frame, 1005 where that names none; `None` where the connection ended without one.
             reason: Of its close frame, or what happened in words.
         """
-        self._end_socket(None if code is None else Close(self._host.close_answer(code)), code, reason)
+        if code is None:
+            self._end_socket(None, None, reason)
+            return
+        end = partial(self._end_socket, Close(self._host.close_answer(code)), code, reason)
+        if self._joining is not None:
+            self._mail.append(end)
+        else:
+            end()
 
     def next_timeout(self) -> float | None:
         """When `handle_timeout` wants to be called next; `None` for never."""
@@ -472,7 +479,13 @@ def serializer_for(vsn: str | None) -> ServerSerializer | None:
     return _SERIALIZERS[found["major"]]() if found else None
 
 
-_VSN: Final = re.compile(r"(?P<major>[12])\.0\.(0|[1-9][0-9]*)(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?")
+_NUMBER: Final = r"(?:0|[1-9][0-9]*)"
+_PRE: Final = rf"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+_BUILD: Final = r"[0-9A-Za-z-]+"
+#: What `~> 1.0.0` and `~> 2.0.0` match of the semantic versions: 2.0.5-rc.1 as well, but 2.0.0-rc.1 comes before 2.0.0.
+_VSN: Final = re.compile(
+    rf"(?P<major>[12])\.0\.(?:0|[1-9][0-9]*(?:-{_PRE}(?:\.{_PRE})*)?)(?:\+{_BUILD}(?:\.{_BUILD})*)?"
+)
 _SERIALIZERS: Final[dict[str, Callable[[], ServerSerializer]]] = {"1": V1Server, "2": V2Server}
 _ITEMS: Final[dict[Any, Callable[[Any], Iterable[Any]]]] = {list: iter, dict: lambda value: value.values()}
 _LEVELS: Final = 32  # of nesting that surely can be encoded again, wherever the stack stands

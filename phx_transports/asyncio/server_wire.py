@@ -51,7 +51,8 @@ class Receiver(Protocol):
         """The client ended the connection, or it broke; told at most once, and not after `drop`.
 
         Args:
-            code: Of the client's close frame (1005 if that was empty): answer with `end`. `None` if none came.
+            code: Of the client's close frame (1005 if that was empty): answer with `end`, now or later. `None` if none
+                came, or if the connection broke before the answer: then it is told again.
             reason: Of that frame; if none came, what happened in words.
         """
 
@@ -117,6 +118,7 @@ class Wire(ServerConnection):
         self._out: list[bytes] = []
         self._over = False  # nothing more will be received
         self._close_sent = False
+        self._asked = False  # the client's close frame came and is not answered yet
         self._max_buffered = max_buffered
         self._send_timeout = send_timeout
         self._linger: asyncio.TimerHandle | None = None
@@ -134,19 +136,20 @@ class Wire(ServerConnection):
 
     def end(self, code: int) -> None:
         """Sends a close frame behind what is queued, or the answer to the client's. 1005: one that names no code."""
-        self._close_sent = True
         if self.protocol.state is State.OPEN:
+            self._close_sent = True
             self.protocol.send_close(None if code == CloseCode.NO_STATUS_RCVD else code)
             self._out += self.protocol.data_to_send()
             self._start_linger()
+            self.flush()
         else:
             data = b"" if code == CloseCode.NO_STATUS_RCVD else Close(code, "").serialize()
-            self._out.append(Frame(Opcode.CLOSE, data).serialize(mask=False))
-        self.flush()
+            self._part(Frame(Opcode.CLOSE, data).serialize(mask=False))
 
     def drop(self) -> None:
         """Drops the connection without a close frame, and what is queued with it."""
         self._over = True
+        self._asked = False
         self._out.clear()
         self.transport.abort()
 
@@ -231,11 +234,20 @@ class Wire(ServerConnection):
         close = self.protocol.close_rcvd
         if self._assembler.problem or close is None:
             receiver.closed(None, self._assembler.problem)
+            self._part(farewell)  # the library's own word on a broken rule
+        elif self._close_sent:
+            self._part(b"")
         else:
+            self._asked = True
+            self.flush()
             receiver.closed(int(close.code), close.reason)
-        if not self._close_sent:  # the library's own word on a broken rule
-            self._out.append(farewell)
+
+    def _part(self, farewell: bytes) -> None:
+        """Both sides have said, or may say, no more than this."""
+        self._asked = False
+        if not self._close_sent:
             self._close_sent = True
+            self._out.append(farewell)
         self.flush()
         self._start_linger()
         if self.transport.can_write_eof():
@@ -245,8 +257,9 @@ class Wire(ServerConnection):
             self.transport.close()
 
     def _broken(self, reason: str) -> None:
-        if not self._over:
+        if not self._over or self._asked:
             self._over = True
+            self._asked = False
             if self._receiver is not None:
                 self._receiver.closed(None, reason)
 

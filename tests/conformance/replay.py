@@ -248,6 +248,7 @@ class Replay:
             protocol.resume()
         wire.flush(now)
         wire.finish(reads[-1][1])
+        protocol.resume()  # a close frame behind a join waits for its answer
 
 
 # ---- frames ---------------------------------------------------------------------------------------------------------

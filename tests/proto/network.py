@@ -409,7 +409,7 @@ class Connection:
         if end is not None:
             self.service.protocol.closed(end.code, end.reason)
         self.serve()
-        if end is not None and not self.server_over:
+        if end is not None and end.code is None and not self.server_over:
             self.server_ends(None)
         return bool(frames) or end is not None
 

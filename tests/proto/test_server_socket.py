@@ -236,6 +236,25 @@ def test_a_close_by_the_application_waits_for_a_join(call: str) -> None:
     assert [type(command) for command in server.commands()] == [Send, Close]
 
 
+def test_a_clients_close_waits_for_a_join() -> None:
+    server = Server()
+    channel = server.ask()
+    server.closed(1000, "bye")
+    assert server.commands() == []
+    server.accept(channel)
+    assert [type(command) for command in server.commands()] == [Send, Close]
+    assert server.events() == [ChannelTerminated(channel, Termination.CONNECTION), SocketClosed(1000, "bye")]
+
+
+def test_a_connection_that_breaks_while_its_close_waits_is_over() -> None:
+    server = Server()
+    server.ask()
+    server.closed(1000, "bye")
+    server.closed(None, "gone")
+    assert server.commands() == []
+    assert server.events()[-1] == SocketClosed(None, "gone")
+
+
 def test_an_abort_does_not_wait() -> None:
     server = Server()
     channel = server.ask()
@@ -268,7 +287,7 @@ def test_after_the_end_nothing_does_anything() -> None:
     message = server.message()
     channel = message.channel
     waiting = server.ask("3", "room:b")
-    server.closed(1000, "")
+    server.closed(None, "")
     server.commands(), server.events()
     server.receive("{", 1.0)
     server.touched(1.0)
@@ -302,9 +321,26 @@ def test_after_the_end_nothing_does_anything() -> None:
         ("2.0.0", "2.0.0"),
         ("2.0.5", "2.0.0"),
         ("2.0.10+build.1", "2.0.0"),
+        ("2.0.5-rc.1", "2.0.0"),
+        ("1.0.1-0.x-y+b", "1.0.0"),
         *(
             (vsn, None)
-            for vsn in ("", "1", "2.0", "2.1.0", "1.1.0", "3.0.0", "v2.0.0", "2.0.0-rc.1", "2.0.05", "2.0.0\n", "٢.0.0")
+            for vsn in (
+                "",
+                "1",
+                "2.0",
+                "2.1.0",
+                "1.1.0",
+                "3.0.0",
+                "v2.0.0",
+                "2.0.0-rc.1",
+                "2.0.5-01",
+                "2.0.5-",
+                "2.1.0-rc.1",
+                "2.0.05",
+                "2.0.0\n",
+                "٢.0.0",
+            )
         ),
     ],
 )

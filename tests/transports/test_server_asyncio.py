@@ -107,6 +107,7 @@ async def test_a_join_whose_client_goes_meanwhile_is_terminated() -> None:
         async with connected(running.url) as client:
             await client.send("1", "1", "room:a", "phx_join", {"gate": True})
             await application.joining.until_count(1)
+            client.websocket.transport.abort()
         application.rooms[0].gate.set()
         assert await application.terminated.until_count(1) == [("room:a", Termination.CONNECTION)]
 

@@ -137,6 +137,37 @@ async def test_what_came_in_one_read_before_a_close_is_answered_before_it() -> N
         assert await client_end(client) == 1000
 
 
+async def test_a_close_behind_a_join_is_answered_after_it() -> None:
+    async with serving() as (application, running), connected(running.url) as client:
+        await client.alive()
+        protocol = client.websocket.protocol
+        protocol.send_text(b'["1","1","room:a","phx_join",{"gate":1}]')
+        protocol.send_close(1000)
+        client.websocket.transport.write(b"".join(protocol.data_to_send()))
+        await application.joining.until_count(1)
+        application.rooms[0].gate.set()
+        assert await client.next() == ["1", "1", "room:a", "phx_reply", OK]
+        assert await client_end(client) == 1000
+        assert await application.terminated.until_count(1) == [("room:a", Termination.CONNECTION)]
+
+
+async def test_a_connection_that_breaks_while_its_close_waits_for_a_join_is_over() -> None:
+    async with serving() as (application, running), connected(running.url) as client:
+        await client.alive()
+        (socket,) = application.sockets
+        await client.send("1", "1", "room:a", "phx_join", {"gate": 1})
+        client.websocket.protocol.send_close(1000)
+        client.websocket.send_data()
+        await application.joining.until_count(1)
+        client.websocket.transport.abort()
+        async with asyncio.timeout(LONG):
+            while running.sockets:
+                await asyncio.sleep(0.001)
+        assert socket.ended is not None
+        assert socket.ended.code is None
+        application.rooms[0].gate.set()
+
+
 @pytest.mark.parametrize(
     ("frame", "code"),
     [(b"\x81\x82\0\0\0\0\xff\xff", 1007), (b"\x81\x02{}", 1002), (b"\x81\x82\0\0\0\0{}", 1011)],
