@@ -121,7 +121,7 @@ class Account:
         if message.event == PHX_CLOSE:
             return self._closed(message, who if addressed else None), False
         if message.event == PHX_ERROR:
-            return self._crashed(who, message.payload) if who is not None and addressed else [], False
+            return self._crashed(message, who if addressed else None), False
         return [], who is not None and addressed and who.state == "joined"
 
     def lost(self, outcome: Outcome, code: int | None) -> list[Outcome]:
@@ -182,13 +182,18 @@ class Account:
     def _closed(self, message: Message[Any], who: Membership | None) -> list[Outcome]:
         if who is not None:
             return self._end(who)
-        mine = [gone for gone in self.leaving if gone.topic == message.topic]
-        mine = [gone for gone in mine if message.join_ref in (None, gone.join_ref)][:1]
-        return [outcome for gone in mine for outcome in self._over(gone, LeaveEnd.CLOSE)]
+        return [outcome for gone in self._left(message) for outcome in self._over(gone, LeaveEnd.CLOSE)]
 
-    def _crashed(self, who: Membership, payload: Any) -> list[Outcome]:
-        who.state = "crashed"
-        return [*self._lost(who, unsent=False), ("crashed", who.topic, payload)]
+    def _crashed(self, message: Message[Any], who: Membership | None) -> list[Outcome]:
+        if who is not None:
+            who.state = "crashed"
+            return [*self._lost(who, unsent=False), ("crashed", who.topic, message.payload)]
+        return [outcome for gone in self._left(message) for outcome in self._lost(gone)]
+
+    def _left(self, message: Message[Any]) -> list[Membership]:
+        """The channel that the message tells the end of, if it is one that was left."""
+        mine = [gone for gone in self.leaving if gone.topic == message.topic]
+        return [gone for gone in mine if message.join_ref in (None, gone.join_ref)][:1]
 
     def _over(self, who: Membership, end: LeaveEnd) -> list[Outcome]:
         self.leaving.remove(who)

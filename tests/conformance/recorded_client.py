@@ -141,7 +141,7 @@ class RecordedClient:
             return []
         elif request.event == PHX_LEAVE:
             return self._leave(request, channel, now)
-        elif channel.state is not ChannelState.ERRORED:
+        elif self._account.here[topic].state != "crashed":
             ref = channel.push(request.event, request.payload, now, timeout=inf)
             self._account.here[topic].pushes[ref] = (request.event, channel.state is ChannelState.JOINED)
             self._made(request, ref)
@@ -150,8 +150,9 @@ class RecordedClient:
     def _join(self, request: Request, channel: Channel | None, now: float) -> list[Outcome]:
         topic = request.topic
         outcomes: list[Outcome] = []
-        if channel is not None and channel.state is ChannelState.ERRORED:
-            self.core.handle_timeout(now)
+        if topic in self._account.here and self._account.here[topic].state == "crashed":
+            assert channel is not None
+            self.core.handle_timeout(now)  # every channel that crashed is joined again, whoever asked for it
             self._account.here[topic].state = "joining"
         else:
             if topic in self._account.here and channel is not None:  # a client of ours has to leave it first
@@ -163,11 +164,12 @@ class RecordedClient:
             self._channels[topic] = channel
             self._account.here[topic] = Membership(topic, join=ref)
             self.calls.add(ref)
+            assert channel.join_ref is not None
+            self._requests[channel.join_ref] = request  # a rejoin carries the same params again
         assert channel.join_ref is not None
         self._account.here[topic].join_ref = channel.join_ref
         self._joined_with[topic] = request.join_ref
         self._refs[topic, _text(request.ref)] = self._join_refs[topic, _text(request.ref)] = channel.join_ref
-        self._requests[channel.join_ref] = request
         return outcomes
 
     def _leave(self, request: Request, channel: Channel, now: float) -> list[Outcome]:
@@ -214,18 +216,19 @@ class RecordedClient:
             parts = msgspec.json.decode(frame, type=list[msgspec.Raw])
             refs = [self._our_join_ref(topic, join_ref), self._our_ref(topic, ref, event)]
             translated = msgspec.json.encode([*refs, *parts[2:]]).decode()
-            return translated, Message(join_ref=refs[0], ref=refs[1], topic=topic, event=event, payload=payload)
+            return translated, Message(join_ref=refs[0], ref=refs[1], topic=_text(topic), event=event, payload=payload)
         whole = json.loads(frame)
         topic, event = whole["topic"], whole["event"]
         ref = self._our_ref(topic, whole["ref"], event)
         parts_by_name = msgspec.json.decode(frame, type=dict[str, msgspec.Raw])
         join_ref = ref if event in (PHX_CLOSE, PHX_ERROR) else None
         translated = msgspec.json.encode({**parts_by_name, "ref": ref}).decode()
-        return translated, Message(join_ref=join_ref, ref=ref, topic=topic, event=event, payload=whole["payload"])
+        payload = whole["payload"]
+        return translated, Message(join_ref=join_ref, ref=ref, topic=_text(topic), event=event, payload=payload)
 
     def _our_ref(self, topic: Any, ref: Any, event: str = PHX_REPLY) -> str | None:
         refs = self._join_refs if event in (PHX_CLOSE, PHX_ERROR) else self._refs
-        return None if ref is None else refs.get((topic, _text(ref)), f"recorded {_text(ref)}")
+        return None if ref is None else refs.get((_text(topic), _text(ref)), f"recorded {_text(ref)}")
 
     def _our_join_ref(self, topic: Any, join_ref: Any) -> str | None:
         return self._our_ref(topic, join_ref or None, PHX_CLOSE)
@@ -301,8 +304,9 @@ def _never_called(message: Message[Any]) -> None:
     """The test takes what is for it."""
 
 
-def _text(ref: Any) -> str:
-    return ref if isinstance(ref, str) else json.dumps(ref)
+def _text(echo: Any) -> str:
+    """Of a ref or a topic; a server sends back whatever it got for one."""
+    return echo if isinstance(echo, str) else json.dumps(echo)
 
 
 def _sorted(outcomes: list[Outcome]) -> list[Outcome]:

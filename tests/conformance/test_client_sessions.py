@@ -60,7 +60,7 @@ def _played(session: str, name: str, time: float) -> RecordedClient:
     client = RecordedClient(connection)
     for line in connection.lines:
         client.play(line)
-    client.finish(connection.lines[-1].time + 1)
+    client.finish(max([connection.time, *(line.time for line in connection.lines)]) + 1)
     return client
 
 
