@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from peer import until
 from phoenix_by_hand import (
     LONG,
     OK,
@@ -140,10 +141,7 @@ async def test_what_came_in_one_read_before_a_close_is_answered_before_it() -> N
 async def test_a_close_behind_a_join_is_answered_after_it() -> None:
     async with serving() as (application, running), connected(running.url) as client:
         await client.alive()
-        protocol = client.websocket.protocol
-        protocol.send_text(b'["1","1","room:a","phx_join",{"gate":1}]')
-        protocol.send_close(1000)
-        client.websocket.transport.write(b"".join(protocol.data_to_send()))
+        join_and_close(client)
         await application.joining.until_count(1)
         application.rooms[0].gate.set()
         assert await client.next() == ["1", "1", "room:a", "phx_reply", OK]
@@ -155,17 +153,21 @@ async def test_a_connection_that_breaks_while_its_close_waits_for_a_join_is_over
     async with serving() as (application, running), connected(running.url) as client:
         await client.alive()
         (socket,) = application.sockets
-        await client.send("1", "1", "room:a", "phx_join", {"gate": 1})
-        client.websocket.protocol.send_close(1000)
-        client.websocket.send_data()
+        join_and_close(client)
         await application.joining.until_count(1)
         client.websocket.transport.abort()
-        async with asyncio.timeout(LONG):
-            while running.sockets:
-                await asyncio.sleep(0.001)
+        await until(lambda: socket.ended is not None)
         assert socket.ended is not None
         assert socket.ended.code is None
         application.rooms[0].gate.set()
+
+
+def join_and_close(client: Client) -> None:
+    """In one write, so that they come in one read."""
+    protocol = client.websocket.protocol
+    protocol.send_text(b'["1","1","room:a","phx_join",{"gate":1}]')
+    protocol.send_close(1000)
+    client.websocket.transport.write(b"".join(protocol.data_to_send()))
 
 
 @pytest.mark.parametrize(
