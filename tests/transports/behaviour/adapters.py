@@ -1,0 +1,583 @@
+"""The three clients behind one blocking face.
+
+The asyncio client lives on a loop in a thread. The client on threads is used as it is. The one on wsproto lives on one
+thread of its own, which gives it turns between the calls that are handed to it; there one call waits at a time.
+
+Handlers are plain functions of a message, or of a message and a channel (a face too), and may wait and push. For the
+asyncio client each becomes a coroutine function that awaits it, or stays a plain one in the executor.
+"""
+
+import asyncio
+import inspect
+import queue
+import signal
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import Any, Final, Self
+
+import pytest
+from serving_in_thread import LONG, QUICK, Flag, Loop, Peer, Wire, serving, start, until
+
+import phx_transports.asyncio
+import phx_transports.threads
+import phx_transports.wsproto
+from phx_proto.events import Event
+from phx_proto.handler import Handler
+from phx_proto.message import Message, Reply
+from phx_proto.router import Router
+from phx_proto.states import ChannelState, SocketState
+from phx_proto.wire import Stats
+
+TOPIC: Final = "room:lobby"
+
+_TURN: Final = 0.002  # seconds for which the client on wsproto works before it is asked for something else
+_END: Final = object()  # of a stream
+
+Function = Callable[..., Any]
+
+
+# ---- the faces ------------------------------------------------------------------------------------------------------
+
+
+class Client:
+    """A client of whichever adapter. Any thread may use it."""
+
+    def __init__(self, native: Any, adapter: "Adapter") -> None:
+        self.native = native
+        self.adapter = adapter
+
+    def __repr__(self) -> str:
+        return repr(self.native)
+
+    @property
+    def state(self) -> SocketState:
+        return self.native.state  # type: ignore[no-any-return]
+
+    @property
+    def error(self) -> BaseException | None:
+        return self.native.error  # type: ignore[no-any-return]
+
+    @property
+    def stats(self) -> Stats:
+        return self.adapter.call(lambda: self.native.stats)  # type: ignore[no-any-return]
+
+    def channel(self, topic: str, params: Any = None, **options: Any) -> "Channel":
+        return Channel(self.adapter.call(lambda: self.native.channel(topic, params, **options)), self.adapter)
+
+    def join(self, topic: str, params: Any = None, **options: Any) -> "Channel":
+        return Channel(self.adapter.call(lambda: self.native.join(topic, params, **options)), self.adapter)
+
+    @contextmanager
+    def joined(self, topic: str, params: Any = None) -> Iterator["Channel"]:
+        with self.adapter.within(lambda: self.native.joined(topic, params)) as channel:
+            yield Channel(channel, self.adapter)
+
+    def events(self) -> "Stream":
+        return Stream(self.adapter.call(lambda: self.native.events()), self.adapter)
+
+    def ping(self, **options: Any) -> float:
+        return self.adapter.call(lambda: self.native.ping(**options))  # type: ignore[no-any-return]
+
+    def wait_connected(self) -> None:
+        self.adapter.call(lambda: self.native.wait_connected())
+
+    def wait_closed(self) -> None:
+        self.adapter.wait_for_the_end(self.native, "wait_closed")
+
+    def run(self) -> None:
+        self.adapter.wait_for_the_end(self.native, "run")
+
+    def reconnect(self) -> None:
+        self.adapter.call(lambda: self.native.reconnect())
+
+    def stop(self) -> None:
+        self.adapter.call(lambda: self.native.stop())
+
+    def close(self) -> None:
+        self.adapter.call(lambda: self.native.close())
+
+    def abort(self) -> None:
+        self.adapter.call(lambda: self.native.abort())
+
+
+class Channel:
+    """A channel of whichever adapter."""
+
+    def __init__(self, native: Any, adapter: "Adapter") -> None:
+        self.native = native
+        self.adapter = adapter
+
+    def __repr__(self) -> str:
+        return repr(self.native)
+
+    @property
+    def topic(self) -> str:
+        return self.native.topic  # type: ignore[no-any-return]
+
+    @property
+    def state(self) -> ChannelState:
+        return self.native.state  # type: ignore[no-any-return]
+
+    @property
+    def client(self) -> Client:
+        return Client(self.native.client, self.adapter)
+
+    def join(self, **options: Any) -> Any:
+        return self.adapter.call(lambda: self.native.join(**options))
+
+    def leave(self, **options: Any) -> None:
+        self.adapter.call(lambda: self.native.leave(**options))
+
+    def push(self, event: str, payload: Any = None, **options: Any) -> Reply:
+        return self.adapter.call(lambda: self.native.push(event, payload, **options))  # type: ignore[no-any-return]
+
+    def cast(self, event: str, payload: Any = None) -> None:
+        self.adapter.call(lambda: self.native.cast(event, payload))
+
+    def on(self, event: str, **options: Any) -> Callable[[Function], Function]:
+        def register(function: Function) -> Function:
+            self.add(function, event, **options)
+            return function
+
+        return register
+
+    def add(self, function: Function, event: str, **options: Any) -> Handler:
+        handler = self.adapter.handler(function)
+        return self.adapter.call(lambda: self.native.add(handler, event, **options))  # type: ignore[no-any-return]
+
+    def off(self, handler: Handler) -> None:
+        self.adapter.call(lambda: self.native.off(handler))
+
+    def messages(self) -> "Stream":
+        return Stream(self.native.messages(), self.adapter)
+
+    def stream(self) -> "Stream":
+        return Stream(self.native.stream(), self.adapter)
+
+    def wait_for(self, event: str, predicate: Callable[[Message[Any]], bool] | None = None, **options: Any) -> Any:
+        return self.adapter.call(lambda: self.native.wait_for(event, predicate, **options))
+
+    def track_presence(self) -> Any:
+        return self.adapter.call(lambda: self.native.track_presence())
+
+    @property
+    def present(self) -> Any:
+        return self.adapter.call(lambda: self.native.present)
+
+
+class Stream:
+    """Messages or events, one after another; none is waited for longer than `LONG`."""
+
+    def __init__(self, native: Any, adapter: "Adapter") -> None:
+        self.native = native
+        self.adapter = adapter
+
+    def __enter__(self) -> Self:
+        self.adapter.enter(self.native)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.adapter.leave(self.native)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        item = self.adapter.next_of(self.native)
+        if item is _END:
+            raise StopIteration
+        return item
+
+    def next_of(self, kind: type[Event] | type[Any]) -> Any:
+        """The next of a kind; what comes before is passed over."""
+        for item in self:
+            if isinstance(item, kind):
+                return item
+        raise AssertionError("the stream has ended")
+
+    def take(self, count: int) -> list[Any]:
+        return [next(self) for _ in range(count)]
+
+    def payloads(self, count: int) -> list[Any]:
+        return [message.payload for message in self.take(count)]
+
+
+class Handlers:
+    """A router, for functions written once."""
+
+    def __init__(self, adapter: "Adapter") -> None:
+        self.native = Router()
+        self._adapter = adapter
+
+    def on(self, event: str, **options: Any) -> Callable[[Function], Function]:
+        def register(function: Function) -> Function:
+            self.add(function, event, **options)
+            return function
+
+        return register
+
+    def add(self, function: Function, event: str, **options: Any) -> Handler:
+        return self.native.add(self._adapter.handler(function), event, **options)
+
+    def remove(self, handler: Handler) -> None:
+        self.native.remove(handler)
+
+
+# ---- the adapters ---------------------------------------------------------------------------------------------------
+
+
+class Adapter(ABC):
+    """One of the clients, and how it is used from a test."""
+
+    def __init__(self) -> None:
+        self._opened: list[Client] = []
+
+    # ---- for tests --------------------------------------------------------------------------------------------------
+
+    def connect(self, url: str, **options: Any) -> Client:
+        client = Client(self.call(lambda: self.open(url, **_native(options))), self)
+        self._opened.append(client)
+        return client
+
+    @contextmanager
+    def connecting(self, url: str, **options: Any) -> Iterator[Client]:
+        """`connect` as a context manager."""
+        with self.within(lambda: self.open(url, **_native(options))) as native:
+            client = Client(native, self)
+            self._opened.append(client)
+            yield client
+
+    def dial(self, peer: Peer, **options: Any) -> Client:
+        return self.connect(peer.url, **{"options": QUICK} | options)
+
+    @contextmanager
+    def connected(self, **options: Any) -> Iterator[tuple[Client, Wire]]:
+        """A client, and the wire at the server's end. It ends without ceremony."""
+        with serving() as peer:
+            client = self.dial(peer, **options)
+            try:
+                yield client, peer.wire()
+            finally:
+                client.abort()
+
+    @contextmanager
+    def joined(self, topic: str = TOPIC, **options: Any) -> Iterator[tuple[Channel, Wire, str]]:
+        """A client with one channel, and the join's ref."""
+        with self.connected(**options) as (client, wire):
+            channel, ref = self.join(client, wire, topic)
+            yield channel, wire, ref
+
+    def join(self, client: Client, wire: Wire, topic: str = TOPIC) -> tuple[Channel, str]:
+        joining = start(client.join, topic)
+        frame = wire.accept(topic)
+        assert frame.join_ref is not None
+        return joining.result(LONG), frame.join_ref
+
+    def handlers(self) -> Handlers:
+        return Handlers(self)
+
+    def wait(self, flag: Flag) -> None:
+        """Wait in a handler; the connection goes on meanwhile."""
+        flag.wait()
+
+    @abstractmethod
+    def interrupt(self, call: Callable[[], Any], *, after: Callable[[], Any]) -> None:
+        """Make a call, and give it up once `after` has returned on another thread, as is usual with this adapter."""
+
+    # ---- for the faces and fixtures ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def call(self, make: Callable[[], Any]) -> Any:
+        """Make a call where the clients live, and wait for what it gives."""
+
+    @abstractmethod
+    def open(self, url: str, **options: Any) -> Any:
+        """The adapter's own `connect`, called."""
+
+    @abstractmethod
+    def handler(self, function: Function) -> Function:
+        """The function as a handler of this adapter's."""
+
+    @contextmanager
+    def within(self, make: Callable[[], Any]) -> Iterator[Any]:
+        """Within a context manager of the adapter's."""
+        context = self.call(make)
+        value = self.enter(context)
+        try:
+            yield value
+        except BaseException as error:
+            self.leave(context, error)
+            raise
+        self.leave(context)
+
+    def enter(self, context: Any) -> Any:
+        return self.call(context.__enter__)
+
+    def leave(self, context: Any, error: BaseException | None = None) -> None:
+        self.call(lambda: context.__exit__(None if error is None else type(error), error, None))
+
+    def next_of(self, stream: Any) -> Any:
+        """The next item of a stream; `_END` after the last."""
+        return self.call(lambda: next(stream, _END))
+
+    def wait_for_the_end(self, native: Any, call: str) -> None:
+        self.call(getattr(native, call))
+
+    def close(self) -> None:
+        for client in self._opened:
+            client.abort()
+
+
+class Asyncio(Adapter):
+    """On a loop in a thread; a call is given up by cancelling its task.
+
+    Args:
+        plain: Whether handlers stay plain functions, for the executor.
+    """
+
+    def __init__(self, *, plain: bool = False) -> None:
+        super().__init__()
+        self._plain = plain
+        self._loop = Loop()
+        self._pool = ThreadPoolExecutor(16, thread_name_prefix="test-handler")  # where coroutine handlers wait
+        self._tasks: list[asyncio.Task[Any] | None] = []  # of the calls, the latest last
+        self._problems: list[Any] = []
+        self._loop.loop.set_exception_handler(lambda loop, context: self._problems.append(context))
+
+    def interrupt(self, call: Callable[[], Any], *, after: Callable[[], Any]) -> None:
+        self._tasks.clear()
+        running = start(call)
+        until(lambda: self._tasks)
+        (task,) = self._tasks
+        assert task is not None
+        after()
+        self._loop.loop.call_soon_threadsafe(task.cancel)
+        with pytest.raises(CancelledError):
+            running.result(LONG)
+
+    def call(self, make: Callable[[], Any]) -> Any:
+        async def run() -> Any:
+            self._tasks.append(asyncio.current_task())
+            result = make()
+            return await result if inspect.isawaitable(result) else result
+
+        return self._loop(run())
+
+    def open(self, url: str, **options: Any) -> Any:
+        return phx_transports.asyncio.connect(url, **{"proxy": None} | options)
+
+    def handler(self, function: Function) -> Function:
+        arguments = _arguments(function)
+
+        def plain(message: Message[Any], channel: Any) -> Any:
+            return function(*(message, Channel(channel, self))[:arguments])
+
+        def outcome(message: Message[Any], channel: Any) -> BaseException | None:
+            try:
+                plain(message, channel)
+            except BaseException as error:
+                return error
+            return None
+
+        async def coroutine(message: Message[Any], channel: Any) -> None:
+            error = await self._loop.loop.run_in_executor(self._pool, outcome, message, channel)
+            if error is not None:
+                raise error
+
+        return _named(plain if self._plain else coroutine, function)
+
+    @contextmanager
+    def within(self, make: Callable[[], Any]) -> Iterator[Any]:
+        context = make()
+        value = self.enter(context)
+        try:
+            yield value
+        except BaseException as error:
+            self.leave(context, error)
+            raise
+        self.leave(context)
+
+    def enter(self, context: Any) -> Any:
+        return self.call(context.__aenter__)
+
+    def leave(self, context: Any, error: BaseException | None = None) -> None:
+        self.call(lambda: context.__aexit__(None if error is None else type(error), error, None))
+
+    def next_of(self, stream: Any) -> Any:
+        return self.call(lambda: anext(stream, _END))
+
+    def close(self) -> None:
+        super().close()
+        self._pool.shutdown()
+        left = self._loop(_left())
+        self._loop.close()
+        assert (left, self._problems) == ([], [])
+
+
+async def _left() -> list[Any]:
+    """What runs on the loop beside the question."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+class Threads(Adapter):
+    """As it is; a call is given up by an interrupt of the main thread, which makes it.
+
+    Args:
+        executor: For its handlers; by default threads of the client's own.
+    """
+
+    def __init__(self, *, executor: ThreadPoolExecutor | None = None) -> None:
+        super().__init__()
+        self._executor = executor
+
+    def interrupt(self, call: Callable[[], Any], *, after: Callable[[], Any]) -> None:
+        _interrupt(call, after)
+
+    def call(self, make: Callable[[], Any]) -> Any:
+        return make()
+
+    def open(self, url: str, **options: Any) -> Any:
+        return phx_transports.threads.connect(url, **{"proxy": None, "executor": self._executor} | options)
+
+    def handler(self, function: Function) -> Function:
+        return _wrapped(function, self)
+
+    def close(self) -> None:
+        super().close()
+        if self._executor is not None:
+            self._executor.shutdown()
+
+
+class Wsproto(Adapter):
+    """On a thread of its own; a call is given up by an interrupt of the main thread, to which it is lent for that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._natives: list[phx_transports.wsproto.Client] = []
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._closed = False
+        self._owner = self._thread = threading.Thread(target=self._live, name="test-client")
+        self._thread.start()
+
+    def wait(self, flag: Flag) -> None:
+        deadline = monotonic() + LONG
+        while not flag.is_set():
+            assert monotonic() < deadline, "it never came"
+            self._turn()
+
+    def interrupt(self, call: Callable[[], Any], *, after: Callable[[], Any]) -> None:
+        with self._lent():
+            _interrupt(call, after)
+
+    def call(self, make: Callable[[], Any]) -> Any:
+        if threading.current_thread() is self._owner:  # in a handler, for instance
+            return make()
+        future: Future[Any] = Future()
+        self._jobs.put((make, future))
+        return future.result(LONG)
+
+    def open(self, url: str, **options: Any) -> Any:
+        native = phx_transports.wsproto.connect(url, **options)
+        self._natives.append(native)
+        return native
+
+    def handler(self, function: Function) -> Function:
+        return _wrapped(function, self)
+
+    def next_of(self, stream: Any) -> Any:
+        deadline = monotonic() + LONG
+        while True:
+            try:
+                return self.call(lambda: stream.next(timeout=_TURN))
+            except StopIteration:
+                return _END
+            except TimeoutError:
+                if monotonic() >= deadline:
+                    raise
+
+    def wait_for_the_end(self, native: Any, call: str) -> None:
+        until(lambda: native.state is SocketState.CLOSED)
+        self.call(getattr(native, call))
+
+    def close(self) -> None:
+        super().close()
+        self._closed = True
+        self._thread.join(LONG)
+
+    def _live(self) -> None:
+        while not self._closed:
+            self._turn()
+
+    def _turn(self) -> None:
+        """Each client works for a moment; then the next call is made, if there is one."""
+        idle = True
+        for native in self._natives:
+            idle &= native.state is SocketState.CLOSED
+            with suppress(Exception):  # what ended it; it is raised again where a test asks
+                native.run(timeout=_TURN)
+        try:
+            make, future = self._jobs.get(timeout=_TURN if idle else 0)
+        except queue.Empty:
+            return
+        try:
+            future.set_result(make())
+        except BaseException as error:
+            future.set_exception(error)
+
+    @contextmanager
+    def _lent(self) -> Iterator[None]:
+        """To the calling thread."""
+        lent, back = Flag(), Flag()
+        lending = start(self.call, lambda: (lent.set(), back.wait()))
+        lent.wait()
+        self._owner = threading.current_thread()
+        try:
+            yield
+        finally:
+            self._owner = self._thread
+            back.set()
+            lending.result(LONG)
+
+
+def _interrupt(call: Callable[[], Any], after: Callable[[], Any]) -> None:
+    main = threading.main_thread()
+    assert threading.current_thread() is main
+    assert main.ident is not None
+
+    def interrupt() -> None:
+        after()
+        signal.pthread_kill(main.ident or 0, signal.SIGINT)
+
+    interrupting = start(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    interrupting.result(LONG)
+
+
+def _wrapped(function: Function, adapter: Adapter) -> Function:
+    arguments = _arguments(function)
+
+    def handler(message: Message[Any], channel: Any) -> Any:
+        return function(*(message, Channel(channel, adapter))[:arguments])
+
+    return _named(handler, function)
+
+
+def _arguments(function: Function) -> int:
+    return len(inspect.signature(function).parameters)
+
+
+def _named(handler: Function, function: Function) -> Function:
+    handler.__name__, handler.__qualname__ = function.__name__, function.__qualname__
+    return handler
+
+
+def _native(options: dict[str, Any]) -> dict[str, Any]:
+    handlers = options.get("router")
+    return options | {"router": handlers.native} if isinstance(handlers, Handlers) else options

@@ -1,0 +1,503 @@
+"""One topic: its joins, its leave, its pushes, its messages one after another, who is present."""
+
+import math
+from typing import Any
+
+import pytest
+from peer import push
+from serving_in_thread import LONG, start, until
+
+from phx_proto.errors import (
+    ChannelClosed,
+    ChannelCrashed,
+    InvalidPayload,
+    InvalidState,
+    JoinRefused,
+    JoinTimeout,
+    NotJoined,
+    PushLost,
+    PushRejected,
+    PushTimeout,
+    TopicInUse,
+)
+from phx_proto.events import ChannelEnded, ChannelErrored, ChannelJoined, PresenceChanged
+from phx_proto.inbox import Bound, Drop
+from phx_proto.message import Message
+from phx_proto.states import ChannelState
+
+from .adapters import TOPIC, Adapter, Channel, Flag, Wire
+
+#: Where several calls of one client may wait at once.
+several_calls = pytest.mark.parametrize("adapter", ["asyncio", "threads"], indirect=True)
+
+
+def leave(channel: Channel, wire: Wire) -> None:
+    leaving = start(channel.leave)
+    wire.let_go(channel.topic)
+    leaving.result(LONG)
+
+
+def numbers(count: int) -> list[str]:
+    return [push(TOPIC, "n", number) for number in range(count)]
+
+
+# ---- joining and leaving --------------------------------------------------------------------------------------------
+
+
+def test_a_join_gives_the_servers_answer(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire):
+        channel = client.channel("room:1", {"name": "ann"})
+        joining = start(channel.join)
+        join = wire.accept("room:1", {"at": 5})
+        assert (join.payload, join.join_ref) == ({"name": "ann"}, join.ref)
+        assert joining.result(LONG) == {"at": 5}
+        assert (channel.state, channel.topic) == (ChannelState.JOINED, "room:1")
+        assert channel.client.native is client.native
+        assert repr(channel) == "Channel('room:1', joined)"
+
+
+def test_join_params_may_be_a_callable(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire):
+        joining = start(client.join, "room:1", lambda: {"since": 7})
+        assert wire.accept().payload == {"since": 7}
+        joining.result(LONG)
+
+
+def test_a_refused_join_raises_what_the_server_said_and_frees_the_topic(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire):
+        joining = start(client.join, "room:1")
+        wire.reply(wire.expect("phx_join"), {"reason": "who?"}, "error")
+        with pytest.raises(JoinRefused, match="who") as caught:
+            joining.result(LONG)
+        assert caught.value.response == {"reason": "who?"}
+        client.channel("room:1")
+
+
+def test_a_join_without_an_answer_times_out_and_is_taken_back(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire):
+        with pytest.raises(JoinTimeout):
+            client.join("room:1", timeout=0.01)
+        assert wire.expect("phx_join").join_ref == wire.expect("phx_leave").join_ref
+
+
+def test_params_that_cannot_be_sent_are_refused_and_free_the_topic(adapter: Adapter) -> None:
+    with adapter.connected() as (client, _):
+        with pytest.raises(InvalidPayload):
+            client.join("room:1", {"a": object()})
+        client.channel("room:1")
+
+
+def test_a_second_join_of_a_channel_is_refused(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, _, _), pytest.raises(InvalidState):
+        channel.join()
+
+
+def test_two_live_channels_of_one_topic_are_refused(adapter: Adapter) -> None:
+    with adapter.connected() as (client, _):
+        client.channel("room:1")
+        with pytest.raises(TopicInUse):
+            client.channel("room:1")
+
+
+def test_a_leave_waits_for_the_server(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, join_ref):
+        leaving = start(channel.leave)
+        frame = wire.expect("phx_leave", TOPIC)
+        assert frame.join_ref == join_ref
+        assert not leaving.done()
+        wire.reply(frame)
+        leaving.result(LONG)
+        assert channel.state is ChannelState.CLOSED
+        channel.leave()  # once more does nothing
+
+
+def test_a_leave_without_an_answer_is_over_in_time(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _):
+        channel.leave(timeout=0.01)
+        assert channel.state is ChannelState.CLOSED
+        wire.expect("phx_leave")
+
+
+def test_joined_leaves_at_the_end_of_the_block_whatever_ends_it(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire):
+
+        def live() -> None:
+            with client.joined("room:1", {"a": 1}) as channel:
+                assert channel.state is ChannelState.JOINED
+                raise ZeroDivisionError
+
+        living = start(live)
+        assert wire.accept().payload == {"a": 1}
+        wire.let_go("room:1")
+        with pytest.raises(ZeroDivisionError):
+            living.result(LONG)
+
+
+# ---- pushes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_push_gives_its_reply(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, join_ref):
+        pushing = start(channel.push, "shout", {"body": "hi"})
+        frame = wire.expect("shout", TOPIC)
+        assert (frame.payload, frame.join_ref) == ({"body": "hi"}, join_ref)
+        wire.reply(frame, {"id": 7})
+        reply = pushing.result(LONG)
+        assert (reply.status, reply.response) == ("ok", {"id": 7})
+
+
+def test_a_push_without_a_payload_sends_an_empty_object(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _):
+        pushing = start(channel.push, "shout")
+        frame = wire.expect("shout")
+        wire.reply(frame)
+        assert frame.payload == {}
+        assert pushing.result(LONG).response == {}
+
+
+@several_calls
+def test_replies_find_their_pushes_in_any_order(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _):
+        pushes = {name: start(channel.push, name) for name in ("a", "b", "c")}
+        frames = [wire.receive() for _ in range(3)]
+        for frame in reversed(frames):
+            wire.reply(frame, frame.event)
+        assert [pushed.result(LONG).response for pushed in pushes.values()] == ["a", "b", "c"]
+
+
+def test_a_reply_with_status_error_is_raised_or_returned_as_wanted(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _):
+        for check in (True, False):
+            pushing = start(channel.push, "a", check=check)
+            wire.reply(wire.expect("a"), "no", "error")
+            if check:
+                with pytest.raises(PushRejected, match="no"):
+                    pushing.result(LONG)
+            else:
+                assert pushing.result(LONG).status == "error"
+
+
+def test_a_push_without_a_reply_times_out_and_a_late_one_is_dropped(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _):
+        with pytest.raises(PushTimeout) as caught:
+            channel.push("slow", timeout=0.01)
+        assert caught.value.sent
+        wire.reply(wire.expect("slow"))
+        until(lambda: channel.client.stats.stale == 1)
+
+
+def test_a_push_is_lost_with_its_connection(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _):
+        pushing = start(channel.push, "slow")
+        wire.expect("slow")
+        wire.cut()
+        with pytest.raises(PushLost) as caught:
+            pushing.result(LONG)
+        assert caught.value.sent
+
+
+def test_a_push_on_a_channel_that_was_never_joined_is_refused(adapter: Adapter) -> None:
+    with adapter.connected() as (client, _):
+        channel = client.channel("room:1")
+        with pytest.raises(NotJoined):
+            channel.push("a")
+        assert repr(channel) == "Channel('room:1', idle)"
+
+
+@several_calls
+def test_a_push_before_the_join_is_sent_after_it(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire):
+        channel = client.channel("room:1")
+        joining = start(channel.join)
+        join = wire.expect("phx_join")
+        channel.cast("a", 1)
+        pushing = start(channel.push, "b", 2)
+        wire.reply(join)
+        frame = wire.expect("a")
+        assert (frame.payload, frame.join_ref) == (1, join.join_ref)
+        wire.reply(wire.expect("b"))
+        assert pushing.result(LONG).ok
+        joining.result(LONG)
+
+
+def test_a_cast_wants_no_reply(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, join_ref):
+        channel.cast("shout", {"n": 1})
+        frame = wire.expect("shout", TOPIC)
+        assert (frame.payload, frame.join_ref) == ({"n": 1}, join_ref)
+
+
+def test_bytes_travel_both_ways(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, join_ref), channel.messages() as messages:
+        channel.cast("up", b"\x00\xff")
+        frame = wire.expect("up", TOPIC)
+        assert (frame.payload, frame.join_ref) == (b"\x00\xff", join_ref)
+        wire.send(bytes([2, len(TOPIC), 4]) + TOPIC.encode() + b"down" + b"\x01\x02")
+        message = next(messages)
+        assert (message.event, message.payload) == ("down", b"\x01\x02")
+
+
+@pytest.mark.parametrize("call", ["push", "cast"])
+def test_what_cannot_be_sent_is_refused_at_the_call(adapter: Adapter, call: str) -> None:
+    with adapter.joined() as (channel, wire, _):
+        with pytest.raises(InvalidPayload, match="price"):
+            getattr(channel, call)("shout", {"price": math.inf})
+        channel.cast("fine")
+        wire.expect("fine")
+
+
+def test_pushes_wait_for_a_server_that_does_not_read_and_all_arrive_when_it_does(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _):
+        wire.stop_reading()
+        sent: list[bool] = []
+        while not sent or sent[-1]:
+            with pytest.raises(PushTimeout) as caught:
+                channel.push("big", "x" * 1_000_000, timeout=0.01)
+            sent.append(caught.value.sent)
+        assert 1 < len(sent) < 40
+        wire.read_on()
+        for _ in sent[:-1]:
+            wire.expect("big")
+        channel.cast("small")
+        wire.expect("small")
+
+
+# ---- messages one after another -------------------------------------------------------------------------------------
+
+
+def test_a_stream_opened_before_the_join_misses_nothing(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire):
+        channel = client.channel("room:1")
+        with channel.messages() as messages:
+            joining = start(channel.join)
+            join = wire.expect("phx_join")
+            wire.reply(join)
+            wire.send(*(push("room:1", "n", number, join_ref=join.join_ref) for number in range(3)))
+            joining.result(LONG)
+            assert messages.payloads(3) == [0, 1, 2]
+
+
+def test_a_stream_has_the_lifecycle_in_order(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire):
+        channel = client.channel("room:1")
+        with channel.stream() as stream:
+            joining = start(channel.join)
+            join = wire.accept(response="hi")
+            joining.result(LONG)
+            wire.push("room:1", "a")
+            wire.push("room:1", "phx_error", {}, join_ref=join.join_ref)
+            wire.accept()
+            wire.push("room:1", "b")
+            joined, a, errored, rejoined, b = stream.take(5)
+            assert (joined.response, joined.rejoined, a.event) == ("hi", False, "a")
+            assert isinstance(errored, ChannelErrored)
+            assert isinstance(errored.error, ChannelCrashed)
+            assert errored.retry_in is not None
+            assert (rejoined.rejoined, b.event) == (True, "b")
+            leave(channel, wire)
+            assert list(stream) == [ChannelEnded("room:1", None)]
+        assert client.stats.backlog == 0
+
+
+def test_messages_end_quietly_when_the_channel_is_left(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _), channel.messages() as messages:
+        wire.push(TOPIC, "a")
+        reading = start(list[Any], messages)
+        until(lambda: channel.client.stats.handled)
+        leave(channel, wire)
+        assert [message.event for message in reading.result(LONG)] == ["a"]
+
+
+def test_messages_raise_what_ended_the_channel(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, join_ref), channel.messages() as messages:
+        wire.burst(push(TOPIC, "last"), push(TOPIC, "phx_close", {}, join_ref=join_ref))
+        until(lambda: channel.state is ChannelState.CLOSED)
+        assert next(messages).event == "last"
+        for _ in range(2):
+            with pytest.raises(ChannelClosed, match=TOPIC):
+                next(messages)
+
+
+def test_messages_of_a_refused_join_raise_the_refusal(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire):
+        channel = client.channel("room:1")
+        with channel.messages() as messages:
+            joining = start(channel.join)
+            wire.reply(wire.expect("phx_join"), {}, "error")
+            with pytest.raises(JoinRefused):
+                joining.result(LONG)
+            with pytest.raises(JoinRefused):
+                next(messages)
+
+
+def test_messages_of_a_closed_channel_end_at_once(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _):
+        leave(channel, wire)
+        with channel.messages() as messages:
+            assert list(messages) == []
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_messages_end_when_the_client_does(adapter: Adapter, how: str) -> None:
+    with adapter.joined() as (channel, wire, _), channel.stream() as stream:
+        reading = start(list[Any], stream)
+        closing = start(getattr(channel.client, how))
+        if how == "close":
+            wire.let_go()
+        closing.result(LONG)
+        assert reading.result(LONG) == [ChannelEnded(TOPIC, None)]
+
+
+def test_the_stream_of_a_channel_never_joined_ends_with_the_client(adapter: Adapter) -> None:
+    with adapter.connected() as (client, _), client.channel("room:1").messages() as messages:
+        reading = start(list[Any], messages)
+        client.close()
+        assert reading.result(LONG) == []
+
+
+def test_what_waits_in_a_stream_when_the_client_closes_can_still_be_read(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _), channel.messages() as messages:
+        wire.send(*numbers(3))
+        until(lambda: channel.client.stats.received == 4)
+        closing = start(channel.client.close)
+        wire.let_go()
+        closing.result(LONG)
+        assert channel.client.stats.backlog == 0
+        assert messages.payloads(3) == [0, 1, 2]
+        assert list(messages) == []
+
+
+def test_every_stream_gets_every_message_and_so_do_handlers(adapter: Adapter) -> None:
+    handlers = adapter.handlers()
+    handled: list[Any] = []
+    handlers.add(lambda message: handled.append(message.payload), "n")
+    with (
+        adapter.joined(router=handlers) as (channel, wire, _),
+        channel.messages() as one,
+        channel.messages() as two,
+    ):
+        wire.send(*numbers(3))
+        assert one.payloads(3) == two.payloads(3) == [0, 1, 2]
+        until(lambda: handled == [0, 1, 2])
+        until(lambda: channel.client.stats.backlog == 0)
+        stats = channel.client.stats
+        assert (stats.delivered, stats.handled) == (3, 3)
+
+
+def test_a_reader_ends_when_somebody_closes_his_stream(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, _, _):
+        with channel.messages() as messages:
+            reading = start(list[Any], messages)
+        assert reading.result(LONG) == []
+        assert list(messages) == []
+
+
+def test_a_slow_reader_counts_as_backlog_until_he_goes(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _):
+        client = channel.client
+        with channel.messages() as messages:
+            wire.send(*numbers(5))
+            until(lambda: client.stats.backlog == 5)
+            messages.take(2)
+            assert client.stats.backlog == 3
+        assert client.stats.backlog == 0
+
+
+def test_wait_for_gives_the_next_message_that_is_meant(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _):
+        go_on = Flag()
+
+        def send() -> None:
+            while not go_on.is_set():
+                wire.send(push(TOPIC, "m", 2), push(TOPIC, "n", 1), push(TOPIC, "n", 2))
+
+        sending = start(send)
+        message = channel.wait_for("n", lambda message: message.payload == 2, timeout=LONG)
+        go_on.set()
+        sending.result(LONG)
+        assert (message.event, message.payload) == ("n", 2)
+
+
+def test_wait_for_waits_only_so_long(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, _, _), pytest.raises(TimeoutError):
+        channel.wait_for("never", timeout=0.01)
+
+
+def test_wait_for_raises_what_ended_the_channel(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, join_ref):
+        ended = ChannelClosed
+        closing = start(wire.push, TOPIC, "phx_close", {}, join_ref=join_ref)
+        with pytest.raises(ended, match=TOPIC):
+            channel.wait_for("never")
+        closing.result(LONG)
+        with pytest.raises(ended, match="it was left"):
+            channel.wait_for("never")
+
+
+# ---- handlers of its own, presence, bounds --------------------------------------------------------------------------
+
+
+def test_a_channel_has_handlers_of_its_own_until_they_are_taken_back(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _):
+        seen: list[Any] = []
+        first = channel.add(lambda message: seen.append(("first", message.payload)), "n")
+
+        @channel.on("n")
+        def second(message: Message[Any]) -> None:
+            seen.append(("second", message.payload))
+
+        wire.push(TOPIC, "n", 1)
+        until(lambda: len(seen) == 2)
+        channel.off(first)
+        wire.push(TOPIC, "n", 2)
+        until(lambda: len(seen) == 3)
+        assert sorted(seen) == [("first", 1), ("second", 1), ("second", 2)]
+
+
+def test_presence_is_tracked_and_its_changes_are_told(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire), client.events() as events:
+        channel = client.channel("room:1")
+        assert channel.track_presence().entries == channel.present == {}
+        joining = start(channel.join)
+        join_ref = wire.accept().join_ref
+        joining.result(LONG)
+        ann, bob = {"metas": [{"phx_ref": "a"}]}, {"metas": [{"phx_ref": "b"}]}
+        wire.push("room:1", "presence_state", {"ann": ann}, join_ref=join_ref)
+        events.next_of(PresenceChanged)
+        assert list(channel.present) == ["ann"]
+        wire.push("room:1", "presence_diff", {"joins": {"bob": bob}, "leaves": {"ann": ann}})
+        change = events.next_of(PresenceChanged)
+        assert (change.topic, list(channel.present)) == ("room:1", ["bob"])
+
+
+def test_a_bound_keeps_the_latest(adapter: Adapter) -> None:
+    handlers = adapter.handlers()
+    seen: list[Any] = []
+    entered, go_on = Flag(), Flag()
+
+    @handlers.on("n")
+    def hear(message: Message[Any]) -> None:
+        entered.set()
+        adapter.wait(go_on)
+        seen.append(message.payload)
+
+    with adapter.connected(router=handlers) as (client, wire):
+        channel = client.channel("room:1", bound=Bound(2, Drop.OLDEST))
+        joining = start(channel.join)
+        wire.accept()
+        joining.result(LONG)
+        wire.push("room:1", "n", 0)
+        entered.wait()
+        wire.send(*(push("room:1", "n", number) for number in range(1, 10)))
+        until(lambda: client.stats.received == 11)
+        go_on.set()
+        until(lambda: client.stats.backlog == 0)
+        assert seen == [0, 8, 9]
+        assert client.stats.dropped == 7
+
+
+def test_a_join_is_told_among_the_clients_events(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire), client.events() as events:
+        channel, _ = adapter.join(client, wire)
+        joined = events.next_of(ChannelJoined)
+        assert (joined.topic, joined.rejoined) == (channel.topic, False)
