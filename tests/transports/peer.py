@@ -264,10 +264,21 @@ def tidy() -> Iterator[None]:
     contexts: list[dict[str, Any]] = []
     before = set(threading.enumerate())
     loop.set_exception_handler(lambda loop, context: contexts.append(context))
-    yield
-    gc.collect()
+    with collected():
+        yield
     assert asyncio.all_tasks() == {asyncio.current_task()}
     for thread in set(threading.enumerate()) - before:
         thread.join(LONG)  # idle ones end by themselves
         assert not thread.is_alive(), thread
     assert contexts == []
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[None]:
+    """What becomes garbage meanwhile is collected at the end, and nothing else is looked at: it takes no time."""
+    gc.freeze()
+    try:
+        yield
+        gc.collect()
+    finally:
+        gc.unfreeze()

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import faulthandler
-import gc
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -287,8 +286,8 @@ def tidy() -> Iterator[None]:
     faulthandler.dump_traceback_later(3 * LONG, exit=True)
     before = set(threading.enumerate())
     try:
-        yield
-        gc.collect()
+        with on_loop.collected():
+            yield
         for thread in set(threading.enumerate()) - before:
             thread.join(LONG)
             assert not thread.is_alive(), thread
