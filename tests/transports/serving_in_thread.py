@@ -42,7 +42,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name="test-server")
+        self._thread = threading.Thread(target=self.loop.run_forever, name="test-server", daemon=True)
         self._thread.start()
 
     def __call__(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -258,7 +258,7 @@ def start(function: Callable[..., T], *args: Any, **options: Any) -> "Future[T]"
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="test-caller").start()
+    threading.Thread(target=run, name="test-caller", daemon=True).start()
     return future
 
 

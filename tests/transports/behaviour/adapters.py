@@ -462,7 +462,7 @@ class Wsproto(Adapter):
         self._natives: list[phx_transports.wsproto.Client] = []
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._closed = False
-        self._owner = self._thread = threading.Thread(target=self._live, name="test-client")
+        self._owner = self._thread = threading.Thread(target=self._live, name="test-client", daemon=True)
         self._thread.start()
 
     def wait(self, flag: Flag) -> None:
@@ -515,20 +515,23 @@ class Wsproto(Adapter):
             self._turn()
 
     def _turn(self) -> None:
-        """Each client works for a moment; then the next call is made, if there is one."""
-        idle = True
-        for native in self._natives:
-            idle &= native.state is SocketState.CLOSED
-            with suppress(Exception):  # what ended it; it is raised again where a test asks
-                native.run(timeout=_TURN)
+        """Make the next call, if there is one; else each client works for a moment."""
         try:
-            make, future = self._jobs.get(timeout=_TURN if idle else 0)
+            make, future = self._jobs.get_nowait()
         except queue.Empty:
+            self._work()
             return
         try:
             future.set_result(make())
         except BaseException as error:
             future.set_exception(error)
+
+    def _work(self) -> None:
+        began = monotonic()
+        for native in self._natives:
+            with suppress(Exception):  # what ended it; it is raised again where a test asks
+                native.run(timeout=_TURN)
+        threading.Event().wait(began + _TURN - monotonic())  # the rest of the moment, where there is none at work
 
     @contextmanager
     def _lent(self) -> Iterator[None]:
