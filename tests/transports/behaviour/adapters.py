@@ -352,9 +352,9 @@ class Asyncio(Adapter):
         self._tasks.clear()
         running = start(call)
         until(lambda: self._tasks)
-        (task,) = self._tasks
-        assert task is not None
         after()
+        task = self._tasks[-1]
+        assert task is not None
         self._loop.loop.call_soon_threadsafe(task.cancel)
         with pytest.raises(CancelledError):
             running.result(LONG)
@@ -502,7 +502,8 @@ class Wsproto(Adapter):
                     raise
 
     def wait_for_the_end(self, native: Any, call: str) -> None:
-        until(lambda: native.state is SocketState.CLOSED)
+        if threading.current_thread() is not self._owner:
+            until(lambda: native.state is SocketState.CLOSED)
         self.call(getattr(native, call))
 
     def close(self) -> None:
@@ -553,12 +554,16 @@ def _interrupt(call: Callable[[], Any], after: Callable[[], Any]) -> None:
     assert threading.current_thread() is main
     assert main.ident is not None
 
-    def interrupt() -> None:
-        after()
-        signal.pthread_kill(main.ident or 0, signal.SIGINT)
+    inside = Flag()
 
-    interrupting = start(interrupt)
+    def interrupt(thread: int) -> None:
+        inside.wait()
+        after()
+        signal.pthread_kill(thread, signal.SIGINT)
+
+    interrupting = start(interrupt, main.ident)
     with pytest.raises(KeyboardInterrupt):
+        inside.set()
         call()
     interrupting.result(LONG)
 
