@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import queue
 import signal
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ from phx_proto.wire import Stats
 TOPIC: Final = "room:lobby"
 
 _TURN: Final = 0.002  # seconds for which the client on wsproto works before it is asked for something else
+_MOMENT: Final = 0.0002  # seconds within which who has had his answer asks again
 _END: Final = object()  # of a stream
 
 Function = Callable[..., Any]
@@ -360,12 +362,18 @@ class Asyncio(Adapter):
             running.result(LONG)
 
     def call(self, make: Callable[[], Any]) -> Any:
-        async def run() -> Any:
+        async def run() -> tuple[Any, Exception | None]:
             self._tasks.append(asyncio.current_task())
-            result = make()
-            return await result if inspect.isawaitable(result) else result
+            try:
+                result = make()
+                return (await result if inspect.isawaitable(result) else result), None
+            except Exception as error:  # as it is: from thread to thread asyncio would change some
+                return None, error
 
-        return self._loop(run())
+        result, error = self._loop(run())
+        if error is not None:
+            raise error
+        return result
 
     def open(self, url: str, **options: Any) -> Any:
         return phx_transports.asyncio.connect(url, **{"proxy": None} | options)
@@ -518,7 +526,7 @@ class Wsproto(Adapter):
     def _turn(self) -> None:
         """Make the next call, if there is one; else each client works for a moment."""
         try:
-            make, future = self._jobs.get_nowait()
+            make, future = self._jobs.get(timeout=_MOMENT)
         except queue.Empty:
             self._work()
             return
@@ -538,7 +546,12 @@ class Wsproto(Adapter):
     def _lent(self) -> Iterator[None]:
         """To the calling thread."""
         lent, back = Flag(), Flag()
-        lending = start(self.call, lambda: (lent.set(), back.wait()))
+
+        def lend() -> None:
+            lent.set()
+            back.wait()
+
+        lending = start(self.call, lend)
         lent.wait()
         self._owner = threading.current_thread()
         try:
@@ -559,13 +572,23 @@ def _interrupt(call: Callable[[], Any], after: Callable[[], Any]) -> None:
     def interrupt(thread: int) -> None:
         inside.wait()
         after()
+        until(lambda: _rests(thread))
         signal.pthread_kill(thread, signal.SIGINT)
 
     interrupting = start(interrupt, main.ident)
-    with pytest.raises(KeyboardInterrupt):
+
+    def be_interrupted() -> None:
         inside.set()
         call()
+
+    with pytest.raises(KeyboardInterrupt):
+        be_interrupted()
     interrupting.result(LONG)
+
+
+def _rests(thread: int) -> bool:
+    """Whether it waits, and is not at work: what a call has half done cannot be given up."""
+    return sys._current_frames()[thread].f_code.co_filename.endswith(("selectors.py", "threading.py"))
 
 
 def _wrapped(function: Function, adapter: Adapter) -> Function:

@@ -1,6 +1,5 @@
 """Each adapter in turn, and a throwaway authority for TLS."""
 
-import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 

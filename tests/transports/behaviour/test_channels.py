@@ -1,21 +1,23 @@
 """One topic: its joins, its leave, its pushes, its messages one after another, who is present."""
 
-import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from peer import push
-from serving_in_thread import LONG, start, until
+from serving_in_thread import LONG, QUICK, Flag, Wire, start, until
 
+from phx_proto.channel import JoinPolicy
 from phx_proto.errors import (
     ChannelClosed,
     ChannelCrashed,
+    InvalidHandler,
     InvalidPayload,
     InvalidState,
+    JoinCancelled,
     JoinRefused,
     JoinTimeout,
     NotJoined,
-    PushLost,
     PushRejected,
     PushTimeout,
     TopicInUse,
@@ -25,7 +27,7 @@ from phx_proto.inbox import Bound, Drop
 from phx_proto.message import Message
 from phx_proto.states import ChannelState
 
-from .adapters import TOPIC, Adapter, Channel, Flag, Wire
+from .adapters import TOPIC, Adapter, Channel
 
 #: Where several calls of one client may wait at once.
 several_calls = pytest.mark.parametrize("adapter", ["asyncio", "threads"], indirect=True)
@@ -63,16 +65,6 @@ def test_join_params_may_be_a_callable(adapter: Adapter) -> None:
         joining.result(LONG)
 
 
-def test_a_refused_join_raises_what_the_server_said_and_frees_the_topic(adapter: Adapter) -> None:
-    with adapter.connected() as (client, wire):
-        joining = start(client.join, "room:1")
-        wire.reply(wire.expect("phx_join"), {"reason": "who?"}, "error")
-        with pytest.raises(JoinRefused, match="who") as caught:
-            joining.result(LONG)
-        assert caught.value.response == {"reason": "who?"}
-        client.channel("room:1")
-
-
 def test_a_join_without_an_answer_times_out_and_is_taken_back(adapter: Adapter) -> None:
     with adapter.connected() as (client, wire):
         with pytest.raises(JoinTimeout):
@@ -81,10 +73,10 @@ def test_a_join_without_an_answer_times_out_and_is_taken_back(adapter: Adapter) 
 
 
 def test_params_that_cannot_be_sent_are_refused_and_free_the_topic(adapter: Adapter) -> None:
-    with adapter.connected() as (client, _):
+    with adapter.connected() as (client, wire):
         with pytest.raises(InvalidPayload):
             client.join("room:1", {"a": object()})
-        client.channel("room:1")
+        adapter.join(client, wire, "room:1")
 
 
 def test_a_second_join_of_a_channel_is_refused(adapter: Adapter) -> None:
@@ -119,10 +111,12 @@ def test_a_leave_without_an_answer_is_over_in_time(adapter: Adapter) -> None:
 
 
 def test_joined_leaves_at_the_end_of_the_block_whatever_ends_it(adapter: Adapter) -> None:
+    channels: list[Channel] = []
     with adapter.connected() as (client, wire):
 
         def live() -> None:
             with client.joined("room:1", {"a": 1}) as channel:
+                channels.append(channel)
                 assert channel.state is ChannelState.JOINED
                 raise ZeroDivisionError
 
@@ -131,6 +125,37 @@ def test_joined_leaves_at_the_end_of_the_block_whatever_ends_it(adapter: Adapter
         wire.let_go("room:1")
         with pytest.raises(ZeroDivisionError):
             living.result(LONG)
+        assert channels[0].state is ChannelState.CLOSED
+
+
+@several_calls
+def test_two_who_leave_at_once_both_come_to_an_end(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _):
+        leaving = [start(channel.leave) for _ in range(2)]
+        wire.let_go()
+        for one in leaving:
+            one.result(LONG)
+        assert channel.state is ChannelState.CLOSED
+
+
+@several_calls
+def test_leaving_while_the_join_is_unanswered_ends_the_join(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire):
+        channel = client.channel("room:1")
+        joining = start(channel.join)
+        wire.expect("phx_join")
+        leaving = start(channel.leave)
+        with pytest.raises(JoinCancelled):
+            joining.result(LONG)
+        wire.let_go()
+        leaving.result(LONG)
+
+
+def test_the_policys_join_timeout_is_the_default(adapter: Adapter) -> None:
+    with adapter.connected(options=replace(QUICK, join=JoinPolicy(timeout=0.02))) as (client, wire):
+        with pytest.raises(JoinTimeout):
+            client.join("room:1")
+        wire.expect("phx_join", "room:1")
 
 
 # ---- pushes ---------------------------------------------------------------------------------------------------------
@@ -177,25 +202,6 @@ def test_a_reply_with_status_error_is_raised_or_returned_as_wanted(adapter: Adap
                 assert pushing.result(LONG).status == "error"
 
 
-def test_a_push_without_a_reply_times_out_and_a_late_one_is_dropped(adapter: Adapter) -> None:
-    with adapter.joined() as (channel, wire, _):
-        with pytest.raises(PushTimeout) as caught:
-            channel.push("slow", timeout=0.01)
-        assert caught.value.sent
-        wire.reply(wire.expect("slow"))
-        until(lambda: channel.client.stats.stale == 1)
-
-
-def test_a_push_is_lost_with_its_connection(adapter: Adapter) -> None:
-    with adapter.joined() as (channel, wire, _):
-        pushing = start(channel.push, "slow")
-        wire.expect("slow")
-        wire.cut()
-        with pytest.raises(PushLost) as caught:
-            pushing.result(LONG)
-        assert caught.value.sent
-
-
 def test_a_push_on_a_channel_that_was_never_joined_is_refused(adapter: Adapter) -> None:
     with adapter.connected() as (client, _):
         channel = client.channel("room:1")
@@ -235,15 +241,6 @@ def test_bytes_travel_both_ways(adapter: Adapter) -> None:
         wire.send(bytes([2, len(TOPIC), 4]) + TOPIC.encode() + b"down" + b"\x01\x02")
         message = next(messages)
         assert (message.event, message.payload) == ("down", b"\x01\x02")
-
-
-@pytest.mark.parametrize("call", ["push", "cast"])
-def test_what_cannot_be_sent_is_refused_at_the_call(adapter: Adapter, call: str) -> None:
-    with adapter.joined() as (channel, wire, _):
-        with pytest.raises(InvalidPayload, match="price"):
-            getattr(channel, call)("shout", {"price": math.inf})
-        channel.cast("fine")
-        wire.expect("fine")
 
 
 def test_pushes_wait_for_a_server_that_does_not_read_and_all_arrive_when_it_does(adapter: Adapter) -> None:
@@ -384,6 +381,17 @@ def test_every_stream_gets_every_message_and_so_do_handlers(adapter: Adapter) ->
         assert (stats.delivered, stats.handled) == (3, 3)
 
 
+@several_calls
+def test_two_readers_of_one_stream_share_it(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _), channel.messages() as messages:
+        readers = [start(list[Any], messages) for _ in range(2)]
+        wire.send(*numbers(4))
+        until(lambda: channel.client.stats.received == 5)
+        leave(channel, wire)
+        one, two = (reader.result(LONG) for reader in readers)
+        assert sorted(message.payload for message in one + two) == [0, 1, 2, 3]
+
+
 def test_a_reader_ends_when_somebody_closes_his_stream(adapter: Adapter) -> None:
     with adapter.joined() as (channel, _, _):
         with channel.messages() as messages:
@@ -440,18 +448,26 @@ def test_wait_for_raises_what_ended_the_channel(adapter: Adapter) -> None:
 def test_a_channel_has_handlers_of_its_own_until_they_are_taken_back(adapter: Adapter) -> None:
     with adapter.joined() as (channel, wire, _):
         seen: list[Any] = []
-        first = channel.add(lambda message: seen.append(("first", message.payload)), "n")
+        adapter.join(channel.client, wire, "room:2")
 
         @channel.on("n")
-        def second(message: Message[Any]) -> None:
-            seen.append(("second", message.payload))
+        def first(message: Message[Any]) -> None:
+            seen.append(("first", message.payload))
 
+        def second(message: Message[Any], channel: Channel) -> None:
+            seen.append((channel.topic, message.payload))
+
+        handler = channel.add(second, "n")
         wire.push(TOPIC, "n", 1)
         until(lambda: len(seen) == 2)
-        channel.off(first)
-        wire.push(TOPIC, "n", 2)
+        channel.off(handler)
+        wire.push("room:2", "n", 2)
+        wire.push(TOPIC, "n", 3)
         until(lambda: len(seen) == 3)
-        assert sorted(seen) == [("first", 1), ("second", 1), ("second", 2)]
+        assert sorted(seen) == [("first", 1), ("first", 3), (TOPIC, 1)]
+        assert channel.client.stats.unhandled == 1
+        with pytest.raises(InvalidHandler):
+            channel.add(second, "phx_reply")
 
 
 def test_presence_is_tracked_and_its_changes_are_told(adapter: Adapter) -> None:

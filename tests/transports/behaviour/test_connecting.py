@@ -1,20 +1,16 @@
 """The first connection: how it comes about, what is sent with it, and how it fails."""
 
 import logging
-import math
 import socket
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from certificates import Authority
-from serving_in_thread import LONG, QUICK, Flag, reserved_port, serving, start, until
+from serving_in_thread import LONG, serving, start, until
 
-from phx_proto.backoff import Backoff, ReconnectPolicy
 from phx_proto.client import ClientOptions
 from phx_proto.errors import (
     CertificateError,
-    ConnectError,
     ConnectionClosed,
     ConnectTimeout,
     HandshakeRefused,
@@ -24,12 +20,14 @@ from phx_proto.errors import (
 from phx_proto.serializer import V1
 from phx_proto.states import SocketState
 
-from .adapters import Adapter
+from .adapters import Adapter, Client
 
 SECRET = "hush-hush"
 
+
 #: One attempt, and no other in the time of a test.
-ONCE = ClientOptions(reconnect=ReconnectPolicy(schedule=Backoff((60,))))
+def state(client: Client) -> SocketState:
+    return client.state  # where a type checker does not remember it
 
 
 # ---- it comes about -------------------------------------------------------------------------------------------------
@@ -38,12 +36,12 @@ ONCE = ClientOptions(reconnect=ReconnectPolicy(schedule=Backoff((60,))))
 def test_connect_as_a_context_manager_closes_at_the_end_with_1000(adapter: Adapter) -> None:
     with serving() as peer:
         with adapter.connecting(peer.url) as client:
-            assert client.state is SocketState.OPEN
+            assert state(client) is SocketState.OPEN
             wire = peer.wire()
             channel, _ = adapter.join(client, wire)
             leaving = start(wire.let_go, channel.topic)
         leaving.result(LONG)
-        assert client.state is SocketState.CLOSED
+        assert state(client) is SocketState.CLOSED
         assert client.error is None
         assert wire.ended() == 1000
 
@@ -52,16 +50,16 @@ def test_an_exception_out_of_the_context_drops_the_connection(adapter: Adapter) 
     with serving() as peer:
         with pytest.raises(ZeroDivisionError), adapter.connecting(peer.url) as client:
             raise ZeroDivisionError
-        assert client.state is SocketState.CLOSED
+        assert state(client) is SocketState.CLOSED
         assert peer.wire().ended() is None
 
 
 def test_without_a_context_closing_is_left_to_the_caller(adapter: Adapter) -> None:
     with serving() as peer:
         client = adapter.connect(peer.url)
-        assert client.state is SocketState.OPEN
+        assert state(client) is SocketState.OPEN
         client.close()
-        assert client.state is SocketState.CLOSED
+        assert state(client) is SocketState.CLOSED
         assert repr(client).endswith("closed)")
 
 
@@ -89,15 +87,6 @@ def test_callables_are_read_again_at_every_connect(adapter: Adapter) -> None:
             wire.cut()
         client.abort()
         assert len(offers) == 3
-
-
-def test_a_refusal_is_tried_again_where_the_token_may_change(adapter: Adapter) -> None:
-    tokens = iter(["old", "new"])
-    with serving() as peer:
-        peer.refuse(lambda: (403, "expired") if peer.attempts == 1 else None)
-        client = adapter.dial(peer, params=lambda: {"token": next(tokens)})
-        assert peer.wire().params["token"] == "new"
-        client.abort()
 
 
 # ---- it fails -------------------------------------------------------------------------------------------------------
@@ -130,14 +119,14 @@ def test_a_context_of_a_refused_connect_is_never_entered(adapter: Adapter) -> No
 
 def test_a_name_without_an_address_is_told_as_such(adapter: Adapter) -> None:
     with pytest.raises(ConnectTimeout, match="no address was found"):
-        adapter.connect("ws://somewhere.invalid/socket", timeout=0.5)
+        adapter.connect("ws://somewhere.invalid/socket", timeout=0.2)
 
 
 def test_a_server_that_never_answers_the_handshake_is_a_timeout_and_leaves_nothing(adapter: Adapter) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"ws://127.0.0.1:{deaf.getsockname()[1]}/socket"
         with pytest.raises(ConnectTimeout, match="did not answer the handshake"):
-            adapter.connect(url, timeout=0.3, options=ClientOptions(open_timeout=0.05))
+            adapter.connect(url, timeout=0.2, options=ClientOptions(open_timeout=0.05))
 
 
 def raises() -> Any:
@@ -202,8 +191,8 @@ def test_over_tls_a_lost_connection_comes_back(adapter: Adapter, authority: Auth
 
 
 def test_tls_with_a_server_that_has_none_is_told(adapter: Adapter) -> None:
-    with serving() as peer, pytest.raises(ConnectTimeout, match="TLS there|ended the connection before it was open"):
-        adapter.connect(peer.url.replace("ws", "wss", 1), timeout=0.3)
+    with serving() as peer, pytest.raises(ConnectTimeout, match=r"TLS there|ended the connection before it was open"):
+        adapter.connect(peer.url.replace("ws", "wss", 1), timeout=0.2)
 
 
 def test_a_context_for_a_connection_without_tls_is_refused(adapter: Adapter, authority: Authority) -> None:

@@ -11,11 +11,13 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from serving_in_thread import LONG, Peer, Wire, serving, start, until
+from serving_in_thread import LONG, QUICK, Peer, Wire, serving, until
 
+from phx_proto.backoff import Backoff, ReconnectPolicy
 from phx_proto.states import ChannelState, SocketState
 
 from .adapters import TOPIC, Adapter, Client
@@ -136,13 +138,12 @@ def ended(sock: socket.socket) -> bool:
 
 def test_a_wait_for_the_connection_leaves_the_client_trying(adapter: Adapter) -> None:
     with serving() as peer:
-        client = adapter.dial(peer)
-        peer.refuse(lambda: (503, ""))
+        client = adapter.dial(peer, options=replace(QUICK, reconnect=ReconnectPolicy(schedule=Backoff((60,)))))
         peer.wire().cut()
         until(lambda: client.state is SocketState.WAITING)
-        attempts = peer.attempts
-        adapter.interrupt(client.wait_connected, after=lambda: until(lambda: peer.attempts > attempts))
-        peer.refuse(lambda: None)
+        adapter.interrupt(client.wait_connected, after=lambda: None)
+        assert client.state is SocketState.WAITING
+        client.reconnect()
         client.wait_connected()
         client.abort()
 

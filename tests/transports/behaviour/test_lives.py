@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from peer import push
-from serving_in_thread import LONG, QUICK, embedded, serving, start, until
+from serving_in_thread import LONG, QUICK, Flag, embedded, serving, start, until
 
 from phx_proto.backoff import ReconnectPolicy
 from phx_proto.errors import (
@@ -25,7 +25,7 @@ from phx_proto.message import Message
 from phx_proto.states import ChannelState, SocketState
 from phx_transports.asyncio.server import Refuse, Server, ServerChannel, on
 
-from .adapters import TOPIC, Adapter, Channel, Flag
+from .adapters import TOPIC, Adapter, Channel, Wsproto
 
 FINAL = replace(QUICK, reconnect=ReconnectPolicy(final_codes=frozenset({4001})))
 
@@ -137,6 +137,7 @@ def test_a_restart_is_waited_for_up_to_five_seconds(adapter: Adapter) -> None:
         lost = events.next_of(Disconnected)
         assert lost.code == 1012
         assert 0 <= lost.retry_in <= 5
+        assert wire.ended() == 1012
 
 
 def test_a_close_code_that_is_final_ends_the_client(adapter: Adapter) -> None:
@@ -168,7 +169,7 @@ def test_each_attempt_and_each_failure_is_told(adapter: Adapter) -> None:
 
 
 def test_a_peer_that_answers_heartbeats_is_left_alone(adapter: Adapter) -> None:
-    with adapter.connected(options=replace(QUICK, heartbeat=0.2)) as (client, wire):
+    with adapter.connected(options=replace(QUICK, heartbeat=0.1)) as (client, wire):
         for _ in range(3):
             wire.heartbeat()
         assert client.stats.reconnects == 0
@@ -251,6 +252,15 @@ def test_events_end_for_a_reader_when_somebody_closes_them(adapter: Adapter) -> 
         assert list(events) == []
 
 
+@pytest.mark.parametrize("adapter", ["asyncio", "threads"], indirect=True)
+def test_two_readers_of_the_same_events_share_them(adapter: Adapter) -> None:
+    with adapter.connected() as (client, _), client.events() as events:
+        readers = [start(list[Any], events) for _ in range(2)]
+        client.abort()
+        read = [reader.result(LONG) for reader in readers]
+        assert [type(event) for part in read for event in part].count(Closed) == 1
+
+
 def test_a_reader_of_events_who_falls_far_behind_loses_the_oldest(
     adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,14 +310,16 @@ def test_closing_lets_handlers_finish_while_pushes_still_work_then_leaves_then_c
         wire.burst(push(TOPIC, "work"), push(TOPIC, "work"))
         entered.wait()
         until(lambda: client.stats.received == 3)
-        client.stop()
-        assert client.state is SocketState.DRAINING
+        # On one thread the handler waits within the call, so that can only begin.
+        closing = start(client.stop if isinstance(adapter, Wsproto) else client.close)
+        until(lambda: client.state is SocketState.DRAINING)
         wire.push(TOPIC, "work")  # comes too late
         until(lambda: client.stats.received == 4)
         go_on.set()
         for number in range(2):
             wire.reply(wire.expect("done"), number)
         assert wire.let_go().join_ref == join_ref
+        closing.result(LONG)
         client.wait_closed()
         assert replies == [0, 1]
         assert wire.rest() == []
@@ -343,13 +355,15 @@ def test_close_twice_and_abort_after_it_do_nothing_more(adapter: Adapter) -> Non
 
 
 @pytest.mark.parametrize("how", ["close", "stop", "abort"])
-@pytest.mark.parametrize("adapter", ["asyncio", "threads", "threads-executor", "wsproto"], indirect=True)
+@pytest.mark.parametrize("adapter", ["threads", "threads-executor", "wsproto"], indirect=True)  # asyncio's awaits it
 def test_a_handler_may_end_the_client(adapter: Adapter, how: str) -> None:
     handlers = adapter.handlers()
+    after: list[SocketState] = []
 
     @handlers.on("end")
     def end(message: Message[Any], channel: Channel) -> None:
-        channel.client.stop() if how == "close" else getattr(channel.client, how)()
+        getattr(channel.client, how)()
+        after.append(channel.client.state)
 
     with adapter.joined(router=handlers) as (channel, wire, _):
         wire.push(TOPIC, "end")
@@ -358,6 +372,8 @@ def test_a_handler_may_end_the_client(adapter: Adapter, how: str) -> None:
         if leaving is not None:
             leaving.result(LONG)
         assert wire.ended() == (None if how == "abort" else 1000)
+        until(lambda: after)
+        assert after[0] is not SocketState.OPEN
         assert channel.client.error is None
 
 
