@@ -1,17 +1,20 @@
 """The first connection of a client on threads: how it comes about, what is sent with it, and how it fails."""
 
 import asyncio
+import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from certificates import Authority
 from serving_in_thread import LONG, QUICK, Flag, connected, dial, serving, start, tidy, until
 from websockets.utils import accept_key
 
+from phx_proto.backoff import Backoff, ReconnectPolicy
 from phx_proto.client import ClientOptions
 from phx_proto.errors import (
     ConnectTimeout,
@@ -26,6 +29,7 @@ from phx_proto.router import Router
 from phx_transports.threads import connect
 
 SECRET = "hush-hush"
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -388,4 +392,42 @@ def test_over_tls_much_travels_both_ways_at_once(authority: Authority) -> None:
         client.abort()
 
 
-# ---- secrets --------------------------------------------------------------------------------------------------------
+def test_over_tls_an_end_that_comes_with_the_close_frame_is_not_waited_for(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phx_transports.threads.watch.LINGER", 60)
+
+    def serve() -> None:
+        sock, _ = listener.accept()
+        with sock:
+            sock.settimeout(LONG)
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            stream = authority.server().wrap_bio(incoming, outgoing, server_side=True)
+
+            def through(step: Callable[[], T]) -> T:
+                while True:
+                    try:
+                        return step()
+                    except ssl.SSLWantReadError:
+                        sock.sendall(outgoing.read())
+                        incoming.write(sock.recv(1 << 16))
+
+            through(stream.do_handshake)
+            stream.write(accepting(through(stream.read)))
+            sock.sendall(outgoing.read())
+            through(stream.read)  # the heartbeat: it is open
+            stream.write(b"\x88\x02\x03\xe9")
+            with contextlib.suppress(ssl.SSLWantReadError):
+                stream.unwrap()
+            sock.sendall(outgoing.read())  # both in one piece
+            while sock.recv(1 << 16):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = start(serve)
+        url = f"wss://127.0.0.1:{listener.getsockname()[1]}/socket"
+        slow = ReconnectPolicy(schedule=Backoff((60,)))
+        options = ClientOptions(heartbeat=0.1, reconnect=slow)
+        client = connect(url, ssl=authority.trusting(), proxy=None, options=options)
+        serving.result(LONG)
+        client.abort()
