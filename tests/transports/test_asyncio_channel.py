@@ -1,4 +1,4 @@
-"""One topic: joins, pushes, leaves, and its messages read one after another."""
+"""Channels, what is asyncio's alone; the rest is in behaviour/. Async params, a full write buffer, the loop's turns."""
 
 import asyncio
 import gc
@@ -62,9 +62,6 @@ async def test_a_join_cancelled_at_the_moment_of_its_answer_is_left() -> None:
         with pytest.raises(asyncio.CancelledError):
             await joining
         assert (await wire.expect("phx_leave")).join_ref == join.join_ref
-
-
-# ---- pushing --------------------------------------------------------------------------------------------------------
 
 
 # ---- a full write buffer --------------------------------------------------------------------------------------------
@@ -166,9 +163,6 @@ async def test_a_stream_closed_while_messages_are_on_their_way_owes_nothing() ->
         go_on.set()
         await until(lambda: channel.client.stats.delivered == 5)
         await until(lambda: channel.client.stats.backlog == 0)
-
-
-# ---- waiting for one message ----------------------------------------------------------------------------------------
 
 
 # ---- handlers of the channel's own, presence, bounds ----------------------------------------------------------------

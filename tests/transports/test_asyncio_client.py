@@ -1,4 +1,4 @@
-"""A client over its life: lost and found connections, bad input, closing, and what ends it."""
+"""A client's life, what is asyncio's alone; the rest is in behaviour/. Tasks, cancellation, signals, factories."""
 
 import asyncio
 import os
@@ -24,12 +24,6 @@ pytestmark = pytest.mark.asyncio
 async def _tidy() -> AsyncIterator[None]:
     with tidy():
         yield
-
-
-# ---- lost and found -------------------------------------------------------------------------------------------------
-
-
-# ---- ping, topics, events -------------------------------------------------------------------------------------------
 
 
 # ---- closing --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The first connection: how it comes about, what is sent with it, and how it fails."""
+"""Connecting, what is asyncio's alone; the rest is in behaviour/. Async callables, factories, proxies."""
 
 import asyncio
 import contextlib
@@ -238,9 +238,3 @@ async def test_a_connection_that_comes_after_it_was_given_up_is_dropped() -> Non
         await until(lambda: sum(wire.gone.is_set() for wire in peer.wires) == 1)
         assert await client.ping() > 0
         await client.abort()
-
-
-# ---- TLS ------------------------------------------------------------------------------------------------------------
-
-
-# ---- secrets --------------------------------------------------------------------------------------------------------

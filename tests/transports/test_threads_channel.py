@@ -1,4 +1,4 @@
-"""Channels of a client on threads: joins, leaves, pushes, a full write buffer, messages one after another."""
+"""Channels, what is the threads' alone; the rest is in behaviour/. Many callers, a full write buffer, timeouts."""
 
 import math
 import threading
@@ -28,9 +28,6 @@ def _tidy() -> Iterator[None]:
 
 def payloads(messages: list[Message[Any]]) -> list[Any]:
     return [message.payload for message in messages]
-
-
-# ---- joining and leaving --------------------------------------------------------------------------------------------
 
 
 # ---- pushes ---------------------------------------------------------------------------------------------------------
@@ -179,6 +176,3 @@ def test_an_iterator_gets_its_messages_while_every_thread_is_busy() -> None:
             assert next(messages).payload == 1
         go_on.set()
         until(lambda: client.stats.backlog == 0)
-
-
-# ---- handlers of its own, presence, bounds --------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A client on threads over its life: lost and found connections, bad input, closing, and what ends it."""
+"""A client's life, what is the threads' alone; the rest is in behaviour/. Blocked calls, many callers, signals."""
 
 import gc
 import logging

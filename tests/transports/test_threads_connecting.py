@@ -1,4 +1,4 @@
-"""The first connection of a client on threads: how it comes about, what is sent with it, and how it fails."""
+"""Connecting, what is the threads' alone; the rest is in behaviour/. Factories, bytes of the handshake, proxies."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Handlers of a client on threads: who is called with what, where, in which order; errors and floods."""
+"""Handlers, what is the threads' alone; the rest is in behaviour/. Where they run, executors, the crew."""
 
 import asyncio
 import multiprocessing
@@ -208,9 +208,6 @@ def test_jobs_that_an_executor_cancels_are_reported_too(router: Router) -> None:
         wire.send(*numbers(3))
         settled(channel.client, 3)
         assert reports.told() == [("fails", number, "CancelledError") for number in range(3)]
-
-
-# ---- a flood, and back-pressure -------------------------------------------------------------------------------------
 
 
 # ---- the crew -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The blocking client on wsproto, over real sockets: the servers are on a thread, the client on the test's own."""
+"""The blocking client on wsproto, what is its alone; the rest is in behaviour/. It is on the test's own thread."""
 
 import contextlib
 import os
@@ -105,7 +105,7 @@ def next_of(events: EventStream, kind: type[Any]) -> Any:
     return next(event for event in events if isinstance(event, kind))
 
 
-# ---- with the embedded server ---------------------------------------------------------------------------------------
+# ---- TLS -------------------------------------------------------------------------------------------------------------
 
 
 def test_tls_that_ends_or_breaks_is_a_lost_connection(authority: Authority) -> None:
