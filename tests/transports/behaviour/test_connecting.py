@@ -20,7 +20,8 @@ from phx_proto.errors import (
 from phx_proto.serializer import V1
 from phx_proto.states import SocketState
 
-from .adapters import Adapter, Client
+from .adapters import Adapter
+from .faces import Client
 
 SECRET = "hush-hush"
 

@@ -42,9 +42,10 @@ from phx_proto.message import Message
 from phx_proto.states import ChannelState, SocketState
 from phx_transports.reports import HandlerError
 
-from .adapters import TOPIC, Adapter, Stream
-from .floods import flood, in_every_way
+from .adapters import TOPIC, Adapter
+from .faces import Stream
 from .house import house
+from .shared import flood, in_every_way
 
 TOPICS = ["room:1", "room:2", "room:3"]
 

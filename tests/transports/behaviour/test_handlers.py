@@ -17,8 +17,9 @@ from phx_proto.message import Message
 from phx_proto.states import ChannelState, SocketState
 from phx_transports.reports import HandlerError
 
-from .adapters import TOPIC, Adapter, Channel, Client
-from .floods import flood, in_every_way
+from .adapters import TOPIC, Adapter
+from .faces import Channel, Client
+from .shared import flood, in_every_way, numbers
 
 #: Where handlers of several topics, or of one with `concurrency`, are at work at once.
 at_once = pytest.mark.parametrize(
@@ -58,10 +59,6 @@ def stops_iteration(message: Message[Any]) -> None:
 
 
 RAISING = [(fails, ValueError), (cancels, CancelledError), (stops_iteration, StopIteration)]
-
-
-def numbers(count: int, topic: str = TOPIC) -> list[str]:
-    return [push(topic, "n", number) for number in range(count)]
 
 
 def settled(client: Client, delivered: int) -> None:

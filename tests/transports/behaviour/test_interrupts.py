@@ -20,7 +20,8 @@ from serving_in_thread import LONG, QUICK, Peer, Wire, serving, until
 from phx_proto.backoff import Backoff, ReconnectPolicy
 from phx_proto.states import ChannelState, SocketState
 
-from .adapters import TOPIC, Adapter, Client
+from .adapters import TOPIC, Adapter
+from .faces import Client
 
 
 def alive(client: Client, wire: Wire) -> None:

@@ -25,7 +25,9 @@ from phx_proto.message import Message
 from phx_proto.states import ChannelState, SocketState
 from phx_transports.asyncio.server import Refuse, Server, ServerChannel, on
 
-from .adapters import TOPIC, Adapter, Channel, Wsproto
+from .adapters import TOPIC, Adapter, Wsproto
+from .faces import Channel
+from .shared import several_calls
 
 FINAL = replace(QUICK, reconnect=ReconnectPolicy(final_codes=frozenset({4001})))
 
@@ -252,7 +254,7 @@ def test_events_end_for_a_reader_when_somebody_closes_them(adapter: Adapter) -> 
         assert list(events) == []
 
 
-@pytest.mark.parametrize("adapter", ["asyncio", "threads"], indirect=True)
+@several_calls
 def test_two_readers_of_the_same_events_share_them(adapter: Adapter) -> None:
     with adapter.connected() as (client, _), client.events() as events:
         readers = [start(list[Any], events) for _ in range(2)]
