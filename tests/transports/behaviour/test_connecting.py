@@ -2,17 +2,19 @@
 
 import logging
 import socket
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from certificates import Authority
 from serving_in_thread import LONG, serving, start, until
 
+from phx_proto.backoff import Attempt, ReconnectPolicy
 from phx_proto.client import ClientOptions
 from phx_proto.errors import (
     CertificateError,
+    ConnectError,
     ConnectionClosed,
-    ConnectTimeout,
     HandshakeRefused,
     InvalidEndpoint,
     ResolveFailed,
@@ -24,6 +26,16 @@ from .adapters import Adapter
 from .faces import Client
 
 SECRET = "hush-hush"
+
+
+class Once(ReconnectPolicy):
+    """One attempt, and no other."""
+
+    def after_failure(self, error: ConnectError, attempt: Attempt, rng: Any = None) -> float | None:
+        return None
+
+
+ONCE = ClientOptions(reconnect=Once())
 
 
 #: One attempt, and no other in the time of a test.
@@ -119,15 +131,15 @@ def test_a_context_of_a_refused_connect_is_never_entered(adapter: Adapter) -> No
 
 
 def test_a_name_without_an_address_is_told_as_such(adapter: Adapter) -> None:
-    with pytest.raises(ConnectTimeout, match="no address was found"):
-        adapter.connect("ws://somewhere.invalid/socket", timeout=0.2)
+    with pytest.raises(ConnectError, match="no address was found"):
+        adapter.connect("ws://somewhere.invalid/socket", options=ONCE)
 
 
 def test_a_server_that_never_answers_the_handshake_is_a_timeout_and_leaves_nothing(adapter: Adapter) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"ws://127.0.0.1:{deaf.getsockname()[1]}/socket"
-        with pytest.raises(ConnectTimeout, match="did not answer the handshake"):
-            adapter.connect(url, timeout=0.2, options=ClientOptions(open_timeout=0.05))
+        with pytest.raises(ConnectError, match="did not answer the handshake"):
+            adapter.connect(url, options=replace(ONCE, open_timeout=0.2))
 
 
 def raises() -> Any:
@@ -136,9 +148,8 @@ def raises() -> Any:
 
 def test_a_callable_that_raises_is_a_failed_attempt_that_tells_no_secret(adapter: Adapter) -> None:
     with serving() as peer:
-        with pytest.raises(ConnectTimeout) as caught:
-            adapter.connect(peer.url, params=raises, timeout=0.1)
-        assert isinstance(caught.value.last, ResolveFailed)
+        with pytest.raises(ResolveFailed) as caught:
+            adapter.connect(peer.url, params=raises, options=ONCE)
         assert SECRET not in str(caught.value)
         assert peer.attempts == 0
 
@@ -192,13 +203,13 @@ def test_over_tls_a_lost_connection_comes_back(adapter: Adapter, authority: Auth
 
 
 def test_tls_with_a_server_that_has_none_is_told(adapter: Adapter) -> None:
-    with serving() as peer, pytest.raises(ConnectTimeout, match=r"TLS there|ended the connection before it was open"):
-        adapter.connect(peer.url.replace("ws", "wss", 1), timeout=0.2)
+    with serving() as peer, pytest.raises(ConnectError, match=r"TLS there|ended the connection before it was open"):
+        adapter.connect(peer.url.replace("ws", "wss", 1), options=ONCE)
 
 
 def test_a_context_for_a_connection_without_tls_is_refused(adapter: Adapter, authority: Authority) -> None:
-    with pytest.raises(ConnectTimeout, match="use wss://"):
-        adapter.connect("ws://127.0.0.1:1/socket", ssl=authority.trusting(), timeout=0.1)
+    with pytest.raises(ConnectError, match="use wss://"):
+        adapter.connect("ws://127.0.0.1:1/socket", ssl=authority.trusting(), options=ONCE)
 
 
 # ---- secrets --------------------------------------------------------------------------------------------------------

@@ -257,7 +257,7 @@ def test_08_a_reconnect_that_is_refused_is_final_by_the_same_rule(adapter: Adapt
 
 def test_09_a_server_that_is_down_at_the_first_connect_is_a_timeout(adapter: Adapter) -> None:
     with reserved_port() as port, pytest.raises(ConnectTimeout, match="refused the connection") as caught:
-        adapter.connect(f"ws://127.0.0.1:{port}/socket", timeout=0.2)
+        adapter.connect(f"ws://127.0.0.1:{port}/socket", timeout=0.5)
     assert isinstance(caught.value.last, ConnectError)
 
 

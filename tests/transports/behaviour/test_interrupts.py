@@ -176,7 +176,7 @@ def test_a_context_drops_the_connection(adapter: Adapter) -> None:
 #: Each says `working` in a handler, then in which state the client is once that is no longer open.
 WORKING = {
     "asyncio": """
-        import asyncio, sys
+        import asyncio, signal, sys
         from phx_proto.router import Router
         from phx_transports.asyncio import connect
 
@@ -184,6 +184,8 @@ WORKING = {
 
         @router.on("work")
         async def work(message, channel):
+            while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # `run` has not begun
+                await asyncio.sleep(0.001)
             print("working", flush=True)
             while channel.client.state.value == "open":
                 await asyncio.sleep(0.001)
@@ -201,7 +203,7 @@ WORKING = {
         asyncio.run(main(sys.argv[1]))
     """,
     "threads": """
-        import sys, time
+        import signal, sys, time
         from phx_proto.router import Router
         from phx_transports.threads import connect
 
@@ -209,6 +211,8 @@ WORKING = {
 
         @router.on("work")
         def work(message, channel):
+            while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # `run` has not begun
+                time.sleep(0.001)
             print("working", flush=True)
             while channel.client.state.value == "open":
                 time.sleep(0.001)
