@@ -79,6 +79,27 @@ def test_a_leave_is_a_leave_all_the_same(adapter: Adapter) -> None:
         alive(channel.client, wire)
 
 
+@pytest.mark.parametrize("adapter", ["threads", "wsproto"], indirect=True)  # asyncio's own tests cancel one
+def test_a_cast_that_waits_for_room_is_not_sent(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _):
+        wire.stop_reading()
+        sent: list[int] = []
+
+        def fill() -> None:
+            for number in range(1000):
+                channel.cast("big", [number, "x" * 100_000])
+                sent.append(number)
+
+        adapter.interrupt(fill, after=lambda: None)
+        wire.read_on()
+        channel.cast("last")
+        came = []
+        while (frame := wire.receive()).event != "last":
+            came.append(frame.payload[0])
+        assert came == sent
+        alive(channel.client, wire)
+
+
 def test_a_ping_is_forgotten(adapter: Adapter) -> None:
     with adapter.connected() as (client, wire):
         wire.fall_silent()
