@@ -120,6 +120,8 @@ def network_error(error: OSError, address: WebSocketURI) -> ConnectError:
         return ConnectError(f"no address was found for host {address.host}: {error.strerror}")
     if isinstance(error, ConnectionRefusedError):
         return ConnectError(f"{place} refused the connection (is the server up?)")
+    if isinstance(error, ConnectionResetError):  # says nothing of itself where the event loop made it
+        return ConnectError(f"{place} ended the connection before it was open")
     return ConnectError(f"no connection to {place}: {error}")
 
 

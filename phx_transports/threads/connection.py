@@ -40,6 +40,8 @@ LINGER: Final = 1.0
 #: Gives a connected stream socket to a host and port, e.g. through a tunnel or to a Unix socket.
 Factory: TypeAlias = Callable[[str, int], socket.socket]
 
+_NO_CLOSE_FRAME: Final = "the server ended the connection without a close frame"
+
 _READ: Final = 2**17  # bytes a read takes at most
 _WRITE_LIMIT: Final = 2**16  # bytes that may wait for the socket until senders have to wait
 
@@ -84,6 +86,7 @@ class Connection:
         self._protocol = protocol
         self._lock = lock
         self._rest = rest
+        self._over = False  # whether the end came with the last read
         self._assembler = Assembler(protocol)
         self._cutter = Cutter(self._parse, max_size=max_size)
         self._outbox: deque[bytes] = deque()
@@ -212,7 +215,7 @@ class Connection:
                 self.abort()
                 return []
         if not data:
-            self._end(None, "the server ended the connection without a close frame")
+            self._end(None, _NO_CLOSE_FRAME)
             self.abort()
             return []
         messages = self._cutter.cut(data)
@@ -222,6 +225,9 @@ class Connection:
                 self._end(None, self._assembler.problem)
             else:
                 self._end(int(received.code), received.reason)
+        if self._over:
+            self._end(None, _NO_CLOSE_FRAME)
+            self.abort()
         return messages
 
     def writable(self) -> None:
@@ -252,6 +258,7 @@ class Connection:
                         raise
                     break
                 if not part:
+                    self._over = bool(parts)
                     break
                 parts.append(part)
                 size += len(part)

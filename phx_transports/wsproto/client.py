@@ -42,6 +42,9 @@ from .handlers import Runner
 from .streams import EventStream, MessageStream
 from .transport import Factory, Transport
 
+#: Seconds for which to wait at once: Ctrl+C that comes just before a wait does not end it.
+_SLICE: Final = 0.5
+
 #: Messages that handlers send until they are written.
 _CASTS: Final = 100
 
@@ -155,6 +158,7 @@ class Client:
         self._patient_until = inf  # once the core has ended: how long handlers may take with what had come before
         self._ended = False  # whether nothing is left
         self._signals = 0  # heard and not yet heeded
+        self._runs = False
         self._hearing = contextlib.ExitStack()  # of signals, while it runs
 
     def __repr__(self) -> str:
@@ -271,9 +275,17 @@ class Client:
         Raises:
             PhxError: What ended the client, if not the application or a signal.
         """
-        with self._hearing:
-            self._hearing.enter_context(self._hear_signals())
-            self.run_until_closed(inf if timeout is None else self.now() + timeout)
+        deadline = inf if timeout is None else self.now() + timeout
+        if self._runs:  # this is a handler that lets the client go on, and signals are heard
+            self.run_until_closed(deadline)
+            return
+        self._runs = True
+        try:
+            with self._hearing:
+                self._hearing.enter_context(self._hear_signals())
+                self.run_until_closed(deadline)
+        finally:
+            self._runs = False
 
     def stop(self) -> None:
         """Begin to close gracefully, as `close` does, and do not wait for it; also from within a handler."""
@@ -368,7 +380,7 @@ class Client:
         """See to the socket, the time and signals."""
         due = self._proto.next_timeout()
         deadline = deadline if due is None else min(deadline, due)
-        self._transport.wait(deadline - self.now())
+        self._transport.wait(min(deadline - self.now(), _SLICE))
         now = self.now()
         self._proto.handle_timeout(now)
         self._heed_signals()

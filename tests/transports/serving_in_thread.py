@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import faulthandler
-import gc
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
@@ -27,6 +27,7 @@ __all__ = [
     "dial",
     "embedded",
     "joined",
+    "reserved_port",
     "serving",
     "start",
     "tidy",
@@ -40,12 +41,12 @@ class Loop:
     """An event loop in a thread."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="test-server")
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="test-server", daemon=True)
         self._thread.start()
 
     def __call__(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(LONG)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(LONG)
 
     def do(self, function: Callable[[], T]) -> T:
         async def run() -> T:
@@ -69,17 +70,17 @@ class Loop:
                     raise
                 inside.set_exception(error)
 
-        done = asyncio.run_coroutine_threadsafe(live(), self._loop)
+        done = asyncio.run_coroutine_threadsafe(live(), self.loop)
         try:
             yield inside.result(LONG)
         finally:
-            self._loop.call_soon_threadsafe(leave.set)
+            self.loop.call_soon_threadsafe(leave.set)
             done.result(LONG)
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(LONG)
-        self._loop.close()
+        self.loop.close()
 
 
 class Wire:
@@ -124,6 +125,14 @@ class Wire:
     def cut(self) -> None:
         self._loop.do(self.on_loop.cut)
 
+    def burst(self, *frames: str) -> None:
+        """Send them so that they come in one read, if the loopback likes."""
+        self._loop(self.on_loop.burst(*frames))
+
+    def write(self, data: bytes) -> None:
+        """Bytes that need not be a frame."""
+        self._loop.do(lambda: self.on_loop._socket.transport.write(data))
+
     def stop_reading(self) -> None:
         """What comes stays in the socket's buffer, and soon in the client's."""
         self._loop.do(self.on_loop._socket.transport.pause_reading)
@@ -136,7 +145,16 @@ class Wire:
         self._loop(wait(self.on_loop.gone))
         return self.on_loop.code
 
+    @property
+    def heartbeats(self) -> int:
+        return self.on_loop.heartbeats
+
+    def fall_silent(self) -> None:
+        """Heartbeats are no longer answered."""
+        self.on_loop.answers_heartbeats = False
+
     def heartbeat(self) -> None:
+        """Waits for the next."""
         self._loop.do(self.on_loop.heartbeat.clear)
         self._loop(wait(self.on_loop.heartbeat))
 
@@ -190,6 +208,15 @@ def serving(**options: Any) -> Iterator[Peer]:
 
 
 @contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port where nobody listens until the test does, and that nobody else gets: not a client's own end either."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+@contextmanager
 def embedded(server: Server) -> Iterator[str]:
     """The embedded server; gives its URL."""
     with looping() as loop, loop.entered(server.serve()) as running:
@@ -231,7 +258,7 @@ def start(function: Callable[..., T], *args: Any, **options: Any) -> "Future[T]"
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="test-caller").start()
+    threading.Thread(target=run, name="test-caller", daemon=True).start()
     return future
 
 
@@ -259,8 +286,8 @@ def tidy() -> Iterator[None]:
     faulthandler.dump_traceback_later(3 * LONG, exit=True)
     before = set(threading.enumerate())
     try:
-        yield
-        gc.collect()
+        with on_loop.collected():
+            yield
         for thread in set(threading.enumerate()) - before:
             thread.join(LONG)
             assert not thread.is_alive(), thread

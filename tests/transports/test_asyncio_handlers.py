@@ -1,10 +1,8 @@
-"""Handlers: who is called with what, where, in which order, and what becomes of errors and floods."""
+"""Handlers, what is asyncio's alone; the rest is in behaviour/. On the loop, in executors, as tasks."""
 
 import asyncio
-import logging
 import multiprocessing
 import threading
-import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -12,14 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import pytest_asyncio
 from jobs import write_down
 from peer import QUICK, Wire, connected, joined, push, tidy, turns, until
 
-from phx_proto.errors import PayloadMismatch
-from phx_proto.events import InboxOverflow
 from phx_proto.flow import FlowLimits
 from phx_proto.message import Message
 from phx_proto.router import Router
@@ -160,62 +155,6 @@ async def test_plain_handlers_may_run_in_other_processes(router: Router, tmp_pat
     assert (name, payload["n"], error) == ("write_down", 2, "ValueError")
 
 
-async def test_a_declared_payload_comes_decoded_and_one_that_does_not_fit_is_reported(router: Router) -> None:
-    class Balance(msgspec.Struct, frozen=True):
-        amount: int
-
-    seen, reports = Seen(), Reports()
-
-    @router.on("balance", payload=Balance)
-    async def on_the_loop(message: Message[Balance]) -> None:
-        seen(message.payload)
-
-    @router.on("balance", payload=Balance)
-    def elsewhere(message: Message[Balance]) -> None:
-        seen(message.payload)
-
-    async with joined(router=router, on_handler_error=reports) as (channel, wire, _):
-        await wire.push(TOPIC, "balance", {"amount": "many"})
-        await wire.push(TOPIC, "balance", {"amount": 5})
-        await until(lambda: len(seen) == 2)
-        await settled(channel.client)
-        assert seen.items == [Balance(5)] * 2
-        assert [type(report.error) for report in reports.all] == [PayloadMismatch] * 2
-        assert {report.handler.name.rpartition(".")[2] for report in reports.all} == {"on_the_loop", "elsewhere"}
-
-
-async def test_a_payload_that_is_not_sound_is_reported_like_the_handlers_error(router: Router) -> None:
-    seen, reports = Seen(), Reports()
-
-    @router.on("n")
-    async def read(message: Message[Any]) -> None:
-        seen(message.payload)
-
-    async with joined(router=router, on_handler_error=reports) as (channel, wire, _):
-        await wire.send(f'[null,null,"{TOPIC}","n",1e999]', push(TOPIC, "n", 1))
-        await until(lambda: seen)
-        await settled(channel.client)
-        assert len(reports.all) == 1
-
-
-async def test_handlers_come_and_go_while_the_client_runs(router: Router) -> None:
-    seen = Seen()
-
-    async def hear(message: Message[Any]) -> None:
-        seen(message.payload)
-
-    async with joined(router=router) as (channel, wire, _):
-        await wire.push(TOPIC, "n", 1)
-        await until(lambda: channel.client.stats.unhandled == 1)
-        handler = router.add(hear, "n")
-        await wire.push(TOPIC, "n", 2)
-        await until(lambda: seen)
-        router.remove(handler)
-        await wire.push(TOPIC, "n", 3)
-        await until(lambda: channel.client.stats.unhandled == 2)
-        assert seen.items == [2]
-
-
 # ---- order ----------------------------------------------------------------------------------------------------------
 
 
@@ -258,24 +197,6 @@ async def test_each_topics_messages_are_handled_in_order_under_a_flood(kind: Any
         await settled(client)
 
 
-async def test_a_slow_handler_holds_its_own_topic_alone(router: Router) -> None:
-    seen, go_on = Seen(), asyncio.Event()
-
-    @router.on("n")
-    async def hear(message: Message[Any], channel: Channel) -> None:
-        if channel.topic == TOPIC:
-            await go_on.wait()
-        seen((channel.topic, message.payload))
-
-    async with joined(router=router) as (channel, wire, _):
-        await asyncio.gather(channel.client.join("room:2"), wire.accept())
-        await wire.send(*numbers(2), *numbers(2, "room:2"))
-        await until(lambda: len(seen) == 2)
-        go_on.set()
-        await until(lambda: len(seen) == 4)
-        assert seen.items == [("room:2", 0), ("room:2", 1), (TOPIC, 0), (TOPIC, 1)]
-
-
 async def test_concurrency_lets_a_coroutine_handler_have_several_in_hand(router: Router) -> None:
     now = most = 0
     go_on = asyncio.Event()
@@ -308,27 +229,6 @@ async def test_concurrency_lets_a_plain_handler_have_several_in_hand(router: Rou
             await until(lambda: channel.client.stats.delivered == 4)
             await settled(channel.client)
     assert reports.all == []
-
-
-async def test_a_plain_handler_of_one_topic_is_never_run_twice_at_once(router: Router) -> None:
-    now, most = 0, 0
-    seen = Seen()
-
-    def work(message: Message[Any]) -> None:
-        nonlocal now, most
-        now += 1
-        most = max(most, now)
-        time.sleep(0.0001)
-        now -= 1
-        seen(message.payload)
-
-    router.add(work, "n")
-    async with joined(router=router) as (channel, wire, _):
-        for number in range(50):
-            await wire.push(TOPIC, "n", number)
-        await until(lambda: len(seen) == 50)
-        await settled(channel.client)
-        assert most == 1
 
 
 async def test_plain_handlers_get_their_messages_in_batches(router: Router) -> None:
@@ -421,31 +321,6 @@ async def test_what_a_handler_raises_is_reported_with_its_message_and_harms_nobo
         if handler is not cancels_itself or concurrency > 1:  # it took the message's other handlers with it
             assert sorted(other.items) == sorted([*range(5)] * 2)
         assert channel.client.state is SocketState.OPEN
-
-
-async def test_by_default_it_is_logged(router: Router, caplog: pytest.LogCaptureFixture) -> None:
-    router.add(fails, "n")
-    async with joined(router=router) as (_, wire, _):
-        await wire.push(TOPIC, "n", 1)
-        await until(lambda: caplog.records)
-        assert "ValueError" in caplog.text
-        assert "Traceback" in caplog.text
-
-
-async def test_a_report_that_fails_is_logged_with_what_was_to_be_reported(
-    router: Router, caplog: pytest.LogCaptureFixture
-) -> None:
-    def report(report: HandlerError) -> None:
-        raise report.error
-
-    router.add(fails, "n")
-    router.add(cancels, "n")
-    async with joined(router=router, on_handler_error=report) as (channel, wire, _):
-        await wire.burst(*numbers(5))
-        await until(lambda: channel.client.stats.delivered == 5)
-        await settled(channel.client)
-        assert [record.levelno for record in caplog.records] == [logging.ERROR] * 4
-        assert "on_handler_error itself failed" in caplog.text
 
 
 async def stops_iteration(message: Message[Any]) -> None:
@@ -560,21 +435,15 @@ async def flood(wire: Wire, count: int, size: int = 10_000) -> None:
     await wire.send(*(push(TOPIC, "n", [number, "x" * size]) for number in range(count)))
 
 
-@pytest.mark.parametrize("kind", ["async", "plain", "concurrent"])
-async def test_a_flood_against_a_slow_handler_pauses_reading_and_loses_nothing(kind: str, router: Router) -> None:
+async def test_a_flood_against_a_slow_concurrent_handler_pauses_reading_and_loses_nothing(router: Router) -> None:
     seen = Seen()
-    go_on = threading.Event()
-    on_loop = asyncio.Event()
+    go_on = asyncio.Event()
 
     async def slow(message: Message[Any]) -> None:
-        await on_loop.wait()
+        await go_on.wait()
         seen(message.payload[0])
 
-    def plainly_slow(message: Message[Any]) -> None:
-        go_on.wait(10)
-        seen(message.payload[0])
-
-    router.add(plainly_slow if kind == "plain" else slow, "n", concurrency=2 if kind == "concurrent" else 1)
+    router.add(slow, "n", concurrency=2)
     options = replace(QUICK, flow=FlowLimits(high=100, low=20), heartbeat=0.05)
     async with joined(router=router, options=options) as (channel, wire, _):
         client = channel.client
@@ -587,55 +456,11 @@ async def test_a_flood_against_a_slow_handler_pauses_reading_and_loses_nothing(k
         assert client.stats.delivered < 300
         wire.answers_heartbeats = True
         go_on.set()
-        on_loop.set()
         await sending
         await until(lambda: len(seen) == 2000)
         await settled(client)
         assert sorted(seen.items) == list(range(2000))
-        assert kind == "concurrent" or seen.items == list(range(2000))
         assert client.stats.reconnects == 0
-
-
-async def test_a_handler_that_awaits_a_reply_behind_a_flood_gets_it(router: Router) -> None:
-    replies = Seen()
-
-    @router.on("n")
-    async def ask(message: Message[Any], channel: Channel) -> None:
-        if message.payload[0] == 0:
-            await asyncio.sleep(0.05)  # reading is paused meanwhile
-            replies((await channel.push("ask")).response)
-
-    options = replace(QUICK, flow=FlowLimits(high=50, low=10))
-    async with joined(router=router, options=options) as (channel, wire, _):
-        sending = asyncio.create_task(flood(wire, 500))
-        asked = await wire.expect("ask")
-        await sending
-        await wire.reply(asked, "answer")
-        await until(lambda: replies)
-        await until(lambda: channel.client.stats.received == 502)
-        await settled(channel.client)
-        assert replies.items == ["answer"]
-
-
-async def test_a_pause_lasts_only_so_long_and_at_the_hard_bound_messages_are_dropped_and_told(router: Router) -> None:
-    go_on = asyncio.Event()
-
-    @router.on("n")
-    async def slow(message: Message[Any]) -> None:
-        await go_on.wait()
-
-    options = replace(QUICK, flow=FlowLimits(high=10, low=5, hard=100, longest_pause=0.01))
-    async with joined(router=router, options=options) as (channel, wire, _), channel.client.events() as events:
-        await flood(wire, 1000)
-        async for event in events:
-            if isinstance(event, InboxOverflow):
-                break
-        await until(lambda: channel.client.stats.received == 1001)
-        go_on.set()
-        await until(lambda: channel.client.stats.backlog == 0)
-        stats = channel.client.stats
-        assert stats.delivered + stats.dropped == 1000
-        assert stats.handled == stats.delivered < 200
 
 
 async def test_close_lets_plain_handlers_finish_too(router: Router) -> None:

@@ -1,31 +1,22 @@
-"""The first connection of a client on threads: how it comes about, what is sent with it, and how it fails."""
+"""Connecting, what is the threads' alone; the rest is in behaviour/. Factories, bytes of the handshake, proxies."""
 
 import asyncio
-import datetime
-import ipaddress
-import logging
-import math
+import contextlib
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-from serving_in_thread import LONG, QUICK, Flag, connected, dial, joined, serving, start, tidy, until
+from certificates import Authority
+from serving_in_thread import LONG, QUICK, Flag, connected, dial, serving, start, tidy, until
 from websockets.utils import accept_key
 
+from phx_proto.backoff import Backoff, ReconnectPolicy
 from phx_proto.client import ClientOptions
 from phx_proto.errors import (
-    CertificateError,
-    ConnectError,
-    ConnectionClosed,
     ConnectTimeout,
     HandshakeRefused,
     InvalidEndpoint,
@@ -35,24 +26,21 @@ from phx_proto.errors import (
 )
 from phx_proto.message import Message
 from phx_proto.router import Router
-from phx_proto.serializer import V1
-from phx_proto.states import SocketState
-from phx_transports.threads import Client, connect
+from phx_transports.threads import connect
 
 SECRET = "hush-hush"
+T = TypeVar("T")
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(autouse=True)
 def _tidy() -> Iterator[None]:
     with tidy():
         yield
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -100,50 +88,6 @@ def accepting(request: bytes, *extra: str) -> bytes:
 # ---- it comes about -------------------------------------------------------------------------------------------------
 
 
-def state(client: Client) -> SocketState:
-    return client.state  # where a type checker does not remember it
-
-
-def test_connect_as_a_context_manager_closes_at_the_end_with_1000() -> None:
-    with serving() as peer:
-        with connect(peer.url, proxy=None) as client:
-            assert state(client) is SocketState.OPEN
-            wire = peer.wire()
-        assert state(client) is SocketState.CLOSED
-        assert wire.ended() == 1000
-
-
-def test_an_exception_out_of_the_context_drops_the_connection() -> None:
-    with serving() as peer:
-        client = connect(peer.url, proxy=None)
-        wire = peer.wire()
-        with pytest.raises(ZeroDivisionError), client:
-            raise ZeroDivisionError
-        assert state(client) is SocketState.CLOSED
-        assert wire.ended() is None
-
-
-def test_without_a_context_closing_is_left_to_the_caller() -> None:
-    with serving() as peer:
-        client = connect(peer.url, proxy=None)
-        assert state(client) is SocketState.OPEN
-        client.close()
-        assert state(client) is SocketState.CLOSED
-
-
-def test_params_version_and_headers_reach_the_server() -> None:
-    params = {"token": "t/+=", "nested": {"a": 1}}
-    with connected(params=params, headers={"x-tenant": "seven"}) as (_, wire):
-        assert wire.params == {"token": "t/+=", "nested[a]": "1", "vsn": "2.0.0"}
-        assert wire.headers["x-tenant"] == "seven"
-        assert "websockets" in wire.headers["user-agent"]
-
-
-def test_another_serializer_tells_its_version() -> None:
-    with connected(serializer=V1()) as (_, wire):
-        assert wire.params == {"vsn": "1.0.0"}
-
-
 def test_a_factory_makes_the_tcp_connection() -> None:
     with serving() as peer:
         asked: list[tuple[str, int]] = []
@@ -183,6 +127,7 @@ def test_a_factory_that_breaks_in_an_unforeseen_way_ends_the_client_with_that_er
 
 def test_compression_is_offered_if_asked_for() -> None:
     with connected(compression="deflate") as (_, wire):
+        assert "websockets" in wire.headers["user-agent"]
         assert "permessage-deflate" in wire.headers["sec-websocket-extensions"]
 
 
@@ -299,17 +244,6 @@ def test_proxies_of_another_kind_are_refused_with_a_hint(proxy: str) -> None:
 # ---- params and token from callables --------------------------------------------------------------------------------
 
 
-def test_callables_are_read_again_at_every_connect() -> None:
-    tokens = iter(["first", "second", "third"])
-    with serving() as peer:
-        client = dial(peer, params=lambda: {"token": next(tokens)}, auth_token=lambda: "a")
-        for expected in ("first", "second", "third"):
-            wire = peer.wire()
-            assert wire.params["token"] == expected
-            wire.cut()
-        client.abort()
-
-
 async def later() -> Any:
     return {}
 
@@ -359,25 +293,6 @@ def test_coroutine_functions_are_refused_at_the_call() -> None:
 # ---- it fails -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("url", "options"), [("http//nonsense", {}), ("ws://h/socket", {"params": {"a": object()}})], ids=["url", "params"]
-)
-def test_what_cannot_be_sent_is_refused_at_the_call(url: str, options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidEndpoint):
-        connect(url, **options)
-
-
-@pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_refused_handshake_tells_status_and_body(status: int) -> None:
-    with serving() as peer:
-        peer.refuse(lambda: (status, "who are you?"))
-        with pytest.raises(HandshakeRefused, match="who are you") as caught:
-            connect(peer.url, proxy=None)
-        assert caught.value.status == status
-        assert caught.value.body == b"who are you?"
-        assert peer.attempts == 1
-
-
 def test_a_refusals_body_may_end_with_the_connection_and_come_late() -> None:
     def answer(sock: socket.socket, request: bytes) -> None:
         sock.sendall(b"HTTP/1.1 401 Unauthorized\r\n\r\n")
@@ -386,26 +301,6 @@ def test_a_refusals_body_may_end_with_the_connection_and_come_late() -> None:
     with answering(answer) as url, pytest.raises(HandshakeRefused) as caught:
         connect(url, proxy=None)
     assert caught.value.body == b"no\r\n\r\nway"
-
-
-def test_a_refusal_is_tried_again_where_the_token_may_change() -> None:
-    tokens = iter(["old", "new"])
-    with serving() as peer:
-        peer.refuse(lambda: (403, "expired") if peer.attempts == 1 else None)
-        client = dial(peer, params=lambda: {"token": next(tokens)})
-        assert peer.wire().params["token"] == "new"
-        client.abort()
-
-
-def test_a_server_that_is_down_is_a_timeout_that_tells_the_last_attempt() -> None:
-    with pytest.raises(ConnectTimeout, match="refused the connection") as caught:
-        connect(f"ws://127.0.0.1:{free_port()}/socket", proxy=None, timeout=0.3)
-    assert isinstance(caught.value.last, ConnectError)
-
-
-def test_a_host_that_is_not_known_is_told() -> None:
-    with pytest.raises(ConnectTimeout, match="no address was found"):
-        connect("ws://somewhere.invalid/socket", proxy=None, timeout=0.5)
 
 
 @pytest.mark.parametrize(
@@ -422,13 +317,6 @@ def test_an_answer_that_is_no_handshake_is_told(answer: bytes, problem: str) -> 
 
     with answering(serve) as url, pytest.raises(ConnectTimeout, match=problem):
         connect(url, proxy=None, timeout=0.3, options=ClientOptions())
-
-
-def test_a_server_that_never_answers_the_handshake_is_a_timeout_and_leaves_nothing() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        url = f"ws://127.0.0.1:{deaf.getsockname()[1]}/socket"
-        with pytest.raises(ConnectTimeout, match="did not answer the handshake"):
-            connect(url, proxy=None, timeout=0.3, options=ClientOptions(open_timeout=0.05))
 
 
 def test_a_server_that_never_answers_in_tls_is_a_timeout_and_leaves_nothing() -> None:
@@ -465,78 +353,13 @@ def test_a_connection_that_comes_after_it_was_given_up_is_dropped() -> None:
         assert peer.attempts == 0
 
 
-def test_without_a_timeout_it_tries_until_the_server_is_up(caplog: pytest.LogCaptureFixture) -> None:
-    port = free_port()
-    caplog.set_level(logging.WARNING, "phx_transports")
-    connecting = start(connect, f"ws://127.0.0.1:{port}/socket", proxy=None, timeout=math.inf, options=QUICK)
-    until(lambda: len(caplog.records) >= 3)
-    with serving(port=port) as peer:
-        client = connecting.result(LONG)
-        peer.wire()
-        client.abort()
-    assert "attempt 1 to connect failed" in caplog.messages[0]
-
-
-def test_waiting_for_a_connection_of_a_closed_client_raises() -> None:
-    with connected() as (client, _):
-        client.wait_connected()
-        client.abort()
-        with pytest.raises(ConnectionClosed):
-            client.wait_connected()
-
-
 # ---- TLS ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context with a certificate for 127.0.0.1, and a client's that trusts it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "throwaway")])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    chain: Path = tmp_path_factory.mktemp("tls") / "chain.pem"
-    chain.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(pem)
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(chain)
-    return server, ssl.create_default_context(cadata=certificate.public_bytes(pem).decode())
-
-
-def test_a_certificate_that_is_not_trusted_is_final(authority: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
-    with serving(ssl=authority[0]) as peer, pytest.raises(CertificateError, match="not accepted"):
-        connect(peer.url, proxy=None)
-
-
-def test_a_context_for_a_connection_without_tls_is_refused(authority: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
-    with pytest.raises(ConnectTimeout, match="use wss://"):
-        connect("ws://127.0.0.1:1/socket", ssl=authority[1], timeout=0.3)
-
-
-def test_tls_with_a_server_that_has_none_is_told() -> None:
-    with serving() as peer, pytest.raises(ConnectTimeout, match="TLS"):
-        connect(peer.url.replace("ws", "wss", 1), proxy=None, timeout=0.3)
-
-
-def test_over_tls_much_travels_both_ways_at_once(authority: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+def test_over_tls_much_travels_both_ways_at_once(authority: Authority) -> None:
     size, count = 100_000, 40
-    with serving(ssl=authority[0]) as peer:
-        client = dial(peer, ssl=authority[1])
+    with serving(ssl=authority.server()) as peer:
+        client = dial(peer, ssl=authority.trusting())
         wire = peer.wire()
         joining = start(client.join, "room:1")
         wire.accept()
@@ -569,28 +392,42 @@ def test_over_tls_much_travels_both_ways_at_once(authority: tuple[ssl.SSLContext
         client.abort()
 
 
-def test_over_tls_a_close_by_the_server_is_noticed(authority: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
-    with serving(ssl=authority[0]) as peer:
-        with connect(peer.url, ssl=authority[1], proxy=None, options=QUICK) as client:
-            peer.wire().cut()
-            peer.wire().close(1001)
-            wire = peer.wire()
-            until(lambda: client.stats.reconnects == 2)
-        assert wire.ended() == 1000
+def test_over_tls_an_end_that_comes_with_the_close_frame_is_not_waited_for(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phx_transports.threads.watch.LINGER", 60)
 
+    def serve() -> None:
+        sock, _ = listener.accept()
+        with sock:
+            sock.settimeout(LONG)
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            stream = authority.server().wrap_bio(incoming, outgoing, server_side=True)
 
-# ---- secrets --------------------------------------------------------------------------------------------------------
+            def through(step: Callable[[], T]) -> T:
+                while True:
+                    try:
+                        return step()
+                    except ssl.SSLWantReadError:
+                        sock.sendall(outgoing.read())
+                        incoming.write(sock.recv(1 << 16))
 
+            through(stream.do_handshake)
+            stream.write(accepting(through(stream.read)))
+            sock.sendall(outgoing.read())
+            through(stream.read)  # the heartbeat: it is open
+            stream.write(b"\x88\x02\x03\xe9")
+            with contextlib.suppress(ssl.SSLWantReadError):
+                stream.unwrap()
+            sock.sendall(outgoing.read())  # both in one piece
+            while sock.recv(1 << 16):
+                pass
 
-def test_no_log_and_no_repr_shows_params_token_or_headers(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    options: dict[str, Any] = {"params": {"key": SECRET}, "auth_token": SECRET, "headers": {"x-key": SECRET}}
-    with joined(**options) as (channel, wire, _):
-        pushing = start(channel.push, "a", {"key": SECRET})
-        wire.reply(wire.expect("a"), SECRET)
-        pushing.result(LONG)
-        wire.cut()
-        until(lambda: channel.client.stats.reconnects == 1)
-        assert SECRET not in repr(channel.client) + repr(channel)
-    logged = [record.getMessage() for record in caplog.records if not record.name.startswith("websockets.server")]
-    assert SECRET not in "\n".join(logged)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = start(serve)
+        url = f"wss://127.0.0.1:{listener.getsockname()[1]}/socket"
+        slow = ReconnectPolicy(schedule=Backoff((60,)))
+        options = ClientOptions(heartbeat=0.1, reconnect=slow)
+        client = connect(url, ssl=authority.trusting(), proxy=None, options=options)
+        serving.result(LONG)
+        client.abort()

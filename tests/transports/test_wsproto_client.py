@@ -1,11 +1,9 @@
-"""The blocking client on wsproto, over real sockets: the servers are on a thread, the client on the test's own."""
+"""The blocking client on wsproto, what is its alone; the rest is in behaviour/. It is on the test's own thread."""
 
 import contextlib
-import logging
 import os
 import signal
 import socket
-import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -14,12 +12,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import pytest
+from certificates import Authority
 from peer import push
-from serving_in_thread import LONG, QUICK, Flag, Peer, Wire, embedded, serving, start, tidy
-from test_asyncio_connecting import authority as authority
-from test_asyncio_connecting import free_port
+from serving_in_thread import LONG, QUICK, Flag, Peer, Wire, reserved_port, serving, start, tidy
 from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
@@ -27,30 +23,16 @@ from websockets.server import ServerProtocol
 from phx_proto.backoff import Backoff, ReconnectPolicy
 from phx_proto.client import ClientOptions
 from phx_proto.errors import (
-    CertificateError,
-    ChannelClosed,
-    ConnectError,
     ConnectionClosed,
     ConnectTimeout,
-    HandshakeRefused,
-    InvalidEndpoint,
-    InvalidPayload,
     InvalidState,
-    JoinRefused,
-    JoinTimeout,
-    NotJoined,
-    PayloadMismatch,
     PushLost,
-    PushRejected,
-    PushTimeout,
     ResolveFailed,
 )
-from phx_proto.events import BadFrame, ChannelEnded, ChannelJoined, Connected, ConnectFailed, Disconnected, Event
+from phx_proto.events import ChannelJoined, Connected, Disconnected, Event
 from phx_proto.flow import FlowLimits
 from phx_proto.message import Message
-from phx_proto.router import Router
-from phx_proto.states import ChannelState, SocketState
-from phx_transports.asyncio.server import Refuse, Server, ServerChannel, on
+from phx_proto.states import SocketState
 from phx_transports.reports import HandlerError
 from phx_transports.wsproto import Channel, Client, connect
 from phx_transports.wsproto.handlers import SPELL
@@ -59,7 +41,10 @@ from phx_transports.wsproto.streams import EventStream
 #: One attempt, and no other in the time of a test.
 SLOW = ClientOptions(reconnect=ReconnectPolicy(schedule=Backoff((60,))))
 
-Authority = tuple[ssl.SSLContext, ssl.SSLContext]
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(autouse=True)
@@ -111,13 +96,6 @@ def script(*steps: Callable[[], Any]) -> "Future[Any]":
     return start(lambda: [step() for step in steps])
 
 
-def serve_next(client: Client, peer: Peer) -> Wire:
-    """The next connection, for which the client has to work."""
-    coming = start(peer.wire)
-    run_until(client, coming.done)
-    return coming.result(LONG)
-
-
 def burst(wire: Wire, *frames: str) -> None:
     """Send frames so that they come in one read."""
     wire._loop(wire.on_loop.burst(*frames))
@@ -127,99 +105,11 @@ def next_of(events: EventStream, kind: type[Any]) -> Any:
     return next(event for event in events if isinstance(event, kind))
 
 
-# ---- with the embedded server ---------------------------------------------------------------------------------------
-
-server = Server()
-
-
-@server.channel("room:*")
-class Room(ServerChannel):
-    async def join(self, topic: str, params: Any) -> Any:
-        if params.get("name") == "nobody":
-            raise Refuse({"reason": "who?"})
-        return {"topic": topic}
-
-    @on("echo")
-    async def echo(self, payload: Any) -> Any:
-        return payload
-
-    @on("shout")
-    async def shout(self, payload: Any) -> Any:
-        self.broadcast("shout", payload)
-        return {}
-
-    @on("refuse")
-    async def refuse(self, payload: Any) -> Any:
-        raise Refuse({"reason": "no"})
-
-    @on("stop")
-    async def end(self, payload: Any) -> Any:
-        self.stop()
-
-
-def test_a_whole_session() -> None:
-    router = Router()
-    heard: list[Any] = []
-    router.add(lambda message: heard.append(message.payload), "shout")
-    with embedded(server) as url, connect(url, router=router) as client:
-        assert client.state is SocketState.OPEN
-        channel = client.channel("room:a", {"name": "me"})
-        assert channel.join() == {"topic": "room:a"}
-        assert channel.push("echo", {"a": [1]}).response == {"a": [1]}
-        assert channel.push("echo", b"\x00\xff").response == b"\x00\xff"
-        with channel.messages(timeout=LONG) as messages:
-            for number in range(3):
-                channel.cast("shout", {"n": number})
-            assert [next(messages).payload for _ in range(3)] == [{"n": 0}, {"n": 1}, {"n": 2}]
-        assert heard == [{"n": 0}, {"n": 1}, {"n": 2}]
-        assert 0 < client.ping() < LONG
-        assert client.stats.handled == 3
-        channel.leave()
-        assert channel.state is ChannelState.CLOSED
-    assert client.stats.backlog == 0
-    assert client.error is None
-
-
-def test_a_refused_join_and_a_rejected_push_are_raised() -> None:
-    with embedded(server) as url, connect(url) as client:
-        with pytest.raises(JoinRefused, match="who"):
-            client.join("room:a", {"name": "nobody"})
-        with client.joined("room:a") as channel:
-            with pytest.raises(PushRejected, match="no"):
-                channel.push("refuse")
-            assert channel.push("refuse", check=False).status == "error"
-        assert channel.state is ChannelState.CLOSED
-
-
-def test_a_channel_that_the_server_stops_ends_its_streams_with_why() -> None:
-    with embedded(server) as url, connect(url) as client:
-        channel = client.join("room:a")
-        with channel.stream(timeout=LONG) as stream:
-            channel.cast("stop")
-            assert isinstance(next(stream), ChannelEnded)
-            with pytest.raises(ChannelClosed, match="the server closed it"):
-                next(stream)
-
-
-def test_over_tls_with_a_large_payload_both_ways(authority: Authority) -> None:
-    large = "x" * 1_000_000
-    with serving(ssl=authority[0]) as peer:
-        with dial(peer, ssl=authority[1]) as client:
-            wire = peer.wire()
-            channel, _ = join(client, wire)
-            start(lambda: wire.reply(frame := wire.expect("echo"), frame.payload))
-            assert channel.push("echo", large).response == large
-            start(wire.let_go)
-        assert wire.ended() == 1000
-
-
-def test_a_certificate_that_is_not_trusted_is_final(authority: Authority) -> None:
-    with serving(ssl=authority[0]) as peer, pytest.raises(CertificateError, match="not accepted"):
-        dial(peer)
+# ---- TLS -------------------------------------------------------------------------------------------------------------
 
 
 def test_tls_that_ends_or_breaks_is_a_lost_connection(authority: Authority) -> None:
-    with serving(ssl=authority[0]) as peer, dial(peer, ssl=authority[1]) as client:
+    with serving(ssl=authority.server()) as peer, dial(peer, ssl=authority.trusting()) as client:
         events = client.events(timeout=LONG)
         with events:
             peer.wire().cut()
@@ -265,61 +155,14 @@ def test_a_server_that_ends_the_connection_under_the_tls_handshake_is_told_as_su
         ending.result(LONG)
 
 
-def test_a_context_for_a_connection_without_tls_is_refused(authority: Authority) -> None:
-    with serving() as peer, pytest.raises(ConnectTimeout, match="use wss://"):
-        dial(peer, ssl=authority[1], timeout=0.05)
-
-
 # ---- connecting -----------------------------------------------------------------------------------------------------
 
 
-def test_the_context_closes_with_1000_and_leaves_what_is_joined() -> None:
-    with serving() as peer:
-        with dial(peer) as client:
-            wire = peer.wire()
-            join(client, wire)
-            leaving = start(wire.let_go, "room:lobby")
-        leaving.result(LONG)
-        assert wire.ended() == 1000
-
-
-def test_an_exception_out_of_the_context_drops_the_connection() -> None:
-    with serving() as peer:
-        with pytest.raises(ZeroDivisionError), dial(peer):
-            raise ZeroDivisionError
-        assert peer.wire().ended() is None
-
-
-@pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_refused_handshake_tells_status_and_body(status: int) -> None:
-    with serving() as peer:
-        peer.refuse(lambda: (status, "who are you?"))
-        with pytest.raises(HandshakeRefused, match="who are you") as caught:
-            dial(peer)
-        assert (caught.value.status, caught.value.body) == (status, b"who are you?")
-
-
-def test_what_cannot_be_sent_is_refused_at_the_call() -> None:
-    with pytest.raises(InvalidEndpoint):
-        connect("http//nonsense")
-
-
-def test_a_server_that_is_down_is_a_timeout_that_tells_the_last_attempt() -> None:
-    with pytest.raises(ConnectTimeout, match="refused the connection") as caught:
-        connect(f"ws://127.0.0.1:{free_port()}/socket", timeout=0.05)
-    assert isinstance(caught.value.last, ConnectError)
-
-
-def test_a_name_without_an_address_is_told_as_such() -> None:
-    with pytest.raises(ConnectTimeout, match="no address was found for host"):
-        connect("ws://nowhere.invalid/socket", timeout=0.05)
-
-
 def test_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving() as peer:
+    with serving() as peer, reserved_port() as port:
         real = socket.getaddrinfo
         dead: list[Any] = [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", free_port())),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)),
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("255.255.255.255", 1)),  # fails at once
         ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: [*dead, *real(*args, **options)])
@@ -332,13 +175,6 @@ def test_an_address_that_fails_at_once_is_a_failed_attempt(monkeypatch: pytest.M
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: [dead])
     with pytest.raises(ConnectTimeout, match="no connection to somewhere"):
         connect("ws://somewhere/socket", timeout=0.05)
-
-
-def test_a_server_that_never_answers_the_handshake_is_a_timeout() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        url = f"ws://127.0.0.1:{deaf.getsockname()[1]}/socket"
-        with pytest.raises(ConnectTimeout, match="did not answer the handshake"):
-            connect(url, timeout=0.1, options=ClientOptions(open_timeout=0.03))
 
 
 def test_a_factory_makes_the_tcp_connection() -> None:
@@ -368,23 +204,6 @@ def test_a_factory_that_fails_is_a_failed_attempt(factory: Any, problem: str) ->
         connect("ws://somewhere.invalid/socket", factory=factory, timeout=0.05)
 
 
-def test_params_are_read_again_at_every_connect_and_join() -> None:
-    tokens, seqs = iter(["first", "second"]), iter(range(3))
-    with serving() as peer, dial(peer, params=lambda: {"token": next(tokens)}) as client:
-        wire = peer.wire()
-        assert wire.params["token"] == "first"
-        accepting = start(wire.accept, "room:a")
-        client.join("room:a", lambda: {"seq": next(seqs)})
-        assert accepting.result(LONG).payload == {"seq": 0}
-        client.reconnect()
-        wire = serve_next(client, peer)
-        assert wire.params["token"] == "second"
-        accepting = start(wire.accept, "room:a")
-        run_until(client, accepting.done)
-        assert accepting.result(LONG).payload == {"seq": 1}
-        start(wire.let_go)
-
-
 async def _async_params() -> Any: ...
 
 
@@ -404,67 +223,6 @@ def test_params_that_cannot_be_had_are_a_failed_attempt(provider: Any) -> None:
 # ---- calls ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_join_without_an_answer_times_out() -> None:
-    with connected() as (client, _), pytest.raises(JoinTimeout):
-        client.join("room:a", timeout=0.02)
-
-
-def test_params_that_cannot_be_sent_leave_the_topic_free() -> None:
-    with connected() as (client, wire):
-        with pytest.raises(InvalidPayload):
-            client.join("room:lobby", {"a": {1j}})
-        join(client, wire)
-
-
-def test_a_push_without_a_reply_times_out() -> None:
-    with joined() as (channel, _, _), pytest.raises(PushTimeout):
-        channel.push("echo", timeout=0.02)
-
-
-def test_a_push_whose_connection_is_cut_is_lost() -> None:
-    with joined() as (channel, wire, _):
-        script(lambda: wire.expect("echo"), wire.cut)
-        with pytest.raises(PushLost) as caught:
-            channel.push("echo")
-        assert caught.value.sent
-
-
-def test_a_push_on_a_channel_that_was_never_joined_is_refused() -> None:
-    with connected() as (client, _):
-        channel = client.channel("room:a")
-        with pytest.raises(NotJoined):
-            channel.push("echo")
-        assert repr(channel) == "Channel('room:a', idle)"
-        assert (channel.topic, channel.client) == ("room:a", client)
-
-
-def test_waiting_for_a_message_passes_over_the_others() -> None:
-    with joined() as (channel, wire, _):
-        frames = [push("room:lobby", event, {"n": n}) for n, event in enumerate(("a", "b", "a", "a"))]
-        sending = start(wire.send, *frames)
-        assert channel.wait_for("a", lambda message: message.payload["n"] > 0, timeout=LONG).payload == {"n": 2}
-        sending.result(LONG)
-        with pytest.raises(TimeoutError):
-            channel.wait_for("c", timeout=0.02)
-        channel.add(lambda message, channel: channel.client.stop(), "stop")
-        script(lambda: wire.push("room:lobby", "stop"), wire.let_go)
-        with pytest.raises(ChannelClosed, match="left"):
-            channel.wait_for("c")
-
-
-def test_presence_is_tracked() -> None:
-    with connected() as (client, wire):
-        channel = client.channel("room:a")
-        assert channel.track_presence().entries == channel.present == {}
-        state = {"me": {"metas": [{"phx_ref": "1"}]}}
-        script(
-            lambda: wire.accept("room:a"),
-            lambda: wire.push("room:a", "presence_state", state),
-        )
-        channel.join()
-        run_until(client, lambda: list(channel.present) == ["me"])
-
-
 def test_much_that_is_sent_waits_for_the_peer() -> None:
     with joined() as (channel, wire, _):
         wire.stop_reading()
@@ -481,67 +239,7 @@ def test_much_that_is_sent_waits_for_the_peer() -> None:
         reading.join()
 
 
-def test_a_push_that_finds_no_room_times_out_unsent() -> None:
-    with joined() as (channel, wire, _):
-        wire.stop_reading()
-        sent: list[bool] = []
-        while not sent or sent[-1]:
-            with pytest.raises(PushTimeout) as caught:
-                channel.push("blob", "x" * 1_000_000, timeout=0.01)
-            sent.append(caught.value.sent)
-        assert 0 < len(sent) < 20
-
-
 # ---- handlers -------------------------------------------------------------------------------------------------------
-
-
-def test_handlers_get_typed_messages_in_order_and_their_channel() -> None:
-    class Count(msgspec.Struct):
-        n: int
-
-    router = Router()
-    seen: list[Any] = []
-    errors: list[HandlerError] = []
-
-    @router.on("count", payload=Count)
-    def count(message: Message[Count], channel: Channel) -> None:
-        seen.append((channel.topic, message.payload.n))
-
-    with joined(router=router, on_handler_error=errors.append) as (channel, wire, _):
-        wire.send(*(push("room:lobby", "count", {"n": n}) for n in range(500)), push("room:lobby", "count", {"n": "x"}))
-        run_until(channel.client, lambda: errors)
-        assert seen == [("room:lobby", n) for n in range(500)]
-        assert isinstance(errors[0].error, PayloadMismatch)
-
-
-def test_a_channels_own_handlers_come_and_go() -> None:
-    seen: list[str] = []
-    with joined() as (channel, wire, _):
-        first = channel.add(lambda message: seen.append("first"), "x")
-        channel.on("x")(lambda message: seen.append("second"))
-        wire.send(push("room:lobby", "x"))
-        run_until(channel.client, lambda: len(seen) == 2)
-        channel.off(first)
-        wire.send(push("room:lobby", "x"))
-        run_until(channel.client, lambda: len(seen) == 3)
-        assert seen == ["first", "second", "second"]
-
-
-def test_a_handler_that_raises_is_reported_and_keeps_no_message_from_the_next(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    seen: list[int] = []
-
-    def fragile(message: Message[Any]) -> None:
-        seen.append(message.payload)
-        if message.payload == 1:
-            raise ValueError("one")
-
-    with joined() as (channel, wire, _):
-        channel.add(fragile, "n")
-        wire.send(*(push("room:lobby", "n", n) for n in (1, 2)))
-        run_until(channel.client, lambda: seen == [1, 2])
-    assert "ValueError('one')" in caplog.text
 
 
 def test_a_coroutine_function_is_reported_for_nobody_awaits_it() -> None:
@@ -659,45 +357,12 @@ def test_a_full_backlog_stops_the_reading_and_heartbeats_go_on() -> None:
 # ---- streams --------------------------------------------------------------------------------------------------------
 
 
-def test_a_stream_opened_before_the_join_has_the_whole_life() -> None:
-    with connected() as (client, wire):
-        channel = client.channel("room:a")
-        with channel.stream(timeout=LONG) as stream:
-            script(lambda: wire.accept("room:a"), lambda: wire.push("room:a", "x", 1), wire.let_go)
-            channel.join()
-            assert isinstance(next(stream), ChannelJoined)
-            item = next(stream)
-            assert isinstance(item, Message)
-            assert item.payload == 1
-            channel.leave()
-            assert [type(item) for item in stream] == [ChannelEnded]
-        assert channel.client.stats.backlog == 0
-
-
 def test_a_stream_waits_no_longer_than_it_is_told() -> None:
     with joined() as (channel, _, _):
         with channel.messages(timeout=0.02) as messages, pytest.raises(TimeoutError, match="no message"):
             next(messages)
         with channel.client.events(timeout=0.02) as events, pytest.raises(TimeoutError, match="no event"):
             next(events)
-
-
-def test_a_stream_ends_with_its_client_and_when_it_is_left() -> None:
-    with joined() as (channel, _, _), channel.client.events() as events:
-        with channel.messages() as messages:
-            channel.client.abort()
-            assert list(messages) == []
-        assert list(messages) == []
-        assert [event for event in events if isinstance(event, Connected)] == []
-
-
-def test_what_was_not_read_counts_no_more_once_the_stream_is_left() -> None:
-    with joined() as (channel, wire, _):
-        with channel.messages(timeout=LONG) as messages:
-            wire.send(*(push("room:lobby", "x", n) for n in range(3)))
-            assert next(messages).payload == 0
-            run_until(channel.client, lambda: channel.client.stats.backlog == 2)
-        assert channel.client.stats.backlog == 0
 
 
 def test_a_stream_that_is_left_by_a_handler_before_its_turn_gets_nothing_more() -> None:
@@ -710,52 +375,7 @@ def test_a_stream_that_is_left_by_a_handler_before_its_turn_gets_nothing_more() 
         assert channel.client.stats.backlog == 0
 
 
-def test_a_reader_of_events_that_falls_far_behind_loses_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(EventStream, "LIMIT", 2)
-    with joined() as (channel, wire, _), channel.client.events(timeout=LONG) as events:
-        wire.send("one", "two", "three")
-        run_until(channel.client, lambda: channel.client.stats.bad_frames == 3)
-        assert events.dropped == 1
-        assert isinstance(next(events), BadFrame)
-
-
 # ---- lost connections -----------------------------------------------------------------------------------------------
-
-
-def test_a_lost_connection_comes_back_with_its_channels() -> None:
-    with serving() as peer, dial(peer) as client:
-        wire = peer.wire()
-        channel, _ = join(client, wire)
-        with client.events(timeout=LONG) as events:
-            peer.refuse(lambda: (503, "not now") if peer.attempts == 2 else None)
-            wire.cut()
-            assert next_of(events, Disconnected).code is None
-            assert isinstance(next_of(events, ConnectFailed).error, HandshakeRefused)
-            assert next_of(events, Connected).reconnected
-            wire = serve_next(client, peer)
-            script(wire.accept, wire.let_go)
-            assert next_of(events, ChannelJoined).rejoined
-        assert channel.state is ChannelState.JOINED
-
-
-@pytest.mark.parametrize("code", [1000, 1001, 1012])
-def test_a_close_by_the_server_is_told_and_answered(code: int) -> None:
-    with connected() as (client, wire), client.events(timeout=LONG) as events:
-        closing = start(wire.close, code, "bye")
-        lost = next_of(events, Disconnected)
-        assert (lost.code, lost.reason) == (code, "bye")
-        run_until(client, closing.done)
-        assert wire.ended() == code
-
-
-def test_a_silent_peer_is_dropped_and_replaced() -> None:
-    with serving() as peer, dial(peer, options=replace(QUICK, heartbeat=0.05)) as client:
-        wire = peer.wire()
-        wire.on_loop.answers_heartbeats = False
-        with client.events(timeout=LONG) as events:
-            assert "nothing was heard" in next_of(events, Disconnected).reason
-            assert next_of(events, Connected).reconnected
-        assert wire.ended() is None
 
 
 def test_a_message_over_the_bound_closes_with_1009() -> None:
@@ -839,51 +459,6 @@ def test_run_returns_at_its_timeout_and_when_a_handler_stops_the_client() -> Non
         assert wire.ended() == 1000
 
 
-def test_closing_lets_handlers_finish_and_push() -> None:
-    answers: list[Any] = []
-
-    def work(message: Message[Any], channel: Channel) -> None:
-        if message.payload == 0:
-            channel.client.stop()
-        answers.append(channel.push("save", message.payload).response)
-
-    with joined() as (channel, wire, _):
-        channel.add(work, "n")
-
-        def serve() -> None:
-            burst(wire, *(push("room:lobby", "n", n) for n in range(2)))
-            for _ in range(2):
-                save = wire.expect("save")
-                wire.reply(save, save.payload)
-            wire.let_go("room:lobby")
-
-        serving = start(serve)
-        channel.client.run()
-        serving.result(LONG)
-    assert answers == [0, 1]
-
-
-def test_a_drain_takes_no_longer_than_it_may() -> None:
-    with joined(drain_timeout=0.05) as (channel, _, _):  # the leave is never answered
-        began = channel.client.now()
-        channel.client.close()
-        assert channel.client.now() - began < 2
-        assert channel.client.state is SocketState.CLOSED
-
-
-def test_handlers_have_what_came_before_the_servers_end() -> None:
-    final = ClientOptions(reconnect=replace(QUICK.reconnect, final_codes=frozenset({4000})))
-    seen: list[int] = []
-    with joined(options=final) as (channel, wire, _):
-        channel.add(lambda message: seen.append(message.payload), "n")
-        script(lambda: wire.send(*(push("room:lobby", "n", n) for n in range(600))), lambda: wire.close(4000, "enough"))
-        with pytest.raises(ConnectionClosed, match="enough"):
-            channel.client.run()
-        assert seen == list(range(600))
-        with pytest.raises(ConnectionClosed):
-            channel.client.wait_connected()
-
-
 def test_handlers_that_take_too_long_after_the_servers_end_are_left_out() -> None:
     final = ClientOptions(reconnect=replace(QUICK.reconnect, final_codes=frozenset({4000})))
     seen: list[int] = []
@@ -898,38 +473,6 @@ def test_handlers_that_take_too_long_after_the_servers_end_are_left_out() -> Non
         with pytest.raises(ConnectionClosed, match="enough"):
             channel.client.run()
         assert len(seen) < 50
-
-
-def test_nothing_can_be_made_or_sent_after_the_end() -> None:
-    with joined() as (channel, _, _):
-        client = channel.client
-        client.abort()
-        client.abort()
-        client.close()
-        with pytest.raises(ConnectionClosed):
-            client.channel("room:other")
-        with pytest.raises(ChannelClosed):
-            channel.push("x")
-        channel.leave()
-        client.run()
-        assert repr(client).endswith("closed)")
-
-
-def _interrupt(message: Message[Any]) -> None:
-    raise KeyboardInterrupt
-
-
-def test_an_interrupted_wait_gives_the_call_up() -> None:
-    with joined() as (channel, wire, _):
-        channel.add(_interrupt, "interrupt")
-        script(lambda: wire.expect("ask"), lambda: wire.push("room:lobby", "interrupt"))
-        with pytest.raises(KeyboardInterrupt):
-            channel.push("ask")
-        script(lambda: wire.expect("phx_join"), lambda: wire.push("room:lobby", "interrupt"))
-        with pytest.raises(KeyboardInterrupt):
-            channel.client.join("room:other")
-        assert channel.client.ping() > 0  # the client lives on
-        wire.expect("phx_leave", "room:other")
 
 
 def test_a_join_that_is_answered_when_it_is_interrupted_is_left() -> None:
@@ -994,13 +537,3 @@ def test_signals_are_left_alone_on_another_thread() -> None:
                 assert signal.getsignal(signal.SIGINT) is before
 
         start(use).result(LONG)
-
-
-def test_the_log_shows_no_secrets(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    with serving() as peer, dial(peer, params={"token": "hush-hush"}, auth_token="hush-hush") as client:
-        wire = peer.wire()
-        client.reconnect()
-        run_until(client, lambda: client.stats.connects == 2)
-        wire.ended()
-    assert "hush-hush" not in "".join(record.getMessage() for record in caplog.records if "server" not in record.name)

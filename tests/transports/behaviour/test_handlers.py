@@ -1,0 +1,354 @@
+"""Handlers: who is called with what, in which order; what becomes of errors, and of floods."""
+
+import logging
+from collections import defaultdict
+from concurrent.futures import CancelledError
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+from peer import push
+from serving_in_thread import LONG, QUICK, Flag, start, until
+
+from phx_proto.errors import PayloadMismatch
+from phx_proto.flow import FlowLimits
+from phx_proto.message import Message
+from phx_proto.states import ChannelState, SocketState
+from phx_transports.reports import HandlerError
+
+from .adapters import TOPIC, Adapter
+from .faces import Channel, Client
+from .shared import flood, in_every_way, numbers
+
+#: Where handlers of several topics, or of one with `concurrency`, are at work at once.
+at_once = pytest.mark.parametrize(
+    "adapter", ["asyncio", "asyncio-executor", "threads", "threads-executor"], indirect=True
+)
+
+
+class Reports:
+    """An `on_handler_error` that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.all: list[HandlerError] = []
+
+    def __call__(self, report: HandlerError) -> None:
+        self.all.append(report)
+
+    def told(self) -> list[tuple[str, Any, str]]:
+        return [
+            (report.handler.name.rpartition(".")[2], report.message.payload, type(report.error).__name__)
+            for report in self.all
+        ]
+
+
+def fails(message: Message[Any]) -> None:
+    if message.payload == 1:
+        raise ValueError("one")
+
+
+def cancels(message: Message[Any]) -> None:
+    if message.payload == 1:
+        raise CancelledError
+
+
+def stops_iteration(message: Message[Any]) -> None:
+    if message.payload == 1:
+        next(iter(()))
+
+
+RAISING = [(fails, ValueError), (cancels, CancelledError), (stops_iteration, StopIteration)]
+
+
+def settled(client: Client, delivered: int) -> None:
+    """All that was received is handled, and the counters say so."""
+    until(lambda: client.stats.delivered == delivered)
+    until(lambda: client.stats.backlog == 0)
+    stats = client.stats
+    assert (stats.handled, stats.dropped) == (delivered, 0)
+
+
+# ---- who is called with what ----------------------------------------------------------------------------------------
+
+
+@in_every_way
+def test_each_handler_gets_each_of_its_messages_once(adapter: Adapter) -> None:
+    seen: dict[str, list[Any]] = defaultdict(list)
+    handlers = adapter.handlers()
+
+    @handlers.on("n")
+    def one(message: Message[Any]) -> None:
+        seen["one"].append(message.payload)
+
+    @handlers.on("n", topic="room:*", concurrency=2)
+    def two(message: Message[Any]) -> None:
+        seen["two"].append(message.payload)
+
+    @handlers.on("*", topic=TOPIC)
+    def all_of_it(message: Message[Any], channel: Channel) -> None:
+        seen[f"all of {channel.topic}"].append((message.event, message.payload))
+
+    @handlers.on("n", topic="other")
+    def never(message: Message[Any]) -> None:
+        seen["never"].append(message)
+
+    with adapter.joined(router=handlers) as (channel, wire, _):
+        wire.send(*numbers(3), push(TOPIC, "m"))
+        settled(channel.client, 4)
+        assert seen.pop(f"all of {TOPIC}") == [("n", 0), ("n", 1), ("n", 2), ("m", {})]
+        assert sorted(seen.pop("two")) == [0, 1, 2]
+        assert seen == {"one": [0, 1, 2]}
+
+
+@in_every_way
+def test_a_declared_payload_comes_decoded_and_one_that_does_not_fit_is_reported(adapter: Adapter) -> None:
+    class Balance(msgspec.Struct, frozen=True):
+        amount: int
+
+    seen: list[Any] = []
+    reports = Reports()
+    handlers = adapter.handlers()
+    handlers.add(lambda message: seen.append(message.payload), "balance", payload=Balance)
+    with adapter.joined(router=handlers, on_handler_error=reports) as (channel, wire, _):
+        wire.push(TOPIC, "balance", {"amount": "many"})
+        wire.push(TOPIC, "balance", {"amount": 5})
+        settled(channel.client, 2)
+        assert seen == [Balance(5)]
+        (report,) = reports.all
+        assert isinstance(report.error, PayloadMismatch)
+        assert report.message.payload == {"amount": "many"}
+
+
+def test_a_payload_that_is_not_sound_is_reported_like_the_handlers_error(adapter: Adapter) -> None:
+    reports = Reports()
+    handlers = adapter.handlers()
+    handlers.add(lambda message: message.payload, "n")
+    with adapter.joined(router=handlers, on_handler_error=reports) as (channel, wire, _):
+        wire.send(f'[null,null,"{TOPIC}","n",1e999]', push(TOPIC, "n"))
+        settled(channel.client, 2)
+        assert [type(report.error) for report in reports.all] == [msgspec.ValidationError]
+
+
+def test_handlers_come_and_go_while_the_client_runs(adapter: Adapter) -> None:
+    seen: list[Any] = []
+    handlers = adapter.handlers()
+    with adapter.joined(router=handlers) as (channel, wire, _):
+        wire.push(TOPIC, "n", 1)
+        until(lambda: channel.client.stats.unhandled == 1)
+        handler = handlers.add(lambda message: seen.append(message.payload), "n")
+        wire.push(TOPIC, "n", 2)
+        until(lambda: seen)
+        handlers.remove(handler)
+        wire.push(TOPIC, "n", 3)
+        until(lambda: channel.client.stats.unhandled == 2)
+        assert seen == [2]
+
+
+def test_the_counters_add_up_with_every_kind_of_consumer(adapter: Adapter) -> None:
+    seen: list[Any] = []
+    handlers = adapter.handlers()
+    handlers.add(lambda message: seen.append(message.payload), "n")
+    handlers.add(lambda message: seen.append(message.payload), "n", concurrency=3)
+    with adapter.joined(router=handlers) as (channel, wire, _), channel.stream() as stream:
+        wire.burst(*numbers(100), push(TOPIC, "m"))
+        assert len(stream.take(101)) == 101
+        settled(channel.client, 101)
+        assert len(seen) == 200
+        stats = channel.client.stats
+        assert (stats.received, stats.unhandled) == (102, 0)
+
+
+# ---- order ----------------------------------------------------------------------------------------------------------
+
+
+@in_every_way
+def test_each_topics_messages_are_handled_in_order_under_a_flood(adapter: Adapter) -> None:
+    seen: list[Any] = []
+    handlers = adapter.handlers()
+    handlers.add(lambda message, channel: seen.append((channel.topic, message.payload)), "n")
+    topics = [f"room:{number}" for number in range(4)]
+    options = replace(QUICK, flow=FlowLimits(high=200, low=50))
+    with adapter.connected(router=handlers, options=options) as (client, wire):
+        for topic in topics:
+            adapter.join(client, wire, topic)
+        wire.send(*(push(topic, "n", number) for number in range(500) for topic in topics))
+        settled(client, 2000)
+        for topic in topics:
+            assert [number for where, number in seen if where == topic] == list(range(500))
+
+
+@at_once
+def test_a_slow_handler_holds_its_own_topic_alone(adapter: Adapter) -> None:
+    seen: list[Any] = []
+    go_on = Flag()
+    handlers = adapter.handlers()
+
+    @handlers.on("n")
+    def hear(message: Message[Any], channel: Channel) -> None:
+        if channel.topic == TOPIC:
+            adapter.wait(go_on)
+        seen.append((channel.topic, message.payload))
+
+    with adapter.joined(router=handlers) as (channel, wire, _):
+        adapter.join(channel.client, wire, "room:2")
+        wire.send(*numbers(2), *numbers(2, "room:2"))
+        until(lambda: len(seen) == 2)
+        go_on.set()
+        until(lambda: len(seen) == 4)
+        assert seen == [("room:2", 0), ("room:2", 1), (TOPIC, 0), (TOPIC, 1)]
+
+
+@in_every_way
+def test_a_handler_of_one_topic_is_never_run_twice_at_once(adapter: Adapter) -> None:
+    running: list[int] = []
+    most: list[int] = []
+    handlers = adapter.handlers()
+
+    @handlers.on("n")
+    def work(message: Message[Any], channel: Channel) -> None:
+        running.append(message.payload)
+        most.append(len(running))
+        channel.push("go on")
+        running.remove(message.payload)
+
+    with adapter.joined(router=handlers) as (channel, wire, _):
+        wire.send(*numbers(30))
+        for _ in range(30):
+            wire.reply(wire.expect("go on"))
+        settled(channel.client, 30)
+        assert set(most) == {1}
+
+
+# ---- errors ---------------------------------------------------------------------------------------------------------
+
+
+@in_every_way
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize(("handler", "error"), RAISING)
+def test_what_a_handler_raises_is_reported_with_its_message_and_harms_nobody(
+    adapter: Adapter, handler: Any, error: type[Exception], concurrency: int
+) -> None:
+    reports, other = Reports(), list[Any]()
+    handlers = adapter.handlers()
+    handlers.add(handler, "n", concurrency=concurrency)
+    handlers.add(lambda message: other.append(message.payload), "n")
+    with adapter.joined(router=handlers, on_handler_error=reports) as (channel, wire, _):
+        wire.send(*numbers(5), *numbers(5))
+        settled(channel.client, 10)
+        assert [(name, payload) for name, payload, _ in reports.told()] == [(handler.__name__, 1)] * 2
+        # Python itself lets no coroutine raise StopIteration.
+        assert {kind for *_, kind in reports.told()} <= {error.__name__, "RuntimeError"}
+        assert other == [*range(5), *range(5)]
+        assert channel.client.state is SocketState.OPEN
+
+
+@in_every_way
+@pytest.mark.parametrize(("handler", "error"), RAISING)
+def test_fail_fast_ends_the_client_with_the_handlers_error(
+    adapter: Adapter, handler: Any, error: type[Exception]
+) -> None:
+    handlers = adapter.handlers()
+    handlers.add(handler, "n")
+    with adapter.joined(router=handlers, fail_fast=True) as (channel, wire, _), channel.messages() as messages:
+        running = start(channel.client.run)
+        wire.push(TOPIC, "n", 1)
+        raised = RuntimeError if error is StopIteration else error
+        with pytest.raises(raised):
+            running.result(LONG)
+        assert (channel.client.state, channel.state) == (SocketState.CLOSED, ChannelState.CLOSED)
+        assert isinstance(channel.client.error, raised)
+        assert wire.ended() is None
+        with pytest.raises(raised):
+            list(messages)
+        with pytest.raises(raised):
+            channel.client.wait_closed()
+
+
+def test_by_default_it_is_logged_with_its_traceback(adapter: Adapter, caplog: pytest.LogCaptureFixture) -> None:
+    handlers = adapter.handlers()
+    handlers.add(fails, "n")
+    with adapter.joined(router=handlers) as (_, wire, _):
+        wire.push(TOPIC, "n", 1)
+        until(lambda: "ValueError: one" in caplog.text)
+    assert "Traceback" in caplog.text
+
+
+def test_a_report_that_fails_is_logged_with_what_was_to_be_reported(
+    adapter: Adapter, caplog: pytest.LogCaptureFixture
+) -> None:
+    def report(report: HandlerError) -> None:
+        raise report.error
+
+    handlers = adapter.handlers()
+    handlers.add(fails, "n")
+    with adapter.joined(router=handlers, on_handler_error=report) as (channel, wire, _):
+        wire.send(*numbers(5))
+        settled(channel.client, 5)
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 2
+    assert any("on_handler_error itself failed" in error for error in errors)
+
+
+@in_every_way
+def test_after_an_abort_no_handler_begins(adapter: Adapter) -> None:
+    begun: list[Any] = []
+    entered, go_on = Flag(), Flag()
+    handlers = adapter.handlers()
+
+    @handlers.on("n")
+    def hear(message: Message[Any]) -> None:
+        begun.append(message.payload)
+        entered.set()
+        adapter.wait(go_on)
+
+    with adapter.joined(router=handlers) as (channel, wire, _):
+        wire.push(TOPIC, "n", 99)
+        entered.wait()
+        wire.send(*numbers(5))
+        until(lambda: channel.client.stats.delivered == 6)
+        channel.client.abort()
+        go_on.set()
+    assert begun == [99]
+
+
+# ---- a flood, and back-pressure -------------------------------------------------------------------------------------
+
+
+def test_a_slow_reader_of_a_stream_is_felt_likewise(adapter: Adapter) -> None:
+    options = replace(QUICK, flow=FlowLimits(high=100, low=20), heartbeat=0.1)
+    with adapter.joined(options=options) as (channel, wire, _), channel.messages() as messages:
+        client = channel.client
+        sending = start(flood, wire, 2000)
+        until(lambda: client.stats.backlog >= 50)
+        for _ in range(2):
+            wire.heartbeat()
+        assert not sending.done()
+        assert client.stats.delivered < 300
+        assert [message.payload[0] for message in messages.take(2000)] == list(range(2000))
+        sending.result(LONG)
+        assert client.stats.reconnects == 0
+
+
+@in_every_way
+def test_a_handler_that_waits_for_a_reply_behind_a_flood_gets_it(adapter: Adapter) -> None:
+    replies: list[Any] = []
+    full = Flag()
+    handlers = adapter.handlers()
+
+    @handlers.on("n")
+    def ask(message: Message[Any], channel: Channel) -> None:
+        if message.payload[0] == 0:
+            adapter.wait(full)
+            replies.append(channel.push("ask").response)
+
+    options = replace(QUICK, flow=FlowLimits(high=50, low=10))
+    with adapter.joined(router=handlers, options=options) as (channel, wire, _):
+        sending = start(flood, wire, 500)
+        until(lambda: channel.client.stats.backlog >= 25)
+        full.set()
+        asked = wire.expect("ask")
+        sending.result(LONG)  # reading goes on
+        wire.reply(asked, "answer")
+        settled(channel.client, 500)
+        assert replies == ["answer"]

@@ -1,0 +1,198 @@
+"""A channel's messages, one after another."""
+
+from typing import Any
+
+import pytest
+from peer import push
+from serving_in_thread import LONG, Flag, start, until
+
+from phx_proto.errors import (
+    ChannelClosed,
+    ChannelCrashed,
+    JoinRefused,
+)
+from phx_proto.events import ChannelEnded, ChannelErrored
+from phx_proto.states import ChannelState
+
+from .adapters import TOPIC, Adapter
+from .shared import leave, numbers, several_calls
+
+
+def test_a_stream_opened_before_the_join_misses_nothing(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire):
+        channel = client.channel("room:1")
+        with channel.messages() as messages:
+            joining = start(channel.join)
+            join = wire.expect("phx_join")
+            wire.reply(join)
+            wire.send(*(push("room:1", "n", number, join_ref=join.join_ref) for number in range(3)))
+            joining.result(LONG)
+            assert messages.payloads(3) == [0, 1, 2]
+
+
+def test_a_stream_has_the_lifecycle_in_order(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire):
+        channel = client.channel("room:1")
+        with channel.stream() as stream:
+            joining = start(channel.join)
+            join = wire.accept(response="hi")
+            joining.result(LONG)
+            wire.push("room:1", "a")
+            wire.push("room:1", "phx_error", {}, join_ref=join.join_ref)
+            wire.accept()
+            wire.push("room:1", "b")
+            joined, a, errored, rejoined, b = stream.take(5)
+            assert (joined.response, joined.rejoined, a.event) == ("hi", False, "a")
+            assert isinstance(errored, ChannelErrored)
+            assert isinstance(errored.error, ChannelCrashed)
+            assert errored.retry_in is not None
+            assert (rejoined.rejoined, b.event) == (True, "b")
+            leave(channel, wire)
+            assert list(stream) == [ChannelEnded("room:1", None)]
+        assert client.stats.backlog == 0
+
+
+def test_messages_end_quietly_when_the_channel_is_left(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _), channel.messages() as messages:
+        wire.push(TOPIC, "a")
+        reading = start(list[Any], messages)
+        until(lambda: channel.client.stats.handled)
+        leave(channel, wire)
+        assert [message.event for message in reading.result(LONG)] == ["a"]
+
+
+def test_messages_raise_what_ended_the_channel(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, join_ref), channel.messages() as messages:
+        wire.burst(push(TOPIC, "last"), push(TOPIC, "phx_close", {}, join_ref=join_ref))
+        until(lambda: channel.state is ChannelState.CLOSED)
+        assert next(messages).event == "last"
+        for _ in range(2):
+            with pytest.raises(ChannelClosed, match=TOPIC):
+                next(messages)
+
+
+def test_messages_of_a_refused_join_raise_the_refusal(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire):
+        channel = client.channel("room:1")
+        with channel.messages() as messages:
+            joining = start(channel.join)
+            wire.reply(wire.expect("phx_join"), {}, "error")
+            with pytest.raises(JoinRefused):
+                joining.result(LONG)
+            with pytest.raises(JoinRefused):
+                next(messages)
+
+
+def test_messages_of_a_closed_channel_end_at_once(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _):
+        leave(channel, wire)
+        with channel.messages() as messages:
+            assert list(messages) == []
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_messages_end_when_the_client_does(adapter: Adapter, how: str) -> None:
+    with adapter.joined() as (channel, wire, _), channel.stream() as stream:
+        reading = start(list[Any], stream)
+        closing = start(getattr(channel.client, how))
+        if how == "close":
+            wire.let_go()
+        closing.result(LONG)
+        assert reading.result(LONG) == [ChannelEnded(TOPIC, None)]
+
+
+def test_the_stream_of_a_channel_never_joined_ends_with_the_client(adapter: Adapter) -> None:
+    with adapter.connected() as (client, _), client.channel("room:1").messages() as messages:
+        reading = start(list[Any], messages)
+        client.close()
+        assert reading.result(LONG) == []
+
+
+def test_what_waits_in_a_stream_when_the_client_closes_can_still_be_read(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _), channel.messages() as messages:
+        wire.send(*numbers(3))
+        until(lambda: channel.client.stats.received == 4)
+        closing = start(channel.client.close)
+        wire.let_go()
+        closing.result(LONG)
+        assert channel.client.stats.backlog == 0
+        assert messages.payloads(3) == [0, 1, 2]
+        assert list(messages) == []
+
+
+def test_every_stream_gets_every_message_and_so_do_handlers(adapter: Adapter) -> None:
+    handlers = adapter.handlers()
+    handled: list[Any] = []
+    handlers.add(lambda message: handled.append(message.payload), "n")
+    with (
+        adapter.joined(router=handlers) as (channel, wire, _),
+        channel.messages() as one,
+        channel.messages() as two,
+    ):
+        wire.send(*numbers(3))
+        assert one.payloads(3) == two.payloads(3) == [0, 1, 2]
+        until(lambda: handled == [0, 1, 2])
+        until(lambda: channel.client.stats.backlog == 0)
+        stats = channel.client.stats
+        assert (stats.delivered, stats.handled) == (3, 3)
+
+
+@several_calls
+def test_two_readers_of_one_stream_share_it(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _), channel.messages() as messages:
+        readers = [start(list[Any], messages) for _ in range(2)]
+        wire.send(*numbers(4))
+        until(lambda: channel.client.stats.received == 5)
+        leave(channel, wire)
+        one, two = (reader.result(LONG) for reader in readers)
+        assert sorted(message.payload for message in one + two) == [0, 1, 2, 3]
+
+
+def test_a_reader_ends_when_somebody_closes_his_stream(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, _, _):
+        with channel.messages() as messages:
+            reading = start(list[Any], messages)
+        assert reading.result(LONG) == []
+        assert list(messages) == []
+
+
+def test_a_slow_reader_counts_as_backlog_until_he_goes(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _):
+        client = channel.client
+        with channel.messages() as messages:
+            wire.send(*numbers(5))
+            until(lambda: client.stats.backlog == 5)
+            messages.take(2)
+            assert client.stats.backlog == 3
+        assert client.stats.backlog == 0
+
+
+def test_wait_for_gives_the_next_message_that_is_meant(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _):
+        go_on = Flag()
+
+        def send() -> None:
+            while not go_on.is_set():
+                wire.send(push(TOPIC, "m", 2), push(TOPIC, "n", 1), push(TOPIC, "n", 2))
+
+        sending = start(send)
+        message = channel.wait_for("n", lambda message: message.payload == 2, timeout=LONG)
+        go_on.set()
+        sending.result(LONG)
+        assert (message.event, message.payload) == ("n", 2)
+
+
+def test_wait_for_waits_only_so_long(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, _, _), pytest.raises(TimeoutError):
+        channel.wait_for("never", timeout=0.01)
+
+
+def test_wait_for_raises_what_ended_the_channel(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, join_ref):
+        ended = ChannelClosed
+        closing = start(wire.push, TOPIC, "phx_close", {}, join_ref=join_ref)
+        with pytest.raises(ended, match=TOPIC):
+            channel.wait_for("never")
+        closing.result(LONG)
+        with pytest.raises(ended, match="it was left"):
+            channel.wait_for("never")
