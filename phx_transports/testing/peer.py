@@ -1,0 +1,625 @@
+"""`Peer` plays the server: in memory, over the real wire format, on a clock that the test moves.
+
+    with Peer() as peer:
+        client = peer.driver().connect()                        # or connect(peer.url, transport=peer)
+        peer.expect_join("room:lobby").reply({"ok": 1})
+        joining = client.join("room:lobby")
+        assert joining.result(0) == {"ok": 1}
+        peer.push("room:lobby", "shout", {"body": "hi"})
+        assert client.messages[0].payload == {"body": "hi"}
+
+Every frame is encoded and decoded by the real serializers of both sides, and the client is the real one: its joins,
+retries and timeouts run as ever, but on the peer's clock (`peer.clock.advance(30)`) and without jitter, so that every
+wait is the longest of its range. Nothing opens a port or takes real time.
+
+The test says what is to come (`expect_…`), before it comes or after; when the peer's context ends, or at `verify`, what
+came and was not expected, and what was expected and did not come, fails the test with an account of the conversation.
+Connects, heartbeats and leaves need not be expected: they are answered as a server does.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from phx_proto.client import ClientProtocol
+from phx_proto.commands import (
+    AbortTransport,
+    CloseTransport,
+    Command,
+    OpenTransport,
+    PauseReading,
+    Resolve,
+    ResumeReading,
+    SendBinary,
+    SendText,
+)
+from phx_proto.errors import ConnectError
+from phx_proto.link import Link
+from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE
+from phx_proto.serializer import Request, ServerSerializer
+
+from .clock import Clock
+from .connection import Connection, Line, State
+from .errors import CannotPlay, TestKitError, UnexpectedConversation
+from .expectations import ANYTHING, Answer, Asked, Expectation, Kind
+from .presences import Presences
+from .transcript import NOTHING, Entry, Side, Transcript
+
+if TYPE_CHECKING:
+    from .driver import Driver
+
+#: Where clients of a peer connect to. No such host exists, and none is looked for.
+URL: Final = "ws://peer.test/socket"
+
+_UNMATCHED: Final = {"reason": "unmatched topic"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Accept:
+    """The attempt to connect succeeds."""
+
+    subprotocol: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Refuse:
+    """It is answered with an HTTP status."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fail:
+    """It never reaches a server."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """It is not answered yet, or never."""
+
+
+_Door = _Accept | _Refuse | _Fail | _Hold
+
+
+@dataclass(slots=True)
+class _Rules:
+    """How the server behaves of itself."""
+
+    doors: deque[_Door] = field(default_factory=deque[_Door])
+    heartbeats: bool = True
+
+
+class Peer:
+    """The server of one test. Its context verifies at the end; so does the fixture `phx_peer`.
+
+    Args:
+        clock: To share with something else; by default the peer's own.
+        serializer: The server's side of a wire format of your own; by default the one that the client asks for.
+
+    Attributes:
+        clock: The time of everything here.
+        transcript: What was said so far.
+        url: For clients to connect to; any other will do as well.
+    """
+
+    url = URL
+
+    def __init__(self, *, clock: Clock | None = None, serializer: ServerSerializer | None = None) -> None:
+        self.clock = Clock() if clock is None else clock
+        self.transcript = Transcript()
+        self._serializer = serializer
+        self._rules = _Rules()
+        self._lock = threading.RLock()  # over all that follows; never held while a client is told something
+        self._connections: list[Connection] = []
+        self._expectations: list[Expectation] = []
+        self._asked: list[Asked] = []
+        self._presences = Presences()
+        self._turn = threading.Lock()  # held by whoever tells clients what is under way
+        self._teller: int | None = None
+        self._endings: list[Callable[[], None]] = []
+        self.clock.between(self.settle)
+
+    def __repr__(self) -> str:
+        return f"Peer({len(self._connections)} connections, {len(self.transcript)} lines said)"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.verify()
+            elif not isinstance(error, TestKitError):
+                error.add_note(f"The conversation:\n{self.transcript}")
+        finally:
+            for end in self._endings:
+                end()
+
+    # ---- what the client is to send ----------------------------------------------------------------------------------
+
+    def expect_join(self, topic: str, params: Any = ANYTHING) -> Expectation:
+        """The client joins, or rejoins, a topic.
+
+        Args:
+            topic: Which.
+            params: With which params; a struct or dataclass is compared as it is on the wire.
+
+        Returns:
+            On which to say what the server does: `.reply(…)`, `.refuse(…)`, `.ignore()`.
+        """
+        return self._expect(Kind.JOIN, topic, PHX_JOIN, params)
+
+    def expect_push(self, topic: str, event: str, payload: Any = ANYTHING) -> Expectation:
+        """The client sends an event, whether it wants a reply (`push`) or not (`cast`).
+
+        Args:
+            topic: To which topic.
+            event: Which event.
+            payload: With which payload; `ANYTHING` within it matches any value there.
+        """
+        return self._expect(Kind.PUSH, topic, event, payload)
+
+    def expect_leave(self, topic: str) -> Expectation:
+        """The client leaves a topic. It is answered like any other, unless `.ignore()` says otherwise before it comes."""
+        return self._expect(Kind.LEAVE, topic, PHX_LEAVE, ANYTHING)
+
+    def allow_join(self, topic: str, response: Any = None) -> None:
+        """Accept every join of the topic that nothing else expects, or none.
+
+        Args:
+            topic: A topic; or the beginning of one and a `*`.
+            response: What each is answered; `None` stands for `{}`.
+        """
+        self._expect(Kind.JOIN, topic, PHX_JOIN, ANYTHING, standing=True).reply(response)
+
+    def allow_push(self, topic: str, event: str, response: Any = None) -> None:
+        """Answer ok to every push of the event that nothing else expects, or none. Arguments as for `allow_join`."""
+        self._expect(Kind.PUSH, topic, event, ANYTHING, standing=True).reply(response)
+
+    # ---- what the server sends ---------------------------------------------------------------------------------------
+
+    def push(self, topic: str, event: str, payload: Any = None) -> None:
+        """Send an event to the client's channel.
+
+        Args:
+            topic: One that is joined.
+            event: Which event.
+            payload: Any JSON value, or bytes; `None` stands for `{}`.
+
+        Raises:
+            CannotPlay: The topic is not joined.
+            LocalError: The payload cannot be sent.
+        """
+        payload = {} if payload is None else payload
+        with self._lock:
+            connection = self._where(topic, f'push "{event}"')
+            frame = connection.serializer.push(connection.joined[topic], topic, event, payload)
+            self._send(connection, frame, f'pushes "{event}" to "{topic}"', topic, event, payload)
+        self.settle()
+
+    def broadcast(self, topic: str, event: str, payload: Any = None) -> None:
+        """Send an event to everyone who has the topic joined. Raises what `push` raises."""
+        payload = {} if payload is None else payload
+        with self._lock:
+            self._where(topic, f'broadcast "{event}"')
+            for connection in self._connections:
+                if topic in connection.joined:
+                    frame = connection.serializer.broadcast(topic, event, payload)
+                    self._send(connection, frame, f'broadcasts "{event}" to "{topic}"', topic, event, payload)
+        self.settle()
+
+    def presence_state(self, topic: str, entries: Mapping[str, Any] | None = None) -> None:
+        """Tell the client who is there: what a channel with presence pushes after a join.
+
+        Args:
+            topic: One that is joined.
+            entries: By key the meta, or a list of metas, of who is there; each gets a `phx_ref` if it has none. `None`
+                for those who are there by what was told before.
+
+        Raises:
+            CannotPlay: The topic is not joined.
+        """
+        with self._lock:
+            self._where(topic, "tell who is present")
+            state = self._presences.state(topic, entries)
+        self.push(topic, "presence_state", state)
+
+    def presence_diff(self, topic: str, *, joins: Mapping[str, Any] | None = None, leaves: Iterable[str] = ()) -> None:
+        """Tell everyone who came and who went. A key in both is an update.
+
+        Args:
+            topic: One that is joined.
+            joins: As `entries` of `presence_state`.
+            leaves: Keys that were told before.
+
+        Raises:
+            CannotPlay: The topic is not joined, or a key is not there to leave.
+        """
+        with self._lock:
+            self._where(topic, "tell who came and went")
+            diff = self._presences.diff(topic, {} if joins is None else joins, leaves)
+        self.broadcast(topic, "presence_diff", diff)
+
+    def crash(self, topic: str) -> None:
+        """The channel crashes (`phx_error`); the client will rejoin. Raises `CannotPlay` where it is not joined."""
+        self._end_channel(topic, PHX_ERROR, {"reason": "channel_crash"}, "crashes")
+
+    def close_channel(self, topic: str) -> None:
+        """The channel is stopped (`phx_close`). Raises `CannotPlay` where it is not joined."""
+        self._end_channel(topic, PHX_CLOSE, {}, "closes")
+
+    def send_raw(self, frame: str | bytes) -> None:
+        """Send anything at all, `str` as a text frame, `bytes` as a binary one. Raises `CannotPlay` if none is open."""
+        with self._lock:
+            self._send(self._open("send a frame"), frame, f"sends a frame of its own, of size {len(frame)}")
+        self.settle()
+
+    # ---- what happens to the connection ------------------------------------------------------------------------------
+
+    def accept_connect(self, subprotocol: str | None = None) -> None:
+        """Accept the attempt that is held, or expect the next one and accept it."""
+        self._answer_door(_Accept(subprotocol))
+
+    def refuse_connect(
+        self, status: int = 403, body: str | bytes = b"", headers: Mapping[str, str] | None = None, *, times: int = 1
+    ) -> None:
+        """Answer the attempt that is held, or the next one, with an HTTP error.
+
+        Args:
+            status: From 400 on.
+            body: Of the response.
+            headers: Of the response, e.g. `{"retry-after": "7"}`.
+            times: So many attempts in a row.
+        """
+        data = body.encode() if isinstance(body, str) else body
+        for _ in range(times):
+            self._answer_door(_Refuse(status, data, headers or {}))
+
+    def fail_connect(self, reason: str = "connection refused", *, times: int = 1) -> None:
+        """Nobody is there for the attempt that is held, or for the next one: so many attempts in a row."""
+        for _ in range(times):
+            self._answer_door(_Fail(reason))
+
+    def hold_connect(self) -> None:
+        """Leave the next attempt without an answer, until one of the other three gives it."""
+        with self._lock:
+            self._rules.doors.append(_Hold())
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection with a close frame.
+
+        Args:
+            code: E.g. 1001 for a disconnect, 1012 for a server that restarts.
+            reason: Of the frame.
+
+        Raises:
+            CannotPlay: There is no open connection.
+        """
+        self._end_connection(code, reason, f"closes the connection with {code}{f' ({reason})' if reason else ''}")
+
+    def cut(self) -> None:
+        """End the connection without a close frame, as a broken network does. Raises `CannotPlay` if none is open."""
+        self._end_connection(None, "the server ended the connection without a close frame", "cuts the connection")
+
+    def stop_answering_heartbeats(self) -> None:
+        """Fall silent on them, as a server does that hangs."""
+        self._rules.heartbeats = False
+
+    def answer_heartbeats(self) -> None:
+        """Answer them again, from the next one on."""
+        self._rules.heartbeats = True
+
+    # ---- what is so now ----------------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection is open."""
+        return any(connection.state is State.OPEN for connection in self._connections)
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """Every attempt to connect so far, with its params and headers."""
+        return tuple(self._connections)
+
+    @property
+    def joined(self) -> list[str]:
+        """The topics that are joined now."""
+        return [topic for connection in self._connections for topic in connection.joined]
+
+    def verify(self) -> None:
+        """Have it that all went as expected so far.
+
+        Raises:
+            UnexpectedConversation: Something came that was not expected, or what was expected did not come.
+        """
+        self.settle()
+        with self._lock:
+            missing = [str(expectation) for expectation in self._expectations if expectation.missing]
+            missing += [_DOORS[type(door)] for door in self._rules.doors]
+            surplus = [str(asked) for asked in self._asked if not asked.expected]
+            if not missing and not surplus:
+                return
+            parts = ["The conversation did not go as expected."]
+            if surplus:
+                parts += ["Came, and was not expected:", *(f"  {line}" for line in surplus)]
+            if missing:
+                parts += ["Was expected, and did not come:", *(f"  {line}" for line in missing)]
+            raise UnexpectedConversation("\n".join([*parts, "The conversation:", str(self.transcript)]))
+
+    def settle(self) -> None:
+        """Have everything that is under way arrive; what handlers do with it is another matter."""
+        me = threading.get_ident()
+        if self._teller == me:  # called from within: the one outside goes on
+            return
+        with self._turn:
+            self._teller = me
+            try:
+                while (step := self._next()) is not None:
+                    line, call = step
+                    line.tell(call)
+            finally:
+                self._teller = None
+
+    # ---- clients -----------------------------------------------------------------------------------------------------
+
+    def driver(self, proto: ClientProtocol | None = None) -> "Driver":
+        """Drive a bare `ClientProtocol`: what an adapter does, step by step, with results that are there at once.
+
+        Args:
+            proto: One that was not connected yet; by default a plain one.
+        """
+        from .driver import Driver
+
+        driver = Driver(self, ClientProtocol(self.url) if proto is None else proto)
+        self._endings.append(driver.abort)
+        return driver
+
+    def perform(self, command: Command, line: Line) -> None:
+        """Do what a client's core wants done; called by its line, from within its pump."""
+        with self._lock:
+            match command:
+                case OpenTransport():
+                    self._attempted(command, line)
+                case SendText(link=link, data=data) | SendBinary(link=link, data=data):
+                    self._received(self._of(link), data)
+                case CloseTransport(link=link, code=code, reason=reason):
+                    self._closed(self._of(link), code, reason)
+                case AbortTransport(link=link):
+                    self._dropped(self._of(link))
+                case PauseReading(link=link):
+                    self._of(link).paused = True
+                    self._say(Side.CLIENT, "stops reading")
+                case ResumeReading(link=link):
+                    self._of(link).paused = False
+                    self._say(Side.CLIENT, "reads on")
+                case Resolve():
+                    raise AssertionError("params and tokens are the line's matter")
+        line.soon(self.settle)
+
+    def note(self, words: str) -> None:
+        """Put a line of the test's own into the transcript."""
+        with self._lock:
+            self._say(Side.NOTE, words)
+
+    # ---- private: from the client ------------------------------------------------------------------------------------
+
+    def _attempted(self, command: OpenTransport, line: Line) -> None:
+        connection = Connection(len(self._connections) + 1, line, command, self._serializer)
+        self._connections.append(connection)
+        self._say(Side.CLIENT, f"connects to {connection}")
+        doors = self._rules.doors
+        self._open_door(connection, doors.popleft() if doors else _Accept())
+
+    def _received(self, connection: Connection, data: str | bytes) -> None:
+        request = connection.serializer.decode(data)
+        topic, event = request.topic, request.event
+        if (topic, event) == (PHOENIX_TOPIC, HEARTBEAT):
+            self._heartbeat(connection, request)
+            return
+        kind = _KINDS.get(event, Kind.PUSH)
+        words = {Kind.JOIN: f'joins "{topic}"', Kind.LEAVE: f'leaves "{topic}"'}
+        payload = NOTHING if kind is Kind.LEAVE else request.payload
+        self._say(Side.CLIENT, words.get(kind, f'pushes "{event}" to "{topic}"'), topic, event, payload)
+        if kind is Kind.PUSH and not self._is_live(connection, request):
+            return
+        asked = Asked(kind, connection, request)
+        taker = next((one for one in self._expectations if one.wants(asked)), None)
+        if taker is not None:
+            taker.take(asked)
+        elif kind is Kind.LEAVE:
+            asked.expected = True
+            self._act(asked, Answer.REPLY, "ok", {})
+        self._asked.append(asked)
+
+    def _heartbeat(self, connection: Connection, request: Request) -> None:
+        self._say(Side.CLIENT, "sends a heartbeat", PHOENIX_TOPIC, HEARTBEAT)
+        if self._rules.heartbeats:
+            frame = connection.serializer.reply(None, request.ref, PHOENIX_TOPIC, "ok", {})
+            self._send(connection, frame, "answers the heartbeat", PHOENIX_TOPIC, HEARTBEAT)
+
+    def _is_live(self, connection: Connection, request: Request) -> bool:
+        """Whether a push is for a channel that stands; what is not is answered, or ignored, as by a real server."""
+        if request.topic not in connection.joined:
+            frame = connection.serializer.reply(None, request.ref, request.topic, "error", _UNMATCHED)
+            self._send(connection, frame, f'knows no "{request.topic}"', request.topic, request.event, _UNMATCHED)
+            return False
+        return bool(connection.joined[request.topic] == request.join_ref)
+
+    def _closed(self, connection: Connection, code: int, reason: str) -> None:
+        self._say(Side.CLIENT, f"closes the connection with {code}")
+        connection.over()
+        self._under_way(connection, lambda now: connection.link.closed(code, reason, now))
+
+    def _dropped(self, connection: Connection) -> None:
+        self._say(Side.CLIENT, "drops the connection" if connection.state is State.OPEN else "gives up connecting")
+        connection.over()
+        connection.under_way.clear()
+
+    # ---- private: from the test --------------------------------------------------------------------------------------
+
+    def _expect(self, kind: Kind, topic: str, event: str, payload: Any, *, standing: bool = False) -> Expectation:
+        expectation = Expectation(
+            kind,
+            topic,
+            event,
+            payload,
+            standing=standing,
+            act=self._act_now,
+            look=lambda: str(self.transcript),
+            lock=self._lock,
+        )
+        with self._lock:
+            # Those that stand come last, however early they were made.
+            place = len(self._expectations) if standing else sum(one.missing or one.came for one in self._expectations)
+            self._expectations.insert(place, expectation)
+            asked = next((one for one in self._asked if not one.expected and expectation.wants(one)), None)
+            if asked is not None:
+                expectation.take(asked)
+        return expectation
+
+    def _act_now(self, asked: Asked, answer: Answer, status: str, response: Any) -> None:
+        with self._lock:
+            self._act(asked, answer, status, response)
+        self.settle()
+
+    def _act(self, asked: Asked, answer: Answer, status: str, response: Any) -> None:
+        connection, request = asked.connection, asked.request
+        if answer is not Answer.REPLY:
+            return
+        if connection.state is not State.OPEN:
+            raise CannotPlay(f"the {asked} cannot be answered: its connection is gone\n{self.transcript}")
+        topic, serializer = request.topic, connection.serializer
+        join_ref = request.join_ref
+        frame = serializer.reply(join_ref, request.ref, topic, status, response)
+        words = f"answers the {_named(asked)} with {status}"
+        self._send(connection, frame, words, topic, request.event, response)
+        if asked.kind is Kind.JOIN and status == "ok":
+            old = connection.joined.get(topic)
+            connection.joined[topic] = join_ref
+            if old is not None:
+                self._send_end(connection, topic, old, PHX_CLOSE, {}, "closes")
+        elif asked.kind is Kind.LEAVE and connection.joined.get(topic) == join_ref:
+            del connection.joined[topic]
+            self._send_end(connection, topic, join_ref, PHX_CLOSE, {}, "closes")
+
+    def _end_channel(self, topic: str, event: str, payload: dict[str, Any], verb: str) -> None:
+        with self._lock:
+            connection = self._where(topic, "end the channel")
+            self._send_end(connection, topic, connection.joined.pop(topic), event, payload, verb)
+        self.settle()
+
+    def _end_connection(self, code: int | None, reason: str, words: str) -> None:
+        with self._lock:
+            connection = self._open("end the connection")
+            self._say(Side.SERVER, words)
+            connection.over()
+            self._under_way(connection, lambda now: connection.link.closed(code, reason, now))
+        self.settle()
+
+    def _answer_door(self, door: _Door) -> None:
+        with self._lock:
+            held = next((one for one in self._connections if one.state is State.ASKED and one.link.current), None)
+            if held is None:
+                self._rules.doors.append(door)
+            else:
+                self._open_door(held, door)
+        self.settle()
+
+    def _open_door(self, connection: Connection, door: _Door) -> None:
+        link = connection.link
+        match door:
+            case _Accept(subprotocol):
+                connection.state = State.OPEN
+                self._say(Side.SERVER, "accepts the connection")
+                self._under_way(connection, lambda now: link.opened(subprotocol, now))
+            case _Refuse(status, body, headers):
+                connection.over()
+                self._say(Side.SERVER, f"refuses the connection with HTTP {status}")
+                self._under_way(connection, lambda now: link.refused(status, headers, body, now))
+            case _Fail(reason):
+                connection.over()
+                self._say(Side.NOTE, f"no server: {reason}")
+                self._under_way(connection, lambda now: link.failed(ConnectError(reason), now))
+            case _Hold():
+                self._say(Side.NOTE, "the handshake is not answered")
+
+    # ---- private: the wire -------------------------------------------------------------------------------------------
+
+    def _send(
+        self,
+        connection: Connection,
+        frame: str | bytes,
+        words: str,
+        topic: str | None = None,
+        event: str | None = None,
+        payload: Any = NOTHING,
+    ) -> None:
+        self._say(Side.SERVER, words, topic, event, payload)
+        self._under_way(connection, partial(connection.link.receive, frame))
+
+    def _send_end(
+        self, connection: Connection, topic: str, join_ref: Any, event: str, payload: dict[str, Any], verb: str
+    ) -> None:
+        frame = connection.serializer.push(join_ref, topic, event, payload, ref=join_ref)
+        self._send(connection, frame, f'{verb} "{topic}"', topic, event, payload or NOTHING)
+
+    def _under_way(self, connection: Connection, call: Callable[[float], None]) -> None:
+        connection.under_way.append(call)
+
+    def _next(self) -> tuple[Line, Callable[[float], None]] | None:
+        with self._lock:
+            for connection in self._connections:
+                if connection.under_way and not connection.paused:
+                    return connection.line, connection.under_way.popleft()
+        return None
+
+    # ---- private: small things ---------------------------------------------------------------------------------------
+
+    def _of(self, link: Link) -> Connection:
+        return next(connection for connection in self._connections if connection.link is link)
+
+    def _open(self, what: str) -> Connection:
+        for connection in reversed(self._connections):
+            if connection.state is State.OPEN:
+                return connection
+        raise CannotPlay(f"the server cannot {what}: no connection is open\nThe conversation:\n{self.transcript}")
+
+    def _where(self, topic: str, what: str) -> Connection:
+        for connection in reversed(self._connections):
+            if topic in connection.joined:
+                return connection
+        raise CannotPlay(
+            f'the server cannot {what}: "{topic}" is not joined; joined are: {", ".join(self.joined) or "none"}\n'
+            f"The conversation:\n{self.transcript}"
+        )
+
+    def _say(
+        self, side: Side, words: str, topic: str | None = None, event: str | None = None, payload: Any = NOTHING
+    ) -> None:
+        self.transcript.entries.append(Entry(self.clock.now(), side, words, topic, event, payload))
+
+
+_KINDS: Final = {PHX_JOIN: Kind.JOIN, PHX_LEAVE: Kind.LEAVE}
+_DOORS: Final[dict[type[_Door], str]] = {
+    _Accept: "an attempt to connect, to be accepted",
+    _Refuse: "an attempt to connect, to be refused",
+    _Fail: "an attempt to connect, to fail",
+    _Hold: "an attempt to connect, to be held",
+}
+
+
+def _named(asked: Asked) -> str:
+    topic = asked.request.topic
+    if asked.kind is Kind.PUSH:
+        return f'push "{asked.request.event}" on "{topic}"'
+    return f'{asked.kind.value} of "{topic}"'
