@@ -14,17 +14,21 @@ from .delivery import Outcome, Outcomes, deliver, deliver_async
 from .driver import Driver
 from .errors import CannotPlay, NothingHandled, NotScripted, TestKitError, UnexpectedConversation
 from .expectations import ANYTHING, Expectation
+from .faults import Faults
 from .peer import Peer
+from .serving import AsyncTestServer, TestServer, serve
 from .transcript import Entry, Side, Transcript
 
 __all__ = [
     "ANYTHING",
+    "AsyncTestServer",
     "CannotPlay",
     "Clock",
     "Driver",
     "Entry",
     "Expectation",
     "FakeChannel",
+    "Faults",
     "NotScripted",
     "NothingHandled",
     "Outcome",
@@ -33,8 +37,10 @@ __all__ = [
     "Sent",
     "Side",
     "TestKitError",
+    "TestServer",
     "Transcript",
     "UnexpectedConversation",
     "deliver",
     "deliver_async",
+    "serve",
 ]

@@ -164,7 +164,7 @@ class Driver:
         return waiter
 
     def _keep(self, item: Any) -> None:
-        if isinstance(item, Message):
+        if isinstance(item, _MESSAGE):
             self.messages.append(item)
 
     def _arm(self) -> None:
@@ -186,3 +186,6 @@ class Driver:
             self.tell(lambda now: self.proto.resolve_failed(question.request, failure, now))
         else:
             self.tell(lambda now: self.proto.resolved(question.request, value, now))
+
+
+_MESSAGE: type[Message[Any]] = Message

@@ -170,7 +170,7 @@ class Peer:
         return self._expect(Kind.PUSH, topic, event, payload)
 
     def expect_leave(self, topic: str) -> Expectation:
-        """The client leaves a topic. It is answered like any other, unless `.ignore()` says otherwise before it comes."""
+        """The client leaves a topic. It is answered like any other, unless `.ignore()` is said before it comes."""
         return self._expect(Kind.LEAVE, topic, PHX_LEAVE, ANYTHING)
 
     def allow_join(self, topic: str, response: Any = None) -> None:

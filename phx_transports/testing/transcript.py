@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -84,11 +84,10 @@ def shown(value: Any) -> str:
 
 def masked(value: Any) -> Any:
     """The same value, but for what stands under a name that promises a secret."""
-    if isinstance(value, dict):
-        fields = cast("dict[Any, Any]", value)
-        return {key: "…" if is_secret(key) and item else masked(item) for key, item in fields.items()}
-    if isinstance(value, list | tuple):
-        return [masked(item) for item in cast("list[Any]", value)]
+    if isinstance(value, _OBJECT):
+        return {key: "…" if is_secret(key) and item else masked(item) for key, item in value.items()}
+    if isinstance(value, _ARRAYS):
+        return [masked(item) for item in value]
     return value
 
 
@@ -98,6 +97,8 @@ def is_secret(name: object) -> bool:
 
 
 _WIDTH: Final = 200
+_OBJECT: type[Any] = dict
+_ARRAYS: tuple[type[Any], ...] = (list, tuple)
 _SECRET: Final = re.compile(
     r"token|secret|passw|authori[sz]|api[_-]?key|private[_-]?key|cookie|credential|jwt|^auth$", re.IGNORECASE
 )
