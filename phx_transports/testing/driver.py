@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from phx_proto.channel import Channel
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Resolve
-from phx_proto.events import Event
+from phx_proto.events import ChannelEvent, Event
 from phx_proto.inbox import Tap
 from phx_proto.message import Message, Reply
 from phx_proto.states import ChannelState, SocketState
@@ -163,8 +163,8 @@ class Driver:
         self.tell(lambda now: self._session.wait(call(now), waiter))
         return waiter
 
-    def _keep(self, item: Any) -> None:
-        if isinstance(item, _MESSAGE):
+    def _keep(self, item: Message[Any] | ChannelEvent) -> None:
+        if isinstance(item, Message):
             self.messages.append(item)
 
     def _arm(self) -> None:
@@ -186,6 +186,3 @@ class Driver:
             self.tell(lambda now: self.proto.resolve_failed(question.request, failure, now))
         else:
             self.tell(lambda now: self.proto.resolved(question.request, value, now))
-
-
-_MESSAGE: type[Message[Any]] = Message

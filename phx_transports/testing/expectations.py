@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
-from phx_proto.serializer import Request
+from phx_proto.serializer import Request, V2Server
 
 from .errors import CannotPlay, UnexpectedConversation
 from .transcript import shown
@@ -88,7 +88,8 @@ class Expectation:
         *,
         standing: bool,
         act: "Callable[[Asked, Answer, str, Any], None]",
-        look: Callable[[], str],
+        settle: Callable[[], None],
+        account: Callable[[], str],
         lock: "threading.RLock",
     ) -> None:
         self._kind = kind
@@ -97,7 +98,8 @@ class Expectation:
         self._payload = payload
         self._standing = standing
         self._act = act
-        self._look = look
+        self._settle = settle
+        self._account = account
         self._lock = lock
         self._answer = Answer.REPLY if kind is Kind.LEAVE else Answer.UNDECIDED
         self._status = "ok"
@@ -200,19 +202,21 @@ class Expectation:
     # ---- private -----------------------------------------------------------------------------------------------------
 
     def _decide(self, answer: Answer, status: str, response: Any) -> Self:
+        if answer is Answer.REPLY:
+            V2Server().reply(None, None, self._topic, status, response)  # what cannot be sent is refused here and now
         with self._lock:
             decided = self._answer is not Answer.UNDECIDED and self._kind is not Kind.LEAVE
             if decided or (self._answer is Answer.REPLY and self.came):
-                raise CannotPlay(f"what the server does with the {self} is decided already")
+                raise CannotPlay(f"What the server does with the {self} is decided already.")
             self._answer, self._status, self._response = answer, status, response
-            asked = self._asked
-        if asked is not None:
-            self._act(asked, answer, status, response)
+            if self._asked is not None:
+                self._act(self._asked, answer, status, response)
+        self._settle()
         return self
 
     def _found(self) -> Asked:
         if self._asked is None:
-            raise UnexpectedConversation(f"The {self} did not come.\nThe conversation:\n{self._look()}")
+            raise UnexpectedConversation(f"The {self} did not come.\n{self._account()}")
         return self._asked
 
 

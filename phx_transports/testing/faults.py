@@ -14,7 +14,8 @@ from phx_proto.errors import InvalidFrame
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC
 from phx_proto.serializer import V1Server, V2Server
 
-from ..asyncio.server_wire import Received, Receiver, Wire
+from ..asyncio.server_wire import Receiver, Wire
+from ..cutter import Received
 
 
 class Faults:

@@ -17,37 +17,23 @@ came and was not expected, and what was expected and did not come, fails the tes
 Connects, heartbeats and leaves need not be expected: they are answered as a server does.
 """
 
-import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from phx_proto.client import ClientProtocol
-from phx_proto.commands import (
-    AbortTransport,
-    CloseTransport,
-    Command,
-    OpenTransport,
-    PauseReading,
-    Resolve,
-    ResumeReading,
-    SendBinary,
-    SendText,
-)
-from phx_proto.errors import ConnectError
-from phx_proto.link import Link
-from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE
+from phx_proto.commands import Command
+from phx_proto.message import PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE
 from phx_proto.serializer import Request, ServerSerializer
 
 from .clock import Clock
 from .connection import Connection, Line, State
+from .doors import DOORS, Accept, Door, Fail, Hold, Refuse
 from .errors import CannotPlay, TestKitError, UnexpectedConversation
 from .expectations import ANYTHING, Answer, Asked, Expectation, Kind
+from .network import Network
 from .presences import Presences
-from .transcript import NOTHING, Entry, Side, Transcript
+from .transcript import NOTHING, Side, Transcript
 
 if TYPE_CHECKING:
     from .driver import Driver
@@ -56,45 +42,6 @@ if TYPE_CHECKING:
 URL: Final = "ws://peer.test/socket"
 
 _UNMATCHED: Final = {"reason": "unmatched topic"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Accept:
-    """The attempt to connect succeeds."""
-
-    subprotocol: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Refuse:
-    """It is answered with an HTTP status."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Fail:
-    """It never reaches a server."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Hold:
-    """It is not answered yet, or never."""
-
-
-_Door = _Accept | _Refuse | _Fail | _Hold
-
-
-@dataclass(slots=True)
-class _Rules:
-    """How the server behaves of itself."""
-
-    doors: deque[_Door] = field(default_factory=deque[_Door])
-    heartbeats: bool = True
 
 
 class Peer:
@@ -106,7 +53,6 @@ class Peer:
 
     Attributes:
         clock: The time of everything here.
-        transcript: What was said so far.
         url: For clients to connect to; any other will do as well.
     """
 
@@ -114,21 +60,17 @@ class Peer:
 
     def __init__(self, *, clock: Clock | None = None, serializer: ServerSerializer | None = None) -> None:
         self.clock = Clock() if clock is None else clock
-        self.transcript = Transcript()
-        self._serializer = serializer
-        self._rules = _Rules()
-        self._lock = threading.RLock()  # over all that follows; never held while a client is told something
-        self._connections: list[Connection] = []
+        self._network = Network(self.clock, serializer, self._heard)
+        self._lock = self._network.lock
         self._expectations: list[Expectation] = []
-        self._asked: list[Asked] = []
+        self._standing: list[Expectation] = []  # what is allowed; they come last
+        self._asked: list[Asked] = []  # what came that can be expected
         self._presences = Presences()
-        self._turn = threading.Lock()  # held by whoever tells clients what is under way
-        self._teller: int | None = None
         self._endings: list[Callable[[], None]] = []
         self.clock.between(self.settle)
 
     def __repr__(self) -> str:
-        return f"Peer({len(self._connections)} connections, {len(self.transcript)} lines said)"
+        return f"Peer({len(self.connections)} connections, {len(self.transcript)} lines said)"
 
     def __enter__(self) -> Self:
         return self
@@ -140,10 +82,9 @@ class Peer:
             if error is None:
                 self.verify()
             elif not isinstance(error, TestKitError):
-                error.add_note(f"The conversation:\n{self.transcript}")
+                error.add_note(self._network.account())
         finally:
-            for end in self._endings:
-                end()
+            self.end()
 
     # ---- what the client is to send ----------------------------------------------------------------------------------
 
@@ -202,20 +143,20 @@ class Peer:
         """
         payload = {} if payload is None else payload
         with self._lock:
-            connection = self._where(topic, f'push "{event}"')
+            connection = self._network.connection_of(topic, f'push "{event}"')
             frame = connection.serializer.push(connection.joined[topic], topic, event, payload)
-            self._send(connection, frame, f'pushes "{event}" to "{topic}"', topic, event, payload)
+            self._network.send(connection, frame, f'pushes "{event}" to "{topic}"', topic, event, payload)
         self.settle()
 
     def broadcast(self, topic: str, event: str, payload: Any = None) -> None:
         """Send an event to everyone who has the topic joined. Raises what `push` raises."""
         payload = {} if payload is None else payload
         with self._lock:
-            self._where(topic, f'broadcast "{event}"')
-            for connection in self._connections:
+            self._network.connection_of(topic, f'broadcast "{event}"')
+            for connection in self._network.connections:
                 if topic in connection.joined:
                     frame = connection.serializer.broadcast(topic, event, payload)
-                    self._send(connection, frame, f'broadcasts "{event}" to "{topic}"', topic, event, payload)
+                    self._network.send(connection, frame, f'broadcasts "{event}" to "{topic}"', topic, event, payload)
         self.settle()
 
     def presence_state(self, topic: str, entries: Mapping[str, Any] | None = None) -> None:
@@ -230,7 +171,7 @@ class Peer:
             CannotPlay: The topic is not joined.
         """
         with self._lock:
-            self._where(topic, "tell who is present")
+            self._network.connection_of(topic, "tell who is present")
             state = self._presences.state(topic, entries)
         self.push(topic, "presence_state", state)
 
@@ -246,7 +187,7 @@ class Peer:
             CannotPlay: The topic is not joined, or a key is not there to leave.
         """
         with self._lock:
-            self._where(topic, "tell who came and went")
+            self._network.connection_of(topic, "tell who came and went")
             diff = self._presences.diff(topic, {} if joins is None else joins, leaves)
         self.broadcast(topic, "presence_diff", diff)
 
@@ -261,14 +202,16 @@ class Peer:
     def send_raw(self, frame: str | bytes) -> None:
         """Send anything at all, `str` as a text frame, `bytes` as a binary one. Raises `CannotPlay` if none is open."""
         with self._lock:
-            self._send(self._open("send a frame"), frame, f"sends a frame of its own, of size {len(frame)}")
+            self._network.send(
+                self._network.open_connection("send a frame"), frame, f"sends a frame of its own, of size {len(frame)}"
+            )
         self.settle()
 
     # ---- what happens to the connection ------------------------------------------------------------------------------
 
     def accept_connect(self, subprotocol: str | None = None) -> None:
         """Accept the attempt that is held, or expect the next one and accept it."""
-        self._answer_door(_Accept(subprotocol))
+        self._answer_attempt(Accept(subprotocol))
 
     def refuse_connect(
         self, status: int = 403, body: str | bytes = b"", headers: Mapping[str, str] | None = None, *, times: int = 1
@@ -283,17 +226,17 @@ class Peer:
         """
         data = body.encode() if isinstance(body, str) else body
         for _ in range(times):
-            self._answer_door(_Refuse(status, data, headers or {}))
+            self._answer_attempt(Refuse(status, data, headers or {}))
 
     def fail_connect(self, reason: str = "connection refused", *, times: int = 1) -> None:
         """Nobody is there for the attempt that is held, or for the next one: so many attempts in a row."""
         for _ in range(times):
-            self._answer_door(_Fail(reason))
+            self._answer_attempt(Fail(reason))
 
     def hold_connect(self) -> None:
         """Leave the next attempt without an answer, until one of the other three gives it."""
         with self._lock:
-            self._rules.doors.append(_Hold())
+            self._network.doors.append(Hold())
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection with a close frame.
@@ -313,28 +256,38 @@ class Peer:
 
     def stop_answering_heartbeats(self) -> None:
         """Fall silent on them, as a server does that hangs."""
-        self._rules.heartbeats = False
+        self._network.heartbeats = False
 
     def answer_heartbeats(self) -> None:
         """Answer them again, from the next one on."""
-        self._rules.heartbeats = True
+        self._network.heartbeats = True
 
     # ---- what is so now ----------------------------------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
         """Whether a connection is open."""
-        return any(connection.state is State.OPEN for connection in self._connections)
+        return any(connection.state is State.OPEN for connection in self._network.connections)
 
     @property
     def connections(self) -> tuple[Connection, ...]:
         """Every attempt to connect so far, with its params and headers."""
-        return tuple(self._connections)
+        return tuple(self._network.connections)
 
     @property
     def joined(self) -> list[str]:
         """The topics that are joined now."""
-        return [topic for connection in self._connections for topic in connection.joined]
+        return self._network.joined
+
+    @property
+    def transcript(self) -> Transcript:
+        """What was said so far."""
+        return self._network.transcript
+
+    @property
+    def refusals_left(self) -> int:
+        """How many attempts to connect, which have not come yet, are to be refused, or to fail."""
+        return sum(isinstance(door, Refuse | Fail) for door in self._network.doors)
 
     def verify(self) -> None:
         """Have it that all went as expected so far.
@@ -345,7 +298,7 @@ class Peer:
         self.settle()
         with self._lock:
             missing = [str(expectation) for expectation in self._expectations if expectation.missing]
-            missing += [_DOORS[type(door)] for door in self._rules.doors]
+            missing += [DOORS[type(door)] for door in self._network.doors]
             surplus = [str(asked) for asked in self._asked if not asked.expected]
             if not missing and not surplus:
                 return
@@ -354,21 +307,16 @@ class Peer:
                 parts += ["Came, and was not expected:", *(f"  {line}" for line in surplus)]
             if missing:
                 parts += ["Was expected, and did not come:", *(f"  {line}" for line in missing)]
-            raise UnexpectedConversation("\n".join([*parts, "The conversation:", str(self.transcript)]))
+            raise UnexpectedConversation("\n".join([*parts, self._network.account()]))
+
+    def end(self) -> None:
+        """End the clients that `driver` made, without verifying; the context and the fixture do it."""
+        for end in self._endings:
+            end()
 
     def settle(self) -> None:
         """Have everything that is under way arrive; what handlers do with it is another matter."""
-        me = threading.get_ident()
-        if self._teller == me:  # called from within: the one outside goes on
-            return
-        with self._turn:
-            self._teller = me
-            try:
-                while (step := self._next()) is not None:
-                    line, call = step
-                    line.tell(call)
-            finally:
-                self._teller = None
+        self._network.settle()
 
     # ---- clients -----------------------------------------------------------------------------------------------------
 
@@ -386,54 +334,25 @@ class Peer:
 
     def perform(self, command: Command, line: Line) -> None:
         """Do what a client's core wants done; called by its line, from within its pump."""
-        with self._lock:
-            match command:
-                case OpenTransport():
-                    self._attempted(command, line)
-                case SendText(link=link, data=data) | SendBinary(link=link, data=data):
-                    self._received(self._of(link), data)
-                case CloseTransport(link=link, code=code, reason=reason):
-                    self._closed(self._of(link), code, reason)
-                case AbortTransport(link=link):
-                    self._dropped(self._of(link))
-                case PauseReading(link=link):
-                    self._of(link).paused = True
-                    self._say(Side.CLIENT, "stops reading")
-                case ResumeReading(link=link):
-                    self._of(link).paused = False
-                    self._say(Side.CLIENT, "reads on")
-                case Resolve():
-                    raise AssertionError("params and tokens are the line's matter")
-        line.soon(self.settle)
+        self._network.perform(command, line)
 
     def note(self, words: str) -> None:
         """Put a line of the test's own into the transcript."""
         with self._lock:
-            self._say(Side.NOTE, words)
+            self._network.say(Side.NOTE, words)
 
-    # ---- private: from the client ------------------------------------------------------------------------------------
+    # ---- private: what comes -----------------------------------------------------------------------------------------
 
-    def _attempted(self, command: OpenTransport, line: Line) -> None:
-        connection = Connection(len(self._connections) + 1, line, command, self._serializer)
-        self._connections.append(connection)
-        self._say(Side.CLIENT, f"connects to {connection}")
-        doors = self._rules.doors
-        self._open_door(connection, doors.popleft() if doors else _Accept())
-
-    def _received(self, connection: Connection, data: str | bytes) -> None:
-        request = connection.serializer.decode(data)
+    def _heard(self, connection: Connection, request: Request) -> None:
         topic, event = request.topic, request.event
-        if (topic, event) == (PHOENIX_TOPIC, HEARTBEAT):
-            self._heartbeat(connection, request)
-            return
         kind = _KINDS.get(event, Kind.PUSH)
         words = {Kind.JOIN: f'joins "{topic}"', Kind.LEAVE: f'leaves "{topic}"'}
         payload = NOTHING if kind is Kind.LEAVE else request.payload
-        self._say(Side.CLIENT, words.get(kind, f'pushes "{event}" to "{topic}"'), topic, event, payload)
+        self._network.say(Side.CLIENT, words.get(kind, f'pushes "{event}" to "{topic}"'), topic, event, payload)
         if kind is Kind.PUSH and not self._is_live(connection, request):
             return
         asked = Asked(kind, connection, request)
-        taker = next((one for one in self._expectations if one.wants(asked)), None)
+        taker = next((one for one in (*self._expectations, *self._standing) if one.wants(asked)), None)
         if taker is not None:
             taker.take(asked)
         elif kind is Kind.LEAVE:
@@ -441,29 +360,15 @@ class Peer:
             self._act(asked, Answer.REPLY, "ok", {})
         self._asked.append(asked)
 
-    def _heartbeat(self, connection: Connection, request: Request) -> None:
-        self._say(Side.CLIENT, "sends a heartbeat", PHOENIX_TOPIC, HEARTBEAT)
-        if self._rules.heartbeats:
-            frame = connection.serializer.reply(None, request.ref, PHOENIX_TOPIC, "ok", {})
-            self._send(connection, frame, "answers the heartbeat", PHOENIX_TOPIC, HEARTBEAT)
-
     def _is_live(self, connection: Connection, request: Request) -> bool:
         """Whether a push is for a channel that stands; what is not is answered, or ignored, as by a real server."""
         if request.topic not in connection.joined:
             frame = connection.serializer.reply(None, request.ref, request.topic, "error", _UNMATCHED)
-            self._send(connection, frame, f'knows no "{request.topic}"', request.topic, request.event, _UNMATCHED)
+            self._network.send(
+                connection, frame, f'knows no "{request.topic}"', request.topic, request.event, _UNMATCHED
+            )
             return False
         return bool(connection.joined[request.topic] == request.join_ref)
-
-    def _closed(self, connection: Connection, code: int, reason: str) -> None:
-        self._say(Side.CLIENT, f"closes the connection with {code}")
-        connection.over()
-        self._under_way(connection, lambda now: connection.link.closed(code, reason, now))
-
-    def _dropped(self, connection: Connection) -> None:
-        self._say(Side.CLIENT, "drops the connection" if connection.state is State.OPEN else "gives up connecting")
-        connection.over()
-        connection.under_way.clear()
 
     # ---- private: from the test --------------------------------------------------------------------------------------
 
@@ -474,148 +379,57 @@ class Peer:
             event,
             payload,
             standing=standing,
-            act=self._act_now,
-            look=lambda: str(self.transcript),
+            act=self._act,
+            settle=self.settle,
+            account=self._network.account,
             lock=self._lock,
         )
         with self._lock:
-            # Those that stand come last, however early they were made.
-            place = len(self._expectations) if standing else sum(one.missing or one.came for one in self._expectations)
-            self._expectations.insert(place, expectation)
-            asked = next((one for one in self._asked if not one.expected and expectation.wants(one)), None)
-            if asked is not None:
-                expectation.take(asked)
+            (self._standing if standing else self._expectations).append(expectation)
+            for asked in self._asked:
+                if not asked.expected and expectation.wants(asked):
+                    expectation.take(asked)
         return expectation
-
-    def _act_now(self, asked: Asked, answer: Answer, status: str, response: Any) -> None:
-        with self._lock:
-            self._act(asked, answer, status, response)
-        self.settle()
 
     def _act(self, asked: Asked, answer: Answer, status: str, response: Any) -> None:
         connection, request = asked.connection, asked.request
         if answer is not Answer.REPLY:
             return
         if connection.state is not State.OPEN:
-            raise CannotPlay(f"the {asked} cannot be answered: its connection is gone\n{self.transcript}")
+            raise CannotPlay(f"The {asked} cannot be answered: its connection is gone.\n{self._network.account()}")
         topic, serializer = request.topic, connection.serializer
         join_ref = request.join_ref
         frame = serializer.reply(join_ref, request.ref, topic, status, response)
         words = f"answers the {_named(asked)} with {status}"
-        self._send(connection, frame, words, topic, request.event, response)
+        self._network.send(connection, frame, words, topic, request.event, response)
         if asked.kind is Kind.JOIN and status == "ok":
             old = connection.joined.get(topic)
             connection.joined[topic] = join_ref
             if old is not None:
-                self._send_end(connection, topic, old, PHX_CLOSE, {}, "closes")
+                self._network.send_end(connection, topic, old, PHX_CLOSE, {}, "closes")
         elif asked.kind is Kind.LEAVE and connection.joined.get(topic) == join_ref:
             del connection.joined[topic]
-            self._send_end(connection, topic, join_ref, PHX_CLOSE, {}, "closes")
+            self._network.send_end(connection, topic, join_ref, PHX_CLOSE, {}, "closes")
 
     def _end_channel(self, topic: str, event: str, payload: dict[str, Any], verb: str) -> None:
         with self._lock:
-            connection = self._where(topic, "end the channel")
-            self._send_end(connection, topic, connection.joined.pop(topic), event, payload, verb)
+            connection = self._network.connection_of(topic, "end the channel")
+            self._network.send_end(connection, topic, connection.joined.pop(topic), event, payload, verb)
         self.settle()
 
     def _end_connection(self, code: int | None, reason: str, words: str) -> None:
         with self._lock:
-            connection = self._open("end the connection")
-            self._say(Side.SERVER, words)
-            connection.over()
-            self._under_way(connection, lambda now: connection.link.closed(code, reason, now))
+            connection = self._network.open_connection("end the connection")
+            self._network.end(connection, code, reason, words)
         self.settle()
 
-    def _answer_door(self, door: _Door) -> None:
+    def _answer_attempt(self, door: Door) -> None:
         with self._lock:
-            held = next((one for one in self._connections if one.state is State.ASKED and one.link.current), None)
-            if held is None:
-                self._rules.doors.append(door)
-            else:
-                self._open_door(held, door)
+            self._network.answer_attempt(door)
         self.settle()
-
-    def _open_door(self, connection: Connection, door: _Door) -> None:
-        link = connection.link
-        match door:
-            case _Accept(subprotocol):
-                connection.state = State.OPEN
-                self._say(Side.SERVER, "accepts the connection")
-                self._under_way(connection, lambda now: link.opened(subprotocol, now))
-            case _Refuse(status, body, headers):
-                connection.over()
-                self._say(Side.SERVER, f"refuses the connection with HTTP {status}")
-                self._under_way(connection, lambda now: link.refused(status, headers, body, now))
-            case _Fail(reason):
-                connection.over()
-                self._say(Side.NOTE, f"no server: {reason}")
-                self._under_way(connection, lambda now: link.failed(ConnectError(reason), now))
-            case _Hold():
-                self._say(Side.NOTE, "the handshake is not answered")
-
-    # ---- private: the wire -------------------------------------------------------------------------------------------
-
-    def _send(
-        self,
-        connection: Connection,
-        frame: str | bytes,
-        words: str,
-        topic: str | None = None,
-        event: str | None = None,
-        payload: Any = NOTHING,
-    ) -> None:
-        self._say(Side.SERVER, words, topic, event, payload)
-        self._under_way(connection, partial(connection.link.receive, frame))
-
-    def _send_end(
-        self, connection: Connection, topic: str, join_ref: Any, event: str, payload: dict[str, Any], verb: str
-    ) -> None:
-        frame = connection.serializer.push(join_ref, topic, event, payload, ref=join_ref)
-        self._send(connection, frame, f'{verb} "{topic}"', topic, event, payload or NOTHING)
-
-    def _under_way(self, connection: Connection, call: Callable[[float], None]) -> None:
-        connection.under_way.append(call)
-
-    def _next(self) -> tuple[Line, Callable[[float], None]] | None:
-        with self._lock:
-            for connection in self._connections:
-                if connection.under_way and not connection.paused:
-                    return connection.line, connection.under_way.popleft()
-        return None
-
-    # ---- private: small things ---------------------------------------------------------------------------------------
-
-    def _of(self, link: Link) -> Connection:
-        return next(connection for connection in self._connections if connection.link is link)
-
-    def _open(self, what: str) -> Connection:
-        for connection in reversed(self._connections):
-            if connection.state is State.OPEN:
-                return connection
-        raise CannotPlay(f"the server cannot {what}: no connection is open\nThe conversation:\n{self.transcript}")
-
-    def _where(self, topic: str, what: str) -> Connection:
-        for connection in reversed(self._connections):
-            if topic in connection.joined:
-                return connection
-        raise CannotPlay(
-            f'the server cannot {what}: "{topic}" is not joined; joined are: {", ".join(self.joined) or "none"}\n'
-            f"The conversation:\n{self.transcript}"
-        )
-
-    def _say(
-        self, side: Side, words: str, topic: str | None = None, event: str | None = None, payload: Any = NOTHING
-    ) -> None:
-        self.transcript.entries.append(Entry(self.clock.now(), side, words, topic, event, payload))
 
 
 _KINDS: Final = {PHX_JOIN: Kind.JOIN, PHX_LEAVE: Kind.LEAVE}
-_DOORS: Final[dict[type[_Door], str]] = {
-    _Accept: "an attempt to connect, to be accepted",
-    _Refuse: "an attempt to connect, to be refused",
-    _Fail: "an attempt to connect, to fail",
-    _Hold: "an attempt to connect, to be held",
-}
 
 
 def _named(asked: Asked) -> str:
