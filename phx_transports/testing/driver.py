@@ -18,7 +18,7 @@ from phx_proto.channel import Channel
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Resolve
 from phx_proto.events import ChannelEvent, Event
-from phx_proto.inbox import Tap
+from phx_proto.inbox import Inbox, Tap
 from phx_proto.message import Message, Reply
 from phx_proto.states import ChannelState, SocketState
 
@@ -141,17 +141,14 @@ class Driver:
         """Do what the core wants done."""
         proto = self.proto
         questions: list[Resolve] = []
-        for command in proto.commands():
-            if isinstance(command, Resolve):
-                questions.append(command)
-            else:
-                self._peer.perform(command, self)
+        self._handle(proto.runnable())
+        while commands := proto.commands():
+            for command in commands:
+                if isinstance(command, Resolve):
+                    questions.append(command)
+                else:
+                    self._peer.perform(command, self)
         self._session.settle(proto.events())
-        for inbox in proto.runnable():
-            while deliveries := inbox.take():
-                for _, item in deliveries:
-                    self._keep(item)
-                proto.handled(len(deliveries), self._peer.clock.now())
         self._arm()
         for question in questions:
             self._resolve(question)
@@ -162,6 +159,13 @@ class Driver:
         waiter: Future[Any] = Future()
         self.tell(lambda now: self._session.wait(call(now), waiter))
         return waiter
+
+    def _handle(self, inboxes: list[Inbox]) -> None:
+        for inbox in inboxes:
+            while deliveries := inbox.take():
+                for _, item in deliveries:
+                    self._keep(item)
+                self.proto.handled(len(deliveries), self._peer.clock.now())
 
     def _keep(self, item: Message[Any] | ChannelEvent) -> None:
         if isinstance(item, Message):

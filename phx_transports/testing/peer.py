@@ -284,11 +284,6 @@ class Peer:
         """What was said so far."""
         return self._network.transcript
 
-    @property
-    def refusals_left(self) -> int:
-        """How many attempts to connect, which have not come yet, are to be refused, or to fail."""
-        return sum(isinstance(door, Refuse | Fail) for door in self._network.doors)
-
     def verify(self) -> None:
         """Have it that all went as expected so far.
 

@@ -55,7 +55,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     result = yield
     peer = item.stash.get(_PEER, None)
     if peer is not None:
-        peer.verify()
+        from .errors import UnexpectedConversation
+
+        try:
+            peer.verify()
+        except UnexpectedConversation as failure:
+            pytest.fail(str(failure), pytrace=False)  # it says all there is: a traceback shows only the kit's own code
     return result
 
 

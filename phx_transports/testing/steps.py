@@ -74,11 +74,11 @@ class ClosesConnection:
 
 
 @dataclass(frozen=True, slots=True)
-class RefusesConnects:
-    """It refuses the next attempts to connect.
+class GoesDown:
+    """It cuts the connection, and refuses the next attempts to connect.
 
     Attributes:
-        status: HTTP's.
+        status: HTTP's, of the refusals.
         times: How many.
     """
 
@@ -86,8 +86,10 @@ class RefusesConnects:
     times: int = 1
 
     def play(self, peer: Peer) -> None:
-        """Have it happen: to as many attempts as come."""
-        peer.refuse_connect(self.status, times=self.times)
+        """Have it happen."""
+        if peer.connected:
+            peer.refuse_connect(self.status, times=self.times)
+            peer.cut()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,4 +119,4 @@ class Waits:
         peer.clock.advance(self.seconds)
 
 
-Step: TypeAlias = Pushes | Broadcasts | Crashes | ClosesConnection | RefusesConnects | SendsGarbage | Waits
+Step: TypeAlias = Pushes | Broadcasts | Crashes | ClosesConnection | GoesDown | SendsGarbage | Waits

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from phx_proto.message import PHOENIX_TOPIC, RESERVED_EVENTS, Message
 from phx_proto.serializer import V2, V2Server
 
-from .steps import Broadcasts, ClosesConnection, Crashes, Pushes, RefusesConnects, SendsGarbage, Step, Waits
+from .steps import Broadcasts, ClosesConnection, Crashes, GoesDown, Pushes, SendsGarbage, Step, Waits
 
 
 def topics() -> st.SearchStrategy[str]:
@@ -80,7 +80,7 @@ def conversations(
         st.builds(Broadcasts, topic, event, objects()),
         st.builds(Crashes, topic),
         st.builds(ClosesConnection, st.sampled_from([None, 1000, 1001, 1011, 1012, 1013])),
-        st.builds(RefusesConnects, st.sampled_from([429, 500, 502, 503]), st.integers(1, 3)),
+        st.builds(GoesDown, st.sampled_from([429, 500, 502, 503]), st.integers(1, 3)),
         st.builds(SendsGarbage, st.sampled_from(["{not json", "[1,2]", "null", "", b"", b"\x07"])),
         st.builds(Waits, st.sampled_from([0.0, 0.01, 1.0, 5.0, 30.0, 90.0])),
     )

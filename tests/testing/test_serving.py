@@ -77,9 +77,7 @@ def test_its_clients_come_back_after_the_end_of_their_connections(end: str) -> N
     with connected() as (server, client), client.events(timeout=PATIENCE) as events:
         channel, url = client.join("room:lobby"), server.url
         {"cut": server.cut, "disconnect": server.disconnect, "restart": server.restart}[end]()
-        for event in events:
-            if isinstance(event, Connected):
-                break
+        next(event for event in events if isinstance(event, Connected))
         assert channel.push("echo", {"n": 1}).response == {"n": 1}
         assert server.url == url
 
@@ -109,23 +107,25 @@ def test_what_is_delayed_comes_in_order() -> None:
 
 
 def test_what_is_delayed_is_lost_with_its_connection() -> None:
-    with connected() as (server, client):
+    with connected() as (server, client), client.events(timeout=PATIENCE) as events:
         channel = client.join("room:lobby")
         server.faults.delay = 3600.0
         channel.cast("echo")
         server.cut()
         server.faults.delay = 0.0
+        next(event for event in events if isinstance(event, Connected))
         assert channel.push("echo", {"n": 1}).response == {"n": 1}
 
 
 def test_swallowed_heartbeats_make_a_client_reconnect() -> None:
-    with serve({"room:*": Room}) as server, connect(server.url, proxy=None, options=QUICK) as client:
-        with client.events(timeout=PATIENCE) as events:
-            server.faults.swallow_heartbeats()
-            for event in events:
-                if isinstance(event, Disconnected):
-                    break
-            assert event.reason == "nothing was heard for 0.1 s after a heartbeat"
+    with (
+        serve({"room:*": Room}) as server,
+        connect(server.url, proxy=None, options=QUICK) as client,
+        client.events(timeout=PATIENCE) as events,
+    ):
+        server.faults.swallow_heartbeats()
+        lost = next(event for event in events if isinstance(event, Disconnected))
+        assert lost.reason == "nothing was heard for 0.1 s after a heartbeat"
 
 
 def test_a_stopped_server_is_not_there_until_it_starts() -> None:

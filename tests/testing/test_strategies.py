@@ -44,7 +44,5 @@ def test_whatever_a_server_does_a_client_is_back_in_the_end(steps: list[Step]) -
         for step in steps:
             step.play(peer)
         peer.clock.advance(200)
-        while peer.refusals_left:
-            peer.clock.advance(60)
         assert client.state is SocketState.OPEN
-        assert peer.joined == ["room:lobby", "sim:1"]
+        assert sorted(peer.joined) == ["room:lobby", "sim:1"]
