@@ -20,9 +20,9 @@ class Timer:
 
     __slots__ = ("_at", "_callback")
 
-    def __init__(self, at: float, callback: Callable[[], None]) -> None:
+    def __init__(self, at: float, callback: Callable[[], object]) -> None:
         self._at = at
-        self._callback: Callable[[], None] | None = callback
+        self._callback: Callable[[], object] | None = callback
 
     def when(self) -> float:
         """The time at which it is due."""
@@ -68,14 +68,14 @@ class Clock:
         """Seconds since the clock was made."""
         return self._now
 
-    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
         """Have something called when the time has come, by whoever advances the clock; not in this call."""
         timer = Timer(when, callback)
         with self._lock:
             heapq.heappush(self._timers, (when, next(self._numbers), timer))
         return timer
 
-    def between(self, callback: Callable[[], None]) -> None:
+    def between(self, callback: Callable[[], object]) -> None:
         """Have something called between one due time and the next: what lets things come to rest."""
         self._between.append(callback)
 

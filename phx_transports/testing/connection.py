@@ -30,6 +30,11 @@ class Line(Protocol):
         """End the client with this error."""
         ...
 
+    @property
+    def backlog(self) -> int:
+        """How many messages the client has received and not yet handled."""
+        ...
+
 
 class State(Enum):
     """Where a connection stands, from the server's side."""

@@ -137,6 +137,11 @@ class Driver:
         self._session.fail(error)
         self.abort()
 
+    @property
+    def backlog(self) -> int:
+        """How many messages are not handled: none, unless the test holds some."""
+        return self.proto.stats.backlog
+
     def pump(self) -> None:
         """Do what the core wants done."""
         proto = self.proto

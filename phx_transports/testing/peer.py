@@ -17,6 +17,7 @@ came and was not expected, and what was expected and did not come, fails the tes
 Connects, heartbeats and leaves need not be expected: they are answered as a server does.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -34,8 +35,10 @@ from .expectations import ANYTHING, Answer, Asked, Expectation, Kind
 from .network import Network
 from .presences import Presences
 from .transcript import NOTHING, Side, Transcript
+from .turns import quiet
 
 if TYPE_CHECKING:
+    from ..asyncio.seam import ClientTransport as AsyncioTransport
     from .driver import Driver
 
 #: Where clients of a peer connect to. No such host exists, and none is looked for.
@@ -313,6 +316,25 @@ class Peer:
         """Have everything that is under way arrive; what handlers do with it is another matter."""
         self._network.settle()
 
+    async def settled(self, *, timeout: float = 10.0) -> None:
+        """Have everything that is under way arrive and be handled, and the event loop come to rest.
+
+        Args:
+            timeout: Real seconds for handlers to end; what is not read of a stream counts as not handled.
+
+        Raises:
+            UnexpectedConversation: They did not.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            self.settle()
+            await quiet(lambda: (len(self.transcript), self._backlog()))
+            if not self._backlog():
+                return
+            if loop.time() > deadline:
+                raise UnexpectedConversation(f"{self._backlog()} messages are not handled.\n{self._network.account()}")
+
     # ---- clients -----------------------------------------------------------------------------------------------------
 
     def driver(self, proto: ClientProtocol | None = None) -> "Driver":
@@ -327,6 +349,14 @@ class Peer:
         self._endings.append(driver.abort)
         return driver
 
+    def asyncio_transport(
+        self, proto: ClientProtocol, *, pump: Callable[[], None], on_crash: Callable[[BaseException], None]
+    ) -> "AsyncioTransport":
+        """Be the network of a client on asyncio; for `phx_transports.asyncio.connect`."""
+        from .on_asyncio import AsyncioLine
+
+        return AsyncioLine(self, proto, pump=pump, on_crash=on_crash)
+
     def perform(self, command: Command, line: Line) -> None:
         """Do what a client's core wants done; called by its line, from within its pump."""
         self._network.perform(command, line)
@@ -335,6 +365,9 @@ class Peer:
         """Put a line of the test's own into the transcript."""
         with self._lock:
             self._network.say(Side.NOTE, words)
+
+    def _backlog(self) -> int:
+        return sum({id(one.line): one.line.backlog for one in self._network.connections}.values())
 
     # ---- private: what comes -----------------------------------------------------------------------------------------
 
