@@ -103,8 +103,8 @@ class connect:  # noqa: N801 - used like a function
             options=options,
             rng=random.Random() if transport is None else None,
         )
-        self._factory = transport
-        self._transport = {
+        self._transport = transport
+        self._network = {
             "ssl": ssl,
             "proxy": proxy,
             "max_size": max_size,
@@ -138,8 +138,8 @@ class connect:  # noqa: N801 - used like a function
     async def _connect(self) -> "Client":
         client = Client(
             self._proto,
+            network=self._network,
             transport=self._transport,
-            factory=self._factory,
             executor=self._executor,
             on_handler_error=self._on_handler_error,
             fail_fast=self._fail_fast,
@@ -166,8 +166,8 @@ class Client:
         self,
         proto: ClientProtocol,
         *,
-        transport: dict[str, Any],
-        factory: TransportFactory | None,
+        network: dict[str, Any],
+        transport: TransportFactory | None,
         executor: Executor | None,
         on_handler_error: OnHandlerError,
         fail_fast: bool,
@@ -180,10 +180,10 @@ class Client:
         self._session = Session()
         self._session.listeners.append(log_event)
         self._transport: ClientTransport
-        if factory is None:
-            self._transport = Transport(proto, pump=self.pump, on_crash=self._fail, options=transport)
+        if transport is None:
+            self._transport = Transport(proto, pump=self.pump, on_crash=self._fail, options=network)
         else:
-            self._transport = factory.asyncio_transport(proto, pump=self.pump, on_crash=self._fail)
+            self._transport = transport.asyncio_transport(proto, pump=self.pump, on_crash=self._fail)
         self.now = self._transport.now
         self._own_executor = ThreadPoolExecutor(thread_name_prefix="phx-handler") if executor is None else None
         self._runner = Runner(

@@ -59,7 +59,7 @@ class Clock:
         self._lock = threading.Lock()
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers = count()
-        self._between: list[Callable[[], None]] = []
+        self._between: list[Callable[[], object]] = []
 
     def __repr__(self) -> str:
         return f"Clock({self._now:.3f})"

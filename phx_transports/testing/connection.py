@@ -30,9 +30,17 @@ class Line(Protocol):
         """End the client with this error."""
         ...
 
+    def after(self, seconds: float, call: Callable[[], None], /) -> None:
+        """Have something called when so many real seconds have passed, if the client has not ended and may wait."""
+        ...
+
     @property
     def backlog(self) -> int:
         """How many messages the client has received and not yet handled."""
+        ...
+
+    def rest(self, timeout: float, /) -> bool:
+        """Wait so many real seconds, if waiting helps, until all is handled; gives whether that is so."""
         ...
 
 

@@ -137,10 +137,17 @@ class Driver:
         self._session.fail(error)
         self.abort()
 
+    def after(self, seconds: float, call: Callable[[], None], /) -> None:
+        """Never: nothing waits here."""
+
     @property
     def backlog(self) -> int:
         """How many messages are not handled: none, unless the test holds some."""
         return self.proto.stats.backlog
+
+    def rest(self, timeout: float, /) -> bool:
+        """Whether all is handled; no other thread would come to it while this one waits."""
+        return not self.backlog
 
     def pump(self) -> None:
         """Do what the core wants done."""

@@ -35,6 +35,7 @@ class AsyncioLine(Line):
         self._on_crash = on_crash
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()  # that resolve params
+        self._later: list[asyncio.TimerHandle] = []
 
     # ---- for the client ----------------------------------------------------------------------------------------------
 
@@ -55,6 +56,8 @@ class AsyncioLine(Line):
 
     async def end(self) -> None:
         """Give up what is under way."""
+        for handle in self._later:
+            handle.cancel()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -75,10 +78,18 @@ class AsyncioLine(Line):
         """End the client with this error."""
         self._on_crash(error)
 
+    def after(self, seconds: float, call: Callable[[], None], /) -> None:
+        """Have something called when so many real seconds have passed."""
+        self._later.append(self._loop.call_later(seconds, call))
+
     @property
     def backlog(self) -> int:
         """How many messages the client has not handled."""
         return self._proto.stats.backlog
+
+    def rest(self, timeout: float, /) -> bool:
+        """Whether all is handled; no other thread would come to it while this one waits."""
+        return not self.backlog
 
     # ---- private -----------------------------------------------------------------------------------------------------
 

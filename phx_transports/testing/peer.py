@@ -39,6 +39,7 @@ from .turns import quiet
 
 if TYPE_CHECKING:
     from ..asyncio.seam import ClientTransport as AsyncioTransport
+    from ..threads.seam import ClientTransport as ThreadsTransport
     from .driver import Driver
 
 #: Where clients of a peer connect to. No such host exists, and none is looked for.
@@ -53,6 +54,8 @@ class Peer:
     Args:
         clock: To share with something else; by default the peer's own.
         serializer: The server's side of a wire format of your own; by default the one that the client asks for.
+        patience: Real seconds after which a client on asyncio or threads is ended whose join or push nothing expects:
+            better a test that fails than one that waits for ever.
 
     Attributes:
         clock: The time of everything here.
@@ -61,8 +64,11 @@ class Peer:
 
     url = URL
 
-    def __init__(self, *, clock: Clock | None = None, serializer: ServerSerializer | None = None) -> None:
+    def __init__(
+        self, *, clock: Clock | None = None, serializer: ServerSerializer | None = None, patience: float = 10.0
+    ) -> None:
         self.clock = Clock() if clock is None else clock
+        self._patience = patience
         self._network = Network(self.clock, serializer, self._heard)
         self._lock = self._network.lock
         self._expectations: list[Expectation] = []
@@ -70,7 +76,7 @@ class Peer:
         self._asked: list[Asked] = []  # what came that can be expected
         self._presences = Presences()
         self._endings: list[Callable[[], None]] = []
-        self.clock.between(self.settle)
+        self.clock.between(self._network.settle)
 
     def __repr__(self) -> str:
         return f"Peer({len(self.connections)} connections, {len(self.transcript)} lines said)"
@@ -149,7 +155,7 @@ class Peer:
             connection = self._network.connection_of(topic, f'push "{event}"')
             frame = connection.serializer.push(connection.joined[topic], topic, event, payload)
             self._network.send(connection, frame, f'pushes "{event}" to "{topic}"', topic, event, payload)
-        self.settle()
+        self._network.settle()
 
     def broadcast(self, topic: str, event: str, payload: Any = None) -> None:
         """Send an event to everyone who has the topic joined. Raises what `push` raises."""
@@ -160,7 +166,7 @@ class Peer:
                 if topic in connection.joined:
                     frame = connection.serializer.broadcast(topic, event, payload)
                     self._network.send(connection, frame, f'broadcasts "{event}" to "{topic}"', topic, event, payload)
-        self.settle()
+        self._network.settle()
 
     def presence_state(self, topic: str, entries: Mapping[str, Any] | None = None) -> None:
         """Tell the client who is there: what a channel with presence pushes after a join.
@@ -208,7 +214,7 @@ class Peer:
             self._network.send(
                 self._network.open_connection("send a frame"), frame, f"sends a frame of its own, of size {len(frame)}"
             )
-        self.settle()
+        self._network.settle()
 
     # ---- what happens to the connection ------------------------------------------------------------------------------
 
@@ -293,16 +299,14 @@ class Peer:
         Raises:
             UnexpectedConversation: Something came that was not expected, or what was expected did not come.
         """
-        self.settle()
+        self._network.settle()
         with self._lock:
             missing = [str(expectation) for expectation in self._expectations if expectation.missing]
             missing += [DOORS[type(door)] for door in self._network.doors]
-            surplus = [str(asked) for asked in self._asked if not asked.expected]
+            surplus = self._surplus()
             if not missing and not surplus:
                 return
-            parts = ["The conversation did not go as expected."]
-            if surplus:
-                parts += ["Came, and was not expected:", *(f"  {line}" for line in surplus)]
+            parts = ["The conversation did not go as expected.", *surplus]
             if missing:
                 parts += ["Was expected, and did not come:", *(f"  {line}" for line in missing)]
             raise UnexpectedConversation("\n".join([*parts, self._network.account()]))
@@ -312,9 +316,20 @@ class Peer:
         for end in self._endings:
             end()
 
-    def settle(self) -> None:
-        """Have everything that is under way arrive; what handlers do with it is another matter."""
+    def settle(self, *, timeout: float = 10.0) -> None:
+        """Have everything that is under way arrive, and wait until the threads of a client on threads have handled it.
+
+        A handler that waits for a reply gets it only from an expectation that was declared before.
+
+        Args:
+            timeout: Real seconds for handlers to end; what is not read of a stream counts as not handled.
+
+        Raises:
+            UnexpectedConversation: They did not.
+        """
         self._network.settle()
+        if not all(line.rest(timeout) for line in self._lines()):
+            raise UnexpectedConversation(self._unhandled())
 
     async def settled(self, *, timeout: float = 10.0) -> None:
         """Have everything that is under way arrive and be handled, and the event loop come to rest.
@@ -328,12 +343,12 @@ class Peer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while True:
-            self.settle()
+            self._network.settle()
             await quiet(lambda: (len(self.transcript), self._backlog()))
             if not self._backlog():
                 return
             if loop.time() > deadline:
-                raise UnexpectedConversation(f"{self._backlog()} messages are not handled.\n{self._network.account()}")
+                raise UnexpectedConversation(self._unhandled())
 
     # ---- clients -----------------------------------------------------------------------------------------------------
 
@@ -357,6 +372,12 @@ class Peer:
 
         return AsyncioLine(self, proto, pump=pump, on_crash=on_crash)
 
+    def threads_transport(self, proto: ClientProtocol, **hooks: Any) -> "ThreadsTransport":
+        """Be the network of a client on threads; for `phx_transports.threads.connect`."""
+        from .on_threads import ThreadsLine
+
+        return ThreadsLine(self, proto, **hooks)
+
     def perform(self, command: Command, line: Line) -> None:
         """Do what a client's core wants done; called by its line, from within its pump."""
         self._network.perform(command, line)
@@ -366,8 +387,14 @@ class Peer:
         with self._lock:
             self._network.say(Side.NOTE, words)
 
+    def _lines(self) -> list[Line]:
+        return list({id(connection.line): connection.line for connection in self._network.connections}.values())
+
     def _backlog(self) -> int:
-        return sum({id(one.line): one.line.backlog for one in self._network.connections}.values())
+        return sum(line.backlog for line in self._lines())
+
+    def _unhandled(self) -> str:
+        return f"Messages that arrived are not handled: {self._backlog()}.\n{self._network.account()}"
 
     # ---- private: what comes -----------------------------------------------------------------------------------------
 
@@ -386,7 +413,16 @@ class Peer:
         elif kind is Kind.LEAVE:
             asked.expected = True
             self._act(asked, Answer.REPLY, "ok", {})
+        else:
+            connection.line.after(self._patience, lambda: self._lose_patience(asked))
         self._asked.append(asked)
+
+    def _lose_patience(self, asked: Asked) -> None:
+        with self._lock:
+            if asked.expected:
+                return
+            parts = ["Nobody answered what the client waits for.", *self._surplus(), self._network.account()]
+        asked.connection.line.fail(UnexpectedConversation("\n".join(parts)))
 
     def _is_live(self, connection: Connection, request: Request) -> bool:
         """Whether a push is for a channel that stands; what is not is answered, or ignored, as by a real server."""
@@ -398,6 +434,10 @@ class Peer:
             return False
         return bool(connection.joined[request.topic] == request.join_ref)
 
+    def _surplus(self) -> list[str]:
+        surplus = [f"  {asked}" for asked in self._asked if not asked.expected]
+        return ["Came, and was not expected:", *surplus] if surplus else []
+
     # ---- private: from the test --------------------------------------------------------------------------------------
 
     def _expect(self, kind: Kind, topic: str, event: str, payload: Any, *, standing: bool = False) -> Expectation:
@@ -408,7 +448,7 @@ class Peer:
             payload,
             standing=standing,
             act=self._act,
-            settle=self.settle,
+            settle=self._network.settle,
             account=self._network.account,
             lock=self._lock,
         )
@@ -443,18 +483,18 @@ class Peer:
         with self._lock:
             connection = self._network.connection_of(topic, "end the channel")
             self._network.send_end(connection, topic, connection.joined.pop(topic), event, payload, verb)
-        self.settle()
+        self._network.settle()
 
     def _end_connection(self, code: int | None, reason: str, words: str) -> None:
         with self._lock:
             connection = self._network.open_connection("end the connection")
             self._network.end(connection, code, reason, words)
-        self.settle()
+        self._network.settle()
 
     def _answer_attempt(self, door: Door) -> None:
         with self._lock:
             self._network.answer_attempt(door)
-        self.settle()
+        self._network.settle()
 
 
 _KINDS: Final = {PHX_JOIN: Kind.JOIN, PHX_LEAVE: Kind.LEAVE}
