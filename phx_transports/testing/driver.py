@@ -40,11 +40,12 @@ class Driver:
         messages: Every message of a joined channel, in order.
     """
 
-    def __init__(self, peer: "Peer", proto: ClientProtocol) -> None:
+    def __init__(self, peer: "Peer", proto: ClientProtocol, settle: Callable[[], None]) -> None:
         self.proto = proto
         self.events: list[Event] = []
         self.messages: list[Message[Any]] = []
         self._peer = peer
+        self._settle = settle
         self._session = Session()
         self._session.listeners.append(self.events.append)
         self._timer: Timer | None = None
@@ -80,7 +81,7 @@ class Driver:
     def channel(self, topic: str, params: Any = None) -> Channel:
         """The live channel of the topic; a new one, with these params, where there is none."""
         channel = self._channels.get(topic)
-        if channel is None or channel.state is ChannelState.CLOSED:
+        if channel is None or channel.state in (ChannelState.LEAVING, ChannelState.CLOSED):
             channel = self._channels[topic] = self.proto.channel(topic, params)
             channel.inbox.attach(Tap(self._keep))
         return channel
@@ -92,7 +93,8 @@ class Driver:
 
     def leave(self, topic: str, *, timeout: float = 10.0) -> "Future[None]":
         """Leave; ends when the server knows."""
-        return self._ask(lambda now: self.channel(topic).leave(now, timeout=timeout))
+        channel = self._channels.get(topic) or self.channel(topic)  # one that is being left is left once
+        return self._ask(lambda now: channel.leave(now, timeout=timeout))
 
     def push(self, topic: str, event: str, payload: Any = None, *, timeout: float = 10.0) -> "Future[Reply]":
         """Send an event; ends in the reply, whatever its status."""
@@ -126,7 +128,7 @@ class Driver:
         """Give the core an input, and have everything happen that follows from it."""
         result = call(self._peer.clock.now())
         self.pump()
-        self._peer.settle()
+        self._settle()
         return result
 
     def soon(self, call: Callable[[], None]) -> None:

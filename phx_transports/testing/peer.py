@@ -360,7 +360,7 @@ class Peer:
         """
         from .driver import Driver
 
-        driver = Driver(self, ClientProtocol(self.url) if proto is None else proto)
+        driver = Driver(self, ClientProtocol(self.url) if proto is None else proto, self._network.settle)
         self._endings.append(driver.abort)
         return driver
 

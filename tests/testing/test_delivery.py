@@ -173,6 +173,17 @@ def test_a_handler_runs_within_what_the_router_puts_around_it() -> None:
     assert around == ["tick"]
 
 
+def test_a_handler_can_be_called_by_itself_with_a_stand_in() -> None:
+    channel = FakeChannel("room:lobby")
+    channel.blocking.cast("seen", {"n": 1})
+    assert asyncio.run(channel.reply("save", 7).awaited.push("save")).response == 7
+    assert (repr(channel), channel.blocking.topic, channel.casts) == (
+        "FakeChannel('room:lobby')",
+        "room:lobby",
+        [Sent("seen", {"n": 1})],
+    )
+
+
 def test_an_outcome_shows_what_the_handler_did() -> None:
     router = Router()
 

@@ -484,6 +484,28 @@ def test_the_end_of_the_context_verifies() -> None:
         fail()
 
 
+def test_what_the_server_may_allow_itself_to_send_is_checked() -> None:
+    with Peer() as peer:
+        joined(peer)
+        with pytest.raises(InvalidPayload):
+            peer.push(LOBBY, "shout", {"n": float("nan")})
+
+
+def test_a_rejoin_of_a_topic_that_is_joined_ends_the_old_channel_as_a_real_server_does() -> None:
+    with Peer() as peer:
+        client = joined(peer)
+        peer.expect_leave(LOBBY).ignore()
+        leaving = client.leave(LOBBY)
+        peer.expect_join(LOBBY).reply()
+        client.join(LOBBY).result(0)
+        assert leaving.done()
+        assert [entry.words for entry in peer.transcript][-2:] == [
+            'answers the join of "room:lobby" with ok',
+            'closes "room:lobby"',
+        ]
+        assert peer.joined == [LOBBY]
+
+
 # ---- how a test fails -----------------------------------------------------------------------------------------------
 
 

@@ -128,6 +128,12 @@ def test_swallowed_heartbeats_make_a_client_reconnect() -> None:
         assert lost.reason == "nothing was heard for 0.1 s after a heartbeat"
 
 
+def test_while_heartbeats_are_swallowed_all_else_gets_through() -> None:
+    with connected() as (server, client):
+        server.faults.swallow_heartbeats()
+        assert client.join("room:lobby").push("echo", b"bytes").response == b"bytes"
+
+
 def test_a_stopped_server_is_not_there_until_it_starts() -> None:
     with serve({"room:*": Room}) as server:
         server.stop()
