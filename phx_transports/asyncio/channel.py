@@ -1,6 +1,5 @@
 """One topic, as an application meets it under asyncio."""
 
-import asyncio
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -147,7 +146,7 @@ class Channel:
             TimeoutError: None came within `timeout` seconds.
             PhxError: The channel ended first; what ended it, `ChannelClosed` where it was left.
         """
-        async with asyncio.timeout(timeout), self.messages() as messages:
+        async with self._client.timeout(timeout), self.messages() as messages:
             async for message in messages:
                 if message.event == event and (predicate is None or predicate(message)):
                     return message
@@ -178,7 +177,7 @@ class Channel:
         """Wait until there is room in the write buffer; gives what is left of the timeout."""
         began = self._client.now()
         try:
-            async with asyncio.timeout(None if timeout == inf else timeout):
+            async with self._client.timeout(None if timeout == inf else timeout):
                 await self._client.wait_writable()
         except TimeoutError:
             raise PushTimeout(self.topic, event, timeout, sent=False) from None

@@ -30,6 +30,7 @@ from ..session import Session
 from .channel import Channel
 from .connection import Factory
 from .handlers import Runner
+from .seam import ClientTransport, Timer, TransportFactory
 from .signals import signals_to
 from .streams import EventStream, MessageStream
 from .transport import Transport
@@ -56,6 +57,8 @@ class connect:  # noqa: N801 - used like a function
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
         compression: `"deflate"` to offer permessage-deflate.
         factory: Makes the TCP connection instead, from host and port (a tunnel, a Unix socket).
+        transport: Instead of the network and the loop's clock, for tests: a `phx_transports.testing.Peer`. Then retries
+            have no jitter, and the five arguments before this one mean nothing.
         executor: Runs plain handlers; by default a thread pool of the client's own.
         on_handler_error: Told what a handler raised; by default it is logged with its traceback.
         fail_fast: Whether a handler's error ends the client, with that error.
@@ -84,6 +87,7 @@ class connect:  # noqa: N801 - used like a function
         max_size: int | None = MAX_SIZE,
         compression: Literal["deflate"] | None = None,
         factory: Factory | None = None,
+        transport: TransportFactory | None = None,
         executor: Executor | None = None,
         on_handler_error: OnHandlerError = log_handler_error,
         fail_fast: bool = False,
@@ -97,9 +101,10 @@ class connect:  # noqa: N801 - used like a function
             router=router,
             serializer=serializer,
             options=options,
-            rng=random.Random(),
+            rng=random.Random() if transport is None else None,
         )
-        self._transport = {
+        self._transport = transport
+        self._network = {
             "ssl": ssl,
             "proxy": proxy,
             "max_size": max_size,
@@ -133,6 +138,7 @@ class connect:  # noqa: N801 - used like a function
     async def _connect(self) -> "Client":
         client = Client(
             self._proto,
+            network=self._network,
             transport=self._transport,
             executor=self._executor,
             on_handler_error=self._on_handler_error,
@@ -160,7 +166,8 @@ class Client:
         self,
         proto: ClientProtocol,
         *,
-        transport: dict[str, Any],
+        network: dict[str, Any],
+        transport: TransportFactory | None,
         executor: Executor | None,
         on_handler_error: OnHandlerError,
         fail_fast: bool,
@@ -168,12 +175,16 @@ class Client:
     ) -> None:
         self.router = proto.router
         self.streams: set[MessageStream[Any]] = set()
-        self.now = asyncio.get_running_loop().time
         self._loop = asyncio.get_running_loop()
         self._proto = proto
         self._session = Session()
         self._session.listeners.append(log_event)
-        self._transport = Transport(proto, pump=self.pump, on_crash=self._fail, options=transport)
+        self._transport: ClientTransport
+        if transport is None:
+            self._transport = Transport(proto, pump=self.pump, on_crash=self._fail, options=network)
+        else:
+            self._transport = transport.asyncio_transport(proto, pump=self.pump, on_crash=self._fail)
+        self.now = self._transport.now
         self._own_executor = ThreadPoolExecutor(thread_name_prefix="phx-handler") if executor is None else None
         self._runner = Runner(
             executor or cast("Executor", self._own_executor),
@@ -184,7 +195,7 @@ class Client:
         self._on_handler_error = on_handler_error
         self._fail_fast = fail_fast
         self._drain_timeout = drain_timeout
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._idle = asyncio.Event()  # after the end: nothing waits for handlers any more, or nobody for them
         self._finishing: asyncio.Task[None] | None = None
 
@@ -341,6 +352,19 @@ class Client:
         """Give the loop a turn to write what was sent, and wait while the write buffer is full."""
         await self._transport.wait_writable()
 
+    @contextlib.asynccontextmanager
+    async def timeout(self, seconds: float | None) -> AsyncGenerator[None]:
+        """What `asyncio.timeout` does, by the client's clock."""
+        async with asyncio.timeout(None) as bound:
+            if seconds is None:
+                yield
+                return
+            timer = self._transport.call_at(self.now() + seconds, lambda: bound.reschedule(self._loop.time()))
+            try:
+                yield
+            finally:
+                timer.cancel()
+
     def handled(self, messages: int) -> None:
         """So many messages are done with; the core hears of it once a loop iteration."""
         self._runner.handled(messages)
@@ -367,7 +391,7 @@ class Client:
     def _arm(self, deadline: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(deadline, self._timeout)
+        self._timer = self._transport.call_at(deadline, self._timeout)
 
     def _timeout(self) -> None:
         self._timer = None

@@ -227,7 +227,12 @@ class Server:
 
     @asynccontextmanager
     async def serve(
-        self, host: str = "127.0.0.1", port: int = 0, *, ssl: tls.SSLContext | None = None
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        ssl: tls.SSLContext | None = None,
+        wire: Callable[..., Wire] = Wire,
     ) -> AsyncGenerator["RunningServer"]:
         """Serve while in the context; leaving it closes the server as `RunningServer.close` does.
 
@@ -235,12 +240,13 @@ class Server:
             host: The address to listen on.
             port: 0 for any free one; see `RunningServer.url`.
             ssl: For `wss://`.
+            wire: Makes each connection; for the test kit, whose connections have faults.
 
         Raises:
             OSError: It cannot listen there.
         """
         running = RunningServer(self._context(), self._mounts)
-        await running.listen(host, port, ssl, self._wires)
+        await running.listen(host, port, ssl, self._wires, wire)
         self._running.add(running)
         try:
             yield running
@@ -331,10 +337,12 @@ class RunningServer:
         self.cut()
         await self._end(Driver.abort, timeout)
 
-    async def listen(self, host: str, port: int, ssl: tls.SSLContext | None, options: WireOptions) -> None:
+    async def listen(
+        self, host: str, port: int, ssl: tls.SSLContext | None, options: WireOptions, make: Callable[..., Wire]
+    ) -> None:
         """Start; done by `Server.serve`."""
         wire = partial(
-            Wire,
+            make,
             made=self._made,
             lost=self._lost,
             outbox=Outbox(),

@@ -51,6 +51,7 @@ class Transport:
     ) -> None:
         self.pump = pump
         self.now = asyncio.get_running_loop().time
+        self.call_at = asyncio.get_running_loop().call_at
         self._loop = asyncio.get_running_loop()
         self._proto = proto
         self._on_crash = on_crash
@@ -147,20 +148,7 @@ class Transport:
         self._connection(command.link).resume_reading()
 
     def _resolve(self, command: Resolve) -> None:
-        self._spawn(self._call(command), self._tasks)
-
-    async def _call(self, command: Resolve) -> None:
-        try:
-            value = command.provider()
-            if inspect.isawaitable(value):
-                value = await value
-        except (Exception, asyncio.CancelledError) as error:
-            if is_stopped(error):
-                raise
-            self._proto.resolve_failed(command.request, error, self.now())
-        else:
-            self._proto.resolved(command.request, value, self.now())
-        self.pump()
+        self._spawn(resolve(command, self._proto, self.now, self.pump), self._tasks)
 
     # ---- what a connection tells ------------------------------------------------------------------------------------
 
@@ -204,6 +192,21 @@ class Transport:
     def _look_at(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_crash(error)
+
+
+async def resolve(command: Resolve, proto: ClientProtocol, now: Callable[[], float], pump: Callable[[], None]) -> None:
+    """Call what gives params or a token, and tell the core."""
+    try:
+        value = command.provider()
+        if inspect.isawaitable(value):
+            value = await value
+    except (Exception, asyncio.CancelledError) as error:
+        if is_stopped(error):
+            raise
+        proto.resolve_failed(command.request, error, now())
+    else:
+        proto.resolved(command.request, value, now())
+    pump()
 
 
 class _Receiver:

@@ -19,7 +19,6 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future
 from functools import partial
 from ssl import SSLContext
-from time import monotonic
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -42,6 +41,7 @@ from ..signals import signals_to
 from .channel import Channel, check_plain
 from .connection import Factory
 from .handlers import BATCH, Runner
+from .seam import ClientTransport, TransportFactory
 from .streams import EventStream, MessageStream
 from .transport import Transport
 from .waits import wait_for
@@ -64,6 +64,7 @@ def connect(
     max_size: int | None = MAX_SIZE,
     compression: Literal["deflate"] | None = None,
     factory: Factory | None = None,
+    transport: TransportFactory | None = None,
     executor: Executor | None = None,
     on_handler_error: OnHandlerError = log_handler_error,
     fail_fast: bool = False,
@@ -89,6 +90,8 @@ def connect(
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
         compression: `"deflate"` to offer permessage-deflate.
         factory: Makes the TCP connection instead, from host and port (a tunnel, a Unix socket).
+        transport: Instead of the network and the system's clock, for tests: a `phx_transports.testing.Peer`. Then
+            retries have no jitter, and the five arguments before this one mean nothing.
         executor: Runs handlers; by default threads of the client's own do.
         on_handler_error: Told what a handler raised, on the handler's thread; by default it is logged with its
             traceback.
@@ -112,11 +115,12 @@ def connect(
         router=router,
         serializer=serializer,
         options=options,
-        rng=random.Random(),
+        rng=random.Random() if transport is None else None,
     )
-    transport = {"ssl": ssl, "proxy": proxy, "max_size": max_size, "compression": compression, "factory": factory}
+    network = {"ssl": ssl, "proxy": proxy, "max_size": max_size, "compression": compression, "factory": factory}
     client = Client(
         proto,
+        network=network,
         transport=transport,
         executor=executor,
         on_handler_error=on_handler_error,
@@ -145,7 +149,8 @@ class Client:
         self,
         proto: ClientProtocol,
         *,
-        transport: dict[str, Any],
+        network: dict[str, Any],
+        transport: TransportFactory | None,
         executor: Executor | None,
         on_handler_error: OnHandlerError,
         fail_fast: bool,
@@ -160,17 +165,19 @@ class Client:
         self._later: deque[Callable[[], None]] = deque()
         self._session = Session()
         self._session.listeners.append(self._log.append)
-        self._transport = Transport(
-            proto,
-            lock=self.lock,
-            tell=self.tell,
-            later=self._later.append,
-            on_due=lambda: self.tell(proto.handle_timeout),
-            goes_on=self._goes_on,
-            on_end=self._finish,
-            on_crash=self._fail,
-            options=transport,
-        )
+        hooks: dict[str, Any] = {
+            "tell": self.tell,
+            "later": self._later.append,
+            "on_due": lambda: self.tell(proto.handle_timeout),
+            "goes_on": self._goes_on,
+            "on_end": self._finish,
+            "on_crash": self._fail,
+        }
+        self._transport: ClientTransport
+        if transport is None:
+            self._transport = Transport(proto, lock=self.lock, options=network, **hooks)
+        else:
+            self._transport = transport.threads_transport(proto, **hooks)
         self._watch = self._transport.watch
         self._runner = Runner(
             proto,
@@ -349,7 +356,7 @@ class Client:
     def tell(self, call: Callable[[float], T]) -> T:
         """Tell the core something, and do what it wants done; every input comes this way."""
         with self.lock:
-            result = call(monotonic())
+            result = call(self._transport.now())
             self._pump()
         self.follow_up()
         return result
@@ -383,7 +390,7 @@ class Client:
 
     def handled(self, messages: int) -> None:
         """So many messages are done with; under the lock, `follow_up` comes after it."""
-        self._proto.handled(messages, monotonic())
+        self._proto.handled(messages, self._transport.now())
         self._pump()
 
     def follow_up(self) -> None:
@@ -420,7 +427,7 @@ class Client:
     def _turn(self, inbox: Inbox, handled: int) -> list[Delivery]:
         """A worker's step from messages of an inbox to the next; `tell`, but for speed."""
         with self.lock:
-            self._proto.handled(handled, monotonic())
+            self._proto.handled(handled, self._transport.now())
             deliveries = inbox.take(BATCH)
             self._pump()
         self.follow_up()
@@ -473,7 +480,7 @@ class Client:
     def _ended(self) -> None:
         """The core has ended; under the lock."""
         if self._ended_at is None:
-            self._ended_at = monotonic()
+            self._ended_at = self._transport.now()
             for stream in self.streams:
                 stream.release()
             self._watch.arm(self._ended_at + self._drain_timeout)
@@ -485,7 +492,7 @@ class Client:
             return True
         if self._session.error is None or self._dropped:
             return False
-        return self.stats.backlog > 0 and monotonic() < self._ended_at + self._drain_timeout
+        return self.stats.backlog > 0 and self._transport.now() < self._ended_at + self._drain_timeout
 
     def _finish(self) -> None:
         """The watch's last act: leave nothing behind."""

@@ -26,7 +26,7 @@ from phx_proto.message import Message
 from ..batches import run_batch
 from ..reports import HandlerError, OnHandlerError
 from .crew import Crew
-from .transport import Tell
+from .seam import Tell
 
 if TYPE_CHECKING:
     from .channel import Channel

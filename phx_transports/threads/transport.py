@@ -9,7 +9,7 @@ import inspect
 import threading
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import (
@@ -27,16 +27,9 @@ from phx_proto.errors import ConnectError
 from phx_proto.link import Link
 
 from .connection import LINGER, Attempt, Connection, open_connection
+from .seam import Tell
 from .waits import deadline_after, slice_until
 from .watch import Watch
-
-T = TypeVar("T")
-
-
-class Tell(Protocol):
-    """Tells the core something, and does what it wants done."""
-
-    def __call__(self, call: Callable[[float], T], /) -> T: ...
 
 
 class Transport:
@@ -70,6 +63,7 @@ class Transport:
         on_crash: Callable[[BaseException], None],
         options: dict[str, Any],
     ) -> None:
+        self.now = monotonic
         self._proto = proto
         self._lock = lock
         self._tell = tell
@@ -210,17 +204,7 @@ class Transport:
         self._later(thread.start)
 
     def _call(self, command: Resolve) -> None:
-        try:
-            value = command.provider()
-            if inspect.iscoroutine(value):
-                value.close()
-            if inspect.isawaitable(value):
-                raise TypeError("params and token cannot be async with threads: give plain values or functions")
-        except BaseException as error:
-            failure = error
-            self._tell(lambda now: self._proto.resolve_failed(command.request, failure, now))
-        else:
-            self._tell(lambda now: self._proto.resolved(command.request, value, now))
+        resolve(command, self._proto, self._tell)
 
     # ---- what a connection tells ------------------------------------------------------------------------------------
 
@@ -259,3 +243,18 @@ class Transport:
             run(*args)
         except BaseException as error:
             self._on_crash(error)
+
+
+def resolve(command: Resolve, proto: ClientProtocol, tell: Tell) -> None:
+    """Call what gives params or a token, and tell the core."""
+    try:
+        value = command.provider()
+        if inspect.iscoroutine(value):
+            value.close()
+        if inspect.isawaitable(value):
+            raise TypeError("params and token cannot be async with threads: give plain values or functions")
+    except BaseException as error:
+        failure = error
+        tell(lambda now: proto.resolve_failed(command.request, failure, now))
+    else:
+        tell(lambda now: proto.resolved(command.request, value, now))

@@ -78,7 +78,7 @@ async def fill(channel: Channel, wire: Wire) -> "asyncio.Task[None]":
             await channel.cast("big", BIG)
 
     casting = asyncio.create_task(cast())
-    await until(lambda: channel.client._transport._blocked is not None)
+    await until(lambda: channel.client._transport._blocked is not None)  # type: ignore[attr-defined]
     await turns(100)
     assert not casting.done()
     return casting

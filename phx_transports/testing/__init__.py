@@ -1,0 +1,86 @@
+"""The test kit: for tests of what an application does with Phoenix Channels. It needs no pytest.
+
+- `deliver` runs the handlers that a message would reach, and gives what each of them did.
+- `Peer` plays the server in memory, on a clock that the test moves: against a bare `ClientProtocol`, and against the
+  clients on asyncio and threads (`connect(url, transport=peer)`). The wsproto client is a machine of bytes that a test
+  can feed by itself (`phx_transports.wsproto.connection`); it takes no peer.
+- `serve` is a real server on a free port, with faults to order.
+- `phx_transports.testing.strategies` makes topics, payloads, messages and conversations for hypothesis.
+
+The pytest plugin, which is loaded by itself, gives the fixtures `phx_peer`, `phx_clock` and `phx_server`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from .channel import FakeChannel, Sent
+    from .clock import Clock
+    from .delivery import Outcome, Outcomes, deliver, deliver_async
+    from .driver import Driver
+    from .errors import CannotPlay, NothingHandled, NotScripted, TestKitError, UnexpectedConversation
+    from .expectations import ANYTHING, Expectation
+    from .faults import Faults
+    from .peer import Peer
+    from .serving import AsyncTestServer, TestServer, serve
+    from .transcript import Entry, Side, Transcript
+
+__all__ = [
+    "ANYTHING",
+    "AsyncTestServer",
+    "CannotPlay",
+    "Clock",
+    "Driver",
+    "Entry",
+    "Expectation",
+    "FakeChannel",
+    "Faults",
+    "NotScripted",
+    "NothingHandled",
+    "Outcome",
+    "Outcomes",
+    "Peer",
+    "Sent",
+    "Side",
+    "TestKitError",
+    "TestServer",
+    "Transcript",
+    "UnexpectedConversation",
+    "deliver",
+    "deliver_async",
+    "serve",
+]
+
+# The plugin is imported in every run of pytest on the machine, and brings this package with it: names are imported when
+# they are first used, so that a run without them pays nothing, and measures the coverage of what it imports itself.
+_MODULES: Final = {
+    "ANYTHING": "expectations",
+    "AsyncTestServer": "serving",
+    "CannotPlay": "errors",
+    "Clock": "clock",
+    "Driver": "driver",
+    "Entry": "transcript",
+    "Expectation": "expectations",
+    "FakeChannel": "channel",
+    "Faults": "faults",
+    "NotScripted": "errors",
+    "NothingHandled": "errors",
+    "Outcome": "delivery",
+    "Outcomes": "delivery",
+    "Peer": "peer",
+    "Sent": "channel",
+    "Side": "transcript",
+    "TestKitError": "errors",
+    "TestServer": "serving",
+    "Transcript": "transcript",
+    "UnexpectedConversation": "errors",
+    "deliver": "delivery",
+    "deliver_async": "delivery",
+    "serve": "serving",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

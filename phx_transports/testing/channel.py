@@ -1,0 +1,181 @@
+"""A stand-in for the channel, for handlers that take one: it keeps what they sent and gives the replies it was told to.
+
+    channel = FakeChannel("room:lobby").reply("save", {"id": 1})
+    deliver(router, "room:lobby", "shout", {"body": "hi"}, channel=channel).check()
+    assert channel.pushes == [Sent("save", {"body": "hi"})]
+
+One stand-in serves both kinds of handlers: coroutine functions get `channel.awaited`, on which `push` is awaited as on
+asyncio, plain functions get `channel.blocking`, on which it returns, as with threads. A test that calls a handler by
+itself passes one of the two. Payloads go through the real serializer, so what could not be sent is refused here too.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from phx_proto.errors import ChannelClosed, PhxError, PushRejected
+from phx_proto.handler import HandlerKind
+from phx_proto.message import Message, Reply
+from phx_proto.serializer import V2, V2Server
+from phx_proto.states import ChannelState
+
+from .errors import NotScripted
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a handler sent.
+
+    Attributes:
+        event: Its event.
+        payload: As the server reads it: a struct is an object, a tuple an array.
+    """
+
+    event: str
+    payload: Any = field(default_factory=dict[str, Any])
+
+
+class FakeChannel:
+    """A joined channel on which nothing is sent anywhere.
+
+    Args:
+        topic: Its topic.
+
+    Attributes:
+        topic: Its topic.
+        pushes: What was pushed, in order.
+        casts: What was cast, in order.
+        left: Whether it was left; nothing can be sent then.
+    """
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.pushes: list[Sent] = []
+        self.casts: list[Sent] = []
+        self.left = False
+        self._script: dict[str, deque[Reply | PhxError]] = {}
+
+    def __repr__(self) -> str:
+        return f"FakeChannel({self.topic!r})"
+
+    # ---- what the test says ------------------------------------------------------------------------------------------
+
+    def reply(self, event: str, response: Any = None) -> Self:
+        """The next push of the event is answered with ok; call it again for the one after. The last one stays."""
+        return self._add(event, Reply("ok", {} if response is None else response))
+
+    def refuse(self, event: str, response: Any = None) -> Self:
+        """The next push of the event is answered with status `"error"`: `PushRejected`, unless `check=False`."""
+        return self._add(event, Reply("error", {} if response is None else response))
+
+    def fail(self, event: str, error: PhxError) -> Self:
+        """The next push of the event raises, e.g. `PushTimeout(topic, event, 10.0)`."""
+        return self._add(event, error)
+
+    # ---- what the handler gets ---------------------------------------------------------------------------------------
+
+    @property
+    def awaited(self) -> "AwaitedChannel":
+        """The channel as a coroutine function gets it."""
+        return AwaitedChannel(self)
+
+    @property
+    def blocking(self) -> "BlockingChannel":
+        """The channel as a plain function gets it."""
+        return BlockingChannel(self)
+
+    def face(self, kind: HandlerKind) -> "AwaitedChannel | BlockingChannel":
+        """The one of the two that a handler of this kind gets."""
+        return self.awaited if kind is HandlerKind.ASYNC else self.blocking
+
+    def answer(self, event: str, payload: Any, *, check: bool) -> Reply:
+        """What becomes of a push; for the two."""
+        self.pushes.append(self._sent(event, payload))
+        script = self._script.get(event)
+        if not script:
+            raise NotScripted(
+                f"the handler pushed {event!r} on topic {self.topic!r}, and the test gave no reply for it: "
+                f"FakeChannel.reply({event!r}, …)"
+            )
+        answer = script.popleft() if len(script) > 1 else script[0]
+        if isinstance(answer, PhxError):
+            raise answer
+        if check and not answer.ok:
+            raise PushRejected(self.topic, event, answer)
+        return answer
+
+    def cast(self, event: str, payload: Any) -> None:
+        """What becomes of a cast; for the two."""
+        self.casts.append(self._sent(event, payload))
+
+    # ---- private -----------------------------------------------------------------------------------------------------
+
+    def _add(self, event: str, answer: Reply | PhxError) -> Self:
+        self._script.setdefault(event, deque()).append(answer)
+        return self
+
+    def _sent(self, event: str, payload: Any) -> Sent:
+        if self.left:
+            raise ChannelClosed(self.topic, "nothing can be pushed any more; make a new channel and join it")
+        message = Message[Any](
+            join_ref="1", ref="2", topic=self.topic, event=event, payload={} if payload is None else payload
+        )
+        return Sent(event, V2Server().decode(V2().encode(message)).payload)
+
+
+class _Face:
+    """What a handler sees of the channel, whichever way it waits."""
+
+    __slots__ = ("_fake",)
+
+    def __init__(self, fake: FakeChannel) -> None:
+        self._fake = fake
+
+    def __repr__(self) -> str:
+        return f"Channel({self.topic!r}, {self.state.value})"
+
+    @property
+    def topic(self) -> str:
+        """The topic."""
+        return self._fake.topic
+
+    @property
+    def state(self) -> ChannelState:
+        """Joined, until it is left."""
+        return ChannelState.CLOSED if self._fake.left else ChannelState.JOINED
+
+
+class AwaitedChannel(_Face):
+    """The part of `phx_transports.asyncio.Channel` that handlers use."""
+
+    __slots__ = ()
+
+    async def push(self, event: str, payload: Any = None, *, timeout: float = 10.0, check: bool = True) -> Reply:
+        """Give the scripted reply, at once."""
+        return self._fake.answer(event, payload, check=check)
+
+    async def cast(self, event: str, payload: Any = None) -> None:
+        """Keep it."""
+        self._fake.cast(event, payload)
+
+    async def leave(self, *, timeout: float = 10.0) -> None:
+        """Nothing can be sent after it."""
+        self._fake.left = True
+
+
+class BlockingChannel(_Face):
+    """The part of `phx_transports.threads.Channel` that handlers use."""
+
+    __slots__ = ()
+
+    def push(self, event: str, payload: Any = None, *, timeout: float = 10.0, check: bool = True) -> Reply:
+        """Give the scripted reply, at once."""
+        return self._fake.answer(event, payload, check=check)
+
+    def cast(self, event: str, payload: Any = None) -> None:
+        """Keep it."""
+        self._fake.cast(event, payload)
+
+    def leave(self, *, timeout: float = 10.0) -> None:
+        """Nothing can be sent after it."""
+        self._fake.left = True

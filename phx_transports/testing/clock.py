@@ -1,0 +1,131 @@
+"""A clock that moves only when the test moves it.
+
+Everything that waits for a time waits in one queue. `advance` goes from one due time to the next and lets what was set
+off finish before it goes on, so that a heartbeat at 30 s is answered before the next one at 60 s.
+"""
+
+import heapq
+import threading
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Final
+
+from .turns import quiet
+
+_MOST: Final = 100_000  # timers in one `advance`, beyond which they set each other anew without end
+
+
+class Timer:
+    """Something to be called at a time; may be cancelled."""
+
+    __slots__ = ("_at", "_callback")
+
+    def __init__(self, at: float, callback: Callable[[], object]) -> None:
+        self._at = at
+        self._callback: Callable[[], object] | None = callback
+
+    def when(self) -> float:
+        """The time at which it is due."""
+        return self._at
+
+    def cancel(self) -> None:
+        """It will not be called. One that was called already is left alone."""
+        self._callback = None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nothing will come of it (any more)."""
+        return self._callback is None
+
+    def fire(self) -> None:
+        """Call it, once."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+
+class Clock:
+    """Virtual time, in seconds from 0. Any thread may use it.
+
+    >>> clock = Clock()
+    >>> timer = clock.call_at(5.0, lambda: print("due at", clock.now()))
+    >>> clock.advance(4.9)
+    >>> clock.advance(0.2)
+    due at 5.0
+    """
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._lock = threading.Lock()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._numbers = count()
+        self._between: list[Callable[[], object]] = []
+
+    def __repr__(self) -> str:
+        return f"Clock({self._now:.3f})"
+
+    def now(self) -> float:
+        """Seconds since the clock was made."""
+        return self._now
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        """Have something called when the time has come, by whoever advances the clock; not in this call."""
+        timer = Timer(when, callback)
+        with self._lock:
+            heapq.heappush(self._timers, (when, next(self._numbers), timer))
+        return timer
+
+    def between(self, callback: Callable[[], object]) -> None:
+        """Have something called between one due time and the next: what lets things come to rest."""
+        self._between.append(callback)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass: call what is due, in order, each at its time.
+
+        Code of the application that runs on an event loop gets no turn within; see `elapse`.
+
+        Raises:
+            ValueError: The seconds are negative.
+        """
+        for _ in self._steps(seconds):
+            self._rest()
+
+    async def elapse(self, seconds: float) -> None:
+        """Let time pass, and give the event loop turns between one due time and the next.
+
+        Raises:
+            ValueError: The seconds are negative.
+        """
+        for _ in self._steps(seconds):
+            self._rest()
+            await quiet(lambda: len(self._timers))
+
+    def _steps(self, seconds: float) -> Iterator[None]:
+        """From one due time to the next and at last to the end, with a rest before, between and after."""
+        if seconds < 0:
+            raise ValueError(f"time does not go back: {seconds!r} s")
+        end = self._now + seconds
+        yield
+        for _ in range(_MOST):
+            going_on = self._step(end)
+            yield
+            if not going_on:
+                return
+        raise RuntimeError("timers set each other anew without end")
+
+    def _rest(self) -> None:
+        for callback in self._between:
+            callback()
+
+    def _step(self, end: float) -> bool:
+        """Go to the next due time up to `end` and call what is due then; gives whether there was any."""
+        with self._lock:
+            while self._timers and self._timers[0][2].cancelled:
+                heapq.heappop(self._timers)
+            if not self._timers or self._timers[0][0] > end:
+                self._now = end
+                return False
+            when, _, timer = heapq.heappop(self._timers)
+            self._now = max(self._now, when)
+        timer.fire()
+        return True

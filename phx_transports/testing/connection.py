@@ -1,0 +1,105 @@
+"""The server's end of one connection in memory: what was opened, who is joined, and what is under way to the client."""
+
+import re
+from collections import deque
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, Final, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+from phx_proto.commands import OpenTransport
+from phx_proto.link import Link
+from phx_proto.serializer import ServerSerializer, V2Server
+from phx_proto.server import serializer_for
+
+from .transcript import is_secret
+
+
+class Line(Protocol):
+    """A client, as the peer sees it. Which adapter it is is the line's matter."""
+
+    def tell(self, call: Callable[[float], None], /) -> None:
+        """Give the core an input at the clock's time, and do what it wants done. Not called from within `perform`."""
+        ...
+
+    def soon(self, call: Callable[[], None], /) -> None:
+        """Have something called when what is going on in the client is over: `perform` is called from within it."""
+        ...
+
+    def fail(self, error: BaseException, /) -> None:
+        """End the client with this error."""
+        ...
+
+    def after(self, seconds: float, call: Callable[[], None], /) -> None:
+        """Have something called when so many real seconds have passed, if the client has not ended and may wait."""
+        ...
+
+    @property
+    def backlog(self) -> int:
+        """How many messages the client has received and not yet handled."""
+        ...
+
+    def rest(self, timeout: float, /) -> bool:
+        """Wait so many real seconds, if waiting helps, until all is handled; gives whether that is so."""
+        ...
+
+
+class State(Enum):
+    """Where a connection stands, from the server's side."""
+
+    ASKED = "asked"  #: the client waits for the answer to its handshake
+    OPEN = "open"
+    OVER = "over"
+
+
+class Connection:
+    """One attempt to connect, and the connection that became of it.
+
+    Attributes:
+        number: Counted from 1.
+        link: The client's end.
+        line: The client.
+        url: Without its query.
+        params: The query, without the version.
+        headers: What was sent besides the handshake's own.
+        subprotocols: What was offered.
+        serializer: The server's side of the version that was asked for.
+        joined: The join_ref of every topic that is joined.
+        state: Where it stands.
+        paused: Whether the client reads nothing.
+        under_way: What the client will be told, in order.
+    """
+
+    def __init__(self, number: int, line: Line, command: OpenTransport, serializer: ServerSerializer | None) -> None:
+        split = urlsplit(command.url)
+        query = dict(parse_qsl(split.query, keep_blank_values=True))
+        vsn = query.pop("vsn", None)
+        self.number = number
+        self.link: Link = command.link
+        self.line = line
+        self.url = split._replace(query="").geturl()
+        self.params: Mapping[str, str] = query
+        self.headers: Mapping[str, str] = dict(command.headers)
+        self.subprotocols = command.subprotocols
+        self.serializer: ServerSerializer = serializer or serializer_for(vsn) or V2Server()
+        self.joined: dict[str, Any] = {}
+        self.state = State.ASKED
+        self.paused = False
+        self.under_way: deque[Callable[[float], None]] = deque()
+
+    def __str__(self) -> str:
+        named = {name: "…" if _secret_param(name) else value for name, value in self.params.items()}
+        shown = "&".join(f"{name}={value}" for name, value in named.items())
+        return f"{self.url} (vsn {self.serializer.vsn}){f' with {shown}' if shown else ''}"
+
+    def over(self) -> None:
+        """It has ended; what was under way is told all the same, as it was sent before."""
+        self.state = State.OVER
+        self.joined.clear()
+
+
+_PARTS: Final = re.compile(r"[\[\]]+")
+
+
+def _secret_param(name: str) -> bool:
+    return any(map(is_secret, _PARTS.split(name)))

@@ -1,0 +1,198 @@
+"""Run the handlers that a message would reach, and see what each of them did: no connection, no loop, no waiting.
+
+    outcomes = deliver(router, "sim:1", "balance", {"amount": 7})
+    assert outcomes.check() == ["saved"]
+
+The message goes the way of the wire: the payload is encoded as a server would encode it (what cannot be sent is refused
+with the core's own error), decoded again, and each handler gets it in the type that it declared, or is not called at
+all where it does not fit. Handlers run one after another, in the order of their registration, in the caller's thread.
+One that raises does not keep the next from running, as in production.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+from phx_proto.handler import Handler, HandlerKind
+from phx_proto.message import RESERVED_EVENTS, Message
+from phx_proto.router import Router
+from phx_proto.serializer import V2, V2Server
+
+from ..asyncio.crew import is_stopped
+from .channel import FakeChannel
+from .errors import NothingHandled
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one handler did with a message.
+
+    Attributes:
+        handler: Its registration; `handler.name` is the function's name with its module.
+        result: What it returned; `None` where it raised.
+        error: What it raised, `PayloadMismatch` where the payload did not fit its type and it was not called; `None`
+            where all went well.
+    """
+
+    handler: Handler
+    result: Any = None
+    error: BaseException | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it did not raise."""
+        return self.error is None
+
+    def __repr__(self) -> str:
+        what = f"returned {self.result!r}" if self.error is None else f"raised {self.error!r}"
+        return f"<{self.handler.name} {what}>"
+
+
+class Outcomes(tuple[Outcome, ...]):
+    """What every handler did that a message reached, in the order of their registration."""
+
+    __slots__ = ()
+
+    @property
+    def errors(self) -> list[BaseException]:
+        """What was raised, in order."""
+        return [outcome.error for outcome in self if outcome.error is not None]
+
+    def check(self) -> list[Any]:
+        """Have it that at least one handler got the message and all went well.
+
+        Returns:
+            What each handler returned.
+
+        Raises:
+            NothingHandled: No handler got it.
+            BaseException: What a handler raised, as it was raised; several together as an exception group.
+        """
+        if not self:
+            raise NothingHandled("no handler is registered for this event of this topic")
+        match self.errors:
+            case []:
+                return [outcome.result for outcome in self]
+            case [error]:
+                raise error
+            case errors:
+                raise BaseExceptionGroup("several handlers raised", errors)
+
+
+def deliver(
+    router: Router, topic: str, event: str, payload: Any = None, *, channel: FakeChannel | None = None
+) -> Outcomes:
+    """Run the handlers that the message reaches, coroutine functions too; the caller needs no event loop.
+
+    Args:
+        router: Where the handlers are registered.
+        topic: The message's topic.
+        event: The message's event.
+        payload: What the server sends: any JSON value, or bytes; `None` stands for `{}`. A `msgspec.Raw` goes through
+            as it is, to be as unsound as the test wants it.
+        channel: For handlers that take one; without it they get one on which no push has a reply.
+
+    Returns:
+        What each handler did.
+
+    Raises:
+        LocalError: The payload cannot be sent, e.g. `InvalidPayload` for NaN.
+        ValueError: The event is the protocol's own, and reaches no handler.
+        RuntimeError: An event loop is running here: `await deliver_async(…)` instead.
+
+    >>> router = Router()
+    >>> @router.on("add", payload=list[int])
+    ... async def add(message: Message[list[int]]) -> int:
+    ...     return sum(message.payload)
+    >>> deliver(router, "room:lobby", "add", [1, 2]).check()
+    [3]
+    >>> deliver(router, "room:lobby", "add", ["one"]).errors[0].problem
+    'Expected `int`, got `str` - at `$[0]`'
+    """
+    if _loop_is_running():
+        raise RuntimeError("an event loop is running here: use `await deliver_async(…)`")
+    message, channel = _message(topic, event, payload), channel or FakeChannel(topic)
+    with _LazyRunner() as runner:
+        return Outcomes([_run(handler, message, channel, runner.run) for handler in _handlers(router, message)])
+
+
+async def deliver_async(
+    router: Router, topic: str, event: str, payload: Any = None, *, channel: FakeChannel | None = None
+) -> Outcomes:
+    """Do what `deliver` does, for a caller on an event loop: coroutine functions run on it, plain ones in a thread."""
+    message, channel = _message(topic, event, payload), channel or FakeChannel(topic)
+    outcomes: list[Outcome] = []
+    for handler in _handlers(router, message):
+        if handler.kind is HandlerKind.PLAIN:
+            outcomes.append(await asyncio.to_thread(_run, handler, message, channel, _refuse))
+            continue
+        try:
+            outcomes.append(Outcome(handler, await handler.call(handler.accept(message), channel.face(handler.kind))))
+        except (Exception, asyncio.CancelledError) as error:
+            if is_stopped(error):
+                raise
+            outcomes.append(Outcome(handler, error=error))
+    return Outcomes(outcomes)
+
+
+# ---- private --------------------------------------------------------------------------------------------------------
+
+
+def _message(topic: str, event: str, payload: Any) -> Message[Any]:
+    """The message as the client reads it off the wire."""
+    if event in RESERVED_EVENTS:
+        raise ValueError(f"{event!r} is the protocol's own and reaches no handler; a `Peer` plays what a server does")
+    frame = V2Server().broadcast(topic, event, {} if payload is None else payload)
+    return V2().decode(frame)
+
+
+def _handlers(router: Router, message: Message[Any]) -> Iterator[Handler]:
+    return (dispatch.handler for dispatch in router.dispatch(message))
+
+
+def _run(
+    handler: Handler, message: Message[Any], channel: FakeChannel, run: Callable[[Coroutine[Any, Any, Any]], Any]
+) -> Outcome:
+    try:
+        returned = handler.call(handler.accept(message), channel.face(handler.kind))
+        if inspect.iscoroutine(returned):
+            if handler.kind is HandlerKind.PLAIN:
+                returned.close()
+                raise TypeError(f"{handler.name} returned a coroutine: declare it with `async def` to have it awaited")
+            returned = run(returned)
+        return Outcome(handler, returned)
+    except (Exception, asyncio.CancelledError) as error:
+        return Outcome(handler, error=error)
+
+
+def _refuse(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    raise AssertionError("a plain handler has no coroutine to run")
+
+
+class _LazyRunner:
+    """An event loop that is made when the first coroutine is there to run."""
+
+    def __init__(self) -> None:
+        self._runner: asyncio.Runner | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(coroutine)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._runner is not None:
+            self._runner.close()
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

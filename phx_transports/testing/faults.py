@@ -1,0 +1,179 @@
+"""Faults to order, at the server's end of a real connection: between the network and the application's sockets.
+
+What clients send passes through here before the server sees it. Everything runs on the server's loop; `Faults` is what
+a test turns the knobs of, from any thread.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from phx_proto.errors import InvalidFrame
+from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC
+from phx_proto.serializer import V1Server, V2Server
+
+from ..asyncio.server_wire import Receiver, Wire
+from ..cutter import Received
+
+
+class Faults:
+    """What goes wrong; nothing does until it is asked for. May be changed at any time, also from another thread.
+
+    Attributes:
+        delay: Seconds by which everything that clients send is late.
+        heartbeats: Whether heartbeats reach the server; if not, none is answered.
+    """
+
+    def __init__(self) -> None:
+        self.delay = 0.0
+        self.heartbeats = True
+        self._frames_left: int | None = None
+        self._refusals: deque[bytes] = deque()
+
+    def swallow_heartbeats(self) -> None:
+        """Let no heartbeat through, as a server does that hangs."""
+        self.heartbeats = False
+
+    def cut_after(self, frames: int) -> None:
+        """Let so many more frames through, of all clients together, and end the connection of the last one; once.
+
+        Args:
+            frames: At least 1.
+
+        Raises:
+            ValueError: It is less.
+        """
+        if frames < 1:
+            raise ValueError(f"a connection is cut after at least one frame, not {frames}")
+        self._frames_left = frames
+
+    def refuse(
+        self, status: int = 503, body: str | bytes = b"", headers: Mapping[str, str] | None = None, *, times: int = 1
+    ) -> None:
+        """Answer the next handshakes with an HTTP error.
+
+        Args:
+            status: From 400 on.
+            body: Of the response.
+            headers: Of the response, e.g. `{"retry-after": "7"}`.
+            times: So many handshakes.
+        """
+        self._refusals.extend([_response(status, body, headers or {})] * times)
+
+    # ---- for the wires -----------------------------------------------------------------------------------------------
+
+    def next_refusal(self) -> bytes | None:
+        """What the next handshake is answered with; `None` to go on with it."""
+        return self._refusals.popleft() if self._refusals else None
+
+    def passing(self, messages: list[Received]) -> tuple[list[Received], bool]:
+        """What of one read gets through, and whether the connection is cut behind it."""
+        passed = [message for message in messages if self.heartbeats or not _is_heartbeat(message)]
+        left = self._frames_left
+        if left is None:
+            return passed, False
+        if left > len(passed):
+            self._frames_left = left - len(passed)
+            return passed, False
+        self._frames_left = None
+        return passed[:left], True
+
+
+class FaultyWire(Wire):
+    """A connection with faults."""
+
+    def __init__(self, *args: Any, faults: Faults, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._faults = faults
+        self._gate: _Gate | None = None
+        self._refused = False
+
+    def begin(self, receiver: Receiver) -> None:
+        """The handshake is over: what comes from here on passes the gate."""
+        self._gate = _Gate(self, receiver, self._faults)
+        super().begin(self._gate)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        if self._refused:
+            return
+        answer = self._faults.next_refusal() if self._gate is None else None
+        if answer is None:
+            super().data_received(data)
+            return
+        self._refused = True
+        self.transport.write(answer)
+        self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing more will come, nor get through."""
+        super().connection_lost(exc)
+        if self._gate is not None:
+            self._gate.shut()
+
+
+class _Gate:
+    """Before the receiver of one connection."""
+
+    def __init__(self, wire: Wire, receiver: Receiver, faults: Faults) -> None:
+        self._wire = wire
+        self._receiver = receiver
+        self._faults = faults
+        self._loop = asyncio.get_running_loop()
+        self._late: deque[asyncio.TimerHandle] = deque()
+
+    def received(self, messages: list[Received], /) -> None:
+        passed, cut = self._faults.passing(messages)
+        if self._faults.delay or self._late:
+            self._pass_late(passed, cut)
+        else:
+            self._pass(passed, cut)
+
+    def closed(self, code: int | None, reason: str, /) -> None:
+        self.shut()
+        self._receiver.closed(code, reason)
+
+    def shut(self) -> None:
+        """What is late will not come."""
+        while self._late:
+            self._late.popleft().cancel()
+
+    def _pass_late(self, messages: list[Received], cut: bool) -> None:
+        due = self._loop.time() + self._faults.delay
+        if self._late:
+            due = max(due, self._late[-1].when())  # never before what came before it
+        self._late.append(self._loop.call_at(due, self._pass_next, messages, cut))
+
+    def _pass_next(self, messages: list[Received], cut: bool) -> None:
+        self._late.popleft()
+        self._pass(messages, cut)
+
+    def _pass(self, messages: list[Received], cut: bool) -> None:
+        self._receiver.received(messages)
+        self._wire.flush()
+        if cut:
+            self._wire.drop()
+            self._receiver.closed(None, "the test cut the connection")
+
+
+_SERIALIZERS: Final = (V2Server(), V1Server())
+
+
+def _is_heartbeat(message: Received) -> bool:
+    for serializer in _SERIALIZERS:
+        try:
+            request = serializer.decode(message)
+        except InvalidFrame:
+            continue
+        return bool((request.topic, request.event) == (PHOENIX_TOPIC, HEARTBEAT))
+    return False
+
+
+def _response(status: int, body: str | bytes, headers: Mapping[str, str]) -> bytes:
+    data = body.encode() if isinstance(body, str) else body
+    phrases = {known.value: known.phrase for known in HTTPStatus}
+    fields = {"connection": "close", "content-length": str(len(data)), **headers}
+    lines = [f"HTTP/1.1 {status} {phrases.get(status, 'Refused')}", *(f"{name}: {fields[name]}" for name in fields)]
+    return "\r\n".join([*lines, "", ""]).encode() + data

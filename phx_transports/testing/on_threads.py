@@ -1,0 +1,175 @@
+"""A client on threads, at the peer's end: the transport and the watch that it gets instead of the network and the time.
+
+There is no thread here: what a watch does is done by the thread that advances the clock, or that waits for the end.
+"""
+
+import threading
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from phx_proto.client import ClientProtocol
+from phx_proto.commands import Command, Resolve
+
+from ..threads.seam import Tell
+from ..threads.transport import resolve
+from ..threads.waits import SLICE
+from .clock import Clock, Timer
+from .connection import Line
+
+if TYPE_CHECKING:
+    from .peer import Peer
+
+
+class ThreadsLine(Line):
+    """Fulfils `phx_transports.threads.seam.ClientTransport` for the client, and `Line` for the peer."""
+
+    writable = True
+
+    def __init__(
+        self,
+        peer: "Peer",
+        proto: ClientProtocol,
+        *,
+        tell: Tell,
+        later: Callable[[Callable[[], None]], None],
+        on_due: Callable[[], None],
+        goes_on: Callable[[], bool],
+        on_end: Callable[[], None],
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        self.now = peer.clock.now
+        self.watch = StillWatch(peer.clock, later=later, on_due=on_due, goes_on=goes_on, on_end=on_end)
+        self._peer = peer
+        self._proto = proto
+        self._tell = tell
+        self._later = later
+        self._on_crash = on_crash
+        self._rest = threading.Condition()
+        self._timers: list[threading.Timer] = []
+
+    # ---- for the client ----------------------------------------------------------------------------------------------
+
+    def perform(self, command: Command) -> None:
+        """Do what the core wants done."""
+        if isinstance(command, Resolve):
+            self._later(lambda: resolve(command, self._proto, self._tell))
+        else:
+            self._peer.perform(command, self)
+
+    def flush(self) -> None:
+        """The core was told something: whoever waits for its handlers looks anew."""
+        with self._rest:
+            self._rest.notify_all()
+
+    def wait_writable(self, timeout: float | None = None) -> bool:
+        """There is always room."""
+        return True
+
+    def end(self) -> None:
+        """Give up what is under way."""
+        for timer in self._timers:
+            timer.cancel()
+            if timer is not threading.current_thread():
+                timer.join()
+
+    # ---- for the peer ------------------------------------------------------------------------------------------------
+
+    def tell(self, call: Callable[[float], Any], /) -> None:
+        """Give the core an input, and do what it wants done."""
+        self._tell(call)
+
+    def soon(self, call: Callable[[], None], /) -> None:
+        """Have something called when the client's lock is released."""
+        self._later(call)
+
+    def fail(self, error: BaseException, /) -> None:
+        """End the client with this error."""
+        self._on_crash(error)
+
+    def after(self, seconds: float, call: Callable[[], None], /) -> None:
+        """Have something called, on a thread of its own, when so many real seconds have passed."""
+        timer = threading.Timer(seconds, call)
+        timer.daemon = True
+        self._timers.append(timer)
+        timer.start()
+
+    @property
+    def backlog(self) -> int:
+        """How many messages the client has not handled."""
+        return self._proto.stats.backlog
+
+    def rest(self, timeout: float) -> bool:
+        """Wait until every message is handled; gives whether that is so."""
+        with self._rest:
+            return self._rest.wait_for(lambda: not self.backlog, timeout)
+
+
+class StillWatch:
+    """Fulfils `phx_transports.threads.seam.ClientWatch` on the clock of a test."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        later: Callable[[Callable[[], None]], None],
+        on_due: Callable[[], None],
+        goes_on: Callable[[], bool],
+        on_end: Callable[[], None],
+    ) -> None:
+        self.armed = inf
+        self._clock = clock
+        self._later = later
+        self._on_due = on_due
+        self._goes_on = goes_on
+        self._on_end = on_end
+        self._timer: Timer | None = None
+        self._looking = threading.Lock()
+        self._looker: int | None = None
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Nothing runs by itself."""
+
+    def join(self) -> None:
+        """Wait until the end was seen to."""
+        self._look()
+        while not self._ended.wait(SLICE):
+            self._look()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this is called from the watch's last act."""
+        return threading.get_ident() == self._looker
+
+    def wake(self) -> None:
+        """Look whether the client has ended, as soon as its lock is released."""
+        self._later(self._look)
+
+    def arm(self, deadline: float) -> None:
+        """Set an earlier deadline."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.armed = deadline
+        self._timer = self._clock.call_at(deadline, self._due)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call something on a thread of its own: who asks may be a signal's handler, within anything."""
+        threading.Thread(target=function, name="phx-test-call", daemon=True).start()
+
+    def _due(self) -> None:
+        self.armed = inf  # whoever is told sets the next one
+        self._on_due()
+        self._look()
+
+    def _look(self) -> None:
+        if self.is_current or self._ended.is_set():
+            return
+        with self._looking:
+            self._looker = threading.get_ident()
+            try:
+                if not self._ended.is_set() and not self._goes_on():
+                    self._on_end()
+                    self._ended.set()
+            finally:
+                self._looker = None

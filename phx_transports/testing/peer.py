@@ -1,0 +1,507 @@
+"""`Peer` plays the server: in memory, over the real wire format, on a clock that the test moves.
+
+    with Peer() as peer:
+        client = peer.driver().connect()                        # or connect(peer.url, transport=peer)
+        peer.expect_join("room:lobby").reply({"ok": 1})
+        joining = client.join("room:lobby")
+        assert joining.result(0) == {"ok": 1}
+        peer.push("room:lobby", "shout", {"body": "hi"})
+        assert client.messages[0].payload == {"body": "hi"}
+
+Every frame is encoded and decoded by the real serializers of both sides, and the client is the real one: its joins,
+retries and timeouts run as ever, but on the peer's clock (`peer.clock.advance(30)`) and without jitter, so that every
+wait is the longest of its range. Nothing opens a port or takes real time.
+
+The test says what is to come (`expect_…`), before it comes or after; when the peer's context ends, or at `verify`, what
+came and was not expected, and what was expected and did not come, fails the test with an account of the conversation.
+Connects, heartbeats and leaves need not be expected: they are answered as a server does.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from phx_proto.client import ClientProtocol
+from phx_proto.commands import Command
+from phx_proto.message import PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE
+from phx_proto.serializer import Request, ServerSerializer
+
+from .clock import Clock
+from .connection import Connection, Line, State
+from .doors import DOORS, Accept, Door, Fail, Hold, Refuse
+from .errors import CannotPlay, TestKitError, UnexpectedConversation
+from .expectations import ANYTHING, Answer, Asked, Expectation, Kind
+from .network import Network
+from .presences import Presences
+from .transcript import NOTHING, Side, Transcript
+from .turns import quiet
+
+if TYPE_CHECKING:
+    from ..asyncio.seam import ClientTransport as AsyncioTransport
+    from ..threads.seam import ClientTransport as ThreadsTransport
+    from .driver import Driver
+
+#: Where clients of a peer connect to. No such host exists, and none is looked for.
+URL: Final = "ws://peer.test/socket"
+
+_UNMATCHED: Final = {"reason": "unmatched topic"}
+
+
+class Peer:
+    """The server of one test. Its context verifies at the end; so does the fixture `phx_peer`.
+
+    Args:
+        clock: To share with something else; by default the peer's own.
+        serializer: The server's side of a wire format of your own; by default the one that the client asks for.
+        patience: Real seconds after which a client on asyncio or threads is ended whose join or push nothing expects:
+            better a test that fails than one that waits for ever.
+
+    Attributes:
+        clock: The time of everything here.
+        url: For clients to connect to; any other will do as well.
+    """
+
+    url = URL
+
+    def __init__(
+        self, *, clock: Clock | None = None, serializer: ServerSerializer | None = None, patience: float = 10.0
+    ) -> None:
+        self.clock = Clock() if clock is None else clock
+        self._patience = patience
+        self._network = Network(self.clock, serializer, self._heard)
+        self._lock = self._network.lock
+        self._expectations: list[Expectation] = []
+        self._standing: list[Expectation] = []  # what is allowed; they come last
+        self._asked: list[Asked] = []  # what came that can be expected
+        self._presences = Presences()
+        self._endings: list[Callable[[], None]] = []
+        self.clock.between(self._network.settle)
+
+    def __repr__(self) -> str:
+        return f"Peer({len(self.connections)} connections, {len(self.transcript)} lines said)"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.verify()
+            elif not isinstance(error, TestKitError):
+                error.add_note(self._network.account())
+        finally:
+            self.end()
+
+    # ---- what the client is to send ----------------------------------------------------------------------------------
+
+    def expect_join(self, topic: str, params: Any = ANYTHING) -> Expectation:
+        """The client joins, or rejoins, a topic.
+
+        Args:
+            topic: Which.
+            params: With which params; a struct or dataclass is compared as it is on the wire.
+
+        Returns:
+            On which to say what the server does: `.reply(…)`, `.refuse(…)`, `.ignore()`.
+        """
+        return self._expect(Kind.JOIN, topic, PHX_JOIN, params)
+
+    def expect_push(self, topic: str, event: str, payload: Any = ANYTHING) -> Expectation:
+        """The client sends an event, whether it wants a reply (`push`) or not (`cast`).
+
+        Args:
+            topic: To which topic.
+            event: Which event.
+            payload: With which payload; `ANYTHING` within it matches any value there.
+        """
+        return self._expect(Kind.PUSH, topic, event, payload)
+
+    def expect_leave(self, topic: str) -> Expectation:
+        """The client leaves a topic. It is answered like any other, unless `.ignore()` is said before it comes."""
+        return self._expect(Kind.LEAVE, topic, PHX_LEAVE, ANYTHING)
+
+    def allow_join(self, topic: str, response: Any = None) -> None:
+        """Accept every join of the topic that nothing else expects, or none.
+
+        Args:
+            topic: A topic; or the beginning of one and a `*`.
+            response: What each is answered; `None` stands for `{}`.
+        """
+        self._expect(Kind.JOIN, topic, PHX_JOIN, ANYTHING, standing=True).reply(response)
+
+    def allow_push(self, topic: str, event: str, response: Any = None) -> None:
+        """Answer ok to every push of the event that nothing else expects, or none. Arguments as for `allow_join`."""
+        self._expect(Kind.PUSH, topic, event, ANYTHING, standing=True).reply(response)
+
+    # ---- what the server sends ---------------------------------------------------------------------------------------
+
+    def push(self, topic: str, event: str, payload: Any = None) -> None:
+        """Send an event to the client's channel.
+
+        Args:
+            topic: One that is joined.
+            event: Which event.
+            payload: Any JSON value, or bytes; `None` stands for `{}`.
+
+        Raises:
+            CannotPlay: The topic is not joined.
+            LocalError: The payload cannot be sent.
+        """
+        payload = {} if payload is None else payload
+        with self._lock:
+            connection = self._network.connection_of(topic, f'push "{event}"')
+            frame = connection.serializer.push(connection.joined[topic], topic, event, payload)
+            self._network.send(connection, frame, f'pushes "{event}" to "{topic}"', topic, event, payload)
+        self._network.settle()
+
+    def broadcast(self, topic: str, event: str, payload: Any = None) -> None:
+        """Send an event to everyone who has the topic joined. Raises what `push` raises."""
+        payload = {} if payload is None else payload
+        with self._lock:
+            self._network.connection_of(topic, f'broadcast "{event}"')
+            for connection in self._network.connections:
+                if topic in connection.joined:
+                    frame = connection.serializer.broadcast(topic, event, payload)
+                    self._network.send(connection, frame, f'broadcasts "{event}" to "{topic}"', topic, event, payload)
+        self._network.settle()
+
+    def presence_state(self, topic: str, entries: Mapping[str, Any] | None = None) -> None:
+        """Tell the client who is there: what a channel with presence pushes after a join.
+
+        Args:
+            topic: One that is joined.
+            entries: By key the meta, or a list of metas, of who is there; each gets a `phx_ref` if it has none. `None`
+                for those who are there by what was told before.
+
+        Raises:
+            CannotPlay: The topic is not joined.
+        """
+        with self._lock:
+            self._network.connection_of(topic, "tell who is present")
+            state = self._presences.state(topic, entries)
+        self.push(topic, "presence_state", state)
+
+    def presence_diff(self, topic: str, *, joins: Mapping[str, Any] | None = None, leaves: Iterable[str] = ()) -> None:
+        """Tell everyone who came and who went. A key in both is an update.
+
+        Args:
+            topic: One that is joined.
+            joins: As `entries` of `presence_state`.
+            leaves: Keys that were told before.
+
+        Raises:
+            CannotPlay: The topic is not joined, or a key is not there to leave.
+        """
+        with self._lock:
+            self._network.connection_of(topic, "tell who came and went")
+            diff = self._presences.diff(topic, {} if joins is None else joins, leaves)
+        self.broadcast(topic, "presence_diff", diff)
+
+    def crash(self, topic: str) -> None:
+        """The channel crashes (`phx_error`); the client will rejoin. Raises `CannotPlay` where it is not joined."""
+        self._end_channel(topic, PHX_ERROR, {"reason": "channel_crash"}, "crashes")
+
+    def close_channel(self, topic: str) -> None:
+        """The channel is stopped (`phx_close`). Raises `CannotPlay` where it is not joined."""
+        self._end_channel(topic, PHX_CLOSE, {}, "closes")
+
+    def send_raw(self, frame: str | bytes) -> None:
+        """Send anything at all, `str` as a text frame, `bytes` as a binary one. Raises `CannotPlay` if none is open."""
+        with self._lock:
+            self._network.send(
+                self._network.open_connection("send a frame"), frame, f"sends a frame of its own, of size {len(frame)}"
+            )
+        self._network.settle()
+
+    # ---- what happens to the connection ------------------------------------------------------------------------------
+
+    def accept_connect(self, subprotocol: str | None = None) -> None:
+        """Accept the attempt that is held, or expect the next one and accept it."""
+        self._answer_attempt(Accept(subprotocol))
+
+    def refuse_connect(
+        self, status: int = 403, body: str | bytes = b"", headers: Mapping[str, str] | None = None, *, times: int = 1
+    ) -> None:
+        """Answer the attempt that is held, or the next one, with an HTTP error.
+
+        Args:
+            status: From 400 on.
+            body: Of the response.
+            headers: Of the response, e.g. `{"retry-after": "7"}`.
+            times: So many attempts in a row.
+        """
+        data = body.encode() if isinstance(body, str) else body
+        for _ in range(times):
+            self._answer_attempt(Refuse(status, data, headers or {}))
+
+    def fail_connect(self, reason: str = "connection refused", *, times: int = 1) -> None:
+        """Nobody is there for the attempt that is held, or for the next one: so many attempts in a row."""
+        for _ in range(times):
+            self._answer_attempt(Fail(reason))
+
+    def hold_connect(self) -> None:
+        """Leave the next attempt without an answer, until one of the other three gives it."""
+        with self._lock:
+            self._network.doors.append(Hold())
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection with a close frame.
+
+        Args:
+            code: E.g. 1001 for a disconnect, 1012 for a server that restarts.
+            reason: Of the frame.
+
+        Raises:
+            CannotPlay: There is no open connection.
+        """
+        self._end_connection(code, reason, f"closes the connection with {code}{f' ({reason})' if reason else ''}")
+
+    def cut(self) -> None:
+        """End the connection without a close frame, as a broken network does. Raises `CannotPlay` if none is open."""
+        self._end_connection(None, "the server ended the connection without a close frame", "cuts the connection")
+
+    def stop_answering_heartbeats(self) -> None:
+        """Fall silent on them, as a server does that hangs."""
+        self._network.heartbeats = False
+
+    def answer_heartbeats(self) -> None:
+        """Answer them again, from the next one on."""
+        self._network.heartbeats = True
+
+    # ---- what is so now ----------------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection is open."""
+        return any(connection.state is State.OPEN for connection in self._network.connections)
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """Every attempt to connect so far, with its params and headers."""
+        return tuple(self._network.connections)
+
+    @property
+    def joined(self) -> list[str]:
+        """The topics that are joined now."""
+        return self._network.joined
+
+    @property
+    def transcript(self) -> Transcript:
+        """What was said so far."""
+        return self._network.transcript
+
+    def verify(self) -> None:
+        """Have it that all went as expected so far.
+
+        Raises:
+            UnexpectedConversation: Something came that was not expected, or what was expected did not come.
+        """
+        self._network.settle()
+        with self._lock:
+            missing = [str(expectation) for expectation in self._expectations if expectation.missing]
+            missing += [DOORS[type(door)] for door in self._network.doors]
+            surplus = self._surplus()
+            if not missing and not surplus:
+                return
+            parts = ["The conversation did not go as expected.", *surplus]
+            if missing:
+                parts += ["Was expected, and did not come:", *(f"  {line}" for line in missing)]
+            raise UnexpectedConversation("\n".join([*parts, self._network.account()]))
+
+    def end(self) -> None:
+        """End the clients that `driver` made, without verifying; the context and the fixture do it."""
+        for end in self._endings:
+            end()
+
+    def settle(self, *, timeout: float = 10.0) -> None:
+        """Have everything that is under way arrive, and wait until the threads of a client on threads have handled it.
+
+        A handler that waits for a reply gets it only from an expectation that was declared before.
+
+        Args:
+            timeout: Real seconds for handlers to end; what is not read of a stream counts as not handled.
+
+        Raises:
+            UnexpectedConversation: They did not.
+        """
+        self._network.settle()
+        if not all(line.rest(timeout) for line in self._lines()):
+            raise UnexpectedConversation(self._unhandled())
+
+    async def settled(self, *, timeout: float = 10.0) -> None:
+        """Have everything that is under way arrive and be handled, and the event loop come to rest.
+
+        Args:
+            timeout: Real seconds for handlers to end; what is not read of a stream counts as not handled.
+
+        Raises:
+            UnexpectedConversation: They did not.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            self._network.settle()
+            await quiet(lambda: (len(self.transcript), self._backlog()))
+            if not self._backlog():
+                return
+            if loop.time() > deadline:
+                raise UnexpectedConversation(self._unhandled())
+
+    # ---- clients -----------------------------------------------------------------------------------------------------
+
+    def driver(self, proto: ClientProtocol | None = None) -> "Driver":
+        """Drive a bare `ClientProtocol`: what an adapter does, step by step, with results that are there at once.
+
+        Args:
+            proto: One that was not connected yet; by default a plain one.
+        """
+        from .driver import Driver
+
+        driver = Driver(self, ClientProtocol(self.url) if proto is None else proto, self._network.settle)
+        self._endings.append(driver.abort)
+        return driver
+
+    def asyncio_transport(
+        self, proto: ClientProtocol, *, pump: Callable[[], None], on_crash: Callable[[BaseException], None]
+    ) -> "AsyncioTransport":
+        """Be the network of a client on asyncio; for `phx_transports.asyncio.connect`."""
+        from .on_asyncio import AsyncioLine
+
+        return AsyncioLine(self, proto, pump=pump, on_crash=on_crash)
+
+    def threads_transport(self, proto: ClientProtocol, **hooks: Any) -> "ThreadsTransport":
+        """Be the network of a client on threads; for `phx_transports.threads.connect`."""
+        from .on_threads import ThreadsLine
+
+        return ThreadsLine(self, proto, **hooks)
+
+    def perform(self, command: Command, line: Line) -> None:
+        """Do what a client's core wants done; called by its line, from within its pump."""
+        self._network.perform(command, line)
+
+    def note(self, words: str) -> None:
+        """Put a line of the test's own into the transcript."""
+        with self._lock:
+            self._network.say(Side.NOTE, words)
+
+    def _lines(self) -> list[Line]:
+        return list({id(connection.line): connection.line for connection in self._network.connections}.values())
+
+    def _backlog(self) -> int:
+        return sum(line.backlog for line in self._lines())
+
+    def _unhandled(self) -> str:
+        return f"Messages that arrived are not handled: {self._backlog()}.\n{self._network.account()}"
+
+    # ---- private: what comes -----------------------------------------------------------------------------------------
+
+    def _heard(self, connection: Connection, request: Request) -> None:
+        topic, event = request.topic, request.event
+        kind = _KINDS.get(event, Kind.PUSH)
+        words = {Kind.JOIN: f'joins "{topic}"', Kind.LEAVE: f'leaves "{topic}"'}
+        payload = NOTHING if kind is Kind.LEAVE else request.payload
+        self._network.say(Side.CLIENT, words.get(kind, f'pushes "{event}" to "{topic}"'), topic, event, payload)
+        if kind is Kind.PUSH and not self._is_live(connection, request):
+            return
+        asked = Asked(kind, connection, request)
+        taker = next((one for one in (*self._expectations, *self._standing) if one.wants(asked)), None)
+        if taker is not None:
+            taker.take(asked)
+        elif kind is Kind.LEAVE:
+            asked.expected = True
+            self._act(asked, Answer.REPLY, "ok", {})
+        else:
+            connection.line.after(self._patience, lambda: self._lose_patience(asked))
+        self._asked.append(asked)
+
+    def _lose_patience(self, asked: Asked) -> None:
+        with self._lock:
+            if asked.expected:
+                return
+            parts = ["Nobody answered what the client waits for.", *self._surplus(), self._network.account()]
+        asked.connection.line.fail(UnexpectedConversation("\n".join(parts)))
+
+    def _is_live(self, connection: Connection, request: Request) -> bool:
+        """Whether a push is for a channel that stands; what is not is answered, or ignored, as by a real server."""
+        if request.topic not in connection.joined:
+            frame = connection.serializer.reply(None, request.ref, request.topic, "error", _UNMATCHED)
+            self._network.send(
+                connection, frame, f'knows no "{request.topic}"', request.topic, request.event, _UNMATCHED
+            )
+            return False
+        return bool(connection.joined[request.topic] == request.join_ref)
+
+    def _surplus(self) -> list[str]:
+        surplus = [f"  {asked}" for asked in self._asked if not asked.expected]
+        return ["Came, and was not expected:", *surplus] if surplus else []
+
+    # ---- private: from the test --------------------------------------------------------------------------------------
+
+    def _expect(self, kind: Kind, topic: str, event: str, payload: Any, *, standing: bool = False) -> Expectation:
+        expectation = Expectation(
+            kind,
+            topic,
+            event,
+            payload,
+            standing=standing,
+            act=self._act,
+            settle=self._network.settle,
+            account=self._network.account,
+            lock=self._lock,
+        )
+        with self._lock:
+            (self._standing if standing else self._expectations).append(expectation)
+            for asked in self._asked:
+                if not asked.expected and expectation.wants(asked):
+                    expectation.take(asked)
+        return expectation
+
+    def _act(self, asked: Asked, answer: Answer, status: str, response: Any) -> None:
+        connection, request = asked.connection, asked.request
+        if answer is not Answer.REPLY:
+            return
+        if connection.state is not State.OPEN:
+            raise CannotPlay(f"The {asked} cannot be answered: its connection is gone.\n{self._network.account()}")
+        topic, serializer = request.topic, connection.serializer
+        join_ref = request.join_ref
+        frame = serializer.reply(join_ref, request.ref, topic, status, response)
+        words = f"answers the {_named(asked)} with {status}"
+        self._network.send(connection, frame, words, topic, request.event, response)
+        if asked.kind is Kind.JOIN and status == "ok":
+            old = connection.joined.get(topic)
+            connection.joined[topic] = join_ref
+            if old is not None:
+                self._network.send_end(connection, topic, old, PHX_CLOSE, {}, "closes")
+        elif asked.kind is Kind.LEAVE and connection.joined.get(topic) == join_ref:
+            del connection.joined[topic]
+            self._network.send_end(connection, topic, join_ref, PHX_CLOSE, {}, "closes")
+
+    def _end_channel(self, topic: str, event: str, payload: dict[str, Any], verb: str) -> None:
+        with self._lock:
+            connection = self._network.connection_of(topic, "end the channel")
+            self._network.send_end(connection, topic, connection.joined.pop(topic), event, payload, verb)
+        self._network.settle()
+
+    def _end_connection(self, code: int | None, reason: str, words: str) -> None:
+        with self._lock:
+            connection = self._network.open_connection("end the connection")
+            self._network.end(connection, code, reason, words)
+        self._network.settle()
+
+    def _answer_attempt(self, door: Door) -> None:
+        with self._lock:
+            self._network.answer_attempt(door)
+        self._network.settle()
+
+
+_KINDS: Final = {PHX_JOIN: Kind.JOIN, PHX_LEAVE: Kind.LEAVE}
+
+
+def _named(asked: Asked) -> str:
+    topic = asked.request.topic
+    if asked.kind is Kind.PUSH:
+        return f'push "{asked.request.event}" on "{topic}"'
+    return f'{asked.kind.value} of "{topic}"'

@@ -1,0 +1,79 @@
+"""The pytest plugin: `phx_peer`, `phx_clock` and `phx_server`, and the conversation in the report of a failing test.
+
+Loaded by its entry point in every run, so it imports nothing of the library until a fixture is used. Its fixtures are
+plain ones, and so work in plain tests and in those of any asynchronous plugin. A peer is verified when its test has
+passed, as a part of the test: what did not go as expected is a failure of the test, and not an error after it.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from .clock import Clock
+    from .peer import Peer
+    from .serving import Channels, TestServer
+
+
+@pytest.fixture
+def phx_clock() -> "Clock":
+    """The clock of `phx_peer`: it moves only by `advance` and `elapse`."""
+    from .clock import Clock
+
+    return Clock()
+
+
+@pytest.fixture
+def phx_peer(phx_clock: "Clock", request: pytest.FixtureRequest) -> "Iterator[Peer]":
+    """A server in memory, played by the test; what was not expected, or did not come, fails the test."""
+    from .peer import Peer
+
+    peer = Peer(clock=phx_clock)
+    request.node.stash[_PEER] = peer
+    yield peer
+    peer.end()
+
+
+@pytest.fixture
+def phx_server() -> "Iterator[Callable[..., TestServer]]":
+    """Start servers that end with the test: call it as `serve`, with channels, e.g. `{"room:*": Room}`."""
+    from .serving import serve
+
+    with ExitStack() as stack:
+
+        def start(channels: "Channels", **options: Any) -> "TestServer":
+            return stack.enter_context(serve(channels, **options))
+
+        yield start
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Verify the peer of a test that has passed."""
+    result = yield
+    peer = item.stash.get(_PEER, None)
+    if peer is not None:
+        from .errors import UnexpectedConversation
+
+        try:
+            peer.verify()
+        except UnexpectedConversation as failure:
+            pytest.fail(str(failure), pytrace=False)  # it says all there is: a traceback shows only the kit's own code
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: "pytest.CallInfo[None]"
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the conversation of a test that has failed, unless the failure's own text does."""
+    report = yield
+    peer = item.stash.get(_PEER, None)
+    if peer is not None and report.failed and "The conversation:" not in report.longreprtext:
+        report.sections.append(("conversation with phx_peer", str(peer.transcript)))
+    return report
+
+
+_PEER = pytest.StashKey["Peer"]()

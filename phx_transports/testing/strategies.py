@@ -1,0 +1,108 @@
+"""Strategies for hypothesis: what may travel, and what a server may do. Needs the extra `phx-channels[testing]`.
+
+@given(payloads())
+def test_any_payload_is_saved(payload): ...
+
+@given(conversations(["room:lobby"]))
+def test_the_consumer_survives(steps): ...
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+
+from phx_proto.message import PHOENIX_TOPIC, RESERVED_EVENTS, Message
+from phx_proto.serializer import V2, V2Server
+
+from .steps import Broadcasts, ClosesConnection, Crashes, GoesDown, Pushes, SendsGarbage, Step, Waits
+
+
+def topics() -> st.SearchStrategy[str]:
+    """Topics that a channel can have, usual ones more often than not."""
+    usual = st.builds("{}:{}".format, st.sampled_from(["room", "user", "sim"]), st.integers(0, 99))
+    return usual | _text(min_size=1, max_size=20).filter(lambda topic: topic != PHOENIX_TOPIC)
+
+
+def events() -> st.SearchStrategy[str]:
+    """Events that an application can have: none of the protocol's own."""
+    usual = st.sampled_from(["shout", "new_msg", "balance", "tick"])
+    return usual | _text(min_size=1, max_size=20).filter(lambda event: event not in RESERVED_EVENTS)
+
+
+def payloads(*, binary: bool = False) -> st.SearchStrategy[Any]:
+    """Any JSON value that the wire allows.
+
+    Args:
+        binary: Bytes as well.
+    """
+    values = st.recursive(_SCALARS, lambda inner: st.lists(inner, max_size=4) | _objects(inner), max_leaves=12)
+    return values | st.binary(max_size=64) if binary else values
+
+
+def objects() -> st.SearchStrategy[dict[str, Any]]:
+    """JSON objects: what a real server pushes and broadcasts."""
+    return _objects(payloads())
+
+
+def messages(
+    *, topic: st.SearchStrategy[str] | None = None, event: st.SearchStrategy[str] | None = None
+) -> st.SearchStrategy[Message[Any]]:
+    """Messages from a server, as a client decodes them off the wire: broadcasts.
+
+    Args:
+        topic: Of which topics.
+        event: Of which events.
+    """
+
+    def received(topic: str, event: str, payload: Any) -> Message[Any]:
+        return V2().decode(V2Server().broadcast(topic, event, payload))
+
+    return st.builds(received, topic or topics(), event or events(), objects() | st.binary(max_size=64))
+
+
+def conversations(
+    topics: Sequence[str], *, event: st.SearchStrategy[str] | None = None, max_size: int = 20
+) -> st.SearchStrategy[list[Step]]:
+    """What a server does, step by step, to a client that is on these topics; see `steps.py`.
+
+    Nothing in it ends a client or a channel for good, so at the end of each a client can be expected to be back.
+
+    Args:
+        topics: At least one.
+        event: Of which events the messages are.
+        max_size: Steps at most.
+    """
+    topic = st.sampled_from(topics)
+    event = event or events()
+    step: st.SearchStrategy[Step] = st.one_of(
+        st.builds(Pushes, topic, event, objects()),
+        st.builds(Broadcasts, topic, event, objects()),
+        st.builds(Crashes, topic),
+        st.builds(ClosesConnection, st.sampled_from([None, 1000, 1001, 1011, 1012, 1013])),
+        st.builds(GoesDown, st.sampled_from([429, 500, 502, 503]), st.integers(1, 3)),
+        st.builds(SendsGarbage, st.sampled_from(["{not json", "[1,2]", "null", "", b"", b"\x07"])),
+        st.builds(Waits, st.sampled_from([0.0, 0.01, 1.0, 5.0, 30.0, 90.0])),
+    )
+    return st.lists(step, max_size=max_size)
+
+
+# ---- private --------------------------------------------------------------------------------------------------------
+
+
+def _text(**sizes: int) -> st.SearchStrategy[str]:
+    return st.text(st.characters(exclude_categories=["Cs"]), **sizes)  # lone surrogates are no text
+
+
+def _objects(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(_text(max_size=10), values, max_size=4)
+
+
+_SCALARS: st.SearchStrategy[Any] = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(10**20, 10**40),
+    st.floats(allow_nan=False, allow_infinity=False),
+    _text(max_size=20),
+)

@@ -1,0 +1,104 @@
+"""What was said on the wire, in the order of saying: the account that a failing test gives of itself.
+
+Payloads are kept as they were, for a test to look at; what is printed masks values under names that promise a secret
+(`token`, `password`, …), for reports of tests end up in logs that many can read.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+import msgspec
+
+
+class Side(Enum):
+    """Who did it."""
+
+    CLIENT = "client"
+    SERVER = "server"
+    NOTE = "note"  #: nobody: something that helps to understand the rest
+
+
+class Nothing(Enum):
+    """For an entry without payload: `None` is a payload."""
+
+    NOTHING = "nothing"
+
+
+NOTHING: Final = Nothing.NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that was said or done.
+
+    Attributes:
+        at: When, in seconds of the test's clock.
+        side: By whom.
+        words: What it was, e.g. `pushes "shout" to "room:lobby"`; without the payload.
+        topic: Its topic, if it has one.
+        event: Its event, if it has one.
+        payload: What it carried; `NOTHING` where nothing can be. It may be secret, and is not shown here.
+    """
+
+    at: float
+    side: Side
+    words: str
+    topic: str | None = None
+    event: str | None = None
+    payload: Any = field(default=NOTHING, repr=False)
+
+    def __str__(self) -> str:
+        carried = "" if self.payload is NOTHING else f" {shown(self.payload)}"
+        return f"{self.at:9.3f}  {self.side.value}  {self.words}{carried}"
+
+
+class Transcript:
+    """Everything so far; printed, a line each."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.entries)) or "   (nothing was said)"
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(tuple(self.entries))
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def shown(value: Any) -> str:
+    """A payload as text: compact JSON, secrets masked, and not too long."""
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    try:
+        text = msgspec.json.encode(masked(value), enc_hook=repr).decode()  # what a test expects may be no JSON
+    except (ValueError, RecursionError):
+        text = repr(value)
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+
+
+def masked(value: Any) -> Any:
+    """The same value, but for what stands under a name that promises a secret."""
+    if isinstance(value, _OBJECT):
+        return {key: "…" if is_secret(key) and item else masked(item) for key, item in value.items()}
+    if isinstance(value, _ARRAYS):
+        return [masked(item) for item in value]
+    return value
+
+
+def is_secret(name: object) -> bool:
+    """Whether a field of this name is not to be shown."""
+    return isinstance(name, str) and _SECRET.search(name) is not None
+
+
+_WIDTH: Final = 200
+_OBJECT: type[Any] = dict
+_ARRAYS: tuple[type[Any], ...] = (list, tuple)
+_SECRET: Final = re.compile(
+    r"token|secret|passw|authori[sz]|api[_-]?key|private[_-]?key|cookie|credential|jwt|^auth$", re.IGNORECASE
+)

@@ -1,0 +1,175 @@
+"""`Peer` against the client on threads, unchanged: `connect(url, transport=peer)`."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from phx_proto.errors import ConnectionClosed, HandshakeRefused, JoinRefused, PushLost, PushTimeout
+from phx_proto.message import Message
+from phx_proto.router import Router
+from phx_proto.states import ChannelState
+from phx_transports.testing import Peer, UnexpectedConversation
+from phx_transports.threads import Channel, Client, connect
+
+LOBBY = "room:lobby"
+PATIENCE = 30.0
+
+
+def start(function: Callable[..., Any], *args: Any, **options: Any) -> "Future[Any]":
+    """Call it on a thread of its own: it blocks."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function(*args, **options))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run).start()
+    return future
+
+
+def joined(peer: Peer, client: Client) -> Channel:
+    peer.allow_join(LOBBY)
+    return client.join(LOBBY)
+
+
+def test_a_join_is_answered(phx_peer: Peer) -> None:
+    phx_peer.expect_join(LOBBY, {"since": 7}).reply({"ok": 1})
+    with connect(phx_peer.url, transport=phx_peer) as client:
+        assert client.channel(LOBBY, {"since": 7}).join() == {"ok": 1}
+
+
+def test_a_join_is_refused(phx_peer: Peer) -> None:
+    phx_peer.expect_join(LOBBY).refuse({"reason": "full"})
+    with connect(phx_peer.url, transport=phx_peer) as client, pytest.raises(JoinRefused):
+        client.join(LOBBY)
+
+
+def test_a_refused_connect_is_raised(phx_peer: Peer) -> None:
+    phx_peer.refuse_connect(403)
+    with pytest.raises(HandshakeRefused):
+        connect(phx_peer.url, transport=phx_peer)
+
+
+def test_a_handler_runs_on_a_thread_of_the_client(phx_peer: Peer) -> None:
+    router, ran = Router(), list[int]()
+    router.add(lambda message: ran.append(threading.get_ident()), "tick")
+    with connect(phx_peer.url, transport=phx_peer, router=router) as client:
+        joined(phx_peer, client)
+        phx_peer.push(LOBBY, "tick")
+        phx_peer.settle()
+        assert len(ran) == 1
+        assert ran[0] != threading.get_ident()
+
+
+def test_a_handler_may_push_and_wait_for_the_reply(phx_peer: Peer) -> None:
+    router, replies = Router(), list[Any]()
+
+    @router.on("tick")
+    def save(message: Message[Any], channel: Channel) -> None:
+        replies.append(channel.push("save", message.payload).response)
+
+    with connect(phx_peer.url, transport=phx_peer, router=router) as client:
+        joined(phx_peer, client)
+        phx_peer.expect_push(LOBBY, "save", {"n": 1}).reply({"id": 7})
+        phx_peer.push(LOBBY, "tick", {"n": 1})
+        phx_peer.settle()
+        assert replies == [{"id": 7}]
+
+
+def test_the_test_plays_the_peer_while_another_thread_waits(phx_peer: Peer) -> None:
+    with connect(phx_peer.url, transport=phx_peer) as client:
+        pushing = start(joined(phx_peer, client).push, "shout", {"body": "hi"})
+        push = phx_peer.expect_push(LOBBY, "shout").wait()
+        assert push.payload == {"body": "hi"}
+        push.reply({"id": 7})
+        assert pushing.result(PATIENCE).response == {"id": 7}
+
+
+def test_a_push_times_out_when_the_clock_says_so(phx_peer: Peer) -> None:
+    with connect(phx_peer.url, transport=phx_peer) as client:
+        pushing = start(joined(phx_peer, client).push, "shout", timeout=5.0)
+        phx_peer.expect_push(LOBBY, "shout").wait()
+        phx_peer.clock.advance(5)
+        with pytest.raises(PushTimeout):
+            pushing.result(PATIENCE)
+
+
+def test_a_push_is_lost_with_its_connection(phx_peer: Peer) -> None:
+    with connect(phx_peer.url, transport=phx_peer) as client:
+        pushing = start(joined(phx_peer, client).push, "shout")
+        phx_peer.expect_push(LOBBY, "shout").wait()
+        phx_peer.cut()
+        with pytest.raises(PushLost):
+            pushing.result(PATIENCE)
+
+
+def test_a_lost_connection_comes_back_while_the_time_advances(phx_peer: Peer) -> None:
+    with connect(phx_peer.url, transport=phx_peer, params=lambda: {"user": "ann"}) as client:
+        channel = joined(phx_peer, client)
+        phx_peer.cut()
+        phx_peer.refuse_connect(503, times=3)
+        phx_peer.clock.advance(1)
+        assert channel.state is ChannelState.JOINED
+        assert len(phx_peer.connections) == 5
+
+
+def test_messages_are_read_one_after_another(phx_peer: Peer) -> None:
+    with connect(phx_peer.url, transport=phx_peer) as client, joined(phx_peer, client).messages() as messages:
+        phx_peer.push(LOBBY, "one")
+        phx_peer.push(LOBBY, "two")
+        assert [next(iter(messages)).event for _ in range(2)] == ["one", "two"]
+
+
+def test_what_is_not_handled_in_time_fails_the_test(phx_peer: Peer) -> None:
+    with connect(phx_peer.url, transport=phx_peer) as client, joined(phx_peer, client).messages():
+        phx_peer.push(LOBBY, "one")
+        with pytest.raises(UnexpectedConversation) as failure:
+            phx_peer.settle(timeout=0.01)
+    assert str(failure.value).startswith("Messages that arrived are not handled: 1.\nThe conversation:\n")
+
+
+def test_a_client_that_runs_ends_when_it_is_stopped(phx_peer: Peer) -> None:
+    client = connect(phx_peer.url, transport=phx_peer)
+    joined(phx_peer, client)
+    running = start(client.wait_closed)
+    client.stop()
+    running.result(PATIENCE)
+    assert not phx_peer.connected
+
+
+def test_a_client_that_the_server_refuses_for_good_ends_with_the_reason(phx_peer: Peer) -> None:
+    client = connect(phx_peer.url, transport=phx_peer)
+    phx_peer.cut()
+    phx_peer.refuse_connect(401)
+    phx_peer.clock.advance(1)
+    with pytest.raises(HandshakeRefused):
+        client.wait_closed()
+
+
+def test_a_handlers_error_can_end_the_client(phx_peer: Peer) -> None:
+    router = Router()
+
+    @router.on("tick")
+    def fail(message: Message[Any]) -> None:
+        raise KeyError("id")
+
+    client = connect(phx_peer.url, transport=phx_peer, router=router, fail_fast=True)
+    joined(phx_peer, client)
+    phx_peer.push(LOBBY, "tick")
+    with pytest.raises(KeyError):
+        client.wait_closed()
+
+
+def test_a_call_that_nobody_will_answer_ends_after_the_peers_patience() -> None:
+    peer = Peer(patience=0.05)
+    client = connect(peer.url, transport=peer)
+    with pytest.raises(ConnectionClosed):
+        client.join(LOBBY)
+    with pytest.raises(UnexpectedConversation, match="Nobody answered what the client waits for"):
+        client.wait_closed()
+    peer.end()
