@@ -2,5 +2,8 @@
 
 import signal
 
+#: Says at the end how many tests are synchronous.
+pytest_plugins = ["tests.counted"]
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
