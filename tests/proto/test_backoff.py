@@ -55,6 +55,17 @@ def test_the_same_random_source_gives_the_same_waits() -> None:
     assert [RECONNECT.delay(n, one) for n in range(9)] == [RECONNECT.delay(n, other) for n in range(9)]
 
 
+def test_a_step_may_be_shorter_than_a_second() -> None:
+    assert Backoff((0.25,)).delay(0) == 0.25
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_policy_spreads_the_waits_of_its_schedule(seed: int) -> None:
+    expected = POLICY.schedule.delay(1, Random(seed))
+    assert POLICY.after_close(None, 1, Random(seed)) == expected < 4
+    assert POLICY.after_failure(ConnectError("down"), at(1, LATER), Random(seed)) == expected
+
+
 @pytest.mark.parametrize("steps", [(), (0,), (-1.0,), (1, inf), (nan,)])
 def test_a_schedule_of_no_or_senseless_steps_is_refused(steps: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="step"):
