@@ -39,7 +39,7 @@ from .message import PHX_JOIN, Message, Reply
 from .presence import Presence
 from .pushes import Push, Pushes
 from .states import CHANNEL, ChannelInput, ChannelState
-from .timers import Action, Timer
+from .timers import Action, Timer, checked_timeout
 from .wire import Wire
 
 _LEFT = "it was left"
@@ -179,7 +179,9 @@ class Channel:
             InvalidState: It was joined before.
             ChannelClosed: It is closed; make a new one.
             InvalidPayload: The params cannot be encoded.
+            InvalidTimeout: The timeout is no number.
         """
+        patience = checked_timeout("join", self._policy.timeout if timeout is None else timeout)
         if self.state in (ChannelState.LEAVING, ChannelState.CLOSED):
             raise ChannelClosed(self.topic, "a channel lives once; make a new one to join again")
         if self.state is not ChannelState.IDLE:
@@ -187,7 +189,7 @@ class Channel:
         if not callable(self._params):
             self._encode_join("0", self._params)
         ref = self._wire.new_ref()
-        self._join = self._call(ref, self._policy.timeout if timeout is None else timeout, self._join_timed_out, now)
+        self._join = self._call(ref, patience, self._join_timed_out, now)
         self._advance(ChannelInput.JOIN)
         self._joins.ask(self, now)
         return ref
@@ -201,7 +203,11 @@ class Channel:
 
         Returns:
             The call's ref; it ends in `LeaveEnded`. A second call gets the first's.
+
+        Raises:
+            InvalidTimeout: The timeout is no number.
         """
+        checked_timeout("leave", timeout)
         if self._leave is not None:
             return self._leave.ref
         if self._join is not None:
@@ -240,8 +246,9 @@ class Channel:
             FieldTooLong: A field of a binary message is over 255 bytes.
             BinaryNotSupported: Bytes, on a serializer that has no binary form.
             BufferFull: Too many pushes wait for their joins.
+            InvalidTimeout: The timeout is no number.
         """
-        push = Push(self._wire.new_ref(), event, payload, timeout, wants_reply=True)
+        push = Push(self._wire.new_ref(), event, payload, checked_timeout("push", timeout), wants_reply=True)
         self._push(push, now)
         self._flow.resume(now)  # the caller may be a handler that reads no more until the reply is there
         return push.ref

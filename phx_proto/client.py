@@ -45,7 +45,7 @@ from .reader import Reader
 from .router import Router
 from .serializer import V2, Serializer
 from .states import SOCKET, ChannelState, SocketInput, SocketState
-from .timers import Timer
+from .timers import Timer, checked_timeout
 from .wire import Stats, Wire
 
 if TYPE_CHECKING:
@@ -157,10 +157,11 @@ class ClientProtocol:
 
         Raises:
             InvalidState: It was called before.
+            InvalidTimeout: The timeout is no number.
         """
         if self._state is not SocketState.IDLE:
             raise InvalidState("connect", self._state.value)
-        if timeout != inf:
+        if checked_timeout("connect", timeout) != inf:
             self._connect_timeout = timeout
             self._connect_timer = self._wire.timers.at(now + timeout, self._connect_timed_out)
         self._dial(now)
@@ -203,10 +204,11 @@ class ClientProtocol:
 
         Raises:
             InvalidState: There is no open connection.
+            InvalidTimeout: The timeout is no number.
         """
         if self._wire.link is None:
             raise InvalidState("ping", self._state.value)
-        return self._heartbeat.ping(now, timeout)
+        return self._heartbeat.ping(now, checked_timeout("ping", timeout))
 
     def cancel_ping(self, ref: str) -> None:
         """Nobody waits for that ping any more; one that has ended is ignored."""
@@ -238,7 +240,11 @@ class ClientProtocol:
         Args:
             now: The time.
             timeout: Seconds after which the connection is dropped, whatever is left to do; `math.inf` for none.
+
+        Raises:
+            InvalidTimeout: The timeout is no number.
         """
+        checked_timeout("drain", timeout)
         if self._state in _ENDING:
             return
         self._stop_timer()

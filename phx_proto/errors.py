@@ -59,6 +59,17 @@ class InvalidState(LocalError):
 
 
 @dataclass(eq=False)
+class InvalidTimeout(LocalError):
+    """A call's timeout is no number of seconds."""
+
+    call: str
+    timeout: object
+
+    def __str__(self) -> str:
+        return f"the timeout of {self.call} is a number of seconds, or math.inf for none, not {self.timeout!r}"
+
+
+@dataclass(eq=False)
 class TopicInUse(LocalError):
     """A live channel of the topic exists; use it, or leave it first."""
 

@@ -12,9 +12,22 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Final, TypeAlias
 
+from .errors import InvalidTimeout
+
 Action: TypeAlias = Callable[[float], None]
 
 _FEW: Final = 64  # dead entries not worth a rebuild
+
+
+def checked_timeout(call: str, timeout: object) -> float:
+    """The timeout of an application's call, as it is.
+
+    Raises:
+        InvalidTimeout: It is no number; with NaN for a deadline no other would ever be due.
+    """
+    if not isinstance(timeout, int | float) or timeout != timeout:
+        raise InvalidTimeout(call, timeout)
+    return timeout
 
 
 class Timer:

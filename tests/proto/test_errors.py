@@ -1,5 +1,6 @@
 """Every error says what happened, on which topic, and travels to another process as it is."""
 
+import math
 import pickle
 from collections.abc import Iterator
 
@@ -12,6 +13,10 @@ from phx_proto.message import Reply
 ERRORS: list[tuple[PhxError, str]] = [
     (errors.InvalidEndpoint("the URL has no host"), "the URL has no host"),
     (errors.InvalidState("connect", "open"), "connect is not possible while the state is open"),
+    (
+        errors.InvalidTimeout("push", math.nan),
+        "the timeout of push is a number of seconds, or math.inf for none, not nan",
+    ),
     (errors.TopicInUse("room:1"), "a channel of topic 'room:1' is already live on this client"),
     (errors.NotJoined("room:1"), "'room:1' was never joined: call join before push"),
     (errors.InvalidPayload("room:1", "shout", "payload.a", "is NaN"), "'shout' on topic 'room:1': payload.a is NaN"),
