@@ -96,28 +96,32 @@ class Presence:
         """
         if join_ref is not None and join_ref != self._join_ref:
             return None
-        if event == PRESENCE_STATE:
-            return self._receive_state(_checked_entries(event, payload))
-        if event == PRESENCE_DIFF:
-            return self._receive_diff(_Diff.checked(payload))
+        try:
+            if event == PRESENCE_STATE:
+                return self._receive_state(_checked_entries(event, payload))
+            if event == PRESENCE_DIFF:
+                return self._receive_diff(_Diff.checked(payload))
+        except RecursionError:  # what was shallow enough to be decoded need not be so to be compared
+            raise InvalidFrame(f"the payload of {event!r} is nested too deeply") from None
         return None
 
     def _receive_state(self, state: dict[str, Entry]) -> PresenceChange:
-        before = self._entries
         for diff in self._pending:
             state = _merged(state, diff)
+        change = _change(self._entries, state, [*self._entries, *state])
         self._pending.clear()
         self._entries = state
         self._synced = True
-        return _change(before, state, [*before, *state])
+        return change
 
     def _receive_diff(self, diff: "_Diff") -> PresenceChange | None:
         if not self._synced:
             self._pending.append(diff)
             return None
-        before = self._entries
-        self._entries = _merged(before, diff)
-        return _change(before, self._entries, [*diff.joins, *diff.leaves])
+        state = _merged(self._entries, diff)
+        change = _change(self._entries, state, [*diff.joins, *diff.leaves])
+        self._entries = state
+        return change
 
 
 def sync_state(current: Entries, new: Any) -> tuple[dict[str, Entry], PresenceChange]:

@@ -315,6 +315,23 @@ def test_the_error_tells_where_the_payload_is_wrong(payload: Any, problem: str) 
     assert str(caught.value) == problem
 
 
+def test_metas_too_deep_to_be_compared_are_told_and_change_nothing() -> None:
+    def state(name: str) -> Any:
+        deep: list[Any] = []
+        for _ in range(100_000):
+            deep = [deep]
+        return {"a": {"metas": [{"phx_ref": "1", "name": name, "deep": deep}]}}
+
+    presence = Presence()
+    presence.joined("1")
+    presence.receive("presence_state", state("first"), join_ref="1")
+    with pytest.raises(InvalidFrame, match="'presence_state' is nested too deeply"):
+        presence.receive("presence_state", state("first"), join_ref="1")
+    with pytest.raises(InvalidFrame, match="'presence_diff' is nested too deeply"):
+        presence.receive("presence_diff", {"joins": state("first"), "leaves": {}}, join_ref="1")
+    assert presence.entries["a"]["metas"][0]["name"] == "first"
+
+
 def test_the_error_does_not_repeat_a_long_key() -> None:
     with pytest.raises(InvalidFrame) as caught:
         sync_state({}, {"k" * 10_000: 1})
