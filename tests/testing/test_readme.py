@@ -4,16 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from snippets import blocks, run
 
 README = Path(__file__).parents[2] / "README.md"
 TESTS = ["test_a_balance_is_saved", "test_balances_come_in_again_after_a_cut"]
 
 
 def example() -> dict[str, Any]:
-    code = README.read_text().partition("<!-- testing -->\n```python\n")[2].partition("```")[0]
-    names: dict[str, Any] = {"__name__": "readme"}
-    exec(compile(code, str(README), "exec"), names)
-    return names
+    return run(blocks(README, marker="testing"), name="readme")
 
 
 def test_these_are_its_tests() -> None:
