@@ -123,7 +123,7 @@ class Clock:
             while self._timers and self._timers[0][2].cancelled:
                 heapq.heappop(self._timers)
             if not self._timers or self._timers[0][0] > end:
-                self._now = end
+                self._now = max(self._now, end)  # what was called within may have advanced it further
                 return False
             when, _, timer = heapq.heappop(self._timers)
             self._now = max(self._now, when)

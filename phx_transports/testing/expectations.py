@@ -88,6 +88,7 @@ class Expectation:
         *,
         standing: bool,
         act: "Callable[[Asked, Answer, str, Any], None]",
+        lapse: Callable[[float], None],
         settle: Callable[[], None],
         account: Callable[[], str],
         lock: "threading.RLock",
@@ -98,12 +99,14 @@ class Expectation:
         self._payload = payload
         self._standing = standing
         self._act = act
+        self._lapse = lapse
         self._settle = settle
         self._account = account
         self._lock = lock
         self._answer = Answer.REPLY if kind is Kind.LEAVE else Answer.UNDECIDED
         self._status = "ok"
         self._response: Any = {}
+        self._advance = 0.0
         self._asked: Asked | None = None
         self._arrival: Future[None] = Future()
 
@@ -128,8 +131,20 @@ class Expectation:
         """Answer with status `"error"`: a join is refused, a push rejected. Raises what `reply` raises."""
         return self._decide(Answer.REPLY, "error", {} if response is None else response)
 
-    def ignore(self) -> Self:
-        """Never answer."""
+    def ignore(self, *, advance: float = 0.0) -> Self:
+        """Never answer.
+
+        Args:
+            advance: Seconds by which the clock moves as soon as the message has come: how a client that blocks the
+                test's own thread gives up waiting.
+
+        Raises:
+            CannotPlay: It is answered already.
+            ValueError: The seconds are negative.
+        """
+        if advance < 0:
+            raise ValueError(f"time does not go back: {advance!r} s")
+        self._advance = advance
         return self._decide(Answer.SILENCE, "", None)
 
     # ---- what came ---------------------------------------------------------------------------------------------------
@@ -197,7 +212,7 @@ class Expectation:
         if not self._arrival.done():
             self._arrival.set_result(None)
         if self._answer is not Answer.UNDECIDED:
-            self._act(asked, self._answer, self._status, self._response)
+            self._answer_now(asked)
 
     # ---- private -----------------------------------------------------------------------------------------------------
 
@@ -210,9 +225,14 @@ class Expectation:
                 raise CannotPlay(f"What the server does with the {self} is decided already.")
             self._answer, self._status, self._response = answer, status, response
             if self._asked is not None:
-                self._act(self._asked, answer, status, response)
+                self._answer_now(self._asked)
         self._settle()
         return self
+
+    def _answer_now(self, asked: Asked) -> None:
+        self._act(asked, self._answer, self._status, self._response)
+        if self._advance:
+            self._lapse(self._advance)
 
     def _found(self) -> Asked:
         if self._asked is None:

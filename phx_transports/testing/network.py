@@ -8,6 +8,7 @@ Locks, where clients run on threads: `lock` is held for a moment and never while
 tells holds the turn, and takes the client's own lock after it.
 """
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -51,6 +52,7 @@ class Network:
         connections: Every attempt to connect so far.
         doors: What becomes of the next attempts to connect; they are accepted where nothing is said.
         heartbeats: Whether they are answered.
+        lapses: Seconds that are to pass when everything under way has arrived.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Network:
         self.connections: list[Connection] = []
         self.doors: deque[Door] = deque()
         self.heartbeats = True
+        self.lapses: deque[float] = deque()
         self._clock = clock
         self._serializer = serializer
         self._heard = heard
@@ -175,12 +178,17 @@ class Network:
     # ---- what is under way -------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Have everything that is under way arrive."""
-        me = threading.get_ident()
-        if self._teller == me:  # called from within: the one outside goes on
+        """Have everything that is under way arrive, and the time pass that is to pass then."""
+        if self._teller == threading.get_ident():  # called from within: the one outside goes on
             return
+        self._tell()
+        while self.lapses:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                self._clock.advance(self.lapses.popleft())
+
+    def _tell(self) -> None:
         with self._turn:
-            self._teller = me
+            self._teller = threading.get_ident()
             try:
                 while (step := self._next()) is not None:
                     line, call = step

@@ -448,6 +448,7 @@ class Peer:
             payload,
             standing=standing,
             act=self._act,
+            lapse=self._network.lapses.append,
             settle=self._network.settle,
             account=self._network.account,
             lock=self._lock,

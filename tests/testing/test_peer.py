@@ -185,6 +185,38 @@ def test_a_push_that_is_never_answered_times_out() -> None:
             pushing.result(0)
 
 
+def test_the_time_passes_by_itself_when_a_message_comes_that_is_ignored() -> None:
+    with Peer() as peer:
+        client = peer.driver().connect()
+        peer.expect_join(LOBBY).ignore(advance=10)
+        with pytest.raises(JoinTimeout):
+            client.join(LOBBY).result(0)
+
+
+def test_it_passes_at_once_for_one_that_has_come() -> None:
+    with Peer() as peer:
+        joining = peer.driver().connect().join(LOBBY)
+        peer.expect_join(LOBBY).ignore(advance=10)
+        with pytest.raises(JoinTimeout):
+            joining.result(0)
+
+
+def test_it_passes_within_a_time_that_the_test_lets_pass() -> None:
+    with Peer() as peer:
+        client = peer.driver().connect()
+        peer.allow_join(LOBBY)
+        client.join(LOBBY)
+        peer.cut()
+        peer.expect_join(LOBBY).ignore(advance=10)
+        peer.clock.advance(1)
+        assert peer.clock.now() == pytest.approx(10.01)
+
+
+def test_it_does_not_pass_backwards() -> None:
+    with pytest.raises(ValueError, match="time does not go back: -1 s"):
+        Peer().expect_join(LOBBY).ignore(advance=-1)
+
+
 def test_a_cast_wants_no_reply() -> None:
     with Peer() as peer:
         client = joined(peer)

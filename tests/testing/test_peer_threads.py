@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from phx_proto.errors import ConnectionClosed, HandshakeRefused, JoinRefused, PushLost, PushTimeout
+from phx_proto.errors import ConnectionClosed, HandshakeRefused, JoinRefused, JoinTimeout, PushLost, PushTimeout
 from phx_proto.message import Message
 from phx_proto.router import Router
 from phx_proto.states import ChannelState
@@ -97,6 +97,40 @@ def test_a_push_times_out_when_the_clock_says_so(phx_peer: Peer) -> None:
         phx_peer.clock.advance(5)
         with pytest.raises(PushTimeout):
             pushing.result(PATIENCE)
+
+
+def test_a_join_that_blocks_the_test_gives_up_when_the_time_passes_by_itself(phx_peer: Peer) -> None:
+    phx_peer.expect_join(LOBBY).ignore(advance=10)
+    with connect(phx_peer.url, transport=phx_peer) as client, pytest.raises(JoinTimeout):
+        client.join(LOBBY)
+    assert phx_peer.clock.now() == 10
+
+
+def test_a_push_that_blocks_the_test_gives_up_while_heartbeats_are_answered(phx_peer: Peer) -> None:
+    with connect(phx_peer.url, transport=phx_peer) as client:
+        channel = joined(phx_peer, client)
+        phx_peer.expect_push(LOBBY, "shout").ignore(advance=300)
+        with pytest.raises(PushTimeout):
+            channel.push("shout", timeout=300)
+        assert len(phx_peer.connections) == 1
+
+
+def test_a_handlers_push_gives_up_when_the_time_passes_by_itself(phx_peer: Peer) -> None:
+    router, errors = Router(), list[Exception]()
+
+    @router.on("tick")
+    def save(message: Message[Any], channel: Channel) -> None:
+        try:
+            channel.push("save", timeout=5.0)
+        except PushTimeout as error:
+            errors.append(error)
+
+    with connect(phx_peer.url, transport=phx_peer, router=router) as client:
+        joined(phx_peer, client)
+        phx_peer.expect_push(LOBBY, "save").ignore(advance=5)
+        phx_peer.push(LOBBY, "tick")
+        phx_peer.settle()
+        assert len(errors) == 1
 
 
 def test_a_push_is_lost_with_its_connection(phx_peer: Peer) -> None:
