@@ -30,14 +30,22 @@ class Waiter(Protocol):
     def set_exception(self, exception: BaseException, /) -> None: ...
 
 
+class Reader(Protocol):
+    """Somebody who reads a channel, as far as he is needed here; a `queues.MessageQueue` is one."""
+
+    def release(self) -> None: ...
+    def end(self) -> None: ...
+
+
 class Session:
-    """The calls that wait on one client, and those who listen to its events.
+    """The calls that wait on one client, and those who listen to its events or read its channels.
 
     Attributes:
         connected: Whether the connection is open.
         closed: Whether the client has ended, for good.
         error: Why it ended; `None` while it has not, or where the application closed it.
         listeners: Told every event, in order; they must not raise.
+        readers: Who reads a channel now.
     """
 
     def __init__(self) -> None:
@@ -45,6 +53,7 @@ class Session:
         self.closed = False
         self.error: BaseException | None = None
         self.listeners: list[Callable[[Event], None]] = []
+        self.readers: set[Reader] = set()
         self._calls: dict[str, list[Waiter]] = {}
         self._for_connection: list[Waiter] = []
         self._for_end: list[Waiter] = []
@@ -69,6 +78,16 @@ class Session:
         """The client is about to end because of this, which the core knows nothing of (`fail_fast`)."""
         if self.error is None:
             self.error = error
+
+    def release_readers(self) -> None:
+        """The client is about to end: nothing waits for who still reads."""
+        for reader in tuple(self.readers):
+            reader.release()
+
+    def end_readers(self) -> None:
+        """The client has ended: nothing follows what was read."""
+        for reader in tuple(self.readers):
+            reader.end()
 
     def settle(self, events: Iterable[Event]) -> None:
         """End the calls that these events end, and tell the listeners."""

@@ -12,6 +12,7 @@ from phx_proto.message import Message, Reply
 from phx_proto.presence import Entries, Presence
 from phx_proto.states import ChannelState
 
+from ..queues import everything, messages_only
 from .handlers import Lane, Runner
 from .streams import MessageStream
 
@@ -129,11 +130,11 @@ class Channel:
         none. It ends when the channel is left or the client closed; otherwise it raises what ended the channel. What is
         not read counts as not handled, so a slow reader is felt by the server.
         """
-        return MessageStream(self._core, self._client, lambda item: item if isinstance(item, Message) else None)
+        return MessageStream(self._client.queue(self._core, messages_only))
 
     def stream(self) -> MessageStream[Message[Any] | ChannelEvent]:
         """Like `messages`, with the channel's lifecycle in order: `ChannelJoined`, `ChannelErrored`, `ChannelEnded`."""
-        return MessageStream(self._core, self._client, lambda item: item)
+        return MessageStream(self._client.queue(self._core, everything))
 
     async def wait_for(
         self, event: str, predicate: Callable[[Message[Any]], bool] | None = None, *, timeout: float | None = None

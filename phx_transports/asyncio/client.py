@@ -12,8 +12,9 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
+from phx_proto.channel import Channel as CoreChannel
 from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import Provider
 from phx_proto.endpoint import Headers, Params
@@ -25,6 +26,7 @@ from phx_proto.states import SocketState
 from phx_proto.wire import Stats
 
 from ..cutter import MAX_SIZE
+from ..queues import EventQueue, Item, MessageQueue
 from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
 from ..session import Session
 from .channel import Channel
@@ -32,8 +34,10 @@ from .connection import Factory
 from .handlers import Runner
 from .seam import ClientTransport, Timer, TransportFactory
 from .signals import signals_to
-from .streams import EventStream, MessageStream
+from .streams import EventStream
 from .transport import Transport
+
+T = TypeVar("T")
 
 
 class connect:  # noqa: N801 - used like a function
@@ -159,7 +163,6 @@ class Client:
 
     Attributes:
         router: The handlers; they may be added and removed at any time.
-        streams: The open message streams, for closing.
     """
 
     def __init__(
@@ -174,7 +177,6 @@ class Client:
         drain_timeout: float,
     ) -> None:
         self.router = proto.router
-        self.streams: set[MessageStream[Any]] = set()
         self._loop = asyncio.get_running_loop()
         self._proto = proto
         self._session = Session()
@@ -291,7 +293,7 @@ class Client:
 
     def events(self) -> EventStream:
         """What happens to the client: `async with client.events() as events: async for event in events: …`."""
-        return EventStream(self._session)
+        return EventStream(EventQueue(self._session))
 
     async def run(self) -> None:
         """Run until closed. SIGINT and SIGTERM close gracefully; a second one drops the connection.
@@ -305,8 +307,7 @@ class Client:
     def stop(self) -> None:
         """Begin to close gracefully, as `close` does, and do not wait for it; also from within a handler."""
         self._proto.drain(self.now(), timeout=self._drain_timeout)
-        for stream in tuple(self.streams):
-            stream.release()
+        self._session.release_readers()
         self._report_handled()
 
     async def close(self) -> None:
@@ -365,9 +366,9 @@ class Client:
             finally:
                 timer.cancel()
 
-    def handled(self, messages: int) -> None:
-        """So many messages are done with; the core hears of it once a loop iteration."""
-        self._runner.handled(messages)
+    def queue(self, core: CoreChannel, select: Callable[[Item], T | None]) -> MessageQueue[T]:
+        """What is to wait for a reader of one of its channels."""
+        return MessageQueue(core, self._session, select, on_handled=self._runner.handled)
 
     def pump(self) -> None:
         """Do what the core wants done; to be called after each input."""
@@ -438,15 +439,13 @@ class Client:
 
     async def _finish(self) -> None:
         """After the core has ended: let handlers have what came before the server's end, and leave nothing behind."""
-        for stream in self.streams:
-            stream.release()
+        self._session.release_readers()
         self._report_handled()
         if self._session.error is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), self._drain_timeout)
         await self._runner.close()
-        for stream in self.streams:
-            stream.end()
+        self._session.end_readers()
         if self._timer is not None:
             self._timer.cancel()
         await self._transport.end()

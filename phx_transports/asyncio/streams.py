@@ -4,146 +4,53 @@ Each is an async context manager, and gets what comes while it is open. Several 
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
-from phx_proto.channel import Channel as CoreChannel
-from phx_proto.errors import PhxError
-from phx_proto.events import ChannelEnded, ChannelEvent, Event
-from phx_proto.inbox import Tap
-from phx_proto.message import Message
-from phx_proto.states import ChannelState
+from phx_proto.events import Event
 
-from ..session import Session
-
-if TYPE_CHECKING:
-    from .client import Client
+from ..queues import Queue
 
 T = TypeVar("T")
 
 
-class MessageStream(Generic[T]):
-    """A channel's messages, one after another. Made by `Channel.messages` and `Channel.stream`."""
+class _Stream(Generic[T]):
+    """Waits for what a queue gets."""
 
-    def __init__(
-        self, core: CoreChannel, client: "Client", select: Callable[[Message[Any] | ChannelEvent], T | None]
-    ) -> None:
-        self._core = core
-        self._client = client
-        self._select = select
-        self._tap = Tap(self._put)
-        self._items: deque[Message[Any] | ChannelEvent] = deque()
+    def __init__(self, queue: Queue[T]) -> None:
+        self._queue = queue
         self._changed = asyncio.Event()
-        self._open = False
-        self._counted = True  # whether what waits here counts as not handled
-        self._complete = False  # whether nothing will follow what waits here
-        self._error: BaseException | None = None  # raised then: what ended the channel
 
     async def __aenter__(self) -> Self:
-        self._open = True
-        self._complete = self._core.state is ChannelState.CLOSED
-        self._core.attach(self._tap)
-        self._client.streams.add(self)
+        self._queue.open(self._changed.set)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._open = False
-        self._core.detach(self._tap)
-        self._client.streams.discard(self)
-        self.release()
-        self._items.clear()
-        self._changed.set()
+        self._queue.close()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:
-        while True:
-            while self._items:
-                item = self._items.popleft()
-                if self._counted:
-                    self._client.handled(1)
-                selected = self._select(item)
-                if selected is not None:
-                    return selected
-            if self._error is not None:
-                raise self._error
-            if self._complete or not self._open:
-                raise StopAsyncIteration
+        queue = self._queue
+        while not queue.waiting:
+            if queue.ended:
+                raise queue.error or StopAsyncIteration
             self._changed.clear()
             await self._changed.wait()
-
-    def release(self) -> None:
-        """What waits here can still be read, but nothing waits for that any more; for the client."""
-        if self._counted:
-            self._counted = False
-            self._client.handled(len(self._items))
-
-    def end(self) -> None:
-        """The client has ended, and what its channels still held is dropped; for the client."""
-        self.release()
-        if not self._complete:
-            error = self._client.error
-            self._append(ChannelEnded(self._core.topic, error if isinstance(error, PhxError) else None))
-
-    def _put(self, item: Message[Any] | ChannelEvent) -> None:
-        if not (self._open and self._counted):  # it was closed, or released, while this was on its way
-            self._client.handled(1)
-        if self._open:
-            self._append(item)
-
-    def _append(self, item: Message[Any] | ChannelEvent) -> None:
-        self._items.append(item)
-        if isinstance(item, ChannelEnded):
-            self._complete = True
-            self._error = item.error or self._client.error
-        self._changed.set()
+        return queue.take()
 
 
-class EventStream:
+class MessageStream(_Stream[T]):
+    """A channel's messages, one after another. Made by `Channel.messages` and `Channel.stream`."""
+
+
+class EventStream(_Stream[Event]):
     """A client's events, one after another. Made by `Client.events`.
 
     It ends with the client. A reader who falls far behind loses the oldest.
-
-    Attributes:
-        dropped: How many it has lost.
     """
 
-    LIMIT: Final = 10_000
-
-    def __init__(self, session: Session) -> None:
-        self.dropped = 0
-        self._session = session
-        self._items: deque[Event] = deque()
-        self._changed = asyncio.Event()
-        self._open = False
-
-    async def __aenter__(self) -> Self:
-        self._open = True
-        self._session.listeners.append(self._put)
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        self._open = False
-        self._session.listeners.remove(self._put)
-        self._items.clear()
-        self._changed.set()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        while not self._items:
-            if self._session.closed or not self._open:
-                raise StopAsyncIteration
-            self._changed.clear()
-            await self._changed.wait()
-        return self._items.popleft()
-
-    def _put(self, event: Event) -> None:
-        if len(self._items) >= self.LIMIT:
-            self._items.popleft()
-            self.dropped += 1
-        self._items.append(event)
-        self._changed.set()
+    @property
+    def dropped(self) -> int:
+        """How many it has lost."""
+        return self._queue.dropped

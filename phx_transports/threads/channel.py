@@ -12,6 +12,7 @@ from phx_proto.message import Message, Reply
 from phx_proto.presence import Entries, Presence
 from phx_proto.states import ChannelState
 
+from ..queues import everything, messages_only
 from .handlers import Lane, Runner
 from .streams import MessageStream
 from .waits import deadline_after
@@ -147,11 +148,11 @@ class Channel:
         Args:
             timeout: Seconds to wait for each, after which `TimeoutError` is raised; one may go on reading.
         """
-        return MessageStream(self._core, self._client, _message, timeout=timeout)
+        return MessageStream(self._client.queue(self._core, messages_only), self._client, timeout=timeout)
 
     def stream(self, *, timeout: float | None = None) -> MessageStream[Message[Any] | ChannelEvent]:
         """Like `messages`, with the channel's lifecycle in order: `ChannelJoined`, `ChannelErrored`, `ChannelEnded`."""
-        return MessageStream(self._core, self._client, lambda item: item, timeout=timeout)
+        return MessageStream(self._client.queue(self._core, everything), self._client, timeout=timeout)
 
     def wait_for(
         self, event: str, predicate: Callable[[Message[Any]], bool] | None = None, *, timeout: float | None = None
@@ -216,7 +217,3 @@ def check_plain(handler: Handler) -> None:
     """
     if handler.kind is HandlerKind.ASYNC:
         raise InvalidHandler(handler.name, "it is a coroutine function, and threads await nothing: make it a plain one")
-
-
-def _message(item: Message[Any] | ChannelEvent) -> Message[Any] | None:
-    return item if isinstance(item, Message) else None

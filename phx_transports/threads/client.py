@@ -22,6 +22,7 @@ from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
+from phx_proto.channel import Channel as CoreChannel
 from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import Provider
 from phx_proto.endpoint import Headers, Params
@@ -35,6 +36,7 @@ from phx_proto.states import SocketState
 from phx_proto.wire import Stats
 
 from ..cutter import MAX_SIZE
+from ..queues import EventQueue, Item, MessageQueue
 from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
 from ..session import Session
 from ..signals import signals_to
@@ -42,7 +44,7 @@ from .channel import Channel, check_plain
 from .connection import Factory
 from .handlers import BATCH, Runner
 from .seam import ClientTransport, TransportFactory
-from .streams import EventStream, MessageStream
+from .streams import EventStream
 from .transport import Transport
 from .waits import wait_for
 
@@ -142,7 +144,6 @@ class Client:
     Attributes:
         router: The handlers; they may be added and removed at any time.
         lock: Held while the core is told something; for this package.
-        streams: The open message streams, for closing.
     """
 
     def __init__(
@@ -158,7 +159,6 @@ class Client:
     ) -> None:
         self.router = proto.router
         self.lock = threading.Lock()
-        self.streams: set[MessageStream[Any]] = set()
         self._proto = proto
         self._log: deque[Event] = deque()
         self._logging = threading.Lock()
@@ -310,7 +310,7 @@ class Client:
         Args:
             timeout: Seconds to wait for each, after which `TimeoutError` is raised; one may go on reading.
         """
-        return EventStream(self._session, self.lock, timeout=timeout)
+        return EventStream(EventQueue(self._session), self, timeout=timeout)
 
     def run(self) -> None:
         """Run until closed. SIGINT and SIGTERM close gracefully; a second one drops the connection.
@@ -326,8 +326,7 @@ class Client:
 
         def drain(now: float) -> None:
             self._proto.drain(now, timeout=self._drain_timeout)
-            for stream in self.streams:
-                stream.release()
+            self._session.release_readers()
 
         self.tell(drain)
 
@@ -388,10 +387,9 @@ class Client:
         """Wait while the socket takes no more; gives whether there is room now."""
         return self._transport.wait_writable(timeout)
 
-    def handled(self, messages: int) -> None:
-        """So many messages are done with; under the lock, `follow_up` comes after it."""
-        self._proto.handled(messages, self._transport.now())
-        self._pump()
+    def queue(self, core: CoreChannel, select: Callable[[Item], T | None]) -> MessageQueue[T]:
+        """What is to wait for a reader of one of its channels."""
+        return MessageQueue(core, self._session, select, on_handled=self._handled)
 
     def follow_up(self) -> None:
         """Do what the pump left for after the lock."""
@@ -406,6 +404,11 @@ class Client:
                 self._logging.release()
 
     # ---- private ----------------------------------------------------------------------------------------------------
+
+    def _handled(self, messages: int) -> None:
+        """So many messages are done with; under the lock, `follow_up` comes after it."""
+        self._proto.handled(messages, self._transport.now())
+        self._pump()
 
     def _pump(self) -> None:
         """Do what the core wants done; under the lock, after each input."""
@@ -481,8 +484,7 @@ class Client:
         """The core has ended; under the lock."""
         if self._ended_at is None:
             self._ended_at = self._transport.now()
-            for stream in self.streams:
-                stream.release()
+            self._session.release_readers()
             self._watch.arm(self._ended_at + self._drain_timeout)
         self._watch.wake()
 
@@ -499,7 +501,6 @@ class Client:
         self._runner.close()
         self._transport.end()
         with self.lock:
-            for stream in self.streams:
-                stream.end()
+            self._session.end_readers()
         self.follow_up()
         atexit.unregister(self.abort)

@@ -11,6 +11,7 @@ from phx_proto.message import Message, Reply
 from phx_proto.presence import Entries, Presence
 from phx_proto.states import ChannelState
 
+from ..queues import everything, messages_only
 from .streams import MessageStream
 
 if TYPE_CHECKING:
@@ -130,13 +131,11 @@ class Channel:
         Args:
             timeout: Seconds to wait for each, after which `TimeoutError` is raised; `None` for as long as it takes.
         """
-        return MessageStream(
-            self._core, self._client, lambda item: item if isinstance(item, Message) else None, timeout=timeout
-        )
+        return MessageStream(self._client.queue(self._core, messages_only), self._client, timeout=timeout)
 
     def stream(self, *, timeout: float | None = None) -> MessageStream[Message[Any] | ChannelEvent]:
         """Like `messages`, with the channel's lifecycle in order: `ChannelJoined`, `ChannelErrored`, `ChannelEnded`."""
-        return MessageStream(self._core, self._client, lambda item: item, timeout=timeout)
+        return MessageStream(self._client.queue(self._core, everything), self._client, timeout=timeout)
 
     def wait_for(
         self, event: str, predicate: Callable[[Message[Any]], bool] | None = None, *, timeout: float | None = None
@@ -149,12 +148,11 @@ class Channel:
             TimeoutError: None came within `timeout` seconds.
             PhxError: The channel ended first; what ended it, `ChannelClosed` where it was left.
         """
-        deadline = None if timeout is None else self._client.now() + timeout
+        deadline = self._client.deadline_after(timeout)
         with self.messages() as messages:
             while True:
-                rest = None if deadline is None else max(0.0, deadline - self._client.now())
                 try:
-                    message = messages.next(timeout=rest)
+                    message = messages.next(timeout=deadline - self._client.now())
                 except StopIteration:
                     raise ChannelClosed(self.topic, "it was left, or the client was closed") from None
                 if message.event == event and (predicate is None or predicate(message)):

@@ -21,8 +21,9 @@ from math import inf
 from ssl import SSLContext
 from time import monotonic
 from types import FrameType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
+from phx_proto.channel import Channel as CoreChannel
 from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import Provider, Resolve
 from phx_proto.endpoint import Headers, Params
@@ -34,13 +35,16 @@ from phx_proto.states import SocketState
 from phx_proto.wire import Stats
 
 from ..cutter import MAX_SIZE
+from ..queues import EventQueue, Item, MessageQueue
 from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
 from ..session import Session
 from .channel import Channel
 from .connection import Machine
 from .handlers import Runner
-from .streams import EventStream, MessageStream
+from .streams import EventStream
 from .transport import Factory, Transport
+
+T = TypeVar("T")
 
 #: Seconds for which to wait at once: Ctrl+C that comes just before a wait does not end it.
 _SLICE: Final = 0.5
@@ -127,7 +131,6 @@ class Client:
 
     Attributes:
         router: The handlers; they may be added and removed at any time.
-        streams: The open message streams, for closing.
         now: The client's clock: monotonic seconds.
     """
 
@@ -143,7 +146,6 @@ class Client:
         drain_timeout: float,
     ) -> None:
         self.router = proto.router
-        self.streams: set[MessageStream[Any]] = set()
         self.now = monotonic
         self._proto = proto
         self._machine = Machine(proto, max_size=max_size)
@@ -264,7 +266,7 @@ class Client:
         Args:
             timeout: Seconds to wait for each, after which `TimeoutError` is raised; `None` for as long as it takes.
         """
-        return EventStream(self._session, self, timeout=timeout)
+        return EventStream(EventQueue(self._session), self, timeout=timeout)
 
     def run(self, *, timeout: float | None = None) -> None:
         """Let the client work: until it is closed, or for `timeout` seconds.
@@ -275,7 +277,7 @@ class Client:
         Raises:
             PhxError: What ended the client, if not the application or a signal.
         """
-        deadline = inf if timeout is None else self.now() + timeout
+        deadline = self.deadline_after(timeout)
         if self._runs:  # this is a handler that lets the client go on, and signals are heard
             self.run_until_closed(deadline)
             return
@@ -290,8 +292,7 @@ class Client:
     def stop(self) -> None:
         """Begin to close gracefully, as `close` does, and do not wait for it; also from within a handler."""
         self._proto.drain(self.now(), timeout=self._drain_timeout)
-        for stream in tuple(self.streams):
-            stream.release()
+        self._session.release_readers()
         self._runner.report()
         self._pump()
 
@@ -329,6 +330,10 @@ class Client:
             raise
         return waiter.outcome()
 
+    def deadline_after(self, timeout: float | None) -> float:
+        """When a wait of so many seconds is over; `None` for one that ends by itself."""
+        return inf if timeout is None else self.now() + timeout
+
     def turn_until(self, condition: Callable[[], bool], deadline: float = inf) -> bool:
         """Let the client work until something holds; gives whether it does, or the deadline or the end came first."""
         while True:
@@ -354,9 +359,9 @@ class Client:
         """Whether a handler is at work."""
         return self._runner.at_work
 
-    def handled(self, messages: int) -> None:
-        """So many messages are done with; the core hears of it with the next turn."""
-        self._runner.handled(messages)
+    def queue(self, core: CoreChannel, select: Callable[[Item], T | None]) -> MessageQueue[T]:
+        """What is to wait for a reader of one of its channels."""
+        return MessageQueue(core, self._session, select, on_handled=self._runner.handled)
 
     def run_until_closed(self, deadline: float) -> None:
         """Let the client work until it has ended, and raise why, or until the deadline."""
@@ -437,8 +442,7 @@ class Client:
 
     def _finish(self) -> None:
         """After the core has ended, and the handlers have had what came before: leave nothing behind."""
-        for stream in self.streams:
-            stream.end()
+        self._session.end_readers()
         self._runner.report()
         while not self._transport.idle:
             self._transport.wait(inf)

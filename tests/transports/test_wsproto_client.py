@@ -359,9 +359,9 @@ def test_a_full_backlog_stops_the_reading_and_heartbeats_go_on() -> None:
 
 def test_a_stream_waits_no_longer_than_it_is_told() -> None:
     with joined() as (channel, _, _):
-        with channel.messages(timeout=0.02) as messages, pytest.raises(TimeoutError, match="no message"):
+        with channel.messages(timeout=0.02) as messages, pytest.raises(TimeoutError, match="nothing came in time"):
             next(messages)
-        with channel.client.events(timeout=0.02) as events, pytest.raises(TimeoutError, match="no event"):
+        with channel.client.events(timeout=0.02) as events, pytest.raises(TimeoutError, match="nothing came in time"):
             next(events)
 
 

@@ -24,6 +24,7 @@ from phx_proto.events import BadFrame, ChannelEnded, Closed, Connected, ConnectF
 from phx_proto.message import Message
 from phx_proto.states import ChannelState, SocketState
 from phx_transports.asyncio.server import Refuse, Server, ServerChannel, on
+from phx_transports.queues import EventQueue
 
 from .adapters import TOPIC, Adapter, Wsproto
 from .faces import Channel
@@ -267,7 +268,7 @@ def test_a_reader_of_events_who_falls_far_behind_loses_the_oldest(
     adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with adapter.connected() as (client, wire), client.events() as events:
-        monkeypatch.setattr(type(events.native), "LIMIT", 3)
+        monkeypatch.setattr(EventQueue, "LIMIT", 3)
         wire.send("1", "2", "3", "44", "55")
         until(lambda: client.stats.bad_frames == 5)
         assert events.native.dropped == 2
