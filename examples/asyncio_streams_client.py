@@ -1,9 +1,9 @@
-"""Phoenix Channels on the standard library's streams: the byte-level machine of `phx_transports.wsproto` in asyncio.
+"""Phoenix Channels on the standard library's streams: the engine of `phx_transports.wsproto` in asyncio.
 
     python examples/asyncio_streams_client.py ws://localhost:4000/socket room:lobby shout
 
-joins the topic, pushes the event, prints its reply and every message, and closes. It shows how little a runtime needs,
-beside its twin examples/trio_client.py; for asyncio itself `phx_transports.asyncio` is faster and does more.
+joins the topic, pushes the event, prints every message and both answers, and closes. It shows how little a runtime
+needs, beside its twin examples/trio_client.py; for asyncio itself `phx_transports.asyncio` is faster and does more.
 """
 
 import asyncio
@@ -12,123 +12,92 @@ import random
 import ssl
 import sys
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from phx_proto import ClientProtocol, Handler, Message, Router, SocketState
-from phx_proto.errors import ConnectError
-from phx_transports.wsproto import Machine, Stream, StreamState
+from phx_proto import ClientProtocol, Message, Router
+from phx_transports.wsproto import Engine, Stream, StreamState
 
 
 class Client:
     def __init__(self, proto: ClientProtocol) -> None:
-        self.proto = proto
-        self.machine = Machine(proto)
-        self.now = asyncio.get_running_loop().time
-        self.calls: dict[str | None, asyncio.Future[Any]] = {}  # that wait, by their refs
-        self.turn: asyncio.Timeout | None = None  # the wait under way
-        self.woken = False  # something is to be written
-
-    async def ask(self, call: Callable[[float], str]) -> Any:
-        """Make a call of the core, and wait for the event that ends it."""
-        ref = call(self.now())
-        answer = self.calls[ref] = asyncio.get_running_loop().create_future()
-        self.wake()
-        return await answer
-
-    def close(self) -> None:
-        self.proto.drain(self.now())
-        self.wake()
+        self.turned = asyncio.Event()  # never left set: it wakes all who wait for the engine's next turn
+        self.engine = Engine(proto, now=asyncio.get_running_loop().time, turned=self.wake)
 
     def wake(self) -> None:
-        self.woken = True
-        if self.turn is not None:
-            self.turn.reschedule(0.0)
+        self.turned.set()
+        self.turned.clear()
+
+    async def ask(self, call: Callable[[float], str], give_up: Callable[[str, float], None]) -> Any:
+        answered = asyncio.Event()
+        with self.engine.ask(call, give_up=give_up, done=answered.set) as answer:
+            await answered.wait()
+        return answer.result()
 
     async def run(self) -> None:
-        """Connect, and stay connected until closed."""
-        self.proto.connect(self.now())
-        while self.proto.state is not SocketState.CLOSED:
-            stream = self.machine.stream()
-            if stream is None:
-                await self.wait(forever)
-                continue
-            try:
-                await self.attend(stream)
-            except OSError as error:
-                stream.failed(ConnectError(str(error)), self.now())
-            self.tell()
+        """Connect, and stay connected until closed; raises what ended it."""
+        self.engine.connect()
+        while not self.engine.closed:
+            async with asyncio.TaskGroup() as group:
+                stream = self.engine.stream()
+                carrying = None if stream is None else group.create_task(self.carry(stream))
+                while self.engine.stream() is stream and not self.engine.closed:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout_at(self.engine.deadline):
+                            await self.turned.wait()
+                    self.engine.turn()
+                if carrying is not None:
+                    asyncio.get_running_loop().call_later(1, carrying.cancel)  # time to write what is left
+        if self.engine.error is not None:
+            raise self.engine.error
 
-    async def attend(self, stream: Stream) -> None:
-        """Open a stream, and carry its bytes until it is no longer wanted."""
-        context = None if stream.server_hostname is None else ssl.create_default_context()
+    async def carry(self, stream: Stream) -> None:
+        """Connect a stream, and carry its bytes until it is no longer wanted."""
         try:
-            async with asyncio.timeout_at(self.proto.next_timeout()):
-                reader, writer = await asyncio.open_connection(stream.host, stream.port, ssl=context)
-        except TimeoutError:
-            return  # to try it again, if it is still wanted
-        stream.connected(self.now())
-        try:
-            while stream.state is StreamState.WANTED:
-                await send(writer, stream)
-                await self.wait(lambda: receive(reader, stream, self.now))
-            await send(writer, stream)
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            async with connection(stream) as (reader, writer), asyncio.TaskGroup() as group:
+                self.engine.connected(stream)
+                reading = group.create_task(self.read(reader, stream))
+                while (data := stream.data_to_send()) or stream.state is StreamState.WANTED:
+                    writer.write(data)
+                    await (writer.drain() if data else self.turned.wait())
+                reading.cancel()
+        except* OSError as errors:
+            self.engine.failed(stream, errors.exceptions[0])
 
-    async def wait(self, action: Callable[[], Any]) -> None:
-        """Until it is done, the core's time has come, or something is to be written; then tell what happened."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(0.0 if self.woken else self.proto.next_timeout()) as self.turn:
-                await action()
-        self.turn, self.woken = None, False
-        self.tell()
-
-    def tell(self) -> None:
-        """Tell the core the time, calls how they ended, and handlers their messages."""
-        self.proto.handle_timeout(self.now())
-        for event in self.proto.events():
-            if call := self.calls.pop(getattr(event, "ref", None), None):
-                call.set_result(event)
-        for inbox in self.proto.runnable():
-            while deliveries := inbox.take():
-                for handlers, message in deliveries:
-                    for handler in handlers:
-                        if isinstance(handler, Handler) and isinstance(message, Message):
-                            handler.call(message, inbox.channel)
-                self.proto.handled(len(deliveries), self.now())
+    async def read(self, reader: StreamReader, stream: Stream) -> None:
+        while stream.state is StreamState.WANTED:
+            if stream.reading:
+                self.engine.received(stream, await reader.read(1 << 16))
+            else:
+                await self.turned.wait()
 
 
-async def send(writer: StreamWriter, stream: Stream) -> None:
-    writer.write(stream.data_to_send())
-    await writer.drain()
-
-
-async def receive(reader: StreamReader, stream: Stream, now: Callable[[], float]) -> None:
-    if not stream.reading:
-        await forever()
-    if data := await reader.read(1 << 16):
-        stream.receive_data(data, now())
-    else:
-        stream.receive_eof(now())
-
-
-async def forever() -> None:
-    await asyncio.Event().wait()
+@contextlib.asynccontextmanager
+async def connection(stream: Stream) -> AsyncIterator[tuple[StreamReader, StreamWriter]]:
+    context = None if stream.server_hostname is None else ssl.create_default_context()
+    reader, writer = await asyncio.open_connection(stream.host, stream.port, ssl=context)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        asyncio.get_running_loop().call_later(1, writer.transport.abort)  # where the peer does not take the rest
+        await writer.wait_closed()
 
 
 async def main(url: str, topic: str, event: str) -> None:
     router = Router()
-    router.add(lambda message: print(message.event, message.payload), "*")
+
+    @router.on("*")
+    def show(message: Message[Any]) -> None:
+        print(message.event, message.payload)
+
     client = Client(ClientProtocol(url, router=router, rng=random.Random()))
-    channel = client.proto.channel(topic)
+    channel = client.engine.proto.channel(topic)
     async with asyncio.TaskGroup() as group:
         group.create_task(client.run())
-        print(await client.ask(channel.join))
-        print(await client.ask(lambda now: channel.push(event, {"body": "hi"}, now)))
-        client.close()
+        print("joined:", await client.ask(channel.join, channel.cancel))
+        print("answered:", await client.ask(lambda now: channel.push(event, {"body": "hi"}, now), channel.cancel))
+        client.engine.drain()
 
 
 if __name__ == "__main__":

@@ -109,15 +109,15 @@ class ResponseReader:
         return rest
 
 
-def network_error(error: OSError, address: WebSocketURI) -> ConnectError:
+def network_error(error: OSError, host: str, port: int) -> ConnectError:
     """What kept the connection, or TLS on it, from coming about."""
-    place = f"{address.host}:{address.port}"
+    place = f"{host}:{port}"
     if isinstance(error, tls.SSLCertVerificationError):
         return CertificateError(f"the TLS certificate of {place} was not accepted: {error.verify_message}")
     if isinstance(error, tls.SSLError):
         return ConnectError(f"TLS with {place} failed: {error.reason or error} (does it speak TLS there?)")
     if isinstance(error, socket.gaierror):
-        return ConnectError(f"no address was found for host {address.host}: {error.strerror}")
+        return ConnectError(f"no address was found for host {host}: {error.strerror}")
     if isinstance(error, ConnectionRefusedError):
         return ConnectError(f"{place} refused the connection (is the server up?)")
     if isinstance(error, ConnectionResetError):  # says nothing of itself where the event loop made it

@@ -194,7 +194,7 @@ async def open_connection(
             **options,
         )
     except OSError as error:
-        raise network_error(error, address) from error
+        raise network_error(error, address.host, address.port) from error
     except (WebSocketException, ImportError, ValueError) as error:
         raise handshake_error(error, address) from None  # their texts may show a token that the server echoed
     assert isinstance(wire, _Wire)

@@ -373,7 +373,7 @@ def open_connection(
         rest = _shake_hands(sock, protocol, headers)
     except OSError as error:
         attempt.drop()
-        raise network_error(error, address) from error
+        raise network_error(error, address.host, address.port) from error
     except (WebSocketException, ValueError) as error:
         attempt.drop()
         raise handshake_error(error, address) from None  # their texts may show a token that the server echoed

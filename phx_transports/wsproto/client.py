@@ -12,7 +12,6 @@ handler is called meanwhile. Where that will not do, there are `phx_transports.t
 """
 
 import contextlib
-import inspect
 import random
 import signal
 import threading
@@ -25,7 +24,7 @@ from typing import Any, Final, Self, TypeVar
 
 from phx_proto.channel import Channel as CoreChannel
 from phx_proto.client import ClientOptions, ClientProtocol
-from phx_proto.commands import Provider, Resolve
+from phx_proto.commands import Provider
 from phx_proto.endpoint import Headers, Params
 from phx_proto.errors import LocalError
 from phx_proto.inbox import Bound
@@ -36,11 +35,9 @@ from phx_proto.wire import Stats
 
 from ..cutter import MAX_SIZE
 from ..queues import EventQueue, Item, MessageQueue
-from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
-from ..session import Session
+from ..reports import HandlerError, OnHandlerError, log_handler_error, report_to
 from .channel import Channel
-from .connection import Machine
-from .handlers import Runner
+from .engine import Answer, Engine
 from .streams import EventStream
 from .transport import Factory, Transport
 
@@ -148,14 +145,15 @@ class Client:
         self.router = proto.router
         self.now = monotonic
         self._proto = proto
-        self._machine = Machine(proto, max_size=max_size)
-        self._session = Session()
-        self._session.listeners.append(log_event)
-        self._transport = Transport(self._machine, ssl=ssl, factory=factory)
+        self._engine = Engine(
+            proto, now=monotonic, max_size=max_size, on_handler_error=self._handler_failed, look=lambda: self._look(0.0)
+        )
+        self._session = self._engine.session
+        self._runner = self._engine.runner
+        self._transport = Transport(self._engine.machine, ssl=ssl, factory=factory)
         self._on_handler_error = on_handler_error
         self._fail_fast = fail_fast
         self._drain_timeout = drain_timeout
-        self._runner = Runner(proto, now=monotonic, look=lambda: self._look(0.0), on_error=self._handler_failed)
         self._casts = 0  # sent by handlers, and not yet written
         self._patient_until = inf  # once the core has ended: how long handlers may take with what had come before
         self._ended = False  # whether nothing is left
@@ -232,10 +230,10 @@ class Client:
 
     def wait_connected(self) -> None:
         """Wait until the connection is open; raises why the client ended, if it did."""
-        waiter = _Call()
-        self._session.wait_connected(waiter)
-        self.turn_until(waiter.done)
-        waiter.outcome()
+        answer = Answer()
+        self._session.wait_connected(answer)
+        self.turn_until(answer.done)
+        answer.result()
 
     def wait_closed(self) -> None:
         """Wait until the client has ended; raises why, unless the application closed it."""
@@ -319,16 +317,14 @@ class Client:
 
     def ask(self, call: Callable[[float], str], cancel: Callable[[str], None]) -> Any:
         """Make a call of the core that ends in an event, and wait for that; interrupted, it is given up."""
-        ref = call(self.now())
-        waiter = _Call()
-        self._session.wait(ref, waiter)
+        answer = self._engine.begin(call)
         try:
-            self.turn_until(waiter.done)
+            self.turn_until(answer.done)
         except BaseException:
-            cancel(ref)
+            cancel(answer.ref)
             self._pump()
             raise
-        return waiter.outcome()
+        return answer.result()
 
     def deadline_after(self, timeout: float | None) -> float:
         """When a wait of so many seconds is over; `None` for one that ends by itself."""
@@ -365,10 +361,10 @@ class Client:
 
     def run_until_closed(self, deadline: float) -> None:
         """Let the client work until it has ended, and raise why, or until the deadline."""
-        waiter = _Call()
-        self._session.wait_closed(waiter)
-        if self.turn_until(lambda: self._ended or (self._runner.at_work and waiter.done()), deadline):
-            waiter.outcome()
+        answer = Answer()
+        self._session.wait_closed(answer)
+        if self.turn_until(lambda: self._ended or (self._runner.at_work and answer.done()), deadline):
+            answer.result()
 
     # ---- private: turns ---------------------------------------------------------------------------------------------
 
@@ -381,8 +377,8 @@ class Client:
         else:
             self._look(deadline)
 
-    def _look(self, deadline: float) -> None:
-        """See to the socket, the time and signals."""
+    def _look(self, deadline: float) -> bool:
+        """See to the socket, the time and signals; gives whether handlers may go on."""
         due = self._proto.next_timeout()
         deadline = deadline if due is None else min(deadline, due)
         self._transport.wait(min(deadline - self.now(), _SLICE))
@@ -393,34 +389,17 @@ class Client:
         self._runner.looked_at = now
         if now >= self._patient_until:
             self._runner.closed = True
+        return not self._runner.closed
 
     def _pump(self) -> None:
         """Do what the core wants done; to be called after each input."""
         self._casts = 0
-        self._runner.report()
+        self._engine.report()
         if not self._ended:
-            for request in self._machine.requests():
-                self._resolve(request)
             self._transport.pump()
-        events = self._proto.events()
-        if events:
-            self._session.settle(events)
-            if self._session.closed:
-                self._runner.closed |= self._session.error is None  # what is left was given up with the client
-                self._patient_until = self.now() + self._drain_timeout
-        self._runner.add(self._proto.runnable())
-
-    def _resolve(self, request: Resolve) -> None:
-        try:
-            value = request.provider()
-            if inspect.iscoroutine(value):
-                value.close()
-            if inspect.isawaitable(value):
-                raise TypeError("params and token cannot be async here: give plain values or functions")
-        except Exception as error:
-            self._proto.resolve_failed(request.request, error, self.now())
-        else:
-            self._proto.resolved(request.request, value, self.now())
+        self._engine.settle()
+        if self._session.closed and self._patient_until == inf:
+            self._patient_until = self.now() + self._drain_timeout
 
     def _handler_failed(self, report: HandlerError) -> None:
         report_to(self._on_handler_error, report)
@@ -476,29 +455,3 @@ class Client:
                 self._drop()
             else:
                 self.stop()
-
-
-class _Call:
-    """What a call waits for; a `session.Waiter`."""
-
-    __slots__ = ("_done", "_error", "_result")
-
-    def __init__(self) -> None:
-        self._done = False
-        self._result: Any = None
-        self._error: BaseException | None = None
-
-    def done(self) -> bool:
-        return self._done
-
-    def set_result(self, result: Any, /) -> None:
-        self._done, self._result = True, result
-
-    def set_exception(self, exception: BaseException, /) -> None:
-        self._done, self._error = True, exception
-
-    def outcome(self) -> Any:
-        """What it ended with, returned or raised; `None` where it has not ended."""
-        if self._error is not None:
-            raise self._error
-        return self._result

@@ -18,7 +18,8 @@ each attempt to connect, and one that is no longer wanted ignores what it is tol
 
 Frames are made, pings answered and closes shaken by wsproto; text frames that come in are sliced out of the read by the
 cutter, at a tenth of what wsproto takes for them. The handshake's key and the frames' masks are random, as RFC 6455 has
-it, and come from wsproto; nothing else here depends on anything but its inputs. examples/trio_client.py is an embedder.
+it, and come from wsproto; nothing else here depends on anything but its inputs. What most embedders want besides
+(calls, handlers, deadlines) is in `engine.py`.
 """
 
 import enum
@@ -160,6 +161,11 @@ class Stream:
         """Whether it is to be read: not while too many messages wait for their handlers."""
         self._machine.perform()
         return self._reading
+
+    @property
+    def open(self) -> bool:
+        """Whether the WebSocket has been opened on it."""
+        return self._connection is not None
 
     def data_to_send(self) -> bytes:
         """What is to be written now; each byte is given once."""

@@ -28,7 +28,8 @@ class Runner:
     Args:
         proto: The core.
         now: The clock.
-        look: Sees to the socket and the time, without waiting.
+        look: Asked when handlers have taken `SPELL` seconds in a row: sees to the socket and the time, without waiting,
+            and says whether they may go on.
         on_error: Told what a handler raised; must not raise.
 
     Attributes:
@@ -37,7 +38,7 @@ class Runner:
     """
 
     def __init__(
-        self, proto: ClientProtocol, *, now: Callable[[], float], look: Callable[[], None], on_error: OnHandlerError
+        self, proto: ClientProtocol, *, now: Callable[[], float], look: Callable[[], bool], on_error: OnHandlerError
     ) -> None:
         self.closed = False
         self.looked_at = 0.0
@@ -58,6 +59,11 @@ class Runner:
         """Whether this is called from within a handler."""
         return self._at_work
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are messages whose handlers are to be called."""
+        return bool(self._runnable) and not self.closed
+
     def work(self) -> bool:
         """Call the handlers of what has come; gives whether there was any. From within one it does nothing."""
         if self._at_work or self.closed or not self._runnable:
@@ -65,8 +71,8 @@ class Runner:
         self._at_work = True
         self.looked_at = self._now()
         try:
-            while self._runnable and not self.closed:
-                self._drain(self._runnable.popleft())
+            while self.waiting and self._drain(self._runnable.popleft()):
+                pass
         finally:
             self._at_work = False
             self.report()
@@ -81,20 +87,22 @@ class Runner:
         done, self._done = self._done, 0
         self._proto.handled(done, self._now())
 
-    def _drain(self, inbox: Inbox) -> None:
+    def _drain(self, inbox: Inbox) -> bool:
+        """Call the handlers of what the inbox holds; gives whether they may go on with the next."""
         while deliveries := inbox.take(_BATCH):
             rest: Iterator[Any] = iter(deliveries)  # not every consumer is a handler
             try:
-                self._run(rest, inbox.channel.context)
+                may_go_on = self._run(rest, inbox.channel.context)
             except BaseException:  # an interrupt
                 self._stopped(inbox, deliveries, rest)
                 raise
-            if self.closed:
+            if not may_go_on:
                 self._stopped(inbox, deliveries, rest)
-                return
+                return False
             self._done += len(deliveries)
             if self._done >= _BATCH:
                 self.report()
+        return True
 
     def _stopped(self, inbox: Inbox, deliveries: list[Any], rest: Iterator[Any]) -> None:
         left = list(rest)
@@ -102,7 +110,7 @@ class Runner:
         self._runnable.appendleft(inbox)
         self._done += len(deliveries) - len(left)
 
-    def _run(self, deliveries: Iterator[Any], channel: object) -> None:
+    def _run(self, deliveries: Iterator[Any], channel: object) -> bool:
         now = self._now
         # The loop is spelled out, and without any call that it can do without: it runs for each message.
         for consumers, item in deliveries:
@@ -120,10 +128,9 @@ class Runner:
                     raise
                 except BaseException as error:
                     self._on_error(HandlerError(consumer, item, error))
-            if self.closed:
-                return
-            if now() - self.looked_at >= SPELL:
-                self._look()
+            if self.closed or (now() - self.looked_at >= SPELL and not self._look()):
+                return False
+        return True
 
 
 def _refuse(handler: Handler, coroutine: "CoroutineType[Any, Any, Any]") -> None:

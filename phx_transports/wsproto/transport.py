@@ -14,7 +14,7 @@ from collections.abc import Callable
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, DefaultSelector
 from time import monotonic
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 from phx_proto.errors import ConnectError
 
@@ -305,7 +305,7 @@ class Line:
         self.close()
 
     def _network_error(self, error: OSError) -> ConnectError:
-        return network_error(error, cast("Any", self.stream))  # a host and a port are all that it looks at
+        return network_error(error, self.stream.host, self.stream.port)
 
 
 class Tls:

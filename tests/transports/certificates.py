@@ -45,6 +45,12 @@ class Authority:
         """A client's context that trusts this authority alone."""
         return ssl.create_default_context(cadata=_pem(self._certificate).decode())
 
+    def file(self) -> Path:
+        """Its certificate, for who trusts by file: the environment's `SSL_CERT_FILE`."""
+        path = self._directory / "authority.pem"
+        path.write_bytes(_pem(self._certificate))
+        return path
+
     def server(self, host: str = "127.0.0.1") -> ssl.SSLContext:
         """A server's context, with a certificate for an address or a name."""
         key = ec.generate_private_key(ec.SECP256R1())
