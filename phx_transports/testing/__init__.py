@@ -4,6 +4,7 @@
 - `Peer` plays the server in memory, on a clock that the test moves: against a bare `ClientProtocol`, and against the
   clients on asyncio and threads (`connect(url, transport=peer)`). The wsproto client is a machine of bytes that a test
   can feed by itself (`phx_transports.wsproto.connection`); it takes no peer.
+- `background` calls what blocks, such as `client.run`, on a thread of its own.
 - `serve` is a real server on a free port, with faults to order.
 - `phx_transports.testing.strategies` makes topics, payloads, messages and conversations for hypothesis.
 
@@ -14,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from .calls import background
     from .channel import FakeChannel, Sent
     from .clock import Clock
     from .delivery import Outcome, Outcomes, deliver, deliver_async
@@ -46,6 +48,7 @@ __all__ = [
     "TestServer",
     "Transcript",
     "UnexpectedConversation",
+    "background",
     "deliver",
     "deliver_async",
     "serve",
@@ -74,6 +77,7 @@ _MODULES: Final = {
     "TestServer": "serving",
     "Transcript": "transcript",
     "UnexpectedConversation": "errors",
+    "background": "calls",
     "deliver": "delivery",
     "deliver_async": "delivery",
     "serve": "serving",

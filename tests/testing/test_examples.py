@@ -5,10 +5,10 @@ from types import ModuleType
 
 import pytest
 
-from phx_transports.testing import clock, delivery
+from phx_transports.testing import calls, clock, delivery
 
 
-@pytest.mark.parametrize("module", [clock, delivery], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [calls, clock, delivery], ids=lambda module: module.__name__)
 def test_the_examples_of_a_module_run(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.attempted

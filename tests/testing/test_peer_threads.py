@@ -1,8 +1,6 @@
 """`Peer` against the client on threads, unchanged: `connect(url, transport=peer)`."""
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -11,25 +9,11 @@ from phx_proto.errors import ConnectionClosed, HandshakeRefused, JoinRefused, Jo
 from phx_proto.message import Message
 from phx_proto.router import Router
 from phx_proto.states import ChannelState
-from phx_transports.testing import Peer, UnexpectedConversation
+from phx_transports.testing import Peer, UnexpectedConversation, background
 from phx_transports.threads import Channel, Client, connect
 
 LOBBY = "room:lobby"
 PATIENCE = 30.0
-
-
-def start(function: Callable[..., Any], *args: Any, **options: Any) -> "Future[Any]":
-    """Call it on a thread of its own: it blocks."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function(*args, **options))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run).start()
-    return future
 
 
 def joined(peer: Peer, client: Client) -> Channel:
@@ -83,7 +67,7 @@ def test_a_handler_may_push_and_wait_for_the_reply(phx_peer: Peer) -> None:
 
 def test_the_test_plays_the_peer_while_another_thread_waits(phx_peer: Peer) -> None:
     with connect(phx_peer.url, transport=phx_peer) as client:
-        pushing = start(joined(phx_peer, client).push, "shout", {"body": "hi"})
+        pushing = background(joined(phx_peer, client).push, "shout", {"body": "hi"})
         push = phx_peer.expect_push(LOBBY, "shout").wait()
         assert push.payload == {"body": "hi"}
         push.reply({"id": 7})
@@ -92,7 +76,7 @@ def test_the_test_plays_the_peer_while_another_thread_waits(phx_peer: Peer) -> N
 
 def test_a_push_times_out_when_the_clock_says_so(phx_peer: Peer) -> None:
     with connect(phx_peer.url, transport=phx_peer) as client:
-        pushing = start(joined(phx_peer, client).push, "shout", timeout=5.0)
+        pushing = background(joined(phx_peer, client).push, "shout", timeout=5.0)
         phx_peer.expect_push(LOBBY, "shout").wait()
         phx_peer.clock.advance(5)
         with pytest.raises(PushTimeout):
@@ -135,7 +119,7 @@ def test_a_handlers_push_gives_up_when_the_time_passes_by_itself(phx_peer: Peer)
 
 def test_a_push_is_lost_with_its_connection(phx_peer: Peer) -> None:
     with connect(phx_peer.url, transport=phx_peer) as client:
-        pushing = start(joined(phx_peer, client).push, "shout")
+        pushing = background(joined(phx_peer, client).push, "shout")
         phx_peer.expect_push(LOBBY, "shout").wait()
         phx_peer.cut()
         with pytest.raises(PushLost):
@@ -170,7 +154,7 @@ def test_what_is_not_handled_in_time_fails_the_test(phx_peer: Peer) -> None:
 def test_a_client_that_runs_ends_when_it_is_stopped(phx_peer: Peer) -> None:
     client = connect(phx_peer.url, transport=phx_peer)
     joined(phx_peer, client)
-    running = start(client.wait_closed)
+    running = background(client.wait_closed)
     client.stop()
     running.result(PATIENCE)
     assert not phx_peer.connected

@@ -484,3 +484,24 @@ async def test_the_balances_example_and_its_server_find_each_other() -> None:
 
     assert all(re.fullmatch(r"sim:[12] has 2\d\.\d\d", text) for text in shown)
     assert {text[:5] for text in shown} == {"sim:1", "sim:2"}
+
+
+async def test_the_balance_keeper_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    env = {"PYTHONPATH": str(Path.cwd())}
+    seen = list[tuple[str, int]]()
+    async with python("examples/balance_keeper_server.py", "0", env=env) as server:
+        keeper = ("-m", "examples.balance_keeper", await line(server.stdout), "sim:1", "sim:2")
+        for _ in range(2):
+            async with python(*keeper, "--db", str(tmp_path / "balances.db"), env=env) as process:
+                said = [await line(process.stderr) for _ in range(3)]
+                process.send_signal(signal.SIGTERM)
+                assert await ended(process) == 0
+                assert process.stderr is not None
+                said += (await process.stderr.read()).decode().splitlines()
+            seen += [(words[0], int(words[4][:-1])) for words in map(str.split, said)]
+        server.send_signal(signal.SIGINT)
+        assert await ended(server) == 0
+
+    for topic in ("sim:1", "sim:2"):
+        events = [event for name, event in seen if name == topic]
+        assert events == list(range(1, len(events) + 1))  # each once, and in order
