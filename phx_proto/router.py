@@ -186,6 +186,12 @@ class Router:
             del table[key]
         self._changed()
 
+    @property
+    def handlers(self) -> tuple[Handler, ...]:
+        """All that is registered, in the order of registration."""
+        entries = [entry for table in (self._exact, self._prefixes) for some in table.values() for entry in some]
+        return tuple(handler for _, handler in sorted(entries))
+
     def routes(self, topic: str) -> Routes:
         """The handlers of a topic by event, to be kept until `version` changes.
 

@@ -1,31 +1,187 @@
-"""What an executor's worker runs: one plain handler on a batch of messages, in order.
+"""What an executor's worker is given, and what comes back: a plain handler with messages, and what it raised on them.
 
-It stands alone, for it may be run by another thread, another process or another machine.
+The worker may be another thread, another process or another machine, so a batch stands alone. An exception is the risk
+of the way back: one that cannot be pickled would fail all of its batch, and one that cannot be unpickled breaks a
+`ProcessPoolExecutor` for good. So it is tried where it was raised, and where it cannot come itself `WorkerError` does.
 """
 
+import contextlib
 import inspect
-from collections.abc import Sequence
-from typing import Any
+import pickle
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NoReturn
+from uuid import uuid4
 
-from phx_proto.handler import Handler
+from phx_proto.errors import InvalidHandler, PhxError
+from phx_proto.handler import Handler, HandlerKind
 from phx_proto.message import Message
+from phx_proto.router import Router
 
 
-def run_batch(handler: Handler, messages: Sequence[Message[Any]], channel: object) -> list[tuple[int, BaseException]]:
-    """Call the handler on each message; what it raises on one does not keep it from the next.
+@dataclass(eq=False)
+class WorkerError(PhxError):
+    """Stands for what a handler raised in another process, where that cannot come from there.
 
-    Returns:
-        What went wrong: the message's index, and what was raised.
+    Attributes:
+        kind: The exception's type, with its module.
+        text: What it said.
     """
-    failures: list[tuple[int, BaseException]] = []
-    for index, message in enumerate(messages):
+
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
+
+
+class WorkerTraceback(Exception):
+    """The cause of an error from another process: the traceback that it had there, as text."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A message of a batch on which the handler raised, or which did not fit its payload type.
+
+    Attributes:
+        index: Which one.
+        error: What was raised.
+    """
+
+    index: int
+    error: BaseException
+
+    def __reduce__(self) -> "tuple[Callable[..., Failure], tuple[Any, ...]]":
+        kind = type(self.error)
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        trace = "".join(traceback.format_exception(self.error))
+        return _arrived, (self.index, _pickled(self.error), name, _text(self.error), trace)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Batch:
+    """Messages of one topic, in order, for one handler.
+
+    Attributes:
+        handler: A plain one.
+        messages: As they came; a payload type is applied where the batch is run.
+        channel: For a handler that takes it; it cannot leave the process.
+    """
+
+    handler: Handler
+    messages: Sequence[Message[Any]]
+    channel: object = None
+
+    def __repr__(self) -> str:
+        return f"Batch({self.handler.name}, {len(self.messages)} messages)"  # what is in them is for nobody's log
+
+    def run(self) -> list[Failure]:
+        """Call the handler on each message; what it raises on one does not keep it from the next."""
+        handler, failures = self.handler, list[Failure]()
+        for index, message in enumerate(self.messages):
+            try:
+                returned = handler.call(handler.accept(message), self.channel)
+                if inspect.iscoroutine(returned):
+                    returned.close()
+                    raise TypeError(f"{handler.name} returned a coroutine: declare it with `async def`, to be awaited")
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # `CancelledError` too: it is no cancellation where nothing can be cancelled
+                failures.append(Failure(index, error))
+        return failures
+
+    def lost(self, error: BaseException) -> list[Failure]:
+        """What there is to tell where nothing came back: of each message, that nobody knows how far it was handled."""
+        return [Failure(index, error) for index in range(len(self.messages))]
+
+    def __dask_tokenize__(self) -> str:
+        # To Dask equal calls are one call, which it makes once: no batch is to equal another.
+        return uuid4().hex
+
+
+# ---- what can go to another process ---------------------------------------------------------------------------------
+
+
+class PortabilityCheck:
+    """Refuses plain handlers that could never run where an executor runs them: in the processes of a pool.
+
+    Args:
+        executor: Any other than a `ProcessPoolExecutor` (a thread pool, a cluster with a pickler of its own) is taken
+            to run everything.
+    """
+
+    def __init__(self, executor: Executor | None) -> None:
+        self._needed = isinstance(executor, ProcessPoolExecutor)
+        self._version = -1  # the router's, when it was looked at
+
+    def router(self, router: Router) -> None:
+        """Look at all handlers of the router, if that has changed.
+
+        Raises:
+            InvalidHandler: One of them cannot be sent to another process.
+        """
+        if router.version != self._version:
+            for handler in router.handlers:
+                self.handler(handler)
+            self._version = router.version
+
+    def handler(self, handler: Handler) -> None:
+        """Look at one handler.
+
+        Raises:
+            InvalidHandler: It cannot be sent to another process.
+        """
+        if not self._needed or handler.kind is HandlerKind.ASYNC:
+            return
+        if handler.takes_channel:
+            raise InvalidHandler(handler.name, f"it takes the channel, and {_STAYS}")
         try:
-            returned = handler.call(message, channel)
-            if inspect.iscoroutine(returned):
-                returned.close()
-                raise TypeError(f"{handler.name} returned a coroutine: declare it with `async def` to have it awaited")
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # `CancelledError` too: it is no cancellation where nothing can be cancelled
-            failures.append((index, error))
-    return failures
+            pickle.dumps(handler)
+        except Exception as error:
+            problem = f"it cannot be sent to another process ({error}): make it, and its payload type, one of a module"
+            raise InvalidHandler(handler.name, problem) from error
+
+
+def refuse_to_leave(topic: str) -> NoReturn:
+    """What a channel does when it is pickled.
+
+    Raises:
+        pickle.PicklingError: Always.
+    """
+    raise pickle.PicklingError(f"the channel of topic {topic!r} cannot be pickled: {_STAYS}")
+
+
+_STAYS = "a channel cannot leave its process: let the handler take the message alone"
+
+
+# ---- the way back ---------------------------------------------------------------------------------------------------
+
+
+def _pickled(error: BaseException) -> bytes | None:
+    try:
+        data = pickle.dumps(error)
+        pickle.loads(data)
+    except Exception:
+        return None
+    return data
+
+
+def _arrived(index: int, data: bytes | None, kind: str, text: str, trace: str) -> Failure:
+    error: BaseException = WorkerError(kind, text)
+    if data is not None:
+        with contextlib.suppress(Exception):  # its module may be there, and not here
+            error = pickle.loads(data)
+    error.__cause__ = WorkerTraceback(trace)
+    return Failure(index, error)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as problem:
+        return f"(its text cannot be made: {type(problem).__name__})"

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from phx_proto.channel import Channel as CoreChannel
-from phx_proto.errors import ChannelClosed, PushRejected, PushTimeout
+from phx_proto.errors import ChannelClosed, InvalidHandler, PushRejected, PushTimeout
 from phx_proto.events import ChannelEvent
 from phx_proto.handler import Handler
 from phx_proto.message import Message, Reply
 from phx_proto.presence import Entries, Presence
 from phx_proto.states import ChannelState
 
+from ..batches import refuse_to_leave
+from ..lanes import Lane
 from ..queues import everything, messages_only
-from .handlers import Lane, Runner
+from .handlers import Runner, TaskLane
 from .streams import MessageStream
 
 if TYPE_CHECKING:
@@ -32,10 +34,13 @@ class Channel:
     def __init__(self, core: CoreChannel, client: "Client") -> None:
         self._core = core
         self._client = client
-        self._lanes: dict[Handler, Lane] | None = None
+        self._lanes: dict[Handler, Lane | TaskLane] | None = None
 
     def __repr__(self) -> str:
         return repr(self._core)
+
+    def __reduce__(self) -> NoReturn:
+        refuse_to_leave(self.topic)
 
     @property
     def topic(self) -> str:
@@ -116,8 +121,18 @@ class Channel:
         return register
 
     def add(self, function: Callable[..., Any], event: str, *, payload: Any = None, concurrency: int = 1) -> Handler:
-        """Register a function for an event of this channel alone; `off` takes it back."""
-        return self._core.on(event, function, payload=payload, concurrency=concurrency)
+        """Register a function for an event of this channel alone; `off` takes it back.
+
+        Raises:
+            InvalidHandler: It could never be called rightly, or not where the executor runs it.
+        """
+        handler = self._core.on(event, function, payload=payload, concurrency=concurrency)
+        try:
+            self._client.check(handler)
+        except InvalidHandler:
+            self._core.off(handler)
+            raise
+        return handler
 
     def off(self, handler: Handler) -> None:
         """Take a handler of this channel's own back."""
@@ -165,13 +180,13 @@ class Channel:
         """Who is present now, by key; needs `track_presence` before the join."""
         return self._core.track_presence().entries
 
-    def lane(self, handler: Handler, runner: Runner) -> Lane:
+    def lane(self, handler: Handler, runner: Runner) -> Lane | TaskLane:
         """Where messages wait for a handler that is not run at once; for the runner."""
         if self._lanes is None:
             self._lanes = {}
         lane = self._lanes.get(handler)
         if lane is None:
-            lane = self._lanes[handler] = Lane(handler, self, runner)
+            lane = self._lanes[handler] = runner.lane(handler, self)
         return lane
 
     async def _wait_writable(self, event: str, timeout: float) -> float:

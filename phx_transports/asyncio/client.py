@@ -19,12 +19,14 @@ from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import Provider
 from phx_proto.endpoint import Headers, Params
 from phx_proto.errors import LocalError
+from phx_proto.handler import Handler
 from phx_proto.inbox import Bound
 from phx_proto.router import Router
 from phx_proto.serializer import Serializer
 from phx_proto.states import SocketState
 from phx_proto.wire import Stats
 
+from ..batches import PortabilityCheck
 from ..cutter import MAX_SIZE
 from ..queues import EventQueue, Item, MessageQueue
 from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
@@ -63,7 +65,8 @@ class connect:  # noqa: N801 - used like a function
         factory: Makes the TCP connection instead, from host and port (a tunnel, a Unix socket).
         transport: Instead of the network and the loop's clock, for tests: a `phx_transports.testing.Peer`. Then retries
             have no jitter, and the five arguments before this one mean nothing.
-        executor: Runs plain handlers; by default a thread pool of the client's own.
+        executor: Runs plain handlers; by default a thread pool of the client's own. In a process pool they take the
+            message alone, and are functions of a module.
         on_handler_error: Told what a handler raised; by default it is logged with its traceback.
         fail_fast: Whether a handler's error ends the client, with that error.
         drain_timeout: Seconds that closing may take: handlers that finish, leaves, the closing handshake.
@@ -73,6 +76,7 @@ class connect:  # noqa: N801 - used like a function
         HandshakeRefused: The server refused for good; `status` and `body` tell why.
         ConnectTimeout: The server was not there in time; `last` tells what the latest attempt met.
         CertificateError: The server's certificate was not accepted.
+        InvalidHandler: The router has a handler that cannot run where the executor does.
     """
 
     def __init__(
@@ -177,6 +181,8 @@ class Client:
         drain_timeout: float,
     ) -> None:
         self.router = proto.router
+        self._portability = PortabilityCheck(executor)
+        self._portability.router(self.router)
         self._loop = asyncio.get_running_loop()
         self._proto = proto
         self._session = Session()
@@ -234,7 +240,9 @@ class Client:
         Raises:
             TopicInUse: A live channel of the topic exists.
             ConnectionClosed: The client is closed.
+            InvalidHandler: The router has a handler that cannot run where the executor does.
         """
+        self._portability.router(self.router)
         core = self._proto.channel(topic, params, bound=bound)
         core.context = channel = Channel(core, self)
         return channel
@@ -343,6 +351,10 @@ class Client:
             cancel(ref)
             self.pump()
             raise
+
+    def check(self, handler: Handler) -> None:
+        """Refuse a handler that cannot run here: `InvalidHandler`."""
+        self._portability.handler(handler)
 
     @property
     def writable(self) -> bool:

@@ -2,9 +2,9 @@
 
 One topic's messages reach a handler in order. A coroutine handler is awaited by the crew's worker that drains the
 channel, with no task for a message. Where that will not do, the message goes into a lane, which is to (topic, handler)
-what the inbox is to a topic: plain functions wait there for the executor, and get up to 256 messages a job; handlers
-with `concurrency` run there as tasks, that many at once. What waits in a lane, or in the hands of an iterator, still
-counts as not handled, so a slow one is felt by the sender.
+what the inbox is to a topic: plain functions wait there for the executor (`lanes.py`), and handlers with `concurrency`
+run there as tasks, that many at once. What waits in a lane, or in the hands of an iterator, still counts as not
+handled, so a slow one is felt by the sender.
 
 A handler that raises `CancelledError` is reported like any other. If it was its task that somebody cancelled, who is
 not the runner, that is reported too, and what waits behind it goes to another task.
@@ -16,19 +16,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
-from phx_proto.errors import PayloadMismatch
 from phx_proto.handler import Handler, HandlerKind
 from phx_proto.inbox import Inbox, Tap
 from phx_proto.message import Message
 
-from ..batches import run_batch
+from ..batches import Batch, Failure
+from ..lanes import BATCH, Lane, Outcome
 from ..reports import HandlerError, OnHandlerError
 from .crew import Crew, is_stopped
 
 if TYPE_CHECKING:
     from .channel import Channel
-
-_BATCH = 256  # messages an executor job takes at most
 
 
 class Runner:
@@ -59,6 +57,7 @@ class Runner:
         self.on_error = on_error
         self.closed = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._batches: set[asyncio.Future[list[Failure]]] = set()
         self.done = 0
         self._crew: Crew[Inbox] = Crew(self._drain)
 
@@ -84,14 +83,14 @@ class Runner:
         return task in self._tasks or self._crew.includes(task)
 
     async def close(self) -> None:
-        """Cancel what still runs on the loop, and wait until it has ended."""
+        """Cancel what still runs on the loop, and what the executor has not begun, and wait until it has ended."""
         self.closed = True
         await self._crew.close()
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        pending: tuple[asyncio.Future[Any], ...] = (*self._tasks, *self._batches)
+        for future in pending:
+            future.cancel()
+        if pending:
+            await asyncio.wait(pending)
 
     def spawn(self, run: "Callable[[], Any]") -> None:
         """Run a coroutine function beside the crew."""
@@ -100,11 +99,28 @@ class Runner:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def lane(self, handler: Handler, channel: "Channel") -> "Lane | TaskLane":
+        """Where messages of the channel wait for a handler that is not run at once."""
+        if handler.kind is HandlerKind.ASYNC:
+            return TaskLane(handler, channel, self)
+        return Lane(handler, channel, self)
+
+    def begin_later(self, begin: Callable[[], None]) -> None:
+        """Have a lane begin what it may, in the loop's next turn."""
+        asyncio.get_running_loop().call_soon(begin)
+
+    def submit(self, batch: Batch, ended: Callable[[Outcome], None]) -> None:
+        """Give a batch to the executor; its end is told on the loop."""
+        future = asyncio.get_running_loop().run_in_executor(self.executor, Batch.run, batch)
+        self._batches.add(future)
+        future.add_done_callback(self._batches.discard)
+        future.add_done_callback(ended)
+
     async def _drain(self, runnable: deque[Inbox]) -> None:
         popleft = runnable.popleft
         while runnable:
             inbox = popleft()
-            while deliveries := inbox.take(_BATCH):
+            while deliveries := inbox.take(BATCH):
                 rest: Iterator[Any] = iter(deliveries)  # what is not inline is not always a handler
                 try:
                     # The loops are spelled out, without any call they can do without: this runs for each message.
@@ -120,7 +136,7 @@ class Runner:
                                 else:
                                     await consumer.run(message)
                             except (Exception, asyncio.CancelledError) as error:
-                                self._failed(consumer, item, error)
+                                self.failed(consumer, item, error)
                 except BaseException:  # the worker is stopped: another will go on here
                     left = list(rest)
                     inbox.put_back(left)
@@ -138,16 +154,11 @@ class Runner:
         self.on_held(1)
         if isinstance(consumer, Tap):
             consumer.put(item)
-            return
-        try:
-            message = consumer.accept(item)
-        except PayloadMismatch as error:
-            self.on_error(HandlerError(consumer, item, error))
-            self.handled(1)
-            return
-        channel.lane(consumer, self).put(message)
+        else:
+            channel.lane(consumer, self).put(item)
 
-    def _failed(self, handler: Handler, message: Message[Any], error: BaseException) -> None:
+    def failed(self, handler: Handler, message: Message[Any], error: BaseException) -> None:
+        """Report what a handler raised in this task; if that is the task's own cancellation, raise it on."""
         stopped = is_stopped(error)
         if not (stopped and self.closed):
             self.on_error(HandlerError(handler, message, error))
@@ -155,19 +166,15 @@ class Runner:
             raise error
 
 
-class Lane:
-    """The messages of one topic that wait for one handler which is not run at once; in order, `concurrency` at a time.
+class TaskLane:
+    """The messages of one topic that wait for a coroutine function with `concurrency`: in order, that many at once."""
 
-    A coroutine function gets one after another from each of its tasks; a plain one up to 256 in each executor job.
-    """
-
-    __slots__ = ("_channel", "_handler", "_run", "_runner", "_tasks", "_waiting")
+    __slots__ = ("_channel", "_handler", "_runner", "_tasks", "_waiting")
 
     def __init__(self, handler: Handler, channel: "Channel", runner: Runner) -> None:
         self._handler = handler
         self._channel = channel
         self._runner = runner
-        self._run = self._await_next if handler.kind is HandlerKind.ASYNC else self._run_batch
         self._waiting: deque[Message[Any]] = deque()
         self._tasks = 0
 
@@ -184,39 +191,16 @@ class Lane:
     async def _work(self) -> None:
         try:
             while self._waiting:
-                await self._run()
+                await self._handle(self._waiting.popleft())
         finally:
             self._tasks -= 1
             self._start()
 
-    async def _await_next(self) -> None:
-        message = self._waiting.popleft()
+    async def _handle(self, message: Message[Any]) -> None:
+        handler, runner = self._handler, self._runner
         try:
-            await self._handler.call(message, self._channel)
+            await handler.call(handler.accept(message), self._channel)
         except (Exception, asyncio.CancelledError) as error:
-            self._all_failed([message], error)
-        self._runner.handled(1)
-
-    async def _run_batch(self) -> None:
-        handler, runner, waiting = self._handler, self._runner, self._waiting
-        share = -(-len(waiting) // handler.concurrency)  # rounded up
-        batch = [waiting.popleft() for _ in range(min(share, _BATCH))]
-        channel = self._channel if handler.takes_channel else None
-        loop = asyncio.get_running_loop()
-        try:
-            failures = await loop.run_in_executor(runner.executor, run_batch, handler, batch, channel)
-        except (Exception, asyncio.CancelledError) as broken:  # the executor itself: a worker died, or it is shut down
-            self._all_failed(batch, broken)
-        else:
-            for index, error in failures:
-                runner.on_error(HandlerError(handler, batch[index], error))
-        runner.handled(len(batch))
-
-    def _all_failed(self, messages: list[Message[Any]], error: BaseException) -> None:
-        stopped = is_stopped(error)
-        if not (stopped and self._runner.closed):
-            for message in messages:
-                self._runner.on_error(HandlerError(self._handler, message, error))
-        if stopped:
-            self._runner.handled(len(messages))
-            raise error
+            runner.failed(handler, message, error)
+        finally:
+            runner.handled(1)

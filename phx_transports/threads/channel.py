@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from phx_proto.channel import Channel as CoreChannel
 from phx_proto.errors import ChannelClosed, InvalidHandler, PushRejected, PushTimeout
@@ -12,8 +12,10 @@ from phx_proto.message import Message, Reply
 from phx_proto.presence import Entries, Presence
 from phx_proto.states import ChannelState
 
+from ..batches import refuse_to_leave
+from ..lanes import Lane
 from ..queues import everything, messages_only
-from .handlers import Lane, Runner
+from .handlers import Runner
 from .streams import MessageStream
 from .waits import deadline_after
 
@@ -37,6 +39,9 @@ class Channel:
 
     def __repr__(self) -> str:
         return repr(self._core)
+
+    def __reduce__(self) -> NoReturn:
+        refuse_to_leave(self.topic)
 
     @property
     def topic(self) -> str:
@@ -120,13 +125,14 @@ class Channel:
         """Register a function for an event of this channel alone; `off` takes it back.
 
         Raises:
-            InvalidHandler: It could never be called rightly; a coroutine function, for one.
+            InvalidHandler: It could never be called rightly, or not where the executor runs it; a coroutine function,
+                for one.
         """
 
         def register(now: float) -> Handler:
             handler = self._core.on(event, function, payload=payload, concurrency=concurrency)
             try:
-                check_plain(handler)
+                self._client.check(handler)
             except InvalidHandler:
                 self._core.off(handler)
                 raise
@@ -193,7 +199,7 @@ class Channel:
             self._lanes = {}
         lane = self._lanes.get(handler)
         if lane is None:
-            lane = self._lanes[handler] = Lane(handler, self, runner)
+            lane = self._lanes[handler] = runner.lane(handler, self)
         return lane
 
     def _wait_writable(self, event: str, timeout: float) -> float:

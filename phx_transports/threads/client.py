@@ -28,6 +28,7 @@ from phx_proto.commands import Provider
 from phx_proto.endpoint import Headers, Params
 from phx_proto.errors import InvalidEndpoint, InvalidPayload, LocalError
 from phx_proto.events import Event
+from phx_proto.handler import Handler
 from phx_proto.inbox import Bound, Delivery, Inbox
 from phx_proto.message import PHX_JOIN
 from phx_proto.router import Router
@@ -35,14 +36,16 @@ from phx_proto.serializer import Serializer
 from phx_proto.states import SocketState
 from phx_proto.wire import Stats
 
+from ..batches import PortabilityCheck
 from ..cutter import MAX_SIZE
+from ..lanes import BATCH
 from ..queues import EventQueue, Item, MessageQueue
 from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
 from ..session import Session
 from ..signals import signals_to
 from .channel import Channel, check_plain
 from .connection import Factory
-from .handlers import BATCH, Runner
+from .handlers import Runner
 from .seam import ClientTransport, TransportFactory
 from .streams import EventStream
 from .transport import Transport
@@ -94,9 +97,10 @@ def connect(
         factory: Makes the TCP connection instead, from host and port (a tunnel, a Unix socket).
         transport: Instead of the network and the system's clock, for tests: a `phx_transports.testing.Peer`. Then
             retries have no jitter, and the five arguments before this one mean nothing.
-        executor: Runs handlers; by default threads of the client's own do.
-        on_handler_error: Told what a handler raised, on the handler's thread; by default it is logged with its
-            traceback.
+        executor: Runs handlers; by default threads of the client's own do. In a process pool they take the message
+            alone, and are functions of a module.
+        on_handler_error: Told what a handler raised, on the handler's thread or, where that is an executor's, on one of
+            the client's own; by default it is logged with its traceback.
         fail_fast: Whether a handler's error ends the client, with that error.
         drain_timeout: Seconds that closing may take: handlers that finish, leaves, the closing handshake.
 
@@ -105,6 +109,7 @@ def connect(
         HandshakeRefused: The server refused for good; `status` and `body` tell why.
         ConnectTimeout: The server was not there in time; `last` tells what the latest attempt met.
         CertificateError: The server's certificate was not accepted.
+        InvalidHandler: The router has a handler that cannot run where the executor does.
     """
     for name, provider in (("params", params), ("auth_token", auth_token)):
         if inspect.iscoroutinefunction(provider):
@@ -158,6 +163,8 @@ class Client:
         drain_timeout: float,
     ) -> None:
         self.router = proto.router
+        self._portability = PortabilityCheck(executor)
+        self._portability.router(self.router)
         self.lock = threading.Lock()
         self._proto = proto
         self._log: deque[Event] = deque()
@@ -239,7 +246,8 @@ class Client:
         Raises:
             TopicInUse: A live channel of the topic exists.
             ConnectionClosed: The client is closed.
-            InvalidHandler: The router has a coroutine function for the topic.
+            InvalidHandler: The router has a coroutine function for the topic, or a handler that cannot run where the
+                executor does.
         """
         if inspect.iscoroutinefunction(params):
             problem = "are a coroutine function, and threads await nothing: make it a plain one"
@@ -247,6 +255,7 @@ class Client:
         routes = self.router.routes(topic)
         for handler in (*routes.catch_all, *(one for handlers in routes.by_event.values() for one in handlers)):
             check_plain(handler)
+        self._portability.router(self.router)
 
         def make(now: float) -> Channel:
             core = self._proto.channel(topic, params, bound=bound)
@@ -377,6 +386,11 @@ class Client:
                 self.tell(partial(cancel, ref))
             raise
         return waiter.result()
+
+    def check(self, handler: Handler) -> None:
+        """Refuse a handler that cannot run here: `InvalidHandler`."""
+        check_plain(handler)
+        self._portability.handler(handler)
 
     @property
     def writable(self) -> bool:

@@ -2,36 +2,37 @@
 
 One topic's messages reach a handler in order. By default a crew's worker drains the channel and calls its handlers,
 with no job for a message. Where that will not do, the message goes into a lane, which is to (topic, handler) what the
-inbox is to a topic: with an executor of the user's handlers wait there, and get up to 256 messages a job; so do
-handlers with `concurrency`, that many jobs at once. What waits in a lane, or in the hands of an iterator, still counts
-as not handled, so a slow one is felt by the sender.
+inbox is to a topic (`lanes.py`): with an executor of the user's handlers wait there, and so do those with
+`concurrency`. What waits in a lane, or in the hands of an iterator, still counts as not handled, so a slow one is felt
+by the sender.
+
+Whatever has to do with batches is done by one thread, the desk: giving them to the executor may take a while, which the
+reader's thread has not; and what becomes of them is told by a thread of the executor's that had better not come back
+with the next one: a process pool that breaks tells so under a lock, for which its `submit` would wait for ever.
 
 What needs no worker is handed over at once: an iterator gets its messages also while every thread is busy.
 """
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from functools import partial
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from phx_proto.client import ClientProtocol
-from phx_proto.errors import PayloadMismatch
 from phx_proto.handler import Handler
 from phx_proto.inbox import Consumer, Delivery, Inbox, Tap
-from phx_proto.message import Message
 
-from ..batches import run_batch
+from ..batches import Batch, Failure
+from ..lanes import BATCH, Lane, Outcome
 from ..reports import HandlerError, OnHandlerError
 from .crew import Crew
 from .seam import Tell
 
 if TYPE_CHECKING:
     from .channel import Channel
-
-BATCH: Final = 256  # messages that a worker's turn, or an executor's job, takes at most
 
 _here = threading.local()  # `runner`: whose handlers this thread runs now, as a number that may travel
 
@@ -49,7 +50,6 @@ class Runner:
         on_crash: Told of an error that was not foreseen.
 
     Attributes:
-        executor: For lanes.
         closed: Whether no handler is begun any more.
     """
 
@@ -70,8 +70,10 @@ class Runner:
         self.closed = False
         self._proto = proto
         self._on_turn = on_turn
-        self.executor = Crew("phx-handler", on_error=on_crash) if executor is None else executor
-        self._crew = self.executor if isinstance(self.executor, Crew) else None
+        self._executor = Crew("phx-handler", on_error=on_crash) if executor is None else executor
+        self._crew = self._executor if isinstance(self._executor, Crew) else None
+        self._desk = Crew("phx-batches", on_error=on_crash, limit=1)
+        self._batches: set[Future[list[Failure]]] = set()
 
     def add(self, inboxes: Sequence[Inbox]) -> None:
         """These inboxes have messages and are in nobody's hands; under the lock."""
@@ -91,8 +93,29 @@ class Runner:
     def close(self) -> None:
         """Begin no handler any more. One that runs cannot be stopped, and is not waited for."""
         self.closed = True
-        if self._crew is not None:
-            self._crew.shutdown()
+        for future in tuple(self._batches):
+            future.cancel()
+        for crew in filter(None, (self._crew, self._desk)):
+            crew.shutdown()
+
+    def lane(self, handler: Handler, channel: "Channel") -> Lane:
+        """Where messages of the channel wait for a handler that no worker calls."""
+        return Lane(handler, channel, self)
+
+    def begin_later(self, begin: Callable[[], None]) -> None:
+        """Have a lane begin what it may, at the desk; under the lock."""
+        self.later(partial(self._desk.add, [begin]))
+
+    def submit(self, batch: Batch, ended: Callable[[Outcome], None]) -> None:
+        """Give a batch to the executor; its end is told at the desk."""
+        future = self._executor.submit(_run_here, id(self), batch)
+        self._batches.add(future)
+        future.add_done_callback(self._batches.discard)
+        future.add_done_callback(lambda done: self._desk.add([partial(self._at_the_desk, ended, done)]))
+
+    def _at_the_desk(self, ended: Callable[[Outcome], None], outcome: Outcome) -> None:
+        with _within(id(self)):  # what is told of an error is in no position to wait for the end either
+            ended(outcome)
 
     def _needs_worker(self, inbox: Inbox) -> bool:
         """Hand over what needs none; gives whether something is left."""
@@ -151,84 +174,21 @@ class Runner:
             channel.lane(consumer, self).put(item)
 
 
-class Lane:
-    """The messages of one topic that wait for one handler which a worker does not call; in order, 256 a job at most."""
-
-    __slots__ = ("_channel", "_handler", "_jobs", "_runner", "_waiting")
-
-    def __init__(self, handler: Handler, channel: "Channel", runner: Runner) -> None:
-        self._handler = handler
-        self._channel = channel
-        self._runner = runner
-        self._waiting: deque[Message[Any]] = deque()
-        self._jobs = 0
-
-    def put(self, message: Message[Any]) -> None:
-        """Have it handled, behind those before it; under the lock."""
-        self._waiting.append(message)
-        if len(self._waiting) == 1:
-            self._runner.later(self._start)
-
-    def _start(self) -> None:
-        while batch := self._runner.tell(self._next):
-            self._submit(batch)
-
-    def _next(self, now: float) -> list[Message[Any]]:
-        handler, waiting = self._handler, self._waiting
-        if self._jobs >= handler.concurrency or self._runner.closed:
-            return []
-        share = -(-len(waiting) // handler.concurrency)  # rounded up
-        batch = [waiting.popleft() for _ in range(min(share, BATCH))]
-        self._jobs += bool(batch)
-        return batch
-
-    def _submit(self, batch: list[Message[Any]]) -> None:
-        handler, runner = self._handler, self._runner
-        accepted: list[Message[Any]] = []
-        for message in batch:
-            try:
-                accepted.append(handler.accept(message))
-            except PayloadMismatch as error:
-                runner.on_error(HandlerError(handler, message, error))
-        channel = self._channel if handler.takes_channel else None
-        future: Future[list[tuple[int, BaseException]]]
-        try:
-            future = runner.executor.submit(_run_here, id(runner), handler, accepted, channel)
-        except Exception as broken:  # it is shut down
-            future = Future()
-            future.set_exception(broken)
-        future.add_done_callback(partial(self._ended, len(batch), accepted))
-
-    def _ended(
-        self, size: int, messages: list[Message[Any]], future: "Future[list[tuple[int, BaseException]]]"
-    ) -> None:
-        runner = self._runner
-        try:
-            failures = future.result()
-        except BaseException as broken:  # the executor itself: a worker died, or the job was cancelled
-            failures = [(index, broken) for index in range(len(messages))]
-        if not runner.closed:
-            for index, error in failures:
-                runner.on_error(HandlerError(self._handler, messages[index], error))
-        runner.tell(self._job_ended)
-        self._start()
-        runner.handled(size)
-
-    def _job_ended(self, now: float) -> None:
-        self._jobs -= 1
-
-
 def _refuse(handler: Handler, coroutine: "CoroutineType[Any, Any, Any]") -> None:
     coroutine.close()
     raise TypeError(f"{handler.name} returned a coroutine, and threads await nothing: make it a plain function")
 
 
-def _run_here(
-    runner: int, handler: Handler, messages: Sequence[Message[Any]], channel: object
-) -> list[tuple[int, BaseException]]:
-    """An executor's job; `run_batch`, and the thread can tell that it runs a handler of this client."""
+def _run_here(runner: int, batch: Batch) -> list[Failure]:
+    """An executor's job; its thread can tell that it runs a handler of this client."""
+    with _within(runner):
+        return batch.run()
+
+
+@contextmanager
+def _within(runner: int) -> Generator[None]:
     _here.runner = runner
     try:
-        return run_batch(handler, messages, channel)
+        yield
     finally:
         _here.runner = None

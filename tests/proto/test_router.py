@@ -610,6 +610,14 @@ def test_a_function_registered_twice_is_called_twice() -> None:
 # ---- removal and versions -------------------------------------------------------------------------------------------
 
 
+def test_all_handlers_are_told_in_the_order_of_their_registration() -> None:
+    router = Router()
+    handlers = [router.add(alone, "e", topic=topic) for topic in ("room:*", "room:1", "*", "room:*", "room:2")]
+    assert router.handlers == tuple(handlers)
+    router.remove(handlers[1])
+    assert router.handlers == (handlers[0], *handlers[2:])
+
+
 @pytest.mark.parametrize("topic", ["sim:1", "sim:*", "*"])
 def test_a_removed_handler_gets_nothing_more(topic: str) -> None:
     router = Router()

@@ -1,0 +1,105 @@
+"""`Lane`: where a topic's messages wait for a plain handler that an executor runs, the same in every adapter.
+
+A lane is to (topic, handler) what the inbox is to a topic. One batch is under way at a time, or `concurrency` of them;
+the next is taken when one of those has come back, so a lane that is behind catches up in large batches. What waits
+here, or is under way, counts as not handled: that bounds it, for reading pauses when too much of it is.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, Protocol
+
+from phx_proto.handler import Handler
+from phx_proto.message import Message
+
+from .batches import Batch, Failure
+from .reports import HandlerError, OnHandlerError
+
+#: Messages of a batch, at most.
+BATCH: Final = 256
+
+
+class Outcome(Protocol):
+    """A future of a batch that is done: asyncio's or `concurrent.futures`'."""
+
+    def result(self) -> list[Failure]:
+        """What `Batch.run` gave; raises what the executor has to say."""
+        ...
+
+
+class Host(Protocol):
+    """An adapter's runner, as far as lanes need it.
+
+    Attributes:
+        closed: Whether no handler is begun any more.
+        on_error: Told what went wrong; must not raise.
+    """
+
+    closed: bool
+    on_error: OnHandlerError
+
+    def begin_later(self, begin: Callable[[], None], /) -> None:
+        """Have a lane begin what it may, soon: after the read that is at work, and where batches come back to."""
+
+    def submit(self, batch: Batch, ended: Callable[[Outcome], None], /) -> None:
+        """Give the batch to the executor. `ended` is called later, and by one thread for all lanes.
+
+        Raises:
+            Exception: The executor does not take it.
+        """
+
+    def handled(self, messages: int, /) -> None:
+        """So many messages are done with."""
+
+
+class Lane:
+    """The messages of one topic that wait for one plain handler.
+
+    Only `put` may be called from elsewhere than where batches come back to.
+    """
+
+    __slots__ = ("_channel", "_handler", "_host", "_messages", "_under_way")
+
+    def __init__(self, handler: Handler, channel: object, host: Host) -> None:
+        self._handler = handler
+        self._channel = channel if handler.takes_channel else None
+        self._host = host
+        self._messages: deque[Message[Any]] = deque()
+        self._under_way = 0  # batches
+
+    def put(self, message: Message[Any]) -> None:
+        """Have it handled, behind those before it."""
+        self._messages.append(message)
+        if len(self._messages) == 1:
+            self._host.begin_later(self._begin)
+
+    def _begin(self) -> None:
+        while self._messages and self._under_way < self._handler.concurrency and not self._host.closed:
+            batch = self._take()
+            self._under_way += 1
+            try:
+                self._host.submit(batch, partial(self._ended, batch))
+            except Exception as refusal:  # the executor is shut down, or broken
+                self._settle(batch, batch.lost(refusal))
+
+    def _take(self) -> Batch:
+        messages = self._messages
+        share = -(-len(messages) // self._handler.concurrency)  # rounded up
+        return Batch(self._handler, [messages.popleft() for _ in range(min(share, BATCH))], self._channel)
+
+    def _ended(self, batch: Batch, outcome: Outcome) -> None:
+        try:
+            failures = outcome.result()
+        except BaseException as error:  # a worker died, the batch could not be sent, or was cancelled
+            failures = batch.lost(error)
+        self._settle(batch, failures)
+        self._begin()
+
+    def _settle(self, batch: Batch, failures: list[Failure]) -> None:
+        host = self._host
+        self._under_way -= 1
+        if not host.closed:
+            for failure in failures:
+                host.on_error(HandlerError(batch.handler, batch.messages[failure.index], failure.error))
+        host.handled(len(batch.messages))
