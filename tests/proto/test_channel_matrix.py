@@ -183,8 +183,8 @@ def test_what_an_input_makes_of_a_channel(state: ChannelState, name: str) -> Non
         assert at.room.state is state
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(sorted(INPUTS.keys() - {"the client's close"})), max_size=40))
+@settings(max_examples=2 * settings().max_examples)
 def test_whatever_happens_in_whatever_order_every_call_ends_once_and_nothing_is_left(names: list[str]) -> None:
     at = Situation(IDLE)
     for name in names:

@@ -259,7 +259,7 @@ steps = st.lists(st.tuples(names, st.integers(0, 7)), min_size=5, max_size=60)
 
 
 @given(steps, st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 def test_nothing_that_happens_breaks_a_client(happenings: list[tuple[str, int]], renewable: bool) -> None:
     anything = Anything(renewable)
     anything.step("connect", 7)
@@ -277,7 +277,7 @@ def test_nothing_that_happens_breaks_a_client(happenings: list[tuple[str, int]],
 
 
 @given(steps)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=settings().max_examples // 2)
 def test_the_same_happenings_give_the_same_outputs(happenings: list[tuple[str, int]]) -> None:
     def outputs() -> str:
         anything = Anything(renewable=False)

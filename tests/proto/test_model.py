@@ -4,10 +4,9 @@ Each rule is one thing that an application, an adapter, a network or a server ma
 they do it, on the connections of `network.py`, and `contract.py` what must hold of it. A run ends well: the client is
 closed, after the network has become healthy and all has settled, or in the midst of it all.
 
-`HYPOTHESIS_PROFILE=soak` plays more and longer runs, other ones every time.
+`--hypothesis-profile=soak` plays more and longer runs, other ones every time.
 """
 
-import os
 from typing import Any, Final
 
 from contract import START, Life
@@ -408,9 +407,8 @@ def _is_reply(frame: str | bytes) -> bool:
     return PHX_REPLY in frame if isinstance(frame, str) else frame[:1] == b"\x01"
 
 
-_RUNS, _STEPS = (4000, 100) if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else (300, 50)
-
+#: A whole world needs more runs than a property, and alike ones: only a soak looks for other ones every time.
 TestConversation = Conversation.TestCase
 TestConversation.settings = settings(
-    max_examples=_RUNS, stateful_step_count=_STEPS, deadline=None, derandomize=_RUNS < 1000
+    max_examples=3 * settings().max_examples, derandomize=settings.get_current_profile_name() != "soak"
 )

@@ -104,7 +104,6 @@ def test_the_excerpt_of_a_bad_frame_shows_how_it_begins_and_nothing_in_quotes(fr
 
 
 @given(st.text(), st.text(alphabet='"\\ab\n{}:,', max_size=40))
-@settings(max_examples=100)
 def test_no_string_of_a_bad_frame_is_shown_whatever_it_holds(secret: str, tail: str) -> None:
     talk, _ = listening()
     talk.receive("{" + json.dumps(f"s3cret{secret}s3cret") + tail)
@@ -412,7 +411,7 @@ texts = st.one_of(
     st.sampled_from([1, 2]),
     st.sampled_from([None, Bound(1, Drop.OLDEST), Bound(1, Drop.NEWEST)]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 def test_nothing_that_a_peer_sends_raises(frames: list[str | bytes], state: str, vsn: int, bound: Bound | None) -> None:
     talk, room = at(state, vsn, bound)
     before = talk.proto.stats

@@ -35,7 +35,7 @@ FRAMES = st.tuples(REFS, REFS, TOPICS, EVENTS, JSON).map(json.dumps) | st.text(m
 
 
 @given(st.lists(FRAMES, max_size=12), st.sampled_from([V1Server, V2Server]), st.sampled_from(list(Release)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 def test_nothing_that_a_client_sends_raises(frames: list[str | bytes], kind: type[V2Server], release: Release) -> None:
     server = ServerProtocol(kind(), ("room:*",), options=ServerOptions(release=release), now=0.0)
     for frame in frames:
@@ -56,7 +56,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 def test_a_socket_keeps_its_promises_in_any_order_of_things(steps: list[tuple[str, ...]]) -> None:
     server = Server()
     current = {"a": "0", "b": "0"}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 
 from phx_proto.message import RESERVED_EVENTS, Message
 from phx_proto.router import Router
@@ -34,7 +34,6 @@ def test_messages_are_broadcasts_of_an_application(message: Message[Any]) -> Non
 
 
 @given(conversations(["room:lobby", "sim:1"]))
-@settings(deadline=None)
 def test_whatever_a_server_does_a_client_is_back_in_the_end(steps: list[Step]) -> None:
     with Peer() as peer:
         peer.allow_join("*")

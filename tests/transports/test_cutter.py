@@ -162,7 +162,7 @@ cuts = st.lists(st.integers(0, 1 << 16), max_size=8)
 
 
 @given(streams, cuts, st.booleans(), st.sampled_from([LIMIT, 5, 0, None]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 def test_any_stream_at_any_splits_reads_as_by_websockets(
     stream: bytes, cuts: list[int], compressed: bool, max_size: int | None
 ) -> None:
@@ -170,7 +170,7 @@ def test_any_stream_at_any_splits_reads_as_by_websockets(
 
 
 @given(st.lists(st.tuples(st.booleans(), st.text(max_size=40)), max_size=8), cuts)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings().max_examples // 2)
 def test_compressed_and_plain_messages_come_in_the_order_of_the_wire(
     messages: list[tuple[bool, str]], cuts: list[int]
 ) -> None:

@@ -266,7 +266,7 @@ def test_an_end_before_the_answer_fails_the_attempt(data: bytes) -> None:
 
 
 @given(st.binary(max_size=60), st.integers(0, 150), st.lists(st.integers(0, 200), max_size=4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 def test_no_answer_makes_it_raise(junk: bytes, at: int, splits: list[int]) -> None:
     rig = Rig()
     stream = rig.dial()
@@ -489,7 +489,7 @@ def test_single_bytes_read_as_by_wsproto_alone(stream: bytes) -> None:
 
 
 @given(streams, cuts, st.sampled_from([LIMIT, 5, 0, None]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 def test_how_a_stream_is_split_makes_no_difference(stream: bytes, cuts: list[int], max_size: int | None) -> None:
     once = Heard([stream] if stream else [], max_size)
     split = Heard(pieces(stream, cuts), max_size)
