@@ -23,7 +23,7 @@ from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import Command, OpenTransport, Resolve, SendBinary, SendText
 from phx_proto.events import Event
 from phx_proto.link import Link
-from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, Message
+from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, Message
 from phx_proto.serializer import V1, V2, V1Server, V2Server
 from phx_proto.states import SocketState
 from phx_proto.wire import Wire
@@ -70,7 +70,7 @@ class Conversation:
         self._by_ref: dict[str, Frame] = {}
         self._events: list[Event] = []
         self._commands: list[Command] = []
-        self._calls: set[str] = set()
+        self._calls: dict[str, tuple[str, str]] = {}  # topic and event by ref
         self._ended: Counter[str] = Counter()
         self._going_on.append(self)
 
@@ -194,13 +194,13 @@ class Conversation:
         return channel
 
     def join(self, channel: Channel, **settings: Any) -> str:
-        return self._called(channel.join(self.now, **settings))
+        return self._called(channel.join(self.now, **settings), channel.topic, PHX_JOIN)
 
     def leave(self, channel: Channel, **settings: Any) -> str:
-        return self._called(channel.leave(self.now, **settings))
+        return self._called(channel.leave(self.now, **settings), channel.topic, PHX_LEAVE)
 
     def push(self, channel: Channel, event: str = "shout", payload: Any = EMPTY, **settings: Any) -> str:
-        return self._called(channel.push(event, payload, self.now, **settings))
+        return self._called(channel.push(event, payload, self.now, **settings), channel.topic, event)
 
     def cast(self, channel: Channel, event: str = "shout", payload: Any = EMPTY) -> None:
         channel.cast(event, payload, self.now)
@@ -209,7 +209,7 @@ class Conversation:
         channel.cancel(ref, self.now)
 
     def ping(self, **settings: Any) -> str:
-        return self._called(self.proto.ping(self.now, **settings))
+        return self._called(self.proto.ping(self.now, **settings), PHOENIX_TOPIC, HEARTBEAT)
 
     # ---- the server speaks
 
@@ -261,8 +261,8 @@ class Conversation:
 
     # ---- private
 
-    def _called(self, ref: str) -> str:
-        self._calls.add(ref)
+    def _called(self, ref: str, topic: str, event: str) -> str:
+        self._calls[ref] = topic, event
         self._pump()
         return ref
 
@@ -277,8 +277,24 @@ class Conversation:
                 self.questions.append(command)
             self._commands.append(command)
         events = self.proto.events()
+        for event in events:
+            self._check_event(event)
         self._events += events
         self._ended.update(ref for event in events if (ref := _ended_by(event)) in self._calls)
+
+    def _check_event(self, event: Event) -> None:
+        """It names what the call was about, and so does its error, which tells whether that was sent."""
+        ref = getattr(event, "ref", None)
+        error: Any = getattr(event, "error", None)
+        about = dict(zip(("topic", "event"), self._calls.get(ref or "", ()), strict=False))
+        for told in (event, error):
+            for name in ("topic", "event"):
+                expected = about.get(name, getattr(event, name, None))
+                assert getattr(told, name, expected) == expected, f"{told!r} is not of {expected!r}"
+        if hasattr(error, "sent"):
+            assert error.sent is (ref in self._by_ref), f"{error!r} is wrong about that"
+        for name in ("problem", "reason"):
+            assert getattr(error, name, ...) is not None, f"{error!r} does not say why"
 
     def _said(self, command: SendText | SendBinary) -> None:
         assert command.link is self.links[-1], "something was sent on a link that is over"

@@ -154,7 +154,7 @@ def test_a_rejoin_without_an_answer_is_given_up_left_and_tried_again() -> None:
     talk.advance(10)
     event = talk.event(ChannelErrored)
     assert isinstance(event.error, JoinTimeout)
-    assert event.retry_in == 1
+    assert (event.error.timeout, event.retry_in) == (10, 1)
     assert [(frame.join_ref, frame.event) for frame in talk.sent()] == [(older, PHX_LEAVE)]
     talk.advance(1)
     assert names(talk.sent()) == [("room:1", PHX_JOIN)]
@@ -243,6 +243,15 @@ def test_each_join_that_ends_lets_the_next_one_go(end: str) -> None:
     }
     ends[end]()
     assert ("second", PHX_JOIN) in names(talk.sent())
+
+
+def test_one_that_is_left_while_its_params_are_asked_for_lets_the_next_one_go() -> None:
+    talk = Conversation(ClientOptions(joins_in_flight=1)).connect()
+    first = talk.joining("first", dict)
+    talk.joining("second")
+    assert talk.sent() == []
+    talk.leave(first)
+    assert names(talk.sent()) == [("second", PHX_JOIN)]
 
 
 def test_rejoins_after_a_reconnect_are_paced_in_the_order_of_the_channels() -> None:

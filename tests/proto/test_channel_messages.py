@@ -183,6 +183,12 @@ def test_the_routers_handlers_come_before_the_channels_own() -> None:
     talk.proto.runnable()
 
 
+def test_a_channels_own_handler_is_told_its_payload_type_and_concurrency() -> None:
+    room = Conversation().channel("room:1")
+    plain, told = room.on("tick", print), room.on("tick", print, payload=int, concurrency=3)
+    assert [(handler.payload_type, handler.concurrency) for handler in (plain, told)] == [(None, 1), (int, 3)]
+
+
 def test_a_handler_that_was_taken_back_gets_nothing() -> None:
     talk = Conversation().connect()
     room = talk.joined("room:1")

@@ -354,7 +354,7 @@ def test_what_a_callable_gave_is_checked_too(given: dict[str, Any]) -> None:
 
 def test_reprs_show_where_and_nothing_else() -> None:
     endpoint = Endpoint(
-        f"wss://h/s?key={SECRET}", params={"a": SECRET}, auth_token=SECRET, headers={"authorization": SECRET}
+        f"wss://h/s?key={SECRET}?b", params={"a": SECRET}, auth_token=SECRET, headers={"authorization": SECRET}
     )
     address = endpoint.request("2.0.0", endpoint.params, endpoint.auth_token)
     assert SECRET in address.url

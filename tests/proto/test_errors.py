@@ -17,44 +17,97 @@ ERRORS: list[tuple[PhxError, str]] = [
         errors.InvalidTimeout("push", math.nan),
         "the timeout of push is a number of seconds, or math.inf for none, not nan",
     ),
-    (errors.TopicInUse("room:1"), "a channel of topic 'room:1' is already live on this client"),
-    (errors.NotJoined("room:1"), "'room:1' was never joined: call join before push"),
-    (errors.InvalidPayload("room:1", "shout", "payload.a", "is NaN"), "'shout' on topic 'room:1': payload.a is NaN"),
-    (errors.InvalidHandler("m.f", "it is not callable"), "it is not callable"),
-    (errors.InvalidPresence("room:1", "ann", "is not tracked"), "is not tracked"),
-    (errors.FieldTooLong("topic", 300), "topic has 300 bytes; a binary message takes 255 at most"),
-    (errors.BinaryNotSupported("1.0.0"), "serializer 1.0.0 cannot carry bytes"),
-    (errors.BufferFull("room:1", 5), "5 pushes already wait unsent; topic 'room:1'"),
+    (
+        errors.TopicInUse("room:1"),
+        "a channel of topic 'room:1' is already live on this client: use that one, or leave it first",
+    ),
+    (errors.NotJoined("room:1"), "the channel of topic 'room:1' was never joined: call join before push"),
+    (
+        errors.InvalidPayload("room:1", "shout", "payload.a", "is NaN"),
+        "cannot send event 'shout' on topic 'room:1': payload.a is NaN",
+    ),
+    (errors.InvalidHandler("m.f", "it is not callable"), "m.f cannot be a handler: it is not callable"),
+    (
+        errors.InvalidPresence("room:1", "ann", "is not tracked"),
+        "the presence of 'ann' on topic 'room:1' is not tracked",
+    ),
+    (
+        errors.FieldTooLong("topic", 300),
+        "topic has 300 bytes; a binary message takes 255 at most (send JSON, or shorten it)",
+    ),
+    (
+        errors.BinaryNotSupported("1.0.0"),
+        "serializer 1.0.0 cannot carry bytes: use vsn 2.0.0, or encode the payload as text",
+    ),
+    (
+        errors.BufferFull("room:1", 5),
+        "5 pushes already wait unsent; topic 'room:1' takes no more until it is joined",
+    ),
     (errors.ChannelClosed("room:1", "it was left"), "the channel of topic 'room:1' is closed: it was left"),
     (errors.InvalidFrame("not JSON"), "not JSON"),
     (
         errors.PayloadMismatch("room:1", "shout", "Balance", "no id"),
-        "'shout' on topic 'room:1' is not a Balance: no id",
+        "the payload of 'shout' on topic 'room:1' is not a Balance: no id",
     ),
     (errors.ConnectError("no address"), "no address"),
     (errors.CertificateError("expired"), "expired"),
     (errors.ResolveFailed("it raised"), "it raised"),
-    (errors.HandshakeRefused(status=403, body=b"no"), "HTTP 403: no (check params, token, vsn and origin)"),
-    (errors.HandshakeRefused(status=500), "refused the handshake with HTTP 500"),
+    (
+        errors.HandshakeRefused(status=403, body=b" no \n"),
+        "the server refused the handshake with HTTP 403: no (check params, token, vsn and origin)",
+    ),
+    (
+        errors.HandshakeRefused(status=502, body=b"x" * 999 + b"\xffx"),
+        f"the server refused the handshake with HTTP 502: {'x' * 999}\N{REPLACEMENT CHARACTER}",
+    ),
+    (errors.HandshakeRefused(status=500), "the server refused the handshake with HTTP 500"),
     (errors.ConnectTimeout(timeout=2.0), "no connection within 2 s"),
-    (errors.ConnectTimeout(timeout=2.0, last=errors.ConnectError("down")), "within 2 s; the last attempt: down"),
-    (errors.ConnectionClosed(1001, "away"), "closed with code 1001: away"),
-    (errors.ConnectionClosed(), "closed without a close code"),
-    (errors.JoinRefused("room:1", {"reason": "no"}), "refused the join of topic 'room:1': {'reason': 'no'}"),
-    (errors.JoinRefused("room:1", "x" * 1000), "x…"),
+    (
+        errors.ConnectTimeout(timeout=2.0, last=errors.ConnectError("down")),
+        "no connection within 2 s; the last attempt: down",
+    ),
+    (errors.ConnectionClosed(1001, "away"), "the connection is closed with code 1001: away"),
+    (errors.ConnectionClosed(), "the connection is closed without a close code"),
+    (
+        errors.JoinRefused("room:1", {"reason": "no"}),
+        "the server refused the join of topic 'room:1': {'reason': 'no'}",
+    ),
+    (
+        errors.JoinRefused("room:1", "x" * 198),
+        f"the server refused the join of topic 'room:1': '{'x' * 198}'",
+    ),
+    (
+        errors.JoinRefused("room:1", "x" * 199),
+        f"the server refused the join of topic 'room:1': '{'x' * 198}…",
+    ),
     (errors.JoinTimeout("room:1", 3.0), "the join of topic 'room:1' was not answered within 3 s"),
     (errors.JoinCancelled("room:1"), "the join of topic 'room:1' was cancelled"),
-    (errors.ChannelCrashed("room:1", {}), "the channel of topic 'room:1' crashed on the server"),
+    (errors.ChannelCrashed("room:1", {}), "the channel of topic 'room:1' crashed on the server: {}"),
     (
         errors.PushRejected("room:1", "shout", Reply("error", "no")),
-        "'shout' on topic 'room:1' with status 'error': 'no'",
+        "the server answered 'shout' on topic 'room:1' with status 'error': 'no'",
     ),
-    (errors.PushTimeout("room:1", "shout", 3.0), "'shout' on topic 'room:1' was not answered within 3 s"),
-    (errors.PushTimeout("room:1", "shout", 3.0, sent=False), "'shout' on topic 'room:1' could not be sent within 3 s"),
-    (errors.PushLost("room:1", "shout", sent=True), "lost after it was sent: it may have run or not"),
-    (errors.PushLost("room:1", "shout", sent=False), "lost before it was sent: it was not run"),
-    (errors.PushCancelled("room:1", "shout", sent=True), "'shout' on topic 'room:1' was cancelled after sending"),
-    (errors.PushCancelled("room:1", "shout", sent=False), "was cancelled before sending"),
+    (errors.PushTimeout("room:1", "shout", 3.0), "push 'shout' on topic 'room:1' was not answered within 3 s"),
+    (
+        errors.PushTimeout("room:1", "shout", 3.0, sent=False),
+        "push 'shout' on topic 'room:1' could not be sent within 3 s",
+    ),
+    (
+        errors.PushLost("room:1", "shout", sent=True),
+        "push 'shout' on topic 'room:1' was lost after it was sent: it may have run or not",
+    ),
+    (
+        errors.PushLost("room:1", "shout", sent=False),
+        "push 'shout' on topic 'room:1' was lost before it was sent: it was not run",
+    ),
+    (
+        errors.PushCancelled("room:1", "shout", sent=True),
+        "push 'shout' on topic 'room:1' was cancelled after sending",
+    ),
+    (
+        errors.PushCancelled("room:1", "shout", sent=False),
+        "push 'shout' on topic 'room:1' was cancelled before sending",
+    ),
 ]
 
 
@@ -79,7 +132,7 @@ def test_every_error_is_in_the_table() -> None:
 
 @pytest.mark.parametrize(("error", "words"), ERRORS)
 def test_an_error_says_what_happened(error: PhxError, words: str) -> None:
-    assert words in str(error)
+    assert str(error) == words
 
 
 @pytest.mark.parametrize(("error", "words"), ERRORS)

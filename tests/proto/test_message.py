@@ -96,13 +96,18 @@ def test_the_repr_shows_a_decoded_payload() -> None:
 
 
 def test_the_repr_of_a_long_payload_is_cut() -> None:
-    shown = repr(Message(topic="t", event="e", payload="x" * 10_000))
-    assert len(shown) < 200
-    assert "…" in shown
+    fits, cut = (repr(Message(topic="t", event="e", payload="x" * length)) for length in (78, 79))
+    assert fits == f"Message(topic='t', event='e', payload='{'x' * 78}', join_ref=None, ref=None)"
+    assert cut == f"Message(topic='t', event='e', payload='{'x' * 76}…, join_ref=None, ref=None)"
+
+
+def test_the_repr_of_a_raw_payload_that_is_not_utf_8_shows_what_is() -> None:
+    assert "payload='\N{REPLACEMENT CHARACTER}'" in repr(Message(topic="t", event="e", payload=msgspec.Raw(b"'\xff'")))
 
 
 def test_the_repr_of_a_join_hides_its_params() -> None:
-    assert "secret" not in repr(from_wire('{"token":"secret"}', PHX_JOIN))
+    shown = repr(from_wire('{"token":"secret"}', PHX_JOIN))
+    assert shown == "Message(topic='room:lobby', event='phx_join', payload=…, join_ref='1', ref='2')"
 
 
 def test_a_message_travels_to_another_process_raw() -> None:

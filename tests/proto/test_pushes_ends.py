@@ -100,16 +100,29 @@ def test_the_pushes_of_other_channels_outlive_a_crash() -> None:
 # ---- the channel ends
 
 
+def ended(talk: Conversation) -> tuple[str, str]:
+    """The ref of the push that ended with its channel, and why that ended."""
+    event = talk.event(PushFailed)
+    assert isinstance(event.error, ChannelClosed)
+    return event.ref, event.error.reason
+
+
 def test_the_channel_closed_by_the_server_ends_its_pushes() -> None:
     talk, room = joined()
     ref = talk.push(room)
     talk.close_channel("room:1", room.join_ref)
-    event = talk.event(PushFailed)
-    assert (event.ref, type(event.error)) == (ref, ChannelClosed)
+    assert ended(talk) == (ref, "the server closed it")
 
 
-@pytest.mark.parametrize("end", ["refused", "timed out", "cancelled"])
-def test_a_join_without_success_ends_the_pushes_that_waited_for_it(end: str) -> None:
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        ("refused", "its join was refused"),
+        ("timed out", "its join timed out"),
+        ("cancelled", "its join was cancelled"),
+    ],
+)
+def test_a_join_without_success_ends_the_pushes_that_waited_for_it(end: str, reason: str) -> None:
     talk = Conversation().connect()
     room = talk.channel("room:1")
     join = talk.join(room, timeout=2)
@@ -121,8 +134,7 @@ def test_a_join_without_success_ends_the_pushes_that_waited_for_it(end: str) -> 
         talk.advance(3)
     else:
         talk.cancel(room, join)
-    event = talk.event(PushFailed)
-    assert (event.ref, type(event.error)) == (ref, ChannelClosed)
+    assert ended(talk) == (ref, reason)
 
 
 def test_each_waiting_call_gets_an_error_of_its_own() -> None:
@@ -138,8 +150,15 @@ def test_a_leave_ends_unsent_pushes_at_once() -> None:
     talk, room = not_yet_joined()
     ref = talk.push(room)
     talk.leave(room)
-    event = talk.event(PushFailed)
-    assert (event.ref, type(event.error)) == (ref, ChannelClosed)
+    assert ended(talk) == (ref, "it was left")
+
+
+def test_a_leave_before_the_join_was_sent_ends_unsent_pushes_too() -> None:
+    talk = Conversation()
+    room = talk.joining()
+    ref = talk.push(room)
+    talk.leave(room)
+    assert ended(talk) == (ref, "it was left")
 
 
 def test_a_sent_push_may_be_answered_while_the_channel_is_left() -> None:
@@ -216,8 +235,8 @@ STEPS = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(STEPS, max_size=30))
+@settings(max_examples=2 * settings().max_examples)
 def test_every_push_ends_exactly_once_whatever_happens(steps: list[str]) -> None:
     talk, room = joined()
     refs: list[str] = []

@@ -129,6 +129,9 @@ def anything(*args: object) -> None: ...
 def message_and_rest(message: Message[Any], *rest: object, **options: object) -> None: ...
 
 
+def anything_and_limit(*args: object, limit: int = 10) -> None: ...
+
+
 def with_limit(message: Message[Any], limit: int = 10) -> None: ...
 
 
@@ -182,6 +185,7 @@ FORMS = [
     (functools.partial(both, channel=None), PLAIN, False),
     (functools.partial(AsyncCallable()), ASYNC, True),
     (anything, PLAIN, True),
+    (anything_and_limit, PLAIN, True),
     (message_and_rest, PLAIN, True),
     (with_limit, PLAIN, False),
     (maybe_channel, PLAIN, True),
@@ -313,8 +317,9 @@ def test_a_concurrency_below_one_is_refused(concurrency: int) -> None:
 
 def test_the_decorator_without_an_event_is_refused() -> None:
     event: Any = alone
-    with pytest.raises(InvalidHandler, match="name its event"):
+    with pytest.raises(InvalidHandler) as caught:
         Router().on(event)
+    assert str(caught.value) == f"{alone} cannot be a handler: name its event: @router.on('event')"
 
 
 def test_a_refused_registration_changes_nothing() -> None:
@@ -445,7 +450,7 @@ def test_a_mismatch_is_short_however_long_the_payload() -> None:
 
     with pytest.raises(PayloadMismatch) as caught:
         handler_of(payload_type=Closed).accept(from_wire(b'{"%s": 1}' % (b"x" * 10_000)))
-    assert len(str(caught.value)) < 400
+    assert len(caught.value.problem) == 200
 
 
 @pytest.mark.parametrize(("payload_type", "expected"), [(Balance, "Balance"), (list[int], "list[int]")])
@@ -456,13 +461,28 @@ def test_a_mismatch_names_the_expected_type(payload_type: Any, expected: str) ->
 
 
 @pytest.mark.parametrize(
-    "payload_type",
-    [5, "Balance", Balance(3), Balance | Point, Dangling, complex, Unknown, list[Unknown], Holder],
-    ids=str,
+    ("payload_type", "name"),
+    [
+        (5, "5"),
+        ("Balance", "Balance"),
+        (Balance(3), r"Balance\(.*\)"),
+        (Balance | Point, r".*Balance \| .*Point"),
+        (Dangling, "Dangling"),
+        (complex, "complex"),
+        (Unknown, "Unknown"),
+        (list[Unknown], r"list\[.*Unknown\]"),
+        (Holder, "Holder"),
+        (tuple[Unknown, int | None], r"tuple\[.*\]"),
+    ],
 )
-def test_a_payload_type_that_cannot_be_decoded_is_refused(payload_type: Any) -> None:
-    with pytest.raises(InvalidHandler, match="cannot be decoded"):
+def test_a_payload_type_that_cannot_be_decoded_is_refused(payload_type: Any, name: str) -> None:
+    with pytest.raises(InvalidHandler, match=f"its payload type {name} cannot be decoded: "):
         Router().add(alone, "balance", payload=payload_type)
+
+
+def test_the_class_of_which_nothing_is_known_is_named() -> None:
+    with pytest.raises(InvalidHandler, match=r"type Holder cannot be decoded: nothing is known of Unknown \(make it a"):
+        Router().add(alone, "balance", payload=Holder)
 
 
 def test_a_refused_payload_type_tells_what_msgspec_said() -> None:
@@ -598,6 +618,15 @@ def test_the_decorator_returns_the_function_and_can_be_stacked() -> None:
     assert functions(router.dispatch(message_of({}, event="created"))) == [handle]
     (intent,) = router.dispatch(message_of({}, event="changed"))
     assert (intent.handler.payload_type, intent.handler.concurrency) == (Balance, 2)
+    assert router.dispatch(message_of({}, topic="room:1", event="changed")) == ()
+
+
+def test_the_decorator_alone_takes_every_topic_and_any_payload_one_at_a_time() -> None:
+    router = Router()
+    router.on("created")(alone)
+    (intent,) = router.dispatch(message_of({}, event="created"))
+    handler = intent.handler
+    assert (handler.topic, handler.payload_type, handler.concurrency, handler.inline) == ("*", None, 1, False)
 
 
 def test_a_function_registered_twice_is_called_twice() -> None:
@@ -651,8 +680,11 @@ def test_order_survives_removal() -> None:
 def test_removing_a_stranger_is_refused_and_changes_nothing() -> None:
     router = Router()
     router.add(alone, "balance")
-    with pytest.raises(InvalidHandler, match="not registered"):
-        router.remove(handler_of())
+    for stranger in (handler_of(), handler_of(topic="sim:1"), handler_of(topic="sim:*")):
+        with pytest.raises(InvalidHandler) as caught:
+            router.remove(stranger)
+        assert caught.value.problem == "it is not registered with this router"
+        assert caught.value.handler == stranger.name
     assert router.version == 1
     assert functions(router.dispatch(message_of({}))) == [alone]
 
@@ -759,8 +791,8 @@ def registered(registrations: list[tuple[str, str, bool]]) -> tuple[Router, list
     return router, [handler for handler, keep in added if keep]
 
 
-@settings(max_examples=200)
 @given(REGISTRATIONS, LETTERS | PATTERNS, st.sampled_from(["x", "y", "z"]))
+@settings(max_examples=2 * settings().max_examples)
 def test_dispatch_equals_a_naive_filter(registrations: list[tuple[str, str, bool]], topic: str, event: str) -> None:
     router, handlers = registered(registrations)
     intents = router.dispatch(message_of({}, topic=topic, event=event))

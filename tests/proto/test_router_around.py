@@ -24,7 +24,7 @@ def _clean() -> None:
 
 @contextmanager
 def noted(handler: Handler, message: Message[Any]) -> Iterator[None]:
-    log.append(f"{handler.event} begins")
+    log.append(f"{handler.event} on {message.topic} begins")
     try:
         yield
     except ValueError as error:
@@ -40,6 +40,10 @@ def shout(message: Message[Any]) -> str:
 
 
 def with_channel(message: Message[Any], channel: object) -> object:
+    return channel
+
+
+async def with_channel_later(message: Message[Any], channel: object) -> object:
     return channel
 
 
@@ -61,7 +65,7 @@ def finished(coroutine: Any) -> Any:
 def test_a_plain_handler_runs_within_it() -> None:
     handler = Router(around=noted).add(shout, "shout")
     assert handler.call(MESSAGE, None) == "done"
-    assert log == ["shout begins", {"n": 1}, "ends"]
+    assert log == ["shout on room:lobby begins", {"n": 1}, "ends"]
 
 
 def test_a_coroutine_handler_runs_within_it_while_it_is_awaited() -> None:
@@ -69,18 +73,19 @@ def test_a_coroutine_handler_runs_within_it_while_it_is_awaited() -> None:
     coroutine = handler.call(MESSAGE, None)
     assert log == []
     assert finished(coroutine) == "done"
-    assert log == ["shout begins", {"n": 1}, "ends"]
+    assert log == ["shout on room:lobby begins", {"n": 1}, "ends"]
 
 
 def test_it_sees_what_the_handler_raises() -> None:
     handler = Router(around=noted).add(fail, "shout")
     with pytest.raises(ValueError, match="no"):
         handler.call(MESSAGE, None)
-    assert log == ["shout begins", "failed: no", "ends"]
+    assert log == ["shout on room:lobby begins", "failed: no", "ends"]
 
 
 def test_the_channel_is_passed_through() -> None:
     assert Router(around=noted).add(with_channel, "shout").call(MESSAGE, "channel") == "channel"
+    assert finished(Router(around=noted).add(with_channel_later, "shout").call(MESSAGE, "channel")) == "channel"
 
 
 def test_it_changes_nothing_of_what_is_known_of_the_handler() -> None:
@@ -97,10 +102,10 @@ def test_without_it_the_function_itself_is_called() -> None:
 def test_handlers_of_a_channel_alone_run_within_it_too() -> None:
     room = Conversation(router=Router(around=noted)).connect().joined("room:lobby")
     room.on("shout", shout).call(MESSAGE, None)
-    assert log == ["shout begins", {"n": 1}, "ends"]
+    assert log == ["shout on room:lobby begins", {"n": 1}, "ends"]
 
 
 def test_it_travels_with_its_handler() -> None:
     handler = pickle.loads(pickle.dumps(Router(around=noted).add(shout, "shout")))
     handler.call(MESSAGE, None)
-    assert log == ["shout begins", {"n": 1}, "ends"]
+    assert log == ["shout on room:lobby begins", {"n": 1}, "ends"]

@@ -322,7 +322,7 @@ def test_a_reply_has_decimals_too(client: Serializer, form: str) -> None:
 @each_exact_frame
 def test_a_number_that_no_decimal_holds_is_like_any_payload_that_is_not_sound(client: Serializer, form: str) -> None:
     got = client.decode(form % f"1e{'9' * 30}")
-    with pytest.raises(msgspec.DecodeError, match="out of range"):
+    with pytest.raises(msgspec.DecodeError, match=r"^Number out of range$"):
         _ = got.payload
     with pytest.raises(InvalidFrame):
         decode_reply(got)

@@ -129,7 +129,7 @@ def test_a_server_refuses_it_in_a_push(server: ServerSerializer, payload: Any, w
 
 @each_server
 def test_a_server_refuses_it_in_a_broadcast(server: ServerSerializer) -> None:
-    with pytest.raises(InvalidPayload, match=r"payload\.a is nan"):
+    with pytest.raises(InvalidPayload, match=r"'e' on topic 't': payload\.a is nan"):
         server.broadcast("t", "e", {"a": math.nan})
 
 
@@ -149,14 +149,22 @@ def test_a_lone_surrogate_in_a_name_is_refused(client: Serializer, where: str) -
 
 @pytest.mark.parametrize("where", ["topic", "event"])
 def test_a_lone_surrogate_in_a_name_of_a_binary_message_is_refused(where: str) -> None:
+    names = {"topic": "t", "event": "e", where: "a\ud800"}
     with pytest.raises(InvalidPayload) as caught:
-        V2().encode(message(b"", **{where: "a\ud800"}))
-    assert (caught.value.where, caught.value.problem) == (where, SURROGATE)
+        V2().encode(message(b"", **names))
+    error = caught.value
+    assert ({"topic": error.topic, "event": error.event}, error.where, error.problem) == (names, where, SURROGATE)
 
 
-def test_a_lone_surrogate_in_the_status_of_a_binary_reply_is_refused() -> None:
+@pytest.mark.parametrize("status", ["\ud800", "\ud800" + 252 * "x"], ids=["short", "as long as may be"])
+def test_a_lone_surrogate_in_the_status_of_a_binary_reply_is_refused(status: str) -> None:
     with pytest.raises(InvalidPayload, match="'phx_reply' on topic 't': status has a lone surrogate"):
-        V2Server().reply("1", "2", "t", "\ud800", b"")
+        V2Server().reply("1", "2", "t", status, b"")
+
+
+def test_a_lone_surrogate_in_a_ref_that_is_echoed_is_refused() -> None:
+    with pytest.raises(InvalidPayload, match=r"'phx_reply' on topic 't': refs\[1\] has a lone surrogate"):
+        V2Server().reply("1", "\ud800", "t", "ok", {})
 
 
 @pytest.mark.parametrize(

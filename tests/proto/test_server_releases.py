@@ -39,6 +39,7 @@ def test_disconnect_closes_with_1000_up_to_1_8_7_and_1001_since(release: str, co
     server = Server(release=RELEASE[release])
     server.disconnect()
     assert server.commands() == [Close(code)]
+    assert server.events() == [SocketClosed(code, "disconnected by the application")]
 
 
 @pytest.mark.parametrize(("release", "limit"), [("1.8.2", None), ("1.8.8", None), ("1.8.9", 100), ("1.8.12", 100)])
@@ -156,6 +157,7 @@ def test_a_drain_closes_with_1012(host: Host, *, joined: bool) -> None:
         server.joined()
     server.drain()
     assert server.commands() == [Close(1012)]
+    assert server.events()[-1] == SocketClosed(1012, "drained by the application")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,8 @@ def test_a_shutdown_drains_the_sockets_with_a_channel(host: Host, joined: bool, 
         server.joined()
     server.shutdown()
     assert server.commands() == [command]
-    assert isinstance(server.events()[-1], SocketClosed)
+    code = command.code if isinstance(command, Close) else None
+    assert server.events()[-1] == SocketClosed(code, "the server shuts down")
 
 
 BANDIT_CODES = {

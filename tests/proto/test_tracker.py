@@ -1,6 +1,7 @@
 """The server's half of presence; together with the client's half, which must come to see the same."""
 
 import copy
+import re
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -28,6 +29,11 @@ def metas(tracker: Tracker, key: str, topic: str = ROOM) -> list[dict[str, Any]]
 def test_a_tracked_meta_joins_with_a_ref(tracker: Tracker) -> None:
     ref, diff = tracker.track(ROOM, "A", "ann", {"mood": "ok"})
     assert diff == {"joins": {"ann": {"metas": [{"mood": "ok", "phx_ref": ref}]}}, "leaves": {}}
+
+
+def test_the_marks_of_the_tracker_are_not_the_callers_to_give(tracker: Tracker) -> None:
+    ref, _ = tracker.track(ROOM, "A", "ann", {"phx_ref": "mine", "phx_ref_prev": "mine"})
+    assert metas(tracker, "ann") == [{"phx_ref": ref}]
 
 
 def test_the_state_holds_every_meta_of_a_key_in_the_order_they_came(tracker: Tracker) -> None:
@@ -124,22 +130,28 @@ def test_a_key_is_tracked_once_by_an_owner(tracker: Tracker) -> None:
 
 def test_what_is_not_tracked_cannot_be_updated(tracker: Tracker) -> None:
     tracker.track(ROOM, "B", "ann", {})
-    with pytest.raises(InvalidPresence, match="not tracked"):
+    with pytest.raises(InvalidPresence) as caught:
         tracker.update(ROOM, "A", "ann", {})
+    assert vars(caught.value) == {"topic": ROOM, "key": "ann", "problem": "is not tracked by this owner: track it"}
 
 
 @pytest.mark.parametrize("meta", [[], "text", 1, None])
 def test_a_meta_is_an_object(tracker: Tracker, meta: Any) -> None:
-    with pytest.raises(InvalidPresence, match="an object"):
-        tracker.track(ROOM, "A", "ann", meta)
-    assert tracker.state(ROOM) == {}
+    tracker.track(ROOM, "A", "ann", {"n": 1})
+    for call, key in ((tracker.track, "ann's phone"), (tracker.update, "ann")):
+        with pytest.raises(InvalidPresence) as caught:
+            call(ROOM, "A", key, meta)
+        assert vars(caught.value) == {"topic": ROOM, "key": key, "problem": "needs a meta that is an object"}
+    assert list(tracker.state(ROOM)) == ["ann"]
 
 
 def test_a_meta_that_cannot_be_sent_is_refused_and_changes_nothing(tracker: Tracker) -> None:
     tracker.track(ROOM, "A", "ann", {"n": 1})
     before = copy.deepcopy(tracker.state(ROOM))
-    with pytest.raises(InvalidPayload, match=r"payload\.n"):
-        tracker.update(ROOM, "A", "ann", {"n": float("nan")})
+    for call, key in ((tracker.track, "ann's phone"), (tracker.update, "ann")):
+        with pytest.raises(InvalidPayload) as caught:
+            call(ROOM, "A", key, {"n": float("nan")})
+        assert (caught.value.topic, caught.value.event, caught.value.where) == (ROOM, "presence_diff", "payload.n")
     assert tracker.state(ROOM) == before
 
 
@@ -155,6 +167,11 @@ def test_refs_differ_from_each_other_and_from_those_of_another_run() -> None:
     one = Tracker(Random(1))
     assert len(refs) == 20
     assert len({one.track(ROOM, owner, "ann", {})[0] for owner in range(20)}) == 20
+
+
+def test_a_ref_is_as_long_as_those_of_phoenix(tracker: Tracker) -> None:
+    ref, _ = tracker.track(ROOM, "A", "ann", {})
+    assert re.fullmatch("[A-Za-z0-9_-]{16}", ref)
 
 
 @dataclass
@@ -177,8 +194,8 @@ _STEPS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(_STEPS)
+@settings(max_examples=2 * settings().max_examples)
 def test_who_follows_the_diffs_sees_the_state(steps: list[tuple[str, str, str]]) -> None:
     tracker, watcher = Tracker(Random(1)), Watcher()
     for number, (what, owner, key) in enumerate(steps):
