@@ -29,7 +29,7 @@ from phx_proto.endpoint import Headers, Params
 from phx_proto.errors import InvalidEndpoint, InvalidPayload, LocalError
 from phx_proto.events import Event
 from phx_proto.handler import Handler
-from phx_proto.inbox import Bound, Delivery, Inbox
+from phx_proto.inbox import Bound
 from phx_proto.message import PHX_JOIN
 from phx_proto.router import Router
 from phx_proto.serializer import Serializer
@@ -38,14 +38,13 @@ from phx_proto.wire import Stats
 
 from ..batches import PortabilityCheck
 from ..cutter import MAX_SIZE
-from ..lanes import BATCH
 from ..queues import EventQueue, Item, MessageQueue
 from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
 from ..session import Session
 from ..signals import signals_to
 from .channel import Channel, check_plain
 from .connection import Factory
-from .handlers import Runner
+from .handlers import Runner, Turn
 from .seam import ClientTransport, TransportFactory
 from .streams import EventStream
 from .transport import Transport
@@ -190,7 +189,7 @@ class Client:
             proto,
             executor,
             tell=self.tell,
-            on_turn=self._turn,
+            on_turns=self._turns,
             later=self._later.append,
             on_error=self._handler_failed,
             on_crash=self._fail,
@@ -441,14 +440,13 @@ class Client:
         if deadline is not None and deadline < self._watch.armed:
             self._watch.arm(deadline)
 
-    def _turn(self, inbox: Inbox, handled: int) -> list[Delivery]:
-        """A worker's step from messages of an inbox to the next; `tell`, but for speed."""
+    def _turns(self) -> list[Turn]:
+        """A worker's step from its turns to the next; `tell`, but for speed."""
         with self.lock:
-            self._proto.handled(handled, self._transport.now())
-            deliveries = inbox.take(BATCH)
+            turns = self._runner.report(self._transport.now())
             self._pump()
         self.follow_up()
-        return deliveries
+        return turns
 
     def _handler_failed(self, report: HandlerError) -> None:
         report_to(self._on_handler_error, report)

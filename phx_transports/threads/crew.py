@@ -35,12 +35,21 @@ class Crew(Executor):
     Args:
         name: The threads'.
         on_error: Told what a piece of work raised; must not raise.
+        on_last: Called by whoever took the last piece of work that waited, before it is begun; must not raise.
         limit: The largest number of threads.
     """
 
-    def __init__(self, name: str, *, on_error: Callable[[BaseException], None], limit: int = THREADS) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        on_error: Callable[[BaseException], None],
+        on_last: Callable[[], None] = lambda: None,
+        limit: int = THREADS,
+    ) -> None:
         self._name = name
         self._on_error = on_error
+        self._on_last = on_last
         self._limit = limit
         self._work: deque[Callable[[], None]] = deque()
         self._added = 0  # pieces of work, ever
@@ -55,6 +64,11 @@ class Crew(Executor):
         self._looking_out = False
         self._marked = (0, 0.0)  # how much was added at some time, of which some may still wait; and that time
         self._closed = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is work that nobody has taken."""
+        return bool(self._work)
 
     def add(self, work: Sequence[Callable[[], None]]) -> None:
         """Have these done, each by one thread."""
@@ -118,12 +132,28 @@ class Crew(Executor):
             work = self._next(thread)
         while work is not None:
             try:
+                if not self._work:
+                    self._on_last()
                 work()
             except BaseException as error:
                 self._on_error(error)
+            work = self._another() or self._park(thread)
+
+    def _another(self) -> Callable[[], None] | None:
+        """More work for one who works, if there is any: without the lock, if somebody looks out for what waits then."""
+        try:
+            work = self._work.popleft()
+        except IndexError:
+            return None
+        if self._work and not (self._coming or self._looking_out):
             with self._lock:
-                self._working -= 1
-                work = self._begin() if self._work else self._next(thread)
+                self._call()
+        return work
+
+    def _park(self, thread: threading.Thread) -> Callable[[], None] | None:
+        with self._lock:
+            self._working -= 1
+            return self._next(thread)
 
     def _begin(self) -> Callable[[], None]:
         self._working += 1

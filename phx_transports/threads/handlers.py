@@ -1,10 +1,12 @@
 """Runs handlers on threads of the client's own, or on an executor of the user's.
 
-One topic's messages reach a handler in order. By default a crew's worker drains the channel and calls its handlers,
-with no job for a message. Where that will not do, the message goes into a lane, which is to (topic, handler) what the
-inbox is to a topic (`lanes.py`): with an executor of the user's handlers wait there, and so do those with
-`concurrency`. What waits in a lane, or in the hands of an iterator, still counts as not handled, so a slow one is felt
-by the sender.
+One topic's messages reach a handler in order. By default a crew's worker takes a turn, which is what one topic's inbox
+has, and calls its handlers, with no job for a message. The core hears of turns together while more work waits: ten
+thousand topics with a message each need no ten thousand rounds through the lock.
+
+Where that will not do, the message goes into a lane, which is to (topic, handler) what the inbox is to a topic
+(`lanes.py`): with an executor of the user's handlers wait there, and so do those with `concurrency`. What waits in a
+lane, or in the hands of an iterator, still counts as not handled, so a slow one is felt by the sender.
 
 Whatever has to do with batches is done by one thread, the desk: giving them to the executor may take a while, which the
 reader's thread has not; and what becomes of them is told by a thread of the executor's that had better not come back
@@ -14,12 +16,13 @@ What needs no worker is handed over at once: an iterator gets its messages also 
 """
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from functools import partial
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from phx_proto.client import ClientProtocol
 from phx_proto.handler import Handler
@@ -34,6 +37,11 @@ from .seam import Tell
 if TYPE_CHECKING:
     from .channel import Channel
 
+#: A worker's work: messages of an inbox, which is in nobody else's hands until `Runner.report`.
+Turn: TypeAlias = tuple[Inbox, list[Delivery]]
+
+_TURNS: Final = 64  # turns of which the core hears together, while there is more to do
+
 _here = threading.local()  # `runner`: whose handlers this thread runs now, as a number that may travel
 
 
@@ -44,7 +52,7 @@ class Runner:
         proto: The core.
         executor: The user's; `None` for threads of the client's own.
         tell: Used for each input to the core; it takes the client's lock.
-        on_turn: Told that so many messages of an inbox are handled; gives its next ones.
+        on_turns: Calls `report` and tells the core; `tell`, but for speed.
         later: Has something done after the lock was released.
         on_error: Told what a handler raised; must not raise.
         on_crash: Told of an error that was not foreseen.
@@ -59,7 +67,7 @@ class Runner:
         executor: Executor | None,
         *,
         tell: Tell,
-        on_turn: Callable[[Inbox, int], list[Delivery]],
+        on_turns: Callable[[], list[Turn]],
         later: Callable[[Callable[[], None]], None],
         on_error: OnHandlerError,
         on_crash: Callable[[BaseException], None],
@@ -69,17 +77,30 @@ class Runner:
         self.on_error = on_error
         self.closed = False
         self._proto = proto
-        self._on_turn = on_turn
-        self._executor = Crew("phx-handler", on_error=on_crash) if executor is None else executor
+        self._on_turns = on_turns
+        self._over: deque[tuple[Inbox, int]] = deque()  # turns that are over, and of how many messages; to be reported
+        self._executor = Crew("phx-handler", on_error=on_crash, on_last=self._flush) if executor is None else executor
         self._crew = self._executor if isinstance(self._executor, Crew) else None
         self._desk = Crew("phx-batches", on_error=on_crash, limit=1)
         self._batches: set[Future[list[Failure]]] = set()
 
     def add(self, inboxes: Sequence[Inbox]) -> None:
         """These inboxes have messages and are in nobody's hands; under the lock."""
-        work = [partial(self._drain, inbox, inbox.take(BATCH)) for inbox in inboxes if self._needs_worker(inbox)]
-        if work and self._crew is not None:
-            self.later(partial(self._crew.add, work))
+        turns = [(inbox, inbox.take(BATCH)) for inbox in inboxes if self._needs_worker(inbox)]
+        if turns:
+            self.later(partial(self._begin, turns))
+
+    def report(self, now: float) -> list[Turn]:
+        """Tell the core of the turns that are over; gives those that their inboxes have now; under the lock."""
+        over, handled = self._over, 0
+        turns: list[Turn] = []
+        while over:
+            inbox, messages = over.popleft()
+            handled += messages
+            if deliveries := inbox.take(BATCH):
+                turns.append((inbox, deliveries))
+        self._proto.handled(handled, now)
+        return turns
 
     @property
     def is_current(self) -> bool:
@@ -137,31 +158,47 @@ class Runner:
     def _is_inline(self, consumer: Consumer) -> bool:
         return self._crew is not None and isinstance(consumer, Handler) and consumer.concurrency == 1
 
-    def _drain(self, inbox: Inbox, deliveries: list[Delivery]) -> None:
+    def _begin(self, turns: Iterable[Turn]) -> None:
+        assert self._crew is not None  # for lanes there are no turns
+        self._crew.add([partial(self._drain, turn) for turn in turns])
+
+    def _drain(self, turn: Turn) -> None:
         _here.runner = id(self)
-        tell = self.tell
-        rest: Iterator[Any]  # of deliveries; what is no handler's is not always a message
-        while deliveries:
-            rest = iter(deliveries)
-            # The loop is spelled out, and without any call that it can do without: it runs for each message.
-            for consumers, item in rest:
-                for consumer in consumers:
-                    if consumer.__class__ is not Handler or consumer.concurrency != 1:
-                        tell(partial(self._keep, consumer, item, inbox.channel.context))
-                        continue
-                    if self.closed:
-                        return
-                    try:
-                        message = item if consumer.payload_type is None else consumer.accept(item)
-                        if consumer.takes_channel:
-                            returned = consumer.run(message, inbox.channel.context)
-                        else:
-                            returned = consumer.run(message)
-                        if returned.__class__ is CoroutineType:
-                            _refuse(consumer, returned)
-                    except BaseException as error:
-                        self.on_error(HandlerError(consumer, item, error))
-            deliveries = self._on_turn(inbox, len(deliveries))
+        assert self._crew is not None
+        turns = [turn]
+        while turns:
+            (inbox, deliveries), *others = turns
+            if others:
+                self._begin(others)
+            self._run(deliveries, inbox.channel.context)
+            if self.closed:
+                return
+            self._over.append((inbox, len(deliveries)))
+            # In this order, or the last ones could be forgotten: who takes the last work that waits flushes after that.
+            if self._crew.waiting and len(self._over) < _TURNS:
+                return
+            turns = self._on_turns()
+
+    def _flush(self) -> None:
+        if self._over:
+            self._begin(self._on_turns())
+
+    def _run(self, deliveries: Iterable[Any], channel: "Channel") -> None:  # what is no handler's may be no message
+        # The loop is spelled out, and without any call that it can do without: it runs for each message.
+        for consumers, item in deliveries:
+            for consumer in consumers:
+                if consumer.__class__ is not Handler or consumer.concurrency != 1:
+                    self.tell(partial(self._keep, consumer, item, channel))
+                    continue
+                if self.closed:
+                    return
+                try:
+                    message = item if consumer.payload_type is None else consumer.accept(item)
+                    returned = consumer.run(message, channel) if consumer.takes_channel else consumer.run(message)
+                    if returned.__class__ is CoroutineType:
+                        _refuse(consumer, returned)
+                except BaseException as error:
+                    self.on_error(HandlerError(consumer, item, error))
 
     def _keep(self, consumer: Consumer, item: Any, channel: "Channel", now: float) -> None:
         self._proto.held(1)

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from jobs import write_down
 from peer import push
-from serving_in_thread import LONG, Flag, joined, tidy, until
+from serving_in_thread import LONG, Flag, joined, start, tidy, until
 
 from phx_proto.message import Message
 from phx_proto.router import Router
 from phx_proto.states import SocketState
 from phx_transports.reports import HandlerError
-from phx_transports.threads import Client
+from phx_transports.threads import Channel, Client
 from phx_transports.threads.crew import Crew
 
 TOPIC = "room:lobby"
@@ -123,6 +123,33 @@ def test_concurrency_lets_a_handler_have_several_in_hand_and_not_more(
         wire.send(*numbers(8))
         settled(channel.client, 8)
     assert reports.all == []
+
+
+@pytest.mark.parametrize("concurrency", [1, 2], ids=["as a turn", "as a lane's job"])
+def test_a_topic_goes_on_while_the_last_work_of_another_is_held(router: Router, concurrency: int) -> None:
+    began, go_on, seen = Flag(), Flag(), list[Any]()
+
+    def compute(message: Message[Any], channel: Channel) -> None:
+        while channel.client.stats.delivered < 2:  # the other topic's waits for a thread, and finds this one
+            pass
+        seen.append(message.payload)
+
+    def hold(message: Message[Any]) -> None:
+        began.set()
+        go_on.wait()
+
+    router.add(compute, "n")
+    router.add(hold, "hold", concurrency=concurrency)
+    with joined(router=router) as (channel, wire, _):
+        joining = start(channel.client.join, "room:held")
+        wire.accept("room:held")
+        joining.result(LONG)
+        wire.send(push(TOPIC, "n", 0), push("room:held", "hold"))
+        began.wait()
+        wire.send(push(TOPIC, "n", 1))
+        until(lambda: seen == [0, 1])
+        go_on.set()
+        settled(channel.client, 3)
 
 
 def test_an_executor_gets_messages_in_batches(router: Router) -> None:
