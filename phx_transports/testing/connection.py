@@ -66,6 +66,7 @@ class Connection:
         serializer: The server's side of the version that was asked for.
         joined: The join_ref of every topic that is joined.
         state: Where it stands.
+        close_code: Of the client's close frame; `None` where it sent none: the connection is open, cut, or was dropped.
         paused: Whether the client reads nothing.
         under_way: What the client will be told, in order.
     """
@@ -84,6 +85,7 @@ class Connection:
         self.serializer: ServerSerializer = serializer or serializer_for(vsn) or V2Server()
         self.joined: dict[str, Any] = {}
         self.state = State.ASKED
+        self.close_code: int | None = None
         self.paused = False
         self.under_way: deque[Callable[[float], None]] = deque()
 

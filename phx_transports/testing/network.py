@@ -112,6 +112,7 @@ class Network:
 
     def _closed(self, connection: Connection, code: int, reason: str) -> None:
         self.say(Side.CLIENT, f"closes the connection with {code}")
+        connection.close_code = code
         connection.over()
         connection.under_way.append(lambda now: connection.link.closed(code, reason, now))
 

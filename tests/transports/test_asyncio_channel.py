@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from peer import Wire, connected, dial, joined, push, serving, tidy, turns, until
+from in_memory import TOPIC, on_asyncio
+from peer import Frame, Wire, dial, joined, serving, tidy, turns, until
 
 from phx_proto.errors import (
     PushTimeout,
 )
 from phx_proto.events import ChannelEnded, ChannelJoined, Event
 from phx_proto.message import Message
-from phx_proto.states import ChannelState, SocketState
-from phx_transports.asyncio import Channel
+from phx_proto.states import ChannelState
+from phx_transports.asyncio import Channel, connect
+from phx_transports.testing import Peer
 
 pytestmark = pytest.mark.asyncio
-
-TOPIC = "room:lobby"
 
 
 @pytest_asyncio.fixture(autouse=True)
@@ -29,44 +29,42 @@ async def _tidy() -> AsyncIterator[None]:
         yield
 
 
-async def collect(stream: Any) -> list[Any]:
-    return [item async for item in stream]
-
-
 # ---- joining and leaving --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["plain", "async"])
-async def test_join_params_may_be_a_callable(kind: str) -> None:
+async def test_join_params_may_be_a_callable(kind: str, phx_peer: Peer) -> None:
     async def later() -> dict[str, int]:
         await asyncio.sleep(0)
         return {"a": 1}
 
-    async with connected() as (client, wire):
-        params: Callable[[], Any] = later if kind == "async" else lambda: {"a": 1}
-        _, frame = await asyncio.gather(client.join("room:1", params), wire.accept())
-        assert frame.payload == {"a": 1}
+    params: Callable[[], Any] = later if kind == "async" else lambda: {"a": 1}
+    phx_peer.expect_join(TOPIC, {"a": 1}).reply()
+    async with connect(phx_peer.url, transport=phx_peer) as client:
+        await client.join(TOPIC, params)
 
 
-async def test_a_join_cancelled_at_the_moment_of_its_answer_is_left() -> None:
-    async with connected() as (client, wire):
-        channel = client.channel("room:1")
-        joining = asyncio.create_task(channel.join())
+async def test_a_join_cancelled_at_the_moment_of_its_answer_is_left(phx_peer: Peer) -> None:
+    async with connect(phx_peer.url, transport=phx_peer) as client:
+        joining = asyncio.create_task(client.channel(TOPIC).join())
 
         def cancel_at_the_answer(event: Event) -> None:
             if isinstance(event, ChannelJoined):
                 joining.cancel()
 
         client._session.listeners.append(cancel_at_the_answer)  # told just before the call that waits
-        join = await wire.accept()
+        join = await phx_peer.expect_join(TOPIC).arrival()
+        leave = phx_peer.expect_leave(TOPIC)
+        join.reply()
         with pytest.raises(asyncio.CancelledError):
             await joining
-        assert (await wire.expect("phx_leave")).join_ref == join.join_ref
+        await leave.arrival()
 
 
 # ---- a full write buffer --------------------------------------------------------------------------------------------
 
 BIG = "x" * 200_000
+CASTS = 100
 
 
 async def fill(channel: Channel, wire: Wire) -> "asyncio.Task[None]":
@@ -74,7 +72,7 @@ async def fill(channel: Channel, wire: Wire) -> "asyncio.Task[None]":
     wire.reading.clear()
 
     async def cast() -> None:
-        for _ in range(200):
+        for _ in range(CASTS):
             await channel.cast("big", BIG)
 
     casting = asyncio.create_task(cast())
@@ -88,7 +86,7 @@ async def test_casts_wait_while_the_server_does_not_read_and_all_arrive_when_it_
     async with joined() as (channel, wire, _):
         casting = await fill(channel, wire)
         wire.reading.set()
-        for _ in range(200):
+        for _ in range(CASTS):
             await wire.expect("big")
         await casting
 
@@ -107,6 +105,27 @@ async def test_a_push_waits_likewise_and_its_timeout_runs() -> None:
         await wire.reply(frame)
         assert (await pushing).ok
         casting.cancel()
+
+
+async def test_a_cast_cancelled_while_it_waits_is_not_sent_and_others_are() -> None:
+    async with joined() as (channel, wire, _):
+        casting = await fill(channel, wire)
+        waiting = asyncio.create_task(channel.cast("given up"))
+        await turns()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        wire.reading.set()
+        await casting
+        await channel.cast("last")
+        assert [frame.event for frame in await frames_until(wire, "last")] == ["big"] * CASTS + ["last"]
+
+
+async def frames_until(wire: Wire, event: str) -> list[Frame]:
+    frames = [await wire.receive()]
+    while frames[-1].event != event:
+        frames.append(await wire.receive())
+    return frames
 
 
 async def test_who_waits_for_the_write_buffer_goes_on_when_the_connection_is_lost() -> None:
@@ -136,20 +155,19 @@ async def test_who_casts_without_end_leaves_the_loop_its_turns() -> None:
 # ---- messages one after another -------------------------------------------------------------------------------------
 
 
-async def test_what_came_with_the_close_is_read_before_the_end() -> None:
-    async with joined() as (channel, wire, join_ref), channel.stream() as stream:
-        await wire.burst(push(TOPIC, "last"), push(TOPIC, "phx_close", {}, join_ref=join_ref))
-        while channel.state is not ChannelState.CLOSED:
-            await asyncio.sleep(0)
-        # Now, at the latest, the crew has not had its turn yet: what was read waits in the inbox.
+async def test_what_came_with_the_close_is_read_before_the_end(phx_peer: Peer) -> None:
+    async with on_asyncio(phx_peer) as channel, channel.stream() as stream:
+        phx_peer.push(TOPIC, "last")
+        phx_peer.close_channel(TOPIC)
+        assert channel.state is ChannelState.CLOSED  # and the crew has not had its turn: what came waits in the inbox
         last = await anext(stream)
         assert isinstance(last, Message)
         assert last.event == "last"
         assert isinstance(await anext(stream), ChannelEnded)
 
 
-async def test_a_stream_closed_while_messages_are_on_their_way_owes_nothing() -> None:
-    async with joined() as (channel, wire, _):
+async def test_a_stream_closed_while_messages_are_on_their_way_owes_nothing(phx_peer: Peer) -> None:
+    async with on_asyncio(phx_peer) as channel:
         entered, go_on = asyncio.Event(), asyncio.Event()
 
         @channel.on("n")
@@ -158,27 +176,28 @@ async def test_a_stream_closed_while_messages_are_on_their_way_owes_nothing() ->
             await go_on.wait()
 
         async with channel.messages():
-            await wire.burst(*(push(TOPIC, "n", number) for number in range(5)))
+            for number in range(5):
+                phx_peer.push(TOPIC, "n", number)
             await entered.wait()
         go_on.set()
-        await until(lambda: channel.client.stats.delivered == 5)
-        await until(lambda: channel.client.stats.backlog == 0)
+        await phx_peer.settled()
+        assert channel.client.stats.handled == 5
 
 
 # ---- handlers of the channel's own, presence, bounds ----------------------------------------------------------------
 
 
-async def test_a_channel_that_nobody_holds_is_kept_by_its_client() -> None:
+async def test_a_channel_that_nobody_holds_is_kept_by_its_client(phx_peer: Peer) -> None:
     seen: list[Any] = []
-    async with connected() as (client, wire):
 
-        async def hear(message: Message[Any], channel: Channel) -> None:
-            seen.append(channel.topic)
+    async def hear(message: Message[Any], channel: Channel) -> None:
+        seen.append(channel.topic)
 
+    phx_peer.allow_join(TOPIC)
+    async with connect(phx_peer.url, transport=phx_peer) as client:
         client.router.add(hear, "n")
-        await asyncio.gather(client.join("room:1"), wire.accept())
+        await client.join(TOPIC)
         gc.collect()
-        await wire.push("room:1", "n")
-        await until(lambda: seen)
-        assert seen == ["room:1"]
-        assert client.state is SocketState.OPEN
+        phx_peer.push(TOPIC, "n")
+        await phx_peer.settled()
+        assert seen == [TOPIC]

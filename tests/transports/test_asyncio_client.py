@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from peer import QUICK, Peer, connected, dial, joined, serving, tidy, turns
+from in_memory import TOPIC, on_asyncio
+from peer import tidy, turns
 
 from phx_proto.errors import PushLost
 from phx_proto.message import Message
 from phx_proto.router import Router
 from phx_proto.states import ChannelState, SocketState
 from phx_transports.asyncio import Channel, connect
+from phx_transports.testing import Peer
 
 pytestmark = pytest.mark.asyncio
 
@@ -29,7 +31,7 @@ async def _tidy() -> AsyncIterator[None]:
 # ---- closing --------------------------------------------------------------------------------------------------------
 
 
-async def test_close_drops_the_connection_at_the_drain_timeout() -> None:
+async def test_close_drops_the_connection_at_the_drain_timeout(phx_peer: Peer) -> None:
     router = Router()
     entered, cancelled = asyncio.Event(), asyncio.Event()
 
@@ -41,17 +43,20 @@ async def test_close_drops_the_connection_at_the_drain_timeout() -> None:
         finally:
             cancelled.set()
 
-    async with joined(router=router, drain_timeout=0.05) as (channel, wire, _):
-        await wire.push("room:lobby", "work")
+    async with on_asyncio(phx_peer, router=router, drain_timeout=3.0) as channel:
+        phx_peer.push(TOPIC, "work")
         await entered.wait()
-        await channel.client.close()
+        closing = asyncio.create_task(channel.client.close())
+        await turns()
+        await phx_peer.clock.elapse(3)
+        await closing
         assert cancelled.is_set()
-        await wire.gone.wait()
-        assert wire.code is None
+        assert not phx_peer.connected
+        assert phx_peer.connections[0].close_code is None
 
 
 @pytest.mark.parametrize("how", ["close", "stop", "abort"])
-async def test_a_handler_may_end_the_client(how: str) -> None:
+async def test_a_handler_may_end_the_client(how: str, phx_peer: Peer) -> None:
     router = Router()
     after: list[SocketState] = []
 
@@ -63,19 +68,15 @@ async def test_a_handler_may_end_the_client(how: str) -> None:
             await getattr(channel.client, how)()
         after.append(channel.client.state)
 
-    async with joined(router=router) as (channel, wire, _):
-        await wire.push("room:lobby", "end")
-        leaving = None if how == "abort" else asyncio.create_task(wire.let_go())
+    async with on_asyncio(phx_peer, router=router) as channel:
+        phx_peer.push(TOPIC, "end")
         await channel.client.run()
-        if leaving is not None:
-            await leaving
-        await wire.gone.wait()
-        assert wire.code == (None if how == "abort" else 1000)
+        assert phx_peer.connections[0].close_code == (None if how == "abort" else 1000)
         assert after == [SocketState.CLOSED if how == "abort" else SocketState.DRAINING]
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
-async def test_a_handler_that_waits_for_the_end_does_not_keep_it_from_coming(concurrency: int) -> None:
+async def test_a_handler_that_waits_for_the_end_does_not_keep_it_from_coming(concurrency: int, phx_peer: Peer) -> None:
     router = Router()
     ended = asyncio.Event()
 
@@ -85,13 +86,13 @@ async def test_a_handler_that_waits_for_the_end_does_not_keep_it_from_coming(con
         ended.set()
 
     router.add(end, "end", concurrency=concurrency)
-    async with joined(router=router) as (channel, wire, _):
-        await wire.push("room:lobby", "end")
+    async with on_asyncio(phx_peer, router=router) as channel:
+        phx_peer.push(TOPIC, "end")
         await channel.client.wait_closed()
         await ended.wait()
 
 
-async def test_abort_cancels_handlers_and_loses_what_waits() -> None:
+async def test_abort_cancels_handlers_and_loses_what_waits(phx_peer: Peer) -> None:
     router = Router()
     entered = asyncio.Event()
 
@@ -100,10 +101,10 @@ async def test_abort_cancels_handlers_and_loses_what_waits() -> None:
         entered.set()
         await asyncio.Event().wait()
 
-    async with joined(router=router) as (channel, wire, _):
+    async with on_asyncio(phx_peer, router=router) as channel:
         pushing = asyncio.create_task(channel.push("slow"))
-        await wire.expect("slow")
-        await wire.push("room:lobby", "work")
+        await phx_peer.expect_push(TOPIC, "slow").arrival()
+        phx_peer.push(TOPIC, "work")
         await entered.wait()
         await channel.client.abort()
         with pytest.raises(PushLost) as caught:
@@ -112,31 +113,27 @@ async def test_abort_cancels_handlers_and_loses_what_waits() -> None:
         assert channel.state is ChannelState.CLOSED
 
 
-async def test_a_context_whose_closing_is_cancelled_drops_the_connection() -> None:
-    async def live(peer: Peer, leaving: asyncio.Event) -> None:
-        async with connect(peer.url, proxy=None, options=QUICK) as client:
-            await client.join("room:1")
-            leaving.set()
+async def test_a_context_whose_closing_is_cancelled_drops_the_connection(phx_peer: Peer) -> None:
+    async def live() -> None:
+        async with connect(phx_peer.url, transport=phx_peer) as client:
+            await client.join(TOPIC)
 
-    async with serving() as peer:
-        leaving = asyncio.Event()
-        task = asyncio.create_task(live(peer, leaving))
-        wire = await peer.wire()
-        await wire.accept()
-        await wire.expect("phx_leave")  # and never answer it
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await wire.gone.wait()
-        assert wire.code is None
+    phx_peer.allow_join(TOPIC)
+    leave = phx_peer.expect_leave(TOPIC).ignore()
+    living = asyncio.create_task(live())
+    await leave.arrival()
+    living.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await living
+    assert not phx_peer.connected
+    assert phx_peer.connections[0].close_code is None
 
 
 # ---- cancellation ---------------------------------------------------------------------------------------------------
 
 
-async def test_cancelled_waits_leave_the_client_as_it_was() -> None:
-    async with joined() as (channel, _, _):
-        client = channel.client
+async def test_cancelled_waits_leave_the_client_as_it_was(phx_peer: Peer) -> None:
+    async with connect(phx_peer.url, transport=phx_peer) as client:
         waits = [client.run(), client.wait_closed(), anext(await enter(client.events()))]
         tasks = [asyncio.ensure_future(wait) for wait in waits]
         await turns()
@@ -157,10 +154,10 @@ async def enter(stream: Any) -> Any:
 # ---- run, and signals -----------------------------------------------------------------------------------------------
 
 
-async def test_run_outside_the_main_thread_leaves_signals_alone() -> None:
+async def test_run_outside_the_main_thread_leaves_signals_alone(phx_peer: Peer) -> None:
     def elsewhere() -> None:
         async def live() -> None:
-            async with connected() as (client, _):
+            async with connect(phx_peer.url, transport=phx_peer) as client:
                 running = asyncio.create_task(client.run())
                 await turns()
                 client.stop()
@@ -174,22 +171,21 @@ async def test_run_outside_the_main_thread_leaves_signals_alone() -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_a_signal_closes_every_client_that_runs_and_the_handlers_before_come_back() -> None:
+async def test_a_signal_closes_every_client_that_runs_and_the_handlers_before_come_back(phx_peer: Peer) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    async with serving() as peer:
-        clients = [await dial(peer) for _ in range(2)]
-        first, second = [asyncio.create_task(client.run()) for client in clients]
-        await turns()
-        await clients[0].close()
-        await first
-        os.kill(os.getpid(), signal.SIGTERM)
-        await second
-        assert clients[1].state is SocketState.CLOSED
-        clients = [await dial(peer) for _ in range(2)]
-        running = [asyncio.create_task(client.run()) for client in clients]
-        await turns()
-        os.kill(os.getpid(), signal.SIGINT)
-        await asyncio.gather(*running)
+    clients = [await connect(phx_peer.url, transport=phx_peer) for _ in range(2)]
+    first, second = [asyncio.create_task(client.run()) for client in clients]
+    await turns()
+    await clients[0].close()
+    await first
+    os.kill(os.getpid(), signal.SIGTERM)
+    await second
+    assert clients[1].state is SocketState.CLOSED
+    clients = [await connect(phx_peer.url, transport=phx_peer) for _ in range(2)]
+    running = [asyncio.create_task(client.run()) for client in clients]
+    await turns()
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.gather(*running)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
@@ -197,9 +193,8 @@ async def test_a_signal_closes_every_client_that_runs_and_the_handlers_before_co
 
 
 @pytest.mark.parametrize("factory", [None, *filter(None, [getattr(asyncio, "eager_task_factory", None)])])  # 3.12
-async def test_a_task_factory_changes_nothing(factory: Any) -> None:
+async def test_a_task_factory_changes_nothing(factory: Any, phx_peer: Peer) -> None:
     asyncio.get_running_loop().set_task_factory(factory)
-    async with joined(params=lambda: {"a": 1}) as (channel, wire, _):
-        pushing = asyncio.ensure_future(channel.push("a"))
-        await wire.reply(await wire.expect("a"))
-        assert (await pushing).ok
+    phx_peer.allow_push(TOPIC, "a")
+    async with on_asyncio(phx_peer, params=lambda: {"a": 1}) as channel:
+        assert (await channel.push("a")).ok

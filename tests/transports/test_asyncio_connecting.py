@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from peer import LONG, QUICK, connected, dial, serving, tidy, turns, until
+from peer import LONG, QUICK, serving, tidy, turns, until
 from websockets.utils import accept_key
 
 from phx_proto.client import ClientOptions
@@ -20,6 +20,7 @@ from phx_proto.errors import (
 )
 from phx_proto.router import Router
 from phx_transports.asyncio import connect
+from phx_transports.testing import Peer
 
 pytestmark = pytest.mark.asyncio
 
@@ -35,19 +36,18 @@ async def _tidy() -> AsyncIterator[None]:
 # ---- it comes about -------------------------------------------------------------------------------------------------
 
 
-async def test_one_connect_connects_once() -> None:
-    async with serving() as peer:
-        once = connect(peer.url, proxy=None)
-        async with once:
-            with pytest.raises(InvalidState):
-                await once
+async def test_one_connect_connects_once(phx_peer: Peer) -> None:
+    once = connect(phx_peer.url, transport=phx_peer)
+    async with once:
+        with pytest.raises(InvalidState):
+            await once
 
 
-async def test_the_clients_router_is_the_one_given_or_an_empty_one() -> None:
+async def test_the_clients_router_is_the_one_given_or_an_empty_one(phx_peer: Peer) -> None:
     router = Router()
-    async with connected(router=router) as (client, _):
+    async with connect(phx_peer.url, transport=phx_peer, router=router) as client:
         assert client.router is router
-    async with connected() as (client, _):
+    async with connect(phx_peer.url, transport=phx_peer) as client:
         assert isinstance(client.router, Router)
 
 
@@ -97,8 +97,8 @@ async def test_a_proxy_is_used() -> None:
 
 
 async def test_compression_is_offered_if_asked_for() -> None:
-    async with connected(compression="deflate") as (_, wire):
-        assert "permessage-deflate" in wire.headers["sec-websocket-extensions"]
+    async with serving() as peer, connect(peer.url, proxy=None, compression="deflate"):
+        assert "permessage-deflate" in (await peer.wire()).headers["sec-websocket-extensions"]
 
 
 async def test_an_auth_token_travels_as_a_subprotocol_whatever_its_base64_holds() -> None:
@@ -132,26 +132,19 @@ async def test_an_auth_token_travels_as_a_subprotocol_whatever_its_base64_holds(
 # ---- params and token from callables --------------------------------------------------------------------------------
 
 
-async def test_callables_are_read_again_at_every_connect() -> None:
-    tokens = iter(["first", "second", "third"])
+async def test_callables_are_read_again_at_every_connect(phx_peer: Peer) -> None:
+    tokens, secrets = iter(["first", "second", "third"]), iter("abc")
 
     async def params() -> dict[str, str]:
         await asyncio.sleep(0)
         return {"token": next(tokens)}
 
-    seqs = iter(range(3))
-    async with serving() as peer:
-        client = await dial(peer, params=params, auth_token=lambda: str(next(seqs)))
-        wire = await peer.wire()
-        offers = []
-        for expected in ("first", "second"):
-            assert wire.params["token"] == expected
-            offers.append(wire.headers["sec-websocket-protocol"])
-            wire.cut()
-            wire = await peer.wire()
-        assert wire.params["token"] == "third"
-        assert len(set(offers)) == 2
-        await client.abort()
+    async with connect(phx_peer.url, transport=phx_peer, params=params, auth_token=lambda: next(secrets)):
+        for _ in range(2):
+            phx_peer.cut()
+            await phx_peer.clock.elapse(1)
+    assert [connection.params["token"] for connection in phx_peer.connections] == ["first", "second", "third"]
+    assert len({connection.subprotocols for connection in phx_peer.connections}) == 3
 
 
 async def raises_later() -> Any:
@@ -168,16 +161,18 @@ async def raises_cancelled() -> Any:
 
 
 @pytest.mark.parametrize("provider", [raises_later, raises_now, raises_cancelled])
-async def test_a_callable_that_raises_is_a_failed_attempt_that_tells_no_secret(provider: Any) -> None:
-    async with serving() as peer:
-        with pytest.raises(ConnectTimeout) as caught:
-            await connect(peer.url, proxy=None, params=provider, timeout=0.1)
-        assert isinstance(caught.value.last, ResolveFailed)
-        assert SECRET not in str(caught.value)
-        assert peer.attempts == 0
+async def test_a_callable_that_raises_is_a_failed_attempt_that_tells_no_secret(provider: Any, phx_peer: Peer) -> None:
+    connecting = asyncio.create_task(connected(phx_peer, params=provider))
+    await turns()
+    await phx_peer.clock.elapse(10)
+    with pytest.raises(ConnectTimeout) as caught:
+        await connecting
+    assert isinstance(caught.value.last, ResolveFailed)
+    assert SECRET not in str(caught.value)
+    assert phx_peer.connections == ()
 
 
-async def test_a_callable_that_hangs_is_bounded_and_ended() -> None:
+async def test_a_callable_that_hangs_is_bounded_and_ended(phx_peer: Peer) -> None:
     cancelled = asyncio.Event()
 
     async def hang() -> Any:
@@ -186,10 +181,16 @@ async def test_a_callable_that_hangs_is_bounded_and_ended() -> None:
         finally:
             cancelled.set()
 
-    async with serving() as peer:
-        with pytest.raises(ConnectTimeout, match=r"callables .* did not answer"):
-            await connect(peer.url, proxy=None, params=hang, timeout=0.1, options=ClientOptions(open_timeout=0.02))
-        assert cancelled.is_set()
+    connecting = asyncio.create_task(connected(phx_peer, params=hang, options=ClientOptions(open_timeout=3.0)))
+    await turns()
+    await phx_peer.clock.elapse(10)
+    with pytest.raises(ConnectTimeout, match=r"callables .* did not answer"):
+        await connecting
+    assert cancelled.is_set()
+
+
+async def connected(peer: Peer, **options: Any) -> None:
+    await connect(peer.url, transport=peer, **options)
 
 
 # ---- it fails -------------------------------------------------------------------------------------------------------

@@ -12,19 +12,20 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from in_memory import TOPIC, on_asyncio
 from jobs import write_down
-from peer import QUICK, Wire, connected, joined, push, tidy, turns, until
+from peer import QUICK, Wire, joined, push, tidy, until
 
+from phx_proto.client import ClientOptions
 from phx_proto.flow import FlowLimits
 from phx_proto.message import Message
 from phx_proto.router import Router
 from phx_proto.states import ChannelState, SocketState
-from phx_transports.asyncio import Channel, Client
+from phx_transports.asyncio import Channel
 from phx_transports.reports import HandlerError
+from phx_transports.testing import Peer
 
 pytestmark = pytest.mark.asyncio
-
-TOPIC = "room:lobby"
 
 
 @pytest_asyncio.fixture(autouse=True)
@@ -65,14 +66,15 @@ class Reports:
         ]
 
 
-def numbers(count: int, topic: str = TOPIC) -> list[str]:
-    return [push(topic, "n", number) for number in range(count)]
+def send_numbers(peer: Peer, count: int) -> None:
+    for number in range(count):
+        peer.push(TOPIC, "n", number)
 
 
-async def settled(client: Client) -> None:
-    """All that was received is handled, and the counters say so."""
-    await until(lambda: client.stats.backlog == 0)
-    stats = client.stats
+async def all_handled(peer: Peer, channel: Channel) -> None:
+    """What was sent has come and is handled, and the counters say so."""
+    await peer.settled()
+    stats = channel.client.stats
     assert stats.handled == stats.delivered
     assert stats.dropped == 0
 
@@ -80,7 +82,7 @@ async def settled(client: Client) -> None:
 # ---- who is called, and where ---------------------------------------------------------------------------------------
 
 
-async def test_each_handler_gets_each_of_its_messages_once(router: Router) -> None:
+async def test_each_handler_gets_each_of_its_messages_once(phx_peer: Peer, router: Router) -> None:
     seen: dict[str, list[Any]] = defaultdict(list)
 
     @router.on("n")
@@ -99,15 +101,17 @@ async def test_each_handler_gets_each_of_its_messages_once(router: Router) -> No
     async def never(message: Message[Any]) -> None:
         seen["never"].append(message)
 
-    async with joined(router=router) as (channel, wire, _):
-        await wire.send(*numbers(3), push(TOPIC, "m"))
-        await until(lambda: len(seen["two"]) == 3 and len(seen[f"all of {TOPIC}"]) == 4)
-        await settled(channel.client)
+    async with on_asyncio(phx_peer, router=router) as channel:
+        send_numbers(phx_peer, 3)
+        phx_peer.push(TOPIC, "m")
+        await all_handled(phx_peer, channel)
         assert seen.pop(f"all of {TOPIC}") == [("n", 0), ("n", 1), ("n", 2), ("m", {})]
         assert seen == {"one": [0, 1, 2], "two": [0, 1, 2]}
 
 
-async def test_coroutine_functions_run_on_the_loop_and_plain_ones_in_the_executor(router: Router) -> None:
+async def test_coroutine_functions_run_on_the_loop_and_plain_ones_in_the_executor(
+    phx_peer: Peer, router: Router
+) -> None:
     threads: dict[str, Any] = {}
 
     @router.on("n")
@@ -119,35 +123,34 @@ async def test_coroutine_functions_run_on_the_loop_and_plain_ones_in_the_executo
         threads["executor"] = threading.current_thread()
         threads["topic"] = channel.topic
 
-    async with joined(router=router) as (channel, wire, _):
-        await wire.push(TOPIC, "n")
-        await until(lambda: len(threads) == 3)
+    async with on_asyncio(phx_peer, router=router) as channel:
+        phx_peer.push(TOPIC, "n")
+        await all_handled(phx_peer, channel)
         assert threads["loop"] is threading.main_thread()
         assert threads["executor"].name.startswith("phx-handler")
         assert threads["topic"] == TOPIC
-        await settled(channel.client)
 
 
-async def test_plain_handlers_run_in_the_users_executor_which_is_left_running(router: Router) -> None:
+async def test_plain_handlers_run_in_the_users_executor_which_is_left_running(phx_peer: Peer, router: Router) -> None:
     seen = Seen()
     router.add(lambda message: seen(threading.current_thread().name), "n")
     with ThreadPoolExecutor(thread_name_prefix="users") as executor:
-        async with joined(router=router, executor=executor) as (_, wire, _):
-            await wire.push(TOPIC, "n")
-            await until(lambda: seen)
+        async with on_asyncio(phx_peer, router=router, executor=executor):
+            phx_peer.push(TOPIC, "n")
+            await phx_peer.settled()
         assert seen.items[0].startswith("users")
         assert executor.submit(int).result() == 0
 
 
-async def test_plain_handlers_may_run_in_other_processes(router: Router, tmp_path: Path) -> None:
+async def test_plain_handlers_may_run_in_other_processes(phx_peer: Peer, router: Router, tmp_path: Path) -> None:
     file, reports = tmp_path / "seen", Reports()
     router.add(write_down, "n")
     # Forking a process that has threads is what Python warns of, and starting one anew takes no copy of this loop.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-        async with joined(router=router, executor=executor, on_handler_error=reports) as (channel, wire, _):
-            await wire.send(*(push(TOPIC, "n", {"n": number, "file": str(file)}) for number in range(4)))
-            await until(lambda: channel.client.stats.delivered == 4)
-            await settled(channel.client)
+        async with on_asyncio(phx_peer, router=router, executor=executor, on_handler_error=reports) as channel:
+            for number in range(4):
+                phx_peer.push(TOPIC, "n", {"n": number, "file": str(file)})
+            await all_handled(phx_peer, channel)
     lines = [line.split() for line in file.read_text().splitlines()]
     assert [number for number, _ in lines] == ["0", "1", "2", "3"]
     assert str(threading.get_native_id()) not in {process for _, process in lines}
@@ -182,56 +185,59 @@ def plain_handler(seen: Callable[[Any], None]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("kind", [async_handler, suspending_handler, plain_handler])
-async def test_each_topics_messages_are_handled_in_order_under_a_flood(kind: Any, router: Router) -> None:
+async def test_each_topics_messages_are_handled_in_order_under_a_flood(
+    kind: Any, phx_peer: Peer, router: Router
+) -> None:
     seen = Seen()
     router.add(kind(seen), "n")
     topics = [f"room:{number}" for number in range(4)]
-    options = replace(QUICK, flow=FlowLimits(high=200, low=50))
-    async with connected(router=router, options=options) as (client, wire):
+    phx_peer.allow_join("room:*")
+    options = ClientOptions(flow=FlowLimits(high=50, low=20))  # reading pauses all the time
+    async with on_asyncio(phx_peer, router=router, options=options) as channel:
         for topic in topics:
-            await asyncio.gather(client.join(topic), wire.accept())
-        await wire.burst(*(push(topic, "n", number) for number in range(1000) for topic in topics))
-        await until(lambda: len(seen) == 4000)
+            await channel.client.join(topic)
+        for number in range(250):
+            for topic in topics:
+                phx_peer.push(topic, "n", number)
+        await all_handled(phx_peer, channel)
         for topic in topics:
-            assert [number for where, number in seen.items if where == topic] == list(range(1000))
-        await settled(client)
+            assert [number for where, number in seen.items if where == topic] == list(range(250))
 
 
-async def test_concurrency_lets_a_coroutine_handler_have_several_in_hand(router: Router) -> None:
+async def test_concurrency_lets_a_coroutine_handler_have_several_in_hand(phx_peer: Peer, router: Router) -> None:
     now = most = 0
-    go_on = asyncio.Event()
+    several, go_on = asyncio.Event(), asyncio.Event()
 
     @router.on("n", concurrency=3)
     async def work(message: Message[Any]) -> None:
         nonlocal now, most
         now += 1
         most = max(most, now)
+        if now == 3:
+            several.set()
         await go_on.wait()
         now -= 1
 
-    async with joined(router=router) as (channel, wire, _):
-        await wire.send(*numbers(10))
-        await until(lambda: channel.client.stats.delivered == 10)
-        await turns()
-        assert now == 3
+    async with on_asyncio(phx_peer, router=router) as channel:
+        send_numbers(phx_peer, 10)
+        await several.wait()
         go_on.set()
-        await settled(channel.client)
+        await all_handled(phx_peer, channel)
         assert (now, most) == (0, 3)
 
 
-async def test_concurrency_lets_a_plain_handler_have_several_in_hand(router: Router) -> None:
+async def test_concurrency_lets_a_plain_handler_have_several_in_hand(phx_peer: Peer, router: Router) -> None:
     together = threading.Barrier(4, timeout=5)
     reports = Reports()
     router.add(lambda message: together.wait(), "n", concurrency=4)
     with ThreadPoolExecutor(4) as executor:
-        async with joined(router=router, executor=executor, on_handler_error=reports) as (channel, wire, _):
-            await wire.burst(*numbers(4))
-            await until(lambda: channel.client.stats.delivered == 4)
-            await settled(channel.client)
+        async with on_asyncio(phx_peer, router=router, executor=executor, on_handler_error=reports) as channel:
+            send_numbers(phx_peer, 4)
+            await all_handled(phx_peer, channel)
     assert reports.all == []
 
 
-async def test_plain_handlers_get_their_messages_in_batches(router: Router) -> None:
+async def test_plain_handlers_get_their_messages_in_batches(phx_peer: Peer, router: Router) -> None:
     class Counting(Executor):
         def __init__(self) -> None:
             self.jobs = 0
@@ -244,12 +250,11 @@ async def test_plain_handlers_get_their_messages_in_batches(router: Router) -> N
 
     seen, counting = Seen(), Counting()
     router.add(lambda message: seen(message.payload), "n")
-    async with joined(router=router, executor=counting) as (channel, wire, _):
-        await wire.burst(*numbers(1000))
-        await until(lambda: len(seen) == 1000)
-        await settled(channel.client)
-        assert seen.items == list(range(1000))
-        assert counting.jobs < 100
+    async with on_asyncio(phx_peer, router=router, executor=counting) as channel:
+        send_numbers(phx_peer, 300)
+        await all_handled(phx_peer, channel)
+        assert seen.items == list(range(300))
+        assert counting.jobs < 30
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------
@@ -303,7 +308,7 @@ async def cancels_itself(message: Message[Any]) -> None:
     ],
 )
 async def test_what_a_handler_raises_is_reported_with_its_message_and_harms_nobody(
-    handler: Any, error: str, concurrency: int, router: Router
+    handler: Any, error: str, concurrency: int, phx_peer: Peer, router: Router
 ) -> None:
     reports, other = Reports(), Seen()
 
@@ -312,11 +317,10 @@ async def test_what_a_handler_raises_is_reported_with_its_message_and_harms_nobo
 
     router.add(handler, "n", concurrency=concurrency)
     router.add(unaffected, "n", concurrency=2)
-    async with joined(router=router, on_handler_error=reports) as (channel, wire, _):
-        await wire.burst(*numbers(5))
-        await wire.burst(*numbers(5))
-        await until(lambda: channel.client.stats.delivered == 10)
-        await settled(channel.client)
+    async with on_asyncio(phx_peer, router=router, on_handler_error=reports) as channel:
+        send_numbers(phx_peer, 5)
+        send_numbers(phx_peer, 5)
+        await all_handled(phx_peer, channel)
         assert reports.told() == [(handler.__name__, 1, error)] * 2
         if handler is not cancels_itself or concurrency > 1:  # it took the message's other handlers with it
             assert sorted(other.items) == sorted([*range(5)] * 2)
@@ -342,12 +346,12 @@ def plainly_stops_iteration(message: Message[Any]) -> None:
     ],
 )
 async def test_fail_fast_ends_the_client_with_the_handlers_error(
-    handler: Any, error: type[Exception], router: Router, caplog: pytest.LogCaptureFixture
+    handler: Any, error: type[Exception], phx_peer: Peer, router: Router, caplog: pytest.LogCaptureFixture
 ) -> None:
     router.add(handler, "n")
-    async with joined(router=router, fail_fast=True) as (channel, wire, _), channel.messages() as messages:
+    async with on_asyncio(phx_peer, router=router, fail_fast=True) as channel, channel.messages() as messages:
         running = asyncio.create_task(channel.client.run())
-        await wire.push(TOPIC, "n", 1)
+        phx_peer.push(TOPIC, "n", 1)
         with pytest.raises(error):
             await running
         assert channel.client.state is SocketState.CLOSED
@@ -355,11 +359,11 @@ async def test_fail_fast_ends_the_client_with_the_handlers_error(
         assert (await anext(messages)).payload == 1
         with pytest.raises(error):
             await anext(messages)
-        await wire.gone.wait()
+        assert not phx_peer.connected
         assert "failed on event" in caplog.text
 
 
-async def test_fail_fast_takes_the_first_error(router: Router) -> None:
+async def test_fail_fast_takes_the_first_error(phx_peer: Peer, router: Router) -> None:
     go_on = asyncio.Event()
 
     async def late(message: Message[Any]) -> None:
@@ -370,25 +374,24 @@ async def test_fail_fast_takes_the_first_error(router: Router) -> None:
 
     router.add(late, "n", concurrency=2)
     router.add(fails, "n")
-    async with joined(router=router, fail_fast=True) as (channel, wire, _):
-        await wire.push(TOPIC, "n", 1)
+    async with on_asyncio(phx_peer, router=router, fail_fast=True) as channel:
+        phx_peer.push(TOPIC, "n", 1)
         with pytest.raises(ValueError, match="one"):
             await channel.client.run()
 
 
-async def test_an_executor_that_is_shut_down_is_reported_for_each_message(router: Router) -> None:
+async def test_an_executor_that_is_shut_down_is_reported_for_each_message(phx_peer: Peer, router: Router) -> None:
     reports = Reports()
     executor = ThreadPoolExecutor()
     executor.shutdown()
     router.add(plainly_fails, "n")
-    async with joined(router=router, executor=executor, on_handler_error=reports) as (channel, wire, _):
-        await wire.send(*numbers(3))
-        await until(lambda: channel.client.stats.delivered == 3)
-        await settled(channel.client)
+    async with on_asyncio(phx_peer, router=router, executor=executor, on_handler_error=reports) as channel:
+        send_numbers(phx_peer, 3)
+        await all_handled(phx_peer, channel)
         assert reports.told() == [("plainly_fails", number, "RuntimeError") for number in range(3)]
 
 
-async def test_jobs_that_an_executor_cancels_are_reported_too(router: Router) -> None:
+async def test_jobs_that_an_executor_cancels_are_reported_too(phx_peer: Peer, router: Router) -> None:
     class Cancelling(Executor):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
             future: Future[Any] = Future()
@@ -397,35 +400,32 @@ async def test_jobs_that_an_executor_cancels_are_reported_too(router: Router) ->
 
     reports = Reports()
     router.add(plainly_fails, "n")
-    async with joined(router=router, executor=Cancelling(), on_handler_error=reports) as (channel, wire, _):
-        await wire.send(*numbers(3))
-        await until(lambda: channel.client.stats.delivered == 3)
-        await settled(channel.client)
+    async with on_asyncio(phx_peer, router=router, executor=Cancelling(), on_handler_error=reports) as channel:
+        send_numbers(phx_peer, 3)
+        await all_handled(phx_peer, channel)
         assert reports.told() == [("plainly_fails", number, "CancelledError") for number in range(3)]
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
 async def test_a_handler_whose_task_is_cancelled_by_somebody_is_reported_and_the_rest_handled(
-    concurrency: int, router: Router
+    concurrency: int, phx_peer: Peer, router: Router
 ) -> None:
     reports, seen = Reports(), Seen()
-    tasks: list[Any] = []
+    at_work = asyncio.get_running_loop().create_future()
 
     async def work(message: Message[Any]) -> None:
         if message.payload == 0:
-            tasks.append(asyncio.current_task())
+            at_work.set_result(asyncio.current_task())
             await asyncio.Event().wait()
         seen(message.payload)
 
     router.add(work, "n", concurrency=concurrency)
-    async with joined(router=router, on_handler_error=reports) as (channel, wire, _):
-        await wire.burst(*numbers(300))
-        await until(lambda: tasks)
-        tasks[0].cancel()
-        await until(lambda: len(seen) == 299 and reports.all)
+    async with on_asyncio(phx_peer, router=router, on_handler_error=reports) as channel:
+        send_numbers(phx_peer, 300)
+        (await at_work).cancel()
+        await all_handled(phx_peer, channel)
         assert seen.items == list(range(1, 300))
         assert reports.told() == [("work", 0, "CancelledError")]
-        await settled(channel.client)
 
 
 # ---- a flood, and back-pressure -------------------------------------------------------------------------------------
@@ -457,13 +457,12 @@ async def test_a_flood_against_a_slow_concurrent_handler_pauses_reading_and_lose
         wire.answers_heartbeats = True
         go_on.set()
         await sending
-        await until(lambda: len(seen) == 2000)
-        await settled(client)
+        await until(lambda: len(seen) == 2000 and client.stats.backlog == 0)
         assert sorted(seen.items) == list(range(2000))
         assert client.stats.reconnects == 0
 
 
-async def test_close_lets_plain_handlers_finish_too(router: Router) -> None:
+async def test_close_lets_plain_handlers_finish_too(phx_peer: Peer, router: Router) -> None:
     seen = Seen()
     entered, go_on = threading.Event(), threading.Event()
 
@@ -473,20 +472,17 @@ async def test_close_lets_plain_handlers_finish_too(router: Router) -> None:
         seen(message.payload)
 
     router.add(work, "n")
-    async with joined(router=router) as (channel, wire, _):
-        await wire.burst(*numbers(600))
-        await until(lambda: channel.client.stats.delivered == 600)
+    async with on_asyncio(phx_peer, router=router) as channel:
+        send_numbers(phx_peer, 600)
         await until(entered.is_set)
-        closing = asyncio.create_task(channel.client.close())
-        await turns()
+        channel.client.stop()
         go_on.set()
-        await wire.let_go()
-        await closing
+        await channel.client.wait_closed()
         assert seen.items == list(range(600))
         assert channel.client.stats.backlog == 0
 
 
-async def test_abort_does_not_wait_for_plain_handlers(router: Router) -> None:
+async def test_abort_does_not_wait_for_plain_handlers(phx_peer: Peer, router: Router) -> None:
     entered, go_on = threading.Event(), threading.Event()
 
     def work(message: Message[Any]) -> None:
@@ -494,24 +490,25 @@ async def test_abort_does_not_wait_for_plain_handlers(router: Router) -> None:
         go_on.wait(5)
 
     router.add(work, "n")
-    async with joined(router=router) as (channel, wire, _):
-        await wire.send(*numbers(3))
+    async with on_asyncio(phx_peer, router=router) as channel:
+        send_numbers(phx_peer, 3)
         await until(entered.is_set)
         await channel.client.abort()
         assert not go_on.is_set()
         go_on.set()
 
 
-async def test_the_counters_add_up_with_every_kind_of_consumer(router: Router) -> None:
+async def test_the_counters_add_up_with_every_kind_of_consumer(phx_peer: Peer, router: Router) -> None:
     seen = Seen()
     for handler in (async_handler(seen), suspending_handler(seen), plain_handler(seen)):
         router.add(handler, "n")
         router.add(handler, "n", concurrency=3)
-    async with joined(router=router) as (channel, wire, _), channel.stream() as stream:
-        await wire.burst(*numbers(100), push(TOPIC, "m"))
-        await until(lambda: len(seen) == 600)
+    async with on_asyncio(phx_peer, router=router) as channel, channel.stream() as stream:
+        send_numbers(phx_peer, 100)
+        phx_peer.push(TOPIC, "m")
         read = [await anext(stream) for _ in range(101)]
         assert len(read) == 101
-        await settled(channel.client)
+        await all_handled(phx_peer, channel)
+        assert len(seen) == 600
         stats = channel.client.stats
         assert (stats.received, stats.delivered, stats.handled, stats.unhandled) == (102, 101, 101, 0)
