@@ -288,6 +288,13 @@ def test_a_client_that_speaks_the_older_version_is_answered_in_it() -> None:
         assert "(vsn 1.0.0)" in str(peer.transcript)
 
 
+def test_how_a_client_ended_is_told_by_the_code_of_its_close_frame() -> None:
+    with Peer() as peer:
+        peer.driver().connect().close()
+        peer.driver().connect().abort()
+        assert [connection.close_code for connection in peer.connections] == [1000, None]
+
+
 def test_garbage_is_dropped_and_the_client_goes_on() -> None:
     with Peer() as peer:
         client = joined(peer)

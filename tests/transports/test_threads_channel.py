@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from peer import push
-from serving_in_thread import LONG, Wire, connected, dial, joined, serving, start, tidy, until
+from in_memory import TOPIC, on_threads
+from serving_in_thread import LONG, Wire, dial, joined, serving, start, tidy, until
 
 from phx_proto.errors import (
     ChannelClosed,
@@ -15,9 +15,8 @@ from phx_proto.errors import (
 )
 from phx_proto.message import Message
 from phx_proto.router import Router
+from phx_transports.testing import Peer
 from phx_transports.threads import Channel
-
-TOPIC = "room:lobby"
 
 
 @pytest.fixture(autouse=True)
@@ -134,16 +133,16 @@ def test_reading_goes_on_while_nothing_can_be_written() -> None:
 # ---- messages one after another -------------------------------------------------------------------------------------
 
 
-def test_who_waits_for_a_message_waits_only_so_long_and_may_go_on() -> None:
-    with joined() as (channel, wire, _), channel.messages(timeout=0.01) as messages:
+def test_who_waits_for_a_message_waits_only_so_long_and_may_go_on(phx_peer: Peer) -> None:
+    with on_threads(phx_peer) as channel, channel.messages(timeout=0.01) as messages:
         with pytest.raises(TimeoutError):
             next(messages)
-        wire.push(TOPIC, "late")
+        phx_peer.push(TOPIC, "late")
         assert messages.next(timeout=LONG).event == "late"
 
 
-def test_a_stream_closed_while_messages_are_on_their_way_owes_nothing() -> None:
-    with joined() as (channel, wire, _):
+def test_a_stream_closed_while_messages_are_on_their_way_owes_nothing(phx_peer: Peer) -> None:
+    with on_threads(phx_peer) as channel:
         entered, go_on = threading.Event(), threading.Event()
 
         @channel.on("n")
@@ -152,27 +151,27 @@ def test_a_stream_closed_while_messages_are_on_their_way_owes_nothing() -> None:
             go_on.wait(LONG)
 
         with channel.messages():
-            wire.send(push(TOPIC, "n"), push(TOPIC, "n"), push(TOPIC, "m"))
+            for event in ("n", "n", "m"):
+                phx_peer.push(TOPIC, event)
             assert entered.wait(LONG)
-            until(lambda: channel.client.stats.delivered == 3)
         go_on.set()
-        until(lambda: channel.client.stats.backlog == 0)
+        phx_peer.settle()
+        assert channel.client.stats.handled == 3
 
 
-def test_an_iterator_gets_its_messages_while_every_thread_is_busy() -> None:
+def test_an_iterator_gets_its_messages_while_every_thread_is_busy(phx_peer: Peer) -> None:
     router = Router()
     go_on = threading.Event()
     router.add(lambda message: go_on.wait(LONG), "block")
-    with connected(router=router) as (client, wire):
-        topics = [f"room:{number}" for number in range(40)]
+    phx_peer.allow_join("busy:*")
+    with on_threads(phx_peer, router=router) as channel:
+        topics = [f"busy:{number}" for number in range(40)]
         for topic in topics:
-            joining = start(client.join, topic)
-            wire.accept()
-            joining.result(LONG)
-        joining = start(client.join, "free")
-        wire.accept()
-        with joining.result(LONG).messages(timeout=LONG) as messages:
-            wire.send(*(push(topic, "block") for topic in topics), push("free", "n", 1))
+            channel.client.join(topic)
+        with channel.messages(timeout=LONG) as messages:
+            for topic in topics:
+                phx_peer.push(topic, "block")
+            phx_peer.push(TOPIC, "n", 1)
             assert next(messages).payload == 1
         go_on.set()
-        until(lambda: client.stats.backlog == 0)
+        phx_peer.settle()

@@ -11,18 +11,8 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import pytest
-from serving_in_thread import (
-    LONG,
-    Flag,
-    connected,
-    dial,
-    embedded,
-    joined,
-    serving,
-    start,
-    tidy,
-    until,
-)
+from in_memory import TOPIC, on_threads
+from serving_in_thread import LONG, Flag, connected, embedded, start, tidy, until
 
 from phx_proto.errors import (
     ChannelClosed,
@@ -34,6 +24,7 @@ from phx_proto.message import Message
 from phx_proto.router import Router
 from phx_proto.states import SocketState
 from phx_transports.asyncio.server import Refuse, Server, ServerChannel, on
+from phx_transports.testing import Peer
 from phx_transports.threads import Client, connect
 
 T = TypeVar("T")
@@ -85,8 +76,10 @@ def test_many_threads_push_at_once_and_each_gets_its_own_reply() -> None:
 # ---- lost and found -------------------------------------------------------------------------------------------------
 
 
-def test_a_log_that_uses_the_client_does_not_stand_in_its_own_way(caplog: pytest.LogCaptureFixture) -> None:
-    with joined() as (channel, wire, _):
+def test_a_log_that_uses_the_client_does_not_stand_in_its_own_way(
+    phx_peer: Peer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with on_threads(phx_peer) as channel:
 
         class Shipping(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
@@ -95,8 +88,8 @@ def test_a_log_that_uses_the_client_does_not_stand_in_its_own_way(caplog: pytest
         handler = Shipping()
         logging.getLogger("phx_transports").addHandler(handler)
         try:
-            wire.send("nonsense")
-            assert "was dropped" in wire.expect("log").payload
+            phx_peer.send_raw("nonsense")
+            assert "was dropped" in phx_peer.expect_push(TOPIC, "log").wait().payload
         finally:
             logging.getLogger("phx_transports").removeHandler(handler)
 
@@ -104,18 +97,18 @@ def test_a_log_that_uses_the_client_does_not_stand_in_its_own_way(caplog: pytest
 # ---- ping and events ------------------------------------------------------------------------------------------------
 
 
-def test_who_waits_for_an_event_waits_only_so_long_and_may_go_on() -> None:
-    with connected() as (client, wire), client.events(timeout=0.01) as events:
+def test_who_waits_for_an_event_waits_only_so_long_and_may_go_on(phx_peer: Peer) -> None:
+    with connect(phx_peer.url, transport=phx_peer) as client, client.events(timeout=0.01) as events:
         with pytest.raises(TimeoutError):
             next(events)
-        wire.send("nonsense")
+        phx_peer.send_raw("nonsense")
         assert isinstance(events.next(timeout=LONG), BadFrame)
 
 
 # ---- closing --------------------------------------------------------------------------------------------------------
 
 
-def test_close_drops_the_connection_at_the_drain_timeout_and_leaves_the_handler_alone() -> None:
+def test_close_drops_the_connection_at_the_drain_timeout_and_leaves_the_handler_alone(phx_peer: Peer) -> None:
     router = Router()
     entered, go_on = Flag(), Flag()
 
@@ -124,29 +117,27 @@ def test_close_drops_the_connection_at_the_drain_timeout_and_leaves_the_handler_
         entered.set()
         go_on.wait()
 
-    with joined(router=router, drain_timeout=0.05) as (channel, wire, _):
-        wire.push("room:lobby", "work")
+    with on_threads(phx_peer, router=router, drain_timeout=3.0) as channel:
+        phx_peer.push(TOPIC, "work")
         entered.wait()
-        channel.client.close()
-        assert wire.ended() is None
+        channel.client.stop()
+        phx_peer.clock.advance(3)
+        channel.client.wait_closed()
+        assert phx_peer.connections[0].close_code is None
         go_on.set()
 
 
-def test_close_by_several_and_abort_after_it_do_nothing_more() -> None:
-    with connected() as (client, wire):
-        for closing in [start(client.close) for _ in range(3)]:
-            closing.result(LONG)
-        client.abort()
-        assert wire.ended() == 1000
+def test_close_by_several_and_abort_after_it_do_nothing_more(phx_peer: Peer) -> None:
+    client = connect(phx_peer.url, transport=phx_peer)
+    for closing in [start(client.close) for _ in range(3)]:
+        closing.result(LONG)
+    client.abort()
+    assert phx_peer.connections[0].close_code == 1000
 
 
-def test_blocked_calls_end_when_the_client_does() -> None:
-    with serving() as peer:
-        client = dial(peer)
-        wire = peer.wire()
-        joining = start(client.join, "room:1")
-        wire.accept()
-        channel = joining.result(LONG)
+def test_blocked_calls_end_when_the_client_does(phx_peer: Peer) -> None:
+    with on_threads(phx_peer) as channel:
+        client = channel.client
         calls: list[Future[Any]] = [
             start(channel.push, "slow", timeout=math.inf),
             start(client.join, "room:2", timeout=math.inf),
@@ -156,29 +147,27 @@ def test_blocked_calls_end_when_the_client_does() -> None:
         ]
         with channel.messages() as messages, client.events() as events:
             calls += [start(list[Any], messages), start(list[Any], events)]
-            frames = [wire.receive(), wire.receive()]
-            assert {frame.event for frame in frames} == {"slow", "phx_join"}
+            phx_peer.expect_push(TOPIC, "slow").wait()
+            phx_peer.expect_join("room:2").wait()
             client.abort()
             ends = [type(call.exception(LONG)) for call in calls]
         assert ends == [PushLost, ConnectionClosed, ChannelClosed] + [type(None)] * 4
 
 
-def test_a_blocked_wait_for_the_connection_ends_when_the_client_does() -> None:
-    with serving() as peer:
-        client = dial(peer)
-        peer.refuse(lambda: (503, ""))
-        peer.wire().cut()
-        until(lambda: client.state is SocketState.WAITING)
-        with pytest.raises(TimeoutError):
-            client.wait_connected(timeout=0.01)
-        waiting = start(client.wait_connected)
-        client.close()
-        with pytest.raises(ConnectionClosed):
-            waiting.result(LONG)
+def test_a_blocked_wait_for_the_connection_ends_when_the_client_does(phx_peer: Peer) -> None:
+    client = connect(phx_peer.url, transport=phx_peer)
+    phx_peer.cut()
+    assert client.state is SocketState.WAITING
+    with pytest.raises(TimeoutError):
+        client.wait_connected(timeout=0.01)
+    waiting = start(client.wait_connected)
+    client.close()
+    with pytest.raises(ConnectionClosed):
+        waiting.result(LONG)
 
 
-def test_who_waits_for_the_end_waits_only_so_long() -> None:
-    with connected() as (client, _):
+def test_who_waits_for_the_end_waits_only_so_long(phx_peer: Peer) -> None:
+    with connect(phx_peer.url, transport=phx_peer) as client:
         with pytest.raises(TimeoutError):
             client.wait_closed(timeout=0.01)
         assert client.state is SocketState.OPEN
@@ -214,7 +203,7 @@ def test_a_signal_closes_what_runs_and_the_handlers_before_come_back() -> None:
 
 
 def test_a_client_that_is_closed_is_forgotten() -> None:
-    with connected() as (client, _):
+    with connected() as (client, _):  # not a peer: that remembers its clients
         client.close()
         gone: weakref.ref[Client] = weakref.ref(client)
     del client, _

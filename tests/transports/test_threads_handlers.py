@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_memory import TOPIC, on_threads
 from jobs import write_down
 from peer import push
 from serving_in_thread import LONG, Flag, joined, start, tidy, until
@@ -17,10 +18,9 @@ from phx_proto.message import Message
 from phx_proto.router import Router
 from phx_proto.states import SocketState
 from phx_transports.reports import HandlerError
-from phx_transports.threads import Channel, Client
+from phx_transports.testing import Peer
+from phx_transports.threads import Channel
 from phx_transports.threads.crew import Crew
-
-TOPIC = "room:lobby"
 
 
 @pytest.fixture(autouse=True)
@@ -58,51 +58,52 @@ class Reports:
         ]
 
 
-def numbers(count: int, topic: str = TOPIC) -> list[str]:
-    return [push(topic, "n", number) for number in range(count)]
+def send_numbers(peer: Peer, count: int) -> None:
+    for number in range(count):
+        peer.push(TOPIC, "n", number)
 
 
-def settled(client: Client, delivered: int) -> None:
-    """All that was received is handled, and the counters say so."""
-    until(lambda: client.stats.delivered == delivered)
-    until(lambda: client.stats.backlog == 0)
-    stats = client.stats
-    assert (stats.handled, stats.dropped) == (delivered, 0)
+def all_handled(peer: Peer, channel: Channel) -> None:
+    """What was sent has come and is handled, and the counters say so."""
+    peer.settle()
+    stats = channel.client.stats
+    assert (stats.handled, stats.dropped) == (stats.delivered, 0)
 
 
 # ---- who is called, and where ---------------------------------------------------------------------------------------
 
 
-def test_handlers_run_on_threads_of_the_clients_own(router: Router) -> None:
+def test_handlers_run_on_threads_of_the_clients_own(phx_peer: Peer, router: Router) -> None:
     names: list[str] = []
     router.add(lambda message: names.append(threading.current_thread().name), "n")
-    with joined(router=router) as (_, wire, _):
-        wire.push(TOPIC, "n")
-        until(lambda: names)
+    with on_threads(phx_peer, router=router):
+        phx_peer.push(TOPIC, "n")
+        phx_peer.settle()
         assert names[0].startswith("phx-handler")
 
 
-def test_handlers_run_in_the_users_executor_which_is_left_running(router: Router) -> None:
+def test_handlers_run_in_the_users_executor_which_is_left_running(phx_peer: Peer, router: Router) -> None:
     names: list[str] = []
     router.add(lambda message: names.append(threading.current_thread().name), "n")
     with ThreadPoolExecutor(thread_name_prefix="users") as pool:
-        with joined(router=router, executor=pool) as (_, wire, _):
-            wire.push(TOPIC, "n")
-            until(lambda: names)
+        with on_threads(phx_peer, router=router, executor=pool):
+            phx_peer.push(TOPIC, "n")
+            phx_peer.settle()
         assert names[0].startswith("users")
         assert pool.submit(int).result() == 0
 
 
-def test_handlers_may_run_in_other_processes(router: Router, tmp_path: Path) -> None:
+def test_handlers_may_run_in_other_processes(phx_peer: Peer, router: Router, tmp_path: Path) -> None:
     file, reports = tmp_path / "seen", Reports()
     router.add(write_down, "n")
     # Forking a process that has threads is what Python warns of.
     with (
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
-        joined(router=router, executor=pool, on_handler_error=reports) as (channel, wire, _),
+        on_threads(phx_peer, router=router, executor=pool, on_handler_error=reports) as channel,
     ):
-        wire.send(*(push(TOPIC, "n", {"n": number, "file": str(file)}) for number in range(4)))
-        settled(channel.client, 4)
+        for number in range(4):
+            phx_peer.push(TOPIC, "n", {"n": number, "file": str(file)})
+        all_handled(phx_peer, channel)
     lines = [line.split() for line in file.read_text().splitlines()]
     assert [number for number, _ in lines] == ["0", "1", "2", "3"]
     assert str(threading.get_native_id()) not in {process for _, process in lines}
@@ -114,14 +115,14 @@ def test_handlers_may_run_in_other_processes(router: Router, tmp_path: Path) -> 
 
 
 def test_concurrency_lets_a_handler_have_several_in_hand_and_not_more(
-    router: Router, executor: Executor | None
+    phx_peer: Peer, router: Router, executor: Executor | None
 ) -> None:
     together = threading.Barrier(4, timeout=LONG)
     reports = Reports()
     router.add(lambda message: together.wait(), "n", concurrency=4)
-    with joined(router=router, executor=executor, on_handler_error=reports) as (channel, wire, _):
-        wire.send(*numbers(8))
-        settled(channel.client, 8)
+    with on_threads(phx_peer, router=router, executor=executor, on_handler_error=reports) as channel:
+        send_numbers(phx_peer, 8)
+        all_handled(phx_peer, channel)
     assert reports.all == []
 
 
@@ -149,10 +150,10 @@ def test_a_topic_goes_on_while_the_last_work_of_another_is_held(router: Router, 
         wire.send(push(TOPIC, "n", 1))
         until(lambda: seen == [0, 1])
         go_on.set()
-        settled(channel.client, 3)
+        until(lambda: channel.client.stats.handled == 3)
 
 
-def test_an_executor_gets_messages_in_batches(router: Router) -> None:
+def test_an_executor_gets_messages_in_batches(phx_peer: Peer, router: Router) -> None:
     class Counting(ThreadPoolExecutor):
         jobs = 0
 
@@ -162,15 +163,14 @@ def test_an_executor_gets_messages_in_batches(router: Router) -> None:
 
     seen: list[Any] = []
     router.add(lambda message: seen.append(message.payload), "n")
-    with Counting(1) as counting, joined(router=router, executor=counting) as (channel, wire, _):
+    with Counting(1) as counting, on_threads(phx_peer, router=router, executor=counting) as channel:
         blocking = Flag()
         counting.submit(blocking.wait)
-        wire.send(*numbers(900))
-        until(lambda: channel.client.stats.delivered == 900)
+        send_numbers(phx_peer, 300)
         blocking.set()
-        settled(channel.client, 900)
-        assert seen == list(range(900))
-        assert counting.jobs < 100
+        all_handled(phx_peer, channel)
+        assert seen == list(range(300))
+        assert counting.jobs < 30
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------
@@ -187,42 +187,43 @@ def awaits(message: Message[Any]) -> Any:
 
 @pytest.mark.parametrize("concurrency", [1, 2])
 def test_what_awaits_is_reported_with_its_message_and_harms_nobody(
-    concurrency: int, router: Router, executor: Executor | None
+    concurrency: int, phx_peer: Peer, router: Router, executor: Executor | None
 ) -> None:
     reports, other = Reports(), list[Any]()
     router.add(awaits, "n", concurrency=concurrency)
     router.add(lambda message: other.append(message.payload), "n")
-    with joined(router=router, executor=executor, on_handler_error=reports) as (channel, wire, _):
-        wire.send(*numbers(5), *numbers(5))
-        settled(channel.client, 10)
+    with on_threads(phx_peer, router=router, executor=executor, on_handler_error=reports) as channel:
+        send_numbers(phx_peer, 5)
+        send_numbers(phx_peer, 5)
+        all_handled(phx_peer, channel)
         assert reports.told() == [("awaits", 1, "TypeError")] * 2
         assert other == [*range(5), *range(5)]
         assert channel.client.state is SocketState.OPEN
 
 
-def test_a_coroutine_function_registered_too_late_to_be_refused_is_reported(router: Router) -> None:
+def test_a_coroutine_function_registered_too_late_to_be_refused_is_reported(phx_peer: Peer, router: Router) -> None:
     async def hear(message: Message[Any]) -> None: ...
 
     reports = Reports()
-    with joined(router=router, on_handler_error=reports) as (channel, wire, _):
+    with on_threads(phx_peer, router=router, on_handler_error=reports) as channel:
         router.add(hear, "n")
-        wire.push(TOPIC, "n")
-        settled(channel.client, 1)
+        phx_peer.push(TOPIC, "n")
+        all_handled(phx_peer, channel)
         assert "threads await nothing" in str(reports.all[0].error)
 
 
-def test_an_executor_that_is_shut_down_is_reported_for_each_message(router: Router) -> None:
+def test_an_executor_that_is_shut_down_is_reported_for_each_message(phx_peer: Peer, router: Router) -> None:
     reports = Reports()
     pool = ThreadPoolExecutor()
     pool.shutdown()
     router.add(fails, "n")
-    with joined(router=router, executor=pool, on_handler_error=reports) as (channel, wire, _):
-        wire.send(*numbers(3))
-        settled(channel.client, 3)
+    with on_threads(phx_peer, router=router, executor=pool, on_handler_error=reports) as channel:
+        send_numbers(phx_peer, 3)
+        all_handled(phx_peer, channel)
         assert reports.told() == [("fails", number, "RuntimeError") for number in range(3)]
 
 
-def test_jobs_that_an_executor_cancels_are_reported_too(router: Router) -> None:
+def test_jobs_that_an_executor_cancels_are_reported_too(phx_peer: Peer, router: Router) -> None:
     class Cancelling(Executor):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
             future: Future[Any] = Future()
@@ -231,9 +232,9 @@ def test_jobs_that_an_executor_cancels_are_reported_too(router: Router) -> None:
 
     reports = Reports()
     router.add(fails, "n")
-    with joined(router=router, executor=Cancelling(), on_handler_error=reports) as (channel, wire, _):
-        wire.send(*numbers(3))
-        settled(channel.client, 3)
+    with on_threads(phx_peer, router=router, executor=Cancelling(), on_handler_error=reports) as channel:
+        send_numbers(phx_peer, 3)
+        all_handled(phx_peer, channel)
         assert reports.told() == [("fails", number, "CancelledError") for number in range(3)]
 
 
