@@ -64,6 +64,7 @@ def test_a_policy_spreads_the_waits_of_its_schedule(seed: int) -> None:
     expected = POLICY.schedule.delay(1, Random(seed))
     assert POLICY.after_close(None, 1, Random(seed)) == expected < 4
     assert POLICY.after_failure(ConnectError("down"), at(1, LATER), Random(seed)) == expected
+    assert POLICY.after_refusal(503, {}, at(1, LATER), Random(seed)) == expected
 
 
 def test_a_schedule_without_steps_is_refused() -> None:
@@ -163,6 +164,13 @@ def test_retry_after_is_never_undercut(status: int, seed: int) -> None:
     wait = POLICY.after_refusal(status, {"retry-after": "7"}, FIRST, Random(seed))
     assert wait is not None
     assert 7 <= wait <= 10.5
+
+
+def test_a_fleet_that_was_told_when_to_retry_does_not_come_back_at_one_moment() -> None:
+    rng = Random(1)
+    waits = [POLICY.after_refusal(429, {"retry-after": "100"}, FIRST, rng) or 0 for _ in range(1000)]
+    assert min(waits) < 101
+    assert max(waits) > 149
 
 
 def test_retry_after_does_not_make_a_final_refusal_retried() -> None:

@@ -224,6 +224,16 @@ def test_waits_are_spread_downward_by_the_random_source() -> None:
         talk.advance(wait)
 
 
+def test_waits_after_a_refused_handshake_are_spread_too() -> None:
+    expected = Random(7)
+    talk = dialling(rng=Random(7))
+    for step in STEPS:
+        talk.link.refused(503, {}, b"", talk.now)
+        wait = talk.event(ConnectFailed).retry_in
+        assert wait == max(expected.uniform(step / 2, step), expected.uniform(0, 0))
+        talk.advance(wait)
+
+
 def test_an_attempt_is_dropped_when_it_takes_too_long() -> None:
     talk = dialling()
     link = talk.link

@@ -107,7 +107,7 @@ def test_no_secret_is_shown_whatever_happens(renewable: bool) -> None:
 def test_no_command_shows_what_it_carries() -> None:
     talk = Conversation().connect()
     commands = [
-        OpenTransport(talk.link, f"ws://localhost/socket?token={SECRET}", (SECRET,), (("x", SECRET),)),
+        OpenTransport(talk.link, f"ws://localhost/socket?token={SECRET}?x", (SECRET,), (("x", SECRET),)),
         SendText(talk.link, SECRET),
         SendBinary(talk.link, SECRET.encode()),
         CloseTransport(talk.link, 1000, ""),

@@ -64,41 +64,47 @@ def test_the_url_is_the_mount_of_a_socket(url: str, opened: str) -> None:
     assert endpoint.request("2.0.0").url.partition("?")[0] == opened
 
 
+SCHEME = "the URL must begin with ws://, wss://, http:// or https://"
+HOST = "the URL has no valid host: it looks like wss://host:4000/socket"
+PLACE = "the URL's host or port is not valid: it looks like wss://host:4000/socket"
+FRAGMENT = "the URL has a fragment (#…), which no server ever sees: remove it, or write # as %23"
+USER = "the URL holds a user or password, which would end up in logs: send an authorization header instead"
+BLANK = "the URL holds whitespace or control characters: remove or percent-encode them"
+
+
 @pytest.mark.parametrize(
     ("url", "advice"),
     [
-        ("", "must begin with ws://"),
-        ("host/socket", "must begin with ws://"),
-        ("host:4000/socket", "must begin with ws://"),
-        ("ftp://host/socket", "must begin with ws://"),
-        ("ws:///socket", "no valid host"),
-        ("ws://:4000/socket", "no valid host"),
-        ("ws://a%2fb/socket", "no valid host"),
-        ("ws://a\\b/socket", "no valid host"),
-        ("ws://a..b/socket", "host or port is not valid"),
-        ("ws://[::1/socket", "host or port is not valid"),
-        ("ws://host:65536/socket", "host or port is not valid"),
-        ("ws://host:port/socket", "host or port is not valid"),
-        ("ws://host:-1/socket", "host or port is not valid"),
-        ("ws://host:0/socket", "port is 0"),
-        ("ws://host/socket#part", "fragment"),
-        ("ws://host/socket#", "fragment"),
-        ("ws://user:s3cr3t@host/socket", "authorization header"),
-        ("ws://s3cr3t@host/socket", "authorization header"),
-        (" ws://host/socket", "whitespace"),
-        ("ws://host/so cket", "whitespace"),
-        ("ws://host/socket\n", "whitespace"),
-        ("ws://ho\tst/socket", "whitespace"),
-        ("ws://host/socket?a=\x00", "control"),
-        ("ws://host/socket?a=\x7f", "control"),
-        ("ws://host/socket?a=\ud800", "control"),
-        ("ws://host/socket\u2028", "whitespace"),
+        ("", SCHEME),
+        ("host/socket", SCHEME),
+        ("host:4000/socket", SCHEME),
+        ("ftp://host/socket", SCHEME),
+        ("ws:///socket", HOST),
+        ("ws://:4000/socket", HOST),
+        ("ws://a%2fb/socket", HOST),
+        ("ws://a\\b/socket", HOST),
+        ("ws://a..b/socket", PLACE),
+        ("ws://[::1/socket", PLACE),
+        ("ws://host:65536/socket", PLACE),
+        ("ws://host:port/socket", PLACE),
+        ("ws://host:-1/socket", PLACE),
+        ("ws://host:0/socket", "the URL's port is 0, to which nobody can connect"),
+        ("ws://host/socket#part", FRAGMENT),
+        ("ws://host/socket#", FRAGMENT),
+        ("ws://user:s3cr3t@host/socket", USER),
+        ("ws://s3cr3t@host/socket", USER),
+        (" ws://host/socket", BLANK),
+        ("ws://host/so cket", BLANK),
+        ("ws://host/socket\n", BLANK),
+        ("ws://ho\tst/socket", BLANK),
+        ("ws://host/socket?a=\x00", BLANK),
+        ("ws://host/socket?a=\x7f", BLANK),
+        ("ws://host/socket?a=\ud800", BLANK),
+        ("ws://host/socket\u2028", BLANK),
     ],
 )
 def test_a_url_that_cannot_be_is_refused_with_advice(url: str, advice: str) -> None:
-    text = problem(url)
-    assert advice in text
-    assert SECRET not in text
+    assert problem(url) == advice
 
 
 # ---- params
@@ -114,6 +120,7 @@ def test_a_url_that_cannot_be_is_refused_with_advice(url: str, advice: str) -> N
         ({"é": ""}, "%C3%A9="),
         ({"a": 1, "b": -2}, "a=1&b=-2"),
         ({"a": 10**40}, "a=1" + "0" * 40),
+        ({"a": 1 - 10**1000}, "a=-" + "9" * 1000),
         ({"a": 1.5, "b": 1e300}, "a=1.5&b=1e%2B300"),
         ({"a": True, "b": False}, "a=true&b=false"),
         ({"a": None}, "a="),
@@ -165,40 +172,52 @@ def test_the_serializer_decides_the_vsn() -> None:
     assert Endpoint("ws://h/s").request("1.0.0").url == "ws://h/s/websocket?vsn=1.0.0"
 
 
+INSTEAD = "give str, int, float, bool, None, a mapping, or a list of plain values (anything else as JSON text)"
+
+
 @pytest.mark.parametrize(
     ("params", "named"),
     [
-        ({"a": b"s3cr3t"}, "'a' cannot carry bytes"),
-        ({"a": {"b": {1}}}, "'a[b]' cannot carry set"),
-        ({"a": [["s3cr3t"]]}, "'a[]' cannot carry list"),
-        ({"a": [{"b": "s3cr3t"}]}, "'a[]' cannot carry dict"),
-        ({"a": 10**5000}, "'a' cannot carry int"),
-        ({"a": "s3cr3t\ud800"}, "'a' holds a lone surrogate"),
-        ({"\udfff": 1}, "'\\udfff' holds a lone surrogate"),
-        ({1: "s3cr3t"}, "names of params must be str, not int"),
-        ({"a": {None: 1}}, "names of params in 'a' must be str, not NoneType"),
+        ({"a": b"s3cr3t"}, f"param 'a' cannot carry bytes: {INSTEAD}"),
+        ({"a": {"b": {1}}}, f"param 'a[b]' cannot carry set: {INSTEAD}"),
+        ({"a": [["s3cr3t"]]}, f"param 'a[]' cannot carry list: {INSTEAD}"),
+        ({"a": [{"b": "s3cr3t"}]}, f"param 'a[]' cannot carry dict: {INSTEAD}"),
+        ({"a": 10**1000}, f"param 'a' cannot carry int: {INSTEAD}"),
+        ({"a": "s3cr3t\ud800"}, "param 'a' holds a lone surrogate, which is no text"),
+        ({"\udfff": 1}, "param '\\udfff' holds a lone surrogate, which is no text"),
+        ({1: "s3cr3t"}, "the names of params must be str, not int"),
+        ({"a": {None: 1}}, "the names of params in 'a' must be str, not NoneType"),
         (["s3cr3t"], "params must be a mapping, not list"),
         ("s3cr3t", "params must be a mapping, not str"),
     ],
 )
 def test_params_that_cannot_be_sent_are_refused_by_name_and_never_by_value(params: Any, named: str) -> None:
-    text = problem("ws://h/s", params=params)
-    assert named in text
-    assert SECRET not in text
+    assert problem("ws://h/s", params=params) == named
+
+
+TOO_DEEP = "params are nested deeper than 32 levels, or contain themselves"
 
 
 def test_params_that_contain_themselves_are_refused() -> None:
     params: dict[str, Any] = {}
     params["a"] = params
-    assert "contain themselves" in problem("ws://h/s", params=params)
+    assert problem("ws://h/s", params=params) == TOO_DEEP
+
+
+def test_params_may_be_nested_to_a_depth() -> None:
+    params: dict[str, Any] = {"a": 1}
+    for _ in range(31):
+        params = {"a": params}
+    assert query(params) == f"a{31 * '%5Ba%5D'}=1"
+    assert problem("ws://h/s", params={"a": params}) == TOO_DEEP
 
 
 def test_a_request_line_longer_than_servers_take_is_refused() -> None:
     around = len("GET /s/websocket?a=&vsn=2.0.0 HTTP/1.1\r\n")
     Endpoint("ws://any-host:4000/s", params={"a": "x" * (8000 - around)})
-    text = problem("ws://h/s", params={"a": "x" * (8001 - around)})
-    assert "8001 bytes" in text
-    assert "xx" not in text
+    assert problem("ws://h/s", params={"a": "x" * (8001 - around)}) == (
+        "the params make a request line of 8001 bytes, and servers take 8000: send large values as params of a join"
+    )
 
 
 def plug_decoded(text: str) -> dict[str, Any]:
@@ -268,16 +287,14 @@ def test_a_server_reads_the_token_that_was_given(token: str) -> None:
 @pytest.mark.parametrize(
     ("token", "advice"),
     [
-        ("", "give None"),
-        (b"s3cr3t", "must be str, not bytes"),
-        (7, "must be str, not int"),
-        ("s3cr3t\ud800", "lone surrogate"),
+        ("", "auth_token is empty: give None if there is no token"),
+        (b"s3cr3t", "auth_token must be str, not bytes"),
+        (7, "auth_token must be str, not int"),
+        ("s3cr3t\ud800", "auth_token holds a lone surrogate, which is no text"),
     ],
 )
 def test_a_token_that_cannot_be_sent_is_refused(token: Any, advice: str) -> None:
-    text = problem("ws://h/s", auth_token=token)
-    assert advice in text
-    assert SECRET not in text
+    assert problem("ws://h/s", auth_token=token) == advice
 
 
 # ---- headers
@@ -291,27 +308,30 @@ def test_headers_are_sent_as_given(headers: Any) -> None:
     assert address.headers == (("Authorization", "Bearer x"), ("x-a", ""))
 
 
+NO_NAME = "{!r} is no name of a header"
+NOT_PRINTABLE = "the value of header {!r} must be printable ASCII: percent-encode the rest"
+TAKEN = "the header {!r} belongs to the handshake and cannot be given"
+
+
 @pytest.mark.parametrize(
-    ("name", "value", "named"),
+    ("name", "value", "advice"),
     [
-        ("", "x", "no name of a header"),
-        ("a b", "x", "no name of a header"),
-        ("a:", "x", "no name of a header"),
-        ("é", "x", "no name of a header"),
-        ("x-a\n", "x", "no name of a header"),
-        ("x-a", "s3cr3t\r\nx-b: y", "'x-a' must be printable ASCII"),
-        ("x-a", "s3cr3t\n", "'x-a' must be printable ASCII"),
-        ("x-a", "s3cr3té", "'x-a' must be printable ASCII"),
-        ("Host", "x", "belongs to the handshake"),
-        ("upgrade", "x", "belongs to the handshake"),
-        ("Connection", "x", "belongs to the handshake"),
-        ("Sec-WebSocket-Protocol", "x", "belongs to the handshake"),
+        ("", "x", NO_NAME),
+        ("a b", "x", NO_NAME),
+        ("a:", "x", NO_NAME),
+        ("é", "x", NO_NAME),
+        ("x-a\n", "x", NO_NAME),
+        ("x-a", "s3cr3t\r\nx-b: y", NOT_PRINTABLE),
+        ("x-a", "s3cr3t\n", NOT_PRINTABLE),
+        ("x-a", "s3cr3té", NOT_PRINTABLE),
+        ("Host", "x", TAKEN),
+        ("upgrade", "x", TAKEN),
+        ("Connection", "x", TAKEN),
+        ("Sec-WebSocket-Protocol", "x", TAKEN),
     ],
 )
-def test_a_header_that_cannot_be_sent_is_refused(name: str, value: str, named: str) -> None:
-    text = problem("ws://h/s", headers={name: value})
-    assert named in text
-    assert SECRET not in text
+def test_a_header_that_cannot_be_sent_is_refused(name: str, value: str, advice: str) -> None:
+    assert problem("ws://h/s", headers={name: value}) == advice.format(name)
 
 
 # ---- callables

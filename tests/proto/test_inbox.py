@@ -54,6 +54,14 @@ def test_deliveries_are_taken_in_order_and_in_parts() -> None:
     assert parts == [[0, 1], [2, 3], [4], []]
 
 
+def test_a_part_is_of_256_deliveries_where_it_is_not_told() -> None:
+    talk, room = joined()
+    room.on("tick", print)
+    for _ in range(300):
+        talk.serve("room:1", "tick")
+    assert [len(room.inbox.take()) for _ in range(3)] == [256, 44, 0]
+
+
 def test_a_channel_at_work_is_not_runnable_again_until_its_turn_ended() -> None:
     talk, room = joined()
     room.on("tick", print)
@@ -208,12 +216,12 @@ def numbers(taken: list[Any]) -> list[int]:
     return [item.payload["n"] for _, item in taken if isinstance(item, Message)]
 
 
-@pytest.mark.parametrize(("drop", "kept"), [(Drop.OLDEST, [3, 4]), (Drop.NEWEST, [0, 1])])
+@pytest.mark.parametrize(("drop", "kept"), [(Drop.OLDEST, [3, 4, 5]), (Drop.NEWEST, [0, 1, 2])])
 def test_a_full_inbox_drops_what_its_bound_says(drop: Drop, kept: list[int]) -> None:
-    talk, room = bounded(2, drop)
-    for number in range(5):
+    talk, room = bounded(3, drop)
+    for number in range(6):
         talk.serve("room:1", "tick", {"n": number})
-    assert talk.proto.stats.backlog == 2
+    assert talk.proto.stats.backlog == 3
     assert numbers(room.inbox.take()) == kept
     assert talk.proto.stats.dropped == 3
 

@@ -291,10 +291,10 @@ def test_no_more_than_the_bound_may_wait_on_all_channels_together() -> None:
     talk, one, two = bounded(2)
     talk.push(one)
     talk.cast(two)
-    with pytest.raises(BufferFull):
-        talk.push(two)
-    with pytest.raises(BufferFull):
-        talk.cast(one)
+    for call, channel in ((talk.push, two), (talk.cast, one)):
+        with pytest.raises(BufferFull) as caught:
+            call(channel)
+        assert vars(caught.value) == {"topic": channel.topic, "limit": 2}
 
 
 def test_a_joined_channel_pushes_whatever_waits_elsewhere() -> None:
@@ -433,7 +433,7 @@ def test_bytes_are_refused_on_a_serializer_without_a_binary_form(state: str) -> 
 def test_a_channel_that_was_never_joined_takes_no_push(call: str) -> None:
     talk = Conversation().connect()
     room = talk.channel("room:1")
-    with pytest.raises(NotJoined):
+    with pytest.raises(NotJoined, match="'room:1'"):
         getattr(room, call)("shout", {}, talk.now)
 
 
@@ -445,6 +445,8 @@ def test_a_channel_that_is_left_or_closed_takes_no_push(end: str, call: str) -> 
     if end == "closed":
         talk.reply(leave)
     talk.sent()
-    with pytest.raises(ChannelClosed):
+    with pytest.raises(ChannelClosed) as caught:
         getattr(room, call)("shout", {}, talk.now)
+    reason = "nothing can be pushed any more; make a new channel and join it"
+    assert vars(caught.value) == {"topic": "room:1", "reason": reason}
     assert talk.sent() == []

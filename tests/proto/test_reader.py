@@ -89,6 +89,7 @@ def test_garbage_is_told_once_in_version_one_too(frame: str | bytes) -> None:
         ('["s3\\"cret', '["…"'),
         ('["s3\\\ncret"', '["…"'),
         ('{"a":"' + "s3cret" * 100 + '"', '{"…":"…"'),
+        ('"' + "s3cret" * 33 + '"s', '"…"'),
         ("{not json", "{not json"),
         ("x" * 300, "x" * 60),
         ("", ""),

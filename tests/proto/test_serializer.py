@@ -264,6 +264,22 @@ def test_the_error_says_what_is_wrong_with_a_frame(frame: str | bytes, problem: 
     assert str(caught.value) == problem
 
 
+@pytest.mark.parametrize(
+    ("frame", "problem"),
+    [
+        ('{"topic":"t","event":"e","payload":{}}', "Object missing required field `ref`"),
+        ('{"topic":5,"event":"e","payload":{},"ref":"2"}', "Expected `str`, got `int` - at `$.topic`"),
+        ('{"topic":"t","event":"e","payload":' + "[" * 100_000, "nested too deeply"),
+        ("\ud800", "not UTF-8"),
+        (b"{}", "a binary frame, which vsn 1.0.0 does not have"),
+    ],
+)
+def test_the_error_says_what_is_wrong_with_a_frame_of_v1(frame: str | bytes, problem: str) -> None:
+    with pytest.raises(InvalidFrame) as caught:
+        V1().decode(frame)
+    assert str(caught.value) == problem
+
+
 frames = st.text() | st.binary() | values.map(json.dumps) | st.text(st.characters())
 
 
@@ -391,6 +407,25 @@ def test_a_server_takes_no_such_frame(server: ServerSerializer, frame: str | byt
     with pytest.raises(InvalidFrame) as caught:
         server.decode(frame)
     assert 0 < len(str(caught.value)) < 100
+
+
+@pytest.mark.parametrize(
+    ("server", "frame", "problem"),
+    [
+        (V2Server(), "[1]", "Expected `array` of at least length 5, got 1"),
+        (V2Server(), "[" * 100_000, "nested too deeply"),
+        (V2Server(), "\ud800", "not UTF-8"),
+        (V1Server(), "{}", "Object missing required field `ref`"),
+        (V1Server(), '{"ref":' + "[" * 100_000, "nested too deeply"),
+        (V1Server(), b"\xff", "not UTF-8"),
+    ],
+)
+def test_the_error_says_what_is_wrong_with_a_request(
+    server: ServerSerializer, frame: str | bytes, problem: str
+) -> None:
+    with pytest.raises(InvalidFrame) as caught:
+        server.decode(frame)
+    assert str(caught.value) == problem
 
 
 @each_server

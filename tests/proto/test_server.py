@@ -343,8 +343,9 @@ def test_a_message_is_finished_once() -> None:
     server.joined("1")
     message = server.message()
     server.finish(message)
-    with pytest.raises(InvalidState, match="finished already"):
+    with pytest.raises(InvalidState) as caught:
         server.finish(message)
+    assert vars(caught.value) == {"call": "finish", "state": "finished already"}
 
 
 def test_a_reply_may_come_after_the_next_one() -> None:

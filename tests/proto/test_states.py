@@ -246,8 +246,10 @@ def test_each_call_and_input_leads_where_it_should(state: SocketState, call: str
         return
     talk.commands(), talk.events(), talk.sent()
     deadline = talk.proto.next_timeout()
-    with pytest.raises(outcome):
+    with pytest.raises(outcome) as caught:
         CALLS[call](talk)
+    told = {"code": None, "reason": "the client was closed"} if outcome is C else {"call": call, "state": state.value}
+    assert vars(caught.value) == told
     assert (talk.proto.state, talk.proto.next_timeout()) == (state, deadline)
     assert (talk.commands(), talk.events(), talk.sent()) == ([], [], [])
 

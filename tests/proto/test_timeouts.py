@@ -1,4 +1,7 @@
-"""A timeout that is no number is refused at the call: as a deadline, NaN would keep every other from being due."""
+"""The timeouts of calls: how long is waited where none is told, and which are refused.
+
+One that is no number is refused at the call: as a deadline, NaN would keep every other from being due.
+"""
 
 import math
 from collections.abc import Callable
@@ -7,7 +10,30 @@ from typing import Any
 import pytest
 from conversation import START, Conversation
 
+from phx_proto.channel import Channel
 from phx_proto.errors import InvalidTimeout
+from phx_proto.events import Closed, LeaveEnded, PushFailed
+
+PATIENT: dict[str, Callable[[Conversation, Channel], object]] = {
+    "push": lambda talk, room: talk.push(room),
+    "leave": lambda talk, room: talk.leave(room),
+    "ping": lambda talk, room: talk.ping(),
+    "drain": lambda talk, room: talk.proto.drain(talk.now),
+}
+
+
+@pytest.mark.parametrize("call", PATIENT)
+def test_a_call_waits_ten_seconds_where_it_is_not_told(call: str) -> None:
+    talk = Conversation().connect()
+    room = talk.joined("room:1")
+    talk.answers_heartbeats = False
+    PATIENT[call](talk, room)
+    ended = []
+    for seconds in (9.999, 0.001):
+        talk.advance(seconds)
+        ended.append(any(isinstance(event, PushFailed | LeaveEnded | Closed) for event in talk.events()))
+    assert ended == [False, True]
+
 
 CALLS: dict[str, Callable[[Conversation, Any], object]] = {
     "connect": lambda talk, timeout: Conversation().proto.connect(START, timeout=timeout),
