@@ -21,6 +21,8 @@ from phx_proto.states import ChannelState
 
 from .errors import NotScripted
 
+__tracebackhide__ = True  # for pytest: a test that fails shows its own lines
+
 
 @dataclass(frozen=True, slots=True)
 class Sent:

@@ -24,6 +24,8 @@ from ..asyncio.crew import is_stopped
 from .channel import FakeChannel
 from .errors import NothingHandled
 
+__tracebackhide__ = True  # for pytest: a test that fails shows its own lines
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

@@ -17,6 +17,8 @@ from .transcript import shown
 if TYPE_CHECKING:
     from .connection import Connection
 
+__tracebackhide__ = True  # for pytest: a test that fails shows its own lines
+
 
 class _Anything:
     """Equals everything."""

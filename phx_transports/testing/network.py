@@ -37,6 +37,8 @@ from .doors import Accept, Door, Fail, Hold, Refuse
 from .errors import CannotPlay
 from .transcript import NOTHING, Entry, Side, Transcript
 
+__tracebackhide__ = True  # for pytest: a test that fails shows its own lines
+
 
 class Network:
     """Every connection of one peer.

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from ..threads.seam import ClientTransport as ThreadsTransport
     from .driver import Driver
 
+__tracebackhide__ = True  # for pytest: a test that fails shows its own lines
+
 #: Where clients of a peer connect to. No such host exists, and none is looked for.
 URL: Final = "ws://peer.test/socket"
 
@@ -421,6 +423,7 @@ class Peer:
         with self._lock:
             if asked.expected:
                 return
+            self._network.say(Side.NOTE, f"nobody answers the {_named(asked)}: the client is ended")
             parts = ["Nobody answered what the client waits for.", *self._surplus(), self._network.account()]
         asked.connection.line.fail(UnexpectedConversation("\n".join(parts)))
 

@@ -53,14 +53,9 @@ def phx_server() -> "Iterator[Callable[..., TestServer]]":
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """Verify the peer of a test that has passed."""
     result = yield
-    peer = item.stash.get(_PEER, None)
-    if peer is not None:
-        from .errors import UnexpectedConversation
-
-        try:
-            peer.verify()
-        except UnexpectedConversation as failure:
-            pytest.fail(str(failure), pytrace=False)  # it says all there is: a traceback shows only the kit's own code
+    failure = _failure_of(item.stash.get(_PEER, None))
+    if failure is not None:
+        pytest.fail(failure, pytrace=False)  # it says all there is: a traceback shows only the kit's own code
     return result
 
 
@@ -76,4 +71,19 @@ def pytest_runtest_makereport(
     return report
 
 
+# ---- private --------------------------------------------------------------------------------------------------------
+
+
 _PEER = pytest.StashKey["Peer"]()
+
+
+def _failure_of(peer: "Peer | None") -> str | None:
+    if peer is None:
+        return None
+    from .errors import UnexpectedConversation
+
+    try:
+        peer.verify()
+    except UnexpectedConversation as failure:
+        return str(failure)
+    return None

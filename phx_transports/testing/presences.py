@@ -6,6 +6,8 @@ from typing import Any, cast
 
 from .errors import CannotPlay
 
+__tracebackhide__ = True  # for pytest: a test that fails shows its own lines
+
 
 class Presences:
     """Keeps every topic's metas by key, so that a test names keys and not refs."""

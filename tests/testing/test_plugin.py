@@ -36,9 +36,10 @@ def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 
 
 def run_here(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    """A run in this process, which is quicker."""
+    """A run in this process, without plugins that would be imported anew: it is quicker."""
+    plugins = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
     return pytester.runpytest_inprocess(
-        "-W", "error", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function", *arguments
+        "-W", "error", *plugins, "-o", "asyncio_default_fixture_loop_scope=function", *arguments
     )
 
 
@@ -71,6 +72,43 @@ def test_what_was_not_expected_fails_the_test_itself(pytester: pytest.Pytester) 
         ]
     )
     result.stdout.no_fnmatch_line("*conversation with phx_peer*")
+    assert str(result.stdout).count("The conversation:") == 1
+
+
+FAILING = """
+    from phx_transports.threads import connect
+
+    def test_push(phx_peer):
+        with connect(phx_peer.url, transport=phx_peer):
+            phx_peer.push("room:lobby", "shout")
+"""
+
+
+def test_a_failure_of_the_kits_shows_the_tests_own_line_and_none_of_the_kits(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(FAILING)
+    result = run_here(pytester)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(['>*phx_peer.push("room:lobby", "shout")', "E   *CannotPlay: The server cannot push*"])
+    result.stdout.no_fnmatch_line("*network.py*")
+
+
+def test_with_full_trace_it_shows_all(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(FAILING)
+    run_here(pytester, "--full-trace").stdout.fnmatch_lines(["*network.py*"])
+
+
+def test_a_client_that_nobody_answers_is_ended_with_a_note(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        from phx_transports.testing import Peer
+        from phx_transports.threads import connect
+
+        def test_join():
+            with Peer(patience=0.01) as peer, connect(peer.url, transport=peer) as client:
+                client.join("room:lobby")
+    """)
+    run_here(pytester).stdout.fnmatch_lines(
+        ['E *note  nobody answers the join of "room:lobby": the client is ended', "E *client  drops the connection"]
+    )
 
 
 def test_a_failing_test_shows_the_conversation(pytester: pytest.Pytester) -> None:
