@@ -36,7 +36,7 @@ class Line(Protocol):
 
     @property
     def backlog(self) -> int:
-        """How many messages the client has received and not yet handled."""
+        """How many messages the client has received, has not handled yet, and still may."""
         ...
 
     def rest(self, timeout: float, /) -> bool:

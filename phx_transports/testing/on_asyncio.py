@@ -36,6 +36,7 @@ class AsyncioLine(Line):
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()  # that resolve params
         self._later: list[asyncio.TimerHandle] = []
+        self._over = False  # the client has ended: what it has not handled it never will
 
     # ---- for the client ----------------------------------------------------------------------------------------------
 
@@ -56,6 +57,7 @@ class AsyncioLine(Line):
 
     async def end(self) -> None:
         """Give up what is under way."""
+        self._over = True
         for handle in self._later:
             handle.cancel()
         for task in self._tasks:
@@ -84,8 +86,8 @@ class AsyncioLine(Line):
 
     @property
     def backlog(self) -> int:
-        """How many messages the client has not handled."""
-        return self._proto.stats.backlog
+        """How many messages the client has not handled, and still may."""
+        return 0 if self._over else self._proto.stats.backlog
 
     def rest(self, timeout: float, /) -> bool:
         """Whether all is handled; no other thread would come to it while this one waits."""

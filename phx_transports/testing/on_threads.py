@@ -47,6 +47,7 @@ class ThreadsLine(Line):
         self._on_crash = on_crash
         self._rest = threading.Condition()
         self._timers: list[threading.Timer] = []
+        self._over = False  # the client has ended: what it has not handled it never will
 
     # ---- for the client ----------------------------------------------------------------------------------------------
 
@@ -68,6 +69,8 @@ class ThreadsLine(Line):
 
     def end(self) -> None:
         """Give up what is under way."""
+        self._over = True
+        self.flush()
         for timer in self._timers:
             timer.cancel()
             if timer is not threading.current_thread():
@@ -96,8 +99,8 @@ class ThreadsLine(Line):
 
     @property
     def backlog(self) -> int:
-        """How many messages the client has not handled."""
-        return self._proto.stats.backlog
+        """How many messages the client has not handled, and still may."""
+        return 0 if self._over else self._proto.stats.backlog
 
     def rest(self, timeout: float) -> bool:
         """Wait until every message is handled; gives whether that is so."""

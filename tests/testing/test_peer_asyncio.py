@@ -179,6 +179,22 @@ async def test_what_is_not_handled_in_time_fails_the_test(phx_peer: Peer) -> Non
     assert str(failure.value).startswith("Messages that arrived are not handled: 1.\nThe conversation:\n")
 
 
+async def test_what_a_client_left_when_it_ended_is_not_waited_for(phx_peer: Peer) -> None:
+    router = Router()
+
+    @router.on("tick")
+    async def hang(message: Message[Any]) -> None:
+        await asyncio.Event().wait()
+
+    phx_peer.allow_join(LOBBY)
+    async with connect(phx_peer.url, transport=phx_peer, router=router) as client:
+        await client.join(LOBBY)
+        phx_peer.push(LOBBY, "tick")
+        phx_peer.push(LOBBY, "tick")
+        await client.abort()
+        await phx_peer.settled(timeout=1)
+
+
 async def test_two_clients_get_a_broadcast(phx_peer: Peer) -> None:
     router, heard = Router(), list[str]()
 

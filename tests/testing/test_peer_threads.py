@@ -151,6 +151,20 @@ def test_what_is_not_handled_in_time_fails_the_test(phx_peer: Peer) -> None:
     assert str(failure.value).startswith("Messages that arrived are not handled: 1.\nThe conversation:\n")
 
 
+def test_what_a_client_left_when_it_ended_is_not_waited_for(phx_peer: Peer) -> None:
+    router = Router()
+
+    @router.on("tick")
+    def fail(message: Message[Any]) -> None:
+        raise KeyError("id")
+
+    client = connect(phx_peer.url, transport=phx_peer, router=router, fail_fast=True)
+    joined(phx_peer, client)
+    phx_peer.push(LOBBY, "tick")
+    phx_peer.settle(timeout=5)
+    assert isinstance(client.error, KeyError)
+
+
 def test_a_client_that_runs_ends_when_it_is_stopped(phx_peer: Peer) -> None:
     client = connect(phx_peer.url, transport=phx_peer)
     joined(phx_peer, client)
