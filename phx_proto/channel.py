@@ -270,6 +270,12 @@ class Channel:
         elif self._pushes is not None:
             self._pushes.cancel(ref)
 
+    def cancel_join(self, ref: str, now: float) -> None:
+        """Give up a join whose answer its caller will not see: if it has come already, the topic is left again."""
+        self.cancel(ref, now)
+        if self.state is not ChannelState.CLOSED:
+            self.leave(now)
+
     # ---- its messages -----------------------------------------------------------------------------------------------
 
     def on(self, event: str, function: Callable[..., Any], *, payload: Any = None, concurrency: int = 1) -> Handler:

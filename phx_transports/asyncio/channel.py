@@ -5,13 +5,14 @@ from math import inf
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from phx_proto.channel import Channel as CoreChannel
-from phx_proto.errors import ChannelClosed, InvalidHandler, PushRejected, PushTimeout
+from phx_proto.errors import ChannelClosed, InvalidHandler, PushTimeout
 from phx_proto.events import ChannelEvent
 from phx_proto.handler import Handler
 from phx_proto.message import Message, Reply
 from phx_proto.presence import Entries, Presence
 from phx_proto.states import ChannelState
 
+from .. import calls
 from ..batches import refuse_to_leave
 from ..lanes import Lane
 from ..queues import everything, messages_only
@@ -71,11 +72,11 @@ class Channel:
             JoinTimeout: It did not answer in time. The channel is closed.
             LocalError: It was joined before, or the params cannot be sent.
         """
-        return await self._client.ask(lambda now: self._core.join(now, timeout=timeout), self._give_up_join)
+        return await self._client.ask(calls.join(self._core, timeout=timeout))
 
     async def leave(self, *, timeout: float = 10.0) -> None:
         """Leave, and wait until the server knows; it is over after `timeout` seconds at the latest."""
-        await self._ask(lambda now: self._core.leave(now, timeout=timeout))
+        await self._client.ask(calls.leave(self._core, timeout=timeout))
 
     async def push(self, event: str, payload: Any = None, *, timeout: float = 10.0, check: bool = True) -> Reply:
         """Send an event and wait for its reply. Before the channel is joined, it waits for that first.
@@ -96,11 +97,7 @@ class Channel:
             LocalError: It cannot be sent: never joined, payload not JSON, buffer full.
         """
         rest = timeout if self._client.writable else await self._wait_writable(event, timeout)
-        body: Any = {} if payload is None else payload
-        reply: Reply = await self._ask(lambda now: self._core.push(event, body, now, timeout=rest))
-        if check and not reply.ok:
-            raise PushRejected(self.topic, event, reply)
-        return reply
+        return await self._client.ask(calls.push(self._core, event, payload, timeout=rest, check=check))
 
     async def cast(self, event: str, payload: Any = None) -> None:
         """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
@@ -198,12 +195,3 @@ class Channel:
         except TimeoutError:
             raise PushTimeout(self.topic, event, timeout, sent=False) from None
         return timeout - (self._client.now() - began)
-
-    def _give_up_join(self, ref: str) -> None:
-        now = self._client.now()
-        self._core.cancel(ref, now)
-        if self._core.state is not ChannelState.CLOSED:  # it was answered at the very moment
-            self._core.leave(now)
-
-    async def _ask(self, call: Callable[[float], str]) -> Any:
-        return await self._client.ask(call, lambda ref: self._core.cancel(ref, self._client.now()))

@@ -26,7 +26,9 @@ from phx_proto.serializer import Serializer
 from phx_proto.states import SocketState
 from phx_proto.wire import Stats
 
+from .. import calls
 from ..batches import PortabilityCheck
+from ..calls import Call
 from ..cutter import MAX_SIZE
 from ..queues import EventQueue, Item, MessageQueue
 from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
@@ -291,8 +293,7 @@ class Client:
             PushTimeout: No answer came in time.
             PushLost: The connection went away.
         """
-        elapsed: float = await self.ask(lambda now: self._proto.ping(now, timeout=timeout), self._proto.cancel_ping)
-        return elapsed
+        return await self.ask(calls.ping(self._proto, timeout=timeout))
 
     def reconnect(self) -> None:
         """Drop the connection and connect anew at once, e.g. with a new token; channels rejoin."""
@@ -339,16 +340,16 @@ class Client:
         self._proto.connect(self.now(), timeout=timeout)
         self.pump()
 
-    async def ask(self, call: Callable[[float], str], cancel: Callable[[str], None]) -> Any:
-        """Make a call of the core that ends in an event, and wait for that; cancelled, it is given up."""
-        ref = call(self.now())
+    async def ask(self, call: Call[T]) -> T:
+        """Make a call of the core, and wait for its end; cancelled, it is given up."""
+        ref = call.begin(self.now())
         waiter: asyncio.Future[Any] = self._loop.create_future()
         self._session.wait(ref, waiter)
         self.pump()
         try:
-            return await waiter
+            return call.result(await waiter)
         except asyncio.CancelledError:
-            cancel(ref)
+            call.give_up(ref, self.now())
             self.pump()
             raise
 

@@ -13,7 +13,7 @@ from phx_proto.commands import Command, Resolve
 
 from ..threads.seam import Tell
 from ..threads.transport import resolve
-from ..threads.waits import SLICE
+from ..waits import SLICE
 from .clock import Clock, Timer
 from .connection import Line
 

@@ -5,19 +5,20 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from phx_proto.channel import Channel as CoreChannel
-from phx_proto.errors import ChannelClosed, InvalidHandler, PushRejected, PushTimeout
+from phx_proto.errors import ChannelClosed, InvalidHandler, PushTimeout
 from phx_proto.events import ChannelEvent
 from phx_proto.handler import Handler, HandlerKind
 from phx_proto.message import Message, Reply
 from phx_proto.presence import Entries, Presence
 from phx_proto.states import ChannelState
 
+from .. import calls
 from ..batches import refuse_to_leave
 from ..lanes import Lane
 from ..queues import everything, messages_only
+from ..waits import deadline_after
 from .handlers import Runner
 from .streams import MessageStream
-from .waits import deadline_after
 
 if TYPE_CHECKING:
     from .client import Client
@@ -72,11 +73,11 @@ class Channel:
             JoinTimeout: It did not answer in time. The channel is closed.
             LocalError: It was joined before, or the params cannot be sent.
         """
-        return self._client.ask(lambda now: self._core.join(now, timeout=timeout), self._give_up_join)
+        return self._client.ask(calls.join(self._core, timeout=timeout))
 
     def leave(self, *, timeout: float = 10.0) -> None:
         """Leave, and wait until the server knows; it is over after `timeout` seconds at the latest."""
-        self._client.ask(lambda now: self._core.leave(now, timeout=timeout), self._core.cancel)
+        self._client.ask(calls.leave(self._core, timeout=timeout))
 
     def push(self, event: str, payload: Any = None, *, timeout: float = 10.0, check: bool = True) -> Reply:
         """Send an event and wait for its reply. Before the channel is joined, it waits for that first.
@@ -97,11 +98,7 @@ class Channel:
             LocalError: It cannot be sent: never joined, payload not JSON, buffer full.
         """
         rest = timeout if self._client.writable else self._wait_writable(event, timeout)
-        body: Any = {} if payload is None else payload
-        reply: Reply = self._client.ask(lambda now: self._core.push(event, body, now, timeout=rest), self._core.cancel)
-        if check and not reply.ok:
-            raise PushRejected(self.topic, event, reply)
-        return reply
+        return self._client.ask(calls.push(self._core, event, payload, timeout=rest, check=check))
 
     def cast(self, event: str, payload: Any = None) -> None:
         """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
@@ -208,11 +205,6 @@ class Channel:
         if not self._client.wait_writable(timeout):
             raise PushTimeout(self.topic, event, timeout, sent=False)
         return timeout - (monotonic() - began)
-
-    def _give_up_join(self, ref: str, now: float) -> None:
-        self._core.cancel(ref, now)
-        if self._core.state is not ChannelState.CLOSED:  # it was answered at the very moment
-            self._core.leave(now)
 
 
 def check_plain(handler: Handler) -> None:

@@ -36,19 +36,21 @@ from phx_proto.serializer import Serializer
 from phx_proto.states import SocketState
 from phx_proto.wire import Stats
 
+from .. import calls
 from ..batches import PortabilityCheck
+from ..calls import Call
 from ..cutter import MAX_SIZE
 from ..queues import EventQueue, Item, MessageQueue
 from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
 from ..session import Session
 from ..signals import signals_to
+from ..waits import wait_for
 from .channel import Channel, check_plain
 from .connection import Factory
 from .handlers import Runner, Turn
 from .seam import ClientTransport, TransportFactory
 from .streams import EventStream
 from .transport import Transport
-from .waits import wait_for
 
 T = TypeVar("T")
 
@@ -304,9 +306,7 @@ class Client:
             PushTimeout: No answer came in time.
             PushLost: The connection went away.
         """
-        proto = self._proto
-        elapsed: float = self.ask(lambda now: proto.ping(now, timeout=timeout), lambda ref, now: proto.cancel_ping(ref))
-        return elapsed
+        return self.ask(calls.ping(self._proto, timeout=timeout))
 
     def reconnect(self) -> None:
         """Drop the connection and connect anew at once, e.g. with a new token; channels rejoin."""
@@ -368,13 +368,13 @@ class Client:
         self.follow_up()
         return result
 
-    def ask(self, call: Callable[[float], str], cancel: Callable[[str, float], None]) -> Any:
-        """Make a call of the core that ends in an event, and wait for that; interrupted, it is given up."""
+    def ask(self, call: Call[T]) -> T:
+        """Make a call of the core, and wait for its end; interrupted, it is given up."""
         waiter: Future[Any] = Future()
         refs: list[str] = []
 
         def begin(now: float) -> None:
-            refs.append(call(now))
+            refs.append(call.begin(now))
             self._session.wait(refs[0], waiter)
 
         try:
@@ -382,9 +382,9 @@ class Client:
             wait_for(waiter)
         except BaseException:
             for ref in refs:
-                self.tell(partial(cancel, ref))
+                self.tell(partial(call.give_up, ref))
             raise
-        return waiter.result()
+        return call.result(waiter.result())
 
     def check(self, handler: Handler) -> None:
         """Refuse a handler that cannot run here: `InvalidHandler`."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 from phx_proto.events import Event
 
 from ..queues import Queue
-from .waits import deadline_after, slice_until
+from ..waits import deadline_after, slice_until
 
 if TYPE_CHECKING:
     from .client import Client

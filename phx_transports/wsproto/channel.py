@@ -1,17 +1,20 @@
 """One topic, as an application meets it in the blocking client."""
 
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from phx_proto.channel import Channel as CoreChannel
-from phx_proto.errors import ChannelClosed, PushRejected, PushTimeout
+from phx_proto.errors import ChannelClosed, PushTimeout
 from phx_proto.events import ChannelEvent
 from phx_proto.handler import Handler
 from phx_proto.message import Message, Reply
 from phx_proto.presence import Entries, Presence
 from phx_proto.states import ChannelState
 
+from .. import calls
 from ..queues import everything, messages_only
+from ..waits import deadline_after
 from .streams import MessageStream
 
 if TYPE_CHECKING:
@@ -63,11 +66,11 @@ class Channel:
             JoinTimeout: It did not answer in time. The channel is closed.
             LocalError: It was joined before, or the params cannot be sent.
         """
-        return self._client.ask(lambda now: self._core.join(now, timeout=timeout), self._give_up_join)
+        return self._client.ask(calls.join(self._core, timeout=timeout))
 
     def leave(self, *, timeout: float = 10.0) -> None:
         """Leave, and wait until the server knows; it is over after `timeout` seconds at the latest."""
-        self._client.ask(lambda now: self._core.leave(now, timeout=timeout), self._give_up)
+        self._client.ask(calls.leave(self._core, timeout=timeout))
 
     def push(self, event: str, payload: Any = None, *, timeout: float = 10.0, check: bool = True) -> Reply:
         """Send an event and wait for its reply. Before the channel is joined, it waits for that first.
@@ -85,20 +88,13 @@ class Channel:
             ChannelClosed: The channel is closed.
             LocalError: It cannot be sent: never joined, payload not JSON, buffer full.
         """
-        client = self._client
-        began = client.now()
-        if not client.wait_writable(began + timeout):
-            raise PushTimeout(self.topic, event, timeout, sent=False)
-        body: Any = {} if payload is None else payload
-        rest = timeout - (client.now() - began)
-        reply: Reply = client.ask(lambda now: self._core.push(event, body, now, timeout=rest), self._give_up)
-        if check and not reply.ok:
-            raise PushRejected(self.topic, event, reply)
-        return reply
+        rest = timeout if self._client.writable else self._wait_writable(event, timeout)
+        return self._client.ask(calls.push(self._core, event, payload, timeout=rest, check=check))
 
     def cast(self, event: str, payload: Any = None) -> None:
         """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
-        self._client.wait_writable()
+        if not self._client.writable:
+            self._client.wait_writable()
         self._core.cast(event, {} if payload is None else payload, self._client.now())
         self._client.sent()
 
@@ -148,11 +144,11 @@ class Channel:
             TimeoutError: None came within `timeout` seconds.
             PhxError: The channel ended first; what ended it, `ChannelClosed` where it was left.
         """
-        deadline = self._client.deadline_after(timeout)
+        deadline = deadline_after(timeout)
         with self.messages() as messages:
             while True:
                 try:
-                    message = messages.next(timeout=deadline - self._client.now())
+                    message = messages.next(timeout=deadline - monotonic())
                 except StopIteration:
                     raise ChannelClosed(self.topic, "it was left, or the client was closed") from None
                 if message.event == event and (predicate is None or predicate(message)):
@@ -170,11 +166,9 @@ class Channel:
         """Who is present now, by key; needs `track_presence` before the join."""
         return self._core.track_presence().entries
 
-    def _give_up(self, ref: str) -> None:
-        """The wait was interrupted."""
-        self._core.cancel(ref, self._client.now())
-
-    def _give_up_join(self, ref: str) -> None:
-        self._give_up(ref)
-        if self._core.state is not ChannelState.CLOSED:  # it was answered at the very moment
-            self._core.leave(self._client.now())
+    def _wait_writable(self, event: str, timeout: float) -> float:
+        """Wait until there is room in the write buffer; gives what is left of the timeout."""
+        began = monotonic()
+        if not self._client.wait_writable(timeout):
+            raise PushTimeout(self.topic, event, timeout, sent=False)
+        return timeout - (monotonic() - began)

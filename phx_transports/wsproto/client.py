@@ -33,18 +33,18 @@ from phx_proto.serializer import Serializer
 from phx_proto.states import SocketState
 from phx_proto.wire import Stats
 
+from .. import calls
+from ..calls import Call
 from ..cutter import MAX_SIZE
 from ..queues import EventQueue, Item, MessageQueue
 from ..reports import HandlerError, OnHandlerError, log_handler_error, report_to
+from ..waits import deadline_after, slice_until
 from .channel import Channel
 from .engine import Answer, Engine
 from .streams import EventStream
 from .transport import Factory, Transport
 
 T = TypeVar("T")
-
-#: Seconds for which to wait at once: Ctrl+C that comes just before a wait does not end it.
-_SLICE: Final = 0.5
 
 #: Messages that handlers send until they are written.
 _CASTS: Final = 100
@@ -250,8 +250,7 @@ class Client:
             PushTimeout: No answer came in time.
             PushLost: The connection went away.
         """
-        elapsed: float = self.ask(lambda now: self._proto.ping(now, timeout=timeout), self._proto.cancel_ping)
-        return elapsed
+        return self.ask(calls.ping(self._proto, timeout=timeout))
 
     def reconnect(self) -> None:
         """Drop the connection and connect anew at once, e.g. with a new token; channels rejoin."""
@@ -275,7 +274,7 @@ class Client:
         Raises:
             PhxError: What ended the client, if not the application or a signal.
         """
-        deadline = self.deadline_after(timeout)
+        deadline = deadline_after(timeout)
         if self._runs:  # this is a handler that lets the client go on, and signals are heard
             self.run_until_closed(deadline)
             return
@@ -315,20 +314,16 @@ class Client:
         self._proto.connect(self.now(), timeout=timeout)
         self._pump()
 
-    def ask(self, call: Callable[[float], str], cancel: Callable[[str], None]) -> Any:
-        """Make a call of the core that ends in an event, and wait for that; interrupted, it is given up."""
-        answer = self._engine.begin(call)
+    def ask(self, call: Call[T]) -> T:
+        """Make a call of the core, and wait for its end; interrupted, it is given up."""
+        answer = self._engine.begin(call.begin)
         try:
             self.turn_until(answer.done)
         except BaseException:
-            cancel(answer.ref)
+            call.give_up(answer.ref, self.now())
             self._pump()
             raise
-        return answer.result()
-
-    def deadline_after(self, timeout: float | None) -> float:
-        """When a wait of so many seconds is over; `None` for one that ends by itself."""
-        return inf if timeout is None else self.now() + timeout
+        return call.result(answer.result())
 
     def turn_until(self, condition: Callable[[], bool], deadline: float = inf) -> bool:
         """Let the client work until something holds; gives whether it does, or the deadline or the end came first."""
@@ -340,9 +335,14 @@ class Client:
                 return False
             self._turn(deadline)
 
-    def wait_writable(self, deadline: float = inf) -> bool:
-        """Wait while so much is to be written that senders should wait; gives whether there is room."""
-        return self.turn_until(lambda: not self._transport.full, deadline)
+    @property
+    def writable(self) -> bool:
+        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
+        return not self._transport.full
+
+    def wait_writable(self, timeout: float | None = None) -> bool:
+        """Wait while so much is to be written that senders should wait; gives whether there is room now."""
+        return self.turn_until(lambda: self.writable, deadline_after(timeout))
 
     def sent(self) -> None:
         """Something is to be written; what handlers send is written together."""
@@ -381,7 +381,7 @@ class Client:
         """See to the socket, the time and signals; gives whether handlers may go on."""
         due = self._proto.next_timeout()
         deadline = deadline if due is None else min(deadline, due)
-        self._transport.wait(min(deadline - self.now(), _SLICE))
+        self._transport.wait(slice_until(deadline))
         now = self.now()
         self._proto.handle_timeout(now)
         self._heed_signals()

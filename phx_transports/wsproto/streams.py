@@ -9,6 +9,7 @@ from phx_proto.errors import InvalidState
 from phx_proto.events import Event
 
 from ..queues import Queue
+from ..waits import deadline_after
 
 if TYPE_CHECKING:
     from .client import Client
@@ -48,7 +49,7 @@ class _Stream(Generic[T]):
             StopIteration: The stream has ended.
             PhxError: What ended the channel.
         """
-        queue, deadline = self._queue, self._client.deadline_after(timeout)
+        queue, deadline = self._queue, deadline_after(timeout)
         if not self._client.turn_until(lambda: bool(queue.waiting) or queue.ended, deadline):
             raise TimeoutError("nothing came in time")
         if not queue.waiting:

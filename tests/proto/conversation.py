@@ -208,6 +208,9 @@ class Conversation:
     def cancel(self, channel: Channel, ref: str) -> None:
         channel.cancel(ref, self.now)
 
+    def cancel_join(self, channel: Channel, ref: str) -> None:
+        channel.cancel_join(ref, self.now)
+
     def ping(self, **settings: Any) -> str:
         return self._called(self.proto.ping(self.now, **settings), PHOENIX_TOPIC, HEARTBEAT)
 

@@ -83,6 +83,27 @@ def test_a_cancelled_join_closes_the_channel_and_is_followed_by_a_leave() -> Non
     assert [(frame.join_ref, frame.event) for frame in talk.sent()] == [(join_ref, PHX_JOIN), (join_ref, PHX_LEAVE)]
 
 
+def test_a_join_whose_caller_goes_at_the_very_moment_of_its_answer_is_left() -> None:
+    talk = Conversation().connect()
+    room = talk.channel("room:1")
+    ref = talk.join(room)
+    talk.reply(room.join_ref)
+    talk.cancel(room, ref)  # it has ended, so that does nothing
+    assert [frame.event for frame in talk.sent()] == [PHX_JOIN]
+    talk.cancel_join(room, ref)
+    assert [frame.event for frame in talk.sent()] == [PHX_LEAVE]
+    assert room.state is ChannelState.LEAVING
+
+
+def test_a_join_whose_caller_goes_before_is_cancelled() -> None:
+    talk = Conversation().connect()
+    room = talk.channel("room:1")
+    talk.cancel_join(room, talk.join(room))
+    assert isinstance(failure(talk), JoinCancelled)
+    assert room.state is ChannelState.CLOSED
+    assert [frame.event for frame in talk.sent()] == [PHX_JOIN, PHX_LEAVE]
+
+
 def test_a_late_ok_is_answered_with_a_leave() -> None:
     talk = Conversation().connect()
     _, join_ref = give_up(talk)

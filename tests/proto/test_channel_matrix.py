@@ -80,6 +80,10 @@ INPUTS: dict[str, tuple[Callable[[Situation], object], tuple[Outcome, ...]]] = {
         lambda at: at.talk.cancel(at.room, at.call),
         (IDLE, CLOSED, CLOSED, JOINED, ERRORED, CLOSED, CLOSED),
     ),
+    "cancel of the join, answered or not": (
+        lambda at: at.talk.cancel_join(at.room, at.call),
+        (CLOSED, CLOSED, CLOSED, LEAVING, LEAVING, CLOSED, CLOSED),
+    ),
     "cancel of what is unknown": (
         lambda at: at.talk.cancel(at.room, "97"),
         (IDLE, PENDING, JOINING, JOINED, ERRORED, LEAVING, CLOSED),

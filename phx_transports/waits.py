@@ -1,4 +1,4 @@
-"""Waiting that a signal can end. What blocks in this package blocks here, a slice at a time.
+"""Waiting that a signal can end: where nobody awaits, what blocks does so a slice at a time.
 
 Python raises `KeyboardInterrupt`, and calls signal handlers, in the main thread between two of its steps. A signal that
 comes just before the thread falls asleep on a lock does not wake it, and on Windows none ever does.
