@@ -15,10 +15,6 @@ from phx_proto.message import Reply
 R = TypeVar("R")
 
 
-def _as_it_is(outcome: Any) -> Any:
-    return outcome
-
-
 @dataclass(frozen=True, slots=True)
 class Call(Generic[R]):
     """A call of the core.
@@ -31,12 +27,7 @@ class Call(Generic[R]):
 
     begin: Callable[[float], str]
     give_up: Callable[[str, float], None]
-    result: Callable[[Any], R] = _as_it_is
-
-
-def body(payload: Any) -> Any:
-    """What is sent: `None` stands for `{}`."""
-    return {} if payload is None else payload
+    result: Callable[[Any], R] = lambda outcome: outcome
 
 
 def join(channel: Channel, *, timeout: float | None) -> Call[Any]:
@@ -51,14 +42,20 @@ def leave(channel: Channel, *, timeout: float) -> Call[None]:
 
 def push(channel: Channel, event: str, payload: Any, *, timeout: float, check: bool) -> Call[Reply]:
     """Send an event; gives its reply. With `check`, one that is not ok is raised as `PushRejected`."""
-    content = body(payload)
+    body: Any = {} if payload is None else payload
 
     def result(reply: Reply) -> Reply:
         if check and not reply.ok:
             raise PushRejected(channel.topic, event, reply)
         return reply
 
-    return Call(lambda now: channel.push(event, content, now, timeout=timeout), channel.cancel, result)
+    return Call(lambda now: channel.push(event, body, now, timeout=timeout), channel.cancel, result)
+
+
+def cast(channel: Channel, event: str, payload: Any) -> Callable[[float], None]:
+    """Send an event, and wait for nothing: for the client's `tell`."""
+    body: Any = {} if payload is None else payload
+    return lambda now: channel.cast(event, body, now)
 
 
 def ping(proto: ClientProtocol, *, timeout: float) -> Call[float]:

@@ -340,6 +340,12 @@ class Client:
         self._proto.connect(self.now(), timeout=timeout)
         self.pump()
 
+    def tell(self, call: Callable[[float], T]) -> T:
+        """Tell the core something, and do what it wants done; every input comes this way."""
+        result = call(self.now())
+        self.pump()
+        return result
+
     async def ask(self, call: Call[T]) -> T:
         """Make a call of the core, and wait for its end; cancelled, it is given up."""
         ref = call.begin(self.now())

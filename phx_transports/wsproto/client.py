@@ -46,8 +46,8 @@ from .transport import Factory, Transport
 
 T = TypeVar("T")
 
-#: Messages that handlers send until they are written.
-_CASTS: Final = 100
+#: How often handlers tell the core something, mostly to send a message, until what it wants is done.
+_TOLD: Final = 100
 
 
 def connect(
@@ -154,7 +154,7 @@ class Client:
         self._on_handler_error = on_handler_error
         self._fail_fast = fail_fast
         self._drain_timeout = drain_timeout
-        self._casts = 0  # sent by handlers, and not yet written
+        self._told = 0  # times that handlers told the core something, and nothing was done yet
         self._patient_until = inf  # once the core has ended: how long handlers may take with what had come before
         self._ended = False  # whether nothing is left
         self._signals = 0  # heard and not yet heeded
@@ -344,11 +344,13 @@ class Client:
         """Wait while so much is to be written that senders should wait; gives whether there is room now."""
         return self.turn_until(lambda: self.writable, deadline_after(timeout))
 
-    def sent(self) -> None:
-        """Something is to be written; what handlers send is written together."""
-        self._casts += 1
-        if not self._runner.at_work or self._casts >= _CASTS:
+    def tell(self, call: Callable[[float], T]) -> T:
+        """Tell the core something, and do what it wants done; what handlers tell it, together."""
+        result = call(self.now())
+        self._told += 1
+        if not self._runner.at_work or self._told >= _TOLD:
             self._pump()
+        return result
 
     @property
     def handling(self) -> bool:
@@ -393,7 +395,7 @@ class Client:
 
     def _pump(self) -> None:
         """Do what the core wants done; to be called after each input."""
-        self._casts = 0
+        self._told = 0
         self._engine.report()
         if not self._ended:
             self._transport.pump()

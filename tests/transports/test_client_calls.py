@@ -12,6 +12,7 @@ from phx_proto.message import Reply
 from phx_transports import calls
 
 TOPIC = "room:1"
+OK = '{"status":"ok","response":{}}'
 REFUSED = Reply("error", {"reason": "no"})
 
 
@@ -58,9 +59,20 @@ def test_a_push_that_is_given_up_is_cancelled() -> None:
     assert isinstance(failed.error, PushCancelled)
 
 
-@pytest.mark.parametrize(("payload", "sent"), [(None, {}), ([], []), (0, 0), (b"", b"")])
-def test_a_push_of_nothing_sends_an_empty_object(payload: Any, sent: Any) -> None:
-    assert calls.body(payload) == sent
+@pytest.mark.parametrize(("payload", "sent"), [(None, "{}"), ([], "[]"), (0, "0")])
+def test_no_payload_is_an_empty_object(payload: Any, sent: str) -> None:
+    proto = connected()
+    channel = proto.channel(TOPIC)
+    channel.join(0.0)
+    (joining,) = proto.commands()
+    assert isinstance(joining, SendText)
+    link = proto.current_link
+    assert link is not None
+    link.receive_all([f'["{channel.join_ref}","{channel.join_ref}","{TOPIC}","phx_reply",{OK}]'], 0.0)
+    calls.cast(channel, "shout", payload)(0.0)
+    calls.push(channel, "shout", payload, timeout=10.0, check=True).begin(0.0)
+    frames = [command.data for command in proto.commands() if isinstance(command, SendText)]
+    assert [frame.endswith(f'"shout",{sent}]') for frame in frames] == [True, True]
 
 
 def test_a_reply_that_is_not_ok_is_raised_unless_it_is_not_checked() -> None:
