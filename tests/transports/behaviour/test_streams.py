@@ -164,7 +164,7 @@ def test_a_slow_reader_counts_as_backlog_until_he_goes(adapter: Adapter) -> None
             until(lambda: client.stats.backlog == 5)
             messages.take(2)
             assert client.stats.backlog == 3
-        assert client.stats.backlog == 0
+        until(lambda: client.stats.backlog == 0)  # what was still on its way to him counts until it is there
 
 
 def test_wait_for_gives_the_next_message_that_is_meant(adapter: Adapter) -> None:
