@@ -56,8 +56,8 @@ class Peer:
     Args:
         clock: To share with something else; by default the peer's own.
         serializer: The server's side of a wire format of your own; by default the one that the client asks for.
-        patience: Real seconds after which a client on asyncio or threads is ended whose join or push nothing expects:
-            better a test that fails than one that waits for ever.
+        patience: Real seconds after which a client on asyncio or threads is ended whose join or push nothing expects,
+            or whose params cannot be read: better a test that fails than one that waits for ever.
 
     Attributes:
         clock: The time of everything here.
@@ -383,6 +383,24 @@ class Peer:
     def perform(self, command: Command, line: Line) -> None:
         """Do what a client's core wants done; called by its line, from within its pump."""
         self._network.perform(command, line)
+
+    def asked(self, line: Line) -> None:
+        """A client reads its params or its token; called by its line.
+
+        A callable that raises is tried again when the clock has moved, and a test that waits for it moves no clock.
+        """
+        before = (len(self.transcript), self.clock.now())
+
+        def look() -> None:
+            with self._lock:
+                if (len(self.transcript), self.clock.now()) != before:
+                    return
+                self._network.say(Side.NOTE, "the client got no params or token, and no time passes: it is ended")
+                account = self._network.account()
+            words = "A callable that gives params or a token raised, or did not return, and no time passes."
+            line.fail(UnexpectedConversation(f"{words}\n{account}"))
+
+        line.after(self._patience, look)
 
     def note(self, words: str) -> None:
         """Put a line of the test's own into the transcript."""

@@ -225,3 +225,15 @@ async def test_a_call_that_nobody_will_answer_ends_after_the_peers_patience() ->
         "Nobody answered what the client waits for.\nCame, and was not expected:\n"
         '  join of "room:lobby" {}\nThe conversation:\n'
     )
+
+
+async def test_params_that_cannot_be_read_end_after_the_peers_patience() -> None:
+    async def params() -> dict[str, str]:
+        raise KeyError("user")
+
+    peer = Peer(patience=0.05)
+    client = await connect(peer.url, transport=peer)
+    with pytest.raises(ConnectionClosed):
+        await client.join(LOBBY, params)
+    with pytest.raises(UnexpectedConversation, match="A callable that gives params or a token raised"):
+        await client.wait_closed()

@@ -205,3 +205,18 @@ def test_a_call_that_nobody_will_answer_ends_after_the_peers_patience() -> None:
     with pytest.raises(UnexpectedConversation, match="Nobody answered what the client waits for"):
         client.wait_closed()
     peer.end()
+
+
+def test_params_that_cannot_be_read_end_after_the_peers_patience() -> None:
+    def params() -> dict[str, str]:
+        raise KeyError("user")
+
+    peer = Peer(patience=0.05)
+    client = connect(peer.url, transport=peer)
+    with pytest.raises(ConnectionClosed):
+        client.join(LOBBY, params)
+    with pytest.raises(UnexpectedConversation) as failure:
+        client.wait_closed()
+    words = "A callable that gives params or a token raised, or did not return, and no time passes."
+    assert str(failure.value).startswith(f"{words}\nThe conversation:\n")
+    assert "note  the client got no params or token, and no time passes: it is ended" in str(peer.transcript)
