@@ -1,19 +1,16 @@
 """Handlers, what is asyncio's alone; the rest is in behaviour/. On the loop, in executors, as tasks."""
 
 import asyncio
-import multiprocessing
 import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from in_memory import TOPIC, on_asyncio
-from jobs import write_down
 from peer import QUICK, Wire, joined, push, tidy, until
 
 from phx_proto.client import ClientOptions
@@ -140,22 +137,6 @@ async def test_plain_handlers_run_in_the_users_executor_which_is_left_running(ph
             await phx_peer.settled()
         assert seen.items[0].startswith("users")
         assert executor.submit(int).result() == 0
-
-
-async def test_plain_handlers_may_run_in_other_processes(phx_peer: Peer, router: Router, tmp_path: Path) -> None:
-    file, reports = tmp_path / "seen", Reports()
-    router.add(write_down, "n")
-    # Forking a process that has threads is what Python warns of, and starting one anew takes no copy of this loop.
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-        async with on_asyncio(phx_peer, router=router, executor=executor, on_handler_error=reports) as channel:
-            for number in range(4):
-                phx_peer.push(TOPIC, "n", {"n": number, "file": str(file)})
-            await all_handled(phx_peer, channel)
-    lines = [line.split() for line in file.read_text().splitlines()]
-    assert [number for number, _ in lines] == ["0", "1", "2", "3"]
-    assert str(threading.get_native_id()) not in {process for _, process in lines}
-    ((name, payload, error),) = reports.told()
-    assert (name, payload["n"], error) == ("write_down", 2, "ValueError")
 
 
 # ---- order ----------------------------------------------------------------------------------------------------------

@@ -1,18 +1,15 @@
 """Handlers, what is the threads' alone; the rest is in behaviour/. Where they run, executors, the crew."""
 
 import asyncio
-import multiprocessing
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from pathlib import Path
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from in_memory import TOPIC, on_threads
-from jobs import write_down
 from peer import push
-from serving_in_thread import LONG, Flag, joined, start, tidy, until
+from serving_in_thread import LONG, Flag, joined, tidy, until
 
 from phx_proto.message import Message
 from phx_proto.router import Router
@@ -91,24 +88,6 @@ def test_handlers_run_in_the_users_executor_which_is_left_running(phx_peer: Peer
             phx_peer.settle()
         assert names[0].startswith("users")
         assert pool.submit(int).result() == 0
-
-
-def test_handlers_may_run_in_other_processes(phx_peer: Peer, router: Router, tmp_path: Path) -> None:
-    file, reports = tmp_path / "seen", Reports()
-    router.add(write_down, "n")
-    # Forking a process that has threads is what Python warns of.
-    with (
-        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
-        on_threads(phx_peer, router=router, executor=pool, on_handler_error=reports) as channel,
-    ):
-        for number in range(4):
-            phx_peer.push(TOPIC, "n", {"n": number, "file": str(file)})
-        all_handled(phx_peer, channel)
-    lines = [line.split() for line in file.read_text().splitlines()]
-    assert [number for number, _ in lines] == ["0", "1", "2", "3"]
-    assert str(threading.get_native_id()) not in {process for _, process in lines}
-    ((name, payload, error),) = reports.told()
-    assert (name, payload["n"], error) == ("write_down", 2, "ValueError")
 
 
 # ---- order ----------------------------------------------------------------------------------------------------------
@@ -238,6 +217,21 @@ def test_jobs_that_an_executor_cancels_are_reported_too(phx_peer: Peer, router: 
         assert reports.told() == [("fails", number, "CancelledError") for number in range(3)]
 
 
+def test_who_is_told_of_an_error_may_close_the_client(router: Router, executor: Executor | None) -> None:
+    told = Flag()
+    router.add(fails, "n")
+
+    def close(report: HandlerError) -> None:
+        channel.client.close()  # only begins, for it is called from where handlers are waited for
+        told.set()
+
+    with joined(router=router, executor=executor, on_handler_error=close, drain_timeout=60) as (channel, wire, _):
+        wire.push(TOPIC, "n", 1)
+        told.wait()
+        wire.let_go(TOPIC)
+        channel.client.wait_closed(timeout=LONG)
+
+
 # ---- the crew -------------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +260,22 @@ def test_a_crew_reports_what_work_raises_and_goes_on() -> None:
     with pytest.raises(ZeroDivisionError):
         crew.submit(lambda: 1 / 0).result(LONG)
     assert [type(error) for error in errors] == [ZeroDivisionError]
+    crew.shutdown()
+
+
+def test_a_job_of_a_crew_can_be_cancelled_until_it_is_begun() -> None:
+    crew = Crew("crew", on_error=lambda error: None, limit=1)
+    entered, go_on = Flag(), Flag()
+
+    def work() -> None:
+        entered.set()
+        go_on.wait()
+
+    first, second = crew.submit(work), crew.submit(work)
+    entered.wait()
+    assert (first.cancel(), second.cancel()) == (False, True)
+    go_on.set()
+    assert crew.submit(lambda: "the next").result(LONG) == "the next"
     crew.shutdown()
 
 

@@ -1,11 +1,15 @@
 """What several of the files here need."""
 
+from typing import Any
+
 import pytest
 from peer import push
-from serving_in_thread import LONG, Wire, start
+from serving_in_thread import LONG, Wire, start, until
+
+from phx_transports.reports import HandlerError
 
 from .adapters import TOPIC
-from .faces import Channel
+from .faces import Channel, Client
 
 #: Besides the three adapters: their plain handlers in an executor.
 in_every_way = pytest.mark.parametrize(
@@ -14,6 +18,22 @@ in_every_way = pytest.mark.parametrize(
 
 #: Where several calls of one client may wait at once.
 several_calls = pytest.mark.parametrize("adapter", ["asyncio", "threads"], indirect=True)
+
+
+class Reports:
+    """An `on_handler_error` that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.all: list[HandlerError] = []
+
+    def __call__(self, report: HandlerError) -> None:
+        self.all.append(report)
+
+    def told(self) -> list[tuple[str, Any, str]]:
+        return [
+            (report.handler.name.rpartition(".")[2], report.message.payload, type(report.error).__name__)
+            for report in self.all
+        ]
 
 
 def leave(channel: Channel, wire: Wire) -> None:
@@ -30,3 +50,11 @@ def numbers(count: int, topic: str = TOPIC) -> list[str]:
 def flood(wire: Wire, count: int, size: int = 10_000) -> None:
     """More than fits between the two, if it is many."""
     wire.send(*(push(TOPIC, "n", [number, "x" * size]) for number in range(count)))
+
+
+def settled(client: Client, delivered: int) -> None:
+    """All that was received is handled, and the counters say so."""
+    until(lambda: client.stats.delivered == delivered)
+    until(lambda: client.stats.backlog == 0)
+    stats = client.stats
+    assert (stats.handled, stats.dropped) == (delivered, 0)

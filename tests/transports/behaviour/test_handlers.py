@@ -18,29 +18,13 @@ from phx_proto.states import ChannelState, SocketState
 from phx_transports.reports import HandlerError
 
 from .adapters import TOPIC, Adapter
-from .faces import Channel, Client
-from .shared import flood, in_every_way, numbers
+from .faces import Channel
+from .shared import Reports, flood, in_every_way, numbers, settled
 
 #: Where handlers of several topics, or of one with `concurrency`, are at work at once.
 at_once = pytest.mark.parametrize(
     "adapter", ["asyncio", "asyncio-executor", "threads", "threads-executor"], indirect=True
 )
-
-
-class Reports:
-    """An `on_handler_error` that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.all: list[HandlerError] = []
-
-    def __call__(self, report: HandlerError) -> None:
-        self.all.append(report)
-
-    def told(self) -> list[tuple[str, Any, str]]:
-        return [
-            (report.handler.name.rpartition(".")[2], report.message.payload, type(report.error).__name__)
-            for report in self.all
-        ]
 
 
 def fails(message: Message[Any]) -> None:
@@ -59,14 +43,6 @@ def stops_iteration(message: Message[Any]) -> None:
 
 
 RAISING = [(fails, ValueError), (cancels, CancelledError), (stops_iteration, StopIteration)]
-
-
-def settled(client: Client, delivered: int) -> None:
-    """All that was received is handled, and the counters say so."""
-    until(lambda: client.stats.delivered == delivered)
-    until(lambda: client.stats.backlog == 0)
-    stats = client.stats
-    assert (stats.handled, stats.dropped) == (delivered, 0)
 
 
 # ---- who is called with what ----------------------------------------------------------------------------------------
