@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from in_memory import TOPIC, on_threads
 from peer import push
-from serving_in_thread import LONG, Flag, joined, tidy, until
+from serving_in_thread import LONG, Flag, joined, start, tidy, until
 
 from phx_proto.message import Message
 from phx_proto.router import Router
