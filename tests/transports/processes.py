@@ -20,8 +20,13 @@ _COMPILED = tempfile.mkdtemp(prefix="phx-tests-")
 atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
 
 
+#: What the commands under test are not to see of this process. `COLUMNS` and `LINES` outdo the size of the terminal
+#: that a test opens; readline, which pytest imports, sets them for child processes, xdist's workers among them.
+_HIDDEN = {"PHX_TOKEN", "PYTHONDONTWRITEBYTECODE", "COLUMNS", "LINES"}
+
+
 def environment(more: dict[str, str] | None = None) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("PHX_TOKEN", "PYTHONDONTWRITEBYTECODE")}
+    kept = {name: value for name, value in os.environ.items() if name not in _HIDDEN}
     return kept | {"PYTHONPYCACHEPREFIX": _COMPILED} | (more or {})
 
 

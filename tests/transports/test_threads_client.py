@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 from in_memory import TOPIC, on_threads
+from room_server import server
 from serving_in_thread import LONG, Flag, connected, embedded, start, tidy, until
 
 from phx_proto.errors import (
@@ -23,7 +24,6 @@ from phx_proto.events import BadFrame
 from phx_proto.message import Message
 from phx_proto.router import Router
 from phx_proto.states import SocketState
-from phx_transports.asyncio.server import Refuse, Server, ServerChannel, on
 from phx_transports.testing import Peer
 from phx_transports.threads import Client, connect
 
@@ -37,26 +37,6 @@ def _tidy() -> Iterator[None]:
 
 
 # ---- with the embedded server ---------------------------------------------------------------------------------------
-
-
-server = Server()
-
-
-@server.channel("room:*")
-class Room(ServerChannel):
-    async def join(self, topic: str, params: Any) -> Any:
-        if params.get("name") == "nobody":
-            raise Refuse({"reason": "who?"})
-        return {"topic": topic}
-
-    @on("echo")
-    async def echo(self, payload: Any) -> Any:
-        return payload
-
-    @on("shout")
-    async def shout(self, payload: Any) -> Any:
-        self.broadcast("shout", payload)
-        return {}
 
 
 def test_many_threads_push_at_once_and_each_gets_its_own_reply() -> None:

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from certificates import Authority
+from processes import environment
+from room_server import server
 from serving_in_thread import LONG, embedded, reserved_port, serving, start, tidy
-
-from phx_transports.asyncio.server import Server, ServerChannel, on
 
 PROJECT = Path(__file__).parent.parent.parent
 EXAMPLES = ["trio_client.py", "asyncio_streams_client.py"]
@@ -30,11 +29,10 @@ def example(request: pytest.FixtureRequest) -> str:
 
 
 @contextmanager
-def started(example: str, url: str, **environment: str) -> Iterator["subprocess.Popen[str]"]:
+def started(example: str, url: str, **more: str) -> Iterator["subprocess.Popen[str]"]:
     command = [sys.executable, "-W", "error", f"examples/{example}", url, "room:lobby", "shout"]
-    environment = {"PYTHONPATH": str(PROJECT), **environment}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+    env, pipe = environment({"PYTHONPATH": str(PROJECT), **more}), subprocess.PIPE
+    with subprocess.Popen(command, cwd=PROJECT, env=env, stdout=pipe, stderr=pipe, text=True) as process:
         try:
             yield process
         finally:
@@ -50,28 +48,19 @@ class Done:
     err: str
 
 
-def run(example: str, url: str, **environment: str) -> Done:
-    with started(example, url, **environment) as process:
+def run(example: str, url: str, **more: str) -> Done:
+    with started(example, url, **more) as process:
         out, err = process.communicate(timeout=LONG)
     return Done(process.returncode, out, err)
 
 
 def test_it_joins_pushes_prints_and_closes(example: str) -> None:
-    server = Server()
-
-    @server.channel("room:*")
-    class Room(ServerChannel):
-        @on("shout")
-        async def shout(self, payload: Any) -> Any:
-            self.broadcast("shout", payload)
-            return {"heard": 1}
-
     with embedded(server) as url:
         done = run(example, url)
     joined, message, answered = done.out.splitlines()
-    assert joined == "joined: {}"
+    assert joined == "joined: {'topic': 'room:lobby'}"
     assert message == "shout {'body': 'hi'}"
-    assert answered == "answered: Reply(status='ok', response={'heard': 1})"
+    assert answered == "answered: Reply(status='ok', response={})"
     assert (done.code, done.err) == (0, "")
 
 

@@ -19,8 +19,8 @@ END: Final = object()  #: What an adapter gives instead of a stream's next item,
 Function = Callable[..., Any]
 
 
-class Client:
-    """A client of whichever adapter. Any thread may use it."""
+class Face:
+    """Something of an adapter's own, and the adapter that it is used by."""
 
     def __init__(self, native: Any, adapter: "Adapter") -> None:
         self.native = native
@@ -28,6 +28,10 @@ class Client:
 
     def __repr__(self) -> str:
         return repr(self.native)
+
+
+class Client(Face):
+    """A client of whichever adapter. Any thread may use it."""
 
     @property
     def state(self) -> SocketState:
@@ -80,15 +84,8 @@ class Client:
         self.adapter.call(lambda: self.native.abort())
 
 
-class Channel:
+class Channel(Face):
     """A channel of whichever adapter."""
-
-    def __init__(self, native: Any, adapter: "Adapter") -> None:
-        self.native = native
-        self.adapter = adapter
-
-    def __repr__(self) -> str:
-        return repr(self.native)
 
     @property
     def topic(self) -> str:
@@ -115,11 +112,7 @@ class Channel:
         self.adapter.call(lambda: self.native.cast(event, payload))
 
     def on(self, event: str, **options: Any) -> Callable[[Function], Function]:
-        def register(function: Function) -> Function:
-            self.add(function, event, **options)
-            return function
-
-        return register
+        return _adding(self.add, event, options)
 
     def add(self, function: Function, event: str, **options: Any) -> Handler:
         handler = self.adapter.handler(function)
@@ -145,12 +138,8 @@ class Channel:
         return self.adapter.call(lambda: self.native.present)
 
 
-class Stream:
+class Stream(Face):
     """Messages or events, one after another; none is waited for longer than `LONG`."""
-
-    def __init__(self, native: Any, adapter: "Adapter") -> None:
-        self.native = native
-        self.adapter = adapter
 
     def __enter__(self) -> Self:
         self.adapter.enter(self.native)
@@ -190,14 +179,18 @@ class Handlers:
         self._adapter = adapter
 
     def on(self, event: str, **options: Any) -> Callable[[Function], Function]:
-        def register(function: Function) -> Function:
-            self.add(function, event, **options)
-            return function
-
-        return register
+        return _adding(self.add, event, options)
 
     def add(self, function: Function, event: str, **options: Any) -> Handler:
         return self.native.add(self._adapter.handler(function), event, **options)
 
     def remove(self, handler: Handler) -> None:
         self.native.remove(handler)
+
+
+def _adding(add: Callable[..., Handler], event: str, options: dict[str, Any]) -> Callable[[Function], Function]:
+    def register(function: Function) -> Function:
+        add(function, event, **options)
+        return function
+
+    return register

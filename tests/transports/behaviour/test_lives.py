@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from peer import push
+from room_server import server
 from serving_in_thread import LONG, QUICK, Flag, embedded, serving, start, until
 
 from phx_proto.backoff import ReconnectPolicy
@@ -23,7 +24,6 @@ from phx_proto.errors import (
 from phx_proto.events import BadFrame, ChannelEnded, Closed, Connected, ConnectFailed, Connecting, Disconnected
 from phx_proto.message import Message
 from phx_proto.states import ChannelState, SocketState
-from phx_transports.asyncio.server import Refuse, Server, ServerChannel, on
 from phx_transports.queues import EventQueue
 
 from .adapters import TOPIC, Adapter, Wsproto
@@ -33,34 +33,6 @@ from .shared import several_calls
 FINAL = replace(QUICK, reconnect=ReconnectPolicy(final_codes=frozenset({4001})))
 
 # ---- with the embedded server ---------------------------------------------------------------------------------------
-
-
-server = Server()
-
-
-@server.channel("room:*")
-class Room(ServerChannel):
-    async def join(self, topic: str, params: Any) -> Any:
-        if params.get("name") == "nobody":
-            raise Refuse({"reason": "who?"})
-        return {"topic": topic}
-
-    @on("echo")
-    async def echo(self, payload: Any) -> Any:
-        return payload
-
-    @on("shout")
-    async def shout(self, payload: Any) -> Any:
-        self.broadcast("shout", payload)
-        return {}
-
-    @on("refuse")
-    async def refuse(self, payload: Any) -> Any:
-        raise Refuse({"reason": "no"})
-
-    @on("stop")
-    async def end(self, payload: Any) -> Any:
-        self.stop()
 
 
 def test_a_whole_conversation_with_the_embedded_server(adapter: Adapter) -> None:
