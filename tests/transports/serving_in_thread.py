@@ -14,6 +14,7 @@ import peer as on_loop
 from peer import LONG, QUICK, Frame
 
 from phx_transports.asyncio.server import Server
+from phx_transports.testing import background as start
 from phx_transports.threads import Channel, Client, connect
 
 __all__ = [
@@ -246,20 +247,6 @@ def joined(topic: str = "room:lobby", **options: Any) -> Iterator[tuple[Channel,
         frame = wire.accept(topic)
         assert frame.join_ref is not None
         yield joining.result(LONG), wire, frame.join_ref
-
-
-def start(function: Callable[..., T], *args: Any, **options: Any) -> "Future[T]":
-    """Call it on a thread of its own."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function(*args, **options))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="test-caller", daemon=True).start()
-    return future
 
 
 class Flag(threading.Event):

@@ -26,6 +26,7 @@ from phx_proto.errors import (
 )
 from phx_proto.message import Message
 from phx_proto.router import Router
+from phx_transports.testing import Peer
 from phx_transports.threads import connect
 
 SECRET = "hush-hush"
@@ -270,7 +271,7 @@ def test_a_callable_that_hangs_is_bounded() -> None:
         go_on.set()
 
 
-def test_coroutine_functions_are_refused_at_the_call() -> None:
+def test_coroutine_functions_are_refused_at_the_call(phx_peer: Peer) -> None:
     with pytest.raises(InvalidEndpoint, match="params is a coroutine function"):
         connect("ws://h/socket", params=later)
     with pytest.raises(InvalidEndpoint, match="auth_token is a coroutine function"):
@@ -280,7 +281,7 @@ def test_coroutine_functions_are_refused_at_the_call() -> None:
     @router.on("n", topic="room:*")
     async def hear(message: Message[Any]) -> None: ...
 
-    with connected(router=router) as (client, _):
+    with connect(phx_peer.url, transport=phx_peer, router=router) as client:
         with pytest.raises(InvalidHandler, match="hear cannot be a handler: it is a coroutine function"):
             client.join("room:1")
         with pytest.raises(InvalidPayload, match="coroutine function"):
