@@ -12,11 +12,14 @@ import random
 import ssl
 import sys
 from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
 
 from phx_proto import ClientProtocol, Message, Router
+from phx_transports import calls
 from phx_transports.wsproto import Engine, Stream, StreamState
+
+R = TypeVar("R")
 
 
 class Client:
@@ -28,9 +31,10 @@ class Client:
         self.turned.set()
         self.turned.clear()
 
-    async def ask(self, call: Callable[[float], str], give_up: Callable[[str, float], None]) -> Any:
+    async def ask(self, call: calls.Call[R]) -> R:
+        """Make a call and wait for its end; cancelled, it is given up."""
         answered = asyncio.Event()
-        with self.engine.ask(call, give_up=give_up, done=answered.set) as answer:
+        with self.engine.ask(call, done=answered.set) as answer:
             await answered.wait()
         return answer.result()
 
@@ -95,8 +99,10 @@ async def main(url: str, topic: str, event: str) -> None:
     channel = client.engine.proto.channel(topic)
     async with asyncio.TaskGroup() as group:
         group.create_task(client.run())
-        print("joined:", await client.ask(channel.join, channel.cancel))
-        print("answered:", await client.ask(lambda now: channel.push(event, {"body": "hi"}, now), channel.cancel))
+        joined = await client.ask(calls.join(channel))
+        print("joined:", joined)
+        reply = await client.ask(calls.push(channel, event, {"body": "hi"}))
+        print("answered:", reply)
         client.engine.drain()
 
 

@@ -9,13 +9,15 @@ of bytes is served in the same way: examples/asyncio_streams_client.py is the tw
 import random
 import ssl
 import sys
-from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
 from phx_proto import ClientProtocol, Message, Router
+from phx_transports import calls
 from phx_transports.wsproto import Engine, Stream, StreamState
+
+R = TypeVar("R")
 
 
 class Client:
@@ -23,9 +25,10 @@ class Client:
         self.turned = trio.lowlevel.ParkingLot()  # where all wait for the engine's next turn
         self.engine = Engine(proto, now=trio.current_time, turned=self.turned.unpark_all)
 
-    async def ask(self, call: Callable[[float], str], give_up: Callable[[str, float], None]) -> Any:
+    async def ask(self, call: calls.Call[R]) -> R:
+        """Make a call and wait for its end; cancelled, it is given up."""
         answered = trio.Event()
-        with self.engine.ask(call, give_up=give_up, done=answered.set) as answer:
+        with self.engine.ask(call, done=answered.set) as answer:
             await answered.wait()
         return answer.result()
 
@@ -83,8 +86,10 @@ async def main(url: str, topic: str, event: str) -> None:
     channel = client.engine.proto.channel(topic)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.run)
-        print("joined:", await client.ask(channel.join, channel.cancel))
-        print("answered:", await client.ask(lambda now: channel.push(event, {"body": "hi"}, now), channel.cancel))
+        joined = await client.ask(calls.join(channel))
+        print("joined:", joined)
+        reply = await client.ask(calls.push(channel, event, {"body": "hi"}))
+        print("answered:", reply)
         client.engine.drain()
 
 

@@ -30,17 +30,19 @@ class Call(Generic[R]):
     result: Callable[[Any], R] = lambda outcome: outcome
 
 
-def join(channel: Channel, *, timeout: float | None) -> Call[Any]:
+def join(channel: Channel, *, timeout: float | None = None) -> Call[Any]:
     """Join; gives what the server answered."""
     return Call(lambda now: channel.join(now, timeout=timeout), channel.cancel_join)
 
 
-def leave(channel: Channel, *, timeout: float) -> Call[None]:
+def leave(channel: Channel, *, timeout: float = 10.0) -> Call[None]:
     """Leave."""
     return Call(lambda now: channel.leave(now, timeout=timeout), channel.cancel)
 
 
-def push(channel: Channel, event: str, payload: Any, *, timeout: float, check: bool) -> Call[Reply]:
+def push(
+    channel: Channel, event: str, payload: Any = None, *, timeout: float = 10.0, check: bool = True
+) -> Call[Reply]:
     """Send an event; gives its reply. With `check`, one that is not ok is raised as `PushRejected`."""
     body: Any = {} if payload is None else payload
 
@@ -58,6 +60,6 @@ def cast(channel: Channel, event: str, payload: Any) -> Callable[[float], None]:
     return lambda now: channel.cast(event, body, now)
 
 
-def ping(proto: ClientProtocol, *, timeout: float) -> Call[float]:
+def ping(proto: ClientProtocol, *, timeout: float = 10.0) -> Call[float]:
     """Send a heartbeat; gives the seconds that its answer took."""
     return Call(lambda now: proto.ping(now, timeout=timeout), lambda ref, now: proto.cancel_ping(ref))

@@ -230,7 +230,7 @@ class Client:
 
     def wait_connected(self) -> None:
         """Wait until the connection is open; raises why the client ended, if it did."""
-        answer = Answer()
+        answer = Answer[None]()
         self._session.wait_connected(answer)
         self.turn_until(answer.done)
         answer.result()
@@ -316,14 +316,14 @@ class Client:
 
     def ask(self, call: Call[T]) -> T:
         """Make a call of the core, and wait for its end; interrupted, it is given up."""
-        answer = self._engine.begin(call.begin)
+        answer = self._engine.begin(call)
         try:
             self.turn_until(answer.done)
         except BaseException:
             call.give_up(answer.ref, self.now())
             self._pump()
             raise
-        return call.result(answer.result())
+        return answer.result()
 
     def turn_until(self, condition: Callable[[], bool], deadline: float = inf) -> bool:
         """Let the client work until something holds; gives whether it does, or the deadline or the end came first."""
@@ -363,7 +363,7 @@ class Client:
 
     def run_until_closed(self, deadline: float) -> None:
         """Let the client work until it has ended, and raise why, or until the deadline."""
-        answer = Answer()
+        answer = Answer[None]()
         self._session.wait_closed(answer)
         if self.turn_until(lambda: self._ended or (self._runner.at_work and answer.done()), deadline):
             answer.result()

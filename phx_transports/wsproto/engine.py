@@ -13,8 +13,8 @@ a clock, and streams of bytes:
         stream.data_to_send() ──▶ bytes    # after every turn, until stream.state is no longer WANTED
         engine.turn()                      # at engine.deadline
 
-    with engine.ask(channel.join, give_up=channel.cancel, done=wake_caller) as answer:
-        ...                                # wait for `done`
+    with engine.ask(calls.join(channel), done=wake_caller) as answer:      # calls: `phx_transports.calls`
+        ...                                # wait for `done`; who does not is seen to
     answer.result()
 
 Whatever it is told ends with a turn, and each turn with a call of `turned`: whoever waits for the engine looks again.
@@ -26,12 +26,13 @@ import contextlib
 import inspect
 from collections.abc import Callable, Generator
 from math import inf
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Resolve
 from phx_proto.errors import ConnectError
 
+from ..calls import Call
 from ..cutter import MAX_SIZE
 from ..handshake import network_error
 from ..reports import OnHandlerError, log_event, log_handler_error
@@ -39,39 +40,45 @@ from ..session import Session
 from .connection import Machine, Stream
 from .handlers import Runner
 
+R = TypeVar("R")
+
 
 def _ignore() -> None: ...
 
 
-class Answer:
-    """What a call of the core ends with; a `session.Waiter`.
+class Answer(Generic[R]):
+    """What a call ends with; a `session.Waiter`.
 
     Args:
         ref: The call's; empty where it has none.
         done: Called when it has ended; must not raise.
+        take: What the caller gets of what the event brings; or what it raises.
     """
 
-    __slots__ = ("_done", "_ended", "_error", "_result", "ref")
+    __slots__ = ("_done", "_ended", "_error", "_outcome", "_take", "ref")
 
-    def __init__(self, ref: str = "", done: Callable[[], None] = _ignore) -> None:
+    def __init__(
+        self, ref: str = "", done: Callable[[], object] = _ignore, take: Callable[[Any], R] = lambda outcome: outcome
+    ) -> None:
         self.ref = ref
         self._done = done
+        self._take = take
         self._ended = False
-        self._result: Any = None
+        self._outcome: Any = None
         self._error: BaseException | None = None
 
     def done(self) -> bool:
         """Whether the call has ended."""
         return self._ended
 
-    def result(self) -> Any:
-        """What the call ended with, returned or raised; `None` while it has not ended."""
+    def result(self) -> R:
+        """What the call ended with, returned or raised; to be asked for once it has ended."""
         if self._error is not None:
             raise self._error
-        return self._result
+        return self._take(self._outcome)
 
     def set_result(self, result: Any, /) -> None:
-        self._ended, self._result = True, result
+        self._ended, self._outcome = True, result
         self._done()
 
     def set_exception(self, exception: BaseException, /) -> None:
@@ -171,29 +178,22 @@ class Engine:
         self.turn()
 
     @contextlib.contextmanager
-    def ask(
-        self,
-        call: Callable[[float], str],
-        *,
-        give_up: Callable[[str, float], None],
-        done: Callable[[], None] = _ignore,
-    ) -> Generator[Answer, None, None]:
-        """Make a call of the core that ends in an event, for the length of a block that waits for it.
+    def ask(self, call: Call[R], *, done: Callable[[], object] = _ignore) -> Generator[Answer[R], None, None]:
+        """Make a call, for the length of a block that waits for it; it is given up where that ends with an exception.
 
         Args:
-            call: Makes it at a time, and gives its ref: `channel.join`, `lambda now: channel.push("shout", {}, now)`.
-            give_up: Gives it up at a time, by its ref, where the block is left by an exception: `channel.cancel`.
+            call: E.g. `calls.push(channel, "shout", {"body": "hi"})`.
             done: Called when the answer is there; must not raise.
 
         Raises:
-            PhxError: What `call` raises.
+            LocalError: The core refuses it.
         """
         answer = self.begin(call, done)
         self.turn()
         try:
             yield answer
         except BaseException:
-            give_up(answer.ref, self._now())
+            call.give_up(answer.ref, self._now())
             self.turn()
             raise
 
@@ -208,9 +208,9 @@ class Engine:
 
     # ---- parts, for an embedding that waits by itself ---------------------------------------------------------------
 
-    def begin(self, call: Callable[[float], str], done: Callable[[], None] = _ignore) -> Answer:
-        """Make a call of the core; its answer comes with a later turn."""
-        answer = Answer(call(self._now()), done)
+    def begin(self, call: Call[R], done: Callable[[], object] = _ignore) -> Answer[R]:
+        """Make a call; its answer comes with a later turn."""
+        answer = Answer(call.begin(self._now()), done, call.result)
         self.session.wait(answer.ref, answer)
         return answer
 

@@ -12,12 +12,14 @@ from test_wsproto_machine import Rig, push, reply
 from phx_proto.backoff import Backoff, ReconnectPolicy
 from phx_proto.channel import Channel
 from phx_proto.client import ClientOptions, ClientProtocol
-from phx_proto.errors import CertificateError, HandshakeRefused, JoinRefused, JoinTimeout, NotJoined
+from phx_proto.errors import CertificateError, HandshakeRefused, JoinRefused, JoinTimeout, NotJoined, PushRejected
 from phx_proto.events import ConnectFailed, Disconnected
 from phx_proto.flow import FlowLimits
 from phx_proto.message import Message
 from phx_proto.router import Router
 from phx_proto.states import ChannelState
+from phx_transports import calls
+from phx_transports.calls import Call
 from phx_transports.reports import HandlerError
 from phx_transports.wsproto import Answer, Engine, StreamState
 from phx_transports.wsproto.handlers import SPELL
@@ -52,16 +54,22 @@ class Embedding(Rig):
     def receive(self, data: bytes) -> None:
         self.engine.received(self.stream, data)
 
-    def wait_for(self, call: Callable[[float], str], answer: Callable[[], None]) -> Answer:
+    def accept(self) -> None:
+        self.receive(reply(self.sent()[-1]))
+
+    def refuse(self) -> None:
+        self.receive(reply(self.sent()[-1], status="error"))
+
+    def wait_for(self, call: Call[Any], answer: Callable[[], None]) -> Answer[Any]:
         """Ask, and let the answer come meanwhile."""
-        with self.engine.ask(call, give_up=lambda ref, now: None) as waiting:
+        with self.engine.ask(call) as waiting:
             assert not waiting.done()
             answer()
         return waiting
 
     def joined(self, topic: str = "room:a") -> Channel:
         channel = self.proto.channel(topic)
-        self.wait_for(channel.join, lambda: self.receive(reply(self.sent()[-1])))
+        self.wait_for(calls.join(channel), self.accept)
         return channel
 
     def told(self, *kinds: type[Any]) -> list[Any]:
@@ -91,10 +99,7 @@ def test_a_call_ends_with_its_answer_in_the_turn_that_brings_it() -> None:
     embedding = opened()
     channel = embedding.joined()
     told: list[str] = []
-    ask = embedding.engine.ask(
-        lambda now: channel.push("sum", [1, 2], now), give_up=channel.cancel, done=lambda: told.append("done")
-    )
-    with ask as answer:
+    with embedding.engine.ask(calls.push(channel, "sum", [1, 2]), done=lambda: told.append("done")) as answer:
         (frame,) = embedding.sent()
         assert (frame[3:], told, answer.done()) == (["sum", [1, 2]], [], False)
         embedding.receive(reply(frame))
@@ -105,7 +110,7 @@ def test_a_call_ends_with_its_answer_in_the_turn_that_brings_it() -> None:
 def test_a_call_that_fails_raises_its_error() -> None:
     embedding = opened()
     channel = embedding.proto.channel("room:a")
-    answer = embedding.wait_for(channel.join, lambda: embedding.receive(reply(embedding.sent()[-1], status="error")))
+    answer = embedding.wait_for(calls.join(channel), embedding.refuse)
     with pytest.raises(JoinRefused, match="room:a"):
         answer.result()
 
@@ -115,18 +120,24 @@ def test_a_call_whose_wait_is_interrupted_is_given_up() -> None:
     channel = embedding.proto.channel("room:a")
     channel.join(embedding.now)
     (join,) = embedding.sent()
-    ask = embedding.engine.ask(lambda now: channel.push("sum", {}, now), give_up=channel.cancel)
-    with pytest.raises(KeyboardInterrupt), ask:
+    with pytest.raises(KeyboardInterrupt), embedding.engine.ask(calls.push(channel, "sum")):
         raise KeyboardInterrupt
     embedding.receive(reply(join))
     assert channel.state is ChannelState.JOINED
     assert embedding.sent() == []
 
 
+def test_a_push_that_is_answered_with_an_error_raises_it() -> None:
+    embedding = opened()
+    answer = embedding.wait_for(calls.push(embedding.joined(), "sum"), embedding.refuse)
+    with pytest.raises(PushRejected, match="sum"):
+        answer.result()
+
+
 def test_a_call_that_gets_no_answer_ends_in_the_turn_at_its_deadline() -> None:
     embedding = opened()
     channel = embedding.proto.channel("room:a")
-    with embedding.engine.ask(lambda now: channel.join(now, timeout=2.0), give_up=channel.cancel) as answer:
+    with embedding.engine.ask(calls.join(channel, timeout=2.0)) as answer:
         assert embedding.engine.deadline == 2.0
         embedding.now = 2.0
         embedding.engine.turn()
@@ -137,8 +148,7 @@ def test_a_call_that_gets_no_answer_ends_in_the_turn_at_its_deadline() -> None:
 def test_a_call_that_cannot_be_made_raises_at_once() -> None:
     embedding = opened()
     channel = embedding.proto.channel("room:a")
-    ask = embedding.engine.ask(lambda now: channel.push("sum", {}, now), give_up=channel.cancel)
-    with pytest.raises(NotJoined), ask:
+    with pytest.raises(NotJoined), embedding.engine.ask(calls.push(channel, "sum")):
         pytest.fail("there is nothing to wait for")
 
 
