@@ -108,15 +108,16 @@ class Batch:
 
 
 class PortabilityCheck:
-    """Refuses plain handlers that could never run where an executor runs them: in the processes of a pool.
+    """Refuses plain handlers that could never run where an executor runs them.
 
     Args:
-        executor: Any other than a `ProcessPoolExecutor` (a thread pool, a cluster with a pickler of its own) is taken
-            to run everything.
+        executor: To a `ProcessPoolExecutor` goes what can be pickled; to Dask, whose pickler takes lambdas and closures
+            too, anything but the channel. Any other executor is taken to run everything.
     """
 
     def __init__(self, executor: Executor | None) -> None:
-        self._needed = isinstance(executor, ProcessPoolExecutor)
+        self._pickles = isinstance(executor, ProcessPoolExecutor)
+        self._leaves = self._pickles or type(executor).__module__.partition(".")[0] == "distributed"  # not imported
         self._version = -1  # the router's, when it was looked at
 
     def router(self, router: Router) -> None:
@@ -136,10 +137,12 @@ class PortabilityCheck:
         Raises:
             InvalidHandler: It cannot be sent to another process.
         """
-        if not self._needed or handler.kind is HandlerKind.ASYNC:
+        if not self._leaves or handler.kind is HandlerKind.ASYNC:
             return
         if handler.takes_channel:
             raise InvalidHandler(handler.name, f"it takes the channel, and {_STAYS}")
+        if not self._pickles:
+            return
         try:
             pickle.dumps(handler)
         except Exception as error:

@@ -1,5 +1,7 @@
 """What several of the files here need."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +36,18 @@ class Reports:
             (report.handler.name.rpartition(".")[2], report.message.payload, type(report.error).__name__)
             for report in self.all
         ]
+
+
+class Gate:
+    """A named pipe at which a handler in another process waits until the test lets it pass."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = str(path)
+
+    def open(self) -> None:
+        """Wait until a handler stands before it, and let it pass."""
+        start(Path(self.path).write_text, "").result(LONG)
 
 
 def leave(channel: Channel, wire: Wire) -> None:

@@ -1,7 +1,4 @@
-"""Plain handlers on executors of the user's: which handlers can go there, order, bounds, workers that die, the end.
-
-A gate is a named pipe: a handler in another process waits at it, and the test lets it pass.
-"""
+"""Plain handlers on executors of the user's: which handlers can go there, order, bounds, workers that die, the end."""
 
 import multiprocessing
 import os
@@ -25,19 +22,9 @@ from phx_proto.router import Router
 from phx_transports.batches import WorkerError
 
 from .adapters import TOPIC, Adapter
-from .shared import Reports, numbers, settled, several_calls
+from .shared import Gate, Reports, numbers, settled, several_calls
 
 pytestmark = several_calls  # the adapters that take an executor
-
-
-class Gate:
-    def __init__(self, path: Path) -> None:
-        os.mkfifo(path)
-        self.path = str(path)
-
-    def open(self) -> None:
-        """Wait until a handler stands before it, and let it pass."""
-        start(Path(self.path).write_text, "").result(LONG)
 
 
 class Held(Executor):
