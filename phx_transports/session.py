@@ -5,7 +5,7 @@ whatever was asked for ends in exactly one event with the call's ref; here that 
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from phx_proto.errors import ConnectionClosed, PhxError
 from phx_proto.events import (
@@ -21,6 +21,8 @@ from phx_proto.events import (
     ReplyReceived,
 )
 
+T = TypeVar("T")
+
 
 class Waiter(Protocol):
     """A future, as far as it is needed here."""
@@ -35,6 +37,12 @@ class Reader(Protocol):
 
     def release(self) -> None: ...
     def end(self) -> None: ...
+
+
+class Tell(Protocol):
+    """Tells the core something at a time, and does what it wants done; every adapter's client has one."""
+
+    def __call__(self, call: Callable[[float], T], /) -> T: ...
 
 
 class Session:

@@ -10,6 +10,7 @@ import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Literal, TypeVar, cast
@@ -30,8 +31,9 @@ from .. import calls
 from ..batches import PortabilityCheck
 from ..calls import Call
 from ..cutter import MAX_SIZE
+from ..ending import Ending
 from ..queues import EventQueue, Item, MessageQueue
-from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
+from ..reports import OnHandlerError, log_event, log_handler_error
 from ..session import Session
 from .channel import Channel
 from .connection import Factory
@@ -189,24 +191,29 @@ class Client:
         self._proto = proto
         self._session = Session()
         self._session.listeners.append(log_event)
+        self._ending = Ending(
+            proto,
+            self._session,
+            tell=self.tell,
+            on_handler_error=on_handler_error,
+            fail_fast=fail_fast,
+            drain_timeout=drain_timeout,
+        )
         self._transport: ClientTransport
         if transport is None:
-            self._transport = Transport(proto, pump=self.pump, on_crash=self._fail, options=network)
+            self._transport = Transport(proto, pump=self.pump, on_crash=self._ending.fail, options=network)
         else:
-            self._transport = transport.asyncio_transport(proto, pump=self.pump, on_crash=self._fail)
+            self._transport = transport.asyncio_transport(proto, pump=self.pump, on_crash=self._ending.fail)
         self.now = self._transport.now
         self._own_executor = ThreadPoolExecutor(thread_name_prefix="phx-handler") if executor is None else None
         self._runner = Runner(
             executor or cast("Executor", self._own_executor),
             on_held=proto.held,
             on_done=lambda: self._loop.call_soon(self._report_handled),
-            on_error=self._handler_failed,
+            on_error=self._ending.handler_failed,
         )
-        self._on_handler_error = on_handler_error
-        self._fail_fast = fail_fast
-        self._drain_timeout = drain_timeout
         self._timer: Timer | None = None
-        self._idle = asyncio.Event()  # after the end: nothing waits for handlers any more, or nobody for them
+        self._idle = asyncio.Event()  # after the core's end: handlers are waited for no longer
         self._finishing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -297,8 +304,7 @@ class Client:
 
     def reconnect(self) -> None:
         """Drop the connection and connect anew at once, e.g. with a new token; channels rejoin."""
-        self._proto.reconnect(self.now())
-        self.pump()
+        self.tell(self._proto.reconnect)
 
     def events(self) -> EventStream:
         """What happens to the client: `async with client.events() as events: async for event in events: …`."""
@@ -310,14 +316,12 @@ class Client:
         Raises:
             PhxError: What ended the client, if not the application or a signal.
         """
-        with signals_to(self._on_signal):
+        with signals_to(self._ending.on_signal):
             await self.wait_closed()
 
     def stop(self) -> None:
         """Begin to close gracefully, as `close` does, and do not wait for it; also from within a handler."""
-        self._proto.drain(self.now(), timeout=self._drain_timeout)
-        self._session.release_readers()
-        self._report_handled()
+        self._ending.stop()
 
     async def close(self) -> None:
         """Close gracefully: no new messages, let handlers finish (pushes still work), leave, close with 1000.
@@ -330,15 +334,14 @@ class Client:
 
     async def abort(self) -> None:
         """Close at once, without leaves or handshake; handlers on the loop are cancelled."""
-        self._drop()
+        self._ending.drop()
         await self._wait_ended()
 
     # ---- for channels, streams and the runner -----------------------------------------------------------------------
 
     def start(self, *, timeout: float) -> None:
         """Begin to connect; for `connect`."""
-        self._proto.connect(self.now(), timeout=timeout)
-        self.pump()
+        self.tell(lambda now: self._proto.connect(now, timeout=timeout))
 
     def tell(self, call: Callable[[float], T]) -> T:
         """Tell the core something, and do what it wants done; every input comes this way."""
@@ -355,8 +358,7 @@ class Client:
         try:
             return call.result(await waiter)
         except asyncio.CancelledError:
-            call.give_up(ref, self.now())
-            self.pump()
+            self.tell(partial(call.give_up, ref))
             raise
 
     def check(self, handler: Handler) -> None:
@@ -397,8 +399,8 @@ class Client:
         events = proto.events()
         if events:
             self._session.settle(events)
-            if self._session.closed and self._finishing is None:
-                self._finishing = asyncio.Task(self._finish(), loop=self._loop)
+        if self._session.closed:
+            self._ended()
         runnable = proto.runnable()
         if runnable:
             self._runner.add(runnable)
@@ -415,36 +417,10 @@ class Client:
 
     def _timeout(self) -> None:
         self._timer = None
-        self._proto.handle_timeout(self.now())
-        self.pump()
+        self.tell(self._proto.handle_timeout)
 
     def _report_handled(self) -> None:
-        self._proto.handled(self._runner.report(), self.now())
-        if self._session.closed and self._proto.stats.backlog == 0:
-            self._idle.set()
-        self.pump()
-
-    def _handler_failed(self, report: HandlerError) -> None:
-        report_to(self._on_handler_error, report)
-        if self._fail_fast:
-            self._fail(report.raisable)
-
-    def _fail(self, error: BaseException) -> None:
-        """End, and have whoever waits for the end raise this."""
-        if not self._session.closed:
-            self._session.fail(error)
-            self._drop()
-
-    def _drop(self) -> None:
-        self._idle.set()
-        self._proto.abort(self.now())
-        self.pump()
-
-    def _on_signal(self) -> None:
-        if self.state in (SocketState.DRAINING, SocketState.CLOSING):
-            self._drop()
-        else:
-            self.stop()
+        self.tell(lambda now: self._proto.handled(self._runner.report(), now))
 
     async def _wait(self, register: Callable[[asyncio.Future[None]], None]) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()
@@ -456,13 +432,22 @@ class Client:
             with contextlib.suppress(Exception):  # why it ended is for `run` and `wait_closed` to raise
                 await self.wait_closed()
 
+    # ---- private: the end -------------------------------------------------------------------------------------------
+
+    def _ended(self) -> None:
+        """The core has ended."""
+        now = self.now()
+        if self._finishing is None:
+            self._ending.core_ended(now)
+            self._finishing = asyncio.Task(self._finish(), loop=self._loop)
+        if not self._ending.waits(now):
+            self._idle.set()
+
     async def _finish(self) -> None:
-        """After the core has ended: let handlers have what came before the server's end, and leave nothing behind."""
-        self._session.release_readers()
-        self._report_handled()
-        if self._session.error is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), self._drain_timeout)
+        """Let handlers have what is still for them, and leave nothing behind."""
+        with contextlib.suppress(TimeoutError):
+            async with self.timeout(self._ending.deadline - self.now()):
+                await self._idle.wait()
         await self._runner.close()
         self._session.end_readers()
         if self._timer is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command, Resolve
 
-from ..threads.seam import Tell
+from ..session import Tell
 from ..threads.transport import resolve
 from ..waits import SLICE
 from .clock import Clock, Timer

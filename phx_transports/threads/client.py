@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future
 from functools import partial
+from math import inf
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -40,8 +41,9 @@ from .. import calls
 from ..batches import PortabilityCheck
 from ..calls import Call
 from ..cutter import MAX_SIZE
+from ..ending import Ending
 from ..queues import EventQueue, Item, MessageQueue
-from ..reports import HandlerError, OnHandlerError, log_event, log_handler_error, report_to
+from ..reports import OnHandlerError, log_event, log_handler_error
 from ..session import Session
 from ..signals import signals_to
 from ..waits import wait_for
@@ -173,13 +175,21 @@ class Client:
         self._later: deque[Callable[[], None]] = deque()
         self._session = Session()
         self._session.listeners.append(self._log.append)
+        self._ending = Ending(
+            proto,
+            self._session,
+            tell=self.tell,
+            on_handler_error=on_handler_error,
+            fail_fast=fail_fast,
+            drain_timeout=drain_timeout,
+        )
         hooks: dict[str, Any] = {
             "tell": self.tell,
             "later": self._later.append,
             "on_due": lambda: self.tell(proto.handle_timeout),
             "goes_on": self._goes_on,
             "on_end": self._finish,
-            "on_crash": self._fail,
+            "on_crash": self._ending.fail,
         }
         self._transport: ClientTransport
         if transport is None:
@@ -193,14 +203,9 @@ class Client:
             tell=self.tell,
             on_turns=self._turns,
             later=self._later.append,
-            on_error=self._handler_failed,
-            on_crash=self._fail,
+            on_error=self._ending.handler_failed,
+            on_crash=self._ending.fail,
         )
-        self._on_handler_error = on_handler_error
-        self._fail_fast = fail_fast
-        self._drain_timeout = drain_timeout
-        self._ended_at: float | None = None
-        self._dropped = False  # nobody waits for handlers any more
 
     def __repr__(self) -> str:
         return f"Client({self._proto.endpoint.redacted!r}, {self.state.value})"
@@ -326,17 +331,12 @@ class Client:
         Raises:
             PhxError: What ended the client, if not the application or a signal.
         """
-        with signals_to(lambda: self._watch.call(self._on_signal)):
+        with signals_to(lambda: self._watch.call(self._ending.on_signal)):
             self.wait_closed()
 
     def stop(self) -> None:
         """Begin to close gracefully, as `close` does, and do not wait for it; also from within a handler."""
-
-        def drain(now: float) -> None:
-            self._proto.drain(now, timeout=self._drain_timeout)
-            self._session.release_readers()
-
-        self.tell(drain)
+        self._ending.stop()
 
     def close(self) -> None:
         """Close gracefully: no new messages, let handlers finish (pushes still work), leave, close with 1000.
@@ -349,7 +349,7 @@ class Client:
 
     def abort(self) -> None:
         """Close at once, without leaves or handshake. Handlers that run are left to end by themselves."""
-        self._drop()
+        self._ending.drop()
         self._wait_ended()
 
     # ---- for channels, streams, the transport and the runner --------------------------------------------------------
@@ -448,31 +448,6 @@ class Client:
         self.follow_up()
         return turns
 
-    def _handler_failed(self, report: HandlerError) -> None:
-        report_to(self._on_handler_error, report)
-        if self._fail_fast:
-            self._fail(report.raisable)
-
-    def _fail(self, error: BaseException) -> None:
-        """End, and have whoever waits for the end raise this."""
-        with self.lock:
-            closed = self._session.closed
-            if not closed:
-                self._session.fail(error)
-        if not closed:
-            self._drop()
-
-    def _drop(self) -> None:
-        self._dropped = True
-        self.tell(self._proto.abort)
-        self._watch.wake()
-
-    def _on_signal(self) -> None:
-        if self.state in (SocketState.DRAINING, SocketState.CLOSING):
-            self._drop()
-        else:
-            self.stop()
-
     def _wait(self, register: "Callable[[Future[None]], None]", timeout: float | None) -> "Future[None]":
         waiter: Future[None] = Future()
         with self.lock:
@@ -494,19 +469,15 @@ class Client:
 
     def _ended(self) -> None:
         """The core has ended; under the lock."""
-        if self._ended_at is None:
-            self._ended_at = self._transport.now()
-            self._session.release_readers()
-            self._watch.arm(self._ended_at + self._drain_timeout)
+        if self._ending.deadline == inf:
+            self._ending.core_ended(self._transport.now())
+            self._watch.arm(self._ending.deadline)
         self._watch.wake()
 
     def _goes_on(self) -> bool:
         """Whether there is something to wait for: the core, or handlers of what came before the server's end."""
-        if self._ended_at is None:
-            return True
-        if self._session.error is None or self._dropped:
-            return False
-        return self.stats.backlog > 0 and self._transport.now() < self._ended_at + self._drain_timeout
+        with self.lock:
+            return not self._session.closed or self._ending.waits(self._transport.now())
 
     def _finish(self) -> None:
         """The watch's last act: leave nothing behind."""

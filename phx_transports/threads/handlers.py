@@ -31,8 +31,8 @@ from phx_proto.inbox import Consumer, Delivery, Inbox, Tap
 from ..batches import Batch, Failure
 from ..lanes import BATCH, Lane, Outcome
 from ..reports import HandlerError, OnHandlerError
+from ..session import Tell
 from .crew import Crew
-from .seam import Tell
 
 if TYPE_CHECKING:
     from .channel import Channel

@@ -6,18 +6,12 @@ network and the clock of a client, a test for instance, needs to know nothing el
 """
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command
 
-T = TypeVar("T")
-
-
-class Tell(Protocol):
-    """Tells the core something, and does what it wants done."""
-
-    def __call__(self, call: Callable[[float], T], /) -> T: ...
+from ..session import Tell
 
 
 class ClientWatch(Protocol):

@@ -26,9 +26,9 @@ from phx_proto.commands import (
 from phx_proto.errors import ConnectError
 from phx_proto.link import Link
 
+from ..session import Tell
 from ..waits import deadline_after, slice_until
 from .connection import LINGER, Attempt, Connection, open_connection
-from .seam import Tell
 from .watch import Watch
 
 

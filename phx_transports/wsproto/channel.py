@@ -95,7 +95,7 @@ class Channel:
         """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
         if not self._client.writable:
             self._client.wait_writable()
-        self._client.tell(calls.cast(self._core, event, payload))
+        self._client.send(calls.cast(self._core, event, payload))
 
     def on(
         self, event: str, *, payload: Any = None, concurrency: int = 1

@@ -16,6 +16,7 @@ import random
 import signal
 import threading
 from collections.abc import Callable, Generator
+from functools import partial
 from math import inf
 from ssl import SSLContext
 from time import monotonic
@@ -36,8 +37,9 @@ from phx_proto.wire import Stats
 from .. import calls
 from ..calls import Call
 from ..cutter import MAX_SIZE
+from ..ending import Ending
 from ..queues import EventQueue, Item, MessageQueue
-from ..reports import HandlerError, OnHandlerError, log_handler_error, report_to
+from ..reports import HandlerError, OnHandlerError, log_handler_error
 from ..waits import deadline_after, slice_until
 from .channel import Channel
 from .engine import Answer, Engine
@@ -46,8 +48,8 @@ from .transport import Factory, Transport
 
 T = TypeVar("T")
 
-#: How often handlers tell the core something, mostly to send a message, until what it wants is done.
-_TOLD: Final = 100
+#: Messages that handlers send until they are written.
+_SENT: Final = 100
 
 
 def connect(
@@ -146,16 +148,24 @@ class Client:
         self.now = monotonic
         self._proto = proto
         self._engine = Engine(
-            proto, now=monotonic, max_size=max_size, on_handler_error=self._handler_failed, look=lambda: self._look(0.0)
+            proto,
+            now=monotonic,
+            max_size=max_size,
+            on_handler_error=self._handler_failed,
+            look=lambda: self._look(0.0),
         )
         self._session = self._engine.session
         self._runner = self._engine.runner
+        self._ending = Ending(
+            proto,
+            self._session,
+            tell=self.tell,
+            on_handler_error=on_handler_error,
+            fail_fast=fail_fast,
+            drain_timeout=drain_timeout,
+        )
         self._transport = Transport(self._engine.machine, ssl=ssl, factory=factory)
-        self._on_handler_error = on_handler_error
-        self._fail_fast = fail_fast
-        self._drain_timeout = drain_timeout
-        self._told = 0  # times that handlers told the core something, and nothing was done yet
-        self._patient_until = inf  # once the core has ended: how long handlers may take with what had come before
+        self._sent = 0  # messages by handlers that are not written yet
         self._ended = False  # whether nothing is left
         self._signals = 0  # heard and not yet heeded
         self._runs = False
@@ -254,8 +264,7 @@ class Client:
 
     def reconnect(self) -> None:
         """Drop the connection and connect anew at once, e.g. with a new token; channels rejoin."""
-        self._proto.reconnect(self.now())
-        self._pump()
+        self.tell(self._proto.reconnect)
 
     def events(self, *, timeout: float | None = None) -> EventStream:
         """What happens to the client: `with client.events() as events: for event in events: …`.
@@ -288,10 +297,7 @@ class Client:
 
     def stop(self) -> None:
         """Begin to close gracefully, as `close` does, and do not wait for it; also from within a handler."""
-        self._proto.drain(self.now(), timeout=self._drain_timeout)
-        self._session.release_readers()
-        self._runner.report()
-        self._pump()
+        self._ending.stop()
 
     def close(self) -> None:
         """Close gracefully: no new messages, let handlers finish (pushes still work), leave, close with 1000.
@@ -304,15 +310,27 @@ class Client:
 
     def abort(self) -> None:
         """Close at once, without leaves or handshake; no handler is called any more."""
-        self._drop()
+        self._ending.drop()
         self._wait_ended()
 
     # ---- for channels and streams -----------------------------------------------------------------------------------
 
     def start(self, *, timeout: float) -> None:
         """Begin to connect; for `connect`."""
-        self._proto.connect(self.now(), timeout=timeout)
+        self.tell(lambda now: self._proto.connect(now, timeout=timeout))
+
+    def tell(self, call: Callable[[float], T]) -> T:
+        """Tell the core something, and do what it wants done; every input comes this way."""
+        result = call(self.now())
         self._pump()
+        return result
+
+    def send(self, call: Callable[[float], None]) -> None:
+        """Tell the core to send something; what handlers send is written together."""
+        call(self.now())
+        self._sent += 1
+        if not self._runner.at_work or self._sent >= _SENT:
+            self._pump()
 
     def ask(self, call: Call[T]) -> T:
         """Make a call of the core, and wait for its end; interrupted, it is given up."""
@@ -320,8 +338,7 @@ class Client:
         try:
             self.turn_until(answer.done)
         except BaseException:
-            call.give_up(answer.ref, self.now())
-            self._pump()
+            self.tell(partial(call.give_up, answer.ref))
             raise
         return answer.result()
 
@@ -343,14 +360,6 @@ class Client:
     def wait_writable(self, timeout: float | None = None) -> bool:
         """Wait while so much is to be written that senders should wait; gives whether there is room now."""
         return self.turn_until(lambda: self.writable, deadline_after(timeout))
-
-    def tell(self, call: Callable[[float], T]) -> T:
-        """Tell the core something, and do what it wants done; what handlers tell it, together."""
-        result = call(self.now())
-        self._told += 1
-        if not self._runner.at_work or self._told >= _TOLD:
-            self._pump()
-        return result
 
     @property
     def handling(self) -> bool:
@@ -389,32 +398,24 @@ class Client:
         self._heed_signals()
         self._pump()
         self._runner.looked_at = now
-        if now >= self._patient_until:
-            self._runner.closed = True
         return not self._runner.closed
 
     def _pump(self) -> None:
         """Do what the core wants done; to be called after each input."""
-        self._told = 0
+        self._sent = 0
         self._engine.report()
         if not self._ended:
             self._transport.pump()
         self._engine.settle()
-        if self._session.closed and self._patient_until == inf:
-            self._patient_until = self.now() + self._drain_timeout
+        if self._session.closed:
+            now = self.now()
+            self._ending.core_ended(now)
+            self._runner.closed |= not self._ending.waits(now)
 
     def _handler_failed(self, report: HandlerError) -> None:
-        report_to(self._on_handler_error, report)
-        if self._fail_fast and not self._session.closed:
-            self._session.fail(report.raisable)
-            self._drop()
+        self._ending.handler_failed(report)
 
     # ---- private: the end -------------------------------------------------------------------------------------------
-
-    def _drop(self) -> None:
-        self._runner.closed = True
-        self._proto.abort(self.now())
-        self._pump()
 
     def _wait_ended(self) -> None:
         if not self._runner.at_work:
@@ -453,7 +454,4 @@ class Client:
     def _heed_signals(self) -> None:
         while self._signals:
             self._signals -= 1
-            if self.state in (SocketState.DRAINING, SocketState.CLOSING):
-                self._drop()
-            else:
-                self.stop()
+            self._ending.on_signal()
