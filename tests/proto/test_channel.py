@@ -371,7 +371,7 @@ def test_a_lost_connection_is_told_to_a_joined_channel_and_it_is_rejoined_at_the
     talk.drop(1012, "restart")
     event = talk.event(ChannelErrored)
     assert isinstance(event.error, ConnectionClosed)
-    assert (event.error.code, event.retry_in) == (1012, None)
+    assert (event.topic, event.error.code, event.retry_in) == ("room:1", 1012, None)
     assert (room.state, room.join_ref) == (ChannelState.PENDING, None)
     talk.advance(5).accept()
     assert names(talk.sent()) == [("room:1", PHX_JOIN)]

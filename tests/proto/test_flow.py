@@ -290,6 +290,11 @@ def test_a_joins_clock_stands_still_with_reading() -> None:
     assert len([event for event in talk.events() if isinstance(event, ChannelErrored)]) == 1
 
 
+def test_nobody_is_woken_for_a_deadline_of_the_reading_clock_before_reading_can_have_gone_on() -> None:
+    talk = paused(longest_pause=5.0)
+    assert talk.proto._flow.after(2.0, talk.now) == talk.now + 5.0 + 2.0
+
+
 def test_a_callers_clock_runs_while_reading_stands_still() -> None:
     talk = paused()
     talk.push(talk.proto._wire.channels["room:1"], timeout=4.0)

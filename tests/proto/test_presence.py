@@ -146,9 +146,9 @@ def test_keys_without_metas_are_not_there() -> None:
 
 def test_nobody_is_there_before_the_state() -> None:
     presence = Presence()
+    assert (presence.entries, presence.synced) == ({}, False)
     presence.joined("1")
-    assert presence.entries == {}
-    assert not presence.synced
+    assert (presence.entries, presence.synced) == ({}, False)
 
 
 def test_the_first_state_is_told_as_joins() -> None:

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 from serving import Server, end
 
+from phx_proto.serializer import V2Server
+from phx_proto.server import ServerProtocol
 from phx_proto.server_events import (
     HOSTS,
     RELEASES,
@@ -15,6 +17,7 @@ from phx_proto.server_events import (
     JoinRequested,
     Release,
     ServerEvent,
+    ServerOptions,
     SocketClosed,
     Termination,
 )
@@ -147,6 +150,12 @@ def test_a_silent_client_is_closed_at_once_by_bandit_and_at_the_next_tenth_of_th
     assert server.commands() == [Close(code)]
     assert server.events() == [SocketClosed(code, "the client was silent for too long")]
     assert server.next_timeout() is None
+
+
+def test_cowboys_tenths_are_counted_from_the_opening() -> None:
+    server = ServerProtocol(V2Server(), (), options=ServerOptions(host=COWBOY, timeout=60.0), now=101.0)
+    server.touched(108.0)
+    assert server.next_timeout() == 101.0 + 72.0
 
 
 @pytest.mark.parametrize("host", list(Host))

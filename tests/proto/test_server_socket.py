@@ -34,7 +34,10 @@ def test_a_channel_joined_without_a_join_ref_goes_by_the_ref_of_its_join() -> No
     assert server.said() == [reply(None, "50"), reply("50", "51"), ["50", None, "room:a", "tick", {}], end(None)]
 
 
-@pytest.mark.parametrize("ref", [None, 4, 10**40, 1.5, True, ["a"], {"a": [1]}])
+DEEP = json.loads("[" * 31 + '{"a":1}' + "]" * 31)
+
+
+@pytest.mark.parametrize("ref", [None, 4, 10**40, 1.5, True, ["a"], {"a": [1]}, DEEP])
 def test_a_ref_of_any_type_comes_back(ref: Any) -> None:
     server = Server()
     server.hear([None, ref, "phoenix", "heartbeat", {}])
@@ -50,6 +53,7 @@ def test_a_field_too_deep_to_be_sent_back_closes_the_socket(fields: tuple[str, .
     frame = f'[{",".join(fields)},"phx_leave",{{}}]'.replace("{deep}", deep)
     server.receive(frame, 0.0)
     assert server.commands() == [Close(1011)]
+    assert server.events() == [SocketClosed(1011, "a ref or a topic is nested too deeply to be sent back")]
 
 
 # ---- the application speaks -----------------------------------------------------------------------------------------
@@ -175,17 +179,27 @@ def test_another_event_on_the_heartbeat_topic_is_unmatched(event: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "frame", ["", "{", "null", "[]", '["1","2","room:a","x"]', '["1","2","room:a","x",NaN]', b"", b"\x01"]
+    ("frame", "reason"),
+    [
+        ("", "Input data was truncated"),
+        ("{", "Expected `array`, got `object`"),
+        ("null", "Expected `array`, got `null`"),
+        ("[]", "Expected `array` of at least length 5, got 0"),
+        ('["1","2","room:a","x"]', "Expected `array` of at least length 5, got 4"),
+        ('["1","2","room:a","x",NaN]', "JSON is malformed: invalid character (byte 22)"),
+        (b"", "a binary frame without a byte"),
+        (b"\x01", "a binary frame of kind 1, which is none of [0]"),
+    ],
 )
-def test_a_malformed_frame_closes_the_socket(frame: str | bytes) -> None:
+def test_a_malformed_frame_closes_the_socket(frame: str | bytes, reason: str) -> None:
     server = Server()
     channel = server.joined("1")
     server.receive_all([frame, '[null,"1","phoenix","heartbeat",{}]'], 0.0)
     assert server.commands() == [Close(1011)]
-    terminated, closed = server.events()
-    assert terminated == ChannelTerminated(channel, Termination.CONNECTION)
-    assert isinstance(closed, SocketClosed)
-    assert closed.code == 1011
+    assert server.events() == [
+        ChannelTerminated(channel, Termination.CONNECTION),
+        SocketClosed(1011, reason),
+    ]
 
 
 # ---- time -----------------------------------------------------------------------------------------------------------
