@@ -6,7 +6,7 @@ from typing import Any, Final, Self
 
 from phx_proto import ClientOptions, JoinPolicy, Refusal
 from phx_proto.events import ChannelEnded
-from phx_transports.threads import Client, connect
+from phx_transports.threads import connect
 from phx_transports.threads.seam import TransportFactory
 
 from .handlers import Handlers
@@ -42,8 +42,6 @@ class Keeper:
         self._topics = topics
         self._store = store
         self._transport = transport
-        self._client: Client
-        self._stack: ExitStack
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:  # a join that fails closes the connection
