@@ -20,7 +20,6 @@ from phx_proto.message import RESERVED_EVENTS, Message
 from phx_proto.router import Router
 from phx_proto.serializer import V2, V2Server
 
-from ..asyncio.crew import is_stopped
 from .channel import FakeChannel
 from .errors import NothingHandled
 
@@ -124,6 +123,8 @@ async def deliver_async(
     router: Router, topic: str, event: str, payload: Any = None, *, channel: FakeChannel | None = None
 ) -> Outcomes:
     """Do what `deliver` does, for a caller on an event loop: coroutine functions run on it, plain ones in a thread."""
+    from ..asyncio.crew import is_stopped  # here, for `deliver` needs no asyncio client
+
     message, channel = _message(topic, event, payload), channel or FakeChannel(topic)
     outcomes: list[Outcome] = []
     for handler in _handlers(router, message):

@@ -1,6 +1,8 @@
 """`deliver`: the handlers that a message reaches, and what each of them did."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -330,3 +332,14 @@ def test_a_handler_can_leave_its_channel() -> None:
     channel = FakeChannel("room:lobby")
     deliver(router, "room:lobby", "bye", channel=channel).check()
     assert channel.left
+
+
+def test_the_kit_for_threads_brings_no_asyncio_client() -> None:
+    code = """
+import sys
+from phx_transports.testing import FakeChannel, Peer, background, deliver
+from phx_transports.threads import connect
+print(*(name for name in sys.modules if name.startswith("phx_transports.asyncio")))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout == "\n"
