@@ -15,6 +15,17 @@ from .turns import quiet
 _MOST: Final = 100_000  # timers in one `advance`, beyond which they set each other anew without end
 
 
+def forward(seconds: float) -> float:
+    """The seconds, if time can pass by them.
+
+    Raises:
+        ValueError: They are negative.
+    """
+    if seconds < 0:
+        raise ValueError(f"time does not go back: {seconds!r} s")
+    return seconds
+
+
 class Timer:
     """Something to be called at a time; may be cancelled."""
 
@@ -102,9 +113,7 @@ class Clock:
 
     def _steps(self, seconds: float) -> Iterator[None]:
         """From one due time to the next and at last to the end, with a rest before, between and after."""
-        if seconds < 0:
-            raise ValueError(f"time does not go back: {seconds!r} s")
-        end = self._now + seconds
+        end = self._now + forward(seconds)
         yield
         for _ in range(_MOST):
             going_on = self._step(end)

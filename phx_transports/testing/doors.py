@@ -1,4 +1,4 @@
-"""What becomes of an attempt to connect."""
+"""What becomes of an attempt to connect. Where it does not come about, time may pass then: `advance`, in seconds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ class Refuse:
     status: int
     body: bytes
     headers: Mapping[str, str]
+    advance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,14 @@ class Fail:
     """It never reaches a server."""
 
     reason: str
+    advance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
     """It is not answered yet, or never."""
+
+    advance: float = 0.0
 
 
 Door: TypeAlias = Accept | Refuse | Fail | Hold

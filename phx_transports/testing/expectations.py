@@ -11,6 +11,7 @@ import msgspec
 
 from phx_proto.serializer import Request, V2Server
 
+from .clock import forward
 from .errors import CannotPlay, UnexpectedConversation
 from .transcript import shown
 
@@ -144,9 +145,7 @@ class Expectation:
             CannotPlay: It is answered already.
             ValueError: The seconds are negative.
         """
-        if advance < 0:
-            raise ValueError(f"time does not go back: {advance!r} s")
-        self._advance = advance
+        self._advance = forward(advance)
         return self._decide(Answer.SILENCE, "", None)
 
     # ---- what came ---------------------------------------------------------------------------------------------------

@@ -162,21 +162,24 @@ class Network:
 
     def _answer(self, connection: Connection, door: Door) -> None:
         link, under_way = connection.link, connection.under_way
+        advance = 0.0
         match door:
             case Accept(subprotocol):
                 connection.state = State.OPEN
                 self.say(Side.SERVER, "accepts the connection")
                 under_way.append(lambda now: link.opened(subprotocol, now))
-            case Refuse(status, body, headers):
+            case Refuse(status, body, headers, advance):
                 connection.over()
                 self.say(Side.SERVER, f"refuses the connection with HTTP {status}")
                 under_way.append(lambda now: link.refused(status, headers, body, now))
-            case Fail(reason):
+            case Fail(reason, advance):
                 connection.over()
                 self.say(Side.NOTE, f"no server is there: {reason}")
                 under_way.append(lambda now: link.failed(ConnectError(reason), now))
-            case Hold():
+            case Hold(advance):
                 self.say(Side.NOTE, "the handshake is not answered yet")
+        if advance:
+            self.lapses.append(advance)
 
     # ---- what is under way -------------------------------------------------------------------------------------------
 

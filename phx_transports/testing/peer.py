@@ -27,7 +27,7 @@ from phx_proto.commands import Command
 from phx_proto.message import PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE
 from phx_proto.serializer import Request, ServerSerializer
 
-from .clock import Clock
+from .clock import Clock, forward
 from .connection import Connection, Line, State
 from .doors import DOORS, Accept, Door, Fail, Hold, Refuse
 from .errors import CannotPlay, TestKitError, UnexpectedConversation
@@ -225,7 +225,13 @@ class Peer:
         self._answer_attempt(Accept(subprotocol))
 
     def refuse_connect(
-        self, status: int = 403, body: str | bytes = b"", headers: Mapping[str, str] | None = None, *, times: int = 1
+        self,
+        status: int = 403,
+        body: str | bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        times: int = 1,
+        advance: float = 0.0,
     ) -> None:
         """Answer the attempt that is held, or the next one, with an HTTP error.
 
@@ -234,20 +240,41 @@ class Peer:
             body: Of the response.
             headers: Of the response, e.g. `{"retry-after": "7"}`.
             times: So many attempts in a row.
+            advance: Seconds by which the clock moves after each: how a `connect` that blocks the test's own thread
+                tries again, or gives up.
+
+        Raises:
+            ValueError: The seconds are negative.
         """
         data = body.encode() if isinstance(body, str) else body
         for _ in range(times):
-            self._answer_attempt(Refuse(status, data, headers or {}))
+            self._answer_attempt(Refuse(status, data, headers or {}, forward(advance)))
 
-    def fail_connect(self, reason: str = "connection refused", *, times: int = 1) -> None:
-        """Nobody is there for the attempt that is held, or for the next one: so many attempts in a row."""
+    def fail_connect(self, reason: str = "connection refused", *, times: int = 1, advance: float = 0.0) -> None:
+        """Nobody is there for the attempt that is held, or for the next one.
+
+        Args:
+            reason: What the client is told.
+            times: As for `refuse_connect`.
+            advance: As for `refuse_connect`.
+
+        Raises:
+            ValueError: The seconds are negative.
+        """
         for _ in range(times):
-            self._answer_attempt(Fail(reason))
+            self._answer_attempt(Fail(reason, forward(advance)))
 
-    def hold_connect(self) -> None:
-        """Leave the next attempt without an answer, until one of the other three gives it."""
+    def hold_connect(self, *, advance: float = 0.0) -> None:
+        """Leave the next attempt without an answer, until one of the other three gives it.
+
+        Args:
+            advance: As for `refuse_connect`.
+
+        Raises:
+            ValueError: The seconds are negative.
+        """
         with self._lock:
-            self._network.doors.append(Hold())
+            self._network.doors.append(Hold(forward(advance)))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection with a close frame.

@@ -1,5 +1,6 @@
 """`Peer` against a bare `ClientProtocol`: what a test of a client reads like, and how it fails."""
 
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -212,9 +213,18 @@ def test_it_passes_within_a_time_that_the_test_lets_pass() -> None:
         assert peer.clock.now() == pytest.approx(10.01)
 
 
-def test_it_does_not_pass_backwards() -> None:
+@pytest.mark.parametrize(
+    "script",
+    [
+        lambda peer: peer.expect_join(LOBBY).ignore(advance=-1),
+        lambda peer: peer.refuse_connect(advance=-1),
+        lambda peer: peer.fail_connect(advance=-1),
+        lambda peer: peer.hold_connect(advance=-1),
+    ],
+)
+def test_it_does_not_pass_backwards(script: Callable[[Peer], object]) -> None:
     with pytest.raises(ValueError, match="time does not go back: -1 s"):
-        Peer().expect_join(LOBBY).ignore(advance=-1)
+        script(Peer())
 
 
 def test_a_cast_wants_no_reply() -> None:

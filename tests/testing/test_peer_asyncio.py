@@ -46,6 +46,12 @@ async def test_a_refused_connect_is_raised(phx_peer: Peer) -> None:
         await connect(phx_peer.url, transport=phx_peer)
 
 
+async def test_a_connect_comes_about_when_the_time_passes_by_itself(phx_peer: Peer) -> None:
+    phx_peer.fail_connect(times=2, advance=1)
+    async with connect(phx_peer.url, transport=phx_peer):
+        assert len(phx_peer.connections) == 3
+
+
 async def test_a_coroutine_handler_runs_on_the_loop_and_a_plain_one_in_the_executor(phx_peer: Peer) -> None:
     router, ran = Router(), list[str]()
 

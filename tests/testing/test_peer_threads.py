@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 
-from phx_proto.errors import ConnectionClosed, HandshakeRefused, JoinRefused, JoinTimeout, PushLost, PushTimeout
+from phx_proto.errors import (
+    ConnectionClosed,
+    ConnectTimeout,
+    HandshakeRefused,
+    JoinRefused,
+    JoinTimeout,
+    PushLost,
+    PushTimeout,
+)
 from phx_proto.message import Message
 from phx_proto.router import Router
 from phx_proto.states import ChannelState
@@ -36,6 +44,19 @@ def test_a_join_is_refused(phx_peer: Peer) -> None:
 def test_a_refused_connect_is_raised(phx_peer: Peer) -> None:
     phx_peer.refuse_connect(403)
     with pytest.raises(HandshakeRefused):
+        connect(phx_peer.url, transport=phx_peer)
+
+
+def test_a_connect_that_blocks_the_test_comes_about_when_the_time_passes_by_itself(phx_peer: Peer) -> None:
+    phx_peer.fail_connect(advance=1)
+    phx_peer.refuse_connect(503, times=2, advance=1)
+    with connect(phx_peer.url, transport=phx_peer):
+        assert len(phx_peer.connections) == 4
+
+
+def test_a_connect_that_blocks_the_test_gives_up_when_the_time_passes_by_itself(phx_peer: Peer) -> None:
+    phx_peer.hold_connect(advance=10)
+    with pytest.raises(ConnectTimeout):
         connect(phx_peer.url, transport=phx_peer)
 
 
