@@ -232,8 +232,7 @@ class Expectation:
 
     def _answer_now(self, asked: Asked) -> None:
         self._act(asked, self._answer, self._status, self._response)
-        if self._advance:
-            self._lapse(self._advance)
+        self._lapse(self._advance)
 
     def _found(self) -> Asked:
         if self._asked is None:

@@ -8,7 +8,6 @@ Locks, where clients run on threads: `lock` is held for a moment and never while
 tells holds the turn, and takes the client's own lock after it.
 """
 
-import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -53,8 +52,8 @@ class Network:
         transcript: What was said so far.
         connections: Every attempt to connect so far.
         doors: What becomes of the next attempts to connect; they are accepted where nothing is said.
+        now: What the time is.
         heartbeats: Whether they are answered.
-        lapses: Seconds that are to pass when everything under way has arrived.
     """
 
     def __init__(
@@ -65,12 +64,14 @@ class Network:
         self.connections: list[Connection] = []
         self.doors: deque[Door] = deque()
         self.heartbeats = True
-        self.lapses: deque[float] = deque()
+        self.now = clock.now
         self._clock = clock
         self._serializer = serializer
         self._heard = heard
         self._turn = threading.Lock()
         self._teller: int | None = None  # the thread that has the turn
+        self._lapses: deque[float] = deque()  # seconds that pass when everything under way has arrived
+        self._lapsing = False  # somebody is at it
 
     # ---- from the client ---------------------------------------------------------------------------------------------
 
@@ -162,35 +163,42 @@ class Network:
 
     def _answer(self, connection: Connection, door: Door) -> None:
         link, under_way = connection.link, connection.under_way
-        advance = 0.0
+        if not isinstance(door, Accept):
+            self.lapse(door.advance)
         match door:
             case Accept(subprotocol):
                 connection.state = State.OPEN
                 self.say(Side.SERVER, "accepts the connection")
                 under_way.append(lambda now: link.opened(subprotocol, now))
-            case Refuse(status, body, headers, advance):
+            case Refuse(status, body, headers):
                 connection.over()
                 self.say(Side.SERVER, f"refuses the connection with HTTP {status}")
                 under_way.append(lambda now: link.refused(status, headers, body, now))
-            case Fail(reason, advance):
+            case Fail(reason):
                 connection.over()
                 self.say(Side.NOTE, f"no server is there: {reason}")
                 under_way.append(lambda now: link.failed(ConnectError(reason), now))
-            case Hold(advance):
+            case Hold():
                 self.say(Side.NOTE, "the handshake is not answered yet")
-        if advance:
-            self.lapses.append(advance)
 
     # ---- what is under way -------------------------------------------------------------------------------------------
+
+    def lapse(self, seconds: float) -> None:
+        """Have so much time pass when everything that is under way has arrived."""
+        with self.lock:
+            if seconds:
+                self._lapses.append(seconds)
 
     def settle(self) -> None:
         """Have everything that is under way arrive, and the time pass that is to pass then."""
         if self._teller == threading.get_ident():  # called from within: the one outside goes on
             return
         self._tell()
-        while self.lapses:
-            with contextlib.suppress(IndexError):  # another thread was quicker
-                self._clock.advance(self.lapses.popleft())
+        while (seconds := self._next_lapse()) is not None:
+            try:
+                self._clock.advance(seconds)
+            finally:
+                self._lapsing = False
 
     def _tell(self) -> None:
         with self._turn:
@@ -201,6 +209,13 @@ class Network:
                     line.tell(call)
             finally:
                 self._teller = None
+
+    def _next_lapse(self) -> float | None:
+        with self.lock:
+            if self._lapsing or not self._lapses:  # one after another: whoever is at it goes on with the next
+                return None
+            self._lapsing = True
+            return self._lapses.popleft()
 
     def _next(self) -> tuple[Line, Callable[[float], None]] | None:
         with self.lock:

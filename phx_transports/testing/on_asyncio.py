@@ -47,7 +47,7 @@ class AsyncioLine(Line):
     def perform(self, command: Command) -> None:
         """Do what the core wants done."""
         if isinstance(command, Resolve):
-            self._peer.asked(self)
+            self._peer.resolving(self)
             self._spawn(resolve(command, self._proto, self.now, self._pump))
         else:
             self._peer.perform(command, self)

@@ -54,7 +54,7 @@ class ThreadsLine(Line):
     def perform(self, command: Command) -> None:
         """Do what the core wants done."""
         if isinstance(command, Resolve):
-            self._peer.asked(self)
+            self._peer.resolving(self)
             self._later(lambda: resolve(command, self._proto, self._tell))
         else:
             self._peer.perform(command, self)

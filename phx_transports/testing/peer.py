@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from phx_proto.client import ClientProtocol
-from phx_proto.commands import Command
+from phx_proto.commands import Command, OpenTransport
 from phx_proto.message import PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE
 from phx_proto.serializer import Request, ServerSerializer
 
@@ -33,6 +33,7 @@ from .doors import DOORS, Accept, Door, Fail, Hold, Refuse
 from .errors import CannotPlay, TestKitError, UnexpectedConversation
 from .expectations import ANYTHING, Answer, Asked, Expectation, Kind
 from .network import Network
+from .patience import Patience
 from .presences import Presences
 from .transcript import NOTHING, Side, Transcript
 from .turns import quiet
@@ -56,8 +57,8 @@ class Peer:
     Args:
         clock: To share with something else; by default the peer's own.
         serializer: The server's side of a wire format of your own; by default the one that the client asks for.
-        patience: Real seconds after which a client on asyncio or threads is ended whose join or push nothing expects,
-            or whose params cannot be read: better a test that fails than one that waits for ever.
+        patience: Real seconds after which a client on asyncio or threads is ended that waits for what will not come: an
+            answer where nothing is expected, or a time to try again while no time passes.
 
     Attributes:
         clock: The time of everything here.
@@ -70,8 +71,8 @@ class Peer:
         self, *, clock: Clock | None = None, serializer: ServerSerializer | None = None, patience: float = 10.0
     ) -> None:
         self.clock = Clock() if clock is None else clock
-        self._patience = patience
         self._network = Network(self.clock, serializer, self._heard)
+        self._patience = Patience(patience, self._network)
         self._lock = self._network.lock
         self._expectations: list[Expectation] = []
         self._standing: list[Expectation] = []  # what is allowed; they come last
@@ -410,24 +411,12 @@ class Peer:
     def perform(self, command: Command, line: Line) -> None:
         """Do what a client's core wants done; called by its line, from within its pump."""
         self._network.perform(command, line)
+        if isinstance(command, OpenTransport):
+            self._patience.with_connecting(line)
 
-    def asked(self, line: Line) -> None:
-        """A client reads its params or its token; called by its line.
-
-        A callable that raises is tried again when the clock has moved, and a test that waits for it moves no clock.
-        """
-        before = (len(self.transcript), self.clock.now())
-
-        def look() -> None:
-            with self._lock:
-                if (len(self.transcript), self.clock.now()) != before:
-                    return
-                self._network.say(Side.NOTE, "the client got no params or token, and no time passes: it is ended")
-                account = self._network.account()
-            words = "A callable that gives params or a token raised, or did not return, and no time passes."
-            line.fail(UnexpectedConversation(f"{words}\n{account}"))
-
-        line.after(self._patience, look)
+    def resolving(self, line: Line) -> None:
+        """A client reads its params or its token, which is its line's matter; called by its line."""
+        self._patience.with_params(line)
 
     def note(self, words: str) -> None:
         """Put a line of the test's own into the transcript."""
@@ -461,16 +450,10 @@ class Peer:
             asked.expected = True
             self._act(asked, Answer.REPLY, "ok", {})
         else:
-            connection.line.after(self._patience, lambda: self._lose_patience(asked))
+            self._patience.with_answer(
+                connection.line, _named(asked), expected=lambda: asked.expected, surplus=self._surplus
+            )
         self._asked.append(asked)
-
-    def _lose_patience(self, asked: Asked) -> None:
-        with self._lock:
-            if asked.expected:
-                return
-            self._network.say(Side.NOTE, f"nobody answers the {_named(asked)}: the client is ended")
-            parts = ["Nobody answered what the client waits for.", *self._surplus(), self._network.account()]
-        asked.connection.line.fail(UnexpectedConversation("\n".join(parts)))
 
     def _is_live(self, connection: Connection, request: Request) -> bool:
         """Whether a push is for a channel that stands; what is not is answered, or ignored, as by a real server."""
@@ -496,7 +479,7 @@ class Peer:
             payload,
             standing=standing,
             act=self._act,
-            lapse=self._network.lapses.append,
+            lapse=self._network.lapse,
             settle=self._network.settle,
             account=self._network.account,
             lock=self._lock,

@@ -1,6 +1,7 @@
 """`Peer` against the client on threads, unchanged: `connect(url, transport=peer)`."""
 
 import threading
+from math import inf
 from typing import Any
 
 import pytest
@@ -238,6 +239,23 @@ def test_params_that_cannot_be_read_end_after_the_peers_patience() -> None:
         client.join(LOBBY, params)
     with pytest.raises(UnexpectedConversation) as failure:
         client.wait_closed()
-    words = "A callable that gives params or a token raised, or did not return, and no time passes."
-    assert str(failure.value).startswith(f"{words}\nThe conversation:\n")
-    assert "note  the client got no params or token, and no time passes: it is ended" in str(peer.transcript)
+    assert str(failure.value).startswith(
+        "A callable that gives params or a token raised, or did not return. "
+        "The client tries again when the clock has moved, and nobody moves it.\nThe conversation:\n"
+    )
+    assert "note  there are no params, or no token: the client is ended" in str(peer.transcript)
+
+
+@pytest.mark.parametrize("door", ["fail_connect", "hold_connect"])
+def test_a_connect_that_would_wait_for_ever_ends_after_the_peers_patience(door: str) -> None:
+    peer = Peer(patience=0.05)
+    getattr(peer, door)()
+    with pytest.raises(UnexpectedConversation, match="There is no connection"):
+        connect(peer.url, transport=peer)
+
+
+def test_time_that_passes_by_itself_does_so_once_for_each_attempt(phx_peer: Peer) -> None:
+    phx_peer.fail_connect(times=200, advance=5)
+    with connect(phx_peer.url, transport=phx_peer, timeout=inf):
+        assert len(phx_peer.connections) == 201
+    assert phx_peer.clock.now() == 200 * 5
