@@ -420,7 +420,9 @@ def test_the_clients_end_closes_every_channel(call: str) -> None:
     getattr(talk.proto, call)(talk.now)
     events = talk.events()
     assert [event.topic for event in events if isinstance(event, ChannelEnded)] == ["idle", "joining", "joined"]
-    assert [type(event.error) for event in events if isinstance(event, JoinFailed)] == [ConnectionClosed]
+    (failed,) = [event for event in events if isinstance(event, JoinFailed)]
+    assert isinstance(failed.error, ConnectionClosed)
+    assert vars(failed.error) == {"code": None, "reason": "the application closed the client"}
 
 
 @pytest.mark.parametrize("timeout", [0.0, -1.0, float("inf"), float("nan")])

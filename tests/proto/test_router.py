@@ -230,26 +230,36 @@ class GeneratorCallable:
         yield message
 
 
+MUST_TAKE = "it must take (message) or (message, channel), and is "
+GENERATOR = "it is a generator function: calling it runs nothing of it"
+
+
 @pytest.mark.parametrize(
     ("function", "problem"),
     [
-        (no_arguments, "must take"),
-        (three, "must take"),
-        (required_keyword, "must take"),
-        (only_keywords, "must take"),
-        (functools.partial(alone, message_of({})), "must take"),
-        (generator, "generator"),
-        (async_generator, "generator"),
-        (GeneratorCallable(), "generator"),
-        (functools.partial(generator), "generator"),
-        (5, "not callable"),
-        (None, "not callable"),
-        (dict.update, "cannot be read"),
+        (no_arguments, f"{MUST_TAKE}() -> None"),
+        (three, f"{MUST_TAKE}(message: object, channel: object, third: object) -> None"),
+        (required_keyword, f"{MUST_TAKE}(message: object, *, key: object) -> None"),
+        (only_keywords, f"{MUST_TAKE}(*, message: object, channel: object) -> None"),
+        (functools.partial(no_arguments), f"{MUST_TAKE}() -> None"),
+        (generator, GENERATOR),
+        (async_generator, GENERATOR),
+        (GeneratorCallable(), GENERATOR),
+        (functools.partial(generator), GENERATOR),
+        (5, "it is not callable"),
+        (None, "it is not callable"),
+        (dict.update, "its signature cannot be read; wrap it in a function"),
     ],
 )
 def test_a_function_that_cannot_be_called_is_refused(function: Any, problem: str) -> None:
-    with pytest.raises(InvalidHandler, match=problem):
+    with pytest.raises(InvalidHandler) as caught:
         handler_of(function)
+    assert caught.value.problem == problem
+
+
+def test_a_partial_that_needs_no_message_is_refused() -> None:
+    with pytest.raises(InvalidHandler, match="it must take"):
+        handler_of(functools.partial(alone, message_of({})))
 
 
 def test_an_invalid_handler_is_the_applications_mistake_and_names_the_function() -> None:
@@ -288,25 +298,28 @@ def test_the_name_is_the_functions_with_its_module(function: Any, name: str) -> 
 
 @pytest.mark.parametrize("event", sorted(RESERVED_EVENTS))
 def test_the_protocols_own_events_are_refused(event: str) -> None:
-    with pytest.raises(InvalidHandler, match="protocol's own"):
+    with pytest.raises(InvalidHandler) as caught:
         Router().add(alone, event)
+    reason = "is the protocol's own; joins, replies and closings are events of the client"
+    assert caught.value.problem == f"event '{event}' {reason}"
 
 
 @pytest.mark.parametrize(
     ("event", "topic", "problem"),
     [
-        ("", "*", "event is empty"),
-        ("sim_*", "*", "no pattern"),
-        ("**", "*", "no pattern"),
-        ("balance", "", "topic is empty"),
-        ("balance", "*:1", "before its end"),
-        ("balance", "sim:*:1", "before its end"),
-        ("balance", "sim:**", "before its end"),
+        ("", "*", "its event is empty"),
+        ("sim_*", "*", "event 'sim_*' is no pattern: name one event, or use '*' for all"),
+        ("**", "*", "event '**' is no pattern: name one event, or use '*' for all"),
+        ("balance", "", "its topic is empty"),
+        ("balance", "*:1", "topic '*:1' has a '*' before its end"),
+        ("balance", "sim:*:1", "topic 'sim:*:1' has a '*' before its end"),
+        ("balance", "sim:**", "topic 'sim:**' has a '*' before its end"),
     ],
 )
 def test_names_that_match_nothing_or_promise_too_much_are_refused(event: str, topic: str, problem: str) -> None:
-    with pytest.raises(InvalidHandler, match=problem):
+    with pytest.raises(InvalidHandler) as caught:
         Router().add(alone, event, topic=topic)
+    assert caught.value.problem == problem
 
 
 @pytest.mark.parametrize("concurrency", [0, -1])
@@ -621,12 +634,21 @@ def test_the_decorator_returns_the_function_and_can_be_stacked() -> None:
     assert router.dispatch(message_of({}, topic="room:1", event="changed")) == ()
 
 
-def test_the_decorator_alone_takes_every_topic_and_any_payload_one_at_a_time() -> None:
+def test_a_handler_takes_every_topic_and_any_payload_one_at_a_time_where_it_is_not_told() -> None:
     router = Router()
-    router.on("created")(alone)
-    (intent,) = router.dispatch(message_of({}, event="created"))
-    handler = intent.handler
-    assert (handler.topic, handler.payload_type, handler.concurrency, handler.inline) == ("*", None, 1, False)
+    router.on("balance")(alone)
+    (intent,) = router.dispatch(message_of({}))
+    for handler in (intent.handler, router.add(alone, "balance"), router.make(alone, "balance")):
+        assert (handler.topic, handler.payload_type, handler.concurrency) == ("*", None, 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "concurrency", "inline"), [(coroutine, 1, True), (coroutine, 2, False), (alone, 1, False)]
+)
+def test_a_coroutine_function_that_takes_one_message_at_a_time_may_be_awaited_in_place(
+    function: Any, concurrency: int, inline: bool
+) -> None:
+    assert handler_of(function, concurrency=concurrency).inline is inline
 
 
 def test_a_function_registered_twice_is_called_twice() -> None:

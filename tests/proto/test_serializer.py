@@ -346,6 +346,7 @@ def test_a_number_that_no_decimal_holds_is_like_any_payload_that_is_not_sound(cl
 
 def test_floats_are_floats_unless_asked() -> None:
     assert isinstance(V2().decode('["1","2","t","e",1.5]').payload, float)
+    assert isinstance(V2(floats=Decimal).decode('["1","2","t","e",1.5]').payload, Decimal)
 
 
 # ---- replies ---------------------------------------------------------------------------------------------------------

@@ -60,6 +60,21 @@ class BadZone(tzinfo):
         return None
 
 
+class Moody(tzinfo):
+    """Raises when it is asked first, and never again."""
+
+    asked = False
+
+    def utcoffset(self, when: datetime | None, /) -> timedelta | None:
+        if self.asked:
+            return timedelta(0)
+        self.asked = True
+        raise KeyError("not now")
+
+    tzname = BadZone.tzname
+    dst = BadZone.dst
+
+
 def loop() -> list[Any]:
     value: list[Any] = []
     value.append(value)
@@ -119,6 +134,13 @@ def test_a_client_refuses_it_and_names_the_field(client: Serializer, payload: An
     assert caught.value.problem.startswith(problem)
 
 
+@each_client
+def test_a_payload_whose_own_code_fails_once_is_refused_as_a_whole(client: Serializer) -> None:
+    with pytest.raises(InvalidPayload) as caught:
+        client.encode(message({"at": datetime(2026, 1, 1, tzinfo=Moody())}))
+    assert (caught.value.where, caught.value.problem) == ("payload", "cannot be encoded: 'not now'")
+
+
 @each_server
 @each_refused
 def test_a_server_refuses_it_in_a_push(server: ServerSerializer, payload: Any, where: str, problem: str) -> None:
@@ -163,9 +185,19 @@ def test_a_lone_surrogate_in_the_status_of_a_binary_reply_is_refused(status: str
         V2Server().reply("1", "2", "t", status, b"")
 
 
-def test_a_lone_surrogate_in_a_ref_that_is_echoed_is_refused() -> None:
-    with pytest.raises(InvalidPayload, match=r"'phx_reply' on topic 't': refs\[1\] has a lone surrogate"):
-        V2Server().reply("1", "\ud800", "t", "ok", {})
+@pytest.mark.parametrize(
+    ("ref", "topic", "problem"),
+    [
+        ("\ud800", "t", f"refs[1] {SURROGATE}"),
+        (math.nan, "t", f"refs[1] is nan, {NUMBER}"),
+        ("2", "\ud800", f"topic {SURROGATE}"),
+        ("2", math.nan, f"topic is nan, {NUMBER}"),
+    ],
+)
+def test_what_is_echoed_and_cannot_be_sent_is_refused(ref: Any, topic: Any, problem: str) -> None:
+    with pytest.raises(InvalidPayload) as caught:
+        V2Server().reply("1", ref, topic, "ok", {})
+    assert str(caught.value) == f"cannot send event 'phx_reply' on topic {topic!r}: {problem}"
 
 
 @pytest.mark.parametrize(
