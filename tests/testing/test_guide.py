@@ -3,6 +3,7 @@
 Each section of the guide is a module of its own, so that it can be copied as it is.
 """
 
+import re
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,17 @@ def test_every_section_has_tests_of_its_own() -> None:
 def test_every_block_of_python_passes_or_fails_as_told() -> None:
     assert {block.marker for block in blocks(GUIDE)} == {"", "fails"}
     assert len(blocks(GUIDE, language="text")) == len(blocks(GUIDE, marker="fails"))
+
+
+def test_its_links_lead_somewhere() -> None:
+    text = GUIDE.read_text()
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    anchors = {f"#{re.sub(r'[^a-z -]', '', heading.lower()).replace(' ', '-')}" for heading in headings}
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert links
+    for link in links:
+        known = link in anchors or link.startswith("https://")
+        assert known or (GUIDE.parent / link).exists(), link
 
 
 def test_the_failures_print_as_they_stand_there(pytester: pytest.Pytester) -> None:
