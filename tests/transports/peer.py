@@ -20,9 +20,10 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from phx_proto.backoff import Backoff, ReconnectPolicy
+from phx_proto.backoff import Attempt, Backoff, ReconnectPolicy
 from phx_proto.channel import JoinPolicy
 from phx_proto.client import ClientOptions
+from phx_proto.errors import ConnectError
 from phx_transports.asyncio import Channel, Client, connect
 
 LONG = 10  # seconds after which a test that should be quick fails
@@ -31,6 +32,16 @@ LONG = 10  # seconds after which a test that should be quick fails
 QUICK = ClientOptions(
     reconnect=ReconnectPolicy(schedule=Backoff((0.01,))), join=JoinPolicy(backoff=Backoff((0.01,)), timeout=5)
 )
+
+
+class Once(ReconnectPolicy):
+    """One attempt, and no other: `connect` raises what kept it from opening."""
+
+    def after_failure(self, error: ConnectError, attempt: Attempt, rng: Any = None) -> float | None:
+        return None
+
+
+ONCE = ClientOptions(reconnect=Once())
 
 
 class Frame(NamedTuple):

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, TypeVar
 
 import peer as on_loop
-from peer import LONG, QUICK, Frame
+from peer import LONG, ONCE, QUICK, Frame
 
 from phx_transports.asyncio.server import Server
 from phx_transports.testing import background as start
@@ -19,6 +19,7 @@ from phx_transports.threads import Channel, Client, connect
 
 __all__ = [
     "LONG",
+    "ONCE",
     "QUICK",
     "Flag",
     "Loop",

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from peer import LONG, QUICK, serving, tidy, turns, until
+from peer import LONG, ONCE, QUICK, serving, tidy, turns, until
 from websockets.utils import accept_key
 
-from phx_proto.client import ClientOptions
 from phx_proto.errors import (
-    ConnectTimeout,
+    ConnectError,
     InvalidState,
     ResolveFailed,
 )
@@ -162,35 +161,31 @@ async def raises_cancelled() -> Any:
 
 @pytest.mark.parametrize("provider", [raises_later, raises_now, raises_cancelled])
 async def test_a_callable_that_raises_is_a_failed_attempt_that_tells_no_secret(provider: Any, phx_peer: Peer) -> None:
-    connecting = asyncio.create_task(connected(phx_peer, params=provider))
-    await turns()
-    await phx_peer.clock.elapse(10)
-    with pytest.raises(ConnectTimeout) as caught:
-        await connecting
-    assert isinstance(caught.value.last, ResolveFailed)
+    with pytest.raises(ResolveFailed) as caught:
+        await connect(phx_peer.url, transport=phx_peer, params=provider, options=ONCE)
     assert SECRET not in str(caught.value)
     assert phx_peer.connections == ()
 
 
 async def test_a_callable_that_hangs_is_bounded_and_ended(phx_peer: Peer) -> None:
-    cancelled = asyncio.Event()
+    entered, cancelled = asyncio.Event(), asyncio.Event()
 
     async def hang() -> Any:
+        entered.set()
         try:
             await asyncio.Event().wait()
         finally:
             cancelled.set()
 
-    connecting = asyncio.create_task(connected(phx_peer, params=hang, options=ClientOptions(open_timeout=3.0)))
-    await turns()
-    await phx_peer.clock.elapse(10)
-    with pytest.raises(ConnectTimeout, match=r"callables .* did not answer"):
-        await connecting
+    async def connecting() -> None:
+        with pytest.raises(ConnectError, match=r"callables .* did not answer"):
+            await connect(phx_peer.url, transport=phx_peer, params=hang, options=replace(ONCE, open_timeout=3.0))
+
+    given_up = asyncio.create_task(connecting())
+    await entered.wait()
+    await phx_peer.clock.elapse(3)
+    await given_up
     assert cancelled.is_set()
-
-
-async def connected(peer: Peer, **options: Any) -> None:
-    await connect(peer.url, transport=peer, **options)
 
 
 # ---- it fails -------------------------------------------------------------------------------------------------------

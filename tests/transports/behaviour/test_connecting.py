@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 from certificates import Authority
-from serving_in_thread import LONG, serving, start, until
+from serving_in_thread import LONG, ONCE, serving, start, until
 
-from phx_proto.backoff import Attempt, ReconnectPolicy
-from phx_proto.client import ClientOptions
 from phx_proto.errors import (
     CertificateError,
     ConnectError,
@@ -28,17 +26,6 @@ from .faces import Client
 SECRET = "hush-hush"
 
 
-class Once(ReconnectPolicy):
-    """One attempt, and no other."""
-
-    def after_failure(self, error: ConnectError, attempt: Attempt, rng: Any = None) -> float | None:
-        return None
-
-
-ONCE = ClientOptions(reconnect=Once())
-
-
-#: One attempt, and no other in the time of a test.
 def state(client: Client) -> SocketState:
     return client.state  # where a type checker does not remember it
 
