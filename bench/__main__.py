@@ -3,14 +3,15 @@
 Parts: `core` (no I/O: `receive_all` to dispatch beside `orjson.loads` of the same frames), `client` (the asyncio client
 beside a bare `websockets` loop, at 1, 100 and 10,000 topics), `threads` (the client on threads beside a bare
 `websockets.sync` loop, messages and pushes), `wsproto` (the blocking client on wsproto beside a bare wsproto loop),
-`pushes` (push to reply), `memory` (bytes a topic) and `others` (the same work on other clients from PyPI, each in an
-environment of its own).
+`pushes` (push to reply), `executors` (handlers that compute: on the loop, in threads, in processes, on Dask), `memory`
+(bytes a topic) and `others` (the same work on other clients from PyPI, each in an environment of its own).
 """
 
 import argparse
 import os
 import platform
 import sys
+import timeit
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +21,7 @@ from bench import environments
 from bench.environments import NotInstalled, Package
 from bench.meter import Task
 from bench.rounds import Contender, Row, Spread, compare, feeding, weigh
+from bench.runners.executors import compute
 
 BARE = "bench.runners.bare"
 OURS = "bench.runners.ours"
@@ -29,6 +31,7 @@ WSPROTO_BARE = "bench.runners.wsproto_bare"
 WSPROTO_OURS = "bench.runners.wsproto_ours"
 BARE_SYNC = "bench.runners.bare_sync"
 THREADS = "bench.runners.threads"
+EXECUTORS = "bench.runners.executors"
 TOPICS = (1, 100, 10_000)
 #: Seconds for one run of one contender.
 LIMIT = 120.0
@@ -181,6 +184,31 @@ def _wsproto(plan: Plan) -> None:
         _rates(f"wsproto: messages, plain handler, {_count(topics)}", compare(contenders, plan.rounds, LIMIT))
 
 
+def _executors(plan: Plan) -> None:
+    steps = _steps_a_microsecond()
+    for micros in (5, 50, 500):
+        messages = 5 * plan.messages // (5 + micros)
+        task = Task("messages", plan.port, messages, topics=10)
+        wheres = {
+            "loop": "on the loop",
+            "threads": "in threads",
+            "processes": "in 2 processes",
+            "dask": "on Dask, 2 workers",
+        }
+        contenders = [
+            Contender(name, EXECUTORS, replace(task, options={"where": where, "steps": round(micros * steps)}))
+            for where, name in wheres.items()
+        ]
+        title = f"executors: handlers that compute for {micros} µs, 10 topics, {messages:,} messages"
+        _rates(title, compare(contenders, plan.rounds, LIMIT))
+
+
+def _steps_a_microsecond() -> float:
+    """How fast this machine computes, at its best."""
+    steps = 100_000
+    return steps / min(timeit.repeat(lambda: compute(steps), number=1, repeat=20)) / 1e6
+
+
 def _broadcast(plan: Plan) -> None:
     task = Task("broadcast", plan.port, plan.messages, sockets=1_000)
     contenders = [
@@ -227,6 +255,7 @@ PARTS: dict[str, Callable[[Plan], None]] = {
     "threads": _threads,
     "pushes": _pushes,
     "wsproto": _wsproto,
+    "executors": _executors,
     "memory": _memory,
     "broadcast": _broadcast,
     "load": _load,

@@ -1,0 +1,119 @@
+"""Our asyncio client with a handler that computes, on the loop or in an executor.
+
+The handler is a loop of pure Python, of as many steps as the task's option `steps` says; `where` says who runs it. The
+burst goes round robin over the topics, each of which has one batch under way at a time.
+"""
+
+import asyncio
+import multiprocessing
+from collections.abc import Callable, Generator
+from concurrent.futures import Executor, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final
+
+from bench.meter import PATIENCE, Meter, Result, Task, report, task
+from phx_proto.message import Message
+from phx_proto.router import Router
+from phx_transports.asyncio import Client, connect
+
+WORKERS: Final = 2
+
+
+def compute(steps: int) -> int:
+    total = 0
+    for number in range(steps):
+        total += number
+    return total
+
+
+def balance(steps: int, message: Message[Any]) -> None:
+    """The handler."""
+    payload = message.payload
+    assert payload["id"]
+    assert payload["balance"] > 0
+    compute(steps)
+
+
+async def run(task: Task) -> Result:
+    handler = partial(balance, task.options["steps"])
+    meter = Meter(task.n)
+    router = Router()
+
+    @router.on("done")
+    async def done(message: Message[Any]) -> None:
+        meter.done(message.payload)
+
+    with EXECUTORS[task.options["where"]]() as executor:
+        router.add(_on_the_loop(handler) if task.options["where"] == "loop" else handler, "balance")
+        async with connect(task.socket, params={"plan": task.plan}, router=router, executor=executor) as client:
+            await asyncio.gather(*(client.join(topic, timeout=60.0) for topic in task.names))
+            return await _handled(client, meter)
+
+
+async def _handled(client: Client, meter: Meter) -> Result:
+    """Until all is handled, or nothing was for a while; other processes cannot count for us."""
+    loop = asyncio.get_running_loop()
+    handled, since = 0, loop.time()
+    while loop.time() - since < PATIENCE:
+        await asyncio.sleep(0.002)
+        if client.stats.handled != handled:
+            handled, since = client.stats.handled, loop.time()
+        if handled > meter.n:  # `done` is one more
+            return Result(meter.n, since - meter.started)
+    return Result(handled)
+
+
+def _on_the_loop(handler: Callable[[Message[Any]], None]) -> Callable[[Message[Any]], Any]:
+    async def balance(message: Message[Any]) -> None:
+        handler(message)
+
+    return balance
+
+
+# ---- executors, ready to work ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _own() -> Generator[None]:
+    yield None
+
+
+@contextmanager
+def _processes() -> Generator[Executor]:
+    with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:
+        _warm(pool)
+        yield pool
+
+
+@contextmanager
+def _dask() -> Generator[Executor]:
+    from distributed import Client, SubprocessCluster
+
+    with (
+        SubprocessCluster(
+            host="127.0.0.1", n_workers=WORKERS, threads_per_worker=1, scheduler_kwargs={"dashboard": False}
+        ) as cluster,
+        Client(cluster) as client,  # type: ignore[no-untyped-call]
+    ):
+        client.wait_for_workers(WORKERS)
+        executor = client.get_executor()
+        _warm(executor)
+        yield executor
+
+
+def _warm(executor: Executor) -> None:
+    """Long enough for every worker to have started."""
+    wait([executor.submit(compute, 1_000_000) for _ in range(4 * WORKERS)])
+
+
+EXECUTORS: Final[dict[str, Callable[[], Any]]] = {
+    "loop": _own,
+    "threads": _own,
+    "processes": _processes,
+    "dask": _dask,
+}
+
+
+if __name__ == "__main__":
+    report(asyncio.run(run(task())))
