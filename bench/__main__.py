@@ -188,6 +188,7 @@ def _executors(plan: Plan) -> None:
     steps = _steps_a_microsecond()
     for micros in (5, 50, 500):
         messages = 5 * plan.messages // (5 + micros)
+        work = {"steps": round(micros * steps)}
         task = Task("messages", plan.port, messages, topics=10)
         wheres = {
             "loop": "on the loop",
@@ -195,12 +196,14 @@ def _executors(plan: Plan) -> None:
             "processes": "in 2 processes",
             "dask": "on Dask, 2 workers",
         }
-        contenders = [
-            Contender(name, EXECUTORS, replace(task, options={"where": where, "steps": round(micros * steps)}))
-            for where, name in wheres.items()
-        ]
-        title = f"executors: handlers that compute for {micros} µs, 10 topics, {messages:,} messages"
-        _rates(title, compare(contenders, plan.rounds, LIMIT))
+        for measure, show in (("time", _rates), ("client", _costs)):
+            contenders = [
+                Contender(name, EXECUTORS, replace(task, options=work | {"where": where, "measure": measure}))
+                for where, name in wheres.items()
+            ]
+            title = f"executors: handlers that compute for {micros} µs, 10 topics, {messages:,} messages"
+            what = "; what they cost the client's own process" if measure == "client" else ""
+            show(title + what, compare(contenders, plan.rounds, LIMIT))
 
 
 def _steps_a_microsecond() -> float:

@@ -6,12 +6,12 @@ of the way back: one that cannot be pickled would fail all of its batch, and one
 """
 
 import contextlib
-import inspect
 import pickle
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
+from types import CoroutineType
 from typing import Any, NoReturn
 from uuid import uuid4
 
@@ -82,11 +82,12 @@ class Batch:
 
     def run(self) -> list[Failure]:
         """Call the handler on each message; what it raises on one does not keep it from the next."""
-        handler, failures = self.handler, list[Failure]()
+        handler, channel, failures = self.handler, self.channel, list[Failure]()
         for index, message in enumerate(self.messages):
             try:
-                returned = handler.call(handler.accept(message), self.channel)
-                if inspect.iscoroutine(returned):
+                accepted = message if handler.payload_type is None else handler.accept(message)
+                returned = handler.run(accepted, channel) if handler.takes_channel else handler.run(accepted)
+                if isinstance(returned, CoroutineType):
                     returned.close()
                     raise TypeError(f"{handler.name} returned a coroutine: declare it with `async def`, to be awaited")
             except (KeyboardInterrupt, SystemExit):

@@ -1,23 +1,25 @@
 """Our asyncio client with a handler that computes, on the loop or in an executor.
 
-The handler is a loop of pure Python, of as many steps as the task's option `steps` says; `where` says who runs it. The
+The handler is a loop of pure Python, of as many steps as the task's option `steps` says; `where` says who runs it, and
+`measure` what the seconds are: the `"time"` that passed, or what the `"client"`'s process took of a processor's. The
 burst goes round robin over the topics, each of which has one batch under way at a time.
 """
 
 import asyncio
 import multiprocessing
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from bench.cluster import WORKERS, running
 from bench.meter import PATIENCE, Meter, Result, Task, report, task
 from phx_proto.message import Message
 from phx_proto.router import Router
 from phx_transports.asyncio import Client, connect
-
-WORKERS: Final = 2
 
 
 def compute(steps: int) -> int:
@@ -48,7 +50,10 @@ async def run(task: Task) -> Result:
         router.add(_on_the_loop(handler) if task.options["where"] == "loop" else handler, "balance")
         async with connect(task.socket, params={"plan": task.plan}, router=router, executor=executor) as client:
             await asyncio.gather(*(client.join(topic, timeout=60.0) for topic in task.names))
-            return await _handled(client, meter)
+            used = time.process_time()
+            result = await _handled(client, meter)
+            used = time.process_time() - used
+            return replace(result, seconds=used) if result.seconds and task.options["measure"] == "client" else result
 
 
 async def _handled(client: Client, meter: Meter) -> Result:
@@ -88,15 +93,9 @@ def _processes() -> Generator[Executor]:
 
 @contextmanager
 def _dask() -> Generator[Executor]:
-    from distributed import Client, SubprocessCluster
+    from distributed import Client
 
-    with (
-        SubprocessCluster(
-            host="127.0.0.1", n_workers=WORKERS, threads_per_worker=1, scheduler_kwargs={"dashboard": False}
-        ) as cluster,
-        Client(cluster) as client,  # type: ignore[no-untyped-call]
-    ):
-        client.wait_for_workers(WORKERS)
+    with running() as cluster, Client(cluster.address) as client:  # type: ignore[no-untyped-call]
         executor = client.get_executor()
         _warm(executor)
         yield executor

@@ -1,4 +1,4 @@
-"""Each adapter in turn, and a throwaway authority for TLS."""
+"""Each adapter in turn, a Dask cluster, and a throwaway authority for TLS."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from certificates import Authority
 from serving_in_thread import tidy
+
+from bench.cluster import Cluster, running
 
 from .adapters import Adapter, Asyncio, Threads, Wsproto
 
@@ -28,6 +30,13 @@ def adapter(request: pytest.FixtureRequest) -> Iterator[Adapter]:
             yield adapter
         finally:
             adapter.close()
+
+
+@pytest.fixture(scope="session")
+def dask() -> Iterator[Cluster]:
+    """A cluster, for executors that leave this process."""
+    with running() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

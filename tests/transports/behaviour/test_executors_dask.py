@@ -1,24 +1,21 @@
 """Plain handlers on a Dask cluster of two workers, each a process of its own on this machine.
 
-Dask runs a task whose worker died once more, elsewhere, unless it is told not to: `dask_cluster.py`.
+Dask runs a task whose worker died once more, elsewhere, unless it is told not to: `bench/cluster.py`.
 """
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
-import dask_cluster
 import pytest
 from distributed import Client
 from peer import push
 from serving_in_thread import LONG, QUICK, start, until
 
+from bench.cluster import WORKERS, Cluster
 from phx_proto.errors import InvalidHandler
 from phx_proto.flow import FlowLimits
 from phx_proto.message import Message
@@ -29,24 +26,18 @@ from .shared import Gate, Reports, numbers, settled, several_calls
 
 pytestmark = several_calls  # the adapters that take an executor
 
-WORKERS = 2
-
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Executor]:
-    command = [sys.executable, str(Path(dask_cluster.__file__)), str(WORKERS)]
-    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            address = process.stdout.readline().strip()
-            with Client(address, timeout=LONG) as client:  # type: ignore[no-untyped-call]
-                executor = client.get_executor()
-                executor.submit(int).result(LONG)  # its threads are none that a test leaves behind
-                yield executor
-        finally:
-            process.stdin.close()
-            process.wait(3 * LONG)
+def client(dask: Cluster) -> Iterator[Client]:
+    with Client(dask.address, timeout=LONG) as client:  # type: ignore[no-untyped-call]
+        client.submit(int).result(LONG)  # its threads are none that a test leaves behind
+        yield client
+
+
+@pytest.fixture
+def cluster(client: Client) -> Executor:
+    client.wait_for_workers(WORKERS, timeout=3 * LONG)  # one that died is replaced
+    return client.get_executor()  # type: ignore[no-untyped-call, no-any-return]
 
 
 @pytest.fixture
