@@ -5,6 +5,7 @@ Each ends in exactly one event (see `session.py`). What an adapter adds is the w
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from phx_proto.channel import Channel
@@ -56,8 +57,7 @@ def push(
 
 def cast(channel: Channel, event: str, payload: Any) -> Callable[[float], None]:
     """Send an event, and wait for nothing: for the client's `tell`."""
-    body: Any = {} if payload is None else payload
-    return lambda now: channel.cast(event, body, now)
+    return partial(channel.cast, event, {} if payload is None else payload)
 
 
 def ping(proto: ClientProtocol, *, timeout: float = 10.0) -> Call[float]:
