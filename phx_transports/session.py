@@ -70,6 +70,12 @@ class Session:
         """The event with this ref ends the call; several calls may share one (a second `leave` gets the first's)."""
         self._calls.setdefault(ref, []).append(waiter)
 
+    def begin(self, call: Callable[[float], str], waiter: Waiter, now: float) -> str:
+        """Make a call of the core, which the event with its ref ends; gives the ref."""
+        ref = call(now)
+        self.wait(ref, waiter)
+        return ref
+
     def wait_connected(self, waiter: Waiter) -> None:
         """The next open connection ends the call, or the client's end; at once where there is one."""
         self._for_connection.append(waiter)

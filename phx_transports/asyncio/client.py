@@ -32,13 +32,15 @@ from ..batches import PortabilityCheck
 from ..calls import Call
 from ..cutter import MAX_SIZE
 from ..ending import Ending
+from ..pump import Pump
 from ..queues import EventQueue, Item, MessageQueue
 from ..reports import OnHandlerError, log_event, log_handler_error
 from ..session import Session
+from .alarm import Alarm
 from .channel import Channel
 from .connection import Factory
 from .handlers import Runner
-from .seam import ClientTransport, Timer, TransportFactory
+from .seam import ClientTransport, TransportFactory
 from .signals import signals_to
 from .streams import EventStream
 from .transport import Transport
@@ -201,9 +203,9 @@ class Client:
         )
         self._transport: ClientTransport
         if transport is None:
-            self._transport = Transport(proto, pump=self.pump, on_crash=self._ending.fail, options=network)
+            self._transport = Transport(proto, tell=self.tell, on_crash=self._ending.fail, options=network)
         else:
-            self._transport = transport.asyncio_transport(proto, pump=self.pump, on_crash=self._ending.fail)
+            self._transport = transport.asyncio_transport(proto, tell=self.tell, on_crash=self._ending.fail)
         self.now = self._transport.now
         self._own_executor = ThreadPoolExecutor(thread_name_prefix="phx-handler") if executor is None else None
         self._runner = Runner(
@@ -212,7 +214,15 @@ class Client:
             on_done=lambda: self._loop.call_soon(self._report_handled),
             on_error=self._ending.handler_failed,
         )
-        self._timer: Timer | None = None
+        self._alarm = Alarm(self._transport.call_at, lambda: self.tell(proto.handle_timeout))
+        self._pump = Pump(
+            proto,
+            self._session,
+            perform=self._transport.perform,
+            run=self._runner.add,
+            alarm=self._alarm,
+            on_ended=self._ended,
+        )
         self._idle = asyncio.Event()  # after the core's end: handlers are waited for no longer
         self._finishing: asyncio.Task[None] | None = None
 
@@ -346,15 +356,13 @@ class Client:
     def tell(self, call: Callable[[float], T]) -> T:
         """Tell the core something, and do what it wants done; every input comes this way."""
         result = call(self.now())
-        self.pump()
+        self._pump()
         return result
 
     async def ask(self, call: Call[T]) -> T:
         """Make a call of the core, and wait for its end; cancelled, it is given up."""
-        ref = call.begin(self.now())
         waiter: asyncio.Future[Any] = self._loop.create_future()
-        self._session.wait(ref, waiter)
-        self.pump()
+        ref = self.tell(lambda now: self._session.begin(call.begin, waiter, now))
         try:
             return call.result(await waiter)
         except asyncio.CancelledError:
@@ -391,33 +399,7 @@ class Client:
         """What is to wait for a reader of one of its channels."""
         return MessageQueue(core, self._session, select, on_handled=self._runner.handled)
 
-    def pump(self) -> None:
-        """Do what the core wants done; to be called after each input."""
-        proto = self._proto
-        for command in proto.commands():
-            self._transport.perform(command)
-        events = proto.events()
-        if events:
-            self._session.settle(events)
-        if self._session.closed:
-            self._ended()
-        runnable = proto.runnable()
-        if runnable:
-            self._runner.add(runnable)
-        deadline = proto.next_timeout()
-        if deadline is not None and (self._timer is None or deadline < self._timer.when()):
-            self._arm(deadline)
-
-    # ---- private: time, handlers, the end ---------------------------------------------------------------------------
-
-    def _arm(self, deadline: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._transport.call_at(deadline, self._timeout)
-
-    def _timeout(self) -> None:
-        self._timer = None
-        self.tell(self._proto.handle_timeout)
+    # ---- private ---------------------------------------------------------------------------------------------------
 
     def _report_handled(self) -> None:
         self.tell(lambda now: self._proto.handled(self._runner.report(), now))
@@ -450,8 +432,7 @@ class Client:
                 await self._idle.wait()
         await self._runner.close()
         self._session.end_readers()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.stop()
         await self._transport.end()
         if self._own_executor is not None:
             self._own_executor.shutdown(wait=False, cancel_futures=True)

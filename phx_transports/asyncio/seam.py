@@ -1,7 +1,7 @@
 """What a client takes from outside: connections and the time. Real ones, unless `connect` is given others.
 
-The core's commands go out through it, and what comes in is told to the core's links; then `pump` is called. So whoever
-plays the network and the clock of a client, a test for instance, needs to know nothing else of it.
+The core's commands go out through it, and what comes in is told to the core's links by `tell`. So whoever plays the
+network and the clock of a client, a test for instance, needs to know nothing else of it.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,8 @@ from typing import Protocol
 
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command
+
+from ..session import Tell
 
 
 class Timer(Protocol):
@@ -56,13 +58,13 @@ class TransportFactory(Protocol):
     """Makes the transport of a client; what `connect(…, transport=…)` takes. `phx_transports.testing.Peer` is one."""
 
     def asyncio_transport(
-        self, proto: ClientProtocol, *, pump: Callable[[], None], on_crash: Callable[[BaseException], None]
+        self, proto: ClientProtocol, *, tell: Tell, on_crash: Callable[[BaseException], None]
     ) -> ClientTransport:
         """Make it, on the running loop.
 
         Args:
             proto: The core.
-            pump: To be called after each input to the core.
+            tell: To be used for each input to the core.
             on_crash: To be told of an error that ends the client.
         """
         ...

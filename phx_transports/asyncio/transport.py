@@ -8,6 +8,7 @@ the write buffer is full.
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from phx_proto.client import ClientProtocol
@@ -25,6 +26,7 @@ from phx_proto.commands import (
 from phx_proto.errors import ConnectError
 from phx_proto.link import Link
 
+from ..session import Tell
 from .connection import FastConnection, open_connection
 from .crew import is_stopped
 
@@ -36,7 +38,7 @@ class Transport:
 
     Args:
         proto: The core.
-        pump: Called after each input to the core.
+        tell: Used for each input to the core.
         on_crash: Told of an error that was not foreseen; without it there would be a client that does nothing.
         options: For `open_connection`.
     """
@@ -45,11 +47,11 @@ class Transport:
         self,
         proto: ClientProtocol,
         *,
-        pump: Callable[[], None],
+        tell: Tell,
         on_crash: Callable[[BaseException], None],
         options: dict[str, Any],
     ) -> None:
-        self.pump = pump
+        self.tell = tell
         self.now = asyncio.get_running_loop().time
         self.call_at = asyncio.get_running_loop().call_at
         self._loop = asyncio.get_running_loop()
@@ -112,15 +114,14 @@ class Transport:
             )
         except ConnectError as error:
             self._links.pop(link, None)
-            link.failed(error, self.now())
+            self.tell(partial(link.failed, error))
         else:
             if not link.current:  # given up meanwhile, and a factory did not let itself be cancelled
                 connection.abort()
                 self._let_go(connection)
                 return
             self._links[link] = connection
-            link.opened(connection.subprotocol, self.now())
-        self.pump()
+            self.tell(partial(link.opened, connection.subprotocol))
 
     def _send_text(self, command: SendText) -> None:
         self._queued += len(command.data)
@@ -148,7 +149,7 @@ class Transport:
         self._connection(command.link).resume_reading()
 
     def _resolve(self, command: Resolve) -> None:
-        self._spawn(resolve(command, self._proto, self.now, self.pump), self._tasks)
+        self._spawn(resolve(command, self._proto, self.tell), self._tasks)
 
     # ---- what a connection tells ------------------------------------------------------------------------------------
 
@@ -157,8 +158,7 @@ class Transport:
         connection = self._links.pop(link, None)
         if isinstance(connection, FastConnection):
             self._let_go(connection)
-        link.closed(code, reason, self.now())
-        self.pump()
+        self.tell(partial(link.closed, code, reason))
 
     def blocked(self) -> None:
         """The write buffer is full."""
@@ -194,7 +194,7 @@ class Transport:
             self._on_crash(error)
 
 
-async def resolve(command: Resolve, proto: ClientProtocol, now: Callable[[], float], pump: Callable[[], None]) -> None:
+async def resolve(command: Resolve, proto: ClientProtocol, tell: Tell) -> None:
     """Call what gives params or a token, and tell the core."""
     try:
         value = command.provider()
@@ -203,10 +203,9 @@ async def resolve(command: Resolve, proto: ClientProtocol, now: Callable[[], flo
     except (Exception, asyncio.CancelledError) as error:
         if is_stopped(error):
             raise
-        proto.resolve_failed(command.request, error, now())
+        tell(partial(proto.resolve_failed, command.request, error))
     else:
-        proto.resolved(command.request, value, now())
-    pump()
+        tell(partial(proto.resolved, command.request, value))
 
 
 class _Receiver:
@@ -219,11 +218,10 @@ class _Receiver:
         self._link = link
 
     def frames(self, frames: list[str | bytes]) -> None:
-        self._link.receive_all(frames, self._transport.now())
-        self._transport.pump()
+        self._transport.tell(partial(self._link.receive_all, frames))
 
     def progress(self) -> None:
-        self._link.progressed(self._transport.now())
+        self._transport.tell(self._link.progressed)
 
     def closed(self, code: int | None, reason: str) -> None:
         self._transport.closed(self._link, code, reason)

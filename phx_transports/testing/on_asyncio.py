@@ -8,6 +8,7 @@ from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command, Resolve
 
 from ..asyncio.transport import resolve
+from ..session import Tell
 from .clock import Timer
 from .connection import Line
 
@@ -25,13 +26,13 @@ class AsyncioLine(Line):
         peer: "Peer",
         proto: ClientProtocol,
         *,
-        pump: Callable[[], None],
+        tell: Tell,
         on_crash: Callable[[BaseException], None],
     ) -> None:
         self.now = peer.clock.now
         self._peer = peer
         self._proto = proto
-        self._pump = pump
+        self._tell = tell
         self._on_crash = on_crash
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()  # that resolve params
@@ -48,7 +49,7 @@ class AsyncioLine(Line):
         """Do what the core wants done."""
         if isinstance(command, Resolve):
             self._peer.resolving(self)
-            self._spawn(resolve(command, self._proto, self.now, self._pump))
+            self._spawn(resolve(command, self._proto, self._tell))
         else:
             self._peer.perform(command, self)
 
@@ -70,8 +71,7 @@ class AsyncioLine(Line):
 
     def tell(self, call: Callable[[float], None], /) -> None:
         """Give the core an input, and do what it wants done."""
-        call(self.now())
-        self._pump()
+        self._tell(call)
 
     def soon(self, call: Callable[[], None], /) -> None:
         """Have something called in the loop's next turn."""

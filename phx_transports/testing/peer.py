@@ -27,6 +27,7 @@ from phx_proto.commands import Command, OpenTransport
 from phx_proto.message import PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE
 from phx_proto.serializer import Request, ServerSerializer
 
+from ..session import Tell
 from .clock import Clock, forward
 from .connection import Connection, Line, State
 from .doors import DOORS, Accept, Door, Fail, Hold, Refuse
@@ -395,12 +396,12 @@ class Peer:
         return driver
 
     def asyncio_transport(
-        self, proto: ClientProtocol, *, pump: Callable[[], None], on_crash: Callable[[BaseException], None]
+        self, proto: ClientProtocol, *, tell: Tell, on_crash: Callable[[BaseException], None]
     ) -> "AsyncioTransport":
         """Be the network of a client on asyncio; for `phx_transports.asyncio.connect`."""
         from .on_asyncio import AsyncioLine
 
-        return AsyncioLine(self, proto, pump=pump, on_crash=on_crash)
+        return AsyncioLine(self, proto, tell=tell, on_crash=on_crash)
 
     def threads_transport(self, proto: ClientProtocol, **hooks: Any) -> "ThreadsTransport":
         """Be the network of a client on threads; for `phx_transports.threads.connect`."""

@@ -42,6 +42,7 @@ from ..batches import PortabilityCheck
 from ..calls import Call
 from ..cutter import MAX_SIZE
 from ..ending import Ending
+from ..pump import Pump
 from ..queues import EventQueue, Item, MessageQueue
 from ..reports import OnHandlerError, log_event, log_handler_error
 from ..session import Session
@@ -205,6 +206,14 @@ class Client:
             later=self._later.append,
             on_error=self._ending.handler_failed,
             on_crash=self._ending.fail,
+        )
+        self._pump = Pump(
+            proto,
+            self._session,
+            perform=self._transport.perform,
+            run=self._runner.add,
+            alarm=self._watch,
+            on_ended=self._ended,
         )
 
     def __repr__(self) -> str:
@@ -372,13 +381,8 @@ class Client:
         """Make a call of the core, and wait for its end; interrupted, it is given up."""
         waiter: Future[Any] = Future()
         refs: list[str] = []
-
-        def begin(now: float) -> None:
-            refs.append(call.begin(now))
-            self._session.wait(refs[0], waiter)
-
         try:
-            self.tell(begin)
+            self.tell(lambda now: refs.append(self._session.begin(call.begin, waiter, now)))
             wait_for(waiter)
         except BaseException:
             for ref in refs:
@@ -422,23 +426,6 @@ class Client:
         """So many messages are done with; under the lock, `follow_up` comes after it."""
         self._proto.handled(messages, self._transport.now())
         self._pump()
-
-    def _pump(self) -> None:
-        """Do what the core wants done; under the lock, after each input."""
-        proto = self._proto
-        for command in proto.commands():
-            self._transport.perform(command)
-        events = proto.events()
-        if events:
-            self._session.settle(events)
-        if self._session.closed:
-            self._ended()
-        runnable = proto.runnable()
-        if runnable:
-            self._runner.add(runnable)
-        deadline = proto.next_timeout()
-        if deadline is not None and deadline < self._watch.armed:
-            self._watch.arm(deadline)
 
     def _turns(self) -> list[Turn]:
         """A worker's step from its turns to the next; `tell`, but for speed."""

@@ -8,6 +8,7 @@ takes no more (`wait_writable`).
 import inspect
 import threading
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -254,7 +255,6 @@ def resolve(command: Resolve, proto: ClientProtocol, tell: Tell) -> None:
         if inspect.isawaitable(value):
             raise TypeError("params and token cannot be async with threads: give plain values or functions")
     except BaseException as error:
-        failure = error
-        tell(lambda now: proto.resolve_failed(command.request, failure, now))
+        tell(partial(proto.resolve_failed, command.request, error))
     else:
-        tell(lambda now: proto.resolved(command.request, value, now))
+        tell(partial(proto.resolved, command.request, value))

@@ -1,0 +1,39 @@
+"""The one timer of a client: it calls when a deadline has passed, and is set anew only for an earlier one."""
+
+from collections.abc import Callable
+from math import inf
+
+from .seam import Timer
+
+
+class Alarm:
+    """Calls when a deadline has passed.
+
+    Args:
+        call_at: Has something called at a time of the client's clock.
+        on_due: What is called.
+
+    Attributes:
+        armed: The deadline, by that clock; `math.inf` for none.
+    """
+
+    def __init__(self, call_at: Callable[[float, Callable[[], object]], Timer], on_due: Callable[[], object]) -> None:
+        self.armed = inf
+        self._call_at = call_at
+        self._on_due = on_due
+        self._timer: Timer | None = None
+
+    def arm(self, deadline: float) -> None:
+        """Set an earlier deadline."""
+        self.stop()
+        self.armed = deadline
+        self._timer = self._call_at(deadline, self._due)
+
+    def stop(self) -> None:
+        """Call no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _due(self) -> None:
+        self.armed = inf  # whoever is called sets the next one
+        self._on_due()

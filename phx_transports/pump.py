@@ -1,0 +1,67 @@
+"""The pump of a client: after whatever the core is told, what it wants is done, in this order. Free of I/O."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from phx_proto.client import ClientProtocol
+from phx_proto.inbox import Inbox
+
+from .session import Session
+
+
+class Alarm(Protocol):
+    """Sees to it that the core is told the time, as far as it is needed here.
+
+    Attributes:
+        armed: The deadline that is set, by the client's clock; `math.inf` for none.
+    """
+
+    armed: float
+
+    def arm(self, deadline: float) -> None: ...
+
+
+class Pump:
+    """Does what one client's core wants done, when it is called.
+
+    Args:
+        proto: The core.
+        session: Told what happened.
+        perform: Carries out a command.
+        run: Has the handlers of these inboxes run.
+        alarm: Set to the core's next deadline, where it is set to a later one.
+        on_ended: Called each time from the core's end on.
+    """
+
+    def __init__(
+        self,
+        proto: ClientProtocol,
+        session: Session,
+        *,
+        perform: Callable[[Any], None],
+        run: Callable[[list[Inbox]], None],
+        alarm: Alarm,
+        on_ended: Callable[[], None],
+    ) -> None:
+        self._proto = proto
+        self._session = session
+        self._perform = perform
+        self._run = run
+        self._alarm = alarm
+        self._on_ended = on_ended
+
+    def __call__(self) -> None:
+        proto = self._proto
+        for command in proto.commands():
+            self._perform(command)
+        events = proto.events()
+        if events:
+            self._session.settle(events)
+        if self._session.closed:
+            self._on_ended()
+        runnable = proto.runnable()
+        if runnable:
+            self._run(runnable)
+        deadline = proto.next_timeout()
+        if deadline is not None and deadline < self._alarm.armed:
+            self._alarm.arm(deadline)
