@@ -22,13 +22,13 @@ class Alarm(Protocol):
 
 
 class Pump:
-    """Does what one client's core wants done, when it is called.
+    """Does what one client's core wants done.
 
     Args:
         proto: The core.
         session: Told what happened.
         perform: Carries out a command.
-        run: Has the handlers of these inboxes run.
+        on_runnable: Has the handlers of these inboxes run.
         alarm: Set to the core's next deadline, where it is set to a later one.
         on_ended: Called each time from the core's end on.
     """
@@ -39,18 +39,19 @@ class Pump:
         session: Session,
         *,
         perform: Callable[[Any], None],
-        run: Callable[[list[Inbox]], None],
+        on_runnable: Callable[[list[Inbox]], None],
         alarm: Alarm,
         on_ended: Callable[[], None],
     ) -> None:
         self._proto = proto
         self._session = session
         self._perform = perform
-        self._run = run
+        self._on_runnable = on_runnable
         self._alarm = alarm
         self._on_ended = on_ended
 
-    def __call__(self) -> None:
+    def run(self) -> None:
+        """Do it; to be called after each input."""
         proto = self._proto
         for command in proto.commands():
             self._perform(command)
@@ -61,7 +62,7 @@ class Pump:
             self._on_ended()
         runnable = proto.runnable()
         if runnable:
-            self._run(runnable)
+            self._on_runnable(runnable)
         deadline = proto.next_timeout()
         if deadline is not None and deadline < self._alarm.armed:
             self._alarm.arm(deadline)

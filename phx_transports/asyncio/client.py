@@ -219,7 +219,7 @@ class Client:
             proto,
             self._session,
             perform=self._transport.perform,
-            run=self._runner.add,
+            on_runnable=self._runner.add,
             alarm=self._alarm,
             on_ended=self._ended,
         )
@@ -356,7 +356,7 @@ class Client:
     def tell(self, call: Callable[[float], T]) -> T:
         """Tell the core something, and do what it wants done; every input comes this way."""
         result = call(self.now())
-        self._pump()
+        self._pump.run()
         return result
 
     async def ask(self, call: Call[T]) -> T:

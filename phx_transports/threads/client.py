@@ -211,7 +211,7 @@ class Client:
             proto,
             self._session,
             perform=self._transport.perform,
-            run=self._runner.add,
+            on_runnable=self._runner.add,
             alarm=self._watch,
             on_ended=self._ended,
         )
@@ -373,7 +373,7 @@ class Client:
         """Tell the core something, and do what it wants done; every input comes this way."""
         with self.lock:
             result = call(self._transport.now())
-            self._pump()
+            self._pump.run()
         self.follow_up()
         return result
 
@@ -425,13 +425,13 @@ class Client:
     def _handled(self, messages: int) -> None:
         """So many messages are done with; under the lock, `follow_up` comes after it."""
         self._proto.handled(messages, self._transport.now())
-        self._pump()
+        self._pump.run()
 
     def _turns(self) -> list[Turn]:
         """A worker's step from its turns to the next; `tell`, but for speed."""
         with self.lock:
             turns = self._runner.report(self._transport.now())
-            self._pump()
+            self._pump.run()
         self.follow_up()
         return turns
 
