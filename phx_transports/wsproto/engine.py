@@ -14,7 +14,7 @@ a clock, and streams of bytes:
         engine.turn()                      # at engine.deadline
 
     with engine.ask(calls.join(channel), done=wake_caller) as answer:      # calls: `phx_transports.calls`
-        ...                                # wait for `done`; who does not is seen to
+        ...                                # wait for `done`; a call whose wait is cancelled is given up
     answer.result()
 
 Whatever it is told ends with a turn, and each turn with a call of `turned`: whoever waits for the engine looks again.
