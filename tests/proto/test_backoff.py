@@ -84,6 +84,11 @@ def test_a_senseless_stable_after_is_refused(seconds: float) -> None:
         ReconnectPolicy(stable_after=seconds)
 
 
+@pytest.mark.parametrize("seconds", [0, 0.5])
+def test_a_connection_may_count_as_stable_soon_or_at_once(seconds: float) -> None:
+    assert ReconnectPolicy(stable_after=seconds).stable_after == seconds
+
+
 # ---- after a close
 
 

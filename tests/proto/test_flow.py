@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from conversation import Conversation
 
+from phx_proto.backoff import ReconnectPolicy
 from phx_proto.channel import JoinPolicy
 from phx_proto.client import ClientOptions
 from phx_proto.commands import PauseReading, ResumeReading
-from phx_proto.errors import PushTimeout
-from phx_proto.events import ChannelErrored, ChannelJoined, InboxOverflow, PushFailed
+from phx_proto.errors import ConnectionClosed, PushTimeout
+from phx_proto.events import ChannelErrored, ChannelJoined, Closed, InboxOverflow, PushFailed
 from phx_proto.flow import FlowLimits
 from phx_proto.router import Router
 
@@ -206,6 +207,12 @@ def test_limits_that_cannot_be_are_refused(limits: Any) -> None:
         FlowLimits(**limits)
 
 
+def test_a_pause_may_be_shorter_than_a_second() -> None:
+    talk = paused(longest_pause=0.5)
+    talk.advance(0.5)
+    assert talk.commands() == [ResumeReading(talk.link)]
+
+
 # ---- somebody awaits an answer --------------------------------------------------------------------------------------
 
 
@@ -290,6 +297,19 @@ def test_a_joins_clock_stands_still_with_reading() -> None:
     assert len([event for event in talk.events() if isinstance(event, ChannelErrored)]) == 1
 
 
+def test_the_reading_clock_stands_still_in_every_pause() -> None:
+    talk = paused()
+    flow = talk.proto._flow
+    began = flow.clock(talk.now)
+    for _ in range(2):
+        talk.advance(3.0)
+        talk.proto.handled(10, talk.now)
+        talk.advance(1.0)
+        talk.receive(*[TICK] * 10)
+    talk.advance(3.0)
+    assert flow.clock(talk.now) == began + 2.0
+
+
 def test_nobody_is_woken_for_a_deadline_of_the_reading_clock_before_reading_can_have_gone_on() -> None:
     talk = paused(longest_pause=5.0)
     assert talk.proto._flow.after(2.0, talk.now) == talk.now + 5.0 + 2.0
@@ -314,6 +334,24 @@ def test_a_pause_ends_with_its_connection_and_the_next_one_is_read() -> None:
     talk.accept()
     assert talk.commands() == []
     assert talk.proto.stats.backlog == 10
+
+
+def test_a_connection_that_is_replaced_while_it_is_not_read_leaves_the_next_one_read() -> None:
+    talk = paused()
+    talk.proto.reconnect(talk.now)
+    talk.accept()
+    assert not talk.proto._flow.paused
+
+
+def test_a_client_may_end_for_good_while_reading_stands_still() -> None:
+    router = Router()
+    router.add(lambda message: None, "tick")
+    options = ClientOptions(flow=FlowLimits(high=10, low=3), reconnect=ReconnectPolicy(final_codes=frozenset({1000})))
+    talk = Conversation(options, router=router).connect()
+    talk.joined("room:1")
+    talk.receive(*[TICK] * 10)
+    talk.drop(1000)
+    assert isinstance(talk.event(Closed).error, ConnectionClosed)
 
 
 def test_the_backlog_of_an_older_connection_stops_the_next_one_too() -> None:

@@ -325,6 +325,15 @@ def test_presence_without_handlers_is_counted_as_unhandled() -> None:
     assert talk.proto.stats.unhandled == 1
 
 
+def test_presence_of_one_topic_leaves_the_routes_alone_that_others_share() -> None:
+    router = Router()
+    router.add(print, "tick")
+    _, room = joined(router)
+    shared = dict(router.routes("room:2").table)
+    room.track_presence()
+    assert dict(router.routes("room:2").table) == shared
+
+
 def test_asking_for_presence_twice_gives_the_same() -> None:
     _, room = joined()
     assert room.track_presence() is room.track_presence()
