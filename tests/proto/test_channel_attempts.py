@@ -247,7 +247,7 @@ def test_32_joins_are_in_flight_at_most() -> None:
     assert rooms[32].state is ChannelState.PENDING
 
 
-@pytest.mark.parametrize("end", ["ok", "error", "cancel", "leave", "close", "crash"])
+@pytest.mark.parametrize("end", ["ok", "error", "cancel", "give up", "leave", "close", "crash"])
 def test_each_join_that_ends_lets_the_next_one_go(end: str) -> None:
     talk = Conversation(ClientOptions(joins_in_flight=1)).connect()
     first = talk.channel("first")
@@ -258,6 +258,7 @@ def test_each_join_that_ends_lets_the_next_one_go(end: str) -> None:
         "ok": lambda: talk.reply(first.join_ref),
         "error": lambda: talk.reply(first.join_ref, "error"),
         "cancel": lambda: talk.cancel(first, ref),
+        "give up": lambda: first.cancel_join(ref, talk.now),
         "leave": lambda: talk.leave(first),
         "close": lambda: talk.close_channel("first", first.join_ref),
         "crash": lambda: talk.crash_channel("first", first.join_ref),
