@@ -147,6 +147,13 @@ def test_a_message_that_nobody_wants_is_counted_and_never_parsed() -> None:
     assert (talk.proto.stats.unhandled, talk.proto.stats.delivered) == (1, 0)
 
 
+def test_messages_that_nobody_wants_hide_none_that_come_behind_them_in_one_read() -> None:
+    talk, room = joined()
+    room.on("tick", print)
+    talk.receive(*['[null,null,"room:1","tock",{}]'] * 2, '[null,null,"room:1","tick",{}]')
+    assert (talk.proto.stats.unhandled, len(room.inbox.take())) == (2, 1)
+
+
 def test_a_message_is_delivered_unparsed() -> None:
     talk, room = joined()
     room.on("tick", print)
@@ -322,7 +329,8 @@ def test_presence_without_handlers_is_counted_as_unhandled() -> None:
     talk, room = joined()
     room.track_presence()
     talk.serve("room:1", "presence_state", ANN, join_ref=room.join_ref)
-    assert talk.proto.stats.unhandled == 1
+    talk.serve("room:1", "presence_diff", {"joins": {}, "leaves": ANN})
+    assert talk.proto.stats.unhandled == 2
 
 
 def test_presence_of_one_topic_leaves_the_routes_alone_that_others_share() -> None:
