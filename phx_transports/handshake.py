@@ -4,6 +4,7 @@ Free of I/O. No text made here shows the URL, a header or what the server answer
 hold tokens.
 """
 
+import errno
 import logging
 import re
 import socket
@@ -120,7 +121,8 @@ def network_error(error: OSError, host: str, port: int) -> ConnectError:
         return ConnectError(f"no address was found for host {host}: {error.strerror}")
     if isinstance(error, ConnectionRefusedError):
         return ConnectError(f"{place} refused the connection (is the server up?)")
-    if isinstance(error, ConnectionResetError):  # says nothing of itself where the event loop made it
+    # A reset says nothing of itself where the event loop made it, and shows as "not connected" to who comes late.
+    if isinstance(error, ConnectionResetError) or error.errno == errno.ENOTCONN:
         return ConnectError(f"{place} ended the connection before it was open")
     return ConnectError(f"no connection to {place}: {error}")
 

@@ -365,6 +365,7 @@ def open_connection(
         if sock.family != getattr(socket, "AF_UNIX", None):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if address.secure:
+            sock.getpeername()  # where it was reset already, `wrap_socket` fails with the socket in nobody's hands
             context = tls.create_default_context() if ssl is None else ssl
             encrypted = context.wrap_socket(sock, server_hostname=address.host, do_handshake_on_connect=False)
             attempt.hold(encrypted)

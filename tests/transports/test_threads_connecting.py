@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import select
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -354,6 +356,21 @@ def test_a_connection_that_comes_after_it_was_given_up_is_dropped() -> None:
         go_on.set()
         until(lambda: not [one for one in threading.enumerate() if one.name == "phx-connect"])
         assert peer.attempts == 0
+
+
+def test_a_connection_that_is_reset_before_tls_begins_leaves_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as resetting:
+
+        def factory(host: str, port: int) -> socket.socket:
+            sock = socket.create_connection(resetting.getsockname())
+            peer, _ = resetting.accept()
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing it is a reset
+            peer.close()
+            select.select([sock], [], [], LONG)
+            return sock
+
+        with pytest.raises(ConnectError, match="ended the connection before it was open"):
+            connect("wss://somewhere.invalid/socket", factory=factory, options=ONCE)
 
 
 # ---- TLS ------------------------------------------------------------------------------------------------------------
