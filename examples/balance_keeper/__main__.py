@@ -24,9 +24,10 @@ def main(arguments: Sequence[str], *, transport: TransportFactory | None = None)
     options = parser.parse_args(arguments)
     try:
         with (
+            suppress(KeyboardInterrupt),  # while it begins, or closes: it drops the connection
             Store(options.db) as store,
             Keeper(options.url, options.topics, store, transport=transport) as keeper,
-            suppress(KeyboardInterrupt),  # then it leaves, and closes
+            suppress(KeyboardInterrupt),  # else: it leaves, and closes
         ):
             keeper.run()
     except (PhxError, EventsMissed, sqlite3.Error) as error:

@@ -1,5 +1,7 @@
 """The command line."""
 
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,19 @@ def test_all_topics_named_are_joined(phx_peer: Peer) -> None:
     with pytest.raises(SystemExit) as ended:
         main([phx_peer.url, "sim:1", "sim:2", "--db", ":memory:"], transport=phx_peer)
     assert str(ended.value) == ("balance_keeper: the server refused the join of topic 'sim:2': {'reason': 'not yours'}")
+
+
+def test_ctrl_c_ends_it_while_it_still_joins(phx_peer: Peer) -> None:
+    phx_peer.allow_join("policy")
+    joining = phx_peer.expect_join(SIM)
+
+    def interrupt() -> None:
+        joining.wait(PATIENCE)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    interrupted = background(interrupt)
+    main([phx_peer.url, SIM, "--db", ":memory:"], transport=phx_peer)
+    interrupted.result(PATIENCE)
 
 
 def test_a_connection_that_is_refused_ends_in_a_line_of_text(phx_peer: Peer) -> None:
