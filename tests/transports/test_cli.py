@@ -493,7 +493,9 @@ async def test_the_balance_keeper_goes_on_where_it_was_stopped(tmp_path: Path) -
         keeper = ("-m", "examples.balance_keeper", await line(server.stdout), "sim:1", "sim:2")
         for _ in range(2):
             async with python(*keeper, "--db", str(tmp_path / "balances.db"), env=env) as process:
-                said = [await line(process.stderr) for _ in range(3)]
+                said = [await line(process.stderr)]
+                while not any(text.startswith("sim:2") for text in said):  # which it joins last
+                    said.append(await line(process.stderr))
                 process.send_signal(signal.SIGTERM)
                 assert await ended(process) == 0
                 assert process.stderr is not None
