@@ -56,6 +56,15 @@ def test_the_timeout_runs_without_a_connection_and_nothing_is_left() -> None:
     assert talk.sent() == []
 
 
+def test_a_join_that_waits_for_ever_wakes_nobody_before_its_attempt_is_over() -> None:
+    talk = Conversation(ClientOptions(join=JoinPolicy(timeout=10)))
+    room = talk.joining("room:1", timeout=inf)
+    assert talk.proto.next_timeout() is None
+    talk.connect()
+    assert room.state is ChannelState.JOINING
+    assert talk.proto.next_timeout() == talk.now + 10
+
+
 def test_a_join_that_waits_for_ever_is_tried_again_and_again() -> None:
     talk = connected(timeout=10, backoff=Backoff((1,)))
     room = talk.channel("room:1")
@@ -351,7 +360,9 @@ def test_a_value_that_cannot_be_sent_is_a_failed_attempt(value: Any) -> None:
     talk = Conversation().connect()
     talk.joining("room:1", since)
     talk.resolve(value)
-    assert isinstance(talk.event(ChannelErrored).error, ResolveFailed)
+    error = talk.event(ChannelErrored).error
+    assert isinstance(error, ResolveFailed)
+    assert error.problem.startswith("cannot send event 'phx_join' on topic 'room:1': payload.a ")
     assert talk.sent() == []
 
 
