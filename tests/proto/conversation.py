@@ -278,6 +278,8 @@ class Conversation:
                 self.links.append(command.link)
             elif isinstance(command, Resolve):
                 self.questions.append(command)
+            else:
+                assert command.link in self.links, f"{command!r} is for no link of ours"
             self._commands.append(command)
         events = self.proto.events()
         for event in events:

@@ -152,6 +152,10 @@ def test_a_second_live_channel_of_a_topic_is_refused() -> None:
         talk.channel("room:1")
 
 
+def test_the_context_of_a_channel_is_the_adapters_to_fill() -> None:
+    assert Conversation().channel().context is None
+
+
 def test_a_channel_shows_its_topic_and_state() -> None:
     assert repr(Conversation().channel("room:1")) == "Channel('room:1', idle)"
 
@@ -427,5 +431,6 @@ def test_the_clients_end_closes_every_channel(call: str) -> None:
 
 @pytest.mark.parametrize("timeout", [0.0, -1.0, float("inf"), float("nan")])
 def test_the_timeout_of_a_join_is_positive_and_finite(timeout: float) -> None:
+    assert JoinPolicy(timeout=0.5).timeout == 0.5
     with pytest.raises(ValueError, match="positive, finite"):
         JoinPolicy(timeout=timeout)
