@@ -46,7 +46,7 @@ from ..pump import Pump
 from ..queues import EventQueue, Item, MessageQueue
 from ..reports import OnHandlerError, log_event, log_handler_error
 from ..session import Session
-from ..signals import signals_to
+from ..signals import signals_to, uninterrupted
 from ..waits import wait_for
 from .channel import Channel, check_plain
 from .connection import Factory
@@ -382,11 +382,11 @@ class Client:
         waiter: Future[Any] = Future()
         refs: list[str] = []
         try:
-            self.tell(lambda now: refs.append(self._session.begin(call.begin, waiter, now)))
+            uninterrupted(self.tell, lambda now: refs.append(self._session.begin(call.begin, waiter, now)))
             wait_for(waiter)
         except BaseException:
             for ref in refs:
-                self.tell(partial(call.give_up, ref))
+                uninterrupted(self.tell, partial(call.give_up, ref))
             raise
         return call.result(waiter.result())
 

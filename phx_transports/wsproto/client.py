@@ -40,11 +40,12 @@ from ..cutter import MAX_SIZE
 from ..ending import Ending
 from ..queues import EventQueue, Item, MessageQueue
 from ..reports import HandlerError, OnHandlerError, log_handler_error
+from ..signals import uninterrupted
 from ..waits import deadline_after, slice_until
 from .channel import Channel
 from .engine import Answer, Engine
 from .streams import EventStream
-from .transport import Factory, Transport
+from .transport import Factory, Ready, Transport
 
 T = TypeVar("T")
 
@@ -334,18 +335,20 @@ class Client:
 
     def ask(self, call: Call[T]) -> T:
         """Make a call of the core, and wait for its end; interrupted, it is given up."""
-        answer = self._engine.begin(call)
+        begun: list[Answer[T]] = []
         try:
-            self.turn_until(answer.done)
+            uninterrupted(self.tell, lambda now: begun.append(self._engine.begin(call)))
+            self.turn_until(begun[0].done)
         except BaseException:
-            self.tell(partial(call.give_up, answer.ref))
+            for answer in begun:
+                uninterrupted(self.tell, partial(call.give_up, answer.ref))
             raise
-        return answer.result()
+        return begun[0].result()
 
     def turn_until(self, condition: Callable[[], bool], deadline: float = inf) -> bool:
         """Let the client work until something holds; gives whether it does, or the deadline or the end came first."""
         while True:
-            self._pump()
+            uninterrupted(self._pump)
             if condition():
                 return True
             if self._ended or self.now() >= deadline:
@@ -392,7 +395,11 @@ class Client:
         """See to the socket, the time and signals; gives whether handlers may go on."""
         due = self._proto.next_timeout()
         deadline = deadline if due is None else min(deadline, due)
-        self._transport.wait(slice_until(deadline))
+        ready = self._transport.wait(slice_until(deadline))  # a signal may end this, and nothing else
+        return uninterrupted(self._see, ready)
+
+    def _see(self, ready: Ready) -> bool:
+        self._transport.see(ready)
         now = self.now()
         self._proto.handle_timeout(now)
         self._heed_signals()
@@ -427,7 +434,7 @@ class Client:
         self._session.end_readers()
         self._runner.report()
         while not self._transport.idle:
-            self._transport.wait(inf)
+            self._transport.see(self._transport.wait(inf))
             self._transport.pump()
         self._hearing.close()  # it uses the transport
         self._transport.close()

@@ -50,6 +50,8 @@ class _Stream(Generic[T]):
             PhxError: What ended the channel.
         """
         queue, deadline = self._queue, deadline_after(timeout)
+        if queue.waiting:
+            return queue.take()
         if not self._client.turn_until(lambda: bool(queue.waiting) or queue.ended, deadline):
             raise TimeoutError("nothing came in time")
         if not queue.waiting:

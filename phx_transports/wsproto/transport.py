@@ -12,7 +12,7 @@ import ssl as tls
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, DefaultSelector
+from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, DefaultSelector, SelectorKey
 from time import monotonic
 from typing import Any, Final, TypeAlias
 
@@ -26,6 +26,9 @@ LINGER: Final = 1.0
 
 #: Gives a connected stream socket to a host and port, e.g. through a tunnel or to a Unix socket.
 Factory: TypeAlias = Callable[[str, int], socket.socket]
+
+#: What a wait brought: whose it is, and whether it can be read or written.
+Ready: TypeAlias = list[tuple[SelectorKey, int]]
 
 _READ: Final = 2**17  # bytes a read takes at most
 _WRITE_LIMIT: Final = 2**16  # bytes that may wait for the socket until senders have to wait
@@ -77,11 +80,15 @@ class Transport:
             if line.over:
                 del self._lines[line.stream]
 
-    def wait(self, seconds: float) -> None:
-        """Wait for bytes, for room to write or for the bell, at most so long, and see to what came."""
+    def wait(self, seconds: float) -> Ready:
+        """Wait for bytes, for room to write or for the bell, at most so long; what came is for `see`."""
         now = monotonic()
         seconds = min(seconds, _LONGEST, *(line.ends_at - now for line in self._lines.values()))
-        for key, ready in self._selector.select(max(seconds, 0.0)):
+        return self._selector.select(max(seconds, 0.0))
+
+    def see(self, came: Ready) -> None:
+        """See to what came."""
+        for key, ready in came:
             if key.data is None:
                 self._ear.recv(4096)
             else:

@@ -29,7 +29,7 @@ from phx_proto.errors import (
     PushLost,
     ResolveFailed,
 )
-from phx_proto.events import ChannelJoined, Connected, Disconnected, Event
+from phx_proto.events import ChannelJoined, Connected, Disconnected, Event, PingAnswered
 from phx_proto.flow import FlowLimits
 from phx_proto.message import Message
 from phx_proto.states import SocketState
@@ -486,6 +486,23 @@ def test_a_join_that_is_answered_when_it_is_interrupted_is_left() -> None:
             channel.client.join("room:other")
         assert channel.client.ping() > 0
         wire.expect("phx_leave", "room:other")
+
+
+def test_an_interrupt_that_comes_within_a_turn_waits_until_it_is_done() -> None:
+    told: list[Event] = []
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, PingAnswered):
+            signal.raise_signal(signal.SIGINT)
+            told.append(event)
+
+    with joined() as (channel, _, _):
+        channel.client._session.listeners.append(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            channel.client.ping()
+        channel.client._session.listeners.remove(interrupt)
+        assert len(told) == 1
+        assert channel.client.ping() > 0
 
 
 @contextmanager

@@ -9,15 +9,19 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from serving_in_thread import LONG, QUICK, Peer, Wire, serving, until
+from serving_in_thread import LONG, QUICK, Peer, Wire, serving, start, until
 
+import phx_transports.threads
+import phx_transports.wsproto
 from phx_proto.backoff import Backoff, ReconnectPolicy
+from phx_proto.message import Message
+from phx_proto.serializer import V2
 from phx_proto.states import ChannelState, SocketState
 
 from .adapters import TOPIC, Adapter
@@ -190,6 +194,71 @@ def test_a_context_drops_the_connection(adapter: Adapter) -> None:
 
         adapter.interrupt(live, after=accept)
         assert wires[0].ended() is None
+
+
+# ---- within a step --------------------------------------------------------------------------------------------------
+
+
+class Interrupting(V2):
+    """Ctrl+C comes, as often as the payload says, while a frame is made."""
+
+    def encode(self, message: Message[Any], /) -> str | bytes:
+        for _ in range(message.payload if message.event == "interrupted" else 0):
+            signal.raise_signal(signal.SIGINT)
+        return super().encode(message)
+
+
+@contextmanager
+def interrupting(connect: Callable[..., Any]) -> Iterator[tuple[Any, Wire]]:
+    """A channel of a client of this thread, the main one."""
+    with serving() as peer:
+        accepting = start(lambda: (wire := peer.wire(), wire.accept()))
+        with connect(peer.url, serializer=Interrupting()) as client:
+            channel = client.join("room:1")
+            wire = accepting.result(LONG)[0]
+            yield channel, wire
+            leaving = start(wire.let_go)
+            client.close()
+            leaving.result(LONG)
+        assert client.error is None
+
+
+blocking = pytest.mark.parametrize("connect", [phx_transports.threads.connect, phx_transports.wsproto.connect])
+
+
+@blocking
+def test_an_interrupt_that_comes_within_a_step_waits_until_it_is_done(connect: Callable[..., Any]) -> None:
+    with interrupting(connect) as (channel, wire):
+        with pytest.raises(KeyboardInterrupt):
+            channel.push("interrupted", 1)
+        wire.reply(wire.expect("interrupted"))  # it was sent, and nobody waits for the reply
+        assert channel.client.ping() > 0
+        assert channel.client.stats.stale == 1
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@blocking
+def test_a_second_interrupt_within_the_same_step_ends_it(connect: Callable[..., Any]) -> None:
+    with interrupting(connect) as (channel, wire):
+        with pytest.raises(KeyboardInterrupt):
+            channel.push("interrupted", 2)
+        channel.cast("next")
+        assert wire.receive().event == "next"  # nothing was sent
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@blocking
+def test_a_handler_of_signals_that_is_not_pythons_is_left_alone(connect: Callable[..., Any]) -> None:
+    heard: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        with interrupting(connect) as (channel, wire):
+            replying = start(lambda: wire.reply(wire.expect("interrupted")))
+            assert channel.push("interrupted", 1).ok
+            assert heard == [signal.SIGINT]
+            replying.result(LONG)
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 # ---- programs -------------------------------------------------------------------------------------------------------
