@@ -186,8 +186,8 @@ def _wsproto(plan: Plan) -> None:
 
 def _executors(plan: Plan) -> None:
     steps = _steps_a_microsecond()
-    for micros in (5, 50, 500):
-        messages = 5 * plan.messages // (5 + micros)
+    for micros, share in ((5, 5), (50, 20), (500, 100)):
+        messages = plan.messages // share
         work = {"steps": round(micros * steps)}
         task = Task("messages", plan.port, messages, topics=10)
         wheres = {
