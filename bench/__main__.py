@@ -186,16 +186,16 @@ def _wsproto(plan: Plan) -> None:
 
 def _executors(plan: Plan) -> None:
     steps = _steps_a_microsecond()
+    wheres = {
+        "loop": "on the loop",
+        "threads": "in threads",
+        "processes": "in 2 processes",
+        "dask": "on Dask, 2 workers",
+    }
     for micros, share in ((5, 5), (50, 20), (500, 100)):
         messages = plan.messages // share
         work = {"steps": round(micros * steps)}
         task = Task("messages", plan.port, messages, topics=10)
-        wheres = {
-            "loop": "on the loop",
-            "threads": "in threads",
-            "processes": "in 2 processes",
-            "dask": "on Dask, 2 workers",
-        }
         for measure, show in (("time", _rates), ("client", _costs)):
             contenders = [
                 Contender(name, EXECUTORS, replace(task, options=work | {"where": where, "measure": measure}))
@@ -204,6 +204,15 @@ def _executors(plan: Plan) -> None:
             title = f"executors: handlers that compute for {micros} µs, 10 topics, {messages:,} messages"
             what = "; what they cost the client's own process" if measure == "client" else ""
             show(title + what, compare(contenders, plan.rounds, LIMIT))
+    for size in (1, 256):
+        for measure, what in (("time", "there and back"), ("client", "what it costs the client's own process")):
+            task = Task("batches", plan.port, plan.messages // 1000)
+            options = {"steps": 0, "size": size, "measure": measure}
+            contenders = [
+                Contender(wheres[where], EXECUTORS, replace(task, options=options | {"where": where}))
+                for where in ("processes", "dask")
+            ]
+            _costs(f"executors: a batch of {size}, {what}", compare(contenders, plan.rounds, LIMIT))
 
 
 def _steps_a_microsecond() -> float:

@@ -2,7 +2,8 @@
 
 The handler is a loop of pure Python, of as many steps as the task's option `steps` says; `where` says who runs it, and
 `measure` what the seconds are: the `"time"` that passed, or what the `"client"`'s process took of a processor's. The
-burst goes round robin over the topics, each of which has one batch under way at a time.
+burst goes round robin over the topics, each of which has one batch under way at a time. Of the work `"batches"`, the
+batches alone go there and back, one after another, with no client.
 """
 
 import asyncio
@@ -15,11 +16,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+import msgspec
+
 from bench.cluster import WORKERS, running
+from bench.feed import example
 from bench.meter import PATIENCE, Meter, Result, Task, report, task
+from phx_proto.handler import Handler
 from phx_proto.message import Message
 from phx_proto.router import Router
 from phx_transports.asyncio import Client, connect
+from phx_transports.batches import Batch
 
 
 def compute(steps: int) -> int:
@@ -69,6 +75,19 @@ async def _handled(client: Client, meter: Meter) -> Result:
     return Result(handled)
 
 
+def there_and_back(task: Task) -> Result:
+    handler = Handler(partial(balance, task.options["steps"]), "balance")
+    size = task.options["size"]
+    payloads = (msgspec.Raw(msgspec.json.encode(example(number))) for number in range(size))
+    batch = Batch(handler, [Message(topic=task.names[0], event="balance", payload=payload) for payload in payloads])
+    clock = time.process_time if task.options["measure"] == "client" else time.monotonic
+    with EXECUTORS[task.options["where"]]() as executor:
+        began = clock()
+        for _ in range(task.n):
+            assert executor.submit(Batch.run, batch).result() == []
+        return Result(task.n, clock() - began)
+
+
 def _on_the_loop(handler: Callable[[Message[Any]], None]) -> Callable[[Message[Any]], Any]:
     async def balance(message: Message[Any]) -> None:
         handler(message)
@@ -115,4 +134,4 @@ EXECUTORS: Final[dict[str, Callable[[], Any]]] = {
 
 
 if __name__ == "__main__":
-    report(asyncio.run(run(task())))
+    report(there_and_back(task()) if task().work == "batches" else asyncio.run(run(task())))
