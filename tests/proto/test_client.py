@@ -101,9 +101,10 @@ def test_params_that_became_unsendable_are_a_failed_attempt() -> None:
 
 
 def test_params_that_are_a_callable_are_asked_for_first() -> None:
-    talk = dialling(params=lambda: EMPTY)
+    talk = dialling(params=dict)
     assert talk.proto.state.value == "resolving"
     assert not [command for command in talk.commands() if isinstance(command, OpenTransport)]
+    assert [question.provider for question in talk.questions] == [dict]
     talk.resolve({"user": 7})
     assert "user=7" in opening(talk).url
     assert talk.proto.state.value == "opening"
