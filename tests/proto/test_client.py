@@ -156,13 +156,21 @@ def test_what_another_callable_says_after_one_has_raised_finds_nobody() -> None:
     assert talk.proto.state is SocketState.WAITING
 
 
-@pytest.mark.parametrize("value", [["a", "list"], {"x": object()}, 7])
-def test_a_callable_that_gives_what_cannot_be_sent_is_a_failed_attempt(value: Any) -> None:
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (["a", "list"], "params must be a mapping, not list"),
+        ({"x": object()}, "param 'x' cannot carry object: "),
+        (7, "params must be a mapping, not int"),
+    ],
+)
+def test_a_callable_that_gives_what_cannot_be_sent_is_a_failed_attempt(value: Any, problem: str) -> None:
     talk = dialling(params=lambda: EMPTY)
     talk.resolve(value)
     _, failed = talk.events()
     assert isinstance(failed, ConnectFailed)
     assert isinstance(failed.error, ResolveFailed)
+    assert failed.error.problem.startswith(problem)
 
 
 def test_an_answer_that_comes_after_its_attempt_finds_nobody() -> None:
