@@ -203,6 +203,19 @@ def test_drain_waits_until_what_was_received_is_handled() -> None:
     assert [frame.event for frame in talk.sent()] == ["phx_leave"]
 
 
+def test_drain_closes_when_the_last_message_is_handled_of_a_channel_that_is_gone() -> None:
+    router = Router()
+    router.add(lambda message: None, "tick")
+    talk = Conversation(router=router).connect()
+    room = talk.joined("room:1")
+    talk.serve("room:1", "tick")
+    talk.close_channel("room:1", room.join_ref)
+    talk.proto.drain(talk.now)
+    assert talk.proto.state is SocketState.DRAINING
+    assert talk.deliveries() == [("room:1", "tick", {})]
+    assert talk.proto.state is SocketState.CLOSING
+
+
 def test_new_messages_are_dropped_while_draining_and_counted() -> None:
     talk = listening()
     talk.joined()

@@ -48,8 +48,9 @@ CALLS: dict[str, Callable[[Conversation, Any], object]] = {
 @pytest.mark.parametrize("timeout", [math.nan, "10"])
 @pytest.mark.parametrize("call", CALLS)
 def test_it_is_refused_by_its_call(call: str, timeout: object) -> None:
-    with pytest.raises(InvalidTimeout, match=f"the timeout of {call} is a number of seconds"):
+    with pytest.raises(InvalidTimeout) as caught:
         CALLS[call](Conversation().connect(), timeout)
+    assert vars(caught.value) == {"call": call, "timeout": timeout}
 
 
 def test_a_refused_call_changes_nothing() -> None:
