@@ -17,7 +17,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 from phx_proto.handler import Handler, HandlerKind
-from phx_proto.inbox import Inbox, Tap
+from phx_proto.inbox import Consumer, Inbox, Tap
 from phx_proto.message import Message
 
 from ..batches import Batch, Failure
@@ -122,12 +122,13 @@ class Runner:
             inbox = popleft()
             while deliveries := inbox.take(BATCH):
                 rest: Iterator[Any] = iter(deliveries)  # what is not inline is not always a handler
+                kept = 0
                 try:
                     # The loops are spelled out, without any call they can do without: this runs for each message.
                     for consumers, item in rest:
                         for consumer in consumers:
                             if not consumer.inline:
-                                self._hand_over(consumer, item, inbox.channel.context)
+                                kept += self._keep(item, consumer, consumers, inbox.channel.context)
                                 continue
                             try:
                                 message = item if consumer.payload_type is None else consumer.accept(item)
@@ -141,21 +142,28 @@ class Runner:
                     left = list(rest)
                     inbox.put_back(left)
                     runnable.appendleft(inbox)
-                    self.handled(len(deliveries) - len(left))
+                    self.handled(len(deliveries) - len(left) - kept)
                     raise
                 if not self.done:  # `handled`, spelled out
                     self.on_done()
-                self.done += len(deliveries)
+                self.done += len(deliveries) - kept
                 if not inbox.deliveries:  # `take` would end the turn likewise
                     inbox.deliveries = None
                     break
 
-    def _hand_over(self, consumer: Handler | Tap, item: Any, channel: "Channel") -> None:
-        self.on_held(1)
+    def _keep(self, item: Any, consumer: Consumer, consumers: tuple[Consumer, ...], channel: "Channel") -> bool:
+        """Hand it to where it waits; gives whether that is what it counts for from now on, and not this turn.
+
+        Otherwise it counts for both: for other consumers it is kept too, or handled in this turn.
+        """
+        moves = consumer is consumers[0] and not any(other.inline for other in consumers)
+        if not moves:
+            self.on_held(1)
         if isinstance(consumer, Tap):
             consumer.put(item)
         else:
             channel.lane(consumer, self).put(item)
+        return moves
 
     def failed(self, handler: Handler, message: Message[Any], error: BaseException) -> None:
         """Report what a handler raised in this task; if that is the task's own cancellation, raise it on."""

@@ -443,6 +443,24 @@ async def test_a_flood_against_a_slow_concurrent_handler_pauses_reading_and_lose
         assert client.stats.reconnects == 0
 
 
+@pytest.mark.parametrize("handlers", [1, 2])
+async def test_a_message_that_waits_counts_once_for_each_handler_also_on_its_way_there(
+    phx_peer: Peer, router: Router, handlers: int
+) -> None:
+    go_on = threading.Event()
+    for _ in range(handlers):
+        router.add(lambda message: go_on.wait(5), "n")
+    async with on_asyncio(phx_peer, router=router) as channel:
+        proto, most = channel.client._proto, 0  # `client.stats` would look after what is on its way
+        send_numbers(phx_peer, 300)
+        for _ in range(100):  # turns of the loop
+            most = max(most, proto.stats.backlog)
+            await asyncio.sleep(0)
+        go_on.set()
+        assert most == 300 * handlers
+        await all_handled(phx_peer, channel)
+
+
 async def test_close_lets_plain_handlers_finish_too(phx_peer: Peer, router: Router) -> None:
     seen = Seen()
     entered, go_on = threading.Event(), threading.Event()
