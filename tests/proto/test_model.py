@@ -407,8 +407,6 @@ def _is_reply(frame: str | bytes) -> bool:
     return PHX_REPLY in frame if isinstance(frame, str) else frame[:1] == b"\x01"
 
 
-#: A whole world needs more runs than a property, and alike ones: only a soak looks for other ones every time.
+#: A whole world needs more runs than a property.
 TestConversation = Conversation.TestCase
-TestConversation.settings = settings(
-    max_examples=3 * settings().max_examples, derandomize=settings.get_current_profile_name() != "soak"
-)
+TestConversation.settings = settings(max_examples=3 * settings().max_examples)
