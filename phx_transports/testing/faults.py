@@ -16,6 +16,8 @@ from phx_proto.serializer import V1Server, V2Server
 
 from ..asyncio.server_wire import Receiver, Wire
 from ..cutter import Received
+from .transcript import Side
+from .wiretap import Wiretap
 
 
 class Faults:
@@ -84,16 +86,44 @@ class Faults:
 class FaultyWire(Wire):
     """A connection with faults."""
 
-    def __init__(self, *args: Any, faults: Faults, **options: Any) -> None:
+    def __init__(self, *args: Any, faults: Faults, tap: Wiretap, **options: Any) -> None:
         super().__init__(*args, **options)
         self._faults = faults
+        self._tap = tap
+        self._number = 0  # by which the tap knows it, once it is open
         self._gate: _Gate | None = None
         self._refused = False
 
     def begin(self, receiver: Receiver) -> None:
         """The handshake is over: what comes from here on passes the gate."""
+        self._number = self._tap.connected()
         self._gate = _Gate(self, receiver, self._faults)
         super().begin(self._gate)
+
+    def put(self, data: str | bytes) -> None:
+        """The server sends a message."""
+        self._tap.carried(self._number, Side.SERVER, data)
+        super().put(data)
+
+    def end(self, code: int) -> None:
+        """The server closes the connection, or answers that the client does."""
+        self._tap.tell(self._number, Side.SERVER, f"closes the connection with {code}")
+        super().end(code)
+
+    def drop(self) -> None:
+        """The server drops the connection."""
+        self._tap.tell(self._number, Side.SERVER, "drops the connection")
+        super().drop()
+
+    def ended(self, code: int | None, reason: str) -> None:
+        """The client has closed the connection, or it is gone."""
+        words = f"is gone: {reason}" if code is None else f"closes the connection with {code}"
+        self._tap.tell(self._number, Side.CLIENT, words)
+
+    def came(self, messages: list[Received]) -> None:
+        """These came from the client, and get through."""
+        for message in messages:
+            self._tap.carried(self._number, Side.CLIENT, message)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
@@ -104,6 +134,7 @@ class FaultyWire(Wire):
             super().data_received(data)
             return
         self._refused = True
+        self._tap.tell(0, Side.SERVER, f"refuses a connection with {answer[:12].decode()}")
         self.transport.write(answer)
         self.transport.close()
 
@@ -117,7 +148,7 @@ class FaultyWire(Wire):
 class _Gate:
     """Before the receiver of one connection."""
 
-    def __init__(self, wire: Wire, receiver: Receiver, faults: Faults) -> None:
+    def __init__(self, wire: FaultyWire, receiver: Receiver, faults: Faults) -> None:
         self._wire = wire
         self._receiver = receiver
         self._faults = faults
@@ -133,6 +164,7 @@ class _Gate:
 
     def closed(self, code: int | None, reason: str, /) -> None:
         self.shut()
+        self._wire.ended(code, reason)
         self._receiver.closed(code, reason)
 
     def shut(self) -> None:
@@ -151,6 +183,7 @@ class _Gate:
         self._pass(messages, cut)
 
     def _pass(self, messages: list[Received], cut: bool) -> None:
+        self._wire.came(messages)
         self._receiver.received(messages)
         self._wire.flush()
         if cut:

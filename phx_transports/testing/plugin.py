@@ -37,14 +37,16 @@ def phx_peer(phx_clock: "Clock", request: pytest.FixtureRequest) -> "Iterator[Pe
 
 
 @pytest.fixture
-def phx_server() -> "Iterator[Callable[..., TestServer]]":
+def phx_server(request: pytest.FixtureRequest) -> "Iterator[Callable[..., TestServer]]":
     """Start servers that end with the test: call it as `serve`, with channels, e.g. `{"room:*": Room}`."""
     from .serving import serve
 
+    servers = request.node.stash[_SERVERS] = list["TestServer"]()
     with ExitStack() as stack:
 
         def start(channels: "Channels", **options: Any) -> "TestServer":
-            return stack.enter_context(serve(channels, **options))
+            servers.append(stack.enter_context(serve(channels, **options)))
+            return servers[-1]
 
         yield start
 
@@ -63,8 +65,11 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: "pytest.CallInfo[None]"
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the conversation of a test that has failed, unless the failure's own text does."""
+    """Show the conversations of a test that has failed, unless the failure's own text does."""
     report = yield
+    if report.failed:
+        for server in item.stash.get(_SERVERS, ()):
+            report.sections.append(("conversation with phx_server", str(server.transcript)))
     peer = item.stash.get(_PEER, None)
     if peer is not None and report.failed and "The conversation:" not in report.longreprtext:
         report.sections.append(("conversation with phx_peer", str(peer.transcript)))
@@ -75,6 +80,7 @@ def pytest_runtest_makereport(
 
 
 _PEER = pytest.StashKey["Peer"]()
+_SERVERS = pytest.StashKey["list[TestServer]"]()
 
 
 def _failure_of(peer: "Peer | None") -> str | None:

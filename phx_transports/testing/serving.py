@@ -20,6 +20,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from ..asyncio.server import RunningServer, Server, ServerChannel, ServerSocket
 from .faults import Faults, FaultyWire
+from .transcript import Transcript
+from .wiretap import Wiretap
 
 T = TypeVar("T")
 
@@ -76,6 +78,7 @@ class AsyncTestServer:
     def __init__(self, app: Server) -> None:
         self.app = app
         self.faults = Faults()
+        self._tap = Wiretap()
         self._port: int = 0
         self._url = ""
         self._running: RunningServer | None = None
@@ -96,6 +99,11 @@ class AsyncTestServer:
         """The clients that are connected."""
         return self.app.sockets
 
+    @property
+    def transcript(self) -> Transcript:
+        """What its connections have carried, the latest 500 frames and ends; `print` shows it."""
+        return self._tap.transcript()
+
     def broadcast(self, topic: str, event: str, payload: Any = None) -> None:
         """Send an event to everyone who has the topic joined."""
         self.app.broadcast(topic, event, {} if payload is None else payload)
@@ -113,7 +121,7 @@ class AsyncTestServer:
     async def start(self) -> None:
         """Listen, on the same port as before if there was one; does nothing while it does."""
         if self._context is None:
-            self._context = self.app.serve(port=self._port, wire=partial(FaultyWire, faults=self.faults))
+            self._context = self.app.serve(port=self._port, wire=partial(FaultyWire, faults=self.faults, tap=self._tap))
             self._running = await self._context.__aenter__()
             self._port, self._url = int(self._running.port), self._running.url
 
@@ -159,6 +167,11 @@ class TestServer:
     def sockets(self) -> tuple[ServerSocket, ...]:
         """The clients that are connected."""
         return self.call(lambda: self._server.sockets)
+
+    @property
+    def transcript(self) -> Transcript:
+        """What its connections have carried, the latest 500 frames and ends; `print` shows it."""
+        return self._server.transcript
 
     def call(self, function: Callable[[], T]) -> T:
         """Call something on the server's loop, and wait for what it returns or raises."""

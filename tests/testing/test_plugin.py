@@ -136,6 +136,51 @@ def test_a_failing_coroutine_test_shows_the_conversation(pytester: pytest.Pytest
     result.stdout.fnmatch_lines(["*- conversation with phx_peer -*", '*client  joins "room:lobby" {}'])
 
 
+def test_a_failing_test_shows_what_its_servers_wires_carried(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        from phx_transports.asyncio.server import ServerChannel, on
+        from phx_transports.threads import connect
+
+        class Room(ServerChannel):
+            @on("shout")
+            async def shout(self, payload):
+                self.push("heard", payload)
+                return {"token": "secret"}
+
+        def test_it(phx_server):
+            server = phx_server({"room:*": Room})
+            with connect(server.url, proxy=None) as client:
+                channel = client.join("room:lobby", {"since": 1})
+                assert channel.push("shout", b"???").ok
+                channel.leave()
+                client.ping()
+                client.reconnect()
+                client.wait_connected()
+            assert False
+    """)
+    result = run_here(pytester)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*- conversation with phx_server -*",
+            "*client  #1 connects",
+            '*client  #1 joins "room:lobby" {"since":1}',
+            '*server  #1 answers the join of "room:lobby" with ok {}',
+            '*client  #1 pushes "shout" to "room:lobby" <3 bytes>',
+            '*server  #1 pushes "heard" to "room:lobby" <3 bytes>',
+            '*server  #1 answers the push "shout" on "room:lobby" with ok {"token":"…"}',
+            '*client  #1 leaves "room:lobby"',
+            '*server  #1 answers the leave of "room:lobby" with ok {}',
+            '*server  #1 closes "room:lobby"',
+            "*client  #1 sends a heartbeat",
+            "*server  #1 answers the heartbeat with ok {}",
+            "*client  #2 connects",
+            "*client  #2 closes the connection with 1000",
+        ],
+        consecutive=False,
+    )
+
+
 def test_a_server_ends_with_its_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
         from phx_transports.asyncio.server import ServerChannel

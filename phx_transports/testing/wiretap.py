@@ -1,0 +1,108 @@
+"""What passed over the wires of `serve`: kept as it came, and put into words only where somebody wants to read it.
+
+It is written on the server's loop, and may be read by any thread.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Final
+
+from phx_proto.errors import InvalidFrame
+from phx_proto.message import HEARTBEAT, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY
+from phx_proto.serializer import V1, V2, V1Server, V2Server
+
+from ..cutter import Received
+from .transcript import NOTHING, Entry, Side, Transcript
+
+#: Frames and other things that are kept, the latest; a flood is nothing that anybody reads.
+KEPT: Final = 500
+
+
+@dataclass(eq=False)
+class Wiretap:
+    """The latest of what the connections of one server carried.
+
+    Attributes:
+        connections: How many there have been.
+    """
+
+    connections: int = 0
+    _began: float = field(default_factory=monotonic)
+    _kept: "deque[tuple[float, int, Side, Received | _Words]]" = field(default_factory=lambda: deque(maxlen=KEPT))
+
+    def connected(self) -> int:
+        """A connection opened; gives its number, from 1 on."""
+        self.connections += 1
+        self.tell(self.connections, Side.CLIENT, "connects")
+        return self.connections
+
+    def carried(self, connection: int, side: Side, frame: Received) -> None:
+        """A frame came from a side."""
+        self._keep(connection, side, frame)
+
+    def tell(self, connection: int, side: Side, words: str) -> None:
+        """Something else happened."""
+        self._keep(connection, side, _Words(words))
+
+    def transcript(self) -> Transcript:
+        """All that is kept, in words. Connections are told apart by their numbers where there were several."""
+        transcript, asked = Transcript(), dict[tuple[int, str | None], str]()
+        for at, connection, side, what in tuple(self._kept):
+            words, payload = (
+                (what.text, NOTHING) if isinstance(what, _Words) else _READERS[side](what, connection, asked)
+            )
+            numbered = f"#{connection} {words}" if self.connections > 1 and connection else words
+            transcript.entries.append(Entry(at, side, numbered, payload=payload))
+        return transcript
+
+    def _keep(self, connection: int, side: Side, what: "Received | _Words") -> None:
+        self._kept.append((monotonic() - self._began, connection, side, what))
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    text: str
+
+
+_Asked = dict[tuple[int, str | None], str]
+
+
+def _from_client(frame: Received, connection: int, asked: _Asked) -> tuple[str, Any]:
+    request = _decoded(frame, V2Server(), V1Server())
+    if request is None:
+        return f"sends what is no message ({len(frame)} long)", NOTHING
+    topic, event = request.topic, request.event
+    words, named = {
+        PHX_JOIN: (f'joins "{topic}"', f'join of "{topic}"'),
+        PHX_LEAVE: (f'leaves "{topic}"', f'leave of "{topic}"'),
+        HEARTBEAT: ("sends a heartbeat", "heartbeat"),
+    }.get(event, (f'pushes "{event}" to "{topic}"', f'push "{event}" on "{topic}"'))
+    asked[connection, request.ref] = named
+    return words, NOTHING if event in (PHX_LEAVE, HEARTBEAT) else request.payload
+
+
+def _from_server(frame: Received, connection: int, asked: _Asked) -> tuple[str, Any]:
+    message = _decoded(frame, V2(), V1())
+    if message is None:
+        return f"sends what is no message ({len(frame)} long)", NOTHING
+    topic, event, payload = message.topic, message.event, message.payload
+    if event == PHX_REPLY:
+        named = asked.pop((connection, message.ref), f'request {message.ref} on "{topic}"')
+        return f"answers the {named} with {payload['status']}", payload["response"]
+    verb = {PHX_CLOSE: "closes", PHX_ERROR: "crashes"}.get(event)
+    return (f'pushes "{event}" to "{topic}"', payload) if verb is None else (f'{verb} "{topic}"', payload or NOTHING)
+
+
+def _decoded(frame: Received, *serializers: Any) -> Any:
+    for serializer in serializers:
+        try:
+            message = serializer.decode(frame)
+            message.payload  # noqa: B018 - it may be read only now
+        except (InvalidFrame, ValueError, RecursionError):
+            continue
+        return message
+    return None
+
+
+_READERS: Final = {Side.CLIENT: _from_client, Side.SERVER: _from_server}
