@@ -47,8 +47,7 @@ def uninterrupted(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Make a step that Ctrl+C must not leave half done: `KeyboardInterrupt` is raised after it.
 
     A second Ctrl+C ends the step all the same, for the application's code may be part of it and take its time. Only
-    Python's own handling of SIGINT is put off, and only the main thread has it. It costs a microsecond or two: nothing
-    beside a wait, too much for each cast.
+    Python's own handling of SIGINT is put off, and only the main thread has it. It costs a microsecond or two.
     """
     if threading.get_ident() != threading.main_thread().ident or _raw.getsignal(_SIGINT) is not _RAISE:
         return step(*args, **kwargs)

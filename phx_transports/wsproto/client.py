@@ -328,10 +328,7 @@ class Client:
 
     def send(self, call: Callable[[float], None]) -> None:
         """Tell the core to send something; what handlers send is written together."""
-        call(self.now())
-        self._sent += 1
-        if not self._runner.at_work or self._sent >= _SENT:
-            self._pump()
+        uninterrupted(self._send, call)
 
     def ask(self, call: Call[T]) -> T:
         """Make a call of the core, and wait for its end; interrupted, it is given up."""
@@ -397,6 +394,12 @@ class Client:
         deadline = deadline if due is None else min(deadline, due)
         ready = self._transport.wait(slice_until(deadline))  # a signal may end this, and nothing else
         return uninterrupted(self._see, ready)
+
+    def _send(self, call: Callable[[float], None]) -> None:
+        call(self.now())
+        self._sent += 1
+        if not self._runner.at_work or self._sent >= _SENT:
+            self._pump()
 
     def _see(self, ready: Ready) -> bool:
         self._transport.see(ready)
