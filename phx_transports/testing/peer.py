@@ -36,7 +36,7 @@ from .expectations import ANYTHING, Answer, Asked, Expectation, Kind
 from .network import Network
 from .patience import Patience
 from .presences import Presences
-from .transcript import NOTHING, Side, Transcript
+from .transcript import NOTHING, Side, Transcript, doing, named
 from .turns import quiet
 
 if TYPE_CHECKING:
@@ -438,9 +438,8 @@ class Peer:
     def _heard(self, connection: Connection, request: Request) -> None:
         topic, event = request.topic, request.event
         kind = _KINDS.get(event, Kind.PUSH)
-        words = {Kind.JOIN: f'joins "{topic}"', Kind.LEAVE: f'leaves "{topic}"'}
         payload = NOTHING if kind is Kind.LEAVE else request.payload
-        self._network.say(Side.CLIENT, words.get(kind, f'pushes "{event}" to "{topic}"'), topic, event, payload)
+        self._network.say(Side.CLIENT, doing(event, topic), topic, event, payload)
         if kind is Kind.PUSH and not self._is_live(connection, request):
             return
         asked = Asked(kind, connection, request)
@@ -452,7 +451,7 @@ class Peer:
             self._act(asked, Answer.REPLY, "ok", {})
         else:
             self._patience.with_answer(
-                connection.line, _named(asked), expected=lambda: asked.expected, surplus=self._surplus
+                connection.line, named(event, topic), expected=lambda: asked.expected, surplus=self._surplus
             )
         self._asked.append(asked)
 
@@ -501,7 +500,7 @@ class Peer:
         topic, serializer = request.topic, connection.serializer
         join_ref = request.join_ref
         frame = serializer.reply(join_ref, request.ref, topic, status, response)
-        words = f"answers the {_named(asked)} with {status}"
+        words = f"answers the {named(request.event, topic)} with {status}"
         self._network.send(connection, frame, words, topic, request.event, response)
         if asked.kind is Kind.JOIN and status == "ok":
             old = connection.joined.get(topic)
@@ -531,10 +530,3 @@ class Peer:
 
 
 _KINDS: Final = {PHX_JOIN: Kind.JOIN, PHX_LEAVE: Kind.LEAVE}
-
-
-def _named(asked: Asked) -> str:
-    topic = asked.request.topic
-    if asked.kind is Kind.PUSH:
-        return f'push "{asked.request.event}" on "{topic}"'
-    return f'{asked.kind.value} of "{topic}"'

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
+from phx_proto.message import PHX_JOIN, PHX_LEAVE
+
 
 class Side(Enum):
     """Who did it."""
@@ -69,6 +71,20 @@ class Transcript:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+
+def doing(event: Any, topic: Any) -> str:
+    """What a client does that sends this, in words; both may be anything, for a client may send anything."""
+    if event in (PHX_JOIN, PHX_LEAVE):
+        return f'{"joins" if event == PHX_JOIN else "leaves"} "{topic}"'
+    return f'pushes "{event}" to "{topic}"'
+
+
+def named(event: Any, topic: Any) -> str:
+    """What it has sent, in words."""
+    if event in (PHX_JOIN, PHX_LEAVE):
+        return f'{"join" if event == PHX_JOIN else "leave"} of "{topic}"'
+    return f'push "{event}" on "{topic}"'
 
 
 def shown(value: Any) -> str:

@@ -9,11 +9,11 @@ from time import monotonic
 from typing import Any, Final
 
 from phx_proto.errors import InvalidFrame
-from phx_proto.message import HEARTBEAT, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY
+from phx_proto.message import HEARTBEAT, PHX_CLOSE, PHX_ERROR, PHX_LEAVE, PHX_REPLY
 from phx_proto.serializer import V1, V2, V1Server, V2Server
 
 from ..cutter import Received
-from .transcript import NOTHING, Entry, Side, Transcript
+from .transcript import NOTHING, Entry, Side, Transcript, doing, named
 
 #: Frames and other things that are kept, the latest; a flood is nothing that anybody reads.
 KEPT: Final = 500
@@ -47,7 +47,7 @@ class Wiretap:
 
     def transcript(self) -> Transcript:
         """All that is kept, in words. Connections are told apart by their numbers where there were several."""
-        transcript, asked = Transcript(), dict[tuple[int, str | None], str]()
+        transcript, asked = Transcript(), _Asked()
         for at, connection, side, what in tuple(self._kept):
             words, payload = (
                 (what.text, NOTHING) if isinstance(what, _Words) else _READERS[side](what, connection, asked)
@@ -65,7 +65,7 @@ class _Words:
     text: str
 
 
-_Asked = dict[tuple[int, str | None], str]
+_Asked = dict[tuple[int, str], str]  # by connection and ref
 
 
 def _from_client(frame: Received, connection: int, asked: _Asked) -> tuple[str, Any]:
@@ -73,13 +73,10 @@ def _from_client(frame: Received, connection: int, asked: _Asked) -> tuple[str, 
     if request is None:
         return f"sends what is no message ({len(frame)} long)", NOTHING
     topic, event = request.topic, request.event
-    words, named = {
-        PHX_JOIN: (f'joins "{topic}"', f'join of "{topic}"'),
-        PHX_LEAVE: (f'leaves "{topic}"', f'leave of "{topic}"'),
-        HEARTBEAT: ("sends a heartbeat", "heartbeat"),
-    }.get(event, (f'pushes "{event}" to "{topic}"', f'push "{event}" on "{topic}"'))
-    asked[connection, request.ref] = named
-    return words, NOTHING if event in (PHX_LEAVE, HEARTBEAT) else request.payload
+    heartbeat = event == HEARTBEAT
+    asked[connection, str(request.ref)] = "heartbeat" if heartbeat else named(event, topic)
+    words = "sends a heartbeat" if heartbeat else doing(event, topic)
+    return words, NOTHING if heartbeat or event == PHX_LEAVE else request.payload
 
 
 def _from_server(frame: Received, connection: int, asked: _Asked) -> tuple[str, Any]:
@@ -88,8 +85,8 @@ def _from_server(frame: Received, connection: int, asked: _Asked) -> tuple[str, 
         return f"sends what is no message ({len(frame)} long)", NOTHING
     topic, event, payload = message.topic, message.event, message.payload
     if event == PHX_REPLY:
-        named = asked.pop((connection, message.ref), f'request {message.ref} on "{topic}"')
-        return f"answers the {named} with {payload['status']}", payload["response"]
+        request = asked.pop((connection, str(message.ref)), f'request {message.ref} on "{topic}"')
+        return f"answers the {request} with {payload['status']}", payload["response"]
     verb = {PHX_CLOSE: "closes", PHX_ERROR: "crashes"}.get(event)
     return (f'pushes "{event}" to "{topic}"', payload) if verb is None else (f'{verb} "{topic}"', payload or NOTHING)
 

@@ -31,6 +31,7 @@ def told(tap: Wiretap) -> list[str]:
             '{"topic":"room:1","event":"shout","payload":1,"ref":"2"}',
             'client  pushes "shout" to "room:1" 1',
         ),
+        (Side.CLIENT, '[null,["r"],"room:1",["e"],1]', """client  pushes "['e']" to "room:1" 1"""),
         (Side.CLIENT, "{", "client  sends what is no message (1 long)"),
         (Side.CLIENT, b"\x09", "client  sends what is no message (1 long)"),
         (Side.SERVER, '[null,null,"room:1","n",{}]', 'server  pushes "n" to "room:1" {}'),
