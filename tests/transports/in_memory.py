@@ -30,3 +30,9 @@ def on_threads(peer: Peer, **options: Any) -> Iterator[threads.Channel]:
         yield client.join(TOPIC)
     finally:
         client.abort()
+
+
+def send_numbers(peer: Peer, count: int) -> None:
+    """Messages that carry 0, 1, 2 …"""
+    for number in range(count):
+        peer.push(TOPIC, "n", number)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from in_memory import TOPIC, on_asyncio
+from in_memory import TOPIC, on_asyncio, send_numbers
 from peer import QUICK, Wire, joined, push, tidy, until
+from reported import Reports
 
 from phx_proto.client import ClientOptions
 from phx_proto.flow import FlowLimits
@@ -19,7 +20,6 @@ from phx_proto.message import Message
 from phx_proto.router import Router
 from phx_proto.states import ChannelState, SocketState
 from phx_transports.asyncio import Channel
-from phx_transports.reports import HandlerError
 from phx_transports.testing import Peer
 
 pytestmark = pytest.mark.asyncio
@@ -47,25 +47,6 @@ class Seen:
 
     def __len__(self) -> int:
         return len(self.items)
-
-
-class Reports:
-    def __init__(self) -> None:
-        self.all: list[HandlerError] = []
-
-    def __call__(self, report: HandlerError) -> None:
-        self.all.append(report)
-
-    def told(self) -> list[tuple[str, Any, str]]:
-        return [
-            (report.handler.name.rpartition(".")[2], report.message.payload, type(report.error).__name__)
-            for report in self.all
-        ]
-
-
-def send_numbers(peer: Peer, count: int) -> None:
-    for number in range(count):
-        peer.push(TOPIC, "n", number)
 
 
 async def all_handled(peer: Peer, channel: Channel) -> None:

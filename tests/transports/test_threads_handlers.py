@@ -7,8 +7,9 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from in_memory import TOPIC, on_threads
+from in_memory import TOPIC, on_threads, send_numbers
 from peer import push
+from reported import Reports
 from serving_in_thread import LONG, Flag, joined, start, tidy, until
 
 from phx_proto.message import Message
@@ -39,25 +40,6 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor | None]:
         return
     with ThreadPoolExecutor(8, thread_name_prefix="users") as pool:
         yield pool
-
-
-class Reports:
-    def __init__(self) -> None:
-        self.all: list[HandlerError] = []
-
-    def __call__(self, report: HandlerError) -> None:
-        self.all.append(report)
-
-    def told(self) -> list[tuple[str, Any, str]]:
-        return [
-            (report.handler.name.rpartition(".")[2], report.message.payload, type(report.error).__name__)
-            for report in self.all
-        ]
-
-
-def send_numbers(peer: Peer, count: int) -> None:
-    for number in range(count):
-        peer.push(TOPIC, "n", number)
 
 
 def all_handled(peer: Peer, channel: Channel) -> None:

@@ -2,13 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from peer import push
+from reported import Reports as Reports
 from serving_in_thread import LONG, Wire, start, until
-
-from phx_transports.reports import HandlerError
 
 from .adapters import TOPIC
 from .faces import Channel, Client
@@ -20,22 +18,6 @@ in_every_way = pytest.mark.parametrize(
 
 #: Where several calls of one client may wait at once.
 several_calls = pytest.mark.parametrize("adapter", ["asyncio", "threads"], indirect=True)
-
-
-class Reports:
-    """An `on_handler_error` that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.all: list[HandlerError] = []
-
-    def __call__(self, report: HandlerError) -> None:
-        self.all.append(report)
-
-    def told(self) -> list[tuple[str, Any, str]]:
-        return [
-            (report.handler.name.rpartition(".")[2], report.message.payload, type(report.error).__name__)
-            for report in self.all
-        ]
 
 
 class Gate:
