@@ -59,7 +59,7 @@ from .server_channel import (
 )
 from .server_handshake import NO_OFFER, BadToken, Offer, RefuseConnect, answer_offer, refusal
 from .server_hub import Hub
-from .server_mount import CRASHED, NOT_FOUND, Connect, Mount, serializer_of
+from .server_mount import CRASHED, NOT_FOUND, Connect, Mount, Origin, serializer_of
 from .server_socket import Driver, ServerSocket
 from .server_wire import WRITE_LIMIT, Outbox, Wire, WireOptions
 from .signals import signals_to
@@ -150,7 +150,8 @@ class Server:
             options: The semantics: idle timeout, number of channels, which Phoenix release and web server to be. By
                 default those of the server.
             check_origin: From which origins browsers may connect: `//example.com`, `https://example.com:8080`,
-                `//*.example.com`. `None` for any. A client that is no browser sends none, and is welcome.
+                `//*.example.com` (as in Phoenix `example.com` too). `None` for any. A client that is no browser sends
+                none, and is welcome.
             subprotocols: To choose from; a client that offers others alone is refused. Without any, and without
                 `auth_token`, what is offered is ignored.
             auth_token: Whether a token is read from the subprotocols, and `phoenix` accepted as one. Phoenix does so
@@ -158,12 +159,13 @@ class Server:
 
         Raises:
             InvalidHandler: The path is taken.
+            ValueError: What stands in `check_origin` is no origin.
         """
         mount = Mount(
             path=path.rstrip("/"),
             connect=connect,
             options=self.options if options is None else options,
-            check_origin=None if check_origin is None else tuple(check_origin),
+            check_origin=None if check_origin is None else tuple(map(Origin.allowed, check_origin)),
             subprotocols=tuple(subprotocols),
             auth_token=auth_token,
         )

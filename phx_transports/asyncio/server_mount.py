@@ -6,10 +6,10 @@ the subprotocols, the version, the headers of the upgrade. What is asked for com
 the headers.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
-from urllib.parse import SplitResult, urlsplit
 
 from websockets.datastructures import Headers
 
@@ -41,7 +41,7 @@ class Mount:
     path: str
     connect: Connect | None
     options: ServerOptions
-    check_origin: tuple[str, ...] | None
+    check_origin: "tuple[Origin, ...] | None"
     subprotocols: tuple[str, ...]
     auth_token: bool
 
@@ -61,7 +61,7 @@ class Mount:
         """
         if door.method != "GET":
             raise RefuseConnect(400)
-        if self.check_origin is not None and not _is_allowed(headers.get("Origin"), self.check_origin):
+        if self.check_origin is not None and not _is_allowed(headers.get_all("Origin"), self.check_origin):
             raise RefuseConnect(403)
         offer = take_offer(headers, self.subprotocols, auth_token=self.auth_token)
         params = read_params(door.query)
@@ -130,26 +130,59 @@ class Door:
 
 _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
-
-def _is_allowed(origin: str | None, allowed: tuple[str, ...]) -> bool:
-    if origin is None:  # no browser, which might lie anyway
-        return True
-    try:
-        found = urlsplit(origin)
-        return any(_matches(urlsplit(pattern), found) for pattern in allowed)
-    except ValueError:  # a port that is none
-        return False
-
-
-def _matches(allowed: SplitResult, origin: SplitResult) -> bool:
-    if allowed.scheme not in ("", origin.scheme) or _port(allowed) not in (None, _port(origin)):
-        return False
-    ours, theirs = allowed.hostname or "", origin.hostname or ""
-    return theirs.endswith(ours[1:]) if ours.startswith("*.") else theirs == ours
+#: An origin as browsers write it (RFC 6454 §6.2) and nothing beyond: no userinfo, path, escape or dot at the end.
+_SCHEME: Final = r"(?P<scheme>[a-z][a-z0-9+.-]*)"
+_LABELS: Final = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
+_IPV6: Final = r"\[[0-9a-f:.]+\]"
+_PORT: Final = r"(?::(?P<port>[0-9]{1,5}))?"
+_ORIGIN: Final = re.compile(rf"{_SCHEME}://(?P<host>{_LABELS}|{_IPV6}){_PORT}", re.ASCII | re.IGNORECASE)
+_ALLOWED: Final = re.compile(
+    rf"(?:{_SCHEME}:)?//(?P<host>(?:\*\.)?{_LABELS}|{_IPV6}){_PORT}/?", re.ASCII | re.IGNORECASE
+)
 
 
-def _port(parts: SplitResult) -> int | None:
-    return parts.port if parts.port is not None else _PORTS.get(parts.scheme)
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """An origin of a browser, or one that is allowed to be: then without a scheme or a port it stands for any."""
+
+    scheme: str | None
+    host: str
+    port: int | None
+
+    @classmethod
+    def allowed(cls, pattern: str) -> "Origin":
+        """Read a pattern of `check_origin`.
+
+        Raises:
+            ValueError: It is none.
+        """
+        found = _ALLOWED.fullmatch(pattern)
+        if found is None:
+            wanted = "'//example.com', 'https://example.com:8080' or '//*.example.com'"
+            raise ValueError(f"check_origin takes {wanted}, not {pattern!r}")
+        return cls._of(found)
+
+    @classmethod
+    def _of(cls, found: re.Match[str]) -> "Origin":
+        scheme, port = (found["scheme"] or "").lower() or None, found["port"]
+        return cls(scheme, found["host"].lower(), _PORTS.get(scheme or "") if port is None else int(port))
+
+    def includes(self, origin: str) -> bool:
+        """Whether a browser's origin is this one. As in Phoenix `*.example.com` is `example.com` too."""
+        found = _ORIGIN.fullmatch(origin)
+        if found is None:
+            return False
+        theirs = self._of(found)
+        if self.scheme not in (None, theirs.scheme) or self.port not in (None, theirs.port):
+            return False
+        if not self.host.startswith("*."):
+            return theirs.host == self.host
+        return f".{theirs.host}".endswith(self.host[1:])
+
+
+def _is_allowed(origins: list[str], allowed: tuple[Origin, ...]) -> bool:
+    """Whether a request with these `Origin` headers may come in; without one it is no browser's, which might lie."""
+    return all(any(each.includes(origin) for each in allowed) for origin in origins)
 
 
 def _upgrade_problem(version: str, headers: Headers) -> str | None:

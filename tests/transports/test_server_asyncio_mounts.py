@@ -76,7 +76,14 @@ async def test_a_path_cannot_be_mounted_twice() -> None:
 
 # ---- origins --------------------------------------------------------------------------------------------------------
 
-GOOD = ("//good.example", "https://secure.example", "http://port.example:8080", "//*.wild.example")
+GOOD = (
+    "//good.example",
+    "https://secure.example",
+    "http://port.example:8080",
+    "//*.wild.example",
+    "HTTPS://*.Both.example:8443",
+    "//[::1]",
+)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +102,31 @@ GOOD = ("//good.example", "https://secure.example", "http://port.example:8080", 
         ("http://secure.example", 403),
         ("https://secure.example:444", 403),
         ("http://port.example", 403),
-        ("https://wild.example", 403),
+        ("https://wild.example", 101),
+        ("http://wild.example:8080", 101),
+        ("https://both.example:8443", 101),
+        ("https://a.both.example:8443", 101),
+        ("http://[::1]:4000", 101),
+        ("https://both.example", 403),
+        ("http://both.example:8443", 403),
+        ("https://.wild.example", 403),
+        ("https://a..wild.example", 403),
+        ("https://*.wild.example", 403),
+        ("https://evil.example\\.wild.example", 403),
+        ("https://evil.example/.wild.example", 403),
+        ("https://evil.example#.wild.example", 403),
+        ("https://evil.example%2f.wild.example", 403),
+        ("https://go\tod.example", 403),
+        ("https://evil.example@good.example", 403),
+        ("https://good.example:443@evil.example", 403),
+        ("https://good.example.", 403),
+        ("https://a.wild.example.", 403),
+        ("https://good.example ,https://good.example", 403),
+        ("https://g\u00f6od.example", 403),
+        ("https://GOOD.EXAMPL\u0245", 403),
+        ("https://", 403),
+        ("//good.example", 403),
+        ("good.example", 403),
         ("https://evilwild.example", 403),
         ("null", 403),
         ("", 403),
@@ -109,6 +140,19 @@ async def test_an_origin_is_checked_where_that_is_asked_for(origin: str | None, 
     async with serving(Application(check_origin=GOOD, connect=asked.add)) as (_, running):
         assert await status(running, handshake(PATH, *headers)) == expected
     assert len(asked.entries) == (expected == 101)
+
+
+async def test_a_request_of_several_origins_is_refused() -> None:
+    async with serving(Application(check_origin=GOOD)) as (_, running):
+        good, evil = "Origin: http://good.example", "Origin: http://evil.example"
+        assert await status(running, handshake(PATH, good, good)) == 400
+        assert await status(running, handshake(PATH, good, evil)) == 403
+
+
+@pytest.mark.parametrize("pattern", ["example.com", "*.example.com", "//", "//*", "https://a@b.example", "//a.*.b", ""])
+async def test_what_is_no_origin_cannot_be_allowed(pattern: str) -> None:
+    with pytest.raises(ValueError, match=r"check_origin takes .* not"):
+        Application(check_origin=[pattern])
 
 
 # ---- subprotocols ---------------------------------------------------------------------------------------------------
