@@ -64,12 +64,14 @@ class Attempt:
     Attributes:
         number: How many retries were made since a connection last proved stable (or since the start).
         ever_connected: Whether a connection was open before; if not, this is still the first connect.
+        rest: Seconds until the latest time at which the first connect is to be tried; `math.inf` where there is none.
         renewable: Whether params or token come from callables, and so may be others at the next attempt.
     """
 
     number: int
     ever_connected: bool
     renewable: bool
+    rest: float = inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +132,7 @@ class ReconnectPolicy:
         if not _is_retried(retried, attempt):
             return None
         asked = min(_seconds(headers.get("retry-after", "")), _LONGEST_ASKED)
-        return max(self.schedule.delay(attempt.number, rng), _within(asked, asked * 1.5, rng))
+        return max(self._next(attempt, rng), _within(asked, asked * 1.5, rng))
 
     def after_failure(self, error: ConnectError, attempt: Attempt, rng: "Random | None" = None) -> float | None:
         """The attempt failed without an HTTP answer: name, network, TLS, timeout, or a callable that raised.
@@ -144,7 +146,17 @@ class ReconnectPolicy:
             Seconds to wait, or `None` if this is the end.
         """
         retried = _Retried.AFTER_FIRST_CONNECT if isinstance(error, CertificateError) else _Retried.ALWAYS
-        return self.schedule.delay(attempt.number, rng) if _is_retried(retried, attempt) else None
+        return self._next(attempt, rng) if _is_retried(retried, attempt) else None
+
+    def _next(self, attempt: Attempt, rng: "Random | None") -> float:
+        """The schedule's wait; before the first connect is given up, no longer than half of what is left of its time.
+
+        So a server that came up in time is met, also one that takes its time for a handshake.
+        """
+        delay = self.schedule.delay(attempt.number, rng)
+        if attempt.rest <= 0:
+            return delay
+        return min(delay, attempt.rest if attempt.rest <= _SHORT_REST else attempt.rest / 2)
 
 
 # ---- private --------------------------------------------------------------------------------------------------------
@@ -172,6 +184,9 @@ _REFUSALS: Final = {
 _SPREAD: Final[dict[int | None, tuple[float, float]]] = {1012: (0.0, 5.0), 1013: (5.0, 30.0)}
 
 _LONGEST_ASKED: Final = 3600.0
+
+#: Seconds that are not halved any more: the next try is the last one.
+_SHORT_REST: Final = 0.25
 
 
 def _is_retried(retried: _Retried, attempt: Attempt) -> bool:

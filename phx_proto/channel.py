@@ -18,6 +18,7 @@ from typing import Any
 from .backoff import REJOIN, Backoff
 from .commands import Provider
 from .errors import (
+    MESSAGE_TOO_BIG,
     ChannelClosed,
     ChannelCrashed,
     ConnectionClosed,
@@ -43,6 +44,9 @@ from .timers import Action, Timer, checked_timeout
 from .wire import Wire
 
 _LEFT = "it was left"
+
+#: Closes with 1009 in a row that a join under way may see before it is taken for their cause.
+_MOST_TOO_BIG = 3
 
 
 class Refusal(enum.Enum):
@@ -112,6 +116,7 @@ class Channel:
         "_flow",
         "_join",
         "_joins",
+        "_last_error",
         "_leave",
         "_params",
         "_policy",
@@ -119,6 +124,7 @@ class Channel:
         "_pushes",
         "_request",
         "_timer",
+        "_too_big",
         "_tries",
         "_wire",
         "context",
@@ -159,6 +165,8 @@ class Channel:
         self._timer: Timer | None = None  # of the attempt under way, or of the next one
         self._began = 0.0  # the attempt, on the reading clock; or the joined state
         self._tries = 0  # attempts that failed in a row
+        self._last_error: PhxError | None = None  # what ended the latest attempt, since it was last joined
+        self._too_big = 0  # closes with 1009 in a row in which its join was under way
 
     def __repr__(self) -> str:
         return f"Channel({self.topic!r}, {self.state.value})"
@@ -334,7 +342,7 @@ class Channel:
         """The callable for the params raised."""
         self._request = None
         problem = f"the callable for the params of topic {self.topic!r} raised {type(error).__name__}"
-        self._fail(ResolveFailed(problem), now)
+        self._fail(ResolveFailed(problem, raised=error), now)
 
     def replied(self, ref: str, reply: Reply, now: float) -> None:
         """A reply came to a join, leave or push of this channel."""
@@ -347,11 +355,14 @@ class Channel:
             self._pushes.replied(ref, reply)
 
     def crashed(self, payload: Any, now: float) -> None:
-        """A `phx_error` came for its current join, or for the one it leaves: then only its pushes are lost with it."""
-        if self.state in (ChannelState.JOINED, ChannelState.JOINING):
-            self._fail(ChannelCrashed(self.topic, payload), now)
-        elif self._pushes is not None:
-            self._pushes.lose_sent()
+        """A `phx_error` came for its current join, or for the one it leaves: there is nothing left to leave then."""
+        error = ChannelCrashed(self.topic, payload)
+        if self._leave is not None:
+            if self._pushes is not None:
+                self._pushes.lose_sent(error)
+            self._finish_leave(LeaveEnd.CRASH, now)
+        elif self.state in (ChannelState.JOINED, ChannelState.JOINING):
+            self._fail(error, now)
 
     def server_closed(self, now: float) -> None:
         """A `phx_close` came for its current join, or for the one it leaves."""
@@ -371,9 +382,14 @@ class Channel:
     def disconnected(self, error: ConnectionClosed, now: float) -> None:
         """The connection is gone; what was to be joined is joined again at the next."""
         if self._leave is not None:
-            self._finish_leave(LeaveEnd.DISCONNECTED, now)
+            self._finish_leave(LeaveEnd.DISCONNECTED, now, why=error)
             return
         if self.state in (ChannelState.IDLE, ChannelState.CLOSED):
+            return
+        too_big = error.code == MESSAGE_TOO_BIG and self.state is ChannelState.JOINING
+        self._too_big = self._too_big + 1 if too_big else 0
+        if self._too_big == _MOST_TOO_BIG:
+            self._end("its join was too big for the server", now, error=error)
             return
         joined = self.state is ChannelState.JOINED
         self._forget_attempt(now)
@@ -382,17 +398,17 @@ class Channel:
         self.join_ref = None
         self._advance(ChannelInput.LOST)
         if self._pushes is not None:
-            self._pushes.lose_sent()
+            self._pushes.lose_sent(error)
         if joined:
             self._tell(ChannelErrored(self.topic, error, None))
 
     def client_closed(self, error: PhxError | None, now: float) -> None:
         """The client has ended; without an error, the application closed it."""
         if self._leave is not None:
-            self._finish_leave(LeaveEnd.DISCONNECTED, now)
+            self._finish_leave(LeaveEnd.DISCONNECTED, now, why=error)
             return
         if self._pushes is not None:
-            self._pushes.lose()
+            self._pushes.lose(error)
         self._end(str(error or "the application closed the client"), now, error=error)
 
     # ---- private: joining -------------------------------------------------------------------------------------------
@@ -418,6 +434,7 @@ class Channel:
 
     def _join_answered(self, reply: Reply, now: float) -> None:
         self._wire.join_answered = self._flow.clock(now)
+        self._too_big = 0
         self._forget_attempt(now)
         for older in [channel for channel in self._wire.leaving.values() if channel.topic == self.topic]:
             older.superseded(now)
@@ -429,6 +446,7 @@ class Channel:
     def _joined(self, response: Any, now: float) -> None:
         assert self.join_ref is not None
         self._advance(ChannelInput.OK)
+        self._last_error = None
         self._began = self._flow.clock(now)
         self._wire.live[self.topic] = self.inbox
         self.inbox.joined(self.join_ref)
@@ -471,7 +489,8 @@ class Channel:
         self._tries += 1
         self._timer = self._wire.timers.at(now + delay, self._retry)
         if self._pushes is not None:
-            self._pushes.lose_sent()
+            self._pushes.lose_sent(error)
+        self._last_error = error
         self._tell(ChannelErrored(self.topic, error, delay))
 
     def _retry(self, now: float) -> None:
@@ -493,7 +512,21 @@ class Channel:
 
     def _join_timed_out(self, now: float) -> None:
         assert self._join is not None
-        self._end("its join timed out", now, error=JoinTimeout(self.topic, self._join.timeout))
+        problem, last = self._hindrance()
+        self._end("its join timed out", now, error=JoinTimeout(self.topic, self._join.timeout, problem, last))
+
+    def _hindrance(self) -> tuple[str, PhxError | None]:
+        """What keeps it from being joined, and what ended the latest attempt."""
+        if self._wire.link is None:
+            return "there is no connection", self._wire.last_error
+        if self.state is ChannelState.JOINING:
+            return "", self._last_error
+        if self._request is not None:
+            return "the callable for its params did not answer", self._last_error
+        if self._last_error is None:
+            return "other joins were before it, and the server did not answer them", None
+        refused = isinstance(self._last_error, JoinRefused)
+        return "every attempt was refused" if refused else "every attempt failed", self._last_error
 
     def _fail_join(self, error: PhxError) -> None:
         assert self._join is not None
@@ -512,7 +545,7 @@ class Channel:
     def _leave_timed_out(self, now: float) -> None:
         self._finish_leave(LeaveEnd.TIMEOUT, now)
 
-    def _finish_leave(self, end: LeaveEnd, now: float) -> None:
+    def _finish_leave(self, end: LeaveEnd, now: float, *, why: PhxError | None = None) -> None:
         assert self._leave is not None
         assert self.join_ref is not None
         call, self._leave = self._leave, None
@@ -521,7 +554,7 @@ class Channel:
         self._wire.leaving.pop(self.join_ref, None)
         self._wire.events.append(LeaveEnded(self.topic, call.ref, end))
         if self._pushes is not None and end is LeaveEnd.DISCONNECTED:
-            self._pushes.lose()
+            self._pushes.lose(why)
         self._end(_LEFT, now, error=None)
 
     def _end(self, reason: str, now: float, *, error: PhxError | None) -> None:

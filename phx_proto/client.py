@@ -27,12 +27,14 @@ from .commands import AbortTransport, CloseTransport, Command, OpenTransport, Pr
 from .dialer import Dialer
 from .endpoint import Address, Endpoint, Headers, Params
 from .errors import (
+    MESSAGE_TOO_BIG,
     ConnectError,
     ConnectionClosed,
     ConnectTimeout,
     HandshakeRefused,
     InvalidState,
     PhxError,
+    StillRefused,
     TopicInUse,
 )
 from .events import Closed, Connected, ConnectFailed, Connecting, Disconnected, Event
@@ -127,7 +129,8 @@ class ClientProtocol:
         self._retries = 0  # since the last stable connection
         self._opened_at = 0.0
         self._connect_timeout = inf
-        self._last_error: ConnectError | None = None
+        self._latest_first_try = inf  # when the first connect is to be tried for the last time
+        self._drain_ends = inf
         self._timer: Timer | None = None  # of the state: open, retry, close or drain timeout
         self._connect_timer: Timer | None = None  # of the first connect as a whole
 
@@ -163,6 +166,7 @@ class ClientProtocol:
             raise InvalidState("connect", self._state.value)
         if checked_timeout("connect", timeout) != inf:
             self._connect_timeout = timeout
+            self._latest_first_try = now + timeout - min(_LAST_TRY * timeout, _LONGEST_LAST_TRY)
             self._connect_timer = self._wire.timers.at(now + timeout, self._connect_timed_out)
         self._dial(now)
 
@@ -254,8 +258,9 @@ class ClientProtocol:
         self._joins.close()
         if self._wire.link is None:
             self._drop_attempt()
+        self._drain_ends = now + timeout
         if timeout != inf:
-            self._timer = self._wire.timers.at(now + timeout, self._drain_timed_out)
+            self._timer = self._wire.timers.at(self._drain_ends, self._drain_timed_out)
         self._flow.resume(now)
         self._go_on_draining(now)
 
@@ -272,7 +277,8 @@ class ClientProtocol:
         self._flow.resume(now)  # the server's close frame has to be read
         self._close_channels(None, now)
         self._wire.commands.append(CloseTransport(link, 1000, ""))
-        self._timer = self._wire.timers.at(now + self.options.close_timeout, self._close_timed_out)
+        ends = min(now + self.options.close_timeout, self._drain_ends)
+        self._timer = self._wire.timers.at(ends, self._close_timed_out)
 
     def abort(self, now: float) -> None:
         """Close at once, without a handshake. Ends in `Closed`."""
@@ -410,10 +416,13 @@ class ClientProtocol:
 
     def _attempt_failed(self, error: ConnectError, now: float) -> None:
         self._link = None
-        self._last_error = error
+        self._wire.last_error = error
         policy = self.options.reconnect
         attempt = Attempt(
-            number=self._retries, ever_connected=self._wire.stats.connects > 0, renewable=self.endpoint.renewable
+            number=self._retries,
+            ever_connected=self._wire.stats.connects > 0,
+            renewable=self.endpoint.renewable,
+            rest=self._latest_first_try - now,
         )
         if isinstance(error, HandshakeRefused):
             delay = policy.after_refusal(error.status, error.headers, attempt, self._wire.rng)
@@ -436,7 +445,12 @@ class ClientProtocol:
 
     def _connect_timed_out(self, now: float) -> None:
         self._connect_timer = None
-        self._end(ConnectTimeout(timeout=self._connect_timeout, last=self._last_error), now)
+        last = self._wire.last_error
+        if isinstance(last, HandshakeRefused):
+            self._end(StillRefused.after(self._connect_timeout, last), now)
+            return
+        assert not isinstance(last, ConnectionClosed), "there was no connection yet"
+        self._end(ConnectTimeout(timeout=self._connect_timeout, last=last), now)
 
     def _retry(self, now: float) -> None:
         self._retries += 1
@@ -466,8 +480,9 @@ class ClientProtocol:
 
     def _disconnected(self, error: ConnectionClosed, delay: float | None, now: float) -> None:
         self._advance(SocketInput.LOST)
+        self._wire.last_error = error
         self._wire.events.append(Disconnected(error.code, error.reason, delay))
-        self._unplug(now)
+        self._unplug(error, now)
         for channel in [*self._wire.leaving.values(), *self._wire.channels.values()]:
             channel.disconnected(error, now)
         self._wire.awaiting.clear()
@@ -505,18 +520,18 @@ class ClientProtocol:
         self._wire.events.append(Closed(error))
 
     def _close_channels(self, error: PhxError | None, now: float) -> None:
-        self._unplug(now)
+        self._unplug(error, now)
         for channel in [*self._wire.leaving.values(), *self._wire.channels.values()]:
             channel.client_closed(error, now)
         self._wire.awaiting.clear()
 
-    def _unplug(self, now: float) -> None:
-        """Nothing can be sent any more."""
+    def _unplug(self, why: PhxError | None, now: float) -> None:
+        """Nothing can be sent any more; without an error, the application closed the client."""
         self._wire.link = None
         self._wire.abandoned.clear()
-        self._joins.close()
+        self._joins.close(one_by_one=isinstance(why, ConnectionClosed) and why.code == MESSAGE_TOO_BIG)
         self._flow.disconnected(now)
-        self._heartbeat.stop()
+        self._heartbeat.stop(why)
 
     # ---- private: small things --------------------------------------------------------------------------------------
 
@@ -532,11 +547,16 @@ class ClientProtocol:
         if self._connect_timer is not None:
             self._connect_timer.cancel()
             self._connect_timer = None
+            self._latest_first_try = inf
 
     def _refresh_routes(self) -> None:
         self._routes_version = self.router.version
         for channel in self._wire.channels.values():
             channel.inbox.refresh()
 
+
+#: The first connect is tried for the last time when so much of its timeout is left, or so many seconds.
+_LAST_TRY = 0.03
+_LONGEST_LAST_TRY = 0.3
 
 _ENDING = frozenset({SocketState.DRAINING, SocketState.CLOSING, SocketState.CLOSED})

@@ -53,7 +53,8 @@ class Dialer:
         """One callable has raised; what the others say no longer matters."""
         name = self._questions.pop(request)
         self.stop()
-        self._on_failure(ResolveFailed(f"the callable for {name} raised {type(error).__name__}"), now)
+        problem = f"the callable for {name} raised {type(error).__name__}"
+        self._on_failure(ResolveFailed(problem, raised=error), now)
 
     def _finish(self, now: float) -> None:
         try:

@@ -7,7 +7,7 @@ No error shows params, tokens or headers.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from .message import Reply
 
@@ -222,7 +222,13 @@ class CertificateError(ConnectError):
 
 @dataclass(eq=False)
 class ResolveFailed(ConnectError):
-    """A callable for params or token raised: a failed attempt. What it said is not shown, it may hold secrets."""
+    """A callable for params or token raised: a failed attempt. What it said is not shown, it may hold secrets.
+
+    Attributes:
+        raised: What it raised; `None` where it gave what cannot be sent.
+    """
+
+    raised: BaseException | None = field(default=None, repr=False)
 
 
 @dataclass(eq=False)
@@ -246,28 +252,53 @@ class HandshakeRefused(ConnectError):
         return f"the server refused the handshake with HTTP {self.status}{f': {text}' if text else ''}{advice}"
 
 
+_TOO_LONG = (
+    "(params, token or headers are longer than the server takes, which is 8,000 to 10,000 bytes for the URL by default:"
+    " send large values as params of a join)"
+)
 _ADVICE = {
     401: " (check the token)",
     403: " (check params, token, vsn and origin)",
     404: " (is the URL the socket's mount, e.g. wss://host/socket?)",
+    414: f" {_TOO_LONG}",
+    431: f" {_TOO_LONG}",
 }
 
 
 @dataclass(eq=False)
-class ConnectTimeout(ConnectError):
+class ConnectTimeout(ConnectError, TimeoutError):
     """The first connection was not up in time.
 
     Attributes:
         timeout: Seconds.
-        last: What ended the latest attempt, if one ended.
+        last: What ended the latest attempt, if one ended; also the error's `__cause__`.
     """
 
     problem: str = field(init=False, default="")
     timeout: float = 0.0
     last: ConnectError | None = None
 
+    def __post_init__(self) -> None:
+        self.__cause__ = self.last
+
     def __str__(self) -> str:
         return f"no connection within {self.timeout:g} s{f'; the last attempt: {self.last}' if self.last else ''}"
+
+
+@dataclass(eq=False)
+class StillRefused(HandshakeRefused, ConnectTimeout):
+    """The server refused the first connection, was tried again, and refused until the timeout.
+
+    Both a `HandshakeRefused`, with what the latest refusal brought, and a `ConnectTimeout`.
+    """
+
+    def __str__(self) -> str:
+        return ConnectTimeout.__str__(self)
+
+    @classmethod
+    def after(cls, timeout: float, last: HandshakeRefused) -> "StillRefused":
+        """The refusal that was the latest when `timeout` seconds were over."""
+        return cls(timeout=timeout, last=last, status=last.status, body=last.body, headers=last.headers)
 
 
 @dataclass(eq=False)
@@ -284,7 +315,16 @@ class ConnectionClosed(RemoteError):
 
     def __str__(self) -> str:
         code = "without a close code" if self.code is None else f"with code {self.code}"
-        return f"the connection is closed {code}{f': {self.reason}' if self.reason else ''}"
+        advice = _TOO_BIG if self.code == MESSAGE_TOO_BIG else ""
+        return f"the connection is closed {code}{f': {self.reason}' if self.reason else ''}{advice}"
+
+
+#: The close code of a server to which a message was too big (RFC 6455 §7.4.1).
+MESSAGE_TOO_BIG: Final = 1009
+_TOO_BIG: Final = (
+    " (a message of ours was larger than the server takes, or was compressed more than 25:1, which Bandit refuses:"
+    " send less at once, or connect without compression)"
+)
 
 
 # ---- joins and pushes -----------------------------------------------------------------------------------------------
@@ -307,14 +347,29 @@ class JoinRefused(RemoteError):
 
 
 @dataclass(eq=False)
-class JoinTimeout(RemoteError):
-    """A join was not answered in time. The channel is closed; make a new one to try again."""
+class JoinTimeout(RemoteError, TimeoutError):
+    """A join did not succeed in time. The channel is closed; make a new one to try again.
+
+    Attributes:
+        timeout: Seconds.
+        problem: What kept it from success, in words; empty where the server just did not answer.
+        last: What ended the latest attempt to join or, where there was no connection, to connect: `JoinRefused`,
+            `ResolveFailed`, `HandshakeRefused` and so on; `None` where no attempt ended. Also the error's `__cause__`.
+    """
 
     topic: str
     timeout: float
+    problem: str = ""
+    last: PhxError | None = None
+
+    def __post_init__(self) -> None:
+        self.__cause__ = self.last
 
     def __str__(self) -> str:
-        return f"the join of topic {self.topic!r} was not answered within {self.timeout:g} s"
+        last = f"; the latest attempt: {self.last}" if self.last else ""
+        how = "did not succeed" if self.problem else "was not answered"
+        why = f": {self.problem}" if self.problem else ""
+        return f"the join of topic {self.topic!r} {how} within {self.timeout:g} s{why}{last}"
 
 
 @dataclass(eq=False)
@@ -354,7 +409,7 @@ class PushRejected(RemoteError):
 
 
 @dataclass(eq=False)
-class PushTimeout(RemoteError):
+class PushTimeout(RemoteError, TimeoutError):
     """No reply in time. Whether the server ran it is unknown unless `sent` is false."""
 
     topic: str
@@ -373,15 +428,31 @@ class PushLost(RemoteError):
 
     Attributes:
         sent: `False`: it was surely not run. `True`: unknown; it may have run.
+        why: What took it away: `ConnectionClosed`, `ChannelCrashed` and so on. Also the error's `__cause__`.
     """
 
     topic: str
     event: str
     sent: bool
+    why: PhxError | None = None
+
+    def __post_init__(self) -> None:
+        self.__cause__ = self.why
+
+    @property
+    def code(self) -> int | None:
+        """The close code, where the connection was closed with one."""
+        return self.why.code if isinstance(self.why, ConnectionClosed) else None
+
+    @property
+    def reason(self) -> str:
+        """The close frame's reason, or what happened in words."""
+        return self.why.reason if isinstance(self.why, ConnectionClosed) else str(self.why or "")
 
     def __str__(self) -> str:
         how = "after it was sent: it may have run or not" if self.sent else "before it was sent: it was not run"
-        return f"push {self.event!r} on topic {self.topic!r} was lost {how}"
+        why = f" ({self.why})" if self.why else ""
+        return f"push {self.event!r} on topic {self.topic!r} was lost {how}{why}"
 
 
 @dataclass(eq=False)

@@ -184,6 +184,7 @@ class LeaveEnd(enum.Enum):
 
     REPLY = "its reply"
     CLOSE = "the channel's phx_close"
+    CRASH = "the channel's phx_error"
     SUPERSEDED = "a newer join's reply"
     DISCONNECTED = "the connection's end"
     TIMEOUT = "its timeout"

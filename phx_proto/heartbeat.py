@@ -44,13 +44,13 @@ class Heartbeat:
         self._silent_since = None
         self._timer = self._wire.timers.at(now + self._interval, self._beat)
 
-    def stop(self) -> None:
-        """It is gone; pings under way are lost."""
+    def stop(self, why: PhxError | None) -> None:
+        """It is gone, because of this; pings under way are lost."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         for ref in list(self._pings):
-            self._fail(ref, PushLost(PHOENIX_TOPIC, HEARTBEAT, sent=True))
+            self._fail(ref, PushLost(PHOENIX_TOPIC, HEARTBEAT, sent=True, why=why))
 
     def heard(self) -> None:
         """Something came in."""

@@ -3,6 +3,9 @@
 A thousand channels that rejoin after a reconnect are not sent at once, for each would then wait behind all the others
 and seem unanswered. And the patience with a join counts from the last answer to any join, `Wire.join_answered`: as long
 as answers come, the server is at work.
+
+Where the server closed the connection because a message was too big, that may have been any join under way. At the next
+connection these come first and one by one, so that the one to blame is found, and no other with it.
 """
 
 from collections import OrderedDict
@@ -19,7 +22,7 @@ class Joining(Protocol):
 class JoinQueue:
     """Whose turn it is to join."""
 
-    __slots__ = ("_limit", "_open", "_starting", "_under_way", "_waiting")
+    __slots__ = ("_limit", "_open", "_starting", "_suspects", "_under_way", "_waiting")
 
     def __init__(self, limit: int) -> None:
         if limit < 1:
@@ -28,19 +31,29 @@ class JoinQueue:
         self._open = False
         self._starting = False
         self._waiting: OrderedDict[Joining, None] = OrderedDict()
-        self._under_way: set[Joining] = set()
+        self._under_way: dict[Joining, None] = {}  # a set that keeps the order
+        self._suspects: dict[Joining, None] = {}
 
     def open(self, pending: Iterable[Joining], now: float) -> None:
         """A connection is open: let those join that want to."""
         self._open = True
         self._waiting = OrderedDict.fromkeys(pending)
+        self._suspects = {channel: None for channel in self._suspects if channel in self._waiting}
+        for channel in reversed(self._suspects):
+            self._waiting.move_to_end(channel, last=False)
         self._start(now)
 
-    def close(self) -> None:
-        """The connection is gone; whoever wants to join asks again at the next one."""
+    def close(self, *, one_by_one: bool = False) -> None:
+        """The connection is gone; whoever wants to join asks again at the next one.
+
+        Args:
+            one_by_one: Whether one of the joins under way may be to blame.
+        """
         self._open = False
         self._waiting.clear()
-        self._under_way.clear()
+        if one_by_one:
+            self._suspects = self._under_way
+        self._under_way = {}
 
     def ask(self, channel: Joining, now: float) -> None:
         """Let the channel join when its turn has come; without a connection, that is for `open` to do."""
@@ -51,7 +64,9 @@ class JoinQueue:
     def done(self, channel: Joining, now: float) -> None:
         """The channel's join is answered or given up, or it no longer wants its turn."""
         self._waiting.pop(channel, None)
-        self._under_way.discard(channel)
+        self._under_way.pop(channel, None)
+        if self._open:
+            self._suspects.pop(channel, None)
         self._start(now)
 
     def _start(self, now: float) -> None:
@@ -59,9 +74,9 @@ class JoinQueue:
             return
         self._starting = True
         try:
-            while self._waiting and len(self._under_way) < self._limit:
+            while self._waiting and len(self._under_way) < (1 if self._suspects else self._limit):
                 channel, _ = self._waiting.popitem(last=False)
-                self._under_way.add(channel)
+                self._under_way[channel] = None
                 channel.start_join(now)
         finally:
             self._starting = False

@@ -90,15 +90,15 @@ class Pushes:
         if push is not None:
             self._drop(push, PushCancelled(self._topic, push.event, push.sent))
 
-    def lose_sent(self) -> None:
+    def lose_sent(self, why: PhxError) -> None:
         """The connection or the channel's process is gone; what waits unsent waits on."""
         for push in self._sent():
-            self._drop(push, PushLost(self._topic, push.event, push.sent))
+            self._drop(push, PushLost(self._topic, push.event, push.sent, why))
 
-    def lose(self) -> None:
+    def lose(self, why: PhxError | None) -> None:
         """The client is gone."""
         for push in self._all():
-            self._drop(push, PushLost(self._topic, push.event, push.sent))
+            self._drop(push, PushLost(self._topic, push.event, push.sent, why))
 
     def close_unsent(self, reason: str) -> None:
         """Nothing more will be sent."""

@@ -161,7 +161,7 @@ class Reader:
         """Whose end a phx_close or phx_error tells: by its join_ref, or whoever has the topic."""
         join_ref = message.join_ref
         holder = self._wire.channels.get(message.topic)
-        if holder is not None and join_ref in (None, holder.join_ref):
+        if holder is not None and holder.join_ref is not None and join_ref in (None, holder.join_ref):
             return holder
         if join_ref is not None:
             return self._wire.leaving.get(join_ref)

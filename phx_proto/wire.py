@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 
 from .commands import Command, Provider, Resolve, SendBinary, SendText
+from .errors import ConnectError, ConnectionClosed
 from .events import Event
 from .link import Link
 from .message import PHX_LEAVE, Message, Reply
@@ -74,6 +75,7 @@ class Wire:
 
     Attributes:
         link: The open connection; `None` while there is none.
+        last_error: What ended the latest connection, or attempt to make one.
         channels: Each topic's channel, from its making to its leave or end.
         live: The inboxes of those that are joined and take messages.
         leaving: Channels whose leave is not over, by the join_ref that they leave.
@@ -94,6 +96,7 @@ class Wire:
         "commands",
         "events",
         "join_answered",
+        "last_error",
         "leaving",
         "link",
         "live",
@@ -114,6 +117,7 @@ class Wire:
         self.commands: list[Command] = []
         self.events: list[Event] = []
         self.link: Link | None = None
+        self.last_error: ConnectError | ConnectionClosed | None = None
         self.channels: dict[str, Channel] = {}
         self.live: dict[str, Inbox] = {}
         self.leaving: dict[str, Channel] = {}

@@ -6,10 +6,10 @@ import pytest
 from conversation import Conversation
 
 from phx_proto.channel import Channel
-from phx_proto.errors import ChannelClosed, JoinCancelled, PushLost
+from phx_proto.errors import ChannelClosed, ChannelCrashed, JoinCancelled, PushLost
 from phx_proto.events import ChannelEnded, ChannelErrored, ChannelJoined, JoinFailed, LeaveEnd, LeaveEnded, PushFailed
 from phx_proto.message import PHX_JOIN, PHX_LEAVE
-from phx_proto.states import ChannelState
+from phx_proto.states import ChannelState, SocketState
 
 
 def leaving() -> tuple[Conversation, Channel, str]:
@@ -139,6 +139,7 @@ def test_leaving_a_channel_that_the_server_closed_is_local() -> None:
 ENDS: dict[LeaveEnd, Callable[[Conversation, Channel, str], object]] = {
     LeaveEnd.REPLY: lambda talk, room, ref: talk.reply(ref),
     LeaveEnd.CLOSE: lambda talk, room, ref: talk.close_channel("room:1", room.join_ref),
+    LeaveEnd.CRASH: lambda talk, room, ref: talk.crash_channel("room:1", room.join_ref),
     LeaveEnd.SUPERSEDED: lambda talk, room, ref: talk.reply(talk.joining("room:1").join_ref),
     LeaveEnd.DISCONNECTED: lambda talk, room, ref: talk.drop(),
     LeaveEnd.TIMEOUT: lambda talk, room, ref: talk.advance(10),
@@ -302,11 +303,47 @@ def test_a_crash_while_it_is_left_loses_its_pushes_at_once() -> None:
     talk = Conversation().connect()
     room = talk.joined("room:1")
     talk.push(room, "shout")
-    ref = talk.leave(room)
+    talk.leave(room)
     talk.crash_channel("room:1", room.join_ref)
-    assert isinstance(talk.event(PushFailed).error, PushLost)
-    talk.reply(ref)
-    assert leave_end(talk) is LeaveEnd.REPLY
+    lost = talk.event(PushFailed).error
+    assert isinstance(lost, PushLost)
+    assert isinstance(lost.why, ChannelCrashed)
+
+
+@pytest.mark.parametrize("vsn", [1, 2])
+def test_a_crash_while_it_is_left_ends_the_leave(vsn: int) -> None:
+    talk = Conversation(vsn=vsn).connect()
+    room = talk.joined("room:1")
+    talk.leave(room)
+    talk.crash_channel("room:1", room.join_ref)
+    assert leave_end(talk) is LeaveEnd.CRASH
+    assert room.state is ChannelState.CLOSED
+
+
+def test_a_crash_of_the_last_channel_that_is_left_ends_an_endless_drain() -> None:
+    talk = Conversation().connect()
+    room = talk.joined("room:1")
+    talk.proto.drain(talk.now, timeout=inf)
+    talk.crash_channel("room:1", room.join_ref)
+    assert talk.proto.state is SocketState.CLOSING
+
+
+@pytest.mark.parametrize("end", ["close_channel", "crash_channel"])
+def test_a_null_end_is_the_newer_joins_and_not_the_leaving_ones(end: str) -> None:
+    talk, older, _ = leaving()
+    newer = talk.joining("room:1")
+    getattr(talk, end)("room:1", None)
+    assert older.state is ChannelState.LEAVING
+    assert newer.state is not ChannelState.JOINING
+
+
+@pytest.mark.parametrize("end", ["close_channel", "crash_channel"])
+def test_a_null_end_is_the_leaving_ones_where_the_newer_was_not_sent(end: str) -> None:
+    talk, older, _ = leaving()
+    newer = talk.joining("room:1", dict)  # its params are yet to come
+    getattr(talk, end)("room:1", None)
+    assert older.state is ChannelState.CLOSED
+    assert newer.state is ChannelState.PENDING
 
 
 def test_messages_of_a_channel_that_is_left_are_dropped() -> None:

@@ -113,11 +113,11 @@ INPUTS: dict[str, tuple[Callable[[Situation], object], tuple[Outcome, ...]]] = {
     ),
     "phx_error": (
         lambda at: at.talk.crash_channel(TOPIC, at.room.join_ref),
-        (IDLE, PENDING, ERRORED, ERRORED, ERRORED, LEAVING, CLOSED),
+        (IDLE, PENDING, ERRORED, ERRORED, ERRORED, CLOSED, CLOSED),
     ),
     "phx_error, null": (
         lambda at: at.talk.crash_channel(TOPIC, None),
-        (IDLE, PENDING, ERRORED, ERRORED, ERRORED, LEAVING, CLOSED),
+        (IDLE, PENDING, ERRORED, ERRORED, ERRORED, CLOSED, CLOSED),
     ),
     "phx_error, stale": (
         lambda at: at.talk.crash_channel(TOPIC, "0"),

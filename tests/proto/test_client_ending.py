@@ -277,6 +277,27 @@ def test_a_leave_that_is_not_answered_ends_with_the_drain() -> None:
     assert [type(event) for event in talk.events()] == [LeaveEnded, ChannelEnded, Closed]
 
 
+@pytest.mark.parametrize("timeout", [1.0, 7.0, inf])
+def test_the_closing_handshake_is_within_the_drains_timeout(timeout: float) -> None:
+    talk = Conversation(ClientOptions(close_timeout=5.0)).connect()
+    talk.proto.drain(talk.now, timeout=timeout)
+    talk.advance(min(timeout, 5.0) - 0.001)
+    assert Closed(None) not in talk.events()
+    talk.advance(0.001)
+    assert Closed(None) in talk.events()
+
+
+def test_what_the_drain_took_is_taken_off_the_closing_handshake() -> None:
+    talk = Conversation(ClientOptions(close_timeout=5.0)).connect()
+    room = talk.joined()
+    talk.proto.drain(talk.now, timeout=6.0)
+    talk.advance(4.0)
+    talk.close_channel(room.topic, room.join_ref)
+    assert talk.proto.state is SocketState.CLOSING
+    talk.advance(2.0)
+    assert Closed(None) in talk.events()
+
+
 def test_a_drain_may_take_for_ever() -> None:
     talk = Conversation(ClientOptions(heartbeat=1000.0)).connect()
     talk.joined()

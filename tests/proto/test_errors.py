@@ -67,6 +67,10 @@ ERRORS: list[tuple[PhxError, str]] = [
         "no connection within 2 s; the last attempt: down",
     ),
     (errors.ConnectionClosed(1001, "away"), "the connection is closed with code 1001: away"),
+    (
+        errors.StillRefused.after(3.0, errors.HandshakeRefused(status=429, body=b"later")),
+        "no connection within 3 s; the last attempt: the server refused the handshake with HTTP 429: later",
+    ),
     (errors.ConnectionClosed(), "the connection is closed without a close code"),
     (
         errors.JoinRefused("room:1", {"reason": "no"}),
@@ -81,6 +85,10 @@ ERRORS: list[tuple[PhxError, str]] = [
         f"the server refused the join of topic 'room:1': '{'x' * 198}…",
     ),
     (errors.JoinTimeout("room:1", 3.0), "the join of topic 'room:1' was not answered within 3 s"),
+    (
+        errors.JoinTimeout("room:1", 3.0, "there is no connection", errors.ConnectError("down")),
+        "the join of topic 'room:1' did not succeed within 3 s: there is no connection; the latest attempt: down",
+    ),
     (errors.JoinCancelled("room:1"), "the join of topic 'room:1' was cancelled"),
     (errors.ChannelCrashed("room:1", {}), "the channel of topic 'room:1' crashed on the server: {}"),
     (
@@ -99,6 +107,11 @@ ERRORS: list[tuple[PhxError, str]] = [
     (
         errors.PushLost("room:1", "shout", sent=False),
         "push 'shout' on topic 'room:1' was lost before it was sent: it was not run",
+    ),
+    (
+        errors.PushLost("room:1", "shout", sent=True, why=errors.ConnectionClosed(1001, "away")),
+        "push 'shout' on topic 'room:1' was lost after it was sent: it may have run or not"
+        " (the connection is closed with code 1001: away)",
     ),
     (
         errors.PushCancelled("room:1", "shout", sent=True),
@@ -139,3 +152,53 @@ def test_an_error_says_what_happened(error: PhxError, words: str) -> None:
 def test_an_error_travels_to_another_process(error: PhxError, words: str) -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy)) == (type(error), str(error))
+
+
+@pytest.mark.parametrize("status", [414, 431])
+def test_a_request_that_is_too_long_is_explained(status: int) -> None:
+    assert "as params of a join" in str(errors.HandshakeRefused(status=status))
+
+
+def test_a_close_with_1009_tells_what_may_have_been_too_big() -> None:
+    words = str(errors.PushLost("room:1", "shout", sent=True, why=errors.ConnectionClosed(1009, "")))
+    assert "with code 1009" in words
+    assert "larger than the server takes" in words
+    assert "compression" in words
+
+
+def test_a_lost_push_tells_code_and_reason_of_what_took_it_away() -> None:
+    closed = errors.PushLost("room:1", "shout", sent=True, why=errors.ConnectionClosed(1009, "too big"))
+    crashed = errors.PushLost("room:1", "shout", sent=True, why=errors.ChannelCrashed("room:1"))
+    unknown = errors.PushLost("room:1", "shout", sent=True)
+    assert [(lost.code, lost.reason) for lost in (closed, crashed, unknown)] == [
+        (1009, "too big"),
+        (None, "the channel of topic 'room:1' crashed on the server: None"),
+        (None, ""),
+    ]
+
+
+LATE = [
+    errors.ConnectTimeout(timeout=2.0, last=errors.ConnectError("down")),
+    errors.StillRefused.after(2.0, errors.HandshakeRefused(status=503)),
+    errors.JoinTimeout("room:1", 3.0, last=errors.ResolveFailed("it raised")),
+    errors.PushTimeout("room:1", "shout", 3.0),
+]
+
+
+@pytest.mark.parametrize("error", LATE)
+def test_what_was_too_late_is_a_timeout_error_as_well(error: PhxError) -> None:
+    with pytest.raises(TimeoutError):
+        raise error
+
+
+@pytest.mark.parametrize("error", LATE[:3])
+def test_the_latest_attempt_is_its_cause(error: errors.ConnectTimeout | errors.JoinTimeout) -> None:
+    assert error.__cause__ is error.last
+
+
+def test_a_refusal_until_the_timeout_is_both_a_refusal_and_a_timeout() -> None:
+    last = errors.HandshakeRefused(status=503, body=b"soon", headers={"retry-after": "1"})
+    error = errors.StillRefused.after(2.0, last)
+    assert isinstance(error, errors.ConnectTimeout)
+    assert isinstance(error, errors.HandshakeRefused)
+    assert (error.timeout, error.status, error.body, error.headers) == (2.0, 503, b"soon", {"retry-after": "1"})
