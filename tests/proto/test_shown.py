@@ -1,0 +1,210 @@
+"""A peer's words are shown bounded, escaped and without our secrets, whatever they are."""
+
+import html
+import json
+from base64 import b64encode, urlsafe_b64encode
+from decimal import Decimal
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phx_proto.shown import (
+    MASK,
+    Secrets,
+    escaped,
+    secrets_in,
+    secrets_in_headers,
+    secrets_in_url,
+    shown,
+)
+
+TOKEN = "s3cr3t/t+k€n&'more'"
+
+
+def nested(depth: int, value: Any = None) -> Any:
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+class Odd:
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        7,
+        1.5,
+        "it's",
+        b"a\x00'b",
+        [],
+        {},
+        (),
+        (1,),
+        (1, 2),
+        [1, {"a": [None]}],
+        {"a": {1: "x"}},
+        Decimal("1.20"),
+    ],
+)
+def test_a_small_value_is_shown_as_its_repr(value: Any) -> None:
+    assert shown(value) == repr(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (nested(100_000), "[[[[[[[…]]]]]]]"),
+        (nested(6, []), "[[[[[[[]]]]]]]"),
+        ({"a": nested(9)}, "{'a': [[[[[[…]]]]]]}"),
+        ([10**5000], "[<int of 16610 bits>]"),
+        (Odd(), "<Odd>"),
+        (msgspec.Raw(b'{"a":"\x1b\xff"}'), '{"a":"\\x1b\N{REPLACEMENT CHARACTER}"}'),
+    ],
+)
+def test_an_odd_value_is_shown_too(value: Any, text: str) -> None:
+    assert shown(value) == text
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 10**6, b"x" * 10**6, ["x"] * 10**6, dict.fromkeys(range(10**5)), msgspec.Raw(b"1" * 10**6)]
+)
+def test_a_large_value_is_cut(value: Any) -> None:
+    assert len(shown(value, 50)) == 50
+    assert shown(value, 50).endswith("…")
+
+
+@pytest.mark.parametrize(
+    "character",
+    ["\x1b", "\n", "\r", "\t", "\0", "\x7f", "\x85", "\x9b", "\u202e", "\u2066", "\u2028", "\u200b", "\ud83d"],
+)
+def test_what_is_no_printable_text_is_escaped(character: str) -> None:
+    for text in (escaped(f"a{character}b"), shown(f"a{character}b"), shown({character: [character]})):
+        assert text.isprintable()
+    assert escaped(f"a{character}b") == repr(f"a{character}b")[1:-1]
+
+
+def test_printable_text_stays_as_it_is() -> None:
+    assert escaped("Größe: 5 kΩ, «ok» 'yes' \\ 漢字") == "Größe: 5 kΩ, «ok» 'yes' \\ 漢字"
+
+
+@given(value=st.recursive(st.text() | st.binary() | st.integers() | st.floats(), st.lists), limit=st.integers(1, 300))
+def test_every_text_is_printable_and_bounded(value: Any, limit: int) -> None:
+    text = shown(value, limit)
+    assert text.isprintable()
+    assert len(text) <= limit
+
+
+FORMS: dict[str, str] = {
+    "plain": TOKEN,
+    "percent-encoded": quote(TOKEN, safe=""),
+    "percent-encoded, slash kept": quote(TOKEN),
+    "percent-encoded in lower case": quote(TOKEN, safe="").replace("%2F", "%2f").replace("%E2%82%AC", "%e2%82%ac"),
+    "form-encoded": quote_plus(TOKEN),
+    "base64": b64encode(TOKEN.encode()).decode(),
+    "base64 without padding": b64encode(TOKEN.encode()).decode().rstrip("="),
+    "base64url": urlsafe_b64encode(TOKEN.encode()).decode(),
+    "base64 behind one byte": b64encode(f":{TOKEN}".encode()).decode(),
+    "base64 behind a user": b64encode(f"me:{TOKEN}".encode()).decode(),
+    "base64 in the midst": b64encode(f"you:{TOKEN}:me".encode()).decode(),
+    "JSON": json.dumps(TOKEN),
+    "JSON as it is": json.dumps(TOKEN, ensure_ascii=False),
+    "JSON with escaped slashes": json.dumps(TOKEN).replace("/", "\\/"),
+    "HTML": html.escape(TOKEN).replace("&#x27;", "&#39;"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_secret_is_masked_in_every_form(form: str) -> None:
+    text = f"the token {FORMS[form]} is wrong"
+    for masked in (Secrets([TOKEN]).escaped(text), Secrets([TOKEN]).masked(text)):
+        assert MASK in masked
+        for piece in ("s3cr3t", quote(TOKEN)[2:9], b64encode(TOKEN.encode()).decode()[4:12]):
+            assert piece not in masked
+
+
+@pytest.mark.parametrize(
+    "value",
+    [TOKEN, [TOKEN], {"reason": {"got": f"x{TOKEN}"}}, {TOKEN: 1}, TOKEN.encode(), msgspec.Raw(f'"{TOKEN}"'.encode())],
+)
+def test_a_secret_is_masked_within_a_value(value: Any) -> None:
+    text = Secrets([TOKEN]).shown(value)
+    assert MASK in text
+    assert "s3cr3t" not in text
+
+
+def test_a_secret_is_not_shown_in_part_where_the_text_is_cut() -> None:
+    secret = "abcdefghijklmnop" * 3
+    secrets = Secrets([secret])
+    for before in range(60):
+        text = secrets.escaped("-" * before + secret + "-" * 500, 50)
+        assert "abc" not in text
+        assert len(text) <= 50
+    assert secrets.escaped(secret * 100, 50) == f"{MASK}…"
+
+
+def test_the_beginning_of_a_long_secret_is_masked_for_a_peer_may_cut_it() -> None:
+    secrets = Secrets(["eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ5b3UifQ"])
+    assert secrets.escaped("bad token eyJhbGciOiJIUzI1NiJ9.eyJz") == f"bad token {MASK}"
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "masked"),
+    [
+        ("hush", "hush! not hushed", f"{MASK}! not hushed"),
+        ("1234", "pin 1234 of 12345", f"pin {MASK} of 12345"),
+        ("abc", "abc", "abc"),
+        ("one of eight", "none of eighty", f"n{MASK}y"),
+        ("s3cr3t-token", "S3CR3T", "S3CR3T"),
+    ],
+)
+def test_a_short_secret_is_a_word_and_a_very_short_one_none(secret: str, text: str, masked: str) -> None:
+    assert Secrets([secret]).escaped(text) == masked
+
+
+def test_a_number_that_was_a_secret_is_masked() -> None:
+    assert Secrets(secrets_in({"pin": 123456})).shown({"pin": 123456}) == "{'pin': " + MASK + "}"
+
+
+def test_overlapping_secrets_are_masked_once() -> None:
+    assert Secrets(["user:passw0rd", "passw0rd", "passw0rd-2"]).escaped("user:passw0rd-2") == MASK
+
+
+def test_secrets_are_not_shown_themselves() -> None:
+    assert TOKEN not in repr(Secrets([TOKEN]))
+
+
+def test_the_secrets_of_params_are_their_values_at_any_depth() -> None:
+    params = {"a": "one", "b": {"c": ["two", 3, 4.5, b"six", None, True]}}
+    assert sorted(secrets_in(params)) == ["3", "4.5", "one", "six", "two"]
+    assert list(secrets_in(nested(1000, "deep"))) == []
+
+
+def test_the_secrets_of_headers() -> None:
+    basic = b64encode(b"me:passw0rd").decode()
+    headers = [
+        ("Authorization", f"Basic {basic}"),
+        ("authorization", "Bearer t0ken"),
+        ("Proxy-Authorization", "Basic !"),
+        ("Cookie", 'id=s3ssion; b="two"'),
+        ("X-Api-Key", "k3y"),
+        ("User-Agent", "me/1"),
+    ]
+    found = set(secrets_in_headers(headers))
+    assert {basic, "me:passw0rd", "passw0rd", "t0ken", "s3ssion", "two", "k3y"} <= found
+    assert not found & {"Basic", "Bearer", "me/1"}
+
+
+def test_the_secrets_of_a_url() -> None:
+    assert set(secrets_in_url("http://me:p%40ss@proxy:3128/?a=b%20c&d")) == {
+        *("me", "p%40ss", "p@ss", "me:p%40ss", "me:p@ss", "b%20c", "b c")
+    }
+    assert list(secrets_in_url("http://[::1")) == []
