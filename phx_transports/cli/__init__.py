@@ -12,7 +12,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = _parser().parse_args(argv)
-    _silence("phx_transports", "websockets")  # what they would log is told in the command's own words
     try:
-        return int(arguments.run(arguments))
+        with _silenced("phx_transports", "websockets"):  # what they would log is told in the command's own words
+            return int(arguments.run(arguments))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -238,11 +238,20 @@ def _header(text: str) -> tuple[str, str]:
 # ---- the process ----------------------------------------------------------------------------------------------------
 
 
-def _silence(*names: str) -> None:
-    for name in names:
-        logger = logging.getLogger(name)
-        logger.addHandler(logging.NullHandler())
+@contextlib.contextmanager
+def _silenced(*names: str) -> Generator[None, None, None]:
+    """Nothing is logged by these until the end of the block; `main` may be called by a process that logs on after it."""
+    nothing = logging.NullHandler()
+    loggers = [(logger, logger.propagate) for logger in map(logging.getLogger, names)]
+    for logger, _ in loggers:
+        logger.addHandler(nothing)
         logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, propagate in loggers:
+            logger.removeHandler(nothing)
+            logger.propagate = propagate
 
 
 def _let_go_of_stdout() -> None:

@@ -141,7 +141,7 @@ class LiveScreen:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
         table.add_column("topic", min_width=14, no_wrap=True)
         table.add_column("channel", min_width=8, no_wrap=True)
         for name in ("sent", "handled", "balance"):

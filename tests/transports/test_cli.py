@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import pty
 import re
@@ -37,6 +38,9 @@ pytestmark = pytest.mark.asyncio
 # ---- the command itself ---------------------------------------------------------------------------------------------
 
 
+LOGGERS = ("phx_transports", "websockets")
+
+
 def run(*arguments: str) -> int:
     try:
         return main(arguments)
@@ -47,6 +51,12 @@ def run(*arguments: str) -> int:
 async def test_the_version_is_the_librarys(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out.split()[:2] == ["phx-channels", __version__]
+
+
+async def test_the_loggers_are_as_before_when_it_has_run() -> None:
+    before = [(logger.propagate, logger.handlers.copy()) for logger in map(logging.getLogger, LOGGERS)]
+    assert await asyncio.to_thread(run, "listen", "localhost/socket", "a:b") == 2
+    assert [(logger.propagate, logger.handlers) for logger in map(logging.getLogger, LOGGERS)] == before
 
 
 @pytest.mark.parametrize("command", [(), ("demo",), ("listen",), ("serve",)])
