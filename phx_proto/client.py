@@ -92,6 +92,7 @@ class ClientProtocol:
         params: For the server's `connect/3`; a mapping, or a callable (plain or async) read again at every connect.
         auth_token: For a socket with `auth_token: true`; likewise.
         headers: To send with the handshake.
+        path: Follows the mount instead of `/websocket`; see `Endpoint`.
         serializer: The wire format.
         router: The handlers.
         options: How it behaves.
@@ -108,12 +109,13 @@ class ClientProtocol:
         params: Params | Provider | None = None,
         auth_token: str | Provider | None = None,
         headers: Headers = (),
+        path: str | None = None,
         serializer: Serializer | None = None,
         router: Router | None = None,
         options: ClientOptions | None = None,
         rng: "Random | None" = None,
     ) -> None:
-        self.endpoint = Endpoint(url, params=params, auth_token=auth_token, headers=headers)
+        self.endpoint = Endpoint(url, params=params, auth_token=auth_token, headers=headers, path=path)
         self.router = Router() if router is None else router
         self.options = ClientOptions() if options is None else options
         self._wire = Wire(V2() if serializer is None else serializer, rng)
@@ -412,7 +414,9 @@ class ClientProtocol:
         self._advance(SocketInput.DIAL)
         self._links += 1
         self._link = Link(self, self._links)
-        self._wire.commands.append(OpenTransport(self._link, address.url, address.subprotocols, address.headers))
+        self._wire.commands.append(
+            OpenTransport(self._link, address.url, address.subprotocols, address.headers, address.shown)
+        )
 
     def _attempt_failed(self, error: ConnectError, now: float) -> None:
         self._link = None

@@ -28,9 +28,11 @@ class OpenTransport(msgspec.Struct, frozen=True, eq=False):
     url: str
     subprotocols: tuple[str, ...]
     headers: tuple[tuple[str, str], ...]
+    #: The URL for logs, where params are in its path; elsewhere it is the URL without its query.
+    shown: str = ""
 
     def __repr__(self) -> str:
-        return f"OpenTransport(link={self.link!r}, url={self.url.partition('?')[0]!r}, …)"
+        return f"OpenTransport(link={self.link!r}, url={self.shown or self.url.partition('?')[0]!r}, …)"
 
 
 class SendText(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from math import isfinite
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote, unquote_plus, urlsplit
 
@@ -37,9 +38,11 @@ class Address(msgspec.Struct, frozen=True):
     url: str
     subprotocols: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
+    #: The URL for logs, where params are in its path; elsewhere it is the URL without its query.
+    shown: str = ""
 
     def __repr__(self) -> str:
-        return f"Address(url={self.url.partition('?')[0]!r}, …)"
+        return f"Address(url={self.shown or self.url.partition('?')[0]!r}, …)"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -49,6 +52,8 @@ class Endpoint:
     Attributes:
         url: The socket's mount, e.g. `wss://host/socket`; `/websocket` is appended unless the path ends in it. A query
             in it is kept, but for params of the same names and `vsn`. `http` and `https` stand for `ws` and `wss`.
+        path: What is appended instead, for a socket with a path of its own: `"/:key"` for Phoenix's
+            `websocket: [path: "/:key"]`; empty if the URL is whole. A `:key` in it is taken from the params.
         params: For the server's `connect/3`, or a callable that gives them anew at each connect. Numbers are written
             as in JSON, booleans as `true` and `false`, `None` as an empty text; an empty mapping or list leaves no
             trace. A param named `vsn` is ignored: the serializer decides.
@@ -60,6 +65,8 @@ class Endpoint:
 
     >>> Endpoint("wss://example.com/socket", params={"user": 7}).request("2.0.0", {"user": 7}).url
     'wss://example.com/socket/websocket?user=7&vsn=2.0.0'
+    >>> Endpoint("wss://example.com/socket", path="/:key", params={"key": "k7"}).request("2.0.0", {"key": "k7"}).url
+    'wss://example.com/socket/k7?vsn=2.0.0'
     """
 
     url: str
@@ -67,15 +74,18 @@ class Endpoint:
     params: Params | Provider | None = None
     auth_token: str | Provider | None = None
     headers: Headers = ()
+    path: str | None = None
     #: The address without its query: scheme, host, port and path. For logs.
     redacted: str = field(init=False)
     _query: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        base, query = _split(self.url)
+        base, query = _split(self.url, self.path)
         object.__setattr__(self, "redacted", base)
         object.__setattr__(self, "_query", query)
         given = {name: None if callable(value) else value for name, value in self._sources()}
+        if callable(self.params):
+            given["params"] = dict.fromkeys(self._path_params, "any")
         self.request("2.0.0", **given)
 
     def __repr__(self) -> str:
@@ -100,20 +110,36 @@ class Endpoint:
             auth_token: The endpoint's, or what its callable gave.
 
         Raises:
-            InvalidEndpoint: They cannot be sent, or the request line is longer than servers take.
+            InvalidEndpoint: They cannot be sent, or one that the path needs is not there.
         """
-        pairs = [pair for pair in _flat_params(params) if _root(pair[0]) != "vsn"]
-        ours = {"vsn", *(_root(name) for name, _ in pairs)}
+        flat = _flat_params(params)
+        base = self._filled(dict(flat))
+        inside = {"vsn", *self._path_params}
+        pairs = [pair for pair in flat if _root(pair[0]) not in inside]
+        ours = {*inside, *(_root(name) for name, _ in pairs)}
         kept = (piece for piece in self._query if _root(unquote_plus(piece.partition("=")[0])) not in ours)
         query = "&".join([*kept, *(_encoded(name, text) for name, text in [*pairs, ("vsn", vsn)])])
-        url = f"{self.redacted}?{query}"
-        line = len(f"GET {url[_path_start(url) :]} HTTP/1.1\r\n")
-        if line > _LONGEST_REQUEST_LINE:
-            raise InvalidEndpoint(
-                f"the params make a request line of {line} bytes, and servers take {_LONGEST_REQUEST_LINE}: "
-                "send large values as params of a join"
-            )
-        return Address(url, _subprotocols(auth_token), tuple(_checked_headers(self.headers)))
+        shown = "" if base == self.redacted else self.redacted
+        return Address(f"{base}?{query}", _subprotocols(auth_token), tuple(_checked_headers(self.headers)), shown)
+
+    @property
+    def _path_params(self) -> list[str]:
+        """The names of the params that are in the path."""
+        return _PATH_PARAM.findall(self.path or "")
+
+    def _filled(self, texts: dict[str, str]) -> str:
+        """The address without its query, with params in their places."""
+        names = self._path_params
+        if not names:
+            return self.redacted
+        mount, path = self.redacted[: -len(_quoted_path(self.path or ""))], _quoted_path(self.path or "")
+        for name in names:
+            text = texts.get(name)
+            if text is None:
+                raise InvalidEndpoint(f"the path needs the param {name!r}: give it in params, as str or int")
+            if text in ("", ".", ".."):
+                raise InvalidEndpoint(f"param {name!r} is a part of the path, and cannot be empty, '.' or '..' there")
+        return mount + _PATH_PARAM.sub(lambda found: _quoted(found[1], texts[found[1]]), path)
 
     def _sources(self) -> Iterator[tuple[str, Any]]:
         yield "params", self.params
@@ -124,9 +150,6 @@ class Endpoint:
 
 _SCHEMES: Final = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
-#: Bytes, line end included: Cowboy's bound; Bandit's is 10,000.
-_LONGEST_REQUEST_LINE: Final = 8000
-
 _HOST: Final = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.%a-z]+\]")
 _UNPRINTABLE: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -135,8 +158,10 @@ _SAFE_IN_PATH: Final = "/%:@!$&'()*+,;=~"
 _SAFE_IN_QUERY: Final = f"{_SAFE_IN_PATH}?"
 
 
-def _split(url: str) -> tuple[str, tuple[str, ...]]:
+def _split(url: Any, own_path: str | None) -> tuple[str, tuple[str, ...]]:
     """The URL without its query and with `/websocket`, and the pieces of the query; both ASCII."""
+    if not isinstance(url, str):
+        raise InvalidEndpoint(f"the URL must be str, not {_kind(url)}")
     if _UNPRINTABLE.search(url):
         raise InvalidEndpoint("the URL holds whitespace or control characters: remove or percent-encode them")
     if "#" in url:
@@ -158,6 +183,8 @@ def _split(url: str) -> tuple[str, tuple[str, ...]]:
         raise InvalidEndpoint("the URL's port is 0, to which nobody can connect")
     place = host if port is None else f"{host}:{port}"
     path = quote(_websocket_path(parts.path), safe=_SAFE_IN_PATH)
+    if own_path is not None:
+        path = f"{quote(parts.path.removesuffix('/'), safe=_SAFE_IN_PATH)}{_quoted_path(own_path)}" or "/"
     query = quote(parts.query, safe=_SAFE_IN_QUERY)
     return f"{_SCHEMES[parts.scheme]}://{place}{path}", tuple(piece for piece in query.split("&") if piece)
 
@@ -171,8 +198,18 @@ def _websocket_path(path: str) -> str:
     return path if mount.endswith("/websocket") else f"{mount}/websocket"
 
 
-def _path_start(url: str) -> int:
-    return url.index("/", url.index("://") + 3)
+#: In a path that was given: the name of a param that stands there.
+_PATH_PARAM: Final = re.compile(r":([A-Za-z_][A-Za-z0-9_]*)")
+
+
+def _quoted_path(path: Any) -> str:
+    """A path that was given, as it follows the mount."""
+    if not isinstance(path, str):
+        raise InvalidEndpoint(f"path must be str, not {_kind(path)}")
+    if _UNPRINTABLE.search(path) or "?" in path or "#" in path:
+        raise InvalidEndpoint("path looks like /websocket or /:key, with no query, fragment, whitespace or controls")
+    whole = path.lstrip("/")
+    return f"/{quote(whole, safe=_SAFE_IN_PATH)}" if whole else ""
 
 
 # ---- params ---------------------------------------------------------------------------------------------------------
@@ -215,20 +252,26 @@ def _text(name: str, value: Any) -> str:
             return "true" if value else "false"
         case str():
             return value
-        case float():
+        case float() if isfinite(value):
             return float.__repr__(value)
         case int() if abs(value) < 10**1000:  # Python writes no int of very many digits
             return int.__repr__(value)
         case _:
+            what = "NaN or Infinity" if isinstance(value, float) else _kind(value)
             raise InvalidEndpoint(
-                f"param {name!r} cannot carry {_kind(value)}: give str, int, float, bool, None, a mapping, "
+                f"param {name!r} cannot carry {what}: give str, int, float, bool, None, a mapping, "
                 "or a list of plain values (anything else as JSON text)"
             )
 
 
 def _encoded(name: str, text: str) -> str:
+    return f"{_quoted(name, name)}={_quoted(name, text)}"
+
+
+def _quoted(name: str, text: str) -> str:
+    """The param's name or value, percent-encoded."""
     try:
-        return f"{quote(name, safe='')}={quote(text, safe='')}"
+        return quote(text, safe="")
     except UnicodeEncodeError:  # its text quotes the value
         raise InvalidEndpoint(f"param {name!r} holds a lone surrogate, which is no text") from None
 
@@ -265,11 +308,30 @@ def _subprotocols(token: Any) -> tuple[str, ...]:
 
 
 def _checked_headers(headers: Headers) -> Iterator[tuple[str, str]]:
-    for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+    for name, value in _header_pairs(headers):
+        if not isinstance(name, str):
+            raise InvalidEndpoint(f"the names of headers must be str, not {_kind(name)}")
         if not _HEADER_NAME.fullmatch(name):
             raise InvalidEndpoint(f"{name!r} is no name of a header")
         if _HANDSHAKE_HEADER.fullmatch(name):
             raise InvalidEndpoint(f"the header {name!r} belongs to the handshake and cannot be given")
+        if not isinstance(value, str):
+            raise InvalidEndpoint(f"the value of header {name!r} must be str, not {_kind(value)}{_instead(value)}")
         if not _HEADER_VALUE.fullmatch(value):
             raise InvalidEndpoint(f"the value of header {name!r} must be printable ASCII: percent-encode the rest")
         yield name, value
+
+
+def _header_pairs(headers: object) -> list[tuple[Any, Any]]:
+    """Read anew at each request, so what can be read once is none."""
+    if isinstance(headers, Mapping):
+        return list(headers.items())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    pairs: list[Any] = list(headers) if isinstance(headers, list | tuple) else [headers]  # pyright: ignore[reportUnknownArgumentType]
+    for pair in pairs:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:  # pyright: ignore[reportUnknownArgumentType]
+            raise InvalidEndpoint(f"headers must be a mapping, or a list of pairs of name and value, not {_kind(pair)}")  # pyright: ignore[reportUnknownArgumentType]
+    return pairs
+
+
+def _instead(value: object) -> str:
+    return {"NoneType": ": leave it out", "bytes": ": decode it"}.get(_kind(value), "")

@@ -259,7 +259,7 @@ _TOO_LONG = (
 _ADVICE = {
     401: " (check the token)",
     403: " (check params, token, vsn and origin)",
-    404: " (is the URL the socket's mount, e.g. wss://host/socket?)",
+    404: " (is the URL the socket's mount, e.g. wss://host/socket? a socket with a path of its own needs `path`)",
     414: f" {_TOO_LONG}",
     431: f" {_TOO_LONG}",
 }

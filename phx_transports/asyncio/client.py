@@ -60,6 +60,8 @@ class connect:  # noqa: N801 - used like a function
             runs on the loop and must not block; an `async` one may take its time.
         auth_token: For a socket with `auth_token: true`; a string, or a callable likewise.
         headers: To send with the handshake.
+        path: Follows the mount instead of `/websocket`, for a socket with a path of its own, e.g. `"/:key"`; a `:key`
+            in it is taken from the params. Empty if the URL is whole.
         router: The handlers. Without one, `client.router` is empty, for you to fill.
         serializer: The wire format; V2 by default.
         options: How the client behaves: heartbeat, retries, joins, bounds.
@@ -92,6 +94,7 @@ class connect:  # noqa: N801 - used like a function
         params: Params | Provider | None = None,
         auth_token: str | Provider | None = None,
         headers: Headers = (),
+        path: str | None = None,
         router: Router | None = None,
         serializer: Serializer | None = None,
         options: ClientOptions | None = None,
@@ -112,6 +115,7 @@ class connect:  # noqa: N801 - used like a function
             params=params,
             auth_token=auth_token,
             headers=headers,
+            path=path,
             router=router,
             serializer=serializer,
             options=options,

@@ -65,6 +65,7 @@ def _listen(arguments: argparse.Namespace) -> int:
             join_params=arguments.join_params,
             token=_token(arguments),
             headers=tuple(arguments.headers),
+            path=arguments.path,
             vsn=arguments.vsn,
             timeout=arguments.timeout,
         )
@@ -167,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--header", dest="headers", type=_header, action="append", default=[], metavar="'N: V'", help="of the handshake"
     )
+    add("--path", metavar="P", help="what follows the mount, if not /websocket; e.g. /:key, with `key` in --params")
     add("--vsn", choices=("1.0.0", "2.0.0"), default="2.0.0", help="the serializer's version (default: 2.0.0)")
     add("--timeout", type=_positive, default=5.0, metavar="S", help="seconds for the first connection (default: 5)")
     listen.set_defaults(run=_listen)

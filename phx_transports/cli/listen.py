@@ -64,6 +64,12 @@ class Request:
     headers: tuple[tuple[str, str], ...]
     vsn: str
     timeout: float
+    path: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The address, without what is secret."""
+        return Endpoint(self.url, params=self.params, path=self.path).redacted
 
 
 def run(request: Request) -> int:
@@ -83,7 +89,7 @@ def run(request: Request) -> int:
         _say(str(error))
         code = 2
     except ConnectError as error:
-        _say(f"{Endpoint(request.url).redacted}: {error}{_advice(error)}")
+        _say(f"{request.shown}: {error}{_advice(error)}")
     except PhxError as error:
         _say(f"ended: {error}")
     except BrokenPipeError:
@@ -141,6 +147,7 @@ async def _listen(request: Request, printer: Printer) -> int:
         params=request.params,
         auth_token=request.token,
         headers=request.headers,
+        path=request.path,
         router=router,
         serializer=_SERIALIZERS[request.vsn](),
         timeout=request.timeout,
@@ -149,7 +156,7 @@ async def _listen(request: Request, printer: Printer) -> int:
         fail_fast=True,
         drain_timeout=_DRAIN,
     )
-    _say(f"connecting to {Endpoint(request.url).redacted}")
+    _say(f"connecting to {request.shown}")
     try:
         async with connecting as client, client.events() as events:
             live = set(request.topics)

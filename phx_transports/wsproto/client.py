@@ -59,6 +59,7 @@ def connect(
     params: Params | Provider | None = None,
     auth_token: str | Provider | None = None,
     headers: Headers = (),
+    path: str | None = None,
     router: Router | None = None,
     serializer: Serializer | None = None,
     options: ClientOptions | None = None,
@@ -80,6 +81,8 @@ def connect(
         params: For the server's `connect/3`: a mapping, or a function that is called again at every connect.
         auth_token: For a socket with `auth_token: true`; a string, or a function likewise.
         headers: To send with the handshake.
+        path: Follows the mount instead of `/websocket`, for a socket with a path of its own, e.g. `"/:key"`; a `:key`
+            in it is taken from the params. Empty if the URL is whole.
         router: The handlers: plain functions, called on the thread that uses the client. Without one, `client.router`
             is empty, for you to fill.
         serializer: The wire format; V2 by default.
@@ -103,6 +106,7 @@ def connect(
         params=params,
         auth_token=auth_token,
         headers=headers,
+        path=path,
         router=router,
         serializer=serializer,
         options=options,

@@ -84,6 +84,7 @@ async def test_help_fits_a_terminal_and_names_what_there_is(
         (("listen", "ws://localhost/socket", "a:b", "--vsn", "3.0.0"), "--vsn: invalid choice"),
         (("listen", "localhost/socket", "a:b"), "the URL must begin with ws://"),
         (("listen", "ws://localhost/socket", "a:b", "--header", "a b: c"), "header"),
+        (("listen", "ws://localhost/socket", "a:b", "--path", "/:key"), "the path needs the param 'key'"),
     ],
 )
 async def test_a_command_line_that_cannot_be_says_why_and_ends_with_2(

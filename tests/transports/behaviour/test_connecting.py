@@ -2,20 +2,24 @@
 
 import logging
 import socket
+import threading
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from certificates import Authority
-from serving_in_thread import LONG, ONCE, serving, start, until
+from serving_in_thread import LONG, ONCE, QUICK, Flag, serving, start, until
 
+from phx_proto.backoff import Backoff, ReconnectPolicy
 from phx_proto.errors import (
     CertificateError,
     ConnectError,
     ConnectionClosed,
+    ConnectTimeout,
     HandshakeRefused,
     InvalidEndpoint,
     ResolveFailed,
+    StillRefused,
 )
 from phx_proto.serializer import V1
 from phx_proto.states import SocketState
@@ -68,6 +72,44 @@ def test_params_version_and_headers_reach_the_server(adapter: Adapter) -> None:
     with adapter.connected(params=params, headers={"x-tenant": "seven"}) as (_, wire):
         assert wire.params == {"token": "t/+=", "nested[a]": "1", "vsn": "2.0.0"}
         assert wire.headers["x-tenant"] == "seven"
+
+
+def test_a_socket_with_a_path_of_its_own_is_reached(adapter: Adapter) -> None:
+    with adapter.connected(path="/:key", params={"key": "k 7", "a": 1}) as (_, wire):
+        assert wire.on_loop.path == "/socket/k%207?a=1&vsn=2.0.0"
+
+
+def test_a_server_that_comes_up_shortly_before_the_timeout_is_met(adapter: Adapter) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    done = Flag()
+
+    def come_up() -> str:
+        threading.Event().wait(1.3)  # of 1.5: by the schedule alone, the next try would be too late
+        with serving(port=port) as peer:
+            wire = peer.wire()
+            done.wait()
+            return wire.params["vsn"]
+
+    coming = start(come_up)
+    options = replace(QUICK, reconnect=ReconnectPolicy(schedule=Backoff((0.01, 5.0))))
+    client = adapter.connect(f"ws://127.0.0.1:{port}/socket", timeout=1.5, options=options)
+    client.abort()
+    done.set()
+    assert coming.result(LONG) == "2.0.0"
+
+
+@pytest.mark.parametrize("status", [401, 429, 503])
+def test_a_refusal_that_was_retried_until_the_timeout_is_raised(adapter: Adapter, status: int) -> None:
+    with serving() as peer:
+        peer.refuse(lambda: (status, "not now"))
+        with pytest.raises(StillRefused, match="not now") as caught:
+            adapter.connect(peer.url, params=dict, timeout=0.3)
+        assert isinstance(caught.value, HandshakeRefused)
+        assert isinstance(caught.value, ConnectTimeout)
+        assert isinstance(caught.value, TimeoutError)
+        assert caught.value.status == status
+        assert peer.attempts > 1
 
 
 def test_another_serializer_tells_its_version(adapter: Adapter) -> None:
