@@ -7,7 +7,8 @@ that is the order in which things are answered. So this is two kinds of mailbox 
   It is worked off in order of arrival, but stands still while a join waits for the application's answer; the answer
   itself goes out at once, ahead of the mail.
 - A channel's mailbox: its messages and its leave, one at a time; the next comes when the application has finished the
-  one before. A channel that ends takes its mailbox with it, unanswered.
+  one before. A channel that ends takes its mailbox with it, unanswered. An application that has something to say at
+  the end (`last_words`) sends it before `terminated`, and only then the client is told.
 
 The frames of one read go through the socket before any channel takes its turn, as processes would run. That decides the
 races: of a leave and a join in one read the join finds the channel still there and replaces it, and the leave is never
@@ -68,8 +69,14 @@ class _Channel:
     join_ref: Any
     ref: Any
     alive: bool = False
+    ending: Termination | None = None  # it ended, and the application's `terminated` is waited for
     running: MessageIn | None = None
     mailbox: deque[Request] = field(default_factory=deque[Request])
+
+    @property
+    def speaks(self) -> bool:
+        """Whether what it sends, and what is sent to its topic, still reaches its client."""
+        return self.alive or self.ending is not None
 
     @property
     def name(self) -> Any:
@@ -82,6 +89,9 @@ class ServerProtocol:
     Args:
         serializer: Of the version that the client asked for.
         topics: The patterns of the topics that the application serves: a whole topic, or a beginning and `*`.
+        options: How it is configured.
+        last_words: Whether a channel that ends by itself may still send until `terminated`; else its end is sent at
+            once.
         now: Monotonic seconds, as everywhere.
 
     >>> from phx_proto.serializer import V2Server
@@ -99,11 +109,13 @@ class ServerProtocol:
         topics: tuple[str, ...],
         *,
         options: ServerOptions = _DEFAULTS,
+        last_words: bool = False,
         now: float,
     ) -> None:
         self.serializer = serializer
         self._topics = topics
         self._options = options
+        self._last_words = last_words
         self._release = RELEASES[options.release]
         self._host = HOSTS[options.host]
         limit = options.max_channels
@@ -241,8 +253,18 @@ class ServerProtocol:
         self._stop("stop", channel, Termination.STOPPED)
 
     def crash(self, channel: ChannelHandle) -> None:
-        """The channel dies, and its client joins it anew. Raises `InvalidState` as `push`."""
+        """The channel dies, and its client joins it anew; also of one that fails on its `last_words`.
+
+        Raises `InvalidState` as `push`.
+        """
         self._stop("crash", channel, Termination.CRASHED)
+
+    def terminated(self, channel: ChannelHandle) -> None:
+        """A channel that ended has said its `last_words`: now its client is told of the end."""
+        found = self._channels.get(channel.topic)
+        if found is not None and found.handle is channel and found.ending is not None:
+            self._tell_end(found, found.ending)
+            self._run()
 
     # ---- the application: the socket ---------------------------------------------------------------------------------
 
@@ -338,6 +360,7 @@ class ServerProtocol:
     def _replace(self, old: _Channel) -> None:
         if old.alive:
             self._end_channel(old, Termination.REPLACED)
+        old.ending = None
         self._mail.append(partial(self._send_end, old, PHX_CLOSE, {}))  # behind the new join's answer
 
     def _deliver(self, channel: _Channel, request: Request) -> None:
@@ -388,6 +411,13 @@ class ServerProtocol:
     def _die(self, channel: _Channel, reason: Termination) -> None:
         """The channel ends by itself, and the socket gets the news."""
         self._end_channel(channel, reason)
+        if self._last_words:
+            channel.ending = reason
+        else:
+            self._tell_end(channel, reason)
+
+    def _tell_end(self, channel: _Channel, reason: Termination) -> None:
+        channel.ending = None
         event, payload = PHX_CLOSE, dict[str, Any]()
         if reason is Termination.CRASHED:
             event = PHX_ERROR
@@ -418,9 +448,13 @@ class ServerProtocol:
 
     def _stop(self, call: str, channel: ChannelHandle, reason: Termination) -> None:
         found = self._find(call, channel)
-        if found is not None:
+        if found is None:
+            return
+        if found.alive:
             self._die(found, reason)
             self._run()
+        elif reason is Termination.CRASHED:
+            found.ending = reason
 
     def _find(self, call: str, channel: ChannelHandle) -> _Channel | None:
         """The channel that is meant, or `None` where it has ended.
@@ -431,11 +465,11 @@ class ServerProtocol:
         if self._joining is not None and self._joining.handle is channel:
             raise InvalidState(call, "joining")
         found = self._channels.get(channel.topic)
-        return found if found is not None and found.alive and found.handle is channel else None
+        return found if found is not None and found.speaks and found.handle is channel else None
 
     def _has(self, topic: str) -> bool:
         channel = self._channels.get(topic)
-        return channel is not None and channel.alive
+        return channel is not None and channel.speaks
 
     def _respond(self, join_ref: Any, request: Request, status: str, response: dict[str, Any]) -> None:
         self._send(self.serializer.reply(join_ref, request.ref, request.topic, status, response))

@@ -56,6 +56,7 @@ from .server_channel import (
     ServerChannel,
     log_callback_error,
     on,
+    raise_if_ended,
 )
 from .server_handshake import NO_OFFER, BadToken, Offer, RefuseConnect, answer_offer, refusal
 from .server_hub import Hub
@@ -415,7 +416,8 @@ class RunningServer:
                 await asked
         except RefuseConnect as refused:
             return refusal(refused, guest.offer)
-        except Exception as error:
+        except BaseException as error:
+            raise_if_ended(error)
             self._context.report("connect", error)
             return refusal(CRASHED)
         finally:

@@ -2,8 +2,8 @@
 
 One `ServerChannel` object is one join of one topic. Its calls come one at a time, in the order of the wire: `join`,
 `joined`, then a handler for each message, and `terminate` last, which follows every join that was accepted. Channels
-run beside each other. A handler that raises crashes its channel, is reported, and harms nothing else; a handler that
-runs when its channel ends is left to finish.
+run beside each other. A handler that raises, `SystemExit` and the like included, crashes its channel, is reported, and
+harms nothing else; a handler that runs when its channel ends is left to finish.
 
 Calls into a channel that has ended do nothing, for nobody can know in time. `LocalError`s (a payload that cannot be
 encoded) are raised at the call, and crash the channel when its handler lets them through, as on a real server.
@@ -109,7 +109,12 @@ class ServerChannel:
         raise NotImplementedError(f"{type(self).__name__} has no handler for event {event!r}")
 
     async def terminate(self, reason: Termination) -> None:
-        """The channel has ended; what was spawned has been cancelled."""
+        """The channel has ended; what was spawned has been cancelled.
+
+        After a leave, a `stop` or a crash the client is told of the end when this has returned: what is pushed and
+        broadcast here still reaches it. If this raises, it is told of a crash. Nothing reaches the client when its
+        connection has ended, when it has joined the topic anew, or when the end came while a handler was running.
+        """
 
     async def handle(self, event: str, payload: Any) -> Any:
         """Handle any event: by its `on` method, else by `handle_in`. For what concerns every message."""
@@ -242,7 +247,7 @@ class Context:
         """Tell the application of its error; that it cannot even hear that goes to the loop."""
         try:
             self.on_error(CallbackError(call, topic, event, error))
-        except Exception as failed:
+        except BaseException as failed:
             context = {"message": "on_error failed", "exception": failed}
             asyncio.get_running_loop().call_exception_handler(context)
 
@@ -259,6 +264,8 @@ class Runner:
         self._inbox: deque[JoinRequested | MessageIn | ChannelTerminated] = deque()
         self._queued = False
         self._over = False
+        self._released = False
+        self._in_hand = False  # a call into the application runs that may go on after the channel's end
         self._stopping = False
         self._spawned: set[asyncio.Task[None]] = set()
         self._presence: ChannelPresence | None = None  # once it was asked for
@@ -269,8 +276,8 @@ class Runner:
         """Handle it after those before it; never in this call."""
         if isinstance(event, ChannelTerminated):
             self._over = True
-            self.unsubscribe()
-            self._end_presence()
+            if self._in_hand or event.reason in _WORDLESS:
+                self._release()
         self._inbox.append(event)
         self._queue()
 
@@ -303,14 +310,20 @@ class Runner:
     def _failed(self, error: BaseException) -> None:
         """Its worker was cancelled from outside while it was here."""
         self._queued = False
-        if self._channel is not None:
+        if self._over and not self._inbox:  # in `terminate`, which is the last
+            self._context.report("terminate", error, self._handle.topic)
+            self._release()
+            self._driver.pump()
+            self._context.runners.discard(self)
+            self.retired.set()
+        elif self._channel is not None:
             self._crash("handle_in", error)
         elif not self.retired.is_set():
             self._context.report("join", error, self._handle.topic)
             with contextlib.suppress(InvalidState):  # it was answered already
                 self._driver.protocol.crash_join(self._handle)
             self._driver.forget(self._handle)
-            self._end_presence()
+            self._release()
             self._context.runners.discard(self)
             self._driver.pump()
         if self._inbox:
@@ -318,11 +331,12 @@ class Runner:
 
     def unsubscribe(self) -> None:
         """Its client gets no more broadcasts."""
-        self._context.hub.unsubscribe(self._handle.topic, self._driver)
+        self._context.hub.unsubscribe(self._handle.topic, self._driver, self)
 
     async def retire(self) -> None:
         """The end, without a word to the application."""
-        self._end_presence()  # of a join that was not accepted
+        self._release()
+        self._driver.pump()
         await self._cancel_spawned()
         self._context.runners.discard(self)
         self.retired.set()
@@ -333,7 +347,7 @@ class Runner:
     def presence(self) -> ChannelPresence:
         if self._presence is None:
             self._presence = ChannelPresence(self._context.tracker, self._context.hub, self._handle.topic, self.push)
-            if self._over:
+            if self._released:
                 self._presence.end()
         return self._presence
 
@@ -352,7 +366,7 @@ class Runner:
         self._driver.pump()
 
     def stop(self) -> None:
-        if self._channel is not None and self._channel.message is not None:
+        if self._in_hand:
             self._stopping = True
         else:
             self._driver.protocol.stop(self._handle)
@@ -367,9 +381,13 @@ class Runner:
         task.add_done_callback(self._spawned.discard)
         task.add_done_callback(lambda _: work.close())  # it may not have begun
 
-    def _end_presence(self) -> None:
+    def _release(self) -> None:
+        """Nothing of the channel reaches its client any more."""
+        self._released = True
+        self.unsubscribe()
         if self._presence is not None:
             self._presence.end()
+        self._driver.protocol.terminated(self._handle)
 
     def _queue(self) -> None:
         if not self._queued:
@@ -388,16 +406,18 @@ class Runner:
         except Refuse as refused:
             await self._fail_join(partial(protocol.refuse, self._handle, refused.response))
             return
-        except (Exception, asyncio.CancelledError) as error:
-            _raise_if_cancelled(error)
+        except BaseException as error:
+            raise_if_ended(error)
             self._context.report("join", error, topic)
             await self._fail_join(partial(protocol.crash_join, self._handle))
             return
         self._channel = channel
         if not self._over:  # the connection may have ended under the join
-            self._context.hub.subscribe(topic, self._driver)
+            self._context.hub.subscribe(topic, self._driver, self)
             self._driver.pump()
-            await self._guarded("joined", channel.joined)
+            await self._guarded("joined", partial(self._call, channel.joined))
+            if self._stopping:
+                self.stop()
 
     async def _fail_join(self, answer: Callable[[], None]) -> None:
         try:
@@ -417,8 +437,8 @@ class Runner:
             reply = await self._reply_to(channel, message)
             if reply is not None:
                 protocol.reply(message, reply.status, reply.response)
-        except (Exception, asyncio.CancelledError) as error:
-            _raise_if_cancelled(error)
+        except BaseException as error:
+            raise_if_ended(error)
             self._context.report("handle_in", error, self._handle.topic, message.event)
             protocol.crash(self._handle)
         finally:
@@ -432,7 +452,8 @@ class Runner:
         event, payload = message.event, message.payload
         function = self._definition.handlers.get(event)
         try:
-            answer = await _value(channel.handle(event, payload) if function is None else function(channel, payload))
+            call = partial(channel.handle, event, payload) if function is None else partial(function, channel, payload)
+            answer = await self._call(call)
         except Refuse as refused:
             return Reply("error", refused.response)
         return answer if answer is None or isinstance(answer, Reply) else Reply("ok", answer)
@@ -441,15 +462,22 @@ class Runner:
         channel = self._channel
         await self._cancel_spawned()
         if channel is not None:
-            await self._guarded("terminate", lambda: channel.terminate(reason))
+            await self._guarded("terminate", partial(self._call, partial(channel.terminate, reason)))
         await self.retire()
 
     async def _guarded(self, call: str, function: Callable[[], Any]) -> None:
         try:
-            await _value(function())
-        except (Exception, asyncio.CancelledError) as error:
-            _raise_if_cancelled(error)
+            await function()
+        except BaseException as error:
+            raise_if_ended(error)
             self._crash(call, error)
+
+    async def _call(self, function: Callable[[], Any]) -> Any:
+        self._in_hand = True
+        try:
+            return await _value(function())
+        finally:
+            self._in_hand = False
 
     async def _cancel_spawned(self) -> None:
         for task in self._spawned:
@@ -470,8 +498,15 @@ async def _value(result: Any) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-def _raise_if_cancelled(error: BaseException) -> None:
-    """Raises what came from outside: the server closes, or the channel ended. A handler's own is a handler's error."""
-    task = asyncio.current_task()
-    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+def raise_if_ended(error: BaseException) -> None:
+    """Raises what came from outside: the server closes, or the loop does. Everything else is the application's own.
+
+    An application's `SystemExit` and `KeyboardInterrupt` would leave the loop, and so end every other client's
+    connection. Ctrl+C itself comes as a signal; see `RunningServer.run`.
+    """
+    if is_stopped(error) or isinstance(error, GeneratorExit):
         raise error
+
+
+#: After these ends nothing of a channel reaches its client.
+_WORDLESS: Final = (Termination.REPLACED, Termination.CONNECTION)

@@ -22,18 +22,19 @@ class Hub:
     """The subscribers by topic, in the order in which they joined."""
 
     def __init__(self) -> None:
-        self._subscribers: dict[str, dict[Subscriber, None]] = {}
+        self._subscribers: dict[str, dict[Subscriber, object]] = {}  # and for which join each
 
-    def subscribe(self, topic: str, subscriber: Subscriber) -> None:
-        """From here on the subscriber gets what is broadcast on the topic."""
-        self._subscribers.setdefault(topic, {})[subscriber] = None
+    def subscribe(self, topic: str, subscriber: Subscriber, join: object) -> None:
+        """From here on the subscriber gets what is broadcast on the topic, until this join of it, or a later, ends."""
+        self._subscribers.setdefault(topic, {})[subscriber] = join
 
-    def unsubscribe(self, topic: str, subscriber: Subscriber) -> None:
-        """No more; nothing happens if it never did."""
+    def unsubscribe(self, topic: str, subscriber: Subscriber, join: object) -> None:
+        """No more; nothing happens if it never did, or does for a later join."""
         subscribers = self._subscribers.get(topic, {})
-        subscribers.pop(subscriber, None)
-        if not subscribers:
-            self._subscribers.pop(topic, None)
+        if subscribers.get(subscriber) is join:
+            del subscribers[subscriber]
+            if not subscribers:
+                del self._subscribers[topic]
 
     def broadcast(self, topic: str, event: str, payload: Any, *, but: Subscriber | None = None) -> None:
         """Send to everyone who has the topic joined, but one.

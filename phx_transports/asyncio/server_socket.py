@@ -88,7 +88,7 @@ class Driver:
         self._runners: dict[ChannelHandle, Runner] = {}
         self._timer: asyncio.TimerHandle | None = None
         topics = tuple(context.definitions)
-        self.protocol = ServerProtocol(serializer, topics, options=options, now=self._loop.time())
+        self.protocol = ServerProtocol(serializer, topics, options=options, last_words=True, now=self._loop.time())
         socket.attach(self)
         wire.begin(self)
         self.pump()
@@ -129,14 +129,7 @@ class Driver:
 
     def pump(self) -> None:
         """Carry out what the core wants; after every input."""
-        for command in self.protocol.commands():
-            match command:
-                case Send(data):
-                    self.wire.put(data)
-                case Close(code):
-                    self.wire.end(code)
-                case Abort():
-                    self.wire.drop()
+        self._send()
         for event in self.protocol.events():
             match event:
                 case JoinRequested(channel):
@@ -146,6 +139,7 @@ class Driver:
                     self._runners[channel].put(event)
                 case ChannelTerminated(channel):
                     self._runners.pop(channel).put(event)
+                    self._send()  # the end of one that has no last words
                 case SocketClosed():
                     self.socket.ended = event
         self._arm()
@@ -153,6 +147,16 @@ class Driver:
     def forget(self, channel: ChannelHandle) -> None:
         """The join was not accepted: nothing more will be told of the channel."""
         self._runners.pop(channel, None)
+
+    def _send(self) -> None:
+        for command in self.protocol.commands():
+            match command:
+                case Send(data):
+                    self.wire.put(data)
+                case Close(code):
+                    self.wire.end(code)
+                case Abort():
+                    self.wire.drop()
 
     def _arm(self) -> None:
         deadline = self.protocol.next_timeout()

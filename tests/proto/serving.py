@@ -14,8 +14,9 @@ OK = {"status": "ok", "response": {}}
 class Server(ServerProtocol):
     """Speaks vsn 2.0.0 and serves `room:*` and `exact`; the time is 0 unless a test tells it."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(V2Server(), ("room:*", "exact"), options=ServerOptions(**options), now=0.0)
+    def __init__(self, *, last_words: bool = False, **options: Any) -> None:
+        topics = ("room:*", "exact")
+        super().__init__(V2Server(), topics, options=ServerOptions(**options), last_words=last_words, now=0.0)
 
     def hear(self, *frames: Any) -> list[ServerEvent]:
         """One read with these messages; what the application is told then."""

@@ -9,7 +9,7 @@ from serving import UNMATCHED, Server, end, reply
 from phx_proto.errors import InvalidPayload, InvalidState
 from phx_proto.serializer import V2Server
 from phx_proto.server import ServerProtocol
-from phx_proto.server_events import ChannelHandle, ChannelTerminated, JoinRequested, MessageIn, Send, Termination
+from phx_proto.server_events import Abort, ChannelHandle, ChannelTerminated, JoinRequested, MessageIn, Send, Termination
 
 # ---- joins ----------------------------------------------------------------------------------------------------------
 
@@ -244,7 +244,8 @@ def test_a_leave_makes_room() -> None:
 
 
 def test_a_hundred_channels_by_default_and_any_number_on_demand() -> None:
-    for limit, expected in (({}, 100), ({"max_channels": None}, 101)):
+    limits: tuple[tuple[dict[str, Any], int], ...] = (({}, 100), ({"max_channels": None}, 101))
+    for limit, expected in limits:
         server = Server(**limit)
         asked = 0
         for n in range(101):
@@ -391,3 +392,81 @@ def test_a_message_that_comes_before_the_news_of_its_channels_end_is_lost() -> N
     server.hear(["1", "3", "room:a", "shout", {}])
     server.accept(joining)
     assert server.said() == [reply("9", "9", "room:b"), end("1"), reply(None, "3", payload=UNMATCHED)]
+
+
+# ---- last words -----------------------------------------------------------------------------------------------------
+
+
+def end_by(server: Server, how: str, channel: ChannelHandle) -> None:
+    if how == "phx_leave":
+        assert server.hear(["1", "9", "room:a", "phx_leave", {}])[-1] == ChannelTerminated(channel, Termination.LEFT)
+    else:
+        getattr(server, how)(channel)
+        server.events()
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("phx_leave", [reply("1", "9")]),
+        ("stop", []),
+        ("crash", []),
+    ],
+)
+def test_last_words_are_sent_before_the_end(how: str, told: list[Any]) -> None:
+    server = Server(last_words=True)
+    channel = server.joined()
+    end_by(server, how, channel)
+    assert server.said() == told
+    server.push(channel, "bye", {})
+    server.broadcast("room:a", "news", {})
+    assert server.said() == [["1", None, "room:a", "bye", {}], [None, None, "room:a", "news", {}]]
+    server.terminated(channel)
+    assert server.said() == [end("1", event="phx_error", reason="channel_crash") if how == "crash" else end("1")]
+    server.terminated(channel)
+    server.push(channel, "bye", {})
+    assert server.said() == []
+
+
+def test_a_channel_that_fails_on_its_last_words_has_crashed() -> None:
+    server = Server(last_words=True)
+    channel = server.joined()
+    server.stop(channel)
+    server.stop(channel)
+    server.crash(channel)
+    assert server.events() == [ChannelTerminated(channel, Termination.STOPPED)]
+    server.terminated(channel)
+    assert server.said() == [end("1", event="phx_error", reason="channel_crash")]
+
+
+def test_a_channel_with_last_words_reads_no_more() -> None:
+    server = Server(last_words=True)
+    channel = server.joined()
+    server.stop(channel)
+    server.events()
+    assert server.hear(["1", "2", "room:a", "shout", {}]) == []
+    server.terminated(channel)
+    assert server.said() == [end("1")]
+
+
+def test_a_new_join_cuts_last_words_short() -> None:
+    server = Server(last_words=True)
+    channel = server.joined()
+    server.stop(channel)
+    server.events()
+    new = server.ask("2")
+    server.push(channel, "bye", {})
+    server.terminated(channel)
+    server.accept(new)
+    server.terminated(channel)
+    assert server.said() == [reply("2", "2"), end("1")]
+
+
+def test_the_end_of_a_connection_leaves_no_last_words() -> None:
+    server = Server(last_words=True)
+    channel = server.joined()
+    server.stop(channel)
+    server.abort()
+    server.push(channel, "bye", {})
+    server.terminated(channel)
+    assert server.commands() == [Abort()]

@@ -251,6 +251,157 @@ async def test_calls_into_a_channel_that_has_ended_do_nothing() -> None:
         await client.alive()
 
 
+# ---- last words -----------------------------------------------------------------------------------------------------
+
+
+class Parting(ServerChannel):
+    """Says good-bye to its client and to everyone."""
+
+    async def terminate(self, reason: Termination) -> None:
+        if self.params.get("slow"):
+            await asyncio.sleep(0.01)
+        self.push("bye", {})
+        self.broadcast("gone", {"reason": reason.name})
+        if self.params.get("raise"):
+            raise RuntimeError
+
+    @on("stop")
+    async def end(self, payload: Any) -> Any:
+        self.stop()
+        return {}
+
+    @on("spawn_crash")
+    async def spawn_crash(self, payload: Any) -> None:
+        async def fail() -> None:
+            raise RuntimeError
+
+        self.spawn(fail())
+
+
+def parting() -> Application:
+    application = Application()
+    application.channel("parting")(Parting)
+    return application
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize(
+    ("event", "reason", "answer", "last"),
+    [
+        ("phx_leave", "LEFT", True, ["phx_close", {}]),
+        ("stop", "STOPPED", True, ["phx_close", {}]),
+        ("unknown", "CRASHED", False, ["phx_error", {"reason": "channel_crash"}]),
+        ("spawn_crash", "CRASHED", False, ["phx_error", {"reason": "channel_crash"}]),
+    ],
+)
+async def test_what_terminate_sends_comes_before_the_end(
+    event: str, reason: str, last: Any, *, answer: bool, slow: bool
+) -> None:
+    async with (
+        serving(parting()) as (application, running),
+        connected(running.url) as client,
+        connected(running.url) as other,
+    ):
+        await other.join("parting")
+        await client.join("parting", payload={"slow": slow})
+        await client.send("1", "2", "parting", event)
+        if answer:
+            assert await client.next() == ["1", "2", "parting", "phx_reply", OK]
+        assert await client.next() == ["1", None, "parting", "bye", {}]
+        assert await client.next() == [None, None, "parting", "gone", {"reason": reason}]
+        assert await client.next() == ["1", "1", "parting", *last]
+        assert await other.next() == [None, None, "parting", "gone", {"reason": reason}]
+        await client.join("parting", "3")
+        errors(application)
+
+
+@pytest.mark.parametrize("how", ["closed", "dropped", "replaced"])
+async def test_what_terminate_sends_reaches_the_others_where_its_own_client_cannot_hear(how: str) -> None:
+    async with (
+        serving(parting()) as (_, running),
+        connected(running.url) as client,
+        connected(running.url) as other,
+    ):
+        await other.join("parting")
+        await client.join("parting")
+        if how == "closed":
+            await client.websocket.close()
+        elif how == "dropped":
+            client.websocket.transport.abort()
+        else:
+            assert (await client.ask("2", "2", "parting", "phx_join"))[1] == "2"
+            assert await client.next() == ["1", "1", "parting", "phx_close", {}]
+        reason = "REPLACED" if how == "replaced" else "CONNECTION"
+        assert await other.next() == [None, None, "parting", "gone", {"reason": reason}]
+
+
+async def test_a_terminate_that_raises_is_a_crash_to_the_client() -> None:
+    async with serving(parting()) as (application, running), connected(running.url) as client:
+        await client.join("parting", payload={"raise": True})
+        await client.send("1", "2", "parting", "phx_leave")
+        assert [(await client.next())[3] for _ in range(4)] == ["phx_reply", "bye", "gone", "phx_error"]
+        assert errors(application) == [("terminate", "parting", None, "RuntimeError")]
+
+
+async def test_a_join_while_terminate_runs_does_not_wait_for_it_and_keeps_its_broadcasts() -> None:
+    gate, over = asyncio.Event(), Log()
+    application = Application()
+
+    @application.channel("x")
+    class Slow(ServerChannel):
+        async def terminate(self, reason: Termination) -> None:
+            if reason is Termination.LEFT:
+                await gate.wait()
+                self.push("late", {})
+                over.add(reason)
+
+    async with serving(application) as (_, running), connected(running.url) as client:
+        await client.join("x")
+        await client.ask("1", "2", "x", "phx_leave")
+        assert (await client.ask("3", "3", "x", "phx_join"))[1] == "3"
+        assert await client.next() == ["1", "1", "x", "phx_close", {}]
+        gate.set()
+        await over.until_count(1)
+        await client.alive()
+        application.broadcast("x", "news", {})
+        assert (await client.next())[3] == "news"
+
+
+async def test_an_end_while_a_handler_runs_is_told_at_once() -> None:
+    gate = asyncio.Event()
+    application = Application()
+
+    @application.channel("x")
+    class Busy(Parting):
+        async def handle_in(self, event: str, payload: Any) -> Any:
+            async def fail() -> None:
+                raise RuntimeError
+
+            self.spawn(fail())
+            await gate.wait()
+
+    async with serving(application) as (_, running), connected(running.url) as client:
+        await client.join("x")
+        assert (await client.ask("1", "2", "x", "wait"))[3] == "phx_error"
+        gate.set()
+        await client.alive()
+        assert errors(application) == [("spawn", "x", None, "RuntimeError")]
+
+
+async def test_a_stop_in_joined_comes_after_it() -> None:
+    application = Application()
+
+    @application.channel("x")
+    class Short(Parting):
+        async def joined(self) -> None:
+            self.stop()
+            self.push("welcome", {})
+
+    async with serving(application) as (_, running), connected(running.url) as client:
+        await client.join("x")
+        assert [(await client.next())[3] for _ in range(4)] == ["welcome", "bye", "gone", "phx_close"]
+
+
 # ---- broadcasts -----------------------------------------------------------------------------------------------------
 
 
@@ -410,6 +561,73 @@ async def test_a_worker_cancelled_in_a_join_crashes_the_join() -> None:
         await client.join("room:a", "3")
 
 
+async def test_a_worker_cancelled_in_terminate_ends_its_channel() -> None:
+    application = Application()
+
+    @application.channel("x")
+    class Cancels(ServerChannel):
+        async def terminate(self, reason: Termination) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.Event().wait()
+
+    async with serving(application) as (_, running), connected(running.url) as client:
+        await client.join("x")
+        await client.ask("1", "2", "x", "phx_leave")
+        assert (await client.next())[3] == "phx_close"
+        assert errors(application) == [("terminate", "x", None, "CancelledError")]
+
+
+class Own(BaseException):
+    """An application's own, that is no `Exception`."""
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError, Own])
+@pytest.mark.parametrize("call", ["join", "joined", "handle_in", "terminate", "spawn"])
+async def test_an_error_that_would_end_a_program_ends_its_channel_alone(call: str, error: type[BaseException]) -> None:
+    application = Application()
+
+    @application.channel("x")
+    class Ends(ServerChannel):
+        async def call(self, name: str) -> None:
+            if name == call:
+                raise error
+
+        async def join(self, topic: str, params: Any) -> None:
+            await self.call("join")
+
+        async def joined(self) -> None:
+            await self.call("joined")
+
+        async def handle_in(self, event: str, payload: Any) -> None:
+            await self.call("handle_in")
+            self.spawn(self.call("spawn"))
+
+        async def terminate(self, reason: Termination) -> None:
+            await self.call("terminate")
+
+    async with (
+        serving(application) as (_, running),
+        connected(running.url) as client,
+        connected(running.url) as other,
+    ):
+        await other.join("room:a")
+        answer = await client.ask("1", "1", "x", "phx_join")
+        if call == "join":
+            assert answer[4] == {"status": "error", "response": {"reason": "join crashed"}}
+        else:
+            if call == "terminate":
+                assert (await client.ask("1", "2", "x", "phx_leave"))[4] == OK
+            elif call != "joined":
+                await client.send("1", "2", "x", "do")
+            assert (await client.next())[3] == "phx_error"
+        assert (await other.ask("1", "2", "room:a", "echo"))[1] == "2"
+        event = "do" if call == "handle_in" else None
+        assert errors(application) == [(call, "x", event, error.__name__)]
+        await client.join("room:b", "4")
+
+
 async def test_an_on_error_that_raises_is_told_to_the_loop() -> None:
     contexts: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
@@ -417,7 +635,7 @@ async def test_an_on_error_that_raises_is_told_to_the_loop() -> None:
     loop.set_exception_handler(lambda _, context: contexts.append(context))
 
     def fail(report: object) -> None:
-        raise RuntimeError("on_error")
+        raise SystemExit("on_error")
 
     server = Server(on_error=fail)
     server.channel("x")(ServerChannel)

@@ -301,6 +301,30 @@ async def test_a_connect_that_raises_is_a_500_and_is_reported() -> None:
         assert errors(application) == [("connect", None, None, "RuntimeError")]
 
 
+@pytest.mark.parametrize("awaited", [False, True])
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+async def test_a_connect_that_would_end_a_program_ends_its_connection_alone(
+    error: type[BaseException], *, awaited: bool
+) -> None:
+    async def fail_later() -> None:
+        raise error
+
+    def connect(socket: ServerSocket) -> Any:
+        if "fail" not in socket.params:
+            return None
+        if awaited:
+            return fail_later()
+        raise error
+
+    async with serving(Application(connect=connect)) as (application, running), connected(running.url) as client:
+        with pytest.raises(InvalidStatus) as caught:
+            async with connected(running.url, "2.0.0&fail=1"):
+                pass
+        assert caught.value.response.status_code == 500
+        assert errors(application) == [("connect", None, None, error.__name__)]
+        await client.alive()
+
+
 async def test_connect_is_not_asked_about_a_request_that_is_no_handshake() -> None:
     asked = Log()
     async with serving(Application(connect=asked.add)) as (_, running):
