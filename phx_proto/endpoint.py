@@ -16,6 +16,7 @@ from math import isfinite
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote, unquote_plus, urlsplit
 
+import idna
 import msgspec
 
 from .commands import Provider
@@ -150,7 +151,9 @@ class Endpoint:
 
 _SCHEMES: Final = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
-_HOST: Final = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.%a-z]+\]")
+_HOST: Final = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+(%[A-Za-z0-9._~-]+)?\]")
+_LONGEST_LABEL: Final = 63  # RFC 1035 §2.3.4
+_LONGEST_NAME: Final = 253
 _UNPRINTABLE: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 #: What RFC 3986 lets stand in a path and in a query; `%` because what is escaped already stays so.
@@ -190,7 +193,23 @@ def _split(url: Any, own_path: str | None) -> tuple[str, tuple[str, ...]]:
 
 
 def _ascii_host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host.encode("idna").decode()
+    """The host as it is looked up: UTS 46 and IDNA 2008, as browsers do it.
+
+    IDNA 2003, Python's own, makes `fass` of `faß`: another host. A name in ASCII stays as it is.
+
+    Raises:
+        ValueError: It cannot be a name.
+    """
+    if ":" in host:
+        address, has_zone, zone = host.partition("%")
+        return f"[{address}{has_zone}{zone.removeprefix('25')}]"  # in a URL `%` is written `%25` (RFC 6874)
+    if not host.isascii():
+        host = idna.encode(host, uts46=True).decode()
+    name = host.removesuffix(".")  # names that end in a dot are absolute
+    fits = len(name) <= _LONGEST_NAME and all(0 < len(label) <= _LONGEST_LABEL for label in name.split("."))
+    if host and not fits:
+        raise ValueError
+    return host
 
 
 def _websocket_path(path: str) -> str:

@@ -64,6 +64,31 @@ def test_the_url_is_the_mount_of_a_socket(url: str, opened: str) -> None:
     assert endpoint.request("2.0.0").url.partition("?")[0] == opened
 
 
+@pytest.mark.parametrize(
+    ("host", "looked_up"),
+    [
+        ("faß.example", "xn--fa-hia.example"),  # IDNA 2003 goes to fass.example
+        ("FAẞ.EXAMPLE", "xn--fa-hia.example"),
+        ("βόλος.example", "xn--nxasmm1c.example"),
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("Bu\u0308cher.example", "xn--bcher-kva.example"),
+        ("faß。example．com", "xn--fa-hia.example.com"),
+        ("１２７.0.0.1", "127.0.0.1"),
+        ("EXAMPLE.com", "example.com"),
+        ("example.com.", "example.com."),
+        ("faß.example.", "xn--fa-hia.example."),
+        ("my_host", "my_host"),
+        ("r3---sn-x.example", "r3---sn-x.example"),
+        ("XN--FA-HIA.example", "xn--fa-hia.example"),
+        ("[2001:DB8::1]", "[2001:db8::1]"),
+        ("[fe80::1%25Eth0]", "[fe80::1%Eth0]"),
+        ("[fe80::1%eth0]", "[fe80::1%eth0]"),
+    ],
+)
+def test_a_host_is_looked_up_as_idna_2008_has_it(host: str, looked_up: str) -> None:
+    assert Endpoint(f"wss://{host}:4000/socket").redacted == f"wss://{looked_up}:4000/socket/websocket"
+
+
 SCHEME = "the URL must begin with ws://, wss://, http:// or https://"
 HOST = "the URL has no valid host: it looks like wss://host:4000/socket"
 PLACE = "the URL's host or port is not valid: it looks like wss://host:4000/socket"
@@ -84,6 +109,15 @@ BLANK = "the URL holds whitespace or control characters: remove or percent-encod
         ("ws://a%2fb/socket", HOST),
         ("ws://a\\b/socket", HOST),
         ("ws://a..b/socket", PLACE),
+        ("ws://example../socket", PLACE),
+        ("ws://./socket", PLACE),
+        (f"ws://{'a' * 64}.example/socket", PLACE),
+        (f"ws://{'a.' * 127}b/socket", PLACE),
+        ("ws://-ß.example/socket", PLACE),
+        ("ws://ß_.example/socket", PLACE),
+        ("ws://☃.example/socket", PLACE),
+        ("ws://[fe80::1%]/socket", PLACE),
+        ("ws://[nonsense]/socket", PLACE),
         ("ws://[::1/socket", PLACE),
         ("ws://host:65536/socket", PLACE),
         ("ws://host:port/socket", PLACE),

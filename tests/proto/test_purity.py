@@ -27,6 +27,7 @@ ALLOWED = frozenset(
         "enum",
         "functools",
         "heapq",
+        "idna",
         "inspect",
         "itertools",
         "math",
