@@ -242,7 +242,7 @@ def _header(text: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _silenced(*names: str) -> Generator[None, None, None]:
-    """Nothing is logged by these until the end of the block; `main` may be called by a process that logs on after it."""
+    """Nothing is logged by these in the block; `main` may be called by a process that logs after it."""
     nothing = logging.NullHandler()
     loggers = [(logger, logger.propagate) for logger in map(logging.getLogger, names)]
     for logger, _ in loggers:
