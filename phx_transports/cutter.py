@@ -13,6 +13,7 @@ Tests hold the messages, closes and errors equal to those of websockets' parser 
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from websockets.exceptions import PayloadTooBig
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import Protocol
 
@@ -34,9 +35,10 @@ class Cutter:
 
     Attributes:
         ended: Whether the parser has read a close frame or has failed the connection: no more messages will come.
+        size: Bytes of the latest message that was given to the parser, as far as the headers of its frames have told.
     """
 
-    __slots__ = ("_between", "_limit", "_need", "_owed", "_parse", "_tail", "ended")
+    __slots__ = ("_between", "_limit", "_need", "_owed", "_parse", "_tail", "ended", "size")
 
     def __init__(self, parse: Parse, *, max_size: int | None) -> None:
         """Starts at a frame's border, after the handshake.
@@ -46,6 +48,7 @@ class Cutter:
             max_size: The largest message, in bytes of its payload; `None` for no limit. The parser's must be the same.
         """
         self.ended = False
+        self.size = 0
         self._parse = parse
         self._limit = 1 << 64 if max_size is None else max_size  # no header can tell more than 64 bits
         self._tail = bytearray()  # the beginning of a text frame, or of any header, whose end has not come
@@ -125,6 +128,9 @@ class Cutter:
             size = int.from_bytes(data[position + 2 : start], "big")
         stop = start + size
 
+        opcode = head & 0x0F
+        if opcode < 8:
+            self.size = size if opcode else self.size + size
         if head == _TEXT and self._between:
             if size > self._limit:
                 return self._give_all(data, position, messages)
@@ -136,7 +142,7 @@ class Cutter:
                 return self._give(data, position, stop, messages)
             return stop
 
-        if head & 0x0F < 8:  # not a control frame: those may come between the fragments of a message
+        if opcode < 8:  # not a control frame: those may come between the fragments of a message
             self._between = head >= 0x80
         if stop > end:
             self._owed = stop - end
@@ -204,5 +210,23 @@ class Assembler:
                 protocol.fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
                 return True
         if protocol.parser_exc is not None and not self.problem:
-            self.problem = str(protocol.parser_exc)
+            self.problem = _parser_problem(protocol.parser_exc)
         return bool(self.problem) or protocol.close_rcvd is not None
+
+
+def _parser_problem(error: Exception) -> str:
+    if not isinstance(error, PayloadTooBig):
+        return str(error)
+    size = None if error.size is None else error.size + (error.current_size or 0)
+    return over_limit(size, error.max_size)
+
+
+def over_limit(size: int | None, limit: int) -> str:
+    """What is told of a message over `max_size`.
+
+    Args:
+        size: What is known of its size, in bytes; `None` if it was compressed, and grew too large.
+        limit: `max_size`.
+    """
+    known = "it grew so large when it was inflated" if size is None else f"it has {size} bytes or more"
+    return f"a message of more than {limit} bytes, which is max_size: {known}; connect with a larger max_size"

@@ -28,12 +28,14 @@ class Assembler:
     Attributes:
         ending: Once the connection is over: the code of the peer's close frame (1005 if that was empty) and its reason;
             where the peer broke a rule, `None` and what it was.
+        too_big: Whether that was a message over `max_size`.
     """
 
-    __slots__ = ("_answers", "_connection", "_limit", "_parts", "ending")
+    __slots__ = ("_answers", "_connection", "_limit", "_parts", "ending", "too_big")
 
     def __init__(self, connection: Connection, answers: bytearray, *, max_size: int | None) -> None:
         self.ending: tuple[int | None, str] | None = None
+        self.too_big = False
         self._connection = connection
         self._answers = answers
         self._limit = max_size
@@ -68,6 +70,7 @@ class Assembler:
         self._parts += part
         if self._limit is not None and len(self._parts) > self._limit:
             self._parts.clear()
+            self.too_big = True
             self._fail(CloseReason.MESSAGE_TOO_BIG, f"a message of more than {self._limit} bytes")
 
     def _closed(self, event: CloseConnection) -> None:

@@ -45,7 +45,7 @@ from phx_proto.commands import (
 )
 from phx_proto.errors import ConnectError
 
-from ..cutter import MAX_SIZE, Cutter
+from ..cutter import MAX_SIZE, Cutter, over_limit
 from .assembler import Assembler
 from .handshake import Accepted, Handshake, Outcome
 
@@ -210,7 +210,10 @@ class Stream:
             link.progressed(now)
         if self._assembler.ending is not None:
             self._state = StreamState.FINISHED
-            link.closed(*self._assembler.ending, now)
+            code, reason = self._assembler.ending
+            if self._assembler.too_big:
+                reason = over_limit(self._cutter.size, self._machine.max_size or 0)
+            link.closed(code, reason, now)
 
     def receive_eof(self, now: float) -> None:
         """The peer has ended the stream."""

@@ -453,7 +453,7 @@ class Heard:
 
     def closed(self, code: int | None, reason: str, now: float) -> None:
         assert self.ending is None
-        self.ending = code, reason
+        self.ending = code, reason.partition(", which is max_size")[0]  # the size told depends on the reads
 
     @property
     def seen(self) -> Any:
