@@ -284,12 +284,17 @@ class Client:
     async def joined(
         self, topic: str, params: Any = None, *, timeout: float | None = None
     ) -> AsyncGenerator[Channel, None]:
-        """Join a topic for the length of a block, and leave it at its end."""
+        """Join a topic for the length of a block, and leave it at its end.
+
+        Where an exception or a cancellation ends the block, the leave is sent and its answer is not waited for.
+        """
         channel = await self.join(topic, params, timeout=timeout)
         try:
             yield channel
-        finally:
-            await channel.leave()
+        except BaseException:
+            channel.begin_leave()
+            raise
+        await channel.leave()
 
     async def wait_connected(self) -> None:
         """Wait until the connection is open; raises why the client ended, if it did."""

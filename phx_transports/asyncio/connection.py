@@ -111,7 +111,11 @@ class FastConnection:
             wire.send_data()
 
     def abort(self) -> None:
-        """Drops the connection without a handshake, and what is queued with it. Nothing more is received."""
+        """Drops the connection without a handshake. Nothing more is received.
+
+        What is queued is written as far as the socket takes it at once: a leave, for instance.
+        """
+        self._wire.send_data()
         self._wire.transport.abort()
 
     def pause_reading(self) -> None:

@@ -146,6 +146,10 @@ class _Face:
         """Joined, until it is left."""
         return ChannelState.CLOSED if self._fake.left else ChannelState.JOINED
 
+    def begin_leave(self) -> None:
+        """Nothing can be sent after it."""
+        self._fake.left = True
+
 
 class AwaitedChannel(_Face):
     """The part of `phx_transports.asyncio.Channel` that handlers use."""

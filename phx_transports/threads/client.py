@@ -295,12 +295,17 @@ class Client:
 
     @contextlib.contextmanager
     def joined(self, topic: str, params: Any = None, *, timeout: float | None = None) -> Generator[Channel, None, None]:
-        """Join a topic for the length of a block, and leave it at its end."""
+        """Join a topic for the length of a block, and leave it at its end.
+
+        Where an exception or an interrupt ends the block, the leave is sent and its answer is not waited for.
+        """
         channel = self.join(topic, params, timeout=timeout)
         try:
             yield channel
-        finally:
-            channel.leave()
+        except BaseException:
+            channel.begin_leave()
+            raise
+        channel.leave()
 
     def wait_connected(self, *, timeout: float | None = None) -> None:
         """Wait until the connection is open; raises why the client ended, if it did, and `TimeoutError`."""

@@ -72,6 +72,10 @@ class Channel:
         """Leave, and wait until the server knows; it is over after `timeout` seconds at the latest."""
         self._client.ask(calls.leave(self._core, timeout=timeout))
 
+    def begin_leave(self) -> None:
+        """Send the leave, and do not wait for its answer."""
+        self._client.tell(self._core.leave)
+
     def push(self, event: str, payload: Any = None, *, timeout: float = 10.0, check: bool = True) -> Reply:
         """Send an event and wait for its reply. Before the channel is joined, it waits for that first.
 

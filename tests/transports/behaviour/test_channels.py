@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from peer import push
-from serving_in_thread import LONG, QUICK, Flag, start, until
+from serving_in_thread import LONG, QUICK, Flag, serving, start, until
 
 from phx_proto.channel import JoinPolicy
 from phx_proto.errors import (
@@ -95,7 +95,7 @@ def test_a_leave_without_an_answer_is_over_in_time(adapter: Adapter) -> None:
         wire.expect("phx_leave")
 
 
-def test_joined_leaves_at_the_end_of_the_block_whatever_ends_it(adapter: Adapter) -> None:
+def test_joined_leaves_at_the_end_of_the_block(adapter: Adapter) -> None:
     channels: list[Channel] = []
     with adapter.connected() as (client, wire):
 
@@ -103,14 +103,48 @@ def test_joined_leaves_at_the_end_of_the_block_whatever_ends_it(adapter: Adapter
             with client.joined("room:1", {"a": 1}) as channel:
                 channels.append(channel)
                 assert channel.state is ChannelState.JOINED
-                raise ZeroDivisionError
 
         living = start(live)
         assert wire.accept().payload == {"a": 1}
         wire.let_go("room:1")
+        living.result(LONG)
+        assert channels[0].state is ChannelState.CLOSED
+
+
+def test_joined_that_an_exception_ends_sends_the_leave_and_does_not_wait(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire):
+
+        def live() -> None:
+            with client.joined("room:1"):
+                raise ZeroDivisionError
+
+        living = start(live)
+        wire.accept()
+        with pytest.raises(ZeroDivisionError):
+            living.result(LONG)  # the peer has not answered the leave
+        leave = wire.expect("phx_leave", "room:1")
+        wire.reply(leave)
+        joining = start(client.join, "room:1")
+        wire.accept("room:1")
+        joining.result(LONG)
+
+
+def test_a_client_that_an_exception_ends_with_what_is_joined_sends_the_leave_and_does_not_wait(
+    adapter: Adapter,
+) -> None:
+    with serving() as peer:
+
+        def live() -> None:
+            with adapter.connecting(peer.url) as client, client.joined("room:1"):
+                raise ZeroDivisionError
+
+        living = start(live)
+        wire = peer.wire()
+        wire.accept()
         with pytest.raises(ZeroDivisionError):
             living.result(LONG)
-        assert channels[0].state is ChannelState.CLOSED
+        wire.expect("phx_leave", "room:1")
+        assert wire.ended() is None
 
 
 @several_calls

@@ -3,6 +3,7 @@
 import logging
 import math
 from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -185,6 +186,32 @@ def test_a_message_over_the_limit_closes_with_1009_and_is_followed_by_a_new_conn
         client.abort()
 
 
+def frames(*sizes: int, opcode: int) -> bytes:
+    """A message in fragments of so many bytes."""
+    heads = [opcode, *[0] * (len(sizes) - 1)]
+    heads[-1] |= 0x80
+    return b"".join(
+        bytes([head, 126]) + size.to_bytes(2, "big") + b"x" * size for head, size in zip(heads, sizes, strict=True)
+    )
+
+
+@pytest.mark.parametrize("opcode", [1, 2], ids=["text", "binary"])
+@pytest.mark.parametrize("sizes", [(2000,), (700, 800, 500)], ids=["whole", "in fragments"])
+def test_a_message_over_the_limit_tells_its_size_and_the_limits_name(
+    adapter: Adapter, sizes: tuple[int, ...], opcode: int
+) -> None:
+    with serving() as peer:
+        client = adapter.dial(peer, max_size=1000)
+        wire = peer.wire()
+        with client.events() as events:
+            wire.write(frames(*sizes, opcode=opcode))
+            reason = events.next_of(Disconnected).reason
+        assert "more than 1000 bytes, which is max_size" in reason
+        assert f"{2000 if len(sizes) == 1 else 1500} bytes or more" in reason
+        assert wire.ended() == 1009
+        client.abort()
+
+
 # ---- ping and events ------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +336,15 @@ def test_a_close_takes_no_longer_than_the_drain_timeout(adapter: Adapter) -> Non
         assert channel.client.state is SocketState.CLOSED
         wire.expect("phx_leave")
         assert wire.ended() is None
+
+
+def test_a_peer_that_ignores_the_close_frame_keeps_a_close_no_longer_than_the_drain_timeout(adapter: Adapter) -> None:
+    with adapter.connected(drain_timeout=0.3) as (client, wire):
+        wire.stop_reading()
+        began = monotonic()
+        client.close()
+        assert monotonic() - began < 2.0  # the options' close_timeout is 5
+        assert client.state is SocketState.CLOSED
 
 
 def test_close_without_a_connection_ends_at_once(adapter: Adapter) -> None:
