@@ -12,11 +12,13 @@ A server pushes the whole state after a join and broadcasts a diff for each chan
 
 Payloads are checked whole before anything is changed, and are never changed themselves; what is handed out shares their
 parts and is to be read only.
+
+A diff costs what it changes, however many there are: the entries are one dict that is changed in place. A snapshot of
+them reads that dict, and is told of each change what was there before.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -55,19 +57,23 @@ class Presence:
     ['ann']
     """
 
-    __slots__ = ("_entries", "_join_ref", "_pending", "_synced")
+    __slots__ = ("_entries", "_join_ref", "_pending", "_pending_size", "_snapshot", "_synced", "_undone")
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
         self._join_ref: str | None = None
         self._synced = False
-        # The bound is for servers that never push a state. It drops the oldest, which a late state includes anyway.
-        self._pending: deque[_Diff] = deque(maxlen=1000)
+        self._snapshot: _Snapshot | None = None  # the latest, once one was handed out of this dict
+        self._undone = 0  # how much its predecessors were told
+        self._pending: deque[tuple[_Diff, int]] = deque()  # with the size of each
+        self._pending_size = 0
 
     @property
     def entries(self) -> Entries:
         """Who is there now, as far as is known: a snapshot, which later changes leave alone."""
-        return MappingProxyType(self._entries)
+        if self._snapshot is None:
+            self._snapshot = _Snapshot(self._entries)
+        return self._snapshot
 
     @property
     def synced(self) -> bool:
@@ -78,7 +84,7 @@ class Presence:
         """The topic was joined, or joined again: its state is yet to come. To be called at the join's reply."""
         self._join_ref = join_ref
         self._synced = False
-        self._pending.clear()
+        self._forget_pending()
 
     def receive(self, event: str, payload: Any, *, join_ref: str | None) -> PresenceChange | None:
         """Take a message of the topic.
@@ -106,22 +112,117 @@ class Presence:
         return None
 
     def _receive_state(self, state: dict[str, Entry]) -> PresenceChange:
-        for diff in self._pending:
-            state = _merged(state, diff)
+        for diff, _ in self._pending:
+            _merge(state, diff)
         change = _change(self._entries, state, [*self._entries, *state])
-        self._pending.clear()
+        self._forget_pending()
+        self._snapshot = None  # it keeps the dict that was
+        self._undone = 0
         self._entries = state
         self._synced = True
         return change
 
     def _receive_diff(self, diff: "_Diff") -> PresenceChange | None:
         if not self._synced:
-            self._pending.append(diff)
+            self._wait(diff)
             return None
-        state = _merged(self._entries, diff)
-        change = _change(self._entries, state, [*diff.joins, *diff.leaves])
-        self._entries = state
+        keys = dict.fromkeys((*diff.joins, *diff.leaves))  # in order: a set's differs from run to run
+        before = {key: self._entries[key] for key in keys if key in self._entries}
+        after = dict(before)
+        _merge(after, diff)
+        change = _change(_concerned(before, diff), _concerned(after, diff), keys)
+        self._keep_snapshot({key: before.get(key) for key in keys})
+        for key in keys:
+            if key in after:
+                self._entries[key] = after[key]
+            else:
+                self._entries.pop(key, None)
         return change
+
+    def _keep_snapshot(self, undo: Mapping[str, Entry | None]) -> None:
+        """What was handed out shall stay as it is, though the entries change."""
+        if self._snapshot is None:
+            return
+        self._undone += len(undo)
+        if self._undone > len(self._entries) + _MOST_PENDING:  # somebody may keep it for ever, but not all this
+            self._entries = dict(self._entries)
+            self._snapshot = None
+            self._undone = 0
+            return
+        following = _Snapshot(self._entries)
+        self._snapshot.outdate(following, undo)
+        self._snapshot = following
+
+    def _wait(self, diff: "_Diff") -> None:
+        """Keep the diff for the state; for servers that never push one, only so many.
+
+        It is the oldest that are dropped: a state that is still to come includes them.
+        """
+        size = _size((diff.joins, diff.leaves))
+        self._pending.append((diff, size))
+        self._pending_size += size
+        while len(self._pending) > _MOST_PENDING or self._pending_size > _LARGEST_PENDING:
+            self._pending_size -= self._pending.popleft()[1]
+
+    def _forget_pending(self) -> None:
+        self._pending.clear()
+        self._pending_size = 0
+
+
+class _Snapshot(Mapping[str, Entry]):
+    """The entries at one time.
+
+    The dict that it reads goes on to change; it is then told of the next snapshot, and what that has other than itself.
+    """
+
+    __slots__ = ("_entries", "_next", "_undo")
+
+    def __init__(self, entries: dict[str, Entry]) -> None:
+        self._entries = entries
+        self._next: _Snapshot | None = None
+        self._undo: Mapping[str, Entry | None] = {}
+
+    def __getitem__(self, key: str) -> Entry:
+        return self._current()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._current(),))  # the dict may change under whoever iterates
+
+    def __len__(self) -> int:
+        return len(self._current())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._current()
+
+    def __repr__(self) -> str:
+        return repr(self._current())
+
+    def outdate(self, following: "_Snapshot", undo: Mapping[str, Entry | None]) -> None:
+        """The dict is about to change.
+
+        Args:
+            following: The snapshot after that change.
+            undo: What the changed keys have here; `None` for nothing.
+        """
+        self._next = following
+        self._undo = undo
+
+    def _current(self) -> dict[str, Entry]:
+        """The dict to read: the common one, until that has changed."""
+        if self._next is not None:
+            undos: list[Mapping[str, Entry | None]] = []
+            at = self
+            while at._next is not None:
+                undos.append(at._undo)
+                at = at._next
+            self._entries = dict(at._entries)
+            for undo in reversed(undos):
+                self._entries |= {key: entry for key, entry in undo.items() if entry is not None}
+                for key in undo:
+                    if undo[key] is None:
+                        self._entries.pop(key, None)
+            self._next = None
+        return self._entries
 
 
 def sync_state(current: Entries, new: Any) -> tuple[dict[str, Entry], PresenceChange]:
@@ -141,7 +242,8 @@ def sync_diff(current: Entries, diff: Any) -> tuple[dict[str, Entry], PresenceCh
         InvalidFrame: `diff` is not the payload of one.
     """
     checked = _Diff.checked(diff)
-    state = _merged(current, checked)
+    state = dict(current)
+    _merge(state, checked)
     return state, _change(current, state, [*checked.joins, *checked.leaves])
 
 
@@ -158,8 +260,28 @@ class _Diff(msgspec.Struct, frozen=True):
         return cls(*(_checked_entries(f"{PRESENCE_DIFF}.{name}", fields.get(name)) for name in ("joins", "leaves")))
 
 
-def _merged(current: Entries, diff: _Diff) -> dict[str, Entry]:
-    state = dict(current)
+#: How many diffs wait for a state, and how large they may be together, by `_size`.
+_MOST_PENDING: Final = 1_000
+_LARGEST_PENDING: Final = 8 * 2**20
+
+
+def _size(value: Any) -> int:
+    """About how many bytes a JSON value has here. A loop: it may be nested deeply."""
+    size, waiting = 0, [value]
+    while waiting:
+        value = waiting.pop()
+        size += 64
+        if isinstance(value, dict):
+            waiting += value
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, str):
+            size += len(value)
+    return size
+
+
+def _merge(state: dict[str, Entry], diff: _Diff) -> None:
     for key, entry in diff.joins.items():
         rest = _without(state.get(key, _NOBODY), _by_ref(entry))
         state[key] = {**entry, "metas": [*rest, *entry["metas"]]}
@@ -172,7 +294,6 @@ def _merged(current: Entries, diff: _Diff) -> dict[str, Entry]:
             state[key] = {**there, "metas": metas}
         else:
             del state[key]
-    return state
 
 
 def _change(before: Entries, after: Entries, keys: Iterable[str]) -> PresenceChange:
@@ -187,6 +308,15 @@ def _change(before: Entries, after: Entries, keys: Iterable[str]) -> PresenceCha
         if left:
             change.leaves[key] = {**was, "metas": left}
     return change
+
+
+def _concerned(entries: Entries, diff: _Diff) -> Entries:
+    """The entries with those metas alone that the diff tells of: a key may have very many."""
+    concerned: dict[str, Entry] = {}
+    for key, entry in entries.items():
+        refs = {meta["phx_ref"] for side in (diff.joins, diff.leaves) for meta in side.get(key, _NOBODY)["metas"]}
+        concerned[key] = {**entry, "metas": [meta for meta in entry["metas"] if meta["phx_ref"] in refs]}
+    return concerned
 
 
 _NOBODY: Final[Entry] = {"metas": []}
