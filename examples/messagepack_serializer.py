@@ -9,11 +9,14 @@ raises `InvalidFrame` and nothing else. It may hand payloads over decoded, and b
 
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped, unused-ignore]
 import msgspec
 
 from phx_proto.errors import InvalidFrame, InvalidPayload
 from phx_proto.message import Message
+from phx_transports.extras import needs
+
+with needs("msgpack", extra="msgpack", user="this example"):
+    import msgpack  # type: ignore[import-untyped, unused-ignore]
 
 Fields = tuple[str | None, str | None, str, str, Any]
 

@@ -10,12 +10,14 @@ def test_the_consumer_survives(steps): ...
 from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import strategies as st
-
 from phx_proto.message import PHOENIX_TOPIC, RESERVED_EVENTS, Message
 from phx_proto.serializer import V2, V2Server
 
+from ..extras import needs
 from .steps import Broadcasts, ClosesConnection, Crashes, GoesDown, Pushes, SendsGarbage, Step, Waits
+
+with needs("hypothesis", extra="testing", user="phx_transports.testing.strategies"):
+    from hypothesis import strategies as st
 
 
 def topics() -> st.SearchStrategy[str]:

@@ -1,10 +1,13 @@
 """Clients on wsproto: an engine of bytes in and bytes out for any runtime, and a small blocking client on it."""
 
-from .channel import Channel
-from .client import Client, connect
-from .connection import Machine, Stream, StreamState
-from .engine import Answer, Engine
-from .streams import EventStream, MessageStream
+from ..extras import needs
+
+with needs("wsproto", extra="wsproto", user="phx_transports.wsproto"):
+    from .channel import Channel
+    from .client import Client, connect
+    from .connection import Machine, Stream, StreamState
+    from .engine import Answer, Engine
+    from .streams import EventStream, MessageStream
 
 __all__ = [
     "Answer",
