@@ -312,14 +312,14 @@ class Channel:
         """Keep track of who is present; changes come as `PresenceChanged`. Gives the same object every time."""
         return self.inbox.track_presence(self.join_ref if self.state is ChannelState.JOINED else None)
 
-    def deliver(self, consumers: tuple[Consumer, ...], item: Message[Any] | ChannelEvent) -> None:
+    def deliver(self, consumers: tuple[Consumer, ...], item: Message[Any] | ChannelEvent, size: int) -> None:
         """Put something into the inbox; for the core's own use."""
         inbox = self.inbox
         if inbox.deliveries is None:
-            inbox.deliveries = [(consumers, item)]
+            inbox.deliveries = [(consumers, item, size)]
             self._wire.runnable.append(inbox)
         else:
-            inbox.deliveries.append((consumers, item))
+            inbox.deliveries.append((consumers, item, size))
 
     # ---- what the connection brings ---------------------------------------------------------------------------------
 
@@ -596,8 +596,8 @@ class Channel:
     def _tell(self, event: ChannelEvent) -> None:
         self._wire.events.append(event)
         if self.inbox.taps:
-            self._flow.backlog += 1
-            self.deliver(self.inbox.taps, event)
+            self._flow.held(1, 0)
+            self.deliver(self.inbox.taps, event, 0)
 
     def _advance(self, by: ChannelInput) -> None:
         self.state = CHANNEL[self.state, by]

@@ -8,7 +8,7 @@ on `events()`, run what `runnable()` gives, and arm one timer for `next_timeout(
 
     proto.commands() ──▶ OpenTransport(link, …), SendText, …         the transport tells the link what it saw
     proto.events()   ──▶ Connected, ChannelJoined, ReplyReceived, …
-    proto.runnable() ──▶ inboxes: `while deliveries := inbox.take(): …`, then `proto.handled(len(deliveries), now)`
+    proto.runnable() ──▶ inboxes: `while deliveries := inbox.take(): …`, then `proto.handled(len(deliveries), now, …)`
     proto.next_timeout() ──▶ seconds at which `handle_timeout(now)` is wanted
 
 All times are monotonic seconds, of one clock.
@@ -149,7 +149,7 @@ class ClientProtocol:
     @property
     def stats(self) -> Stats:
         """Counters, as they are now: a copy."""
-        return replace(self._wire.stats, backlog=self._flow.backlog)
+        return replace(self._wire.stats, backlog=self._flow.backlog, backlog_bytes=self._flow.size)
 
     def connect(self, now: float, *, timeout: float = inf) -> None:
         """Connect, and stay connected until closed.
@@ -195,7 +195,7 @@ class ClientProtocol:
             wire=self._wire,
             flow=self._flow,
             joins=self._joins,
-            inbox=Inbox(topic, self.router, bound),
+            inbox=Inbox(topic, self.router, bound, self._flow),
             policy=self.options.join,
             push_limit=self.options.push_buffer,
         )
@@ -301,17 +301,28 @@ class ClientProtocol:
         if who is not None:
             who.resolve_failed(request, error, now)
 
-    def handled(self, messages: int, now: float) -> None:
-        """So many deliveries that `Inbox.take` gave are handled, by everyone they were for."""
+    def handled(self, messages: int, now: float, *, size: int = 0) -> None:
+        """So many deliveries that `Inbox.take` gave are handled, by everyone they were for.
+
+        Args:
+            messages: How many.
+            now: The time.
+            size: Their bytes, as they came with them. Who leaves it out has them count until nothing is held.
+        """
         self._wire.stats.handled += messages
-        self._flow.handled(messages, now)
+        self._flow.handled(messages, size, now)
         if self._state is SocketState.DRAINING:
             self._go_on_draining(now)
 
-    def held(self, messages: int) -> None:
-        """So many deliveries are kept by a tap until they are read; each is to be reported to `handled` again."""
+    def held(self, messages: int, *, size: int = 0) -> None:
+        """So many deliveries are kept by a tap until they are read; each is to be reported to `handled` again.
+
+        Args:
+            messages: How many.
+            size: Their bytes. A message that several keep counts for each: what they make of it is not shared.
+        """
         self._wire.stats.handled -= messages
-        self._flow.backlog += messages
+        self._flow.held(messages, size)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due; does nothing when nothing is."""

@@ -1,4 +1,8 @@
-"""Back-pressure: how many messages may wait for their handlers, and when reading stops for them.
+"""Back-pressure: how many messages, and of how many bytes, may wait for their handlers; when reading stops for them.
+
+`Flow` is the one place that knows what is held: messages that were received and are not handled yet, wherever they wait
+(an inbox, an executor's queue, a stream, a handler's hands), and the bytes of their frames. Both have the same three
+marks, and whichever is reached first counts.
 
 The only remedy against a flood is not to read, and that is per connection. At the high mark reading pauses; at the low
 mark it goes on. But a server cuts a connection whose reader stands still for 30 s, and all that was buffered on the way
@@ -22,30 +26,49 @@ from .wire import Wire
 #: Seconds by which differences of readings of the clock may be off.
 TOLERANCE: Final = 1e-6
 
-_BYTES_BETWEEN_PAUSES: Final = 2**20
+#: Bytes of a mebibyte.
+MIB: Final = 2**20
+
+_BYTES_BETWEEN_PAUSES: Final = MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowLimits:
-    """Bounds on messages received and not yet handled; one read may come on top of each.
+    """Bounds on messages received and not yet handled, and on their bytes; one read may come on top of each.
+
+    With the defaults a client whose handlers stand still stays within some 100 MB, whatever the size of the messages.
 
     Attributes:
-        high: Where reading pauses.
-        low: Where it goes on.
-        hard: Where messages are dropped; by default 64 times `high`.
+        high: Messages at which reading pauses.
+        low: Messages at which it goes on.
+        hard: Messages at which more are dropped; by default 64 times `high`.
+        high_bytes: Bytes of their frames at which reading pauses.
+        low_bytes: Bytes at which it goes on; by default a quarter of `high_bytes`.
+        hard_bytes: Bytes at which more messages are dropped; by default 4 times `high_bytes`.
         longest_pause: Seconds. Servers cut a reader that stands still for 30.
     """
 
     high: int = 1000
     low: int = 250
     hard: int = 0
+    high_bytes: int = 12 * MIB
+    low_bytes: int = 0
+    hard_bytes: int = 0
     longest_pause: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.hard == 0:
-            object.__setattr__(self, "hard", 64 * self.high)
-        if not 0 <= self.low < self.high <= self.hard:
-            raise ValueError(f"0 <= low < high <= hard is needed, not {self.low}, {self.high}, {self.hard}")
+        for name, default in (
+            ("hard", 64 * self.high),
+            ("low_bytes", self.high_bytes // 4),
+            ("hard_bytes", 4 * self.high_bytes),
+        ):
+            if getattr(self, name) == 0:
+                object.__setattr__(self, name, default)
+        for unit in ("", "_bytes"):
+            low, high, hard = (getattr(self, mark + unit) for mark in ("low", "high", "hard"))
+            if not 0 <= low < high <= hard:
+                names = f"low{unit} < high{unit} <= hard{unit}"
+                raise ValueError(f"0 <= {names} is needed, not {low}, {high}, {hard}")
         if not 0 < self.longest_pause < inf:
             raise ValueError(f"longest_pause is positive, finite seconds, not {self.longest_pause!r}")
 
@@ -55,14 +78,16 @@ class Flow:
 
     Attributes:
         backlog: Messages received and not yet handled.
+        size: Bytes of their frames.
     """
 
-    __slots__ = ("_allowance", "_limits", "_paused_at", "_stood", "_timer", "_wire", "backlog")
+    __slots__ = ("_allowance", "_limits", "_paused_at", "_stood", "_timer", "_wire", "backlog", "size")
 
     def __init__(self, limits: FlowLimits, wire: Wire) -> None:
         self._limits = limits
         self._wire = wire
         self.backlog = 0
+        self.size = 0
         self._paused_at = 0.0
         self._stood = 0.0  # seconds for which reading was paused, all in all
         self._allowance = 0  # bytes to be read before the next pause
@@ -75,21 +100,38 @@ class Flow:
 
     @property
     def full(self) -> bool:
-        """Whether the hard bound is reached."""
-        return self.backlog >= self._limits.hard
+        """Whether a hard bound is reached."""
+        return self.backlog >= self._limits.hard or self.size >= self._limits.hard_bytes
 
-    def received(self, messages: int, frames: Sequence[str | bytes], now: float) -> None:
-        """One read brought so many messages for handlers; it may be the last for a while."""
-        self.backlog += messages
+    def received(self, messages: int, size: int, frames: Sequence[str | bytes], now: float) -> None:
+        """One read brought so many messages for handlers, of so many bytes; it may be the last for a while."""
+        self.held(messages, size)
+        limits = self._limits
         if self._allowance > 0:
             self._allowance -= sum(map(len, frames))
-        elif self.backlog >= self._limits.high and not self.paused and not self._wire.awaiting:
+        elif (
+            (self.backlog >= limits.high or self.size >= limits.high_bytes)
+            and not self.paused
+            and not self._wire.awaiting
+        ):
             self._pause(now)
 
-    def handled(self, messages: int, now: float) -> None:
-        """So many messages were handled."""
+    def held(self, messages: int, size: int) -> None:
+        """So many more are held."""
+        self.backlog += messages
+        self.size += size
+
+    def released(self, messages: int, size: int) -> None:
+        """So many are held no more."""
         self.backlog -= messages
-        if self.backlog <= self._limits.low:
+        self.size -= size
+
+    def handled(self, messages: int, size: int, now: float) -> None:
+        """So many messages were handled; where none is held, nothing is held in bytes."""
+        self.released(messages, size)
+        if not self.backlog:
+            self.size = 0
+        if self.backlog <= self._limits.low and self.size <= self._limits.low_bytes:
             self._allowance = 0
             self.resume(now)
 

@@ -8,9 +8,10 @@ iterator for instance. A tap gets the channel's lifecycle in the same stream, in
 """
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from itertools import accumulate, takewhile
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from .events import ChannelEvent
 from .handler import Handler
@@ -20,6 +21,7 @@ from .router import Router, Routes
 
 if TYPE_CHECKING:
     from .channel import Channel
+    from .flow import Flow
 
 
 PRESENCE_EVENTS = frozenset({PRESENCE_STATE, PRESENCE_DIFF})
@@ -30,16 +32,26 @@ class Tap:
     """Somebody who gets every message of a channel, and its lifecycle events among them.
 
     Attributes:
-        put: Takes the next item. Called by the adapter; the core calls nobody.
+        put: Takes the next item, and its bytes. Called by the adapter; the core calls nobody.
     """
 
-    put: "Callable[[Message[Any] | ChannelEvent], None]"
+    put: "Callable[[Message[Any] | ChannelEvent, int], None]"
     inline: ClassVar[bool] = False  # as in `Handler`
 
 
 Consumer: TypeAlias = Handler | Tap
-#: Who is to have it, in order, and what. A bare tuple, for there is one a message.
-Delivery: TypeAlias = tuple[tuple[Consumer, ...], Message[Any] | ChannelEvent]
+#: Who is to have it, in order; what; and of how many bytes it is. A bare tuple, for there is one a message.
+Delivery: TypeAlias = tuple[tuple[Consumer, ...], Message[Any] | ChannelEvent, int]
+
+
+#: Bytes of messages after which a worker gets no more at a time: what handlers read of them stays decoded until the
+#: last one of these is handled, and takes several times the memory.
+LARGEST_TURN: Final = 2**20
+
+
+def fitting(sizes: Iterable[int]) -> int:
+    """How many messages of these sizes make a turn: as many as `LARGEST_TURN` holds, but at least one."""
+    return max(1, sum(1 for _ in takewhile(LARGEST_TURN.__ge__, accumulate(sizes))))
 
 
 class Drop(enum.Enum):
@@ -82,6 +94,7 @@ class Inbox:
     """
 
     __slots__ = (
+        "_flow",
         "_own",
         "_routes",
         "_topic",
@@ -96,8 +109,9 @@ class Inbox:
         "waiting",
     )
 
-    def __init__(self, topic: str, router: Router, bound: Bound | None) -> None:
+    def __init__(self, topic: str, router: Router, bound: Bound | None, flow: "Flow") -> None:
         self._topic = topic
+        self._flow = flow
         self.router = router
         self._own: tuple[Handler, ...] = ()
         self.channel: Channel
@@ -164,23 +178,29 @@ class Inbox:
         if self.presence is not None:
             self.presence.joined(join_ref)
 
-    def drop_oldest(self) -> None:
-        """Drop the message that has waited longest; the channel's lifecycle events stay."""
+    def drop_oldest(self) -> int:
+        """Drop the message that has waited longest; the channel's lifecycle events stay. Gives its bytes."""
         assert self.deliveries is not None
-        del self.deliveries[next(index for index, (_, item) in enumerate(self.deliveries) if isinstance(item, Message))]
+        oldest = next(index for index, (_, item, _) in enumerate(self.deliveries) if isinstance(item, Message))
         self.waiting -= 1
+        return self.deliveries.pop(oldest)[2]
 
     def take(self, limit: int = 256) -> list[Delivery]:
-        """The next deliveries, in order: who is to have it, and what.
+        """The next deliveries, in order: who is to have it, what, and of how many bytes it is.
 
         One worker at a time takes from an inbox that `ClientProtocol.runnable` gave, until an empty list ends its turn;
         then the next message makes the inbox runnable again. What was taken and run is reported to
         `ClientProtocol.handled`.
+
+        Args:
+            limit: How many at most. There are less where they are large (`LARGEST_TURN`), but at least one.
         """
         waiting = self.deliveries
         if not waiting:
             self.deliveries = None
             return []
+        if self._flow.size > LARGEST_TURN:
+            limit = min(limit, fitting(size for _, _, size in waiting))
         if len(waiting) <= limit:
             self.deliveries, taken = [], waiting
         else:
@@ -198,4 +218,4 @@ class Inbox:
 
 
 def _messages(deliveries: list[Delivery]) -> int:
-    return sum(isinstance(item, Message) for _, item in deliveries)
+    return sum(isinstance(item, Message) for _, item, _ in deliveries)

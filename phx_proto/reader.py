@@ -25,6 +25,10 @@ from .wire import Wire
 
 _NOBODY: Final[dict[str, Inbox]] = {}
 
+#: Characters up to which a frame counts as that many bytes. One that is longer, and not ASCII, is asked for its memory:
+#: Python holds a text in which there is one emoji in four bytes a character.
+_SHORT: Final = 256
+
 
 class Reader:
     """The way in of one client, over all its connections.
@@ -49,7 +53,7 @@ class Reader:
         live = _NOBODY if self.draining or self._flow.full else wire.live
         decode = wire.serializer.decode
         runnable = wire.runnable
-        delivered = unhandled = 0
+        delivered = unhandled = size = 0
         for frame in frames:
             try:
                 message = decode(frame)
@@ -62,39 +66,46 @@ class Reader:
                 if join_ref is None or join_ref == inbox.channel.join_ref:
                     consumers = inbox.quick.get(message.event, inbox.otherwise)
                     if consumers:
+                        length = len(frame)
+                        if length > _SHORT and not frame.isascii():
+                            length = frame.__sizeof__()
                         deliveries = inbox.deliveries
                         if deliveries is None:
-                            inbox.deliveries = [(consumers, message)]
+                            inbox.deliveries = [(consumers, message, length)]
                             runnable.append(inbox)
                         else:
-                            deliveries.append((consumers, message))
+                            deliveries.append((consumers, message, length))
                         delivered += 1
+                        size += length
                         continue
                     if consumers is not None:
                         unhandled += 1
                         continue
             try:
-                delivered += self._other(message, now)
+                length = len(frame) if frame.isascii() else frame.__sizeof__()
+                if self._other(message, length, now):
+                    delivered += 1
+                    size += length
             except InvalidFrame as error:
                 self._bad(frame, error)
         wire.stats.received += len(frames)  # less the bad ones, see `_bad`
         wire.stats.delivered += delivered
         wire.stats.unhandled += unhandled
         if not self.draining:  # nothing can fill up any more, and replies and leaves have to be heard
-            self._flow.received(delivered, frames, now)
+            self._flow.received(delivered, size, frames, now)
         if self._overflow:
             self._report_overflow()
 
-    def _other(self, message: Message[Any], now: float) -> int:
-        """A message that the loop has no quick way for; gives how many it added to the backlog."""
+    def _other(self, message: Message[Any], size: int, now: float) -> bool:
+        """A message that the loop has no quick way for; gives whether it was delivered, and so is held now."""
         event = message.event
         if event in self._reserved:
             self._reserved[event](self, message, now)
-            return 0
+            return False
         inbox = self._wire.live.get(message.topic)
         if inbox is None or (message.join_ref is not None and message.join_ref != inbox.channel.join_ref):
             self._stale(message, now)
-            return 0
+            return False
         if event in PRESENCE_EVENTS and inbox.presence is not None:
             change = inbox.presence.receive(event, _sound_payload(message), join_ref=message.join_ref)
             if change is not None:
@@ -102,27 +113,26 @@ class Reader:
         consumers = inbox.consumers(event)
         if not consumers:
             self._wire.stats.unhandled += 1
-            return 0
+            return False
         if self.draining:
             self._wire.stats.dropped += 1
-            return 0
+            return False
         if self._flow.full:
             self._overflow[None] += 1
-            return 0
-        return self._deliver(inbox, consumers, message)
+            return False
+        return self._deliver(inbox, consumers, message, size)
 
-    def _deliver(self, inbox: Inbox, consumers: tuple[Consumer, ...], message: Message[Any]) -> int:
+    def _deliver(self, inbox: Inbox, consumers: tuple[Consumer, ...], message: Message[Any], size: int) -> bool:
         bound = inbox.bound
         if bound is not None:
             if inbox.waiting >= bound.limit:
                 self._overflow[message.topic] += 1
                 if bound.drop is Drop.NEWEST:
-                    return 0
-                inbox.drop_oldest()
-                self._flow.backlog -= 1
+                    return False
+                self._flow.released(1, inbox.drop_oldest())
             inbox.waiting += 1
-        inbox.channel.deliver(consumers, message)
-        return 1
+        inbox.channel.deliver(consumers, message, size)
+        return True
 
     def _reply(self, message: Message[Any], now: float) -> None:
         wire = self._wire

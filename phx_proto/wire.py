@@ -52,6 +52,7 @@ class Stats(msgspec.Struct):
         bad_frames: Frames that were no Phoenix messages.
         connects: Connections opened.
         backlog: Messages delivered and not yet handled, now.
+        backlog_bytes: Bytes of their frames.
     """
 
     received: int = 0
@@ -63,6 +64,7 @@ class Stats(msgspec.Struct):
     bad_frames: int = 0
     connects: int = 0
     backlog: int = 0
+    backlog_bytes: int = 0
 
     @property
     def reconnects(self) -> int:

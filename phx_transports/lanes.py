@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from phx_proto.handler import Handler
+from phx_proto.inbox import fitting
 from phx_proto.message import Message
 
 from .batches import Batch, Failure
@@ -49,8 +50,8 @@ class Host(Protocol):
             Exception: The executor does not take it.
         """
 
-    def handled(self, messages: int, /) -> None:
-        """So many messages are done with."""
+    def handled(self, messages: int, size: int, /) -> None:
+        """So many messages, of so many bytes, are done with."""
 
 
 class Lane:
@@ -65,41 +66,44 @@ class Lane:
         self._handler = handler
         self._channel = channel if handler.takes_channel else None
         self._host = host
-        self._messages: deque[Message[Any]] = deque()
+        self._messages: deque[tuple[Message[Any], int]] = deque()  # each with its bytes
         self._under_way = 0  # batches
 
-    def put(self, message: Message[Any]) -> None:
+    def put(self, message: Message[Any], size: int) -> None:
         """Have it handled, behind those before it."""
-        self._messages.append(message)
+        self._messages.append((message, size))
         if len(self._messages) == 1:
             self._host.begin_later(self._begin)
 
     def _begin(self) -> None:
         while self._messages and self._under_way < self._handler.concurrency and not self._host.closed:
-            batch = self._take()
+            batch, size = self._take()
             self._under_way += 1
             try:
-                self._host.submit(batch, partial(self._ended, batch))
+                self._host.submit(batch, partial(self._ended, batch, size))
             except Exception as refusal:  # the executor is shut down, or broken
-                self._settle(batch, batch.lost(refusal))
+                self._settle(batch, size, batch.lost(refusal))
 
-    def _take(self) -> Batch:
-        messages = self._messages
-        share = -(-len(messages) // self._handler.concurrency)  # rounded up
-        return Batch(self._handler, [messages.popleft() for _ in range(min(share, BATCH))], self._channel)
+    def _take(self) -> tuple[Batch, int]:
+        waiting = self._messages
+        share = -(-len(waiting) // self._handler.concurrency)  # rounded up
+        share = min(share, BATCH, fitting(size for _, size in waiting))
+        taken = [waiting.popleft() for _ in range(share)]
+        batch = Batch(self._handler, [message for message, _ in taken], self._channel)
+        return batch, sum(size for _, size in taken)
 
-    def _ended(self, batch: Batch, outcome: Outcome) -> None:
+    def _ended(self, batch: Batch, size: int, outcome: Outcome) -> None:
         try:
             failures = outcome.result()
         except BaseException as error:  # a worker died, the batch could not be sent, or was cancelled
             failures = batch.lost(error)
-        self._settle(batch, failures)
+        self._settle(batch, size, failures)
         self._begin()
 
-    def _settle(self, batch: Batch, failures: list[Failure]) -> None:
+    def _settle(self, batch: Batch, size: int, failures: list[Failure]) -> None:
         host = self._host
         self._under_way -= 1
         if not host.closed:
             for failure in failures:
                 host.on_error(HandlerError(batch.handler, batch.messages[failure.index], failure.error))
-        host.handled(len(batch.messages))
+        host.handled(len(batch.messages), size)

@@ -80,7 +80,7 @@ class MessageQueue(Queue[T]):
         channel: The core's.
         session: The client's.
         select: What the reader gets of an item; `None` where he is to get nothing.
-        on_handled: Told of items that are done with.
+        on_handled: Told of items that are done with, how many and of how many bytes.
     """
 
     def __init__(
@@ -89,9 +89,10 @@ class MessageQueue(Queue[T]):
         session: Session,
         select: Callable[[Item], T | None],
         *,
-        on_handled: Callable[[int], None],
+        on_handled: Callable[[int, int], None],
     ) -> None:
         super().__init__()
+        self._sizes: deque[int] = deque()  # of what waits, as far as it counts
         self._channel = channel
         self._session = session
         self._select = select
@@ -118,14 +119,15 @@ class MessageQueue(Queue[T]):
         """The next item; there must be one."""
         item = self.waiting.popleft()
         if self._counted:
-            self._on_handled(1)
+            self._on_handled(1, self._sizes.popleft())
         return item
 
     def release(self) -> None:
         """What waits can still be read, but does not count any more: nothing waits for the reader."""
         if self._counted:
             self._counted = False
-            self._on_handled(len(self.waiting))
+            self._on_handled(len(self.waiting), sum(self._sizes))
+            self._sizes.clear()
 
     def end(self) -> None:
         """The client has ended, and what its channels still held is dropped."""
@@ -133,9 +135,11 @@ class MessageQueue(Queue[T]):
         error = self._session.error
         self._let_in(ChannelEnded(self._channel.topic, error if isinstance(error, PhxError) else None))
 
-    def _put(self, item: Item) -> None:
-        if not (self._let_in(item) and self._counted):  # also if it was closed or released while this was on its way
-            self._on_handled(1)
+    def _put(self, item: Item, size: int) -> None:
+        if self._let_in(item) and self._counted:
+            self._sizes.append(size)
+        else:  # also if it was closed or released while this was on its way
+            self._on_handled(1, size)
 
     def _let_in(self, item: Item) -> bool:
         """Gives whether it waits now."""

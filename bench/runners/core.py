@@ -8,6 +8,7 @@ the handler declared).
 import itertools
 import time
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -25,6 +26,8 @@ from phx_proto.router import Router
 TOPIC = "sim:894450017"
 #: Frames a read: 64 kB of them.
 READ = 350
+
+_SIZE = itemgetter(2)
 
 
 class Balance(msgspec.Struct):
@@ -73,11 +76,11 @@ def _core(
         link.receive_all(frames, 2.0)
         for inbox in proto.runnable():
             while deliveries := inbox.take():
-                for consumers, message in deliveries:
+                for consumers, message, _ in deliveries:
                     for consumer in consumers:
                         if dispatch is not None:
                             dispatch(consumer, message)  # type: ignore[arg-type]
-                proto.handled(len(deliveries), 2.0)
+                proto.handled(len(deliveries), 2.0, size=sum(map(_SIZE, deliveries)))
         proto.commands()
         proto.events()
         assert proto.stats.handled + proto.stats.unhandled == next(expected)

@@ -214,7 +214,7 @@ class Client:
         self._own_executor = ThreadPoolExecutor(thread_name_prefix="phx-handler") if executor is None else None
         self._runner = Runner(
             executor or cast("Executor", self._own_executor),
-            on_held=proto.held,
+            on_held=lambda messages, size: proto.held(messages, size=size),
             on_done=lambda: self._loop.call_soon(self._report_handled),
             on_error=self._ending.handler_failed,
         )
@@ -411,7 +411,8 @@ class Client:
     # ---- private ---------------------------------------------------------------------------------------------------
 
     def _report_handled(self) -> None:
-        self.tell(lambda now: self._proto.handled(self._runner.report(), now))
+        messages, size = self._runner.report()
+        self.tell(lambda now: self._proto.handled(messages, now, size=size))
 
     async def _wait(self, register: Callable[[asyncio.Future[None]], None]) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()

@@ -34,20 +34,21 @@ class Runner:
 
     Args:
         executor: For plain functions.
-        on_held: Told of messages that are kept beyond the turn of their channel.
+        on_held: Told of messages that are kept beyond the turn of their channel, how many and of how many bytes.
         on_done: Called when messages are done with, once until `report` takes their number.
         on_error: Told what a handler raised; must not raise.
 
     Attributes:
         closed: Whether no handler is begun any more.
         done: Messages that are done with and not yet reported.
+        done_size: Their bytes.
     """
 
     def __init__(
         self,
         executor: Executor,
         *,
-        on_held: Callable[[int], None],
+        on_held: Callable[[int, int], None],
         on_done: Callable[[], object],
         on_error: OnHandlerError,
     ) -> None:
@@ -59,21 +60,24 @@ class Runner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._batches: set[asyncio.Future[list[Failure]]] = set()
         self.done = 0
+        self.done_size = 0
         self._crew: Crew[Inbox] = Crew(self._drain)
 
     def add(self, inboxes: list[Inbox]) -> None:
         """These inboxes have messages and are in nobody's hands."""
         self._crew.add(inboxes)
 
-    def handled(self, messages: int) -> None:
-        """So many messages are done with."""
+    def handled(self, messages: int, size: int) -> None:
+        """So many messages, of so many bytes, are done with."""
         if not self.done:
             self.on_done()
         self.done += messages
+        self.done_size += size
 
-    def report(self) -> int:
-        """How many are done with since the last report."""
-        done, self.done = self.done, 0
+    def report(self) -> tuple[int, int]:
+        """How many are done with since the last report, and their bytes."""
+        done, self.done = (self.done, self.done_size), 0
+        self.done_size = 0
         return done
 
     @property
@@ -122,13 +126,16 @@ class Runner:
             inbox = popleft()
             while deliveries := inbox.take(BATCH):
                 rest: Iterator[Any] = iter(deliveries)  # what is not inline is not always a handler
-                kept = 0
+                kept = size_done = 0
                 try:
                     # The loops are spelled out, without any call they can do without: this runs for each message.
-                    for consumers, item in rest:
+                    for consumers, item, size in rest:
+                        size_done += size
                         for consumer in consumers:
                             if not consumer.inline:
-                                kept += self._keep(item, consumer, consumers, inbox.channel.context)
+                                if self._keep(item, size, consumer, consumers, inbox.channel.context):
+                                    kept += 1
+                                    size_done -= size
                                 continue
                             try:
                                 message = item if consumer.payload_type is None else consumer.accept(item)
@@ -142,27 +149,30 @@ class Runner:
                     left = list(rest)
                     inbox.put_back(left)
                     runnable.appendleft(inbox)
-                    self.handled(len(deliveries) - len(left) - kept)
+                    self.handled(len(deliveries) - len(left) - kept, size_done)
                     raise
                 if not self.done:  # `handled`, spelled out
                     self.on_done()
                 self.done += len(deliveries) - kept
+                self.done_size += size_done
                 if not inbox.deliveries:  # `take` would end the turn likewise
                     inbox.deliveries = None
                     break
 
-    def _keep(self, item: Any, consumer: Consumer, consumers: tuple[Consumer, ...], channel: "Channel") -> bool:
+    def _keep(
+        self, item: Any, size: int, consumer: Consumer, consumers: tuple[Consumer, ...], channel: "Channel"
+    ) -> bool:
         """Hand it to where it waits; gives whether that is what it counts for from now on, and not this turn.
 
         Otherwise it counts for both: for other consumers it is kept too, or handled in this turn.
         """
         moves = consumer is consumers[0] and not any(other.inline for other in consumers)
         if not moves:
-            self.on_held(1)
+            self.on_held(1, size)
         if isinstance(consumer, Tap):
-            consumer.put(item)
+            consumer.put(item, size)
         else:
-            channel.lane(consumer, self).put(item)
+            channel.lane(consumer, self).put(item, size)
         return moves
 
     def failed(self, handler: Handler, message: Message[Any], error: BaseException) -> None:
@@ -183,12 +193,12 @@ class TaskLane:
         self._handler = handler
         self._channel = channel
         self._runner = runner
-        self._waiting: deque[Message[Any]] = deque()
+        self._waiting: deque[tuple[Message[Any], int]] = deque()  # each with its bytes
         self._tasks = 0
 
-    def put(self, message: Message[Any]) -> None:
+    def put(self, message: Message[Any], size: int) -> None:
         """Have it handled, behind those before it."""
-        self._waiting.append(message)
+        self._waiting.append((message, size))
         self._start()
 
     def _start(self) -> None:
@@ -199,16 +209,16 @@ class TaskLane:
     async def _work(self) -> None:
         try:
             while self._waiting:
-                await self._handle(self._waiting.popleft())
+                await self._handle(*self._waiting.popleft())
         finally:
             self._tasks -= 1
             self._start()
 
-    async def _handle(self, message: Message[Any]) -> None:
+    async def _handle(self, message: Message[Any], size: int) -> None:
         handler, runner = self._handler, self._runner
         try:
             await handler.call(handler.accept(message), self._channel)
         except (Exception, asyncio.CancelledError) as error:
             runner.failed(handler, message, error)
         finally:
-            runner.handled(1)
+            runner.handled(1, size)

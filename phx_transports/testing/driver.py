@@ -177,11 +177,11 @@ class Driver:
     def _handle(self, inboxes: list[Inbox]) -> None:
         for inbox in inboxes:
             while deliveries := inbox.take():
-                for _, item in deliveries:
-                    self._keep(item)
-                self.proto.handled(len(deliveries), self._peer.clock.now())
+                for _, item, size in deliveries:
+                    self._keep(item, size)
+                self.proto.handled(len(deliveries), self._peer.clock.now(), size=sum(size for *_, size in deliveries))
 
-    def _keep(self, item: Message[Any] | ChannelEvent) -> None:
+    def _keep(self, item: Message[Any] | ChannelEvent, size: int) -> None:
         if isinstance(item, Message):
             self.messages.append(item)
 

@@ -431,9 +431,9 @@ class Client:
 
     # ---- private ----------------------------------------------------------------------------------------------------
 
-    def _handled(self, messages: int) -> None:
-        """So many messages are done with; under the lock, `follow_up` comes after it."""
-        self._proto.handled(messages, self._transport.now())
+    def _handled(self, messages: int, size: int) -> None:
+        """So many messages, of so many bytes, are done with; under the lock, `follow_up` comes after it."""
+        self._proto.handled(messages, self._transport.now(), size=size)
         self._pump.run()
 
     def _turns(self) -> list[Turn]:

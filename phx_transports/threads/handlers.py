@@ -78,7 +78,7 @@ class Runner:
         self.closed = False
         self._proto = proto
         self._on_turns = on_turns
-        self._over: deque[tuple[Inbox, int]] = deque()  # turns that are over, and of how many messages; to be reported
+        self._over: deque[tuple[Inbox, int, int]] = deque()  # turns over, of so many messages and bytes; to be reported
         self._executor = Crew("phx-handler", on_error=on_crash, on_last=self._flush) if executor is None else executor
         self._crew = self._executor if isinstance(self._executor, Crew) else None
         self._desk = Crew("phx-batches", on_error=on_crash, limit=1)
@@ -92,14 +92,15 @@ class Runner:
 
     def report(self, now: float) -> list[Turn]:
         """Tell the core of the turns that are over; gives those that their inboxes have now; under the lock."""
-        over, handled = self._over, 0
+        over, handled, handled_size = self._over, 0, 0
         turns: list[Turn] = []
         while over:
-            inbox, messages = over.popleft()
+            inbox, messages, size = over.popleft()
             handled += messages
+            handled_size += size
             if deliveries := inbox.take(BATCH):
                 turns.append((inbox, deliveries))
-        self._proto.handled(handled, now)
+        self._proto.handled(handled, now, size=handled_size)
         return turns
 
     @property
@@ -107,9 +108,9 @@ class Runner:
         """Whether this is called from within a handler."""
         return getattr(_here, "runner", None) == id(self)
 
-    def handled(self, messages: int) -> None:
+    def handled(self, messages: int, size: int) -> None:
         """So many messages, kept beyond the turn of their channel, are done with; not under the lock."""
-        self.tell(lambda now: self._proto.handled(messages, now))
+        self.tell(lambda now: self._proto.handled(messages, now, size=size))
 
     def close(self) -> None:
         """Begin no handler any more. One that runs cannot be stopped, and is not waited for."""
@@ -144,13 +145,14 @@ class Runner:
         if waiting and self._is_inline(waiting[0][0][0]):  # nearly always
             return True
         ahead = 0
-        for consumers, item in waiting:
+        for consumers, item, size in waiting:
             if any(map(self._is_inline, consumers)):
                 break
             ahead += 1
-            self._proto.held(len(consumers) - 1)
+            others = len(consumers) - 1
+            self._proto.held(others, size=others * size)
             for consumer in consumers:
-                self._hand_over(consumer, item, inbox.channel.context)
+                self._hand_over(consumer, item, size, inbox.channel.context)
         if ahead:
             inbox.take(ahead)
         return bool(inbox.deliveries) or bool(inbox.take())  # the latter ends its turn
@@ -170,10 +172,10 @@ class Runner:
             (inbox, deliveries), *others = turns
             if others:
                 self._begin(others)
-            self._run(deliveries, inbox.channel.context)
+            size = self._run(deliveries, inbox.channel.context)
             if self.closed:
                 return
-            self._over.append((inbox, len(deliveries)))
+            self._over.append((inbox, len(deliveries), size))
             # In this order, or the last ones could be forgotten: who takes the last work that waits flushes after that.
             if self._crew.waiting and len(self._over) < _TURNS:
                 return
@@ -183,15 +185,18 @@ class Runner:
         if self._over:
             self._begin(self._on_turns())
 
-    def _run(self, deliveries: Iterable[Any], channel: "Channel") -> None:  # what is no handler's may be no message
+    def _run(self, deliveries: Iterable[Any], channel: "Channel") -> int:  # what is no handler's may be no message
+        """Call the handlers; gives how many bytes their messages are."""
+        size_done: int = 0
         # The loop is spelled out, and without any call that it can do without: it runs for each message.
-        for consumers, item in deliveries:
+        for consumers, item, size in deliveries:
+            size_done += size
             for consumer in consumers:
                 if consumer.__class__ is not Handler or consumer.concurrency != 1:
-                    self.tell(partial(self._keep, consumer, item, channel))
+                    self.tell(partial(self._keep, consumer, item, size, channel))
                     continue
                 if self.closed:
-                    return
+                    return size_done
                 try:
                     message = item if consumer.payload_type is None else consumer.accept(item)
                     returned = consumer.run(message, channel) if consumer.takes_channel else consumer.run(message)
@@ -199,16 +204,17 @@ class Runner:
                         _refuse(consumer, returned)
                 except BaseException as error:
                     self.on_error(HandlerError(consumer, item, error))
+        return size_done
 
-    def _keep(self, consumer: Consumer, item: Any, channel: "Channel", now: float) -> None:
-        self._proto.held(1)
-        self._hand_over(consumer, item, channel)
+    def _keep(self, consumer: Consumer, item: Any, size: int, channel: "Channel", now: float) -> None:
+        self._proto.held(1, size=size)
+        self._hand_over(consumer, item, size, channel)
 
-    def _hand_over(self, consumer: Consumer, item: Any, channel: "Channel") -> None:
+    def _hand_over(self, consumer: Consumer, item: Any, size: int, channel: "Channel") -> None:
         if isinstance(consumer, Tap):
-            consumer.put(item)
+            consumer.put(item, size)
         else:
-            channel.lane(consumer, self).put(item)
+            channel.lane(consumer, self).put(item, size)
 
 
 def _refuse(handler: Handler, coroutine: "CoroutineType[Any, Any, Any]") -> None:

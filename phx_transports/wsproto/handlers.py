@@ -7,6 +7,7 @@ has been left alone for `SPELL`.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from types import CoroutineType
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from ..reports import HandlerError, OnHandlerError
 SPELL: Final = 0.05
 
 _BATCH: Final = 256  # messages that an inbox gives at a time, and of which the core hears together
+
+_SIZE: Final = itemgetter(2)  # a delivery's bytes
 
 
 class Runner:
@@ -49,6 +52,7 @@ class Runner:
         self._runnable: deque[Inbox] = deque()
         self._at_work = False
         self._done = 0  # messages handled and not yet reported to the core
+        self._done_size = 0  # their bytes
 
     def add(self, inboxes: Sequence[Inbox]) -> None:
         """These inboxes have messages and are in nobody's hands."""
@@ -78,14 +82,16 @@ class Runner:
             self.report()
         return True
 
-    def handled(self, messages: int) -> None:
-        """So many messages are done with; `report` tells the core."""
+    def handled(self, messages: int, size: int) -> None:
+        """So many messages, of so many bytes, are done with; `report` tells the core."""
         self._done += messages
+        self._done_size += size
 
     def report(self) -> None:
         """Tell the core what is done."""
         done, self._done = self._done, 0
-        self._proto.handled(done, self._now())
+        size, self._done_size = self._done_size, 0
+        self._proto.handled(done, self._now(), size=size)
 
     def _drain(self, inbox: Inbox) -> bool:
         """Call the handlers of what the inbox holds; gives whether they may go on with the next."""
@@ -99,7 +105,7 @@ class Runner:
             if not may_go_on:
                 self._stopped(inbox, deliveries, rest)
                 return False
-            self._done += len(deliveries)
+            self.handled(len(deliveries), sum(map(_SIZE, deliveries)))
             if self._done >= _BATCH:
                 self.report()
         return True
@@ -108,16 +114,17 @@ class Runner:
         left = list(rest)
         inbox.put_back(left)
         self._runnable.appendleft(inbox)
-        self._done += len(deliveries) - len(left)
+        done = deliveries[: len(deliveries) - len(left)]
+        self.handled(len(done), sum(map(_SIZE, done)))
 
     def _run(self, deliveries: Iterator[Any], channel: object) -> bool:
         now = self._now
         # The loop is spelled out, and without any call that it can do without: it runs for each message.
-        for consumers, item in deliveries:
+        for consumers, item, size in deliveries:
             for consumer in consumers:
                 if consumer.__class__ is Tap:
-                    self._proto.held(1)
-                    consumer.put(item)
+                    self._proto.held(1, size=size)
+                    consumer.put(item, size)
                     continue
                 try:
                     message = item if consumer.payload_type is None else consumer.accept(item)

@@ -258,7 +258,7 @@ class RecordedClient:
         messages: list[Outcome] = []
         for inbox in self.core.runnable():
             while deliveries := inbox.take():
-                items = [item for _, item in deliveries if isinstance(item, Message)]
+                items = [item for _, item, _ in deliveries if isinstance(item, Message)]
                 messages += [(item.topic, item.event, item.payload) for item in items]
         self.core.handled(len(messages), 0.0)
         return messages

@@ -90,7 +90,11 @@ class Life:
 
     @property
     def waiting(self) -> list[Any]:
-        return [item for _, item in self.channel.inbox.deliveries or ()]
+        return [item for _, item, _ in self.channel.inbox.deliveries or ()]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [size for _, _, size in self.channel.inbox.deliveries or ()]
 
 
 @dataclass(slots=True)
@@ -119,7 +123,7 @@ class Watched:
         now: Virtual, in seconds.
         answers: To the next joins, see `Service`.
         runnable: Inboxes that have something to be taken.
-        hands: Sizes of the batches that were taken and are not handled yet.
+        hands: The batches that were taken and are not handled yet: how many deliveries, and of how many bytes.
         held: How many deliveries a tap keeps.
     """
 
@@ -134,8 +138,8 @@ class Watched:
         self.lives: list[Life] = []
         self.calls: dict[str, Call] = {}
         self.runnable: list[Inbox] = []
-        self.hands: list[int] = []
-        self.held = 0
+        self.hands: list[tuple[int, int]] = []
+        self.held = self.held_size = 0
         self.closed = False
         # what the checks need to know
         self._seen: Counter[type[Any]] = Counter()  # events, by kind
@@ -398,7 +402,9 @@ class Watched:
         waiting = [item for life in self.lives for item in life.waiting]
         messages = sum(life.messages for life in self.lives) + sum(isinstance(item, Message) for item in waiting)
         lifecycle = len(waiting) + sum(life.taken for life in self.lives) - messages
-        assert stats.backlog == len(waiting) + sum(self.hands) + self.held
+        assert stats.backlog == len(waiting) + sum(count for count, _ in self.hands) + self.held
+        sizes = sum(size for life in self.lives for size in life.sizes) + sum(size for _, size in self.hands)
+        assert stats.backlog_bytes == sizes + self.held_size
         assert stats.handled == self.reported
         assert stats.delivered == messages + self._evicted
         assert stats.delivered + lifecycle == stats.handled + stats.backlog + self._evicted

@@ -104,9 +104,9 @@ class Conversation:
         taken = []
         for inbox in self.proto.runnable():
             while deliveries := inbox.take():
-                items = [item for _, item in deliveries]
+                items = [item for _, item, _ in deliveries]
                 taken += [(item.topic, item.event, item.payload) for item in items if isinstance(item, Message)]
-                self.proto.handled(len(deliveries), self.now)
+                self.proto.handled(len(deliveries), self.now, size=sum(size for *_, size in deliveries))
         return taken
 
     # ---- time

@@ -83,11 +83,11 @@ class World(Watched):
         while self.runnable:
             inbox = self.runnable[0]
             (life,) = [life for life in self.lives if life.channel is inbox.channel]
-            items = [item for _, item in self.tell("inbox", life.number, "take", limit).result]
-            if items:
-                for item in items:
+            taken = self.tell("inbox", life.number, "take", limit).result
+            if taken:
+                for _, item, _ in taken:
                     self.look_at(life, item)
-                self.hands.append(len(items))
+                self.hands.append((len(taken), sum(size for _, _, size in taken)))
                 return True
             self.runnable.pop(0)
         return False
@@ -96,20 +96,22 @@ class World(Watched):
         """Report the oldest batch as handled, or as kept by a tap for later."""
         if not self.hands:
             return False
-        size = self.hands.pop(0)
+        count, size = self.hands.pop(0)
         if hold:
-            self.held += size
-            self.reported -= size
-            self.tell("proto", 0, "held", size)
-        self._report(size)
+            self.held += count
+            self.held_size += size
+            self.reported -= count
+            self.tell("proto", 0, "held", count, size=size)
+        self._report(count, size)
         return True
 
     def release(self) -> bool:
         """What a tap kept is read at last."""
-        size, self.held = self.held, 0
-        if size:
-            self._report(size)
-        return size > 0
+        count, size = self.held, self.held_size
+        self.held = self.held_size = 0
+        if count:
+            self._report(count, size)
+        return count > 0
 
     def answer(self, value: Any = GIVEN) -> bool:
         """Answer the oldest question, with an error perhaps; the client may have forgotten it."""
@@ -146,9 +148,9 @@ class World(Watched):
                 assert not outcome.commands, "a link that is over is heard"
                 assert not outcome.events, "a link that is over is heard"
 
-    def _report(self, size: int) -> None:
-        self.reported += size
-        self.tell("proto", 0, "handled", size, self.now)
+    def _report(self, count: int, size: int) -> None:
+        self.reported += count
+        self.tell("proto", 0, "handled", count, self.now, size=size)
 
     # ---- the network -------------------------------------------------------------------------------------------------
 
@@ -249,5 +251,5 @@ class World(Watched):
         assert again.outputs == self.client.outputs, "the same inputs gave other outputs"
 
 
-def _put(item: Any) -> None:
+def _put(item: Any, size: int) -> None:
     """What a tap of an adapter does; nobody calls it."""

@@ -177,7 +177,7 @@ def test_the_routers_handlers_come_before_the_channels_own() -> None:
     room = talk.joined("room:1")
     second = room.on("tick", repr)
     talk.serve("room:1", "tick")
-    ((consumers, message),) = room.inbox.take()
+    ((consumers, message, _),) = room.inbox.take()
     assert consumers == (first, second)
     assert isinstance(message, Message)
     talk.proto.runnable()
@@ -212,8 +212,8 @@ def test_a_tap_reads_every_message_and_the_lifecycle_in_order() -> None:
     talk.leave(room)
     talk.drop()
     taken = room.inbox.take()
-    assert {consumers for consumers, _ in taken} == {(tap,)}
-    assert [type(item) for _, item in taken] == [ChannelJoined, Message, ChannelErrored, ChannelEnded]
+    assert {consumers for consumers, *_ in taken} == {(tap,)}
+    assert [type(item) for _, item, _ in taken] == [ChannelJoined, Message, ChannelErrored, ChannelEnded]
     assert talk.proto.stats.backlog == 4
     talk.proto.handled(4, talk.now)
     assert talk.proto.stats.backlog == 0

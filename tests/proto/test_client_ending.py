@@ -399,7 +399,7 @@ def test_drain_drops_an_attempt_under_way() -> None:
 def test_what_a_tap_keeps_is_waited_for() -> None:
     talk = Conversation().connect()
     room = talk.joined()
-    room.attach(Tap(lambda item: None))
+    room.attach(Tap(lambda item, size: None))
     talk.serve("room:1", "tick")
     talk.proto.drain(talk.now)
     room.inbox.take()
@@ -442,7 +442,7 @@ def test_drain_of_what_never_connected_ends_at_once() -> None:
 def test_a_drain_is_not_cut_short_by_the_timeout_of_the_first_connect() -> None:
     talk = Conversation()
     room = talk.joining()
-    room.attach(Tap(lambda item: None))
+    room.attach(Tap(lambda item, size: None))
     talk.leave(room)  # which the tap has to read yet
     talk.proto.connect(talk.now, timeout=1.0)
     talk.proto.drain(talk.now, timeout=9.0)

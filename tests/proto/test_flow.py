@@ -12,11 +12,11 @@ from phx_proto.client import ClientOptions
 from phx_proto.commands import PauseReading, ResumeReading
 from phx_proto.errors import ConnectionClosed, PushTimeout
 from phx_proto.events import ChannelErrored, ChannelJoined, Closed, InboxOverflow, PushFailed
-from phx_proto.flow import FlowLimits
+from phx_proto.flow import MIB, FlowLimits
+from phx_proto.inbox import LARGEST_TURN, Bound, Drop
 from phx_proto.router import Router
 
 TICK = '[null,null,"room:1","tick",{}]'
-MIB = 2**20
 
 
 def talking(topics: tuple[str, ...] = ("room:1",), *, join: JoinPolicy | None = None, **limits: Any) -> Conversation:
@@ -197,6 +197,10 @@ def test_the_hard_bound_is_sixty_four_times_the_high_mark_if_it_is_not_given() -
         {"low": 1000},
         {"high": 0, "low": 0},
         {"hard": 999},
+        {"low_bytes": -1},
+        {"low_bytes": 12 * MIB},
+        {"high_bytes": 0},
+        {"hard_bytes": 1},
         {"longest_pause": 0.0},
         {"longest_pause": inf},
         {"longest_pause": float("nan")},
@@ -265,6 +269,141 @@ def test_reading_stands_still_when_the_awaited_push_has_timed_out() -> None:
     talk.advance(2.0)
     talk.receive(TICK)
     assert talk.commands() == [PauseReading(talk.link)]
+
+
+# ---- bytes, beside messages -----------------------------------------------------------------------------------------
+
+
+def large(length: int, topic: str = "room:1") -> str:
+    """A frame of so many characters."""
+    rest = f'[null,null,"{topic}","tick",""]'
+    return f'[null,null,"{topic}","tick","{"x" * (length - len(rest))}"]'
+
+
+def large_binary(length: int) -> bytes:
+    header = bytes([2, 6, 4]) + b"room:1tick"
+    return header + b"x" * (length - len(header))
+
+
+def limited(**limits: Any) -> Conversation:
+    """Joined; reading pauses at 10,000 bytes, goes on at 2,500, and at 40,000 messages are dropped."""
+    return talking(high=1000, low=250, high_bytes=10_000, **limits)
+
+
+def test_reading_stands_still_at_the_high_mark_of_bytes() -> None:
+    talk = limited()
+    talk.receive(large(9_999))
+    assert talk.commands() == []
+    talk.receive(TICK)
+    assert talk.commands() == [PauseReading(talk.link)]
+    assert talk.proto.stats.backlog_bytes == 9_999 + len(TICK)
+
+
+def test_reading_goes_on_when_messages_and_bytes_are_at_the_low_mark() -> None:
+    talk = limited()
+    talk.receive(*[large(1_000)] * 10)
+    talk.commands()
+    talk.proto.handled(7, talk.now, size=7_000)
+    assert talk.commands() == []
+    talk.proto.handled(1, talk.now, size=1_000)
+    assert talk.commands() == [ResumeReading(talk.link)]
+
+
+def test_at_the_hard_bound_of_bytes_messages_are_dropped_counted_and_told() -> None:
+    talk = limited()
+    talk.receive(*[large(1_000)] * 40)
+    talk.receive(TICK, TICK)
+    assert talk.events() == [InboxOverflow(None, 2, 40)]
+    assert (talk.proto.stats.dropped, talk.proto.stats.backlog_bytes) == (2, 40_000)
+
+
+def test_a_message_that_is_larger_than_all_bounds_is_delivered_where_there_is_room() -> None:
+    talk = limited()
+    talk.receive(large(50_000))
+    assert [type(event) for event in talk.events()] == []
+    assert (talk.proto.stats.dropped, talk.proto.stats.backlog) == (0, 1)
+
+
+@pytest.mark.parametrize("call", [awaited_push, awaited_join, awaited_ping])
+def test_a_call_that_is_never_answered_does_not_lift_the_hard_bound_of_bytes(call: Any) -> None:
+    talk = limited()
+    call(talk)
+    for _ in range(100):
+        talk.receive(*[large(1_000)] * 5)
+    assert PauseReading(talk.link) not in talk.commands()
+    assert talk.proto.stats.backlog_bytes == 40_000
+    assert talk.proto.stats.dropped == 460
+
+
+def test_messages_that_nobody_handles_hold_no_bytes() -> None:
+    talk = limited()
+    talk.receive(*[large(1_000).replace("tick", "tock")] * 100)
+    assert (talk.commands(), talk.proto.stats.backlog_bytes) == ([], 0)
+
+
+def test_bytes_that_are_held_by_several_count_for_each() -> None:
+    talk = limited()
+    talk.receive(large(4_000))
+    talk.proto.held(2, size=8_000)
+    assert talk.proto.stats.backlog_bytes == 12_000
+    talk.proto.handled(3, talk.now, size=12_000)
+    assert (talk.proto.stats.backlog, talk.proto.stats.backlog_bytes) == (0, 0)
+
+
+def test_who_does_not_tell_sizes_holds_nothing_once_all_is_handled() -> None:
+    talk = limited()
+    talk.receive(*[large(1_000)] * 10)
+    talk.proto.handled(10, talk.now)
+    assert talk.proto.stats.backlog_bytes == 0
+    assert [type(command) for command in talk.commands()] == [PauseReading, ResumeReading]
+
+
+@pytest.mark.parametrize("frame", [large(2_000), large_binary(2_000), large(200), large_binary(200)])
+def test_an_inbox_tells_the_bytes_of_what_it_gives(frame: str | bytes) -> None:
+    talk = limited()
+    talk.receive(frame)
+    (inbox,) = talk.proto.runnable()
+    ((_, _, size),) = inbox.take()
+    assert size == talk.proto.stats.backlog_bytes
+    assert len(frame) <= size < len(frame) + 50
+
+
+def test_a_text_with_an_emoji_counts_as_what_it_takes_in_memory() -> None:
+    talk = limited()
+    talk.receive(large(1_000).replace("xx", "\U0001f600x"))
+    assert talk.proto.stats.backlog_bytes > 4_000
+
+
+@pytest.mark.parametrize("drop", list(Drop))
+def test_a_message_that_gives_way_at_a_topics_bound_holds_no_bytes(drop: Drop) -> None:
+    talk = limited()
+    room = talk.proto.channel("room:2", bound=Bound(2, drop))
+    room.join(talk.now)
+    talk.reply(talk.sent()[-1].ref)
+    talk.receive(large(5_000))  # of another topic
+    talk.receive(*[large(number * 100, "room:2") for number in (1, 2, 3)])
+    assert talk.proto.stats.backlog == 3
+    assert talk.proto.stats.backlog_bytes == 5_000 + (500 if drop is Drop.OLDEST else 300)
+
+
+def test_a_turn_of_large_messages_is_short() -> None:
+    talk = talking(high=1000, low=250)
+    talk.receive(TICK, *[large(LARGEST_TURN // 4)] * 5, large(2 * LARGEST_TURN), TICK)
+    (inbox,) = talk.proto.runnable()
+    assert [len(deliveries) for deliveries in iter(inbox.take, [])] == [4, 2, 1, 1]
+
+
+def test_turns_are_as_long_as_they_may_be_where_little_is_held() -> None:
+    talk = talking(high=1000, low=250)
+    talk.receive(*[large(1_000)] * 300)
+    (inbox,) = talk.proto.runnable()
+    assert [len(deliveries) for deliveries in iter(inbox.take, [])] == [256, 44]
+
+
+def test_the_bounds_on_bytes_follow_from_the_high_mark_where_they_are_not_given() -> None:
+    assert FlowLimits().hard_bytes == 48 * MIB
+    limits = FlowLimits(high_bytes=4_000)
+    assert (limits.low_bytes, limits.hard_bytes) == (1_000, 16_000)
 
 
 # ---- the reading clock ----------------------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ def test_a_peer_that_cannot_be_heard_is_not_judged() -> None:
 def test_a_pause_puts_the_judgement_off_by_as_long_as_it_lasts(begins: float, lasts: float, dead: float) -> None:
     talk = paused(longest_pause=lasts)
     talk.advance(begins)
-    talk.proto._flow.received(1, (), talk.now)  # not by a read, which would show that the peer lives
+    talk.proto._flow.received(1, 0, (), talk.now)  # not by a read, which would show that the peer lives
     talk.advance(dead - begins - 0.001)
     assert talk.proto.state is SocketState.OPEN
     talk.advance(0.002)

@@ -6,6 +6,7 @@ import pytest
 from conversation import Conversation
 
 from phx_proto.channel import Channel
+from phx_proto.client import ClientProtocol
 from phx_proto.events import BadFrame, ChannelEnded, ChannelErrored, ChannelJoined, InboxOverflow, PresenceChanged
 from phx_proto.inbox import Bound, Drop, Inbox, Tap
 from phx_proto.message import Message
@@ -15,7 +16,7 @@ from phx_proto.router import Router
 OVER_RANGE = '[null,null,"room:1","{}",1e999]'  # JSON by its form, and no number by its content
 
 
-def nobody(item: object) -> None:
+def nobody(item: object, size: int) -> None:
     raise AssertionError("the core calls nobody")
 
 
@@ -41,7 +42,7 @@ def consumers(talk: Conversation, room: Channel, event: str) -> tuple[Any, ...]:
 
 
 def test_nothing_waits_in_a_new_inbox() -> None:
-    inbox = Inbox("room:1", Router(), None)
+    inbox = Inbox("room:1", Router(), None, ClientProtocol("ws://127.0.0.1/socket")._flow)
     assert (inbox.take(10), inbox.deliveries) == ([], None)
 
 
@@ -50,7 +51,7 @@ def test_deliveries_are_taken_in_order_and_in_parts() -> None:
     room.on("tick", print)
     for number in range(5):
         talk.serve("room:1", "tick", {"n": number})
-    parts = [[item.payload["n"] for _, item in room.inbox.take(2) if isinstance(item, Message)] for _ in range(4)]
+    parts = [[item.payload["n"] for _, item, _ in room.inbox.take(2) if isinstance(item, Message)] for _ in range(4)]
     assert parts == [[0, 1], [2, 3], [4], []]
 
 
@@ -158,7 +159,7 @@ def test_a_message_is_delivered_unparsed() -> None:
     talk, room = joined()
     room.on("tick", print)
     talk.receive(OVER_RANGE.format("tick"))
-    ((_, message),) = room.inbox.take()
+    ((_, message, _),) = room.inbox.take()
     assert isinstance(message, Message)
     with pytest.raises(ValueError, match="out of range"):
         _ = message.payload
@@ -179,7 +180,7 @@ def test_a_tap_reads_the_lifecycle_among_the_messages() -> None:
     talk.reply(room.join_ref)
     talk.serve("room:1", "tock")
     talk.close_channel("room:1", room.join_ref)
-    items = [item.event if isinstance(item, Message) else type(item) for _, item in room.inbox.take()]
+    items = [item.event if isinstance(item, Message) else type(item) for _, item, _ in room.inbox.take()]
     assert items == [ChannelJoined, "tick", ChannelErrored, ChannelJoined, "tock", ChannelEnded]
 
 
@@ -220,7 +221,7 @@ def bounded(limit: int, drop: Drop) -> tuple[Conversation, Channel]:
 
 
 def numbers(taken: list[Any]) -> list[int]:
-    return [item.payload["n"] for _, item in taken if isinstance(item, Message)]
+    return [item.payload["n"] for _, item, _ in taken if isinstance(item, Message)]
 
 
 @pytest.mark.parametrize(("drop", "kept"), [(Drop.OLDEST, [3, 4, 5]), (Drop.NEWEST, [0, 1, 2])])
@@ -283,7 +284,7 @@ def test_the_lifecycle_takes_no_room_and_is_never_dropped(drop: Drop) -> None:
     assert talk.proto.stats.dropped == 0
     talk.serve("room:1", "tick", {"n": 2})
     taken = room.inbox.take()
-    assert [type(item) for _, item in taken] == [ChannelErrored, ChannelJoined, Message]
+    assert [type(item) for _, item, _ in taken] == [ChannelErrored, ChannelJoined, Message]
     assert numbers(taken) == [2 if drop is Drop.OLDEST else 1]
     talk.proto.handled(len(taken), talk.now)
     assert talk.proto.stats.backlog == 0
@@ -400,5 +401,5 @@ def test_what_a_worker_puts_back_comes_first_again(bound: Bound | None) -> None:
     first, *rest = room.inbox.take()
     talk.serve("room:1", "tick", 3)
     room.inbox.put_back(rest)
-    assert [item.payload for _, item in [first, *room.inbox.take()] if isinstance(item, Message)] == [0, 1, 2, 3]
+    assert [item.payload for _, item, _ in [first, *room.inbox.take()] if isinstance(item, Message)] == [0, 1, 2, 3]
     assert room.inbox.waiting == 0

@@ -422,7 +422,7 @@ def test_nothing_that_a_peer_sends_raises(frames: list[str | bytes], state: str,
     assert talk.proto.state is SocketState.OPEN
     taken = room.inbox.take(1000)
     assert after.backlog == len(taken)
-    assert all(isinstance(item, Message) for _, item in taken)
+    assert all(isinstance(item, Message) for _, item, _ in taken)
     talk.proto.handled(len(taken), talk.now)
     Conversation.check_all()
 

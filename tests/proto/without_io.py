@@ -167,7 +167,7 @@ def run_the_core() -> None:
         def work(self) -> None:
             for inbox in self.client.runnable():
                 while deliveries := inbox.take():
-                    for consumers, message in deliveries:
+                    for consumers, message, _ in deliveries:
                         for handler in consumers:
                             handler.function(handler.accept(message))  # type: ignore[union-attr, arg-type]
                     self.client.handled(len(deliveries), self.now)

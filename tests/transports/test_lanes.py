@@ -37,7 +37,8 @@ class Host:
             raise self.refusal
         self.submitted.append((batch, ended))
 
-    def handled(self, messages: int) -> None:
+    def handled(self, messages: int, size: int) -> None:
+        assert size == 100 * messages
         self.done += messages
 
     # ---- for tests --------------------------------------------------------------------------------------------------
@@ -68,7 +69,7 @@ class Host:
 
 def put(lane: Lane, numbers: range) -> None:
     for number in numbers:
-        lane.put(Message(topic="t", event="n", payload=number))
+        lane.put(Message(topic="t", event="n", payload=number), 100)
 
 
 @pytest.fixture

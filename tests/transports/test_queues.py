@@ -29,13 +29,14 @@ class Room:
         self.handled = 0
         self.queue: MessageQueue[Any] = MessageQueue(self.channel, self.session, select, on_handled=self._on_handled)
 
-    def _on_handled(self, count: int) -> None:
+    def _on_handled(self, count: int, size: int) -> None:
+        assert size == 100 * count
         self.handled += count
 
     def put(self, *items: Item) -> None:
         for item in items:
             for tap in self.channel.inbox.taps:
-                tap.put(item)
+                tap.put(item, 100)
 
 
 def test_what_is_read_is_handled_and_what_waits_is_not() -> None:
@@ -113,7 +114,7 @@ def test_what_was_on_its_way_when_it_was_closed_is_handled_and_dropped() -> None
     (tap,) = room.channel.inbox.taps
     room.put(message("a"))
     room.queue.close()
-    tap.put(message("b"))
+    tap.put(message("b"), 100)
     assert (room.handled, len(room.queue.waiting)) == (2, 0)
     assert room.channel.inbox.taps == ()
     assert room.session.readers == set()

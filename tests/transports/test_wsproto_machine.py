@@ -348,7 +348,7 @@ def test_a_channel_joins_pushes_and_receives() -> None:
     assert binary.data.endswith(b"blob\x00\x01")
     rig.feed(push("shout", {"n": 1}) + push("shout", {"n": 2}))
     (runnable,) = rig.proto.runnable()
-    assert [item.payload for _, item in runnable.take() if isinstance(item, Message)] == [{"n": 1}, {"n": 2}]
+    assert [item.payload for _, item, _ in runnable.take() if isinstance(item, Message)] == [{"n": 1}, {"n": 2}]
 
 
 @pytest.mark.parametrize("head", [0x81, 0x01])
