@@ -39,6 +39,7 @@ from .joins import JoinQueue
 from .message import PHX_JOIN, Message, Reply
 from .presence import Presence
 from .pushes import Push, Pushes
+from .shown import secrets_in
 from .states import CHANNEL, ChannelInput, ChannelState
 from .timers import Action, Timer, checked_timeout
 from .wire import Wire
@@ -123,6 +124,7 @@ class Channel:
         "_push_limit",
         "_pushes",
         "_request",
+        "_sent_params",
         "_timer",
         "_too_big",
         "_tries",
@@ -166,6 +168,7 @@ class Channel:
         self._began = 0.0  # the attempt, on the reading clock; or the joined state
         self._tries = 0  # attempts that failed in a row
         self._last_error: PhxError | None = None  # what ended the latest attempt, since it was last joined
+        self._sent_params: Any = None  # of its latest join
         self._too_big = 0  # closes with 1009 in a row in which its join was under way
 
     def __repr__(self) -> str:
@@ -321,6 +324,10 @@ class Channel:
         else:
             inbox.deliveries.append((consumers, item, size))
 
+    def shown(self, value: Any) -> str:
+        """What the server said on its topic as text that can be shown, without what was sent in confidence."""
+        return self._wire.secrets.also(secrets_in(self._sent_params)).shown(value)
+
     # ---- what the connection brings ---------------------------------------------------------------------------------
 
     def start_join(self, now: float) -> None:
@@ -356,7 +363,7 @@ class Channel:
 
     def crashed(self, payload: Any, now: float) -> None:
         """A `phx_error` came for its current join, or for the one it leaves: there is nothing left to leave then."""
-        error = ChannelCrashed(self.topic, payload)
+        error = ChannelCrashed(self.topic, payload, self.shown(payload))
         if self._leave is not None:
             if self._pushes is not None:
                 self._pushes.lose_sent(error)
@@ -421,6 +428,7 @@ class Channel:
             self._fail(ResolveFailed(str(error)), now)
             return
         self._began = self._flow.clock(now)
+        self._sent_params = params
         self.join_ref = ref
         self._wire.awaiting[ref] = self
         self._advance(ChannelInput.SEND)
@@ -441,7 +449,7 @@ class Channel:
         if reply.ok:
             self._joined(reply.response, now)
         else:
-            self._refused(JoinRefused(self.topic, reply.response, reply.status), now)
+            self._refused(JoinRefused(self.topic, reply.response, reply.status, self.shown(reply.response)), now)
 
     def _joined(self, response: Any, now: float) -> None:
         assert self.join_ref is not None

@@ -46,6 +46,7 @@ from .link import Link
 from .reader import Reader
 from .router import Router
 from .serializer import V2, Serializer
+from .shown import Secrets
 from .states import SOCKET, ChannelState, SocketInput, SocketState
 from .timers import Timer, checked_timeout
 from .wire import Stats, Wire
@@ -150,6 +151,11 @@ class ClientProtocol:
     def stats(self) -> Stats:
         """Counters, as they are now: a copy."""
         return replace(self._wire.stats, backlog=self._flow.backlog, backlog_bytes=self._flow.size)
+
+    @property
+    def secrets(self) -> Secrets:
+        """What was sent in confidence at the latest attempt to connect; for an adapter that quotes what others said."""
+        return self._wire.secrets
 
     def connect(self, now: float, *, timeout: float = inf) -> None:
         """Connect, and stay connected until closed.
@@ -400,7 +406,7 @@ class ClientProtocol:
 
     def link_closed(self, code: int | None, reason: str, now: float) -> None:
         """The connection is over."""
-        error = ConnectionClosed(code, reason)
+        error = ConnectionClosed(code, self._wire.secrets.masked(reason[:_LONGEST_REASON]))
         if self._state is SocketState.OPENING:
             self._attempt_failed(ConnectError(str(error)), now)
             return
@@ -425,11 +431,13 @@ class ClientProtocol:
         self._advance(SocketInput.DIAL)
         self._links += 1
         self._link = Link(self, self._links)
+        self._wire.secrets = Secrets(address.secrets())
         self._wire.commands.append(
             OpenTransport(self._link, address.url, address.subprotocols, address.headers, address.shown)
         )
 
     def _attempt_failed(self, error: ConnectError, now: float) -> None:
+        error.mask(self._wire.secrets)
         self._link = None
         self._wire.last_error = error
         policy = self.options.reconnect
@@ -573,5 +581,8 @@ class ClientProtocol:
 #: The first connect is tried for the last time when so much of its timeout is left, or so many seconds.
 _LAST_TRY = 0.03
 _LONGEST_LAST_TRY = 0.3
+
+#: Characters of what is told of a connection's end; a close frame holds 123 bytes.
+_LONGEST_REASON = 1000
 
 _ENDING = frozenset({SocketState.DRAINING, SocketState.CLOSING, SocketState.CLOSED})

@@ -9,18 +9,22 @@ An error names the param or header that is wrong, never its value.
 """
 
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from math import isfinite
 from typing import Any, Final, TypeAlias
-from urllib.parse import quote, unquote_plus, urlsplit
+from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 import idna
 import msgspec
 
 from .commands import Provider
 from .errors import InvalidEndpoint
+from .shown import secrets_in_headers, secrets_in_url
+
+#: What everybody may see: the protocol's version, and values that tell nothing.
+_PLAIN: Final = re.compile(r"vsn=.*|[^=]*(=(true|false|null)?)?")
 
 #: Text, numbers, booleans and `None`, mappings of them at any depth (`a[b]=c`), and lists of plain values (`a[]=c`).
 Params: TypeAlias = Mapping[str, Any]
@@ -44,6 +48,20 @@ class Address(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Address(url={self.shown or self.url.partition('?')[0]!r}, …)"
+
+    def secrets(self) -> Iterator[str]:
+        """What is in it that no text of a peer is to be shown with: token, credentials, values of params."""
+        base, _, query = self.url.partition("?")
+        kept = (pair for pair in query.split("&") if not _PLAIN.fullmatch(pair))
+        yield from secrets_in_url(f"{base}?{'&'.join(kept)}")
+        if self.shown:  # params stand in its path
+            yield from (unquote(part) for part in {*base.split("/")} - {*self.shown.split("/")})
+        yield from secrets_in_headers(self.headers)
+        for subprotocol in self.subprotocols:
+            if subprotocol.startswith(_TOKEN_PREFIX):
+                encoded = subprotocol.removeprefix(_TOKEN_PREFIX)
+                yield encoded
+                yield b64decode(encoded + "==").decode()
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

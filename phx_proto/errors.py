@@ -2,22 +2,38 @@
 
 `LocalError`: the application asked for what cannot be; raised at the call, which then has changed nothing.
 `RemoteError`: the server or the network ended what was asked for; an event carries it, and the waiting call raises it.
-No error shows params, tokens or headers.
+
+No error shows params, tokens or headers. What a peer said is kept as data (`body`, `response`, `payload`) and shown as
+`said`: bounded, escaped, and with what we sent in confidence masked (see `shown.py`); so `str` and `repr` can be shown
+to anybody, and never raise.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, cast
 
 from .message import Reply
+from .shown import NO_SECRETS, Secrets, escaped, shown
 
 
 class PhxError(Exception):
     """The root of every error of this library."""
 
+    def __repr__(self) -> str:
+        names = (one.name for one in fields(cast("Any", self)) if one.repr)
+        told = ", ".join(f"{name}={shown(getattr(self, name), _LONGEST)}" for name in names)
+        return escaped(f"{type(self).__name__}({told})", _LONGEST)
+
     def __reduce__(self) -> tuple[Callable[..., "PhxError"], tuple[type["PhxError"], dict[str, Any]]]:
         # Handlers may run in other processes, so errors travel; Exception's own way forgets keyword arguments.
         return _rebuild, (type(self), self.__dict__)
+
+
+#: Characters of a text that may hold words of others.
+_LONGEST: Final = 1000
+
+#: Bytes of a body that are looked at for it: some more, for a secret may be long.
+_MOST_READ: Final = 100_000
 
 
 def _rebuild(kind: type[PhxError], attributes: dict[str, Any]) -> PhxError:
@@ -37,7 +53,7 @@ class RemoteError(PhxError):
 # ---- the application's mistakes -------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidEndpoint(LocalError):
     """The URL, the params or the token cannot be made into an address."""
 
@@ -47,7 +63,7 @@ class InvalidEndpoint(LocalError):
         return self.problem
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidState(LocalError):
     """The call does not fit the state, e.g. a second `connect`."""
 
@@ -58,7 +74,7 @@ class InvalidState(LocalError):
         return f"{self.call} is not possible while the state is {self.state}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidTimeout(LocalError):
     """A call's timeout is no number of seconds."""
 
@@ -66,30 +82,30 @@ class InvalidTimeout(LocalError):
     timeout: object
 
     def __str__(self) -> str:
-        return f"the timeout of {self.call} is a number of seconds, or math.inf for none, not {self.timeout!r}"
+        return f"the timeout of {self.call} is a number of seconds, or math.inf for none, not {shown(self.timeout)}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class TopicInUse(LocalError):
     """A live channel of the topic exists; use it, or leave it first."""
 
     topic: str
 
     def __str__(self) -> str:
-        return f"a channel of topic {self.topic!r} is already live on this client: use that one, or leave it first"
+        return f"a channel of topic {shown(self.topic)} is already live on this client: use that one, or leave it first"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class NotJoined(LocalError):
     """A push on a channel that was never asked to join."""
 
     topic: str
 
     def __str__(self) -> str:
-        return f"the channel of topic {self.topic!r} was never joined: call join before push"
+        return f"the channel of topic {shown(self.topic)} was never joined: call join before push"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidPayload(LocalError):
     """A payload that a Phoenix server would answer by closing the socket, or that cannot be encoded at all.
 
@@ -103,10 +119,11 @@ class InvalidPayload(LocalError):
     problem: str
 
     def __str__(self) -> str:
-        return f"cannot send event {self.event!r} on topic {self.topic!r}: {self.where} {self.problem}"
+        what = f"{escaped(self.where)} {escaped(self.problem)}"
+        return f"cannot send event {shown(self.event)} on topic {shown(self.topic)}: {what}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class FieldTooLong(LocalError):
     """A field of a binary message is over the 255 UTF-8 bytes its header can count."""
 
@@ -117,7 +134,7 @@ class FieldTooLong(LocalError):
         return f"{self.field} has {self.size} bytes; a binary message takes 255 at most (send JSON, or shorten it)"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class BinaryNotSupported(LocalError):
     """A payload of bytes on a serializer that has no binary form."""
 
@@ -127,7 +144,7 @@ class BinaryNotSupported(LocalError):
         return f"serializer {self.vsn} cannot carry bytes: use vsn 2.0.0, or encode the payload as text"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class BufferFull(LocalError):
     """Too many pushes wait for their channel to be joined."""
 
@@ -135,10 +152,10 @@ class BufferFull(LocalError):
     limit: int
 
     def __str__(self) -> str:
-        return f"{self.limit} pushes already wait unsent; topic {self.topic!r} takes no more until it is joined"
+        return f"{self.limit} pushes already wait unsent; topic {shown(self.topic)} takes no more until it is joined"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidHandler(LocalError):
     """A function, or the event, topic or payload type it is registered for, cannot be a handler's."""
 
@@ -149,7 +166,7 @@ class InvalidHandler(LocalError):
         return f"{self.handler} cannot be a handler: {self.problem}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidPresence(LocalError):
     """A presence that cannot be tracked or updated so."""
 
@@ -158,10 +175,10 @@ class InvalidPresence(LocalError):
     problem: str
 
     def __str__(self) -> str:
-        return f"the presence of {self.key!r} on topic {self.topic!r} {self.problem}"
+        return f"the presence of {shown(self.key)} on topic {shown(self.topic)} {self.problem}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ChannelClosed(RemoteError):
     """The channel has ended; a call that waited on it ends, a call made on it is refused.
 
@@ -173,23 +190,23 @@ class ChannelClosed(RemoteError):
     reason: str
 
     def __str__(self) -> str:
-        return f"the channel of topic {self.topic!r} is closed: {self.reason}"
+        return f"the channel of topic {shown(self.topic)} is closed: {escaped(self.reason, _LONGEST)}"
 
 
 # ---- what the wire brought ------------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidFrame(RemoteError):
     """A frame that is no Phoenix message. Its connection and every other channel go on."""
 
     problem: str
 
     def __str__(self) -> str:
-        return self.problem
+        return escaped(self.problem, _LONGEST)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class PayloadMismatch(RemoteError):
     """A payload does not fit the type its handler declared, or is not sound; reported like a handler's error."""
 
@@ -199,28 +216,36 @@ class PayloadMismatch(RemoteError):
     problem: str
 
     def __str__(self) -> str:
-        return f"the payload of {self.event!r} on topic {self.topic!r} is not a {self.expected}: {self.problem}"
+        problem = escaped(self.problem, _LONGEST)
+        return f"the payload of {shown(self.event)} on topic {shown(self.topic)} is not a {self.expected}: {problem}"
 
 
 # ---- the connection -------------------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ConnectError(RemoteError):
     """An attempt to connect failed before the server answered."""
 
     problem: str
 
+    def __post_init__(self) -> None:
+        """The end of the chain of those of its kinds."""
+
     def __str__(self) -> str:
-        return self.problem
+        return escaped(self.problem, _LONGEST)
+
+    def mask(self, secrets: Secrets) -> None:
+        """Show these no more: what the peer, a proxy or a library said may repeat what was sent to connect."""
+        self.problem = secrets.masked(self.problem)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class CertificateError(ConnectError):
     """The server's TLS certificate was not accepted: final at the first connect, for it would be refused again."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ResolveFailed(ConnectError):
     """A callable for params or token raised: a failed attempt. What it said is not shown, it may hold secrets.
 
@@ -231,25 +256,35 @@ class ResolveFailed(ConnectError):
     raised: BaseException | None = field(default=None, repr=False)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class HandshakeRefused(ConnectError):
     """The server answered the handshake with an HTTP error.
 
     Attributes:
         status: The HTTP status.
-        body: The answer's body; `str` shows the first kB of it, `repr` nothing.
-        headers: The answer's headers, names in lower case.
+        body: The answer's body, as it came.
+        headers: The answer's headers, as they came, names in lower case.
+        said: The beginning of the body as text that can be shown.
     """
 
     problem: str = field(init=False, default="")
     status: int = 0
     body: bytes = field(default=b"", repr=False)
     headers: dict[str, str] = field(default_factory=dict[str, str], repr=False)
+    said: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.said:
+            self.mask(NO_SECRETS)
+
+    def mask(self, secrets: Secrets) -> None:
+        """Show these no more."""
+        self.said = secrets.escaped(self.body[:_MOST_READ].decode("utf-8", "replace").strip(), _LONGEST)
 
     def __str__(self) -> str:
-        text = self.body[:1000].decode("utf-8", "replace").strip()
-        advice = _ADVICE.get(self.status, "")
-        return f"the server refused the handshake with HTTP {self.status}{f': {text}' if text else ''}{advice}"
+        said = f": {self.said}" if self.said else ""
+        return f"the server refused the handshake with HTTP {self.status}{said}{_ADVICE.get(self.status, '')}"
 
 
 _TOO_LONG = (
@@ -265,7 +300,7 @@ _ADVICE = {
 }
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ConnectTimeout(ConnectError, TimeoutError):
     """The first connection was not up in time.
 
@@ -285,7 +320,7 @@ class ConnectTimeout(ConnectError, TimeoutError):
         return f"no connection within {self.timeout:g} s{f'; the last attempt: {self.last}' if self.last else ''}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class StillRefused(HandshakeRefused, ConnectTimeout):
     """The server refused the first connection, was tried again, and refused until the timeout.
 
@@ -298,10 +333,10 @@ class StillRefused(HandshakeRefused, ConnectTimeout):
     @classmethod
     def after(cls, timeout: float, last: HandshakeRefused) -> "StillRefused":
         """The refusal that was the latest when `timeout` seconds were over."""
-        return cls(timeout=timeout, last=last, status=last.status, body=last.body, headers=last.headers)
+        return cls(timeout=timeout, last=last, status=last.status, body=last.body, headers=last.headers, said=last.said)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ConnectionClosed(RemoteError):
     """The connection is closed, or closed while a call waited on it.
 
@@ -316,7 +351,7 @@ class ConnectionClosed(RemoteError):
     def __str__(self) -> str:
         code = "without a close code" if self.code is None else f"with code {self.code}"
         advice = _TOO_BIG if self.code == MESSAGE_TOO_BIG else ""
-        return f"the connection is closed {code}{f': {self.reason}' if self.reason else ''}{advice}"
+        return f"the connection is closed {code}{f': {escaped(self.reason, _LONGEST)}' if self.reason else ''}{advice}"
 
 
 #: The close code of a server to which a message was too big (RFC 6455 §7.4.1).
@@ -330,23 +365,28 @@ _TOO_BIG: Final = (
 # ---- joins and pushes -----------------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class JoinRefused(RemoteError):
     """The server refused the join.
 
     Attributes:
         response: What it said, any JSON value or bytes.
+        said: That as text that can be shown.
     """
 
     topic: str
-    response: Any
+    response: Any = field(repr=False)
     status: str = "error"
+    said: str = ""
+
+    def __post_init__(self) -> None:
+        self.said = self.said or shown(self.response)
 
     def __str__(self) -> str:
-        return f"the server refused the join of topic {self.topic!r}: {_excerpt(self.response)}"
+        return f"the server refused the join of topic {shown(self.topic)}: {self.said}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class JoinTimeout(RemoteError, TimeoutError):
     """A join did not succeed in time. The channel is closed; make a new one to try again.
 
@@ -369,46 +409,63 @@ class JoinTimeout(RemoteError, TimeoutError):
         last = f"; the latest attempt: {self.last}" if self.last else ""
         how = "did not succeed" if self.problem else "was not answered"
         why = f": {self.problem}" if self.problem else ""
-        return f"the join of topic {self.topic!r} {how} within {self.timeout:g} s{why}{last}"
+        return f"the join of topic {shown(self.topic)} {how} within {self.timeout:g} s{why}{last}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class JoinCancelled(RemoteError):
     """A join was given up by its caller, or its channel was left before the answer."""
 
     topic: str
 
     def __str__(self) -> str:
-        return f"the join of topic {self.topic!r} was cancelled"
+        return f"the join of topic {shown(self.topic)} was cancelled"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ChannelCrashed(RemoteError):
-    """The channel's process on the server died (`phx_error`); it is rejoined by its backoff."""
+    """The channel's process on the server died (`phx_error`); it is rejoined by its backoff.
+
+    Attributes:
+        payload: What the server said, any JSON value or bytes.
+        said: That as text that can be shown.
+    """
 
     topic: str
-    payload: Any = None
+    payload: Any = field(default=None, repr=False)
+    said: str = ""
+
+    def __post_init__(self) -> None:
+        self.said = self.said or shown(self.payload)
 
     def __str__(self) -> str:
-        return f"the channel of topic {self.topic!r} crashed on the server: {_excerpt(self.payload)}"
+        return f"the channel of topic {shown(self.topic)} crashed on the server: {self.said}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class PushRejected(RemoteError):
-    """The reply's status was not `"ok"`; `check=False` returns such a reply instead."""
+    """The reply's status was not `"ok"`; `check=False` returns such a reply instead.
+
+    Attributes:
+        said: The reply's response as text that can be shown.
+    """
 
     topic: str
     event: str
-    reply: Reply
+    reply: Reply = field(repr=False)
+    said: str = ""
+
+    def __post_init__(self) -> None:
+        self.said = self.said or shown(self.reply.response)
 
     def __str__(self) -> str:
         return (
-            f"the server answered {self.event!r} on topic {self.topic!r} with status {self.reply.status!r}: "
-            f"{_excerpt(self.reply.response)}"
+            f"the server answered {shown(self.event)} on topic {shown(self.topic)} "
+            f"with status {shown(self.reply.status)}: {self.said}"
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class PushTimeout(RemoteError, TimeoutError):
     """No reply in time. Whether the server ran it is unknown unless `sent` is false."""
 
@@ -419,10 +476,10 @@ class PushTimeout(RemoteError, TimeoutError):
 
     def __str__(self) -> str:
         how = "was not answered" if self.sent else "could not be sent"
-        return f"push {self.event!r} on topic {self.topic!r} {how} within {self.timeout:g} s"
+        return f"push {shown(self.event)} on topic {shown(self.topic)} {how} within {self.timeout:g} s"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class PushLost(RemoteError):
     """The connection or the channel went away under the push.
 
@@ -452,10 +509,10 @@ class PushLost(RemoteError):
     def __str__(self) -> str:
         how = "after it was sent: it may have run or not" if self.sent else "before it was sent: it was not run"
         why = f" ({self.why})" if self.why else ""
-        return f"push {self.event!r} on topic {self.topic!r} was lost {how}{why}"
+        return f"push {shown(self.event)} on topic {shown(self.topic)} was lost {how}{why}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class PushCancelled(RemoteError):
     """The caller gave the push up. Unsent it is never sent; a late reply is dropped."""
 
@@ -464,9 +521,5 @@ class PushCancelled(RemoteError):
     sent: bool
 
     def __str__(self) -> str:
-        return f"push {self.event!r} on topic {self.topic!r} was cancelled {'after' if self.sent else 'before'} sending"
-
-
-def _excerpt(value: Any, limit: int = 200) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+        when = "after" if self.sent else "before"
+        return f"push {shown(self.event)} on topic {shown(self.topic)} was cancelled {when} sending"

@@ -2,6 +2,7 @@
 
 These tell of the connection, of channels and of what was asked for. The messages themselves do not come here but in the
 channels' inboxes (see `client.py`), for there are many of them. Where something failed, `error` says what and why.
+Their `repr` can be shown to anybody: it is bounded, escaped, and leaves out what a server answered to a join or push.
 
 Whatever a call asked for ends in exactly one event that carries the call's `ref`:
 
@@ -15,18 +16,17 @@ Whatever a call asked for ends in exactly one event that carries the call's `ref
 """
 
 import enum
-from typing import Any, TypeAlias
-
-import msgspec
+from typing import Any, ClassVar, TypeAlias
 
 from .errors import ConnectError, PhxError
 from .message import Reply
 from .presence import PresenceChange
+from .shown import Record
 
 # ---- the connection -------------------------------------------------------------------------------------------------
 
 
-class Connecting(msgspec.Struct, frozen=True):
+class Connecting(Record, frozen=True):
     """An attempt to connect begins.
 
     Attributes:
@@ -36,7 +36,7 @@ class Connecting(msgspec.Struct, frozen=True):
     attempt: int
 
 
-class ConnectFailed(msgspec.Struct, frozen=True):
+class ConnectFailed(Record, frozen=True):
     """An attempt to connect failed; the next follows.
 
     Attributes:
@@ -48,7 +48,7 @@ class ConnectFailed(msgspec.Struct, frozen=True):
     retry_in: float
 
 
-class Connected(msgspec.Struct, frozen=True):
+class Connected(Record, frozen=True):
     """The connection is open; channels join next.
 
     Attributes:
@@ -60,12 +60,12 @@ class Connected(msgspec.Struct, frozen=True):
     reconnected: bool
 
 
-class Disconnected(msgspec.Struct, frozen=True):
+class Disconnected(Record, frozen=True):
     """An open connection was lost. Sent pushes are lost; channels rejoin when it is back.
 
     Attributes:
         code: The close frame's code; `None` where none came.
-        reason: The close frame's reason, or what happened in words.
+        reason: The close frame's reason, with what was sent in confidence masked, or what happened in words.
         retry_in: Seconds until the next attempt; `None` where none follows, for the client is closing.
     """
 
@@ -74,7 +74,7 @@ class Disconnected(msgspec.Struct, frozen=True):
     retry_in: float | None
 
 
-class Closed(msgspec.Struct, frozen=True):
+class Closed(Record, frozen=True):
     """The client has ended, for good; nothing comes after it.
 
     Attributes:
@@ -84,7 +84,7 @@ class Closed(msgspec.Struct, frozen=True):
     error: PhxError | None
 
 
-class PingAnswered(msgspec.Struct, frozen=True):
+class PingAnswered(Record, frozen=True):
     """A heartbeat that was asked for was answered.
 
     Attributes:
@@ -95,7 +95,7 @@ class PingAnswered(msgspec.Struct, frozen=True):
     elapsed: float
 
 
-class BadFrame(msgspec.Struct, frozen=True):
+class BadFrame(Record, frozen=True):
     """A frame was no Phoenix message and was dropped. The connection and every channel go on.
 
     Attributes:
@@ -109,7 +109,7 @@ class BadFrame(msgspec.Struct, frozen=True):
     size: int
 
 
-class InboxOverflow(msgspec.Struct, frozen=True):
+class InboxOverflow(Record, frozen=True):
     """A bound of unhandled messages was reached; messages were dropped unhandled.
 
     Attributes:
@@ -126,7 +126,7 @@ class InboxOverflow(msgspec.Struct, frozen=True):
 # ---- channels -------------------------------------------------------------------------------------------------------
 
 
-class ChannelJoined(msgspec.Struct, frozen=True):
+class ChannelJoined(Record, frozen=True):
     """A channel is joined.
 
     Attributes:
@@ -134,6 +134,8 @@ class ChannelJoined(msgspec.Struct, frozen=True):
         join_ref: Of this join.
         response: What the server answered, any JSON value or bytes.
     """
+
+    _data: ClassVar[frozenset[str]] = frozenset({"response"})
 
     topic: str
     ref: str | None
@@ -146,7 +148,7 @@ class ChannelJoined(msgspec.Struct, frozen=True):
         return self.ref is None
 
 
-class JoinFailed(msgspec.Struct, frozen=True):
+class JoinFailed(Record, frozen=True):
     """The first join ended without success: refused, timed out, cancelled or closed under. The channel is closed."""
 
     topic: str
@@ -154,7 +156,7 @@ class JoinFailed(msgspec.Struct, frozen=True):
     error: PhxError
 
 
-class ChannelErrored(msgspec.Struct, frozen=True):
+class ChannelErrored(Record, frozen=True):
     """A channel is no longer joined, or a rejoin failed. It will be joined again.
 
     Attributes:
@@ -167,7 +169,7 @@ class ChannelErrored(msgspec.Struct, frozen=True):
     retry_in: float | None
 
 
-class ChannelEnded(msgspec.Struct, frozen=True):
+class ChannelEnded(Record, frozen=True):
     """A channel has ended, for good.
 
     Attributes:
@@ -192,7 +194,7 @@ class LeaveEnd(enum.Enum):
     CANCELLED = "its caller"
 
 
-class LeaveEnded(msgspec.Struct, frozen=True):
+class LeaveEnded(Record, frozen=True):
     """A leave is over; the channel is closed, whatever ended it."""
 
     topic: str
@@ -200,7 +202,7 @@ class LeaveEnded(msgspec.Struct, frozen=True):
     end: LeaveEnd
 
 
-class PresenceChanged(msgspec.Struct, frozen=True):
+class PresenceChanged(Record, frozen=True):
     """Who is present on a topic has changed."""
 
     topic: str
@@ -210,8 +212,10 @@ class PresenceChanged(msgspec.Struct, frozen=True):
 # ---- pushes ---------------------------------------------------------------------------------------------------------
 
 
-class ReplyReceived(msgspec.Struct, frozen=True):
+class ReplyReceived(Record, frozen=True):
     """A push was answered, with whatever status."""
+
+    _data: ClassVar[frozenset[str]] = frozenset({"reply"})
 
     topic: str
     event: str
@@ -219,7 +223,7 @@ class ReplyReceived(msgspec.Struct, frozen=True):
     reply: Reply
 
 
-class PushFailed(msgspec.Struct, frozen=True):
+class PushFailed(Record, frozen=True):
     """A push ended without a reply.
 
     Attributes:

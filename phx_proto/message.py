@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 import msgspec
 from msgspec import Raw
 
+from .shown import Record, shown
+
 P = TypeVar("P")
 
 PHOENIX_TOPIC: Final = "phoenix"
@@ -95,18 +97,16 @@ class Message(_Fields, Generic[P], array_like=True, kw_only=True, eq=False, gc=F
 
     def __repr__(self) -> str:
         # A join's payload is its params, which may hold secrets; a raw payload is not decoded to be shown.
-        held = self.undecoded
-        secret = self.event == PHX_JOIN
-        shown = "…" if secret else (bytes(held).decode("utf-8", "replace") if type(held) is Raw else repr(held))
-        if len(shown) > 80:
-            shown = f"{shown[:77]}…"
+        payload = "…" if self.event == PHX_JOIN else shown(self.undecoded, 81)
+        if len(payload) > 80:
+            payload = f"{payload[:77]}…"
         return (
-            f"Message(topic={self.topic!r}, event={self.event!r}, payload={shown}, "
-            f"join_ref={self.join_ref!r}, ref={self.ref!r})"
+            f"Message(topic={shown(self.topic)}, event={shown(self.event)}, payload={payload}, "
+            f"join_ref={shown(self.join_ref)}, ref={shown(self.ref)})"
         )
 
 
-class Reply(msgspec.Struct, frozen=True):
+class Reply(Record, frozen=True):
     """The server's answer to a push.
 
     Attributes:

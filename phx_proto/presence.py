@@ -24,6 +24,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from .errors import InvalidFrame
+from .shown import Record, shown
 
 PRESENCE_STATE: Final = "presence_state"
 PRESENCE_DIFF: Final = "presence_diff"
@@ -34,7 +35,7 @@ Entry: TypeAlias = dict[str, Any]
 Entries: TypeAlias = Mapping[str, Entry]
 
 
-class PresenceChange(msgspec.Struct, frozen=True):
+class PresenceChange(Record, frozen=True):
     """What really changed: the difference between the entries before and after.
 
     Attributes:
@@ -108,7 +109,7 @@ class Presence:
             if event == PRESENCE_DIFF:
                 return self._receive_diff(_Diff.checked(payload))
         except RecursionError:  # what was shallow enough to be decoded need not be so to be compared
-            raise InvalidFrame(f"the payload of {event!r} is nested too deeply") from None
+            raise InvalidFrame(f"the payload of {shown(event)} is nested too deeply") from None
         return None
 
     def _receive_state(self, state: dict[str, Entry]) -> PresenceChange:

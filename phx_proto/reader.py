@@ -21,6 +21,7 @@ from .heartbeat import Heartbeat
 from .inbox import PRESENCE_EVENTS, Consumer, Drop, Inbox
 from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
 from .serializer import decode_reply
+from .shown import Secrets, escaped, shown
 from .wire import Wire
 
 _NOBODY: Final[dict[str, Inbox]] = {}
@@ -180,7 +181,7 @@ class Reader:
     def _bad(self, frame: str | bytes, error: InvalidFrame) -> None:
         self._wire.stats.received -= 1
         self._wire.stats.bad_frames += 1
-        self._wire.events.append(BadFrame(error.problem, _excerpt(frame), len(frame)))
+        self._wire.events.append(BadFrame(str(error), _excerpt(frame, self._wire.secrets), len(frame)))
 
     def _report_overflow(self) -> None:
         for topic, dropped in self._overflow.items():
@@ -201,14 +202,14 @@ def _sound_payload(message: Message[Any]) -> Any:
     try:
         return message.payload
     except (ValueError, RecursionError) as error:
-        raise InvalidFrame(f"the payload of {message.event!r} is not sound ({type(error).__name__})") from None
+        raise InvalidFrame(f"the payload of {shown(message.event)} is not sound ({type(error).__name__})") from None
 
 
 _QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
-def _excerpt(frame: str | bytes) -> str:
+def _excerpt(frame: str | bytes, secrets: Secrets) -> str:
     """How a frame begins, for a log: names and values in quotes masked, of a binary one its sizes alone."""
     if isinstance(frame, bytes):
         return frame[:5].hex(" ")
-    return _QUOTED.sub('"…"', frame[:200])[:60]
+    return escaped(secrets.masked(_QUOTED.sub('"…"', frame[:200]))[:60], 600)

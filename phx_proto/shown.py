@@ -14,7 +14,7 @@ cost is that of the text shown, not that of the value.
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 import msgspec
@@ -47,6 +47,27 @@ def shown(value: Any, limit: int = LIMIT) -> str:
     return NO_SECRETS.shown(value, limit)
 
 
+class Record(msgspec.Struct, frozen=True):
+    """A frozen value that may hold words of a peer: its `repr` is bounded and escaped, and never raises.
+
+    They are not masked, for a record knows no secrets; so what a peer answered is not shown where a record is meant for
+    logs (`_data`).
+    """
+
+    #: Fields that are data, and not shown.
+    _data: ClassVar[frozenset[str]] = frozenset()
+
+    def __repr__(self) -> str:
+        told = (
+            f"{name}={'…' if name in self._data else shown(getattr(self, name))}" for name in self.__struct_fields__
+        )
+        return f"{type(self).__name__}({', '.join(told)})"
+
+
+def _longest_first(form: str) -> tuple[int, str]:
+    return -len(form), form
+
+
 class Secrets:
     """What was sent in confidence, and text of others without it.
 
@@ -67,11 +88,18 @@ class Secrets:
     def __init__(self, values: Iterable[str] = ()) -> None:
         found = {form for value in values if len(value) >= self.SHORTEST for form in _forms(value)}
         forms = [form for form in found if len(form) >= self.SHORTEST]
-        self._forms = sorted(forms, key=lambda form: (-len(form), form))
+        self._forms = sorted(forms, key=_longest_first)
         self._longest = max(map(len, self._forms), default=0)
 
     def __repr__(self) -> str:
         return "Secrets(…)"
+
+    def also(self, values: Iterable[str]) -> "Secrets":
+        """These and more."""
+        more = Secrets(values)
+        more._forms = sorted({*self._forms, *more._forms}, key=_longest_first)
+        more._longest = max(self._longest, more._longest)
+        return more
 
     def masked(self, text: str) -> str:
         """The text without the secrets."""

@@ -13,6 +13,7 @@ from .events import Event
 from .link import Link
 from .message import PHX_LEAVE, Message, Reply
 from .serializer import Serializer
+from .shown import NO_SECRETS
 from .timers import Timers
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Wire:
         resolving: Who awaits the answer to a `Resolve` request.
         unsent: How many pushes wait for their channel's join, on all channels.
         runnable: Inboxes that filled, each once, in order.
+        secrets: What was sent in confidence at the latest attempt to connect; masked in what a peer is quoted with.
     """
 
     __slots__ = (
@@ -105,6 +107,7 @@ class Wire:
         "resolving",
         "rng",
         "runnable",
+        "secrets",
         "serializer",
         "stats",
         "timers",
@@ -129,6 +132,7 @@ class Wire:
         self.resolving: dict[int, Resolving] = {}
         self.runnable: list[Inbox] = []
         self.unsent = 0
+        self.secrets = NO_SECRETS
         self._refs = 0
         self._requests = 0
 

@@ -49,7 +49,7 @@ def push(
 
     def result(reply: Reply) -> Reply:
         if check and not reply.ok:
-            raise PushRejected(channel.topic, event, reply)
+            raise PushRejected(channel.topic, event, reply, channel.shown(reply.response))
         return reply
 
     return Call(lambda now: channel.push(event, body, now, timeout=timeout), channel.cancel, result)

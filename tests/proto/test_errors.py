@@ -57,8 +57,8 @@ ERRORS: list[tuple[PhxError, str]] = [
         "the server refused the handshake with HTTP 403: no (check params, token, vsn and origin)",
     ),
     (
-        errors.HandshakeRefused(status=502, body=b"x" * 999 + b"\xffx"),
-        f"the server refused the handshake with HTTP 502: {'x' * 999}\N{REPLACEMENT CHARACTER}",
+        errors.HandshakeRefused(status=502, body=b"x" * 998 + b"\xff\n\x1bx"),
+        f"the server refused the handshake with HTTP 502: {'x' * 998}\N{REPLACEMENT CHARACTER}…",
     ),
     (errors.HandshakeRefused(status=500), "the server refused the handshake with HTTP 500"),
     (errors.ConnectTimeout(timeout=2.0), "no connection within 2 s"),
