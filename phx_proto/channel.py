@@ -289,7 +289,7 @@ class Channel:
 
     # ---- its messages -----------------------------------------------------------------------------------------------
 
-    def on(self, event: str, function: Callable[..., Any], *, payload: Any = None, concurrency: int = 1) -> Handler:
+    def add(self, function: Callable[..., Any], event: str, *, payload: Any = None, concurrency: int = 1) -> Handler:
         """Give this channel a handler of its own, behind the router's. The arguments are those of `Router.add`.
 
         Raises:
@@ -299,9 +299,13 @@ class Channel:
         self.inbox.add(handler)
         return handler
 
-    def off(self, handler: Handler) -> None:
-        """Take a handler of this channel's own back; one that is not there is ignored."""
-        self.inbox.remove(handler)
+    def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
+        """Take handlers of this channel's own back, as `Router.off` does.
+
+        Raises:
+            NotRegistered: There is none (any more).
+        """
+        return self.inbox.off(what)
 
     def attach(self, tap: Tap) -> None:
         """Let a tap read every message, and the channel's lifecycle, from here on."""

@@ -166,6 +166,13 @@ class InvalidHandler(LocalError):
         return f"{self.handler} cannot be a handler: {self.problem}"
 
 
+class NotRegistered(InvalidHandler):
+    """What `off` was to take back is not there."""
+
+    def __str__(self) -> str:
+        return f"{self.handler} cannot be taken off: {self.problem}"
+
+
 @dataclass(eq=False, repr=False)
 class InvalidPresence(LocalError):
     """A presence that cannot be tracked or updated so."""

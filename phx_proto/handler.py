@@ -76,8 +76,8 @@ class Handler:
     def __post_init__(self) -> None:
         try:
             _check_names(self.event, self.topic)
-            if self.concurrency < 1:
-                raise _Refused(f"its concurrency is {self.concurrency}; it must be 1 or more")
+            if type(self.concurrency) is not int or self.concurrency < 1:
+                raise _Refused(f"its concurrency is {self.concurrency!r}; it must be a whole number, 1 or more")
             kind = _kind(self.function)
             derived = {
                 "run": self.function if self.around is None else _within(self.around, self, kind),
@@ -94,9 +94,7 @@ class Handler:
     @property
     def name(self) -> str:
         """The function's name with its module, for logs; of a callable object, its class's."""
-        target = _innermost(self.function)
-        named = target if hasattr(target, "__qualname__") else type(target)
-        return f"{getattr(named, '__module__', None) or 'builtins'}.{named.__qualname__}"
+        return handler_name(self.function)
 
     def accept(self, message: Message[Any]) -> Message[Any]:
         """The message as this handler gets it: itself, or a copy with the payload in the declared type.
@@ -143,6 +141,13 @@ class Handler:
         return partial(Handler, **options), (self.function, self.event)
 
 
+def handler_name(function: Callable[..., Any]) -> str:
+    """The function's name with its module; of a callable object, its class's."""
+    target = _innermost(function)
+    named = target if hasattr(target, "__qualname__") else type(target)
+    return f"{getattr(named, '__module__', None) or 'builtins'}.{named.__qualname__}"
+
+
 # ---- what a registration must be ------------------------------------------------------------------------------------
 
 
@@ -150,7 +155,12 @@ class _Refused(Exception):
     """Why a registration is refused; becomes `InvalidHandler`."""
 
 
-def _check_names(event: str, topic: str) -> None:
+def _check_names(event: object, topic: object) -> None:
+    for what, name in (("event", event), ("topic", topic)):
+        if not isinstance(name, str):
+            raise _Refused(f"its {what} is {name!r}, and must be a string")
+    assert isinstance(event, str)
+    assert isinstance(topic, str)
     if not event:
         raise _Refused("its event is empty")
     if event in RESERVED_EVENTS:
@@ -181,8 +191,8 @@ def _within(around: Around, handler: Handler, kind: HandlerKind) -> Callable[...
 
 
 def _innermost(function: Callable[..., Any]) -> Callable[..., Any]:
-    while isinstance(function, partial):
-        function = function.func
+    while isinstance(function, partial | staticmethod):
+        function = function.func if isinstance(function, partial) else function.__func__
     return function
 
 
@@ -195,16 +205,31 @@ def _kind(function: Callable[..., Any]) -> HandlerKind:
 
 
 def _takes_channel(function: Callable[..., Any]) -> bool:
+    if isinstance(function, type):
+        raise _Refused("it is a class, and each message would only make an object of it: register a function")
+    if isinstance(function, classmethod):
+        raise _Refused("it is a class method in the class's body: after the class, add(TheClass.method, 'event')")
     try:
         signature = inspect.signature(function)
     except TypeError:
         raise _Refused("it is not callable") from None
     except ValueError as error:
         raise _Refused("its signature cannot be read; wrap it in a function") from error
+    if _is_unbound(signature):
+        raise _Refused(
+            f"it is a method without its object, {signature}: register it of an object, add(thing.method, 'event'), "
+            "for instance in __init__, or make it a staticmethod"
+        )
     alone, both = _fits(signature, 1), _fits(signature, 2)
     if not alone and not both:
         raise _Refused(f"it must take (message) or (message, channel), and is {signature}")
     return both and (not alone or _wants_channel(signature))
+
+
+def _is_unbound(signature: inspect.Signature) -> bool:
+    """Whether its first argument is an object's place, and not the message's."""
+    names = [*signature.parameters]
+    return names[:1] in (["self"], ["cls"]) or names[1:2] == ["message"]
 
 
 def _fits(signature: inspect.Signature, count: int) -> bool:

@@ -17,7 +17,7 @@ from .events import ChannelEvent
 from .handler import Handler
 from .message import Message
 from .presence import PRESENCE_DIFF, PRESENCE_STATE, Presence
-from .router import Router, Routes
+from .router import Router, Routes, select_handlers
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -149,10 +149,16 @@ class Inbox:
         self._own = (*self._own, handler)
         self.refresh()
 
-    def remove(self, handler: Handler) -> None:
-        """Take such a handler back; one that is not there is ignored."""
-        self._own = tuple(own for own in self._own if own is not handler)
+    def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
+        """Take such handlers back; gives which.
+
+        Raises:
+            NotRegistered: There is none.
+        """
+        found = select_handlers(self._own, what, f"channel {self._topic!r} itself")
+        self._own = tuple(own for own in self._own if own not in found)
         self.refresh()
+        return found
 
     def attach(self, tap: Tap) -> None:
         """Let somebody read everything from here on."""

@@ -12,12 +12,13 @@ brings every shorter one), so there are no more different tables than patterns, 
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
-from .errors import InvalidHandler
-from .handler import WILDCARD, Around, Handler
+from .errors import InvalidHandler, NotRegistered
+from .handler import WILDCARD, Around, Handler, handler_name
 from .message import RESERVED_EVENTS, Message
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -82,6 +83,49 @@ _NO_ROUTES: Final = Routes()
 _Entry: TypeAlias = tuple[int, Handler]
 
 
+def decorator(add: Callable[[F, str], object], event: str) -> Callable[[F], F]:
+    """What every `on` gives: it adds the decorated function for the event, and leaves it as it is.
+
+    Raises:
+        InvalidHandler: The event is left out, and the function stands in its place.
+    """
+    if callable(event):
+        raise InvalidHandler(handler_name(event), "name its event: @….on('event')")
+
+    def register(function: F) -> F:
+        add(function, event)
+        return function
+
+    return register
+
+
+def select_handlers(
+    handlers: Iterable[Handler], what: Handler | Callable[..., Any] | str, whose: str
+) -> tuple[Handler, ...]:
+    """Of these handlers those that `off` is to take back.
+
+    Args:
+        handlers: All there are.
+        what: One of them, a function, or an event's name.
+        whose: The router's or the channel's name, for the error.
+
+    Raises:
+        NotRegistered: None of them.
+    """
+    if isinstance(what, str):
+        found = tuple(handler for handler in handlers if handler.event == what)
+        name = f"event {what!r}"
+    elif isinstance(what, Handler):
+        found = tuple(handler for handler in handlers if handler is what)
+        name = what.name
+    else:  # a method's object is another each time that it is looked up, and equal
+        found = tuple(handler for handler in handlers if handler.function == what)
+        name = handler_name(what)
+    if not found:
+        raise NotRegistered(name, f"{whose} has no such handler (any more)")
+    return found
+
+
 class Router:
     """Handlers by topic and event.
 
@@ -113,14 +157,7 @@ class Router:
 
         The arguments are those of `add`.
         """
-        if callable(event):
-            raise InvalidHandler(str(event), "name its event: @router.on('event')")
-
-        def register(function: F) -> F:
-            self.add(function, event, topic=topic, payload=payload, concurrency=concurrency)
-            return function
-
-        return register
+        return decorator(partial(self.add, topic=topic, payload=payload, concurrency=concurrency), event)
 
     def add(
         self,
@@ -142,7 +179,7 @@ class Router:
             concurrency: How many messages of one topic it may have in hand; more than 1 gives up their order.
 
         Returns:
-            The registration, by which it can be removed.
+            The registration, which `off` takes back.
 
         Raises:
             InvalidHandler: It could never be called rightly.
@@ -169,22 +206,23 @@ class Router:
         """
         return Handler(function, event, topic=topic, payload_type=payload, concurrency=concurrency, around=self._around)
 
-    def remove(self, handler: Handler) -> None:
-        """Take a registration back.
+    def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
+        """Take registrations back: one, all of a function, or all for an event; gives those that it took.
+
+        Args:
+            what: What `add` gave, a function, or an event's name (`"*"`: what was registered for every event).
 
         Raises:
-            InvalidHandler: It is not registered here (any more).
+            NotRegistered: There is none (any more).
         """
-        table, key = self._place(handler)
-        entries = table.get(key, ())
-        kept = tuple(entry for entry in entries if entry[1] is not handler)
-        if len(kept) == len(entries):
-            raise InvalidHandler(handler.name, "it is not registered with this router")
-        if kept:
-            table[key] = kept
-        else:
-            del table[key]
+        found = select_handlers(self.handlers, what, "this router")
+        for handler in found:
+            table, key = self._place(handler)
+            table[key] = tuple(entry for entry in table[key] if entry[1] is not handler)
+            if not table[key]:
+                del table[key]
         self._changed()
+        return found
 
     @property
     def handlers(self) -> tuple[Handler, ...]:

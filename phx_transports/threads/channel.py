@@ -1,6 +1,7 @@
 """One topic, as an application meets it with threads."""
 
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -10,6 +11,7 @@ from phx_proto.events import ChannelEvent
 from phx_proto.handler import Handler, HandlerKind
 from phx_proto.message import Message, Reply
 from phx_proto.presence import Entries, Presence
+from phx_proto.router import F, decorator
 from phx_proto.states import ChannelState
 
 from .. import calls
@@ -110,16 +112,9 @@ class Channel:
             self._client.wait_writable()
         self._client.tell(calls.cast(self._core, event, payload))
 
-    def on(
-        self, event: str, *, payload: Any = None, concurrency: int = 1
-    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Register the decorated function for an event of this channel alone; see `Router.add`."""
-
-        def register(function: Callable[..., Any]) -> Callable[..., Any]:
-            self.add(function, event, payload=payload, concurrency=concurrency)
-            return function
-
-        return register
+    def on(self, event: str, *, payload: Any = None, concurrency: int = 1) -> Callable[[F], F]:
+        """Register the decorated function for an event of this channel alone; see `Router.on`."""
+        return decorator(partial(self.add, payload=payload, concurrency=concurrency), event)
 
     def add(self, function: Callable[..., Any], event: str, *, payload: Any = None, concurrency: int = 1) -> Handler:
         """Register a function for an event of this channel alone; `off` takes it back.
@@ -130,7 +125,7 @@ class Channel:
         """
 
         def register(now: float) -> Handler:
-            handler = self._core.on(event, function, payload=payload, concurrency=concurrency)
+            handler = self._core.add(function, event, payload=payload, concurrency=concurrency)
             try:
                 self._client.check(handler)
             except InvalidHandler:
@@ -140,9 +135,13 @@ class Channel:
 
         return self._client.tell(register)
 
-    def off(self, handler: Handler) -> None:
-        """Take a handler of this channel's own back."""
-        self._client.tell(lambda now: self._core.off(handler))
+    def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
+        """Take handlers of this channel's own back, and give which; see `Router.off`.
+
+        Raises:
+            NotRegistered: There is none (any more).
+        """
+        return self._client.tell(lambda now: self._core.off(what))
 
     def messages(self, *, timeout: float | None = None) -> MessageStream[Message[Any]]:
         """Read the channel's messages one after another, beside its handlers.

@@ -349,7 +349,7 @@ def test_a_null_end_is_the_leaving_ones_where_the_newer_was_not_sent(end: str) -
 def test_messages_of_a_channel_that_is_left_are_dropped() -> None:
     talk = Conversation().connect()
     room = talk.joined("room:1")
-    room.on("tick", print)
+    room.add(print, "tick")
     talk.leave(room)
     talk.serve("room:1", "tick", {"n": 1}, join_ref=room.join_ref)
     talk.serve("room:1", "tick", {"n": 2})
@@ -360,7 +360,7 @@ def test_messages_of_a_channel_that_is_left_are_dropped() -> None:
 def test_a_message_that_waits_in_the_inbox_outlives_the_leave() -> None:
     talk = Conversation().connect()
     room = talk.joined("room:1")
-    room.on("tick", print)
+    room.add(print, "tick")
     talk.serve("room:1", "tick", {"n": 1})
     talk.reply(talk.leave(room))
     assert talk.deliveries() == [("room:1", "tick", {"n": 1})]

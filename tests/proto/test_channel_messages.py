@@ -4,6 +4,7 @@ import pytest
 from conversation import Conversation
 
 from phx_proto.channel import Channel
+from phx_proto.errors import NotRegistered
 from phx_proto.events import ChannelEnded, ChannelErrored, ChannelJoined, PresenceChanged
 from phx_proto.message import PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
 from phx_proto.router import Router
@@ -20,7 +21,7 @@ class Reading:
 def listening(vsn: int = 2) -> tuple[Conversation, Channel]:
     talk = Conversation(vsn=vsn).connect()
     room = talk.joined("room:1")
-    room.on("tick", print)
+    room.add(print, "tick")
     return talk, room
 
 
@@ -80,7 +81,7 @@ def test_a_message_for_a_topic_that_is_not_joined_is_dropped(state: str) -> None
     talk = Conversation().connect()
     if state != "no channel":
         room = talk.channel("room:1")
-        room.on("tick", print)
+        room.add(print, "tick")
         if state != "idle":
             talk.join(room)
         if state in ("errored", "closed"):
@@ -175,7 +176,7 @@ def test_the_routers_handlers_come_before_the_channels_own() -> None:
     first = router.add(print, "tick")
     talk = Conversation(router=router).connect()
     room = talk.joined("room:1")
-    second = room.on("tick", repr)
+    second = room.add(repr, "tick")
     talk.serve("room:1", "tick")
     ((consumers, message, _),) = room.inbox.take()
     assert consumers == (first, second)
@@ -185,16 +186,17 @@ def test_the_routers_handlers_come_before_the_channels_own() -> None:
 
 def test_a_channels_own_handler_is_told_its_payload_type_and_concurrency() -> None:
     room = Conversation().channel("room:1")
-    plain, told = room.on("tick", print), room.on("tick", print, payload=int, concurrency=3)
+    plain, told = room.add(print, "tick"), room.add(print, "tick", payload=int, concurrency=3)
     assert [(handler.payload_type, handler.concurrency) for handler in (plain, told)] == [(None, 1), (int, 3)]
 
 
 def test_a_handler_that_was_taken_back_gets_nothing() -> None:
     talk = Conversation().connect()
     room = talk.joined("room:1")
-    handler = room.on("tick", print)
-    room.off(handler)
-    room.off(handler)
+    handler = room.add(print, "tick")
+    assert room.off(print) == (handler,)
+    with pytest.raises(NotRegistered, match="channel 'room:1' itself has no such handler"):
+        room.off(handler)
     talk.serve("room:1", "tick")
     assert talk.deliveries() == []
     assert talk.proto.stats.unhandled == 1

@@ -48,7 +48,7 @@ def test_nothing_waits_in_a_new_inbox() -> None:
 
 def test_deliveries_are_taken_in_order_and_in_parts() -> None:
     talk, room = joined()
-    room.on("tick", print)
+    room.add(print, "tick")
     for number in range(5):
         talk.serve("room:1", "tick", {"n": number})
     parts = [[item.payload["n"] for _, item, _ in room.inbox.take(2) if isinstance(item, Message)] for _ in range(4)]
@@ -57,7 +57,7 @@ def test_deliveries_are_taken_in_order_and_in_parts() -> None:
 
 def test_a_part_is_of_256_deliveries_where_it_is_not_told() -> None:
     talk, room = joined()
-    room.on("tick", print)
+    room.add(print, "tick")
     for _ in range(300):
         talk.serve("room:1", "tick")
     assert [len(room.inbox.take()) for _ in range(3)] == [256, 44, 0]
@@ -65,7 +65,7 @@ def test_a_part_is_of_256_deliveries_where_it_is_not_told() -> None:
 
 def test_a_channel_at_work_is_not_runnable_again_until_its_turn_ended() -> None:
     talk, room = joined()
-    room.on("tick", print)
+    room.add(print, "tick")
     talk.serve("room:1", "tick")
     assert talk.proto.runnable() == [room.inbox]
     room.inbox.take()
@@ -104,7 +104,7 @@ def test_taps_come_last() -> None:
     talk, room = joined()
     first, second = Tap(nobody), Tap(nobody)
     room.attach(first)
-    handler = room.on("tick", print)
+    handler = room.add(print, "tick")
     room.attach(second)
     assert consumers(talk, room, "tick") == (handler, first, second)
     assert consumers(talk, room, "tock") == (first, second)
@@ -116,9 +116,9 @@ def test_handlers_that_come_and_go_while_the_channel_is_joined_are_heeded() -> N
     assert consumers(talk, room, "tick") == ()
     handler = router.add(print, "tick")
     assert consumers(talk, room, "tick") == (handler,)
-    own = room.on("*", print)
+    own = room.add(print, "*")
     assert consumers(talk, room, "tick") == (handler, own)
-    router.remove(handler)
+    router.off(handler)
     assert consumers(talk, room, "tick") == (own,)
     room.off(own)
     assert consumers(talk, room, "tick") == ()
@@ -126,7 +126,7 @@ def test_handlers_that_come_and_go_while_the_channel_is_joined_are_heeded() -> N
 
 def test_a_message_keeps_the_consumers_that_it_had_when_it_came() -> None:
     talk, room = joined()
-    handler = room.on("tick", print)
+    handler = room.add(print, "tick")
     talk.serve("room:1", "tick")
     room.off(handler)
     assert room.inbox.take()[0][0] == (handler,)
@@ -135,7 +135,7 @@ def test_a_message_keeps_the_consumers_that_it_had_when_it_came() -> None:
 @pytest.mark.parametrize("event", ["phx_join", "phx_leave", "phx_reply"])
 def test_the_protocols_own_events_are_no_messages(event: str) -> None:
     talk, room = joined()
-    room.on("*", print)
+    room.add(print, "*")
     room.attach(Tap(nobody))
     talk.serve("room:1", event, {"status": "ok", "response": {}})
     assert talk.deliveries() == []
@@ -150,14 +150,14 @@ def test_a_message_that_nobody_wants_is_counted_and_never_parsed() -> None:
 
 def test_messages_that_nobody_wants_hide_none_that_come_behind_them_in_one_read() -> None:
     talk, room = joined()
-    room.on("tick", print)
+    room.add(print, "tick")
     talk.receive(*['[null,null,"room:1","tock",{}]'] * 2, '[null,null,"room:1","tick",{}]')
     assert (talk.proto.stats.unhandled, len(room.inbox.take())) == (2, 1)
 
 
 def test_a_message_is_delivered_unparsed() -> None:
     talk, room = joined()
-    room.on("tick", print)
+    room.add(print, "tick")
     talk.receive(OVER_RANGE.format("tick"))
     ((_, message, _),) = room.inbox.take()
     assert isinstance(message, Message)
@@ -198,7 +198,7 @@ def test_what_a_tap_reads_counts_toward_the_backlog_all_of_it() -> None:
 
 def test_handlers_do_not_get_the_lifecycle() -> None:
     talk, room = joined()
-    room.on("*", print)
+    room.add(print, "*")
     talk.crash_channel("room:1", room.join_ref)
     assert room.inbox.take() == []
 
@@ -318,7 +318,7 @@ ANN = {"ann": {"metas": [{"phx_ref": "a"}]}}
 
 def test_presence_is_tracked_where_it_is_asked_for_and_its_messages_are_delivered_too() -> None:
     talk, room = joined()
-    handler = room.on("presence_state", print)
+    handler = room.add(print, "presence_state")
     presence = room.track_presence()
     talk.serve("room:1", "presence_state", ANN, join_ref=room.join_ref)
     assert talk.events() == [PresenceChanged("room:1", PresenceChange(joins=ANN, leaves={}))]
@@ -358,13 +358,13 @@ def test_a_diff_that_changes_nothing_yet_is_not_told() -> None:
 def test_other_events_of_a_topic_with_presence_are_delivered_as_ever() -> None:
     talk, room = joined()
     room.track_presence()
-    handler = room.on("tick", print)
+    handler = room.add(print, "tick")
     assert consumers(talk, room, "tick") == (handler,)
 
 
 def test_presence_messages_of_a_topic_that_does_not_track_it_are_messages_as_any() -> None:
     talk, room = joined(bound=Bound(5, Drop.NEWEST))
-    handler = room.on("presence_state", print)
+    handler = room.add(print, "presence_state")
     assert consumers(talk, room, "presence_state") == (handler,)
     assert talk.events() == []
 
@@ -372,7 +372,7 @@ def test_presence_messages_of_a_topic_that_does_not_track_it_are_messages_as_any
 def test_a_presence_message_that_is_none_is_a_bad_frame_and_reaches_no_handler() -> None:
     talk, room = joined()
     room.track_presence()
-    room.on("*", print)
+    room.add(print, "*")
     talk.serve("room:1", "presence_state", [1, 2], join_ref=room.join_ref)
     talk.receive(OVER_RANGE.format("presence_state"), b"\x02\x06\x0eroom:1presence_state")
     assert [event.problem for event in talk.events() if isinstance(event, BadFrame)] == [
@@ -385,7 +385,7 @@ def test_a_presence_message_that_is_none_is_a_bad_frame_and_reaches_no_handler()
 
 def test_presence_is_kept_up_when_handlers_are_too_slow() -> None:
     talk, room = joined(bound=Bound(1, Drop.NEWEST))
-    room.on("*", print)
+    room.add(print, "*")
     presence = room.track_presence()
     talk.serve("room:1", "tick")
     talk.serve("room:1", "presence_state", ANN, join_ref=room.join_ref)
@@ -395,7 +395,7 @@ def test_presence_is_kept_up_when_handlers_are_too_slow() -> None:
 @pytest.mark.parametrize("bound", [None, Bound(10, Drop.NEWEST)])
 def test_what_a_worker_puts_back_comes_first_again(bound: Bound | None) -> None:
     talk, room = joined(bound=bound)
-    room.on("tick", print)
+    room.add(print, "tick")
     for number in range(3):
         talk.serve("room:1", "tick", number)
     first, *rest = room.inbox.take()

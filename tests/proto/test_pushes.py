@@ -134,7 +134,7 @@ def test_reading_goes_on_while_somebody_waits_for_a_reply(call: Callable[[Conver
     """The handler that waits may be the one for which reading was paused."""
     talk = Conversation(ClientOptions(flow=FlowLimits(high=2, low=1))).connect()
     room = talk.joined("room:1")
-    room.on("tick", print)
+    room.add(print, "tick")
     for _ in range(2):
         talk.serve("room:1", "tick")
     assert talk.commands() == [PauseReading(talk.link)]

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phx_proto.errors import InvalidHandler, LocalError, PayloadMismatch
+from phx_proto.errors import InvalidHandler, LocalError, NotRegistered, PayloadMismatch
 from phx_proto.handler import Handler, HandlerKind
 from phx_proto.message import RESERVED_EVENTS, Message
 from phx_proto.router import Dispatch, Router, Routes, compile_routes
@@ -195,7 +195,8 @@ FORMS = [
     (positional_only, PLAIN, True),
     (wrapped, PLAIN, False),
     ([].append, PLAIN, False),
-    (Unknown.__eq__, PLAIN, True),
+    (staticmethod(alone), PLAIN, False),
+    (staticmethod(coroutine), ASYNC, False),
 ]
 
 
@@ -225,12 +226,20 @@ async def async_generator(message: object) -> Any:
     yield message
 
 
+def this_way(this, message): ...  # type: ignore[no-untyped-def]
+
+
 class GeneratorCallable:
     def __call__(self, message: object) -> Any:
         yield message
 
 
 MUST_TAKE = "it must take (message) or (message, channel), and is "
+UNBOUND = (
+    "it is a method without its object, {}: register it of an object, add(thing.method, 'event'), for instance in "
+    "__init__, or make it a staticmethod"
+)
+IN_CLASS = "it is a class method in the class's body: after the class, add(TheClass.method, 'event')"
 GENERATOR = "it is a generator function: calling it runs nothing of it"
 
 
@@ -246,6 +255,11 @@ GENERATOR = "it is a generator function: calling it runs nothing of it"
         (async_generator, GENERATOR),
         (GeneratorCallable(), GENERATOR),
         (functools.partial(generator), GENERATOR),
+        (Methods.alone, UNBOUND.format("(self, message: phx_proto.message.Message[typing.Any]) -> None")),
+        (list.append, UNBOUND.format("(self, object, /)")),
+        (this_way, UNBOUND.format("(this, message)")),
+        (Balance, "it is a class, and each message would only make an object of it: register a function"),
+        (classmethod(Methods.of_class.__func__), IN_CLASS),  # type: ignore[attr-defined]
         (5, "it is not callable"),
         (None, "it is not callable"),
         (dict.update, "its signature cannot be read; wrap it in a function"),
@@ -307,6 +321,8 @@ def test_the_protocols_own_events_are_refused(event: str) -> None:
 @pytest.mark.parametrize(
     ("event", "topic", "problem"),
     [
+        (None, "*", "its event is None, and must be a string"),
+        ("balance", 5, "its topic is 5, and must be a string"),
         ("", "*", "its event is empty"),
         ("sim_*", "*", "event 'sim_*' is no pattern: name one event, or use '*' for all"),
         ("**", "*", "event '**' is no pattern: name one event, or use '*' for all"),
@@ -316,15 +332,15 @@ def test_the_protocols_own_events_are_refused(event: str) -> None:
         ("balance", "sim:**", "topic 'sim:**' has a '*' before its end"),
     ],
 )
-def test_names_that_match_nothing_or_promise_too_much_are_refused(event: str, topic: str, problem: str) -> None:
+def test_names_that_match_nothing_or_promise_too_much_are_refused(event: Any, topic: Any, problem: str) -> None:
     with pytest.raises(InvalidHandler) as caught:
         Router().add(alone, event, topic=topic)
     assert caught.value.problem == problem
 
 
-@pytest.mark.parametrize("concurrency", [0, -1])
-def test_a_concurrency_below_one_is_refused(concurrency: int) -> None:
-    with pytest.raises(InvalidHandler, match="concurrency"):
+@pytest.mark.parametrize("concurrency", [0, -1, 1.5, "2", True])
+def test_a_concurrency_that_is_no_number_from_one_on_is_refused(concurrency: Any) -> None:
+    with pytest.raises(InvalidHandler, match=r"concurrency is .*; it must be a whole number, 1 or more"):
         Router().add(alone, "balance", concurrency=concurrency)
 
 
@@ -332,7 +348,7 @@ def test_the_decorator_without_an_event_is_refused() -> None:
     event: Any = alone
     with pytest.raises(InvalidHandler) as caught:
         Router().on(event)
-    assert str(caught.value) == f"{alone} cannot be a handler: name its event: @router.on('event')"
+    assert str(caught.value) == f"{__name__}.alone cannot be a handler: name its event: @….on('event')"
 
 
 def test_a_refused_registration_changes_nothing() -> None:
@@ -665,7 +681,7 @@ def test_all_handlers_are_told_in_the_order_of_their_registration() -> None:
     router = Router()
     handlers = [router.add(alone, "e", topic=topic) for topic in ("room:*", "room:1", "*", "room:*", "room:2")]
     assert router.handlers == tuple(handlers)
-    router.remove(handlers[1])
+    router.off(handlers[1])
     assert router.handlers == (handlers[0], *handlers[2:])
 
 
@@ -673,10 +689,42 @@ def test_all_handlers_are_told_in_the_order_of_their_registration() -> None:
 def test_a_removed_handler_gets_nothing_more(topic: str) -> None:
     router = Router()
     first, second = router.add(alone, "balance", topic=topic), router.add(both, "balance", topic=topic)
-    router.remove(first)
+    router.off(first)
     assert functions(router.dispatch(message_of({}))) == [both]
-    router.remove(second)
+    router.off(second)
     assert router.dispatch(message_of({})) == ()
+
+
+def test_off_takes_a_function_or_an_event_with_all_of_its_registrations() -> None:
+    router, methods = Router(), Methods()
+    first, second = router.add(alone, "balance"), router.add(alone, "shout", topic="sim:*")
+    method, every = router.add(methods.alone, "shout"), router.add(both, "*")
+    assert router.off(alone) == (first, second)
+    assert router.off(methods.alone) == (method,)
+    assert router.off("*") == (every,)
+    assert router.handlers == ()
+
+
+@pytest.mark.parametrize(("what", "name"), [(alone, f"{__name__}.alone"), ("balance", "event 'balance'")])
+def test_off_says_when_there_was_none(what: Any, name: str) -> None:
+    with pytest.raises(NotRegistered, match=rf"^{name} cannot be taken off"):
+        Router().off(what)
+
+
+def test_a_method_that_is_registered_in_its_class_is_refused_where_it_stands() -> None:
+    router = Router()
+    with pytest.raises(InvalidHandler, match="a method without its object"):
+
+        class Keeper:
+            @router.on("balance")
+            def keep(self, message: Message[Any]) -> None: ...
+
+    class Holder:
+        @router.on("balance")
+        @staticmethod
+        def keep(message: Message[Any]) -> None: ...
+
+    assert router.dispatch(message_of({}))[0].handler.name.endswith("Holder.keep")
 
 
 def test_a_removed_handler_is_let_go() -> None:
@@ -684,7 +732,7 @@ def test_a_removed_handler_is_let_go() -> None:
     handler = router.add(lambda message: None, "balance")
     function = weakref.ref(handler.function)
     router.dispatch(message_of({}))
-    router.remove(handler)
+    router.off(handler)
     del handler
     gc.collect()
     assert function() is None
@@ -694,7 +742,7 @@ def test_order_survives_removal() -> None:
     router = Router()
     first = router.add(alone, "balance", topic="sim:1")
     router.add(both, "balance")
-    router.remove(first)
+    router.off(first)
     router.add(coroutine, "balance", topic="sim:1")
     assert functions(router.dispatch(message_of({}))) == [both, coroutine]
 
@@ -703,10 +751,9 @@ def test_removing_a_stranger_is_refused_and_changes_nothing() -> None:
     router = Router()
     router.add(alone, "balance")
     for stranger in (handler_of(), handler_of(topic="sim:1"), handler_of(topic="sim:*")):
-        with pytest.raises(InvalidHandler) as caught:
-            router.remove(stranger)
-        assert caught.value.problem == "it is not registered with this router"
-        assert caught.value.handler == stranger.name
+        with pytest.raises(NotRegistered) as caught:
+            router.off(stranger)
+        assert str(caught.value) == f"{stranger.name} cannot be taken off: this router has no such handler (any more)"
     assert router.version == 1
     assert functions(router.dispatch(message_of({}))) == [alone]
 
@@ -718,7 +765,7 @@ def test_the_version_grows_with_every_change_and_with_nothing_else() -> None:
     router.routes("sim:1")
     router.dispatch(message_of({}))
     assert router.version == 1
-    router.remove(handler)
+    router.off(handler)
     assert router.version == 2
 
 
@@ -809,7 +856,7 @@ def registered(registrations: list[tuple[str, str, bool]]) -> tuple[Router, list
     added = [(router.add(alone, event, topic=topic), keep) for event, topic, keep in registrations]
     for handler, keep in added:
         if not keep:
-            router.remove(handler)
+            router.off(handler)
     return router, [handler for handler, keep in added if keep]
 
 

@@ -101,7 +101,7 @@ def test_without_it_the_function_itself_is_called() -> None:
 
 def test_handlers_of_a_channel_alone_run_within_it_too() -> None:
     room = Conversation(router=Router(around=noted)).connect().joined("room:lobby")
-    room.on("shout", shout).call(MESSAGE, None)
+    room.add(shout, "shout").call(MESSAGE, None)
     assert log == ["shout on room:lobby begins", {"n": 1}, "ends"]
 
 

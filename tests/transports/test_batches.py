@@ -170,7 +170,7 @@ def test_a_router_is_looked_at_again_when_handlers_came_to_it(processes: Executo
         check.router(router)
     with refused("<lambda>"):
         check.router(router)
-    router.remove(added)
+    router.off(added)
     check.router(router)
 
 

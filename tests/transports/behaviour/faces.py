@@ -184,8 +184,8 @@ class Handlers:
     def add(self, function: Function, event: str, **options: Any) -> Handler:
         return self.native.add(self._adapter.handler(function), event, **options)
 
-    def remove(self, handler: Handler) -> None:
-        self.native.remove(handler)
+    def off(self, handler: Handler) -> None:
+        self.native.off(handler)
 
 
 def _adding(add: Callable[..., Handler], event: str, options: dict[str, Any]) -> Callable[[Function], Function]:

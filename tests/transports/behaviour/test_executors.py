@@ -245,7 +245,7 @@ def test_one_that_came_to_the_router_later_is_refused_with_the_next_channel(
         handler = router.add(function, "n", payload=payload)
         with pytest.raises(InvalidHandler, match=problem):
             client.channel(TOPIC)
-        router.remove(handler)
+        router.off(handler)
         client.channel(TOPIC)
 
 

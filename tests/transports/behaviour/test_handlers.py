@@ -115,7 +115,7 @@ def test_handlers_come_and_go_while_the_client_runs(adapter: Adapter) -> None:
         handler = handlers.add(lambda message: seen.append(message.payload), "n")
         wire.push(TOPIC, "n", 2)
         until(lambda: seen)
-        handlers.remove(handler)
+        handlers.off(handler)
         wire.push(TOPIC, "n", 3)
         until(lambda: channel.client.stats.unhandled == 2)
         assert seen == [2]
