@@ -7,15 +7,15 @@ import re
 import tomllib
 from pathlib import Path
 
-#: The extras that are for users; the others are tools of ours.
-EXTRAS = ("cli", "msgpack", "wsproto", "testing")
+#: The extras that are tools of ours; the others are for users.
+OURS = ("test", "mutation", "dev")
 
 
 def main() -> None:
     project = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    for requirement in sum((extras[name] for name in EXTRAS), project["dependencies"]):
-        name, floor = re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,.*)?", requirement).groups()
+    extras = [requirements for extra, requirements in project["optional-dependencies"].items() if extra not in OURS]
+    for requirement in sum(extras, project["dependencies"]):
+        name, floor = re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", requirement).groups()
         print(f"{name}=={floor}")
 
 

@@ -24,6 +24,7 @@ from websockets.exceptions import (
     ProxyError,
 )
 from websockets.protocol import State
+from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
 from phx_proto.errors import CertificateError, ConnectError, HandshakeRefused
@@ -31,6 +32,16 @@ from phx_proto.errors import CertificateError, ConnectError, HandshakeRefused
 #: For the library, whose log shows URLs, headers and messages at level DEBUG. It is outside the tree of loggers: no
 #: configuration reaches it.
 silent: Final = logging.Logger("phx_transports.silent")
+
+
+def offer(protocol: ClientProtocol, subprotocols: Sequence[str]) -> None:
+    """Offers them as they are: the library's argument refuses a token's "/", which servers take (PROTOCOL.md, Opening).
+
+    An undocumented attribute of the library's; see docs/dependencies.md.
+    """
+    protocol.available_subprotocols = [Subprotocol(offered) for offered in subprotocols] or None
+
+
 silent.disabled = True
 
 _HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")

@@ -21,13 +21,20 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.client import ClientProtocol
 from websockets.exceptions import WebSocketException
 from websockets.protocol import State
-from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
 from phx_proto.errors import ConnectError
 
 from ..cutter import MAX_SIZE, Assembler, Cutter, Received
-from ..handshake import ResponseReader, checked_address, checked_socket, handshake_error, network_error, silent
+from ..handshake import (
+    ResponseReader,
+    checked_address,
+    checked_socket,
+    handshake_error,
+    network_error,
+    offer,
+    silent,
+)
 
 #: Seconds that the peer has to end the TCP connection once the WebSocket is over.
 LINGER: Final = 1.0
@@ -178,8 +185,7 @@ async def open_connection(
     options: dict[str, Any] = {"ssl": ssl} if ssl is not None else {}
     if factory is not None:
         options["sock"] = await _socket_of(factory, address)
-    offered = [Subprotocol(subprotocol) for subprotocol in subprotocols]
-    attempt = partial(_Wire, receiver=receiver, offered=offered, max_size=max_size)
+    attempt = partial(_Wire, receiver=receiver, offered=subprotocols, max_size=max_size)
     try:
         wire = await _Connect(
             url,
@@ -223,13 +229,12 @@ class _Wire(ClientConnection):
         protocol: ClientProtocol,
         *,
         receiver: Receiver,
-        offered: Sequence[Subprotocol],
+        offered: Sequence[str],
         max_size: int | None,
         **options: Any,
     ) -> None:
         super().__init__(protocol, **options)
-        # Set here, behind the library's argument check, which refuses a token's "/" (see PROTOCOL.md, Opening).
-        protocol.available_subprotocols = offered or None
+        offer(protocol, offered)
         self._receiver = receiver
         self._assembler = Assembler(protocol)
         self._cutter = Cutter(self._assembler.parse, max_size=max_size)
@@ -297,7 +302,7 @@ class _Wire(ClientConnection):
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None  # it holds the transport
-        ended_by_peer = self.protocol.reader.eof
+        ended_by_peer = self.protocol.reader.eof  # undocumented: docs/dependencies.md
         super().connection_lost(exc)
         if self._ending is not None:
             return

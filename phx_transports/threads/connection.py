@@ -25,13 +25,20 @@ from websockets.exceptions import WebSocketException
 from websockets.extensions.permessage_deflate import enable_client_permessage_deflate
 from websockets.http11 import USER_AGENT
 from websockets.protocol import State
-from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
 from phx_proto.errors import ConnectError
 
 from ..cutter import MAX_SIZE, Assembler, Cutter, Received
-from ..handshake import ResponseReader, checked_address, checked_socket, handshake_error, network_error, silent
+from ..handshake import (
+    ResponseReader,
+    checked_address,
+    checked_socket,
+    handshake_error,
+    network_error,
+    offer,
+    silent,
+)
 from .tunnel import open_tunnel, proxy_for
 
 #: Seconds that the peer has to end the TCP connection once the WebSocket is over.
@@ -357,8 +364,7 @@ def open_connection(
     address = checked_address(url, ssl=ssl, headers=headers, subprotocols=subprotocols)
     extensions = enable_client_permessage_deflate(None) if compression else None
     protocol = ClientProtocol(address, extensions=extensions, max_size=max_size, logger=silent)
-    # Set here, behind the library's argument check, which refuses a token's "/" (see PROTOCOL.md, Opening).
-    protocol.available_subprotocols = [Subprotocol(offered) for offered in subprotocols] or None
+    offer(protocol, subprotocols)
     try:
         sock = _connected(address, attempt, proxy, factory)
         sock.setblocking(True)

@@ -1,0 +1,54 @@
+"""Which versions and which corners of other packages are relied on: docs/dependencies.md says it, and it is so."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+GUIDE = (ROOT / "docs" / "dependencies.md").read_text("utf-8")
+CI = (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("corner", "file"),
+    [
+        (r"\.available_subprotocols\b", "handshake.py"),
+        (r"\.parser_exc\b", "cutter.py"),
+        (r"\.protocol\.reader\b", "asyncio/connection.py"),
+        (r"\"_signal\"", "signals.py"),
+    ],
+)
+def test_an_undocumented_corner_of_a_library_is_used_in_one_place(corner: str, file: str) -> None:
+    package = ROOT / "phx_transports"
+    users = {str(path.relative_to(package)) for path in package.rglob("*.py") if re.search(corner, path.read_text())}
+    assert users == {file}
+    assert f"| `{file}` |" in GUIDE
+
+
+def test_ci_runs_the_tests_on_every_python_that_the_metadata_names() -> None:
+    pattern = r"Programming Language :: Python :: (3\.\d+)"
+    named = [match[1] for classifier in PROJECT["classifiers"] if (match := re.fullmatch(pattern, classifier))]
+    assert re.findall(r"^readonly SUPPORTED=\((.*)\)$", CI, re.MULTILINE) == [" ".join(named)]
+    assert f"CPython {named[0]} to {named[-1]}." in GUIDE
+    assert PROJECT["requires-python"] == f">={named[0]}"
+
+
+def test_ci_holds_everything_that_users_install_to_its_oldest_version() -> None:
+    extras = PROJECT["optional-dependencies"]
+    ours = {"test", "mutation", "dev"}
+    wanted = [*PROJECT["dependencies"], *(line for name in extras.keys() - ours for line in extras[name])]
+    floors = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "floors.py"], capture_output=True, text=True, check=True, cwd=ROOT, timeout=30
+    )
+    assert sorted(floors.stdout.split()) == sorted(re.sub(r"(\[\w+\])?>=", "==", line) for line in wanted)
+
+
+@pytest.mark.parametrize("requirement", PROJECT["dependencies"])
+def test_the_guide_says_the_oldest_version_of_each(requirement: str) -> None:
+    name, floor = requirement.split(">=")
+    assert f"| {name} | {floor} |" in GUIDE
