@@ -35,6 +35,7 @@ from .message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, P
 from .serializer import Request, ServerSerializer, V1Server, V2Server
 from .server_events import (
     HOSTS,
+    MESSAGE_COST,
     RELEASES,
     Abort,
     ChannelHandle,
@@ -71,7 +72,7 @@ class _Channel:
     alive: bool = False
     ending: Termination | None = None  # it ended, and the application's `terminated` is waited for
     running: MessageIn | None = None
-    mailbox: deque[Request] = field(default_factory=deque[Request])
+    mailbox: deque[tuple[Request, int]] = field(default_factory=deque[tuple[Request, int]])  # with the cost of each
 
     @property
     def speaks(self) -> bool:
@@ -124,6 +125,7 @@ class ServerProtocol:
         self._open = True
         self._deadline: float | None = None
         self._mail: deque[_Mail] = deque()
+        self._waiting = 0  # what the client's messages cost, in the mail and the mailboxes
         self._channels: dict[str, _Channel] = {}  # what the socket knows of: an ended one stays until its news is read
         self._ready: deque[_Channel] = deque()  # those whose turn it is: idle, with mail
         self._joining: _Channel | None = None
@@ -143,8 +145,19 @@ class ServerProtocol:
         if not self._open:
             return
         self.touched(now)
-        self._mail.extend(partial(self._read, frame) for frame in frames)
+        for frame in frames:
+            self._waiting += len(frame) + MESSAGE_COST
+            self._mail.append(partial(self._read, frame))
         self._run()
+
+    @property
+    def full(self) -> bool:
+        """Whether so many messages wait for the application that no more should be read from the client now.
+
+        It changes by any input and any call of the application. What is received all the same is kept.
+        """
+        limit = self._options.max_waiting
+        return limit is not None and self._waiting > limit
 
     def touched(self, now: float) -> None:
         """Bytes came from the client that are no message: a ping, a pong, a part of a frame."""
@@ -173,7 +186,11 @@ class ServerProtocol:
 
     def handle_timeout(self, now: float) -> None:
         """The time has come; early is a no-op."""
-        if self._deadline is not None and now >= self._deadline:
+        if self._deadline is None or now < self._deadline:
+            return
+        if self.full:  # it is not the client that is silent: nothing is read from it
+            self.touched(now)
+        else:
             self._deadline = None
             self._post(partial(self._close, self._host.idle_code, "the client was silent for too long"))
 
@@ -321,6 +338,8 @@ class ServerProtocol:
     # ---- the socket's mail -------------------------------------------------------------------------------------------
 
     def _read(self, frame: str | bytes) -> None:
+        cost = len(frame) + MESSAGE_COST
+        self._waiting -= cost
         try:
             request = self.serializer.decode(frame)
         except InvalidFrame as error:
@@ -336,16 +355,22 @@ class ServerProtocol:
         elif request.event == PHX_JOIN and isinstance(topic, str):
             self._join(request, topic)
         elif channel is not None:
-            self._deliver(channel, request)
+            self._deliver(channel, request, cost)
         elif request.event == PHX_LEAVE:
             self._respond(request.join_ref, request, "ok", {})
         else:
             self._respond(None, request, "error", {"reason": "unmatched topic"})
 
     def _join(self, request: Request, topic: str) -> None:
+        limit = self._options.max_topic
         pattern = next((pattern for pattern in self._topics if _matches(pattern, topic)), None)
+        if len(topic) > limit:
+            pattern = None
         if pattern is None:
             self._respond(None, request, "error", {"reason": "unmatched topic"})
+            return
+        if len(self.serializer.reply(request.join_ref, request.ref, "", "", {})) > limit + _REPLY_SIZE:
+            self._close(1011, "the refs of a join are too long to be kept")
             return
         old = self._channels.pop(topic, None)
         if old is not None:
@@ -363,10 +388,11 @@ class ServerProtocol:
         old.ending = None
         self._mail.append(partial(self._send_end, old, PHX_CLOSE, {}))  # behind the new join's answer
 
-    def _deliver(self, channel: _Channel, request: Request) -> None:
+    def _deliver(self, channel: _Channel, request: Request, cost: int) -> None:
         if not channel.alive or not self._fits(channel.join_ref, request):
             return
-        channel.mailbox.append(request)
+        channel.mailbox.append((request, cost))
+        self._waiting += cost
         if channel.running is None and len(channel.mailbox) == 1:
             self._ready.append(channel)
 
@@ -397,7 +423,8 @@ class ServerProtocol:
     def _turn(self, channel: _Channel) -> None:
         if not channel.alive:
             return
-        request = channel.mailbox.popleft()
+        request, cost = channel.mailbox.popleft()
+        self._waiting -= cost
         if not isinstance(request.event, str):
             self._die(channel, Termination.CRASHED)
         elif request.event == PHX_LEAVE:
@@ -427,6 +454,7 @@ class ServerProtocol:
 
     def _end_channel(self, channel: _Channel, reason: Termination) -> None:
         channel.alive = False
+        self._waiting -= sum(cost for _, cost in channel.mailbox)
         channel.mailbox.clear()
         self._events.append(ChannelTerminated(channel.handle, reason))
 
@@ -495,6 +523,7 @@ class ServerProtocol:
         for channel in living:
             self._end_channel(channel, Termination.CONNECTION)
         self._channels.clear()
+        self._waiting = 0
         if command is not None:
             self._commands.append(command)
         self._events.append(SocketClosed(code, reason))
@@ -522,6 +551,7 @@ _VSN: Final = re.compile(
 )
 _SERIALIZERS: Final[dict[str, Callable[[], ServerSerializer]]] = {"1": V1Server, "2": V2Server}
 _ITEMS: Final[dict[Any, Callable[[Any], Iterable[Any]]]] = {list: iter, dict: lambda value: value.values()}
+_REPLY_SIZE: Final = 128  # what a reply is long beside its refs, at most
 _LEVELS: Final = 32  # of nesting that surely can be encoded again, wherever the stack stands
 
 

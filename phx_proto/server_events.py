@@ -38,18 +38,28 @@ class Host(enum.Enum):
     COWBOY = "cowboy"
 
 
+#: What a message costs beside its bytes, in bytes, while it waits.
+MESSAGE_COST: Final = 1_024
+
+
 class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a socket is configured.
 
     Attributes:
         timeout: Seconds without a byte from the client after which the connection is closed; `None` for never.
         max_channels: How many topics may be joined at once; `None` for any number. The release's unless set.
+        max_topic: Characters of a topic that can be joined; a longer one is unmatched. So long may a join's refs be,
+            too, as they are sent back; longer ones close the connection with 1011. Phoenix has no limit.
+        max_waiting: How much of a client's messages may wait for the application, in bytes, each of them counted with
+            `MESSAGE_COST` besides; then no more is read from it until some are handled. `None` for any amount.
         release: Which Phoenix to be.
         host: Which web server to be.
     """
 
     timeout: float | None = 60.0
     max_channels: int | msgspec.UnsetType | None = msgspec.UNSET
+    max_topic: int = 8_192
+    max_waiting: int | None = 2**20
     release: Release = Release.V1_8_12
     host: Host = Host.BANDIT
 

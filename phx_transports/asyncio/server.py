@@ -101,6 +101,9 @@ class Server:
         check_origin: Of its mount.
         subprotocols: Of its mount.
         auth_token: Of its mount.
+        max_connections: How many clients there may be at once, those whose handshake is not over included; one more is
+            dropped when it comes. `None` for any number.
+        handshake_timeout: Seconds that a client and `connect` have for the handshake.
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
         max_buffered: Bytes that may wait for a slow reader before its connection is dropped.
         send_timeout: Seconds for which a client may read nothing while much waits for it.
@@ -116,6 +119,8 @@ class Server:
         check_origin: Sequence[str] | None = None,
         subprotocols: Sequence[str] = (),
         auth_token: bool = True,
+        max_connections: int | None = 16_384,
+        handshake_timeout: float = 10.0,
         max_size: int | None = 10_000_000,
         max_buffered: int = 16 * 2**20,
         send_timeout: float = 30.0,
@@ -123,7 +128,8 @@ class Server:
     ) -> None:
         self.options = options
         self._mounts: dict[str, Mount] = {}
-        self._wires = WireOptions(max_size, max_buffered, send_timeout, HOSTS[options.host].max_request_line)
+        limit = HOSTS[options.host].max_request_line
+        self._wires = WireOptions(max_connections, handshake_timeout, max_size, max_buffered, send_timeout, limit)
         self._on_error = on_error
         self._definitions: dict[str, Definition] = {}
         self._hub = Hub()
@@ -292,6 +298,7 @@ class RunningServer:
         self._guests: dict[Wire, _Guest] = {}
         self._listener: Listener | None = None
         self._closing = False
+        self._max_connections: int | None = None
         self._closed = asyncio.Event()
 
     @property
@@ -353,6 +360,7 @@ class RunningServer:
             send_timeout=options.send_timeout,
             max_request_line=options.max_request_line,
         )
+        self._max_connections = options.max_connections
         self._listener = await listen(
             self._open,
             host,
@@ -364,10 +372,12 @@ class RunningServer:
             server_header=None,
             compression=None,
             ping_interval=None,
+            open_timeout=options.handshake_timeout,
             max_size=options.max_size,
             max_queue=None,
             write_limit=WRITE_LIMIT,
             logger=_silent,
+            ssl_handshake_timeout=None if ssl is None else options.handshake_timeout,
         )
         self.port = self._listener.sockets[0].getsockname()[1]
         name = f"[{host}]" if ":" in host else host
@@ -378,7 +388,8 @@ class RunningServer:
 
     def _made(self, wire: Wire) -> None:
         self._guests[wire] = _Guest()
-        if self._closing:  # it was accepted just before
+        limit = self._max_connections
+        if self._closing or (limit is not None and len(self._guests) > limit):  # closing: it was accepted just before
             wire.drop()
 
     def _lost(self, wire: Wire) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .server_socket import ServerSocket
 
 #: Accepts a client by returning, after setting the socket's id and assigns; refuses it by raising `RefuseConnect`. Any
-#: other exception is an HTTP 500. It may be a coroutine function, and has the 10 s of the handshake.
+#: other exception is an HTTP 500. It may be a coroutine function, and has the `handshake_timeout` of the server.
 Connect: TypeAlias = Callable[["ServerSocket"], Awaitable[None] | None]
 
 _JSON: Final[Mapping[str, str]] = {"content-type": "application/json; charset=utf-8"}
@@ -90,17 +90,25 @@ class Rejected(Exception):
 class Door:
     """Takes the request line off a connection's bytes, and shows the library one that it surely takes.
 
+    The library reads messages behind the request as soon as they come, and loses them; they are kept for later here.
+
     Args:
         limit: How long the line may be, in bytes.
+
+    Attributes:
+        early: What came behind the request.
     """
 
-    __slots__ = ("_limit", "_line", "_open", "method", "path", "query", "version")
+    __slots__ = ("_limit", "_line", "_open", "_tail", "_whole", "early", "method", "path", "query", "version")
 
     def __init__(self, limit: int) -> None:
         self.method = self.path = self.query = self.version = ""
         self._limit = limit
         self._line = bytearray()
         self._open = False
+        self._tail = b"\r\n"  # the last bytes that were shown: of the request line, at first
+        self._whole = False
+        self.early = bytearray()
 
     def take(self, data: bytes) -> bytes:
         """What the library shall see of these bytes.
@@ -109,7 +117,7 @@ class Door:
             Rejected: The line is too long, or none.
         """
         if self._open:
-            return data
+            return self._take_headers(data)
         self._line += data
         line, end, rest = bytes(self._line).partition(b"\r\n")
         if len(line) > self._limit:
@@ -123,7 +131,20 @@ class Door:
         self.path, _, self.query = target.partition("?")
         self._open = True
         self._line.clear()
-        return b"GET / HTTP/1.1\r\n" + rest
+        return b"GET / HTTP/1.1\r\n" + self._take_headers(rest)
+
+    def _take_headers(self, data: bytes) -> bytes:
+        if self._whole:
+            self.early += data
+            return b""
+        seen = self._tail + data
+        end = seen.find(b"\r\n\r\n")
+        if end < 0:
+            self._tail = seen[-3:]
+            return data
+        self._whole = True
+        self.early += seen[end + 4 :]
+        return seen[len(self._tail) : end + 4]
 
 
 # ---- private --------------------------------------------------------------------------------------------------------

@@ -142,6 +142,7 @@ class Driver:
                     self._send()  # the end of one that has no last words
                 case SocketClosed():
                     self.socket.ended = event
+        self.wire.want(more=not self.protocol.full)
         self._arm()
 
     def forget(self, channel: ChannelHandle) -> None:

@@ -5,6 +5,9 @@ keepalive and compression are off. Nothing here decides about Phoenix: which cod
 receiver's to say, and it is told of the messages that came before that frame first, so that they are answered
 before it.
 
+A client waits for a slow application: it is not read from while the receiver wants no more, and what it sends before
+its handshake is answered is read up to `EARLY`.
+
 Nobody waits for a slow reader. While its write buffer is full it is not read from, as on a real server; it is dropped
 when the buffer passes `max_buffered`, or has been full for `send_timeout`.
 """
@@ -31,10 +34,16 @@ LINGER: Final = 5.0
 WRITE_LIMIT: Final = 2**20
 
 
+#: Bytes that are read behind a request until it is answered.
+EARLY: Final = 2**14
+
+
 @dataclass(frozen=True, slots=True)
 class WireOptions:
-    """How much a client may send and leave unread; see `Server`."""
+    """How much a client may send and leave unread, and how many there may be; see `Server`."""
 
+    max_connections: int | None
+    handshake_timeout: float
     max_size: int | None
     max_buffered: int
     send_timeout: float
@@ -117,6 +126,7 @@ class Wire(ServerConnection):
         self._outbox = outbox
         self._out: list[bytes] = []
         self._over = False  # nothing more will be received
+        self._wanted = True  # more, by the receiver
         self._close_sent = False
         self._asked = False  # the client's close frame came and is not answered yet
         self._max_buffered = max_buffered
@@ -125,8 +135,17 @@ class Wire(ServerConnection):
         self._stuck: asyncio.TimerHandle | None = None
 
     def begin(self, receiver: Receiver) -> None:
-        """Starts telling; the handshake is over."""
+        """Starts telling, of what came behind the request first; the handshake is over."""
         self._receiver = receiver
+        self.want(more=True)
+        early, self.door.early = self.door.early, bytearray()
+        self.data_received(bytes(early))
+
+    def want(self, *, more: bool) -> None:
+        """Reads on, or not, as far as the receiver is concerned."""
+        if more is not self._wanted:
+            self._wanted = more
+            self._regulate()
 
     def put(self, data: str | bytes) -> None:
         """Queues one message; written with all others of this loop iteration."""
@@ -208,17 +227,23 @@ class Wire(ServerConnection):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.transport.pause_reading()
         self._stuck = self.loop.call_later(self._send_timeout, self._too_slow)
+        self._regulate()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self.transport.resume_reading()
         if self._stuck is not None:
             self._stuck.cancel()
             self._stuck = None
+        self._regulate()
 
     # ---- private -----------------------------------------------------------------------------------------------------
+
+    def _regulate(self) -> None:
+        if self._wanted and self._stuck is None:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
 
     def _handshake(self, data: bytes) -> None:
         try:
@@ -227,6 +252,8 @@ class Wire(ServerConnection):
             self._over = True
             self.transport.write(rejected.answer)
             self.transport.close()
+        else:
+            self.want(more=len(self.door.early) <= EARLY)
 
     def _finish(self, receiver: Receiver, farewell: bytes) -> None:
         """The client's close frame came, or it broke the rules of WebSocket: this was the last read."""

@@ -368,3 +368,80 @@ def test_reprs_keep_secrets() -> None:
     assert "secret" not in repr(join)
     assert repr(Send("secret")) == "Send(6 characters)"
     assert repr(Send(b"secret")) == "Send(6 bytes)"
+
+
+# ---- bounds ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_socket_is_full_while_much_waits_for_a_join() -> None:
+    server = Server(max_waiting=3 * 1_100)
+    channel = server.ask()
+    server.hear(*[[None, str(ref), "phoenix", "heartbeat", {}] for ref in range(3)])
+    assert not server.full
+    server.hear([None, "3", "phoenix", "heartbeat", {}])
+    assert server.full
+    server.accept(channel)
+    assert not server.full
+    assert len(server.said()) == 5
+
+
+@pytest.mark.parametrize("end", ["finish", "phx_join", "stop", "abort"])
+def test_a_socket_is_full_while_much_waits_for_a_channel(end: str) -> None:
+    server = Server(max_waiting=2 * 1_100)
+    channel = server.joined()
+    message = server.message()
+    server.hear(*[["1", str(ref), "room:a", "shout", {}] for ref in range(3, 6)])
+    assert server.full
+    if end == "finish":
+        server.finish(message)
+    elif end == "phx_join":
+        server.hear(["9", "9", "room:a", "phx_join", {}])
+    elif end == "stop":
+        server.stop(channel)
+    else:
+        server.abort()
+    assert not server.full
+
+
+def test_without_a_bound_a_socket_is_never_full() -> None:
+    server = Server(max_waiting=None)
+    server.ask()
+    server.hear(*[[None, str(ref), "phoenix", "heartbeat", {}] for ref in range(2_000)])
+    assert not server.full
+
+
+def test_a_large_message_counts_by_its_size() -> None:
+    server = Server()
+    server.ask()
+    server.hear([None, "1", "phoenix", "heartbeat", "x" * 2**20])
+    assert server.full
+
+
+def test_a_client_that_is_not_read_from_is_not_silent() -> None:
+    server = Server(timeout=60.0, max_waiting=0)
+    channel = server.ask()
+    server.hear([None, "2", "phoenix", "heartbeat", {}])
+    server.handle_timeout(60.0)
+    assert server.next_timeout() == 120.0
+    server.accept(channel)
+    server.commands()
+    server.handle_timeout(120.0)
+    assert server.commands() == [Close(1002)]
+
+
+@pytest.mark.parametrize(("topic", "joined"), [("room:" + "x" * 95, True), ("room:" + "x" * 96, False)])
+def test_a_topic_that_is_too_long_is_unmatched(topic: str, *, joined: bool) -> None:
+    server = Server(max_topic=100)
+    events = server.hear(["1", "1", topic, "phx_join", {}])
+    assert len(events) == joined
+    assert server.said() == ([] if joined else [reply(None, "1", topic, UNMATCHED)])
+
+
+@pytest.mark.parametrize("ref", ["x" * 250, ["x" * 125, "x" * 125], int("9" * 250)])
+def test_a_joins_refs_that_are_too_long_close_the_socket(ref: Any) -> None:
+    for fields in ([ref, "1"], ["1", ref], [None, ref]):
+        server = Server(max_topic=100)
+        assert server.hear([*fields, "room:a", "phx_join", {}])[-1] == SocketClosed(
+            1011, "the refs of a join are too long to be kept"
+        )
+        assert server.commands() == [Close(1011)]

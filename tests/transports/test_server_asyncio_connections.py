@@ -33,10 +33,14 @@ from phoenix_by_hand import (
 from phoenix_by_hand import nothing_left_behind as nothing_left_behind
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
+from websockets.frames import Frame, Opcode
 
 from phx_transports.asyncio.server import Host, RefuseConnect, ServerChannel, ServerOptions, ServerSocket, Termination
+from phx_transports.asyncio.server_wire import Wire
 
 pytestmark = pytest.mark.asyncio
+
+PATH = "/socket/websocket?vsn=2.0.0"
 
 
 # ---- the socket -----------------------------------------------------------------------------------------------------
@@ -414,6 +418,108 @@ async def test_the_token_is_read_from_the_subprotocols(
 async def test_a_refusal_is_an_http_error(status: int) -> None:
     with pytest.raises(ValueError, match="400 to 599"):
         RefuseConnect(status)
+
+
+# ---- bounds ---------------------------------------------------------------------------------------------------------
+
+
+class Watched(Wire):
+    """Counts what is read."""
+
+    taken = 0
+
+    def data_received(self, data: bytes) -> None:
+        self.taken += len(data)
+        super().data_received(data)
+
+
+def text_frame(text: str) -> bytes:
+    return Frame(Opcode.TEXT, text.encode()).serialize(mask=True)
+
+
+@pytest.mark.parametrize("where", ["connect", "join", "handler"])
+async def test_a_client_that_streams_while_the_application_works_is_not_read_from(where: str) -> None:
+    wires: list[Watched] = []
+    gate = asyncio.Event()
+
+    async def connect(socket: ServerSocket) -> None:
+        if where == "connect":
+            await gate.wait()
+
+    application = Application(connect=connect)
+
+    @application.channel("slow")
+    class Slow(ServerChannel):
+        async def join(self, topic: str, params: Any) -> None:
+            if where == "join":
+                await gate.wait()
+
+        async def handle_in(self, event: str, payload: Any) -> None:
+            if where == "handler":
+                await gate.wait()
+
+    def make(*arguments: Any, **options: Any) -> Watched:
+        wires.append(Watched(*arguments, **options))
+        return wires[-1]
+
+    async with asyncio.timeout(4 * LONG), application.serve(wire=make) as running:
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(handshake(PATH))
+        writer.write(text_frame('["1","1","slow","phx_join",{}]'))
+        writer.write(text_frame('["1","2","slow","work",{}]') * 100_000)
+        writer.write(text_frame('[null,"last","phoenix","heartbeat",{}]'))
+        await until(lambda: bool(wires) and not wires[0].transport.is_reading())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert wires[0].taken < 700_000
+        gate.set()
+        answers = await reader.readuntil(b"last")
+        assert b"unmatched" not in answers
+        writer.close()
+        await writer.wait_closed()
+    assert application.errors.entries == []
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+async def test_what_comes_with_the_handshake_is_answered(size: int) -> None:
+    data = handshake(PATH) + text_frame('["1","1","room:a","phx_join",{}]')
+    async with serving() as (_, running):
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        for start in range(0, len(data), size):
+            writer.write(data[start : start + size])
+            await asyncio.sleep(0)
+        assert b'"status":"ok"' in await reader.readuntil(b'"response":{}}]')
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_no_more_connections_are_taken_than_are_allowed() -> None:
+    async with serving(Application(max_connections=2)) as (_, running), connected(running.url) as one:
+        async with connected(running.url) as two:
+            await two.alive()
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            writer.close()
+            await one.alive()
+        await until(lambda: len(running.sockets) == 1)
+        async with connected(running.url) as three:
+            await three.alive()
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"GET /socket/websocket HTTP/1.1\r\nHost: x\r\n", handshake("/socket/websocket")]
+)
+async def test_a_handshake_has_its_time(said: bytes) -> None:
+    async def connect(socket: ServerSocket) -> None:
+        await asyncio.Event().wait()
+
+    async with serving(Application(handshake_timeout=0.05, connect=connect)) as (_, running):
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(said)
+        with contextlib.suppress(ConnectionResetError):
+            assert b" 101 " not in await reader.read()
+        writer.close()
 
 
 # ---- the end --------------------------------------------------------------------------------------------------------
