@@ -31,9 +31,18 @@ from .errors import (
     PhxError,
     ResolveFailed,
 )
-from .events import ChannelEnded, ChannelErrored, ChannelEvent, ChannelJoined, JoinFailed, LeaveEnd, LeaveEnded
+from .events import (
+    ChannelEnded,
+    ChannelErrored,
+    ChannelEvent,
+    ChannelJoined,
+    JoinFailed,
+    LeaveEnd,
+    LeaveEnded,
+    PatternJoined,
+)
 from .flow import TOLERANCE, Flow
-from .handler import Handler
+from .handler import WILDCARD, Handler
 from .inbox import Consumer, Inbox, Tap
 from .joins import JoinQueue
 from .message import PHX_JOIN, Message, Reply
@@ -202,6 +211,8 @@ class Channel:
         ref = self._wire.new_ref()
         self._join = self._call(ref, patience, self._join_timed_out, now)
         self._advance(ChannelInput.JOIN)
+        if self.topic.endswith(WILDCARD):
+            self._wire.events.append(PatternJoined(self.topic))
         self._joins.ask(self, now)
         return ref
 

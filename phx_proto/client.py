@@ -39,6 +39,7 @@ from .errors import (
 )
 from .events import Closed, Connected, ConnectFailed, Connecting, Disconnected, Event
 from .flow import Flow, FlowLimits
+from .handler import WILDCARD
 from .heartbeat import Heartbeat
 from .inbox import Bound, Inbox
 from .joins import JoinQueue
@@ -99,6 +100,9 @@ class ClientProtocol:
         options: How it behaves.
         rng: Spreads retries. Without one every wait is the longest of its range, so a fleet would come back as one.
 
+    Attributes:
+        unjoined: Never joined: its inbox has the messages of topics without a channel, for handlers that take such.
+
     Raises:
         InvalidEndpoint: The URL, params, token or headers cannot be sent.
     """
@@ -123,7 +127,8 @@ class ClientProtocol:
         self._flow = Flow(self.options.flow, self._wire)
         self._joins = JoinQueue(self.options.joins_in_flight)
         self._heartbeat = Heartbeat(self.options.heartbeat, self._peer_is_silent, self._wire, self._flow)
-        self._reader = Reader(self._wire, self._flow, self._heartbeat)
+        self.unjoined = self._make_channel(WILDCARD, None, None)
+        self._reader = Reader(self._wire, self._flow, self._heartbeat, unjoined=self.unjoined.inbox)
         self._dialer = Dialer(self.endpoint, self._wire, on_address=self._open, on_failure=self._attempt_failed)
         self._routes_version = self.router.version
         self._state = SocketState.IDLE
@@ -195,17 +200,7 @@ class ClientProtocol:
             raise ConnectionClosed(None, "the client was closed")
         if topic in self._wire.channels:
             raise TopicInUse(topic)
-        channel = Channel(
-            topic,
-            params,
-            wire=self._wire,
-            flow=self._flow,
-            joins=self._joins,
-            inbox=Inbox(topic, self.router, bound, self._flow),
-            policy=self.options.join,
-            push_limit=self.options.push_buffer,
-        )
-        self._wire.channels[topic] = channel
+        channel = self._wire.channels[topic] = self._make_channel(topic, params, bound)
         return channel
 
     def ping(self, now: float, *, timeout: float = 10.0) -> str:
@@ -555,6 +550,18 @@ class ClientProtocol:
         self._joins.close(one_by_one=isinstance(why, ConnectionClosed) and why.code == MESSAGE_TOO_BIG)
         self._flow.disconnected(now)
         self._heartbeat.stop(why)
+
+    def _make_channel(self, topic: str, params: Any, bound: Bound | None) -> Channel:
+        return Channel(
+            topic,
+            params,
+            wire=self._wire,
+            flow=self._flow,
+            joins=self._joins,
+            inbox=Inbox(topic, self.router, bound, self._flow),
+            policy=self.options.join,
+            push_limit=self.options.push_buffer,
+        )
 
     # ---- private: small things --------------------------------------------------------------------------------------
 

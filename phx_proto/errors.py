@@ -390,7 +390,8 @@ class JoinRefused(RemoteError):
         self.said = self.said or shown(self.response)
 
     def __str__(self) -> str:
-        return f"the server refused the join of topic {shown(self.topic)}: {self.said}"
+        advice = " (a topic is joined by its whole name: patterns are for handlers)" if self.topic.endswith("*") else ""
+        return f"the server refused the join of topic {shown(self.topic)}: {self.said}{advice}"
 
 
 @dataclass(eq=False, repr=False)

@@ -123,6 +123,22 @@ class InboxOverflow(Record, frozen=True):
     backlog: int
 
 
+class UnclaimedMessages(Record, frozen=True):
+    """Messages come on a topic that has no channel here, and no handler takes such: see `unjoined` of `Router.add`.
+
+    Told once; `Stats.stale` counts on.
+
+    Attributes:
+        topic: Of the latest.
+        event: Of the latest.
+        count: How many came so far.
+    """
+
+    topic: str
+    event: str
+    count: int
+
+
 # ---- channels -------------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +162,12 @@ class ChannelJoined(Record, frozen=True):
     def rejoined(self) -> bool:
         """Whether it had been joined, or tried, before."""
         return self.ref is None
+
+
+class PatternJoined(Record, frozen=True):
+    """A topic that ends in `*` is being joined, as it stands: patterns are for handlers, and no server expands them."""
+
+    topic: str
 
 
 class JoinFailed(Record, frozen=True):
@@ -247,7 +269,9 @@ Event: TypeAlias = (
     | PingAnswered
     | BadFrame
     | InboxOverflow
+    | UnclaimedMessages
     | ChannelJoined
+    | PatternJoined
     | JoinFailed
     | ChannelErrored
     | ChannelEnded

@@ -52,6 +52,8 @@ class Handler:
         concurrency: How many messages of one topic it may have in hand; more than 1 gives up their order.
         around: Makes a context manager that each call is made within, on the loop or the thread of the call; `None` for
             none. What it raises counts as raised by the handler.
+        unjoined: Whether it takes messages of topics that have no channel on this client, too. The channel that it gets
+            with these is the client's `unjoined`, on which nothing can be pushed.
         run: What an adapter calls, in the form that `takes_channel` tells: the function, within `around`.
         kind: How it is run.
         takes_channel: Whether it is called with `(message, channel)` or with `(message)`.
@@ -67,6 +69,7 @@ class Handler:
     payload_type: Any = field(default=None, kw_only=True)
     concurrency: int = field(default=1, kw_only=True)
     around: "Around | None" = field(default=None, kw_only=True)
+    unjoined: bool = field(default=False, kw_only=True)
     run: Callable[..., Any] = field(init=False, repr=False)
     kind: HandlerKind = field(init=False)
     takes_channel: bool = field(init=False)
@@ -137,6 +140,7 @@ class Handler:
             "payload_type": self.payload_type,
             "concurrency": self.concurrency,
             "around": self.around,
+            "unjoined": self.unjoined,
         }
         return partial(Handler, **options), (self.function, self.event)
 

@@ -5,7 +5,8 @@ for each; the loop of `receive_all` is the one place of the core that is written
 message of a joined channel with a handler for it takes the slower way below the loop.
 
 The rules of the way (PROTOCOL.md): a reply is matched by its ref alone, the first one counts; a null join_ref is for
-whoever has the topic; one that is not the channel's current join is stale, whatever the event, and dropped.
+whoever has the topic; one that is not the channel's current join is stale, whatever the event, and dropped. With a null
+one, on a topic without a channel, it is for the handlers that take such (`unjoined`); where there are none it is stale.
 """
 
 import re
@@ -15,7 +16,7 @@ from typing import Any, ClassVar, Final
 
 from .channel import Channel
 from .errors import InvalidFrame
-from .events import BadFrame, InboxOverflow, PresenceChanged
+from .events import BadFrame, InboxOverflow, PresenceChanged, UnclaimedMessages
 from .flow import Flow
 from .heartbeat import Heartbeat
 from .inbox import PRESENCE_EVENTS, Consumer, Drop, Inbox
@@ -23,6 +24,9 @@ from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, P
 from .serializer import decode_reply
 from .shown import Secrets, escaped, shown
 from .wire import Wire
+
+#: Messages of topics without a channel, of which the application is told: one or two may follow any leave.
+_MANY: Final = 3
 
 _NOBODY: Final[dict[str, Inbox]] = {}
 
@@ -34,17 +38,22 @@ _SHORT: Final = 256
 class Reader:
     """The way in of one client, over all its connections.
 
+    Args:
+        unjoined: The inbox for messages of topics that have no channel.
+
     Attributes:
         draining: Whether the client is closing: messages are dropped, replies still heard.
     """
 
-    __slots__ = ("_flow", "_heartbeat", "_overflow", "_wire", "draining")
+    __slots__ = ("_flow", "_heartbeat", "_overflow", "_unclaimed", "_unjoined", "_wire", "draining")
 
-    def __init__(self, wire: Wire, flow: Flow, heartbeat: Heartbeat) -> None:
+    def __init__(self, wire: Wire, flow: Flow, heartbeat: Heartbeat, *, unjoined: Inbox) -> None:
         self._wire = wire
         self._flow = flow
         self._heartbeat = heartbeat
         self._overflow: Counter[str | None] = Counter()  # dropped in this read, by topic; None for the whole client
+        self._unjoined = unjoined
+        self._unclaimed = 0  # messages of topics without a channel that no handler took
         self.draining = False
 
     def receive_all(self, frames: Sequence[str | bytes], now: float) -> None:
@@ -104,6 +113,12 @@ class Reader:
             self._reserved[event](self, message, now)
             return False
         inbox = self._wire.live.get(message.topic)
+        if message.join_ref is None and message.topic not in self._wire.channels:
+            consumers: tuple[Consumer, ...] = self._unjoined.router.unjoined(message.topic, event)
+            if not consumers:
+                self._nobodys(message)
+                return False
+            return self._admit(self._unjoined, consumers, message, size)
         if inbox is None or (message.join_ref is not None and message.join_ref != inbox.channel.join_ref):
             self._stale(message, now)
             return False
@@ -115,6 +130,10 @@ class Reader:
         if not consumers:
             self._wire.stats.unhandled += 1
             return False
+        return self._admit(inbox, consumers, message, size)
+
+    def _admit(self, inbox: Inbox, consumers: tuple[Consumer, ...], message: Message[Any], size: int) -> bool:
+        """Put it into the inbox, unless there is no room or no time left; tells whether it was put there."""
         if self.draining:
             self._wire.stats.dropped += 1
             return False
@@ -167,6 +186,12 @@ class Reader:
 
     def _stale(self, message: Message[Any], now: float) -> None:
         self._wire.stats.stale += 1
+
+    def _nobodys(self, message: Message[Any]) -> None:
+        self._wire.stats.stale += 1
+        self._unclaimed += 1
+        if self._unclaimed == _MANY:
+            self._wire.events.append(UnclaimedMessages(message.topic, message.event, self._unclaimed))
 
     def _addressed(self, message: Message[Any]) -> Channel | None:
         """Whose end a phx_close or phx_error tells: by its join_ref, or whoever has the topic."""

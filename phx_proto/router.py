@@ -152,12 +152,21 @@ class Router:
         self._prefixes: dict[str, tuple[_Entry, ...]] = {}
         self._compiled: dict[tuple[Handler, ...], Routes] = {}
 
-    def on(self, event: str, *, topic: str = WILDCARD, payload: Any = None, concurrency: int = 1) -> Callable[[F], F]:
+    def on(
+        self,
+        event: str,
+        *,
+        topic: str = WILDCARD,
+        payload: Any = None,
+        concurrency: int = 1,
+        unjoined: bool = False,
+    ) -> Callable[[F], F]:
         """Register the decorated function, and leave it as it is: it can be decorated again, called and tested.
 
         The arguments are those of `add`.
         """
-        return decorator(partial(self.add, topic=topic, payload=payload, concurrency=concurrency), event)
+        options = partial(self.add, topic=topic, payload=payload, concurrency=concurrency, unjoined=unjoined)
+        return decorator(options, event)
 
     def add(
         self,
@@ -167,6 +176,7 @@ class Router:
         topic: str = WILDCARD,
         payload: Any = None,
         concurrency: int = 1,
+        unjoined: bool = False,
     ) -> Handler:
         """Register a function.
 
@@ -177,6 +187,9 @@ class Router:
             payload: The payload's type: a `msgspec.Struct`, a dataclass, a `TypedDict`, `list[...]` and so on.
                 `None` leaves the payload as it came.
             concurrency: How many messages of one topic it may have in hand; more than 1 gives up their order.
+            unjoined: Whether it takes messages of topics that have no channel on this client, too: some servers push on
+                topics that are never joined, as Absinthe does on `__absinthe__:doc:…`. All those topics have one order,
+                and a handler that takes the channel gets one of topic `"*"` that is never joined.
 
         Returns:
             The registration, which `off` takes back.
@@ -184,7 +197,7 @@ class Router:
         Raises:
             InvalidHandler: It could never be called rightly.
         """
-        handler = self.make(function, event, topic=topic, payload=payload, concurrency=concurrency)
+        handler = self.make(function, event, topic=topic, payload=payload, concurrency=concurrency, unjoined=unjoined)
         table, key = self._place(handler)
         table[key] = (*table.get(key, ()), (self.version, handler))
         self._changed()
@@ -198,13 +211,22 @@ class Router:
         topic: str = WILDCARD,
         payload: Any = None,
         concurrency: int = 1,
+        unjoined: bool = False,
     ) -> Handler:
         """A handler like those of this router, registered with nobody. The arguments are those of `add`.
 
         Raises:
             InvalidHandler: It could never be called rightly.
         """
-        return Handler(function, event, topic=topic, payload_type=payload, concurrency=concurrency, around=self._around)
+        return Handler(
+            function,
+            event,
+            topic=topic,
+            payload_type=payload,
+            concurrency=concurrency,
+            around=self._around,
+            unjoined=unjoined,
+        )
 
     def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
         """Take registrations back: one, all of a function, or all for an event; gives those that it took.
@@ -243,6 +265,10 @@ class Router:
         compiled = self._compiled
         known = compiled.get(handlers)
         return compiled.setdefault(handlers, compile_routes(handlers)) if known is None else known
+
+    def unjoined(self, topic: str, event: str) -> tuple[Handler, ...]:
+        """Who is to have a message of a topic that has no channel on this client."""
+        return tuple(handler for handler in self.routes(topic).handlers(event) if handler.unjoined)
 
     def dispatch(self, message: Message[Any]) -> tuple[Dispatch, ...]:
         """Who is to have the message, in the order of registration. Calls nothing, and decodes nothing."""

@@ -18,6 +18,8 @@ from phx_proto.events import (
     Disconnected,
     Event,
     InboxOverflow,
+    PatternJoined,
+    UnclaimedMessages,
 )
 from phx_proto.handler import Handler
 from phx_proto.message import Message
@@ -87,6 +89,16 @@ def log_event(event: Event) -> None:
             logger.warning("channel %r is not joined: %s; rejoin in %s s", topic, error, _rounded(retry_in))
         case ChannelEnded(topic=topic, error=error) if error is not None:
             logger.warning("channel %r ended: %s", topic, error)
+        case PatternJoined(topic=topic):
+            logger.warning("%r is joined as it stands: a topic has a whole name, patterns are for handlers", topic)
+        case UnclaimedMessages(topic=topic, event=name, count=count):
+            logger.warning(
+                "%d messages came on topics without a channel and are dropped, the latest event %r on topic %r: "
+                "router.on(..., unjoined=True) takes such, stats.stale counts them",
+                count,
+                name,
+                topic,
+            )
         case BadFrame(problem=problem, excerpt=excerpt, size=size):
             logger.warning("a frame of size %d was dropped: %s; it begins %s", size, problem, excerpt)
         case InboxOverflow(topic=topic, dropped=dropped, backlog=backlog):

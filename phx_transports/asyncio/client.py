@@ -195,6 +195,7 @@ class Client:
         self._portability.router(self.router)
         self._loop = asyncio.get_running_loop()
         self._proto = proto
+        proto.unjoined.context = Channel(proto.unjoined, self)
         self._session = Session()
         self._session.listeners.append(log_event)
         self._ending = Ending(

@@ -172,6 +172,21 @@ class Peer:
                     self._network.send(connection, frame, f'broadcasts "{event}" to "{topic}"', topic, event, payload)
         self._network.settle()
 
+    def push_unjoined(self, topic: str, event: str, payload: Any = None) -> None:
+        """Send an event on a topic that the client did not join, as Absinthe does; for handlers with `unjoined=True`.
+
+        Raises:
+            CannotPlay: No connection is open.
+            LocalError: The payload cannot be sent.
+        """
+        payload = {} if payload is None else payload
+        with self._lock:
+            connection = self._network.open_connection(f'push "{event}"')
+            frame = connection.serializer.broadcast(topic, event, payload)
+            words = f'pushes "{event}" to "{topic}", which is not joined'
+            self._network.send(connection, frame, words, topic, event, payload)
+        self._network.settle()
+
     def presence_state(self, topic: str, entries: Mapping[str, Any] | None = None) -> None:
         """Tell the client who is there: what a channel with presence pushes after a join.
 

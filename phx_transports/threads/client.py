@@ -175,6 +175,7 @@ class Client:
         self._portability.router(self.router)
         self.lock = threading.Lock()
         self._proto = proto
+        proto.unjoined.context = Channel(proto.unjoined, self)
         self._log: deque[Event] = deque()
         self._logging = threading.Lock()
         self._later: deque[Callable[[], None]] = deque()

@@ -152,6 +152,7 @@ class Client:
         self.router = proto.router
         self.now = monotonic
         self._proto = proto
+        proto.unjoined.context = Channel(proto.unjoined, self)
         self._engine = Engine(
             proto,
             now=monotonic,

@@ -78,6 +78,11 @@ ERRORS: list[tuple[PhxError, str]] = [
         "the server refused the join of topic 'room:1': {'reason': 'no'}",
     ),
     (
+        errors.JoinRefused("room:*", {}),
+        "the server refused the join of topic 'room:*': {} (a topic is joined by its whole name: patterns are for"
+        " handlers)",
+    ),
+    (
         errors.JoinRefused("room:1", "x" * 198),
         f"the server refused the join of topic 'room:1': '{'x' * 198}'",
     ),

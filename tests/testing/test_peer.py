@@ -22,6 +22,7 @@ from phx_proto.errors import (
 from phx_proto.events import ChannelEnded, ChannelErrored, Connected, ConnectFailed, Disconnected, PresenceChanged
 from phx_proto.flow import FlowLimits
 from phx_proto.message import Reply
+from phx_proto.router import Router
 from phx_proto.serializer import V1
 from phx_proto.states import SocketState
 from phx_transports.testing import ANYTHING, CannotPlay, Driver, Peer, Side, UnexpectedConversation
@@ -71,6 +72,15 @@ def test_a_join_can_be_refused() -> None:
         with pytest.raises(JoinRefused) as refused:
             peer.driver().connect().join(LOBBY).result(0)
         assert refused.value.response == {"reason": "full"}
+
+
+def test_an_event_can_be_sent_on_a_topic_that_was_never_joined() -> None:
+    router = Router()
+    router.add(lambda message: None, "data", topic="__absinthe__:*", unjoined=True)
+    with Peer() as peer:
+        client = peer.driver(ClientProtocol(peer.url, router=router)).connect()
+        peer.push_unjoined("__absinthe__:doc:1", "data", {"n": 1})
+        assert [(message.topic, message.payload) for message in client.messages] == [("__absinthe__:doc:1", {"n": 1})]
 
 
 def test_a_join_that_is_never_answered_times_out_on_the_clock() -> None:

@@ -16,6 +16,8 @@ from phx_proto.events import (
     Disconnected,
     Event,
     InboxOverflow,
+    PatternJoined,
+    UnclaimedMessages,
 )
 from phx_proto.handler import Handler
 from phx_proto.message import Message
@@ -36,6 +38,8 @@ def _everything_is_logged(caplog: pytest.LogCaptureFixture) -> None:
         (ConnectFailed(ConnectError("no route"), 3, 0.5), logging.WARNING, ["attempt 3", "no route", "0.50 s"]),
         (ChannelErrored("t:1", ChannelCrashed("t:1"), 1.0), logging.WARNING, ["'t:1'", "crashed", "1.00 s"]),
         (ChannelEnded("t:1", ChannelClosed("t:1", "the server closed it")), logging.WARNING, ["'t:1'", "the server"]),
+        (PatternJoined("sim:*"), logging.WARNING, ["'sim:*'", "patterns are for handlers"]),
+        (UnclaimedMessages("doc:1", "data", 3), logging.WARNING, ["3 messages", "'data'", "'doc:1'", "unjoined=True"]),
         (BadFrame("no array", '{"…"', 9), logging.WARNING, ["size 9", "no array", '{"…"']),
         (InboxOverflow(None, 5, 640), logging.ERROR, ["5 messages", "the client", "640"]),
         (InboxOverflow("t:1", 5, 640), logging.ERROR, ["5 messages", "'t:1'"]),

@@ -328,3 +328,24 @@ def test_a_handler_that_waits_for_a_reply_behind_a_flood_gets_it(adapter: Adapte
         wire.reply(asked, "answer")
         settled(channel.client, 500)
         assert replies == ["answer"]
+
+
+# ---- topics that were never joined ----------------------------------------------------------------------------------
+
+
+def test_messages_of_topics_never_joined_reach_the_handlers_that_take_such_in_their_order(adapter: Adapter) -> None:
+    handlers = adapter.handlers()
+    heard: list[Any] = []
+    states: set[ChannelState] = set()
+
+    @handlers.on("data", topic="__absinthe__:*", unjoined=True)
+    def take(message: Message[Any], channel: Channel) -> None:
+        heard.append((message.topic, message.payload))
+        states.add(channel.state)
+
+    with adapter.connected(router=handlers) as (client, wire):
+        for number in range(20):
+            wire.push(f"__absinthe__:doc:{number % 3}", "data", number)
+        until(lambda: client.stats.handled == 20)
+        assert heard == [(f"__absinthe__:doc:{number % 3}", number) for number in range(20)]
+        assert states == {ChannelState.IDLE}
