@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
 from phx_proto.errors import InvalidState
 from phx_proto.message import Reply
 from phx_proto.server_events import ChannelTerminated, JoinRequested, MessageIn, Termination
+from phx_proto.shown import LIMIT, escaped, shown
 from phx_proto.tracker import Tracker
 
 from .crew import Crew, is_stopped
@@ -106,7 +107,7 @@ class ServerChannel:
         Raises:
             Refuse: The response of an error reply.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no handler for event {event!r}")
+        raise NotImplementedError(f"{type(self).__name__} has no handler for event {shown(event)}")
 
     async def terminate(self, reason: Termination) -> None:
         """The channel has ended; what was spawned has been cancelled.
@@ -203,10 +204,52 @@ OnError: TypeAlias = Callable[[CallbackError], None]
 
 
 def log_callback_error(report: CallbackError) -> None:
-    """Log the error with its traceback: what happens unless `on_error` says otherwise."""
-    what = report.call if report.event is None else f"{report.call} of event {report.event!r}"
-    where = "" if report.topic is None else f" on topic {report.topic!r}"
-    _logger.error("%s%s failed: %r", what, where, report.error, exc_info=report.error)
+    """Log the error with its traceback: what happens unless `on_error` says otherwise.
+
+    An error's text may be a client's: where it is very long or no plain line, the log has it cut and escaped.
+    """
+    what = report.call if report.event is None else f"{report.call} of event {shown(report.event)}"
+    where = "" if report.topic is None else f" on topic {shown(report.topic)}"
+    _logger.error("%s%s failed: %s", what, where, shown(report.error), exc_info=_loggable(report.error))
+
+
+def _loggable(error: BaseException) -> BaseException:
+    """The error, or where its text or that of one before it cannot be shown, one that looks like it and can."""
+    chain = [error]
+    while len(chain) < _MOST_CAUSES and (before := _before(chain[-1])) is not None:
+        chain.append(before)
+    if all(map(_is_plain, chain)) and _before(chain[-1]) is None:
+        return error
+    loggable: BaseException | None = None
+    for each in reversed(chain):
+        kind = type(each)
+        named = type(kind.__name__, (Exception,), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
+        following = named(_text(each)).with_traceback(each.__traceback__)
+        following.__cause__, loggable = loggable, following
+    assert loggable is not None, "there is one error at least"
+    return loggable
+
+
+_MOST_CAUSES: Final = 10
+
+
+def _before(error: BaseException) -> BaseException | None:
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _is_plain(error: BaseException) -> bool:
+    try:
+        text = str(error)
+    except Exception:
+        return False
+    return len(text) <= LIMIT and text.isprintable()
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return escaped(str(error))
+    except Exception:
+        return "its text cannot be had"
 
 
 _logger: Final = logging.getLogger("phx_transports.server")

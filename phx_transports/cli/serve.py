@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from phx_proto.server_events import MessageIn
+from phx_proto.shown import shown
 
 from ..asyncio.server import (
     CallbackError,
@@ -167,7 +168,7 @@ class Rooms:
 
     def _crashed(self, report: CallbackError) -> None:
         where = report.call if report.event is None else f"event {report.event}"
-        self.tell(f"{report.topic or 'the server'} crashed in {where}: {report.error!r}")
+        self.tell(f"{report.topic or 'the server'} crashed in {where}: {shown(report.error)}")
 
 
 class Room(ServerChannel):

@@ -654,3 +654,37 @@ async def test_errors_are_logged_without_an_on_error(caplog: pytest.LogCaptureFi
         await client.ask("1", "2", "x", "what", {"secret": "sekret"})
     assert "handle_in of event 'what' on topic 'x' failed" in caplog.text
     assert "sekret" not in caplog.text
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RecursionError
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("text", ["a\nb\x1b[2J\u202e", "x" * 100_000, None])
+async def test_a_clients_words_are_logged_cut_and_escaped(text: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    server = Server()
+
+    @server.channel("x*")
+    class Repeats(ServerChannel):
+        async def handle_in(self, event: str, payload: Any) -> Any:
+            if text is None:
+                raise Unspeakable
+            try:
+                raise ValueError(payload)
+            except ValueError as error:
+                raise RuntimeError(payload) from error
+
+    words = text or ""
+    async with server.serve() as running, connected(running.url) as client:
+        await client.join(f"x{words[:5_000]}")
+        assert (await client.ask("1", "2", f"x{words[:5_000]}", words, words))[3] == "phx_error"
+        await client.alive()
+    logged = caplog.text
+    assert len(logged) < 5_000
+    assert not {"\x1b", "\u202e"} & set(logged)
+    assert "a\nb" not in logged
+    assert ("Unspeakable" if text is None else "RuntimeError: ") in logged
+    assert "in handle_in" in logged
