@@ -232,3 +232,50 @@ def test_being_opened_twice_is_being_opened_once() -> None:
     talk = Conversation().connect()
     talk.link.opened(None, talk.now)
     assert (talk.events(), talk.proto.stats.connects) == ([], 1)
+
+
+# ---- time bounds every attempt, not the first alone -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["params", "auth_token"])
+def test_callables_that_do_not_answer_at_a_reconnect_are_a_failed_attempt(name: str) -> None:
+    settings: dict[str, Any] = {name: lambda: None}
+    talk = Conversation(ClientOptions(open_timeout=3.0), **settings)
+    talk.proto.connect(talk.now)
+    talk.resolve(None)
+    talk.accept()
+    talk.drop()
+    talk.advance(0.01)
+    assert talk.proto.state is SocketState.RESOLVING
+    talk.events()
+    talk.advance(2.999)
+    assert talk.events() == []
+    talk.advance(0.001)
+    assert "did not answer within 3 s" in str(talk.event(ConnectFailed).error)
+    talk.advance(0.05)
+    assert len(talk.questions) == 2  # it is asked anew; the older answer is nobody's
+    talk.resolve(None)
+    assert talk.proto.state is SocketState.RESOLVING
+    talk.resolve(None)
+    assert talk.proto.state is SocketState.OPENING
+
+
+@pytest.mark.parametrize("how", ["drop", "reconnect"])
+def test_a_handshake_that_is_not_answered_at_a_reconnect_is_a_failed_attempt(how: str) -> None:
+    talk = Conversation(ClientOptions(open_timeout=3.0)).connect()
+    if how == "drop":
+        talk.drop()
+        talk.advance(0.01)
+    else:
+        talk.proto.reconnect(talk.now)
+    assert talk.proto.state is SocketState.OPENING
+    talk.advance(3.0)
+    assert "did not answer the handshake within 3 s" in str(talk.event(ConnectFailed).error)
+
+
+def test_an_attempt_after_a_wait_is_bounded_like_any() -> None:
+    talk = Conversation(ClientOptions(open_timeout=3.0), params=lambda: EMPTY)
+    talk.proto.connect(talk.now)
+    for _ in range(5):
+        talk.advance(3.0 + 0.2)
+    assert sum(isinstance(event, ConnectFailed) for event in talk.events()) == 5
