@@ -16,7 +16,6 @@ from math import isfinite
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
-import idna
 import msgspec
 
 from .commands import Provider
@@ -222,6 +221,8 @@ def _ascii_host(host: str) -> str:
         address, has_zone, zone = host.partition("%")
         return f"[{address}{has_zone}{zone.removeprefix('25')}]"  # in a URL `%` is written `%25` (RFC 6874)
     if not host.isascii():
+        import idna  # here, for it costs two milliseconds and few hosts need it
+
         host = idna.encode(host, uts46=True).decode()
     name = host.removesuffix(".")  # names that end in a dot are absolute
     fits = len(name) <= _LONGEST_NAME and all(0 < len(label) <= _LONGEST_LABEL for label in name.split("."))
