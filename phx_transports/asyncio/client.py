@@ -81,7 +81,7 @@ class connect:  # noqa: N801 - used like a function
 
     Raises:
         InvalidEndpoint: URL, params, token or headers cannot be sent.
-        HandshakeRefused: The server refused for good; `status` and `body` tell why.
+        HandshakeRefused: The server refused, for good or until the timeout; `status` and `body` tell why.
         ConnectTimeout: The server was not there in time; `last` tells what the latest attempt met.
         CertificateError: The server's certificate was not accepted.
         InvalidHandler: The router has a handler that cannot run where the executor does.

@@ -72,7 +72,7 @@ class Channel:
 
         Raises:
             JoinRefused: The server refused. The channel is closed.
-            JoinTimeout: It did not answer in time. The channel is closed.
+            JoinTimeout: It did not succeed in time; `problem` and `last` say why. The channel is closed.
             LocalError: It was joined before, or the params cannot be sent.
         """
         return self._client.ask(calls.join(self._core, timeout=timeout))
