@@ -139,6 +139,7 @@ class ClientProtocol:
         self._connect_timeout = inf
         self._latest_first_try = inf  # when the first connect is to be tried for the last time
         self._drain_ends = inf
+        self._cause: BaseException | None = None  # why the application closes, where it says so
         self._timer: Timer | None = None  # of the state: open, retry, close or drain timeout
         self._connect_timer: Timer | None = None  # of the first connect as a whole
 
@@ -239,7 +240,7 @@ class ClientProtocol:
             self._advance(SocketInput.LOST)
         self._dial(now)
 
-    def drain(self, now: float, *, timeout: float = 10.0) -> None:
+    def drain(self, now: float, *, timeout: float = 10.0, error: BaseException | None = None) -> None:
         """Close gracefully: take no new messages, let handlers finish (pushes still work), leave, close with 1000.
 
         Ends in `Closed`. Does nothing if the client is closing already.
@@ -247,6 +248,7 @@ class ClientProtocol:
         Args:
             now: The time.
             timeout: Seconds after which the connection is dropped, whatever is left to do; `math.inf` for none.
+            error: As for `abort`.
 
         Raises:
             InvalidTimeout: The timeout is no number.
@@ -254,6 +256,7 @@ class ClientProtocol:
         checked_timeout("drain", timeout)
         if self._state in _ENDING:
             return
+        self._cause = self._cause or error
         self._stop_timer()
         self._stop_connect_timer()
         self._advance(SocketInput.DRAIN)
@@ -283,9 +286,15 @@ class ClientProtocol:
         ends = min(now + self.options.close_timeout, self._drain_ends)
         self._timer = self._wire.timers.at(ends, self._close_timed_out)
 
-    def abort(self, now: float) -> None:
-        """Close at once, without a handshake. Ends in `Closed`."""
+    def abort(self, now: float, *, error: BaseException | None = None) -> None:
+        """Close at once, without a handshake. Ends in `Closed`.
+
+        Args:
+            now: The time.
+            error: Why, where the application gives up: a handler's error, say. `Closed` tells it.
+        """
         if self._state is not SocketState.CLOSED:
+            self._cause = self._cause or error
             self._end(None, now)
 
     # ---- what the adapter brings ------------------------------------------------------------------------------------
@@ -535,7 +544,7 @@ class ClientProtocol:
         self._drop_attempt()
         self._advance(SocketInput.END)
         self._close_channels(error, now)
-        self._wire.events.append(Closed(error))
+        self._wire.events.append(Closed(error or self._cause))
 
     def _close_channels(self, error: PhxError | None, now: float) -> None:
         self._unplug(error, now)

@@ -78,10 +78,10 @@ class Closed(Record, frozen=True):
     """The client has ended, for good; nothing comes after it.
 
     Attributes:
-        error: Why; `None` where the application closed it.
+        error: Why; `None` where the application closed it. A handler's own error where that ended the client.
     """
 
-    error: PhxError | None
+    error: BaseException | None
 
 
 class PingAnswered(Record, frozen=True):

@@ -10,15 +10,17 @@ import pickle
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import CoroutineType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 from uuid import uuid4
 
 from phx_proto.errors import InvalidHandler, PhxError
 from phx_proto.handler import Handler, HandlerKind
 from phx_proto.message import Message
 from phx_proto.router import Router
+
+from .reports import is_exit
 
 
 @dataclass(eq=False)
@@ -63,6 +65,54 @@ class Failure:
         return _arrived, (self.index, _pickled(self.error), name, _text(self.error), trace)
 
 
+class Halt(Protocol):
+    """Where a client's handlers stop; an adapter's runner is one.
+
+    Attributes:
+        halted: Whether no handler is begun any more.
+    """
+
+    halted: bool
+
+    def halt(self) -> None:
+        """Begin no handler any more; what runs is left to end."""
+
+
+class Progress:
+    """How far a batch has got that is run in this process.
+
+    Args:
+        host: Tells whether to go on; `None` for a batch that nobody stops.
+
+    Attributes:
+        begun: Whether it is run here; in another process nobody here can tell how far it is.
+        done: Messages that are done with.
+    """
+
+    __slots__ = ("_host", "_reported", "begun", "done")
+
+    def __init__(self, host: Halt | None = None) -> None:
+        self.begun = False
+        self.done = 0
+        self._host = host
+        self._reported = 0
+
+    @property
+    def halted(self) -> bool:
+        """Whether the rest is to be skipped."""
+        return self._host is not None and self._host.halted
+
+    def halt(self) -> None:
+        """Have all of the client's handlers stop, now."""
+        if self._host is not None:
+            self._host.halt()
+
+    def unreported(self, done: int) -> int:
+        """What is done and was not reported yet, and is now."""
+        more, self._reported = done - self._reported, done
+        return more
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Batch:
     """Messages of one topic, in order, for one handler.
@@ -71,30 +121,51 @@ class Batch:
         handler: A plain one.
         messages: As they came; a payload type is applied where the batch is run.
         channel: For a handler that takes it; it cannot leave the process.
+        fail_fast: Whether the first error ends it.
+        progress: Where it tells how far it is; it stays in the process.
     """
 
     handler: Handler
     messages: Sequence[Message[Any]]
     channel: object = None
+    fail_fast: bool = False
+    progress: Progress = field(default_factory=Progress)
+
+    def __reduce__(self) -> "tuple[Callable[..., Batch], tuple[Any, ...]]":
+        return Batch, (self.handler, self.messages, self.channel, self.fail_fast)
 
     def __repr__(self) -> str:
         return f"Batch({self.handler.name}, {len(self.messages)} messages)"  # what is in them is for nobody's log
 
     def run(self) -> list[Failure]:
-        """Call the handler on each message; what it raises on one does not keep it from the next."""
+        """Call the handler on each message; an error on one does not keep it from the next, unless `fail_fast`."""
         handler, channel, failures = self.handler, self.channel, list[Failure]()
+        progress = self.progress
+        progress.begun = True
         for index, message in enumerate(self.messages):
+            if progress.halted:
+                break
             try:
                 accepted = message if handler.payload_type is None else handler.accept(message)
                 returned = handler.run(accepted, channel) if handler.takes_channel else handler.run(accepted)
                 if isinstance(returned, CoroutineType):
                     returned.close()
                     raise TypeError(f"{handler.name} returned a coroutine: declare it with `async def`, to be awaited")
-            except (KeyboardInterrupt, SystemExit):
-                raise
             except BaseException as error:  # `CancelledError` too: it is no cancellation where nothing can be cancelled
                 failures.append(Failure(index, error))
+                if self.fail_fast and _stops(failures[-1]):
+                    progress.halt()
+                    progress.done += 1
+                    break
+            progress.done += 1
         return failures
+
+    def done(self, failures: Sequence[Failure]) -> int:
+        """How many messages are done with, now that it came back with these."""
+        if self.progress.begun:
+            return self.progress.done
+        stopped = self.fail_fast and any(map(_stops, failures))
+        return failures[-1].index + 1 if stopped else len(self.messages)
 
     def lost(self, error: BaseException) -> list[Failure]:
         """What there is to tell where nothing came back: of each message, that nobody knows how far it was handled."""
@@ -103,6 +174,11 @@ class Batch:
     def __dask_tokenize__(self) -> str:
         # To Dask equal calls are one call, which it makes once: no batch is to equal another.
         return uuid4().hex
+
+
+def _stops(failure: Failure) -> bool:
+    """Whether `fail_fast` heeds it; what else a handler raises closes the client in order (`reports.is_exit`)."""
+    return not is_exit(failure.error)
 
 
 # ---- what can go to another process ---------------------------------------------------------------------------------

@@ -4,13 +4,14 @@ The core ends first: it has left, closed and told so. If the application did not
 before, for so long as closing may take; only after that the adapter lets go of what it holds.
 """
 
+from collections.abc import Callable
 from functools import partial
 from math import inf
 
 from phx_proto.client import ClientProtocol
 from phx_proto.states import SocketState
 
-from .reports import HandlerError, OnHandlerError, report_to
+from .reports import HandlerError, OnHandlerError, is_exit, report_to
 from .session import Session, Tell
 
 
@@ -24,6 +25,7 @@ class Ending:
         on_handler_error: Told what a handler raised.
         fail_fast: Whether that ends the client.
         drain_timeout: Seconds that closing may take.
+        halt: Has no handler begun any more, from now on; must not raise, and must not wait.
 
     Attributes:
         deadline: When handlers are waited for no longer; `math.inf` while the core has not ended.
@@ -38,6 +40,7 @@ class Ending:
         on_handler_error: OnHandlerError,
         fail_fast: bool,
         drain_timeout: float,
+        halt: Callable[[], None],
     ) -> None:
         self.deadline = inf
         self._proto = proto
@@ -46,6 +49,7 @@ class Ending:
         self._on_handler_error = on_handler_error
         self._fail_fast = fail_fast
         self._drain_timeout = drain_timeout
+        self._halt = halt
         self._dropped = False
 
     # ---- what ends it -----------------------------------------------------------------------------------------------
@@ -63,10 +67,26 @@ class Ending:
         self._tell(partial(self._fail, error))
 
     def handler_failed(self, report: HandlerError) -> None:
-        """A handler raised."""
-        report_to(self._on_handler_error, report)
+        """A handler raised.
+
+        What is no error but asks for the end, `SystemExit` or `KeyboardInterrupt`, is heeded: the client closes
+        gracefully, and whoever waits for its end gets that raised. So does what `on_handler_error` raises likewise.
+        """
+        if is_exit(report.error):
+            self.exit(report.error)
+            return
+        if self._fail_fast:
+            self._halt()  # before anything else: nothing more is handled
+        try:
+            report_to(self._on_handler_error, report)
+        except BaseException as error:
+            self.exit(error)
         if self._fail_fast:
             self.fail(report.raisable)
+
+    def exit(self, error: BaseException) -> None:
+        """Close gracefully, and have whoever waits for the end raise this."""
+        self._tell(partial(self._exit, error))
 
     def on_signal(self) -> None:
         """SIGINT or SIGTERM: the first closes gracefully, the next at once."""
@@ -90,6 +110,14 @@ class Ending:
 
     # ---- private ----------------------------------------------------------------------------------------------------
 
+    def _exit(self, error: BaseException, now: float) -> None:
+        if self._proto.state in (SocketState.DRAINING, SocketState.CLOSING, SocketState.CLOSED):
+            return  # it is on its way
+        self._session.fail(error)
+        self._dropped = True  # the core's drain is all the time that handlers have
+        self._proto.drain(now, timeout=self._drain_timeout, error=error)
+        self._session.release_readers()
+
     def _drain(self, now: float) -> None:
         self._proto.drain(now, timeout=self._drain_timeout)
         self._session.release_readers()
@@ -101,4 +129,5 @@ class Ending:
     def _fail(self, error: BaseException, now: float) -> None:
         if not self._session.closed:
             self._session.fail(error)
-            self._abort(now)
+            self._dropped = True
+            self._proto.abort(now, error=error)

@@ -14,7 +14,7 @@ from phx_proto.handler import Handler
 from phx_proto.inbox import fitting
 from phx_proto.message import Message
 
-from .batches import Batch, Failure
+from .batches import Batch, Failure, Progress
 from .reports import HandlerError, OnHandlerError
 
 #: Messages of a batch, at most.
@@ -33,15 +33,22 @@ class Host(Protocol):
     """An adapter's runner, as far as lanes need it.
 
     Attributes:
-        closed: Whether no handler is begun any more.
+        closed: Whether the client has ended, and nothing is told any more.
+        halted: Whether no handler is begun any more.
+        fail_fast: Whether a handler's error is to be the last thing that handlers do.
         on_error: Told what went wrong; must not raise.
     """
 
     closed: bool
+    halted: bool
+    fail_fast: bool
     on_error: OnHandlerError
 
     def begin_later(self, begin: Callable[[], None], /) -> None:
         """Have a lane begin what it may, soon: after the read that is at work, and where batches come back to."""
+
+    def halt(self) -> None:
+        """Begin no handler any more; what runs is left to end."""
 
     def submit(self, batch: Batch, ended: Callable[[Outcome], None], /) -> None:
         """Give the batch to the executor. `ended` is called later, and by one thread for all lanes.
@@ -50,8 +57,8 @@ class Host(Protocol):
             Exception: The executor does not take it.
         """
 
-    def handled(self, messages: int, size: int, /) -> None:
-        """So many messages, of so many bytes, are done with."""
+    def batch_handled(self, progress: Progress, done: int, size: int, /) -> None:
+        """So many of a batch's messages, of so many bytes, are done with; `progress` knows what was told before."""
 
 
 class Lane:
@@ -76,34 +83,40 @@ class Lane:
             self._host.begin_later(self._begin)
 
     def _begin(self) -> None:
-        while self._messages and self._under_way < self._handler.concurrency and not self._host.closed:
+        while self._messages and self._under_way < self._handler.concurrency and not self._host.halted:
             batch, size = self._take()
             self._under_way += 1
             try:
                 self._host.submit(batch, partial(self._ended, batch, size))
             except Exception as refusal:  # the executor is shut down, or broken
-                self._settle(batch, size, batch.lost(refusal))
+                self._settle(batch, size, batch.lost(refusal), len(batch.messages))
 
     def _take(self) -> tuple[Batch, int]:
         waiting = self._messages
         share = -(-len(waiting) // self._handler.concurrency)  # rounded up
         share = min(share, BATCH, fitting(size for _, size in waiting))
         taken = [waiting.popleft() for _ in range(share)]
-        batch = Batch(self._handler, [message for message, _ in taken], self._channel)
+        host = self._host
+        progress = Progress(host)
+        batch = Batch(self._handler, [message for message, _ in taken], self._channel, host.fail_fast, progress)
         return batch, sum(size for _, size in taken)
 
     def _ended(self, batch: Batch, size: int, outcome: Outcome) -> None:
         try:
             failures = outcome.result()
         except BaseException as error:  # a worker died, the batch could not be sent, or was cancelled
-            failures = batch.lost(error)
-        self._settle(batch, size, failures)
+            failures, done = batch.lost(error), len(batch.messages)
+            if self._host.halted:  # it was not begun, or nobody knows
+                done = batch.progress.done
+        else:
+            done = batch.done(failures)
+        self._settle(batch, size, failures, done)
         self._begin()
 
-    def _settle(self, batch: Batch, size: int, failures: list[Failure]) -> None:
+    def _settle(self, batch: Batch, size: int, failures: list[Failure], done: int) -> None:
         host = self._host
         self._under_way -= 1
         if not host.closed:
             for failure in failures:
                 host.on_error(HandlerError(batch.handler, batch.messages[failure.index], failure.error))
-        host.handled(len(batch.messages), size)
+        host.batch_handled(batch.progress, done, size)

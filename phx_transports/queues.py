@@ -16,6 +16,7 @@ from phx_proto.inbox import Tap
 from phx_proto.message import Message
 from phx_proto.states import ChannelState
 
+from .reports import is_exit
 from .session import Session
 
 T = TypeVar("T")
@@ -150,7 +151,9 @@ class MessageQueue(Queue[T]):
             self.waiting.append(selected)
         if isinstance(item, ChannelEnded):
             self.ended = True
-            self.error = item.error or self._session.error
+            ended_by = self._session.error
+            # What asks for the program's end is raised once, by who waits for the client's.
+            self.error = item.error or (None if ended_by is None or is_exit(ended_by) else ended_by)
         self._wake()
         return selected is not None
 

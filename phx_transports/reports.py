@@ -51,6 +51,11 @@ class HandlerError:
         return error
 
 
+def is_exit(error: BaseException) -> bool:
+    """Whether it is no error but asks for the end: `SystemExit` (`sys.exit()`), `KeyboardInterrupt` and the like."""
+    return not isinstance(error, Exception | CancelledError)
+
+
 OnHandlerError: TypeAlias = Callable[[HandlerError], None]
 
 

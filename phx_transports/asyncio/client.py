@@ -76,7 +76,7 @@ class connect:  # noqa: N801 - used like a function
         executor: Runs plain handlers; by default a thread pool of the client's own. In a process pool they take the
             message alone, and are functions of a module.
         on_handler_error: Told what a handler raised; by default it is logged with its traceback.
-        fail_fast: Whether a handler's error ends the client, with that error.
+        fail_fast: Whether a handler's error ends the client, with that error; nothing more is handled then.
         drain_timeout: Seconds that closing may take: handlers that finish, leaves, the closing handshake.
 
     Raises:
@@ -205,6 +205,7 @@ class Client:
             on_handler_error=on_handler_error,
             fail_fast=fail_fast,
             drain_timeout=drain_timeout,
+            halt=lambda: self._runner.halt(),
         )
         self._transport: ClientTransport
         if transport is None:
@@ -218,6 +219,7 @@ class Client:
             on_held=lambda messages, size: proto.held(messages, size=size),
             on_done=lambda: self._loop.call_soon(self._report_handled),
             on_error=self._ending.handler_failed,
+            fail_fast=fail_fast,
         )
         self._alarm = Alarm(self._transport.call_at, lambda: self.tell(proto.handle_timeout))
         self._pump = Pump(
@@ -335,6 +337,7 @@ class Client:
 
         Raises:
             PhxError: What ended the client, if not the application or a signal.
+            SystemExit: A handler called `sys.exit()`: the client closed gracefully. So with all that is no `Exception`.
         """
         with signals_to(self._ending.on_signal):
             await self.wait_closed()
@@ -422,8 +425,11 @@ class Client:
 
     async def _wait_ended(self) -> None:
         if not self._runner.is_current:
-            with contextlib.suppress(Exception):  # why it ended is for `run` and `wait_closed` to raise
+            try:
                 await self.wait_closed()
+            except BaseException as error:  # why it ended is for `run` and `wait_closed` to raise
+                if error is not self._session.error:
+                    raise
 
     # ---- private: the end -------------------------------------------------------------------------------------------
 

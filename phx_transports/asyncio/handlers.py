@@ -20,7 +20,7 @@ from phx_proto.handler import Handler, HandlerKind
 from phx_proto.inbox import Consumer, Inbox, Tap
 from phx_proto.message import Message
 
-from ..batches import Batch, Failure
+from ..batches import Batch, Failure, Progress
 from ..lanes import BATCH, Lane, Outcome
 from ..reports import HandlerError, OnHandlerError
 from .crew import Crew, is_stopped
@@ -39,7 +39,9 @@ class Runner:
         on_error: Told what a handler raised; must not raise.
 
     Attributes:
-        closed: Whether no handler is begun any more.
+        closed: Whether the client has ended, and what still runs is cancelled.
+        halted: Whether no handler is begun any more.
+        fail_fast: Whether a handler's error is to be the last thing that handlers do.
         done: Messages that are done with and not yet reported.
         done_size: Their bytes.
     """
@@ -51,14 +53,17 @@ class Runner:
         on_held: Callable[[int, int], None],
         on_done: Callable[[], object],
         on_error: OnHandlerError,
+        fail_fast: bool = False,
     ) -> None:
         self.executor = executor
         self.on_held = on_held
         self.on_done = on_done
         self.on_error = on_error
         self.closed = False
+        self.halted = False
+        self.fail_fast = fail_fast
         self._tasks: set[asyncio.Task[None]] = set()
-        self._batches: set[asyncio.Future[list[Failure]]] = set()
+        self._batches: dict[asyncio.Future[list[Failure]], Progress] = {}
         self.done = 0
         self.done_size = 0
         self._crew: Crew[Inbox] = Crew(self._drain)
@@ -75,10 +80,20 @@ class Runner:
         self.done_size += size
 
     def report(self) -> tuple[int, int]:
-        """How many are done with since the last report, and their bytes."""
+        """How many are done with since the last report, and their bytes; of batches that run, how far they are."""
+        for progress in self._batches.values():
+            self.done += progress.unreported(progress.done)
         done, self.done = (self.done, self.done_size), 0
         self.done_size = 0
         return done
+
+    def batch_handled(self, progress: Progress, done: int, size: int) -> None:
+        """So many of a batch's messages, of so many bytes, are done with."""
+        self.handled(progress.unreported(done), size)
+
+    def halt(self) -> None:
+        """Begin no handler any more; what runs is left to end."""
+        self.halted = True
 
     @property
     def is_current(self) -> bool:
@@ -88,7 +103,7 @@ class Runner:
 
     async def close(self) -> None:
         """Cancel what still runs on the loop, and what the executor has not begun, and wait until it has ended."""
-        self.closed = True
+        self.closed = self.halted = True
         await self._crew.close()
         pending: tuple[asyncio.Future[Any], ...] = (*self._tasks, *self._batches)
         for future in pending:
@@ -116,13 +131,13 @@ class Runner:
     def submit(self, batch: Batch, ended: Callable[[Outcome], None]) -> None:
         """Give a batch to the executor; its end is told on the loop."""
         future = asyncio.get_running_loop().run_in_executor(self.executor, Batch.run, batch)
-        self._batches.add(future)
-        future.add_done_callback(self._batches.discard)
+        self._batches[future] = batch.progress
+        future.add_done_callback(self._batches.pop)
         future.add_done_callback(ended)
 
     async def _drain(self, runnable: deque[Inbox]) -> None:
         popleft = runnable.popleft
-        while runnable:
+        while runnable and not self.halted:
             inbox = popleft()
             while deliveries := inbox.take(BATCH):
                 rest: Iterator[Any] = iter(deliveries)  # what is not inline is not always a handler
@@ -143,13 +158,20 @@ class Runner:
                                     await consumer.run(message, inbox.channel.context)
                                 else:
                                     await consumer.run(message)
-                            except (Exception, asyncio.CancelledError) as error:
+                            except BaseException as error:
                                 self.failed(consumer, item, error)
+                            if self.halted:
+                                for tap in consumers:
+                                    if isinstance(tap, Tap):  # streams have what was handled
+                                        self._keep(item, size, tap, consumers, inbox.channel.context)
+                                self.handled(len(deliveries) - len(list(rest)) - kept, size_done)
+                                return
                 except BaseException:  # the worker is stopped: another will go on here
                     left = list(rest)
                     inbox.put_back(left)
                     runnable.appendleft(inbox)
-                    self.handled(len(deliveries) - len(left) - kept, size_done)
+                    cut_off = int(self.closed)  # the one at work: nobody will go on with it
+                    self.handled(len(deliveries) - len(left) - kept - cut_off, size_done)
                     raise
                 if not self.done:  # `handled`, spelled out
                     self.on_done()
@@ -178,6 +200,8 @@ class Runner:
     def failed(self, handler: Handler, message: Message[Any], error: BaseException) -> None:
         """Report what a handler raised in this task; if that is the task's own cancellation, raise it on."""
         stopped = is_stopped(error)
+        if isinstance(error, GeneratorExit):  # the loop is gone, and its coroutines with it
+            raise error
         if not (stopped and self.closed):
             self.on_error(HandlerError(handler, message, error))
         if stopped:
@@ -202,13 +226,13 @@ class TaskLane:
         self._start()
 
     def _start(self) -> None:
-        if self._waiting and self._tasks < self._handler.concurrency and not self._runner.closed:
+        if self._waiting and self._tasks < self._handler.concurrency and not self._runner.halted:
             self._tasks += 1
             self._runner.spawn(self._work)
 
     async def _work(self) -> None:
         try:
-            while self._waiting:
+            while self._waiting and not self._runner.halted:
                 await self._handle(*self._waiting.popleft())
         finally:
             self._tasks -= 1
@@ -218,7 +242,8 @@ class TaskLane:
         handler, runner = self._handler, self._runner
         try:
             await handler.call(handler.accept(message), self._channel)
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:
             runner.failed(handler, message, error)
         finally:
-            runner.handled(1, size)
+            if not runner.closed:  # else it was cut off
+                runner.handled(1, size)

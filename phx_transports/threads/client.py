@@ -108,7 +108,7 @@ def connect(
             alone, and are functions of a module.
         on_handler_error: Told what a handler raised, on the handler's thread or, where that is an executor's, on one of
             the client's own; by default it is logged with its traceback.
-        fail_fast: Whether a handler's error ends the client, with that error.
+        fail_fast: Whether a handler's error ends the client, with that error; nothing more is handled then.
         drain_timeout: Seconds that closing may take: handlers that finish, leaves, the closing handshake.
 
     Raises:
@@ -188,6 +188,7 @@ class Client:
             on_handler_error=on_handler_error,
             fail_fast=fail_fast,
             drain_timeout=drain_timeout,
+            halt=lambda: self._runner.halt(),
         )
         hooks: dict[str, Any] = {
             "tell": self.tell,
@@ -210,6 +211,7 @@ class Client:
             on_turns=self._turns,
             later=self._later.append,
             on_error=self._ending.handler_failed,
+            fail_fast=fail_fast,
             on_crash=self._ending.fail,
         )
         self._pump = Pump(
@@ -251,6 +253,7 @@ class Client:
     @property
     def stats(self) -> Stats:
         """Counters, as they are now."""
+        self.tell(self._runner.report_batches)
         with self.lock:
             return self._proto.stats
 
@@ -349,6 +352,7 @@ class Client:
 
         Raises:
             PhxError: What ended the client, if not the application or a signal.
+            SystemExit: A handler called `sys.exit()`: the client closed gracefully. So with all that is no `Exception`.
         """
         with signals_to(lambda: self._watch.call(self._ending.on_signal)):
             self.wait_closed()
@@ -459,8 +463,11 @@ class Client:
 
     def _wait_ended(self) -> None:
         if not (self._runner.is_current or self._watch.is_current):
-            with contextlib.suppress(Exception):  # why it ended is for `run` and `wait_closed` to raise
+            try:
                 self.wait_closed()
+            except BaseException as error:  # why it ended is for `run` and `wait_closed` to raise
+                if error is not self._session.error:
+                    raise
 
     # ---- private: the end, on the watch's thread --------------------------------------------------------------------
 

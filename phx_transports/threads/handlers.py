@@ -28,7 +28,7 @@ from phx_proto.client import ClientProtocol
 from phx_proto.handler import Handler
 from phx_proto.inbox import Consumer, Delivery, Inbox, Tap
 
-from ..batches import Batch, Failure
+from ..batches import Batch, Failure, Progress
 from ..lanes import BATCH, Lane, Outcome
 from ..reports import HandlerError, OnHandlerError
 from ..session import Tell
@@ -58,7 +58,9 @@ class Runner:
         on_crash: Told of an error that was not foreseen.
 
     Attributes:
-        closed: Whether no handler is begun any more.
+        closed: Whether the client has ended, and nothing is told any more.
+        halted: Whether no handler is begun any more.
+        fail_fast: Whether a handler's error is to be the last thing that handlers do.
     """
 
     def __init__(
@@ -71,18 +73,21 @@ class Runner:
         later: Callable[[Callable[[], None]], None],
         on_error: OnHandlerError,
         on_crash: Callable[[BaseException], None],
+        fail_fast: bool = False,
     ) -> None:
         self.tell = tell
         self.later = later
         self.on_error = on_error
         self.closed = False
+        self.halted = False
+        self.fail_fast = fail_fast
         self._proto = proto
         self._on_turns = on_turns
         self._over: deque[tuple[Inbox, int, int]] = deque()  # turns over, of so many messages and bytes; to be reported
         self._executor = Crew("phx-handler", on_error=on_crash, on_last=self._flush) if executor is None else executor
         self._crew = self._executor if isinstance(self._executor, Crew) else None
         self._desk = Crew("phx-batches", on_error=on_crash, limit=1)
-        self._batches: set[Future[list[Failure]]] = set()
+        self._batches: dict[Future[list[Failure]], Progress] = {}
 
     def add(self, inboxes: Sequence[Inbox]) -> None:
         """These inboxes have messages and are in nobody's hands; under the lock."""
@@ -112,9 +117,22 @@ class Runner:
         """So many messages, kept beyond the turn of their channel, are done with; not under the lock."""
         self.tell(lambda now: self._proto.handled(messages, now, size=size))
 
+    def batch_handled(self, progress: Progress, done: int, size: int) -> None:
+        """So many of a batch's messages, of so many bytes, are done with; not under the lock."""
+        self.tell(lambda now: self._proto.handled(progress.unreported(done), now, size=size))
+
+    def report_batches(self, now: float) -> None:
+        """Tell the core how far batches are that run; under the lock."""
+        done = sum(progress.unreported(progress.done) for progress in tuple(self._batches.values()))
+        self._proto.handled(done, now)
+
+    def halt(self) -> None:
+        """Begin no handler any more; what runs is left to end."""
+        self.halted = True
+
     def close(self) -> None:
         """Begin no handler any more. One that runs cannot be stopped, and is not waited for."""
-        self.closed = True
+        self.closed = self.halted = True
         for future in tuple(self._batches):
             future.cancel()
         for crew in filter(None, (self._crew, self._desk)):
@@ -131,8 +149,8 @@ class Runner:
     def submit(self, batch: Batch, ended: Callable[[Outcome], None]) -> None:
         """Give a batch to the executor; its end is told at the desk."""
         future = self._executor.submit(_run_here, id(self), batch)
-        self._batches.add(future)
-        future.add_done_callback(self._batches.discard)
+        self._batches[future] = batch.progress
+        future.add_done_callback(lambda done: self._batches.pop(done, None))
         future.add_done_callback(lambda done: self._desk.add([partial(self._at_the_desk, ended, done)]))
 
     def _at_the_desk(self, ended: Callable[[Outcome], None], outcome: Outcome) -> None:
@@ -173,7 +191,7 @@ class Runner:
             if others:
                 self._begin(others)
             size = self._run(deliveries, inbox.channel.context)
-            if self.closed:
+            if self.halted:
                 return
             self._over.append((inbox, len(deliveries), size))
             # In this order, or the last ones could be forgotten: who takes the last work that waits flushes after that.
@@ -195,8 +213,8 @@ class Runner:
                 if consumer.__class__ is not Handler or consumer.concurrency != 1:
                     self.tell(partial(self._keep, consumer, item, size, channel))
                     continue
-                if self.closed:
-                    return size_done
+                if self.halted:
+                    continue
                 try:
                     message = item if consumer.payload_type is None else consumer.accept(item)
                     returned = consumer.run(message, channel) if consumer.takes_channel else consumer.run(message)

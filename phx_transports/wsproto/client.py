@@ -92,7 +92,7 @@ def connect(
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
         factory: Makes the TCP connection instead, from host and port (a tunnel, a Unix socket).
         on_handler_error: Told what a handler raised; by default it is logged with its traceback.
-        fail_fast: Whether a handler's error ends the client, with that error.
+        fail_fast: Whether a handler's error ends the client, with that error; nothing more is handled then.
         drain_timeout: Seconds that closing may take: handlers that finish, leaves, the closing handshake.
 
     Raises:
@@ -158,6 +158,7 @@ class Client:
             now=monotonic,
             max_size=max_size,
             on_handler_error=self._handler_failed,
+            on_exit=self._handler_failed,
             look=lambda: self._look(0.0),
         )
         self._session = self._engine.session
@@ -169,6 +170,7 @@ class Client:
             on_handler_error=on_handler_error,
             fail_fast=fail_fast,
             drain_timeout=drain_timeout,
+            halt=self._runner.halt,
         )
         self._transport = Transport(self._engine.machine, ssl=ssl, factory=factory)
         self._sent = 0  # messages by handlers that are not written yet
@@ -293,6 +295,7 @@ class Client:
 
         Raises:
             PhxError: What ended the client, if not the application or a signal.
+            SystemExit: A handler called `sys.exit()`: the client closed gracefully. So with all that is no `Exception`.
         """
         deadline = deadline_after(timeout)
         if self._runs:  # this is a handler that lets the client go on, and signals are heard
@@ -439,8 +442,11 @@ class Client:
 
     def _wait_ended(self) -> None:
         if not self._runner.at_work:
-            with contextlib.suppress(Exception):  # why it ended is for `run` and `wait_closed` to raise
+            try:
                 self.wait_closed()
+            except BaseException as error:  # why it ended is for `run` and `wait_closed` to raise
+                if error is not self._session.error:
+                    raise
 
     def _finish(self) -> None:
         """After the core has ended, and the handlers have had what came before: leave nothing behind."""

@@ -94,6 +94,7 @@ class Engine:
         now: The runtime's clock: monotonic seconds.
         max_size: The largest message to receive, in bytes; `None` for no limit.
         on_handler_error: Told what a handler raised; by default it is logged with its traceback.
+        on_exit: Told of a handler's `SystemExit`; by default that is raised out of the turn.
         turned: Called at the end of each turn: there may be bytes to write, another stream, another deadline.
         look: Asked when handlers have taken `handlers.SPELL` seconds in a row: sees to the I/O, and says whether they
             may go on. By default they may not: the turn ends, and the next is due at once.
@@ -112,6 +113,7 @@ class Engine:
         now: Callable[[], float],
         max_size: int | None = MAX_SIZE,
         on_handler_error: OnHandlerError = log_handler_error,
+        on_exit: OnHandlerError | None = None,
         turned: Callable[[], object] = _ignore,
         look: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -119,7 +121,7 @@ class Engine:
         self.machine = Machine(proto, max_size=max_size)
         self.session = Session()
         self.session.listeners.append(log_event)
-        self.runner = Runner(proto, now=now, look=look, on_error=on_handler_error)
+        self.runner = Runner(proto, now=now, look=look, on_error=on_handler_error, on_exit=on_exit)
         self._now = now
         self._turned = turned
 

@@ -34,6 +34,8 @@ class Runner:
         look: Asked when handlers have taken `SPELL` seconds in a row: sees to the socket and the time, without waiting,
             and says whether they may go on.
         on_error: Told what a handler raised; must not raise.
+        on_exit: Told of its `SystemExit` likewise; `None` to raise that out of `work`. `KeyboardInterrupt` always is,
+            for it is rather the thread's than the handler's.
 
     Attributes:
         closed: Whether no handler is begun any more.
@@ -41,7 +43,13 @@ class Runner:
     """
 
     def __init__(
-        self, proto: ClientProtocol, *, now: Callable[[], float], look: Callable[[], bool], on_error: OnHandlerError
+        self,
+        proto: ClientProtocol,
+        *,
+        now: Callable[[], float],
+        look: Callable[[], bool],
+        on_error: OnHandlerError,
+        on_exit: OnHandlerError | None = None,
     ) -> None:
         self.closed = False
         self.looked_at = 0.0
@@ -49,6 +57,7 @@ class Runner:
         self._now = now
         self._look = look
         self._on_error = on_error
+        self._on_exit = on_exit
         self._runnable: deque[Inbox] = deque()
         self._at_work = False
         self._done = 0  # messages handled and not yet reported to the core
@@ -81,6 +90,10 @@ class Runner:
             self._at_work = False
             self.report()
         return True
+
+    def halt(self) -> None:
+        """Begin no handler any more."""
+        self.closed = True
 
     def handled(self, messages: int, size: int) -> None:
         """So many messages, of so many bytes, are done with; `report` tells the core."""
@@ -126,13 +139,19 @@ class Runner:
                     self._proto.held(1, size=size)
                     consumer.put(item, size)
                     continue
+                if self.closed:
+                    continue
                 try:
                     message = item if consumer.payload_type is None else consumer.accept(item)
                     returned = consumer.run(message, channel) if consumer.takes_channel else consumer.run(message)
                     if returned.__class__ is CoroutineType:
                         _refuse(consumer, returned)
-                except (KeyboardInterrupt, SystemExit):
+                except KeyboardInterrupt:
                     raise
+                except SystemExit as error:
+                    if self._on_exit is None:
+                        raise
+                    self._on_exit(HandlerError(consumer, item, error))
                 except BaseException as error:
                     self._on_error(HandlerError(consumer, item, error))
             if self.closed or (now() - self.looked_at >= SPELL and not self._look()):

@@ -63,13 +63,33 @@ def test_payloads_are_decoded_where_the_batch_is_run_and_one_that_does_not_fit_i
     assert "secret" not in str(failure.error)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_what_is_to_end_the_process_is_let_through(error: type[BaseException]) -> None:
-    def handle(message: Message[int]) -> None:
-        raise error
+def odd(message: Message[int]) -> None:
+    if message.payload % 2:
+        raise ValueError
 
-    with pytest.raises(error):
-        batch(handle).run()
+
+def test_fail_fast_ends_a_batch_with_its_first_error_here_and_elsewhere() -> None:
+    here = Batch(Handler(odd, "e"), MESSAGES, fail_fast=True)
+    elsewhere = pickle.loads(pickle.dumps(here))
+    assert len(elsewhere.run()) == 1
+    failures = here.run()
+    assert [failure.index for failure in failures] == [1]
+    assert here.done(failures) == 2
+    assert Batch(Handler(odd, "e"), MESSAGES, fail_fast=True).done(failures) == 2  # it was run elsewhere
+    assert Batch(Handler(odd, "e"), MESSAGES).done(failures) == len(MESSAGES)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_asks_for_the_end_is_told_and_the_next_is_handled_for_the_end_is_graceful(
+    error: type[BaseException],
+) -> None:
+    def handle(message: Message[int]) -> None:
+        if message.payload == 1:
+            raise error
+
+    one = Batch(Handler(handle, "e"), MESSAGES, fail_fast=True)
+    (failure,) = one.run()
+    assert (failure.index, type(failure.error), one.progress.done) == (1, error, len(MESSAGES))
 
 
 def test_a_coroutine_that_a_plain_function_returns_is_an_error_and_not_left_unawaited() -> None:
@@ -149,7 +169,7 @@ def test_a_handler_that_cannot_go_to_another_process_is_refused_for_one(
 
 @pytest.mark.parametrize(
     "handler",
-    [Handler(double, "e", payload_type=Balance), Handler(on_the_loop, "e"), Handler(Balance, "e")],
+    [Handler(double, "e", payload_type=Balance), Handler(on_the_loop, "e"), Handler(repr, "e")],
 )
 def test_a_handler_that_can_or_need_not_go_there_is_not(handler: Handler, processes: Executor) -> None:
     PortabilityCheck(processes).handler(handler)

@@ -26,6 +26,7 @@ class Client:
     def __init__(self, *, fail_fast: bool = False) -> None:
         self.now = 0.0
         self.reports: list[HandlerError] = []
+        self.halts: list[str] = []
         router = Router()
         self.handler: Handler = router.add(lambda message: None, "n")
         options = ClientOptions(reconnect=ReconnectPolicy(final_codes=frozenset({FINAL})))
@@ -38,6 +39,7 @@ class Client:
             on_handler_error=self.reports.append,
             fail_fast=fail_fast,
             drain_timeout=10.0,
+            halt=lambda: self.halts.append(self.state),
         )
         self.tell(self.proto.connect)
         (command,) = self.proto.commands()
@@ -60,8 +62,8 @@ class Client:
         ok = f'["{ref}","{ref}","room:1","phx_reply",{{"status":"ok","response":{{}}}}]'
         self.tell(lambda now: self.link.receive_all([ok, *([f'["{ref}",null,"room:1","n",{{}}]'] * count)], now))
 
-    def fail_handler(self) -> ZeroDivisionError:
-        error = ZeroDivisionError()
+    def fail_handler(self, error: BaseException | None = None) -> BaseException:
+        error = error or ZeroDivisionError()
         message = Message[Any](join_ref="1", ref=None, topic="room:1", event="n", payload={})
         self.ending.handler_failed(HandlerError(self.handler, message, error))
         return error
@@ -175,3 +177,41 @@ def test_a_drop_after_it_waits_for_no_handler() -> None:
     client.tell(lambda now: client.link.closed(FINAL, "", now))
     client.ending.drop()
     assert not client.waits
+
+
+# ---- what is no error ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+@pytest.mark.parametrize("fail_fast", [False, True])
+def test_what_asks_for_the_end_closes_gracefully_and_is_told_to_who_waits_for_it(
+    error: BaseException, fail_fast: bool
+) -> None:
+    client = Client(fail_fast=fail_fast)
+    client.receive(2)
+    client.fail_handler(error)
+    assert (client.state, client.session.error, client.reports, client.halts) == ("DRAINING", error, [], [])
+    client.fail_handler(SystemExit("a second one changes nothing"))
+    assert client.session.error is error
+    client.tell(lambda now: client.proto.handled(2, now))
+    client.tell(client.proto.abort)
+    assert client.session.closed
+    assert not client.waits
+
+
+def test_nothing_more_is_begun_before_anybody_is_told_of_an_error_that_ends_the_client() -> None:
+    client = Client(fail_fast=True)
+    client.fail_handler()
+    assert client.halts == ["OPEN"]
+    assert client.state == "CLOSED"
+
+
+def test_an_exit_by_who_is_told_of_errors_is_heeded_likewise(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client()
+
+    def leave(report: HandlerError) -> None:
+        raise SystemExit(4)
+
+    monkeypatch.setattr(client.ending, "_on_handler_error", leave)
+    client.fail_handler()
+    assert repr(client.session.error) == "SystemExit(4)"

@@ -9,7 +9,7 @@ import pytest
 
 from phx_proto.handler import Handler
 from phx_proto.message import Message
-from phx_transports.batches import Batch, Failure
+from phx_transports.batches import Batch, Failure, Progress
 from phx_transports.lanes import BATCH, Lane, Outcome
 from phx_transports.reports import HandlerError
 
@@ -21,7 +21,8 @@ class Host:
     """An adapter that does everything when it is told to."""
 
     def __init__(self) -> None:
-        self.closed = False
+        self.closed = self.halted = self.fail_fast = False
+        self.size = 0
         self.refusal: Exception | None = None
         self.errors: list[HandlerError] = []
         self.on_error = self.errors.append
@@ -37,9 +38,12 @@ class Host:
             raise self.refusal
         self.submitted.append((batch, ended))
 
-    def handled(self, messages: int, size: int) -> None:
-        assert size == 100 * messages
-        self.done += messages
+    def halt(self) -> None:
+        self.halted = True
+
+    def batch_handled(self, progress: Progress, done: int, size: int) -> None:
+        self.done += progress.unreported(done)
+        self.size += size
 
     # ---- for tests --------------------------------------------------------------------------------------------------
 
@@ -150,10 +154,21 @@ def test_once_the_client_is_closed_nothing_is_begun_and_nothing_told(host: Host)
     put(lane, range(1))
     host.turn()
     put(lane, range(1, 2))
-    host.closed = True
+    host.closed = host.halted = True
     host.turn()
     host.end_first(RuntimeError())
-    assert (host.sizes, host.errors, host.done) == ([], [], 1)
+    assert (host.sizes, host.errors, host.done) == ([], [], 0)  # nobody knows that it was handled
+
+
+def test_a_batch_that_runs_here_skips_what_is_left_of_it_once_no_handler_may_begin(host: Host) -> None:
+    put(host.lane(), range(3))
+    host.turn()
+    ((batch, ended),) = host.submitted
+    host.halted = True
+    outcome: Future[list[Failure]] = Future()
+    outcome.set_result(batch.run())
+    ended(outcome)
+    assert host.done == 0
 
 
 def test_the_channel_goes_only_to_whom_it_is_given(host: Host) -> None:

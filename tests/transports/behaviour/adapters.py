@@ -170,12 +170,12 @@ class Asyncio(Adapter):
             running.result(LONG)
 
     def call(self, make: Callable[[], Any]) -> Any:
-        async def run() -> tuple[Any, Exception | None]:
+        async def run() -> tuple[Any, BaseException | None]:
             self._tasks.append(asyncio.current_task())
             try:
                 result = make()
                 return (await result if inspect.isawaitable(result) else result), None
-            except Exception as error:  # as it is: from thread to thread asyncio would change some
+            except (Exception, SystemExit) as error:  # as it is: from thread to thread asyncio would change some
                 return None, error
 
         result, error = self._loop(run())
@@ -338,7 +338,7 @@ class Wsproto(Adapter):
     def _work(self) -> None:
         began = monotonic()
         for native in self._natives:
-            with suppress(Exception):  # what ended it; it is raised again where a test asks
+            with suppress(Exception, SystemExit):  # what ended it; it is raised again where a test asks
                 native.run(timeout=_TURN)
         threading.Event().wait(began + _TURN - monotonic())  # the rest of the moment, where there is none at work
 

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import pickle
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from jobs import Note, die_at_gate, raise_what_cannot_travel, wait_at_gate, write_down, write_note
 from peer import push
-from serving_in_thread import LONG, QUICK, start, until
+from serving_in_thread import LONG, QUICK, Flag, start, until
 
 from phx_proto.errors import InvalidHandler, PayloadMismatch
 from phx_proto.flow import FlowLimits
@@ -202,6 +202,70 @@ def test_what_an_executor_has_not_begun_is_cancelled_when_the_client_is_dropped(
         ((future, _),) = held.jobs
         assert future.cancelled()
         assert reports.all == []
+
+
+def test_after_fail_fast_has_met_an_error_batches_that_were_submitted_do_nothing(
+    adapter: Adapter, router: Router
+) -> None:
+    seen: list[Any] = []
+    held = Held()
+
+    @router.on("n")
+    def hear(message: Message[Any]) -> None:
+        seen.append(message.payload)
+        if message.payload == 1:
+            raise ValueError("one")
+
+    with adapter.connected(router=router, executor=held, fail_fast=True) as (client, wire):
+        for topic in ("room:1", "room:2"):
+            adapter.join(client, wire, topic)
+        wire.burst(*numbers(3, "room:1"))
+        until(lambda: len(held.jobs) == 1 and client.stats.delivered == 3)
+        wire.burst(*numbers(3, "room:2"))
+        until(lambda: len(held.jobs) == 2)
+        (first, run_first), (_, run_second) = held.jobs
+        first.set_result(run_first())
+        with pytest.raises(ValueError, match="one"):
+            client.wait_closed()
+        run_second()
+        assert seen == [0, 1]
+
+
+def test_what_is_done_of_a_batch_is_counted_before_the_batch_is_over(adapter: Adapter, router: Router) -> None:
+    at_three, go_on = Flag(), Flag()
+
+    @router.on("n")
+    def hear(message: Message[Any]) -> None:
+        if message.payload == 3:
+            at_three.set()
+            go_on.wait()
+
+    with ThreadPoolExecutor(1) as pool, adapter.joined(router=router, executor=pool) as (channel, wire, _):
+        wire.burst(*numbers(10))
+        at_three.wait()
+        until(lambda: channel.client.stats.handled == 3)
+        assert channel.client.stats.backlog == 7
+        go_on.set()
+        settled(channel.client, 10)
+
+
+def test_what_is_cut_off_at_drain_timeout_is_not_counted_as_handled(adapter: Adapter, router: Router) -> None:
+    entered, go_on = Flag(), Flag()
+
+    @router.on("n")
+    def hear(message: Message[Any]) -> None:
+        entered.set()
+        go_on.wait()
+
+    with (
+        ThreadPoolExecutor(1) as pool,
+        adapter.joined(router=router, executor=pool, drain_timeout=0.1) as (channel, wire, _),
+    ):
+        wire.burst(*numbers(10))
+        entered.wait()
+        channel.client.close()
+        assert channel.client.stats.handled == 0
+        go_on.set()
 
 
 # ---- who cannot go there --------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Handlers: who is called with what, in which order; what becomes of errors, and of floods."""
 
 import logging
+import sys
 from collections import defaultdict
 from concurrent.futures import CancelledError
 from dataclasses import replace
@@ -12,6 +13,7 @@ from peer import push
 from serving_in_thread import LONG, QUICK, Flag, start, until
 
 from phx_proto.errors import PayloadMismatch
+from phx_proto.events import Closed
 from phx_proto.flow import FlowLimits
 from phx_proto.message import Message
 from phx_proto.states import ChannelState, SocketState
@@ -239,6 +241,74 @@ def test_fail_fast_ends_the_client_with_the_handlers_error(
             list(messages)
         with pytest.raises(raised):
             channel.client.wait_closed()
+
+
+@in_every_way
+@pytest.mark.parametrize("kind", ["in line", "with concurrency"])
+def test_after_fail_fast_has_met_an_error_nothing_more_is_handled(adapter: Adapter, kind: str) -> None:
+    seen: list[Any] = []
+    error = ValueError("five")
+    handlers = adapter.handlers()
+    concurrency = 1 if kind == "in line" else 2
+    failed = Flag()
+
+    @handlers.on("n", concurrency=concurrency)
+    def hear(message: Message[Any]) -> None:
+        if message.payload == 5:
+            raise error
+        if concurrency > 1:
+            adapter.wait(failed)
+        seen.append(message.payload)
+
+    with (
+        adapter.joined(router=handlers, fail_fast=True, on_handler_error=lambda report: failed.set()) as (
+            channel,
+            wire,
+            _,
+        ),
+        channel.client.events() as events,
+        channel.messages() as messages,
+    ):
+        client = channel.client
+        wire.send(*([push(TOPIC, "n", 5)] if concurrency > 1 else []), *numbers(2000))
+        with pytest.raises(ValueError, match="five"):
+            client.wait_closed()
+        assert events.next_of(Closed).error is error
+        with pytest.raises(ValueError, match="five"):
+            list(messages)
+        handled = client.stats.handled
+    if concurrency == 1:
+        assert seen == [*range(5)]
+        assert handled < 2000
+    else:
+        assert len(seen) <= concurrency  # what was begun before
+
+
+@in_every_way
+def test_an_exit_in_a_handler_closes_gracefully_and_is_raised_where_the_end_is_waited_for(
+    adapter: Adapter, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[Any] = []
+    handlers = adapter.handlers()
+
+    @handlers.on("n")
+    def hear(message: Message[Any]) -> None:
+        seen.append(message.payload)
+        if message.payload == 1:
+            sys.exit(3)
+
+    with adapter.joined(router=handlers) as (channel, wire, _), channel.messages() as messages:
+        running = start(channel.client.run)
+        wire.burst(*numbers(4))
+        wire.let_go(TOPIC)
+        with pytest.raises(SystemExit) as ended:
+            running.result(LONG)
+        assert ended.value.code == 3
+        assert channel.client.error is ended.value
+        assert seen == [0, 1, 2, 3]  # what had come is handled
+        assert len(list(messages)) == 4  # a plain end
+        channel.client.close()
+    assert "hear" not in caplog.text  # it is no error
 
 
 def test_by_default_it_is_logged_with_its_traceback(adapter: Adapter, caplog: pytest.LogCaptureFixture) -> None:
