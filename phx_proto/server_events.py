@@ -58,7 +58,7 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     timeout: float | None = 60.0
     max_channels: int | msgspec.UnsetType | None = msgspec.UNSET
-    max_topic: int = 8_192
+    max_topic: int = 2**14
     max_waiting: int | None = 2**20
     release: Release = Release.V1_8_12
     host: Host = Host.BANDIT

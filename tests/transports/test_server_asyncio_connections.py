@@ -480,6 +480,33 @@ async def test_a_client_that_streams_while_the_application_works_is_not_read_fro
     assert application.errors.entries == []
 
 
+async def test_a_client_that_pings_and_reads_no_pongs_is_not_read_from() -> None:
+    wires: list[Watched] = []
+
+    def make(*arguments: Any, **options: Any) -> Watched:
+        wires.append(Watched(*arguments, **options))
+        return wires[-1]
+
+    ping = Frame(Opcode.PING, b"x" * 125).serialize(mask=True)
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(4 * LONG), Application().serve(wire=make) as running:
+        async with slow_reader(running.url) as sock:
+            sending = asyncio.create_task(loop.sock_sendall(sock, ping * 300_000))
+            await until(lambda: not wires[0].transport.is_reading())
+            assert wires[0].transport.get_write_buffer_size() < 2 * 2**20
+            assert not sending.done()
+            sending.cancel()
+            await asyncio.wait([sending])
+        running.cut()
+
+
+async def test_a_message_over_the_limit_in_fragments_closes_with_1009() -> None:
+    application = Application(max_size=1_000)
+    async with serving(application) as (_, running), connected(running.url) as client:
+        await client.websocket.send(["x" * 100] * 20)
+        assert await client.closed() == 1009
+
+
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 async def test_what_comes_with_the_handshake_is_answered(size: int) -> None:
     data = handshake(PATH) + text_frame('["1","1","room:a","phx_join",{}]')
