@@ -30,6 +30,7 @@ ALLOWED = frozenset(
         "idna",
         "inspect",
         "itertools",
+        "json",
         "math",
         "msgspec",
         "msgspec.structs",
