@@ -22,6 +22,7 @@ from .errors import (
     ChannelClosed,
     ChannelCrashed,
     ConnectionClosed,
+    InvalidReply,
     InvalidState,
     JoinCancelled,
     JoinRefused,
@@ -376,6 +377,16 @@ class Channel:
             assert self._pushes is not None
             self._pushes.replied(ref, reply)
 
+    def answered_illegibly(self, ref: str, problem: str, now: float) -> None:
+        """A reply came to a join, leave or push of this channel, and it cannot be read."""
+        if self._leave is not None and ref == self._leave.ref:
+            self._finish_leave(LeaveEnd.REPLY, now)
+        elif ref == self.join_ref:
+            self._join_answered_illegibly(problem, now)
+        else:
+            assert self._pushes is not None
+            self._pushes.answered_illegibly(ref, problem)
+
     def crashed(self, payload: Any, now: float) -> None:
         """A `phx_error` came for its current join, or for the one it leaves: there is nothing left to leave then."""
         error = ChannelCrashed(self.topic, payload, self.shown(payload))
@@ -465,6 +476,16 @@ class Channel:
             self._joined(reply.response, now)
         else:
             self._refused(JoinRefused(self.topic, reply.response, reply.status, self.shown(reply.response)), now)
+
+    def _join_answered_illegibly(self, problem: str, now: float) -> None:
+        assert self.join_ref is not None
+        self._wire.join_answered = self._flow.clock(now)
+        self._wire.send_leave(self.topic, self.join_ref)  # the answer may have been ok
+        error = InvalidReply(self.topic, PHX_JOIN, problem)
+        if self._join is not None:
+            self._end("the reply to its join cannot be read", now, error=error)
+        else:
+            self._fail(error, now)
 
     def _joined(self, response: Any, now: float) -> None:
         assert self.join_ref is not None

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, cast
 
-from .message import Reply
+from .message import Message, Reply
 from .shown import NO_SECRETS, Secrets, escaped, shown
 
 
@@ -205,9 +205,14 @@ class ChannelClosed(RemoteError):
 
 @dataclass(eq=False, repr=False)
 class InvalidFrame(RemoteError):
-    """A frame that is no Phoenix message. Its connection and every other channel go on."""
+    """A frame that is no Phoenix message. Its connection and every other channel go on.
+
+    Attributes:
+        envelope: The message without its payload, where that much could be read: who waits for it is told.
+    """
 
     problem: str
+    envelope: Message[Any] | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return escaped(self.problem, _LONGEST)
@@ -470,6 +475,21 @@ class PushRejected(RemoteError):
         return (
             f"the server answered {shown(self.event)} on topic {shown(self.topic)} "
             f"with status {shown(self.reply.status)}: {self.said}"
+        )
+
+
+@dataclass(eq=False, repr=False)
+class InvalidReply(RemoteError):
+    """The server answered, but its answer could not be read. What was asked for may have been done."""
+
+    topic: str
+    event: str
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"the server answered {shown(self.event)} on topic {shown(self.topic)}, and its reply cannot be read: "
+            f"{escaped(self.problem, _LONGEST)}"
         )
 
 

@@ -182,7 +182,8 @@ class ChannelErrored(Record, frozen=True):
     """A channel is no longer joined, or a rejoin failed. It will be joined again.
 
     Attributes:
-        error: `ChannelCrashed`, `ConnectionClosed`, `JoinRefused`, `JoinTimeout`, `ChannelClosed` or `ResolveFailed`.
+        error: `ChannelCrashed`, `ConnectionClosed`, `JoinRefused`, `JoinTimeout`, `InvalidReply`, `ChannelClosed` or
+            `ResolveFailed`.
         retry_in: Seconds until the rejoin; `None` where it waits for the connection.
     """
 
@@ -249,8 +250,8 @@ class PushFailed(Record, frozen=True):
     """A push ended without a reply.
 
     Attributes:
-        error: `PushTimeout`, `PushLost`, `PushCancelled`, `ChannelClosed`, or `InvalidPayload` where a payload was
-            changed while it waited to be sent.
+        error: `PushTimeout`, `PushLost`, `PushCancelled`, `ChannelClosed`, `InvalidReply`, or `InvalidPayload` where a
+            payload was changed while it waited to be sent.
     """
 
     topic: str

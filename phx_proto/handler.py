@@ -19,6 +19,7 @@ import msgspec
 
 from .errors import InvalidHandler, PayloadMismatch
 from .message import RESERVED_EVENTS, Message
+from .soundness import UNREADABLE
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -102,8 +103,8 @@ class Handler:
     def accept(self, message: Message[Any]) -> Message[Any]:
         """The message as this handler gets it: itself, or a copy with the payload in the declared type.
 
-        The message given stays as it is, so that handlers with different types can share it. A payload that was
-        already read is converted from what reading made of it: a `Decimal` from a float, then, not from its digits.
+        The message given stays as it is, so that handlers with different types can share it. A payload from the wire
+        is decoded from its JSON also where it was read before: numbers are what was written.
 
         Raises:
             PayloadMismatch: The payload does not fit the type, or is not sound. Without a declared type nothing is
@@ -113,6 +114,8 @@ class Handler:
         if decoder is None:
             return message
         held = message.undecoded
+        if message.source is not msgspec.UNSET:
+            held = message.source
         try:
             if type(held) is msgspec.Raw:
                 return message.with_payload(decoder.decode(held))
@@ -298,12 +301,13 @@ def _type_name(payload_type: Any) -> str:
     return payload_type.__qualname__ if isinstance(payload_type, type) else str(payload_type)
 
 
-#: What decoding a payload can raise. `TypeError`: an unhashable member of a set.
-_UNFIT: Final = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
+#: What decoding a payload can raise. `TypeError`: an unhashable member of a set; `ArithmeticError`: a Decimal.
+_UNFIT: Final = (*UNREADABLE, TypeError, ArithmeticError)
 
 _PROBLEMS: Final[dict[type[Exception], str]] = {
     UnicodeDecodeError: "it is not valid UTF-8",
     RecursionError: "it is nested too deeply",
+    SystemError: "it has a number out of range",
 }
 
 #: Where msgspec quotes a value of the payload.

@@ -78,6 +78,10 @@ class Heartbeat:
         ping = self._forget(ref)
         self._wire.events.append(PingAnswered(ref, now - ping.sent_at))
 
+    def answered_illegibly(self, ref: str, problem: str, now: float) -> None:
+        """The answer to a ping came and cannot be read; that it came is all that a ping asks for."""
+        self.replied(ref, Reply("error"), now)
+
     def _beat(self, now: float) -> None:
         clock = self._flow.clock(now)
         if self._silent_since is None:

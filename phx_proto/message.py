@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from .shown import Record, shown
 
@@ -27,18 +27,25 @@ RESERVED_EVENTS: Final = frozenset({PHX_JOIN, PHX_LEAVE, PHX_REPLY, PHX_CLOSE, P
 
 if TYPE_CHECKING:
     Undecoded = Any
+    Kept = Raw | UnsetType
 else:
     Undecoded = Raw  # what a decoder puts there; whoever makes a message may put any value
+    Kept = UnsetType
 
 
 class _Fields(msgspec.Struct, array_like=True, kw_only=True, eq=False, gc=False):
-    """A message's fields in the order of the wire; `payload` as it came."""
+    """A message's fields in the order of the wire; `payload` as it came, or what reading made of it.
+
+    `source` is on no wire (a frame with six elements does not fit its type). It is the JSON of a payload that was read:
+    a handler that declares a type decodes that, and so gets every number as it was written, whoever read it before.
+    """
 
     join_ref: str | None = None
     ref: str | None = None
     topic: str
     event: str
     payload: Undecoded
+    source: Kept = UNSET
 
 
 _fields: Final = attrgetter("join_ref", "ref", "topic", "event", "payload")
@@ -56,8 +63,8 @@ class Message(_Fields, Generic[P], array_like=True, kw_only=True, eq=False, gc=F
         event: The event's name, e.g. `"shout"`.
         payload: Any JSON value, or `bytes` from a binary frame, or what a handler's payload type made of it.
 
-    Reading `payload` of a message from the wire decodes it once. That raises `msgspec.DecodeError`, `ValueError` or
-    `RecursionError` where the payload passed the envelope but is not sound (a number out of range, invalid UTF-8).
+    Reading `payload` of a message from the wire decodes it once. That raises one of `soundness.UNREADABLE` where the
+    payload passed the envelope but is not sound (a number out of range, invalid UTF-8).
     A serializer that reads payloads otherwise (decimals, say) makes messages of a subclass that overrides `payload`.
 
     >>> Message(topic="room:lobby", event="shout", payload={"body": "hi"}).payload
@@ -68,7 +75,8 @@ class Message(_Fields, Generic[P], array_like=True, kw_only=True, eq=False, gc=F
     def payload(self) -> P:
         value = self.undecoded
         if type(value) is Raw:
-            value = self.undecoded = _decode(value)
+            self.undecoded = _decode(value)
+            self.source, value = value, self.undecoded
         return value  # type: ignore[no-any-return]
 
     if TYPE_CHECKING:
@@ -85,7 +93,7 @@ class Message(_Fields, Generic[P], array_like=True, kw_only=True, eq=False, gc=F
 
     def with_payload(self, payload: Any) -> "Message[Any]":
         """The same message around another payload, e.g. a decoded one; this one stays as it is."""
-        return msgspec.structs.replace(self, payload=payload)
+        return msgspec.structs.replace(self, payload=payload, source=UNSET)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Message):

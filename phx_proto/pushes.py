@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from .errors import BufferFull, ChannelClosed, LocalError, PhxError, PushCancelled, PushLost, PushTimeout
+from .errors import BufferFull, ChannelClosed, InvalidReply, LocalError, PhxError, PushCancelled, PushLost, PushTimeout
 from .events import PushFailed, ReplyReceived
 from .message import Message, Reply
 from .timers import Timer
@@ -83,6 +83,11 @@ class Pushes:
         self._forget(push)
         self._stop_timer(push)
         self._wire.events.append(ReplyReceived(self._topic, push.event, ref, reply))
+
+    def answered_illegibly(self, ref: str, problem: str) -> None:
+        """The reply to a sent push came and cannot be read."""
+        push = self._by_ref[ref]
+        self._drop(push, InvalidReply(self._topic, push.event, problem))
 
     def cancel(self, ref: str) -> None:
         """The caller gives up; unknown refs (ended pushes) are ignored."""

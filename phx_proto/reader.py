@@ -23,6 +23,7 @@ from .inbox import PRESENCE_EVENTS, Consumer, Drop, Inbox
 from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
 from .serializer import decode_reply
 from .shown import Secrets, escaped, shown
+from .soundness import UNREADABLE
 from .wire import Wire
 
 #: Messages of topics without a channel, of which the application is told: one or two may follow any leave.
@@ -68,7 +69,7 @@ class Reader:
             try:
                 message = decode(frame)
             except InvalidFrame as error:
-                self._bad(frame, error)
+                self._bad(frame, error, now)
                 continue
             inbox = live.get(message.topic)
             if inbox is not None:
@@ -97,7 +98,7 @@ class Reader:
                     delivered += 1
                     size += length
             except InvalidFrame as error:
-                self._bad(frame, error)
+                self._bad(frame, error, now)
         wire.stats.received += len(frames)  # less the bad ones, see `_bad`
         wire.stats.delivered += delivered
         wire.stats.unhandled += unhandled
@@ -163,9 +164,10 @@ class Reader:
             del wire.awaiting[ref]
             who.replied(ref, reply, now)
         elif ref in wire.abandoned:
+            reply = decode_reply(message)
             topic = wire.abandoned.pop(ref)
             wire.join_answered = self._flow.clock(now)
-            if decode_reply(message).ok:
+            if reply.ok:
                 wire.send_leave(topic, ref)
         elif message.topic != PHOENIX_TOPIC:  # the answers to heartbeats have been heard, and are no more than that
             wire.stats.stale += 1
@@ -203,10 +205,26 @@ class Reader:
             return self._wire.leaving.get(join_ref)
         return next((channel for channel in self._wire.leaving.values() if channel.topic == message.topic), None)
 
-    def _bad(self, frame: str | bytes, error: InvalidFrame) -> None:
+    def _bad(self, frame: str | bytes, error: InvalidFrame, now: float) -> None:
         self._wire.stats.received -= 1
         self._wire.stats.bad_frames += 1
         self._wire.events.append(BadFrame(str(error), _excerpt(frame, self._wire.secrets), len(frame)))
+        envelope = error.envelope
+        if envelope is None:
+            return
+        if envelope.event == PHX_REPLY:
+            self._illegible_reply(envelope.ref or "", error.problem, now)
+        elif envelope.event in (PHX_CLOSE, PHX_ERROR):  # what they say needs no payload
+            self._reserved[envelope.event](self, envelope, now)
+
+    def _illegible_reply(self, ref: str, problem: str, now: float) -> None:
+        """Whoever awaits this reply need not wait any longer."""
+        who = self._wire.awaiting.pop(ref, None)
+        if who is not None:
+            who.answered_illegibly(ref, problem, now)
+        elif ref in self._wire.abandoned:  # it may have been ok, and a leave of what is not joined does no harm
+            self._wire.join_answered = self._flow.clock(now)
+            self._wire.send_leave(self._wire.abandoned.pop(ref), ref)
 
     def _report_overflow(self) -> None:
         for topic, dropped in self._overflow.items():
@@ -226,8 +244,9 @@ class Reader:
 def _sound_payload(message: Message[Any]) -> Any:
     try:
         return message.payload
-    except (ValueError, RecursionError) as error:
-        raise InvalidFrame(f"the payload of {shown(message.event)} is not sound ({type(error).__name__})") from None
+    except UNREADABLE as error:
+        problem = f"the payload of {shown(message.event)} is not sound ({type(error).__name__})"
+        raise InvalidFrame(problem, message.with_payload(None)) from None
 
 
 _QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)

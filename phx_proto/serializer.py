@@ -9,20 +9,32 @@ twice it takes the first, as that does.
 Text is `str` and binary is `bytes`, as the WebSocket frame that carries it; a transport decodes UTF-8.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final, Protocol
+from types import MappingProxyType
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
 from .binary import BROADCAST, CLIENT_SENDS, PUSH, REPLY, SERVER_SENDS, pack, unpack
-from .errors import BinaryNotSupported, InvalidFrame
+from .errors import BinaryNotSupported, InvalidFrame, InvalidPayload
 from .first_keys import first_keys_decoder
 from .message import PHX_CLOSE, PHX_ERROR, PHX_REPLY, Message, Reply
-from .text import to_text
+from .soundness import MAX_DEPTH, UNREADABLE, describe, too_deep, without_lone_surrogates
+from .text import encode_json, to_text
+
+T = TypeVar("T")
 
 VSN_1: Final = "1.0.0"
 VSN_2: Final = "2.0.0"
+
+#: Reads a binary frame of a kind that Phoenix does not have: `V2(binary_kinds={4: reader})`.
+BinaryReader: TypeAlias = Callable[[bytes], Message[Any]]
+
+_NO_KINDS: Final[Mapping[int, BinaryReader]] = MappingProxyType({})
+_LAST_KIND: Final = 255  # a kind is a byte
+_NULL: Final = msgspec.Raw(b"null")
 
 
 class Serializer(Protocol):
@@ -61,8 +73,8 @@ def decode_reply(message: Message[Any]) -> Reply:
     """
     try:
         return msgspec.convert(message.payload, Reply)
-    except (ValueError, RecursionError) as error:
-        raise _invalid(error) from None
+    except UNREADABLE as error:
+        raise InvalidFrame(describe(error), message.with_payload(None)) from None
 
 
 class V2:
@@ -73,6 +85,12 @@ class V2:
 
     Args:
         floats: What a JSON number with a fraction or an exponent becomes. Integers are exact either way.
+        binary_kinds: Readers of binary frames that Phoenix does not have, by their first byte (3 to 255). Each takes
+            the whole frame and gives the message; what it raises makes the frame an invalid one. A payload of JSON is
+            best given as `msgspec.Raw`, decoded when it is read. `examples/supabase_broadcast.py` shows one.
+
+    Raises:
+        ValueError: A kind is none of 3 to 255.
 
     >>> V2().encode(Message(topic="room:lobby", event="shout", payload={"body": "hi"}, join_ref="1", ref="2"))
     '["1","2","room:lobby","shout",{"body":"hi"}]'
@@ -80,8 +98,18 @@ class V2:
 
     vsn = VSN_2
 
-    def __init__(self, *, floats: type[float] | type[Decimal] = float) -> None:
-        self._decode_text: Callable[[str], Message[Any]] = msgspec.json.Decoder(_message_type(floats)).decode
+    def __init__(
+        self,
+        *,
+        floats: type[float] | type[Decimal] = float,
+        binary_kinds: Mapping[int, BinaryReader] = _NO_KINDS,
+    ) -> None:
+        taken = [kind for kind in binary_kinds if kind in SERVER_SENDS or not 0 <= kind <= _LAST_KIND]
+        if taken:
+            raise ValueError(f"binary_kinds must be numbers from {len(SERVER_SENDS)} to {_LAST_KIND}, not {taken[0]}")
+        self._message = _message_type(floats)
+        self._binary_kinds = dict(binary_kinds)
+        self._decode_text: Callable[[str], Message[Any]] = msgspec.json.Decoder(self._message).decode
 
     def encode(self, message: Message[Any], /) -> str | bytes:
         """Make a text frame, or a binary one if the payload is bytes.
@@ -102,15 +130,14 @@ class V2:
             InvalidFrame: It is neither.
         """
         if isinstance(frame, str):
+            if len(frame) > MAX_DEPTH and too_deep(frame):
+                raise _too_deep(frame, _decode_v2_echo, self._echoed)
             try:
                 return self._decode_text(frame)
-            except msgspec.ValidationError as error:
-                echo = _echoed(_decode_v2_echo, frame, error)
-                return Message(
-                    join_ref=echo.join_ref, ref=echo.ref, topic=echo.topic, event=echo.event, payload=echo.payload
-                )
-            except (ValueError, RecursionError) as error:
-                raise _invalid(error) from None
+            except UNREADABLE as error:
+                return _lenient(frame, error, _decode_v2_echo, self._echoed)
+        if frame[:1] and frame[0] in self._binary_kinds:
+            return self._decode_extension(frame)
         kind, fields, data = unpack(SERVER_SENDS, frame)
         if kind == REPLY:
             join_ref, ref, topic, status = fields
@@ -122,12 +149,28 @@ class V2:
         topic, event = fields
         return Message(topic=topic, event=event, payload=data)
 
+    def _decode_extension(self, frame: bytes) -> Message[Any]:
+        try:
+            message = self._binary_kinds[frame[0]](frame)
+        except InvalidFrame:
+            raise
+        except Exception as error:
+            raise InvalidFrame(f"a binary frame of kind {frame[0]}, whose reader raised {error!r:.200}") from error
+        join_ref, ref, topic, event, payload = _fields(message)
+        return self._message(join_ref=join_ref, ref=ref, topic=topic, event=event, payload=payload)
+
+    def _echoed(self, echo: "_Echo | _V2Echo") -> Message[Any]:
+        return self._message(
+            join_ref=echo.join_ref, ref=echo.ref, topic=echo.topic, event=echo.event, payload=echo.payload
+        )
+
 
 class V1:
     """The client's side of vsn 1.0.0: JSON objects, and no bytes.
 
     Its server never sends a join_ref, but puts the join's ref into `ref` when the channel ends; that one is given as
-    the message's `join_ref`, so nothing above needs to know which version it speaks.
+    the message's `join_ref`, so nothing above needs to know which version it speaks. Servers that are not Phoenix may
+    leave out all but topic and event; what is not there is null.
 
     Args:
         floats: What a JSON number with a fraction or an exponent becomes. Integers are exact either way.
@@ -159,12 +202,14 @@ class V1:
         """
         if not isinstance(frame, str):
             raise InvalidFrame(f"a binary frame, which vsn {self.vsn} does not have")
+        if len(frame) > MAX_DEPTH and too_deep(frame):
+            raise _too_deep(frame, _decode_v1_echo, self._made)
         try:
-            fields: _V1Fields | _Echo = _decode_v1_fields(frame)
-        except msgspec.ValidationError as error:
-            fields = _echoed(_decode_v1_echo, frame, error)
-        except (ValueError, RecursionError) as error:
-            raise _invalid(error) from None
+            return self._made(_decode_v1_fields(frame))
+        except UNREADABLE as error:
+            return _lenient(frame, error, _decode_v1_echo, self._made)
+
+    def _made(self, fields: "_V1Fields | _Echo | _V2Echo") -> Message[Any]:
         event, ref = fields.event, fields.ref
         join_ref = ref if event in (PHX_CLOSE, PHX_ERROR) else None
         return self._message(join_ref=join_ref, ref=ref, topic=fields.topic, event=event, payload=fields.payload)
@@ -236,10 +281,7 @@ class V2Server:
             InvalidFrame: It is neither.
         """
         if isinstance(frame, str):
-            try:
-                return _decode_v2_request(frame)
-            except (ValueError, RecursionError) as error:
-                raise _invalid(error) from None
+            return _checked_request(frame, _decode_v2_request)
         _, (join_ref, ref, topic, event), data = unpack(CLIENT_SENDS, frame)
         return Request(join_ref=join_ref, ref=ref, topic=topic, event=event, payload=data)
 
@@ -264,7 +306,8 @@ class V2Server:
         """
         if isinstance(payload, _BYTES):
             return pack(SERVER_SENDS, PUSH, (_as_text(join_ref), topic, event), payload)
-        return to_text([join_ref, ref, topic, event, payload], (join_ref, ref), topic, event, payload)
+        text = to_text([join_ref, ref, topic, event, payload], (join_ref, ref), topic, event, payload)
+        return _with_object(text, topic, event, payload)
 
     def broadcast(self, topic: str, event: str, payload: Any) -> str | bytes:
         """Send to whoever has the topic: in binary if the payload is bytes.
@@ -275,7 +318,8 @@ class V2Server:
         """
         if isinstance(payload, _BYTES):
             return pack(SERVER_SENDS, BROADCAST, (topic, event), payload)
-        return to_text([None, None, topic, event, payload], (None, None), topic, event, payload)
+        text = to_text([None, None, topic, event, payload], (None, None), topic, event, payload)
+        return _with_object(text, topic, event, payload)
 
 
 class V1Server:
@@ -290,9 +334,10 @@ class V1Server:
             InvalidFrame: It is not a request.
         """
         try:
-            fields = _decode_v1_request(frame if isinstance(frame, str) else frame.decode())
-        except (ValueError, RecursionError) as error:
-            raise _invalid(error) from None
+            text = frame if isinstance(frame, str) else frame.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidFrame(describe(error)) from None
+        fields = _checked_request(text, _decode_v1_request)
         return Request(**msgspec.structs.asdict(fields))
 
     def reply(self, join_ref: Any, ref: Any, topic: Any, status: str, response: Any) -> str | bytes:
@@ -313,7 +358,7 @@ class V1Server:
             InvalidPayload: A field cannot be sent; the error names it.
             BinaryNotSupported: The payload is bytes.
         """
-        return self._object(ref, topic, event, payload)
+        return _with_object(self._object(ref, topic, event, payload), topic, event, payload)
 
     def broadcast(self, topic: str, event: str, payload: Any) -> str | bytes:
         """Send to whoever has the topic.
@@ -322,7 +367,7 @@ class V1Server:
             InvalidPayload: A field cannot be sent; the error names it.
             BinaryNotSupported: The payload is bytes.
         """
-        return self._object(None, topic, event, payload)
+        return _with_object(self._object(None, topic, event, payload), topic, event, payload)
 
     def _object(self, ref: Any, topic: Any, event: str, payload: Any) -> str:
         if isinstance(payload, _BYTES):
@@ -333,6 +378,10 @@ class V1Server:
 
 # ---- private --------------------------------------------------------------------------------------------------------
 
+#: What stands before the first array or object within a frame.
+_HEAD: Final = re.compile(r'\s*[\[{](?:[^"\[{]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
+
+_OBJECT: type[Any] = dict
 _BYTES: tuple[type[Any], ...] = (bytes, bytearray, memoryview)
 
 
@@ -359,8 +408,8 @@ def _message_type(floats: type[float] | type[Decimal]) -> type[Message[Any]]:
 class _V1Fields(msgspec.Struct, gc=False):
     topic: str
     event: str
-    payload: msgspec.Raw
-    ref: str | None
+    payload: msgspec.Raw = _NULL
+    ref: str | None = None
 
 
 class _V1Request(msgspec.Struct, kw_only=True):
@@ -373,15 +422,22 @@ class _V1Request(msgspec.Struct, kw_only=True):
 
 class _Echo(msgspec.Struct, kw_only=True):
     join_ref: Any = None
+    ref: Any = None
+    topic: Any
+    event: str
+    payload: msgspec.Raw = _NULL
+
+
+class _V2Echo(msgspec.Struct, array_like=True, kw_only=True):
+    join_ref: Any
     ref: Any
     topic: Any
     event: str
     payload: msgspec.Raw
 
 
-class _V2Echo(_Echo, array_like=True, kw_only=True):
-    pass
-
+_DecodeEcho: TypeAlias = Callable[[str], _Echo | _V2Echo]
+_MakeMessage: TypeAlias = Callable[[_Echo | _V2Echo], Message[Any]]
 
 _decode_v1_echo = msgspec.json.Decoder(_Echo).decode
 _decode_v2_echo = msgspec.json.Decoder(_V2Echo).decode
@@ -391,27 +447,67 @@ _decode_v1_request = first_keys_decoder(_V1Request)
 _decode_v2_request = first_keys_decoder(Request)
 
 
-def _echoed(decode: Callable[[str], "_Echo"], frame: str, error: msgspec.ValidationError) -> "_Echo":
+def _lenient(frame: str, error: Exception, decode: "_DecodeEcho", make: "_MakeMessage") -> Message[Any]:
+    """Read what the plain decoder could not: half characters, and what a server echoes to a client without manners.
+
+    Raises:
+        InvalidFrame: It is no message.
+    """
+    try:
+        return make(_checked_echo(decode(without_lone_surrogates(frame) if "\\u" in frame else frame)))
+    except UNREADABLE:
+        raise InvalidFrame(describe(error), _envelope(frame, decode, make)) from None
+
+
+def _too_deep(frame: str, decode: "_DecodeEcho", make: "_MakeMessage") -> InvalidFrame:
+    return InvalidFrame("nested too deeply", _envelope(frame, decode, make))
+
+
+def _envelope(frame: str, decode: "_DecodeEcho", make: "_MakeMessage") -> Message[Any] | None:
+    """The message around a payload that cannot be read, which is left out."""
+    frame = frame.rstrip()
+    head = _HEAD.match(frame)
+    tail = max(frame.rfind("]", 0, -1), frame.rfind("}", 0, -1))
+    if head is None or tail < head.end():
+        return None
+    try:
+        return make(_checked_echo(decode(f"{frame[: head.end()]}null{frame[tail + 1 :]}")))
+    except UNREADABLE:
+        return None
+
+
+def _checked_echo(echo: "_Echo | _V2Echo") -> "_Echo | _V2Echo":
     """What a server sends to a client whose refs are not text: it echoes them as they came, in a reply the topic too.
 
     In their places stands an empty text, which is the ref of no request of ours.
     """
-    try:
-        echo = decode(frame)
-    except (ValueError, RecursionError):
-        raise _invalid(error) from None
     if not isinstance(echo.topic, str):
         if echo.event != PHX_REPLY:
-            raise _invalid(error) from None
+            raise ValueError("a topic that is not text")
         echo.topic = ""
     echo.join_ref, echo.ref = (ref if isinstance(ref, str | None) else "" for ref in (echo.join_ref, echo.ref))
     return echo
 
 
-def _invalid(error: Exception) -> InvalidFrame:
-    if isinstance(error, msgspec.MsgspecError):
-        return InvalidFrame(str(error))  # msgspec tells places and types, never values
-    return InvalidFrame("nested too deeply" if isinstance(error, RecursionError) else "not UTF-8")
+def _checked_request(text: str, decode: Callable[[str], T]) -> T:
+    if too_deep(text):
+        raise InvalidFrame("nested too deeply")
+    try:
+        return decode(text)
+    except UNREADABLE as error:
+        raise InvalidFrame(describe(error)) from None
+
+
+def _with_object(text: str, topic: str, event: str, payload: Any) -> str:
+    """The text, if its payload is an object.
+
+    Raises:
+        InvalidPayload: It is not: Phoenix raises for it, too.
+    """
+    if not isinstance(payload, _OBJECT) and encode_json(payload).lstrip()[:1] != b"{":
+        problem = f"is of type {type(payload).__name__}: a server pushes an object or bytes (a reply may be any value)"
+        raise InvalidPayload(topic, event, "payload", problem)
+    return text
 
 
 def _fields(message: Message[Any]) -> tuple[str | None, str | None, str, str, Any]:

@@ -31,6 +31,7 @@ class Awaiting(Protocol):
     """Who awaits a reply."""
 
     def replied(self, ref: str, reply: Reply, now: float) -> None: ...
+    def answered_illegibly(self, ref: str, problem: str, now: float) -> None: ...
 
 
 class Resolving(Protocol):

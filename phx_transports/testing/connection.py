@@ -9,7 +9,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from phx_proto.commands import OpenTransport
 from phx_proto.link import Link
-from phx_proto.serializer import ServerSerializer, V2Server
+from phx_proto.message import Message
+from phx_proto.serializer import V1, V2, Serializer, ServerSerializer, V1Server, V2Server
 from phx_proto.server import serializer_for
 
 from .transcript import is_secret
@@ -99,6 +100,21 @@ class Connection:
         self.state = State.OVER
         self.joined.clear()
 
+
+def server_frame(serializer: ServerSerializer, join_ref: Any, topic: str, event: str, payload: Any) -> str | bytes:
+    """A push, or with a null join_ref a broadcast, of any JSON value, or bytes.
+
+    Phoenix pushes objects and bytes alone, and so do its serializers here; a client meets other servers, too.
+    """
+    client = _CLIENTS.get(type(serializer))
+    if client is not None and not isinstance(payload, dict | bytes | bytearray | memoryview):
+        return client.encode(Message[Any](join_ref=join_ref, topic=topic, event=event, payload=payload))
+    if join_ref is None:
+        return serializer.broadcast(topic, event, payload)
+    return serializer.push(join_ref, topic, event, payload)
+
+
+_CLIENTS: Final[Mapping[type, Serializer]] = {V1Server: V1(), V2Server: V2()}
 
 _PARTS: Final = re.compile(r"[\[\]]+")
 

@@ -21,6 +21,7 @@ from phx_proto.router import Router
 from phx_proto.serializer import V2, V2Server
 
 from .channel import FakeChannel
+from .connection import server_frame
 from .errors import NothingHandled
 
 __tracebackhide__ = True  # for pytest: a test that fails shows its own lines
@@ -147,7 +148,7 @@ def _message(topic: str, event: str, payload: Any) -> Message[Any]:
     """The message as the client reads it off the wire."""
     if event in RESERVED_EVENTS:
         raise ValueError(f"{event!r} is the protocol's own and reaches no handler; a `Peer` plays what a server does")
-    frame = V2Server().broadcast(topic, event, {} if payload is None else payload)
+    frame = server_frame(V2Server(), None, topic, event, {} if payload is None else payload)
     return V2().decode(frame)
 
 

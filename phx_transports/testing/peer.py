@@ -29,7 +29,7 @@ from phx_proto.serializer import Request, ServerSerializer
 
 from ..session import Tell
 from .clock import Clock, forward
-from .connection import Connection, Line, State
+from .connection import Connection, Line, State, server_frame
 from .doors import DOORS, Accept, Door, Fail, Hold, Refuse
 from .errors import CannotPlay, TestKitError, UnexpectedConversation
 from .expectations import ANYTHING, Answer, Asked, Expectation, Kind
@@ -157,7 +157,7 @@ class Peer:
         payload = {} if payload is None else payload
         with self._lock:
             connection = self._network.connection_of(topic, f'push "{event}"')
-            frame = connection.serializer.push(connection.joined[topic], topic, event, payload)
+            frame = server_frame(connection.serializer, connection.joined[topic], topic, event, payload)
             self._network.send(connection, frame, f'pushes "{event}" to "{topic}"', topic, event, payload)
         self._network.settle()
 
@@ -168,7 +168,7 @@ class Peer:
             self._network.connection_of(topic, f'broadcast "{event}"')
             for connection in self._network.connections:
                 if topic in connection.joined:
-                    frame = connection.serializer.broadcast(topic, event, payload)
+                    frame = server_frame(connection.serializer, None, topic, event, payload)
                     self._network.send(connection, frame, f'broadcasts "{event}" to "{topic}"', topic, event, payload)
         self._network.settle()
 

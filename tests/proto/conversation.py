@@ -61,7 +61,8 @@ class Conversation:
         self, options: ClientOptions | None = None, *, url: str = URL, vsn: int = 2, now: float = START, **settings: Any
     ) -> None:
         self._server = V2Server() if vsn == 2 else V1Server()
-        self.proto = ClientProtocol(url, serializer=V2() if vsn == 2 else V1(), options=options, **settings)
+        self._client = V2() if vsn == 2 else V1()
+        self.proto = ClientProtocol(url, serializer=self._client, options=options, **settings)
         self.now = now
         self.answers_heartbeats = True
         self.links: list[Link] = []
@@ -226,7 +227,11 @@ class Conversation:
     def serve(
         self, topic: str, event: str, payload: Any = EMPTY, *, join_ref: str | None = None, ref: str | None = None
     ) -> None:
-        """The server sends a message; without a join_ref it is a broadcast."""
+        """The server sends a message, be it one that no Phoenix sends; without a join_ref it is a broadcast."""
+        if not isinstance(payload, dict | bytes):
+            message = Message[Any](join_ref=join_ref, ref=ref, topic=topic, event=event, payload=payload)
+            self.receive(self._client.encode(message))
+            return
         self.receive(self._server.push(join_ref, topic, event, payload, ref=ref))
 
     def close_channel(self, topic: str, join_ref: str | None) -> None:
@@ -294,7 +299,7 @@ class Conversation:
         about = dict(zip(("topic", "event"), self._calls.get(ref or "", ()), strict=False))
         for told in (event, error):
             for name in ("topic", "event"):
-                expected = about.get(name, getattr(event, name, None))
+                expected = about.get(name, getattr(event, name, getattr(error, name, None)))
                 assert getattr(told, name, expected) == expected, f"{told!r} is not of {expected!r}"
         if hasattr(error, "sent"):
             assert error.sent is (ref in self._by_ref), f"{error!r} is wrong about that"

@@ -101,6 +101,10 @@ ERRORS: list[tuple[PhxError, str]] = [
         errors.PushRejected("room:1", "shout", Reply("error", "no")),
         "the server answered 'shout' on topic 'room:1' with status 'error': 'no'",
     ),
+    (
+        errors.InvalidReply("room:1", "shout", "Number out of range"),
+        "the server answered 'shout' on topic 'room:1', and its reply cannot be read: Number out of range",
+    ),
     (errors.PushTimeout("room:1", "shout", 3.0), "push 'shout' on topic 'room:1' was not answered within 3 s"),
     (
         errors.PushTimeout("room:1", "shout", 3.0, sent=False),

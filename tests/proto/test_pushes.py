@@ -17,7 +17,7 @@ from phx_proto.errors import (
     NotJoined,
     PushTimeout,
 )
-from phx_proto.events import BadFrame, ChannelErrored, PushFailed, ReplyReceived
+from phx_proto.events import ChannelErrored, PushFailed, ReplyReceived
 from phx_proto.flow import FlowLimits
 from phx_proto.message import PHX_JOIN, PHX_REPLY, Reply
 
@@ -111,15 +111,6 @@ def test_a_reply_to_nobody_is_dropped_as_stale() -> None:
     talk.serve("room:1", PHX_REPLY, {"status": "ok", "response": {}}, ref="99")
     assert talk.events() == []
     assert talk.proto.stats.stale == 1
-
-
-def test_a_malformed_reply_is_a_bad_frame_and_the_right_one_still_counts() -> None:
-    talk, room = joined()
-    ref = talk.push(room)
-    talk.serve("room:1", PHX_REPLY, {"status": 7}, ref=ref)
-    assert isinstance(talk.event(BadFrame), BadFrame)
-    talk.reply(ref)
-    assert talk.event(ReplyReceived).ref == ref
 
 
 @pytest.mark.parametrize(

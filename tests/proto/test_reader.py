@@ -10,8 +10,18 @@ from hypothesis import strategies as st
 
 from phx_proto.channel import Channel
 from phx_proto.client import ClientOptions
-from phx_proto.errors import JoinRefused, PushTimeout
-from phx_proto.events import BadFrame, ChannelJoined, JoinFailed, PushFailed, ReplyReceived
+from phx_proto.errors import ChannelCrashed, InvalidReply, JoinRefused
+from phx_proto.events import (
+    BadFrame,
+    ChannelErrored,
+    ChannelJoined,
+    JoinFailed,
+    LeaveEnd,
+    LeaveEnded,
+    PingAnswered,
+    PushFailed,
+    ReplyReceived,
+)
 from phx_proto.flow import FlowLimits
 from phx_proto.inbox import Bound, Drop
 from phx_proto.message import Message, Reply
@@ -54,7 +64,6 @@ GARBAGE: dict[str, str | bytes] = {
     "a topic that is not UTF-8": b"\x02\x02\x04\xff\xfetick{}",
     "random": bytes(range(255, 200, -1)),
     "JSON in a binary frame": GOOD.encode(),
-    "a reply that is none": '[null,"1","room:1","phx_error",1e999]',
 }
 
 
@@ -126,21 +135,131 @@ MALFORMED_REPLIES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("payload", MALFORMED_REPLIES.values(), ids=MALFORMED_REPLIES)
-def test_a_malformed_reply_is_a_bad_frame_and_the_call_waits_on(payload: Any) -> None:
+def test_a_malformed_reply_is_a_bad_frame_and_ends_its_push(payload: Any) -> None:
     talk, room = listening()
     ref = talk.push(room)
     talk.serve("room:1", "phx_reply", payload, ref=ref)
-    assert isinstance(talk.events()[0], BadFrame)
+    bad, failed = talk.events()
+    assert isinstance(bad, BadFrame)
+    assert isinstance(failed, PushFailed)
+    assert isinstance(failed.error, InvalidReply)
+    assert failed.error.problem == bad.problem
     talk.reply(ref, "ok", 7)
-    assert talk.events() == [ReplyReceived("room:1", "shout", ref, Reply("ok", 7))]
+    assert (talk.events(), talk.proto.stats.stale) == ([], 1)
 
 
-def test_a_push_whose_only_reply_is_malformed_times_out() -> None:
+DEEP = "[" * 1000 + "]" * 1000
+
+ILLEGIBLE: dict[str, tuple[str, str]] = {
+    "a number out of range": ('{"status":"ok","response":{"n":1e400}}', "Number out of range - at"),
+    "no JSON": ('{"status":"ok","response":NaN}', "JSON is malformed"),
+    "nested too deeply": (f'{{"response":{DEEP},"status":"ok"}}', "nested too deeply"),
+    "no text": ('{"status":"ok","response":"\\x"}', "JSON is malformed"),
+}
+
+each_illegible = pytest.mark.parametrize(("payload", "problem"), ILLEGIBLE.values(), ids=ILLEGIBLE)
+each_form = pytest.mark.parametrize(
+    ("vsn", "form"),
+    [
+        (2, '[null,"{ref}","[room]:1","{event}",{payload}]'),
+        (1, '{{"event":"{event}","payload":{payload},"ref":"{ref}","topic":"room:1"}}'),
+        (1, '{{"ref":"{ref}","topic":"[room]:1","event":"{event}","payload":{payload}}} '),
+    ],
+    ids=["v2", "v1", "v1, the payload last"],
+)
+
+
+@each_form
+@each_illegible
+def test_a_reply_that_cannot_be_read_ends_its_push_and_says_why(
+    vsn: int, form: str, payload: str, problem: str
+) -> None:
+    talk, room = listening(vsn)
+    ref = talk.push(room)
+    talk.receive(form.format(ref=ref, event="phx_reply", payload=payload))
+    failed = talk.event(PushFailed)
+    assert (failed.topic, failed.event, failed.ref) == ("room:1", "shout", ref)
+    assert isinstance(failed.error, InvalidReply)
+    assert failed.error.problem.startswith(problem)
+
+
+@each_form
+@each_illegible
+def test_a_join_whose_answer_cannot_be_read_ends_and_the_topic_is_left(
+    vsn: int, form: str, payload: str, problem: str
+) -> None:
+    talk = Conversation(vsn=vsn).connect()
+    room = talk.joining()
+    ref = room.join_ref
+    talk.sent()
+    talk.receive(form.format(ref=ref, event="phx_reply", payload=payload))
+    failed = talk.event(JoinFailed)
+    assert isinstance(failed.error, InvalidReply)
+    assert failed.error.problem.startswith(problem)
+    assert room.state is ChannelState.CLOSED
+    assert [(frame.event, frame.join_ref) for frame in talk.sent()] == [("phx_leave", ref)]
+
+
+def test_a_rejoin_whose_answer_cannot_be_read_is_tried_again() -> None:
     talk, room = listening()
-    ref = talk.push(room, timeout=5.0)
-    talk.serve("room:1", "phx_reply", [], ref=ref)
-    talk.advance(5.0)
-    assert isinstance(talk.event(PushFailed).error, PushTimeout)
+    talk.crash_channel("room:1", room.join_ref)
+    talk.advance(1.0)
+    talk.events()
+    talk.serve("room:1", "phx_reply", [], ref=room.join_ref)
+    assert isinstance(talk.event(ChannelErrored).error, InvalidReply)
+    talk.advance(2.0)
+    talk.reply(room.join_ref)
+    assert room.state is ChannelState.JOINED
+
+
+@each_form
+def test_a_leave_and_a_ping_are_answered_whatever_the_reply_holds(vsn: int, form: str) -> None:
+    talk, room = listening(vsn)
+    talk.answers_heartbeats = False
+    left, ping = talk.leave(room), talk.ping()
+    for ref in (left, ping):
+        talk.receive(form.format(ref=ref, event="phx_reply", payload='{"status":"ok","response":1e400}'))
+    ended = [event for event in talk.events() if not isinstance(event, BadFrame)]
+    assert LeaveEnded("room:1", left, LeaveEnd.REPLY) in ended
+    assert PingAnswered(ping, 0.0) in ended
+
+
+@each_form
+@pytest.mark.parametrize("payload", ["1e400", DEEP, '{"reason":NaN}'])
+def test_a_crash_whose_payload_cannot_be_read_is_a_crash(vsn: int, form: str, payload: str) -> None:
+    talk, room = listening(vsn)
+    pushed = talk.push(room)
+    topic_form = form.replace("[room]:1", "room:1")
+    talk.receive(topic_form.format(ref=room.join_ref, event="phx_error", payload=payload))
+    bad, lost, errored = talk.events()
+    assert isinstance(bad, BadFrame)
+    assert isinstance(lost, PushFailed)
+    assert lost.ref == pushed
+    assert isinstance(errored, ChannelErrored)
+    assert isinstance(errored.error, ChannelCrashed)
+    assert errored.error.payload is None
+
+
+def test_a_close_whose_payload_cannot_be_read_is_a_close() -> None:
+    talk, room = listening()
+    talk.receive(f'["{room.join_ref}","{room.join_ref}","room:1","phx_close",{DEEP}]')
+    assert room.state is ChannelState.CLOSED
+
+
+def test_half_a_character_in_a_payload_does_not_cost_the_message() -> None:
+    talk, room = listening()
+    ref = talk.push(room)
+    talk.receive(
+        '[null,null,"room:1","tick",{"text":"a\\ud83d","n":1}]',
+        f'[null,"{ref}","room:1","phx_reply",{{"status":"ok","response":"\\udc00"}}]',
+        f'["{room.join_ref}",null,"room:1","phx_error",{{"reason":"\\ud83d"}}]',
+    )
+    assert talk.deliveries() == [("room:1", "tick", {"text": "a\ufffd", "n": 1})]
+    replied, errored = talk.events()
+    assert replied == ReplyReceived("room:1", "shout", ref, Reply("ok", "\ufffd"))
+    assert isinstance(errored, ChannelErrored)
+    assert isinstance(errored.error, ChannelCrashed)
+    assert errored.error.payload == {"reason": "\ufffd"}
 
 
 @pytest.mark.parametrize("kind", [0, 2])
@@ -153,23 +272,16 @@ def test_bytes_that_call_themselves_a_reply_answer_nobody(kind: int) -> None:
     talk.reply(ref)
 
 
-def test_a_malformed_answer_to_a_join_leaves_it_waiting() -> None:
-    talk = Conversation().connect()
-    room = talk.joining()
-    talk.serve("room:1", "phx_reply", [], ref=room.join_ref)
-    assert room.state.value == "joining"
-    talk.reply(room.join_ref)
-    assert room.state is ChannelState.JOINED
-
-
-def test_a_malformed_answer_to_a_join_that_was_given_up_is_a_bad_frame() -> None:
+def test_a_malformed_answer_to_a_join_that_was_given_up_may_be_an_ok_so_the_topic_is_left() -> None:
     talk = Conversation().connect()
     room = talk.joining(timeout=2.0)
     ref = room.join_ref
     talk.advance(2.0)
     talk.events()
+    talk.sent()
     talk.serve("room:1", "phx_reply", [], ref=ref)
     assert isinstance(talk.events()[0], BadFrame)
+    assert [(frame.event, frame.join_ref) for frame in talk.sent()] == [("phx_leave", ref)]
 
 
 @pytest.mark.parametrize(("status", "answered_with"), [("ok", ["phx_leave"]), ("error", [])])

@@ -202,7 +202,6 @@ BAD_V2_TEXT = [
     '["1","2","t","e",NaN]',
     '["1","2","t","e",{"x":nan}]',
     '["1","2","t","e",' + "[" * 100_000 + "]" * 100_000 + "]",
-    '["1","2","\\ud800","e",{}]',
     '{"topic":"t","event":"e","payload":{},"ref":"2"}',
 ]
 BAD_V1_TEXT = [
@@ -210,8 +209,6 @@ BAD_V1_TEXT = [
     '["1","2","t","e",{}]',
     '{"event":"e","payload":{},"ref":"2"}',
     '{"topic":"t","payload":{},"ref":"2"}',
-    '{"topic":"t","event":"e","ref":"2"}',
-    '{"topic":"t","event":"e","payload":{}}',
     '{"topic":"t","event":"e","payload":NaN,"ref":"2"}',
 ]
 BAD_BINARY = [
@@ -267,7 +264,7 @@ def test_the_error_says_what_is_wrong_with_a_frame(frame: str | bytes, problem: 
 @pytest.mark.parametrize(
     ("frame", "problem"),
     [
-        ('{"topic":"t","event":"e","payload":{}}', "Object missing required field `ref`"),
+        ('{"topic":"t","payload":{}}', "Object missing required field `event`"),
         ('{"topic":5,"event":"e","payload":{},"ref":"2"}', "Expected `str`, got `int` - at `$.topic`"),
         ('{"topic":"t","event":"e","payload":' + "[" * 100_000, "nested too deeply"),
         ("\ud800", "not UTF-8"),
