@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from phx_proto.client import ClientProtocol
 from phx_proto.inbox import Inbox
 
+from .reports import Log
 from .session import Session
 
 
@@ -30,6 +31,7 @@ class Pump:
         perform: Carries out a command.
         on_runnable: Has the handlers of these inboxes run.
         alarm: Set to the core's next deadline, where it is set to a later one.
+        log: Whose counts are told when the alarm rings, too.
         on_ended: Called each time from the core's end on.
     """
 
@@ -41,6 +43,7 @@ class Pump:
         perform: Callable[[Any], None],
         on_runnable: Callable[[list[Inbox]], None],
         alarm: Alarm,
+        log: Log,
         on_ended: Callable[[], None],
     ) -> None:
         self._proto = proto
@@ -48,6 +51,7 @@ class Pump:
         self._perform = perform
         self._on_runnable = on_runnable
         self._alarm = alarm
+        self._log = log
         self._on_ended = on_ended
 
     def run(self) -> None:
@@ -66,3 +70,5 @@ class Pump:
         deadline = proto.next_timeout()
         if deadline is not None and deadline < self._alarm.armed:
             self._alarm.arm(deadline)
+        if self._log.due < self._alarm.armed:
+            self._alarm.arm(self._log.due)

@@ -4,6 +4,7 @@ A call waits on a future: asyncio's or `concurrent.futures`', which fulfil `Wait
 whatever was asked for ends in exactly one event with the call's ref; here that event ends the call.
 """
 
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +21,8 @@ from phx_proto.events import (
     PushFailed,
     ReplyReceived,
 )
+
+from .reports import listener_failed
 
 T = TypeVar("T")
 
@@ -52,7 +55,7 @@ class Session:
         connected: Whether the connection is open.
         closed: Whether the client has ended, for good.
         error: Why it ended; `None` while it has not, or where the application closed it.
-        listeners: Told every event, in order; they must not raise.
+        listeners: Told every event, in order; what they raise is logged.
         readers: Who reads a channel now.
     """
 
@@ -104,35 +107,41 @@ class Session:
             reader.end()
 
     def settle(self, events: Iterable[Event]) -> None:
-        """End the calls that these events end, and tell the listeners."""
+        """End the calls that these events end, and then tell the listeners, so that none of them can be in the way."""
         for event in events:
+            self._settle(event)
             for listener in tuple(self.listeners):
-                listener(event)
-            match event:
-                case ReplyReceived(ref=ref, reply=reply):
-                    self._end_calls(ref, result=reply)
-                case PushFailed(ref=ref, error=error) | JoinFailed(ref=ref, error=error):
-                    self._end_calls(ref, error=error)
-                case ChannelJoined(ref=str(ref), response=response):
-                    self._end_calls(ref, result=response)
-                case LeaveEnded(ref=ref):
-                    self._end_calls(ref)
-                case PingAnswered(ref=ref, elapsed=elapsed):
-                    self._end_calls(ref, result=elapsed)
-                case Connected():
-                    self.connected = True
-                    self._connection_settled()
-                case Disconnected():
-                    self.connected = False
-                case Closed(error=error):
-                    self.connected = False
-                    self.closed = True
-                    if error is not None:
-                        self.fail(error)
-                    self._connection_settled()
-                    self._end_settled()
-                case _:
-                    pass
+                try:
+                    listener(event)
+                except (Exception, CancelledError) as error:
+                    listener_failed(error)
+
+    def _settle(self, event: Event) -> None:
+        match event:
+            case ReplyReceived(ref=ref, reply=reply):
+                self._end_calls(ref, result=reply)
+            case PushFailed(ref=ref, error=error) | JoinFailed(ref=ref, error=error):
+                self._end_calls(ref, error=error)
+            case ChannelJoined(ref=str(ref), response=response):
+                self._end_calls(ref, result=response)
+            case LeaveEnded(ref=ref):
+                self._end_calls(ref)
+            case PingAnswered(ref=ref, elapsed=elapsed):
+                self._end_calls(ref, result=elapsed)
+            case Connected():
+                self.connected = True
+                self._connection_settled()
+            case Disconnected():
+                self.connected = False
+            case Closed(error=error):
+                self.connected = False
+                self.closed = True
+                if error is not None:
+                    self.fail(error)
+                self._connection_settled()
+                self._end_settled()
+            case _:
+                pass
 
     def _end_calls(self, ref: str, *, result: Any = None, error: BaseException | None = None) -> None:
         _end(self._calls.pop(ref, ()), result, error)

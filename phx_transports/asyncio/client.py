@@ -34,7 +34,7 @@ from ..cutter import MAX_SIZE
 from ..ending import Ending
 from ..pump import Pump
 from ..queues import EventQueue, Item, MessageQueue
-from ..reports import OnHandlerError, log_event, log_handler_error
+from ..reports import Log, OnHandlerError, log_handler_error
 from ..session import Session
 from .alarm import Alarm
 from .channel import Channel
@@ -197,12 +197,13 @@ class Client:
         self._proto = proto
         proto.unjoined.context = Channel(proto.unjoined, self)
         self._session = Session()
-        self._session.listeners.append(log_event)
+        self._log = Log(proto, lambda: self.now())
+        self._session.listeners.append(self._log.event)
         self._ending = Ending(
             proto,
             self._session,
             tell=self.tell,
-            on_handler_error=on_handler_error,
+            on_handler_error=self._log.unless(on_handler_error),
             fail_fast=fail_fast,
             drain_timeout=drain_timeout,
             halt=lambda: self._runner.halt(),
@@ -221,13 +222,14 @@ class Client:
             on_error=self._ending.handler_failed,
             fail_fast=fail_fast,
         )
-        self._alarm = Alarm(self._transport.call_at, lambda: self.tell(proto.handle_timeout))
+        self._alarm = Alarm(self._transport.call_at, self._due)
         self._pump = Pump(
             proto,
             self._session,
             perform=self._transport.perform,
             on_runnable=self._runner.add,
             alarm=self._alarm,
+            log=self._log,
             on_ended=self._ended,
         )
         self._idle = asyncio.Event()  # after the core's end: handlers are waited for no longer
@@ -413,6 +415,10 @@ class Client:
         return MessageQueue(core, self._session, select, on_handled=self._runner.handled)
 
     # ---- private ---------------------------------------------------------------------------------------------------
+
+    def _due(self) -> None:
+        self._log.tick()
+        self.tell(self._proto.handle_timeout)
 
     def _report_handled(self) -> None:
         messages, size = self._runner.report()

@@ -44,7 +44,7 @@ from ..cutter import MAX_SIZE
 from ..ending import Ending
 from ..pump import Pump
 from ..queues import EventQueue, Item, MessageQueue
-from ..reports import OnHandlerError, log_event, log_handler_error
+from ..reports import Log, OnHandlerError, log_handler_error
 from ..session import Session
 from ..signals import signals_to, uninterrupted
 from ..waits import wait_for
@@ -176,16 +176,17 @@ class Client:
         self.lock = threading.Lock()
         self._proto = proto
         proto.unjoined.context = Channel(proto.unjoined, self)
-        self._log: deque[Event] = deque()
+        self._log = Log(proto, lambda: self._transport.now())
+        self._to_log: deque[Event] = deque()
         self._logging = threading.Lock()
         self._later: deque[Callable[[], None]] = deque()
         self._session = Session()
-        self._session.listeners.append(self._log.append)
+        self._session.listeners.append(self._to_log.append)
         self._ending = Ending(
             proto,
             self._session,
             tell=self.tell,
-            on_handler_error=on_handler_error,
+            on_handler_error=self._log.unless(on_handler_error),
             fail_fast=fail_fast,
             drain_timeout=drain_timeout,
             halt=lambda: self._runner.halt(),
@@ -193,7 +194,7 @@ class Client:
         hooks: dict[str, Any] = {
             "tell": self.tell,
             "later": self._later.append,
-            "on_due": lambda: self.tell(proto.handle_timeout),
+            "on_due": self._due,
             "goes_on": self._goes_on,
             "on_end": self._finish,
             "on_crash": self._ending.fail,
@@ -220,6 +221,7 @@ class Client:
             perform=self._transport.perform,
             on_runnable=self._runner.add,
             alarm=self._watch,
+            log=self._log,
             on_ended=self._ended,
         )
 
@@ -428,13 +430,23 @@ class Client:
         while self._later:
             with contextlib.suppress(IndexError):  # another thread was quicker
                 self._later.popleft()()
-        while self._log and self._logging.acquire(blocking=False):
+        while self._to_log and self._logging.acquire(blocking=False):
             try:
-                log_event(self._log.popleft())
+                self._log.event(self._to_log.popleft())
+            except IndexError:  # another thread was quicker
+                pass
             finally:
                 self._logging.release()
+        if self._log.due < self._watch.armed:
+            with self.lock:
+                if self._log.due < self._watch.armed:
+                    self._watch.arm(self._log.due)
 
     # ---- private ----------------------------------------------------------------------------------------------------
+
+    def _due(self) -> None:
+        self._log.tick()
+        self.tell(self._proto.handle_timeout)
 
     def _handled(self, messages: int, size: int) -> None:
         """So many messages, of so many bytes, are done with; under the lock, `follow_up` comes after it."""

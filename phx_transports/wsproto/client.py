@@ -167,7 +167,7 @@ class Client:
             proto,
             self._session,
             tell=self.tell,
-            on_handler_error=on_handler_error,
+            on_handler_error=self._engine.log.unless(on_handler_error),
             fail_fast=fail_fast,
             drain_timeout=drain_timeout,
             halt=self._runner.halt,
@@ -404,7 +404,7 @@ class Client:
     def _look(self, deadline: float) -> bool:
         """See to the socket, the time and signals; gives whether handlers may go on."""
         due = self._proto.next_timeout()
-        deadline = deadline if due is None else min(deadline, due)
+        deadline = min(deadline, self._engine.log.due, inf if due is None else due)
         ready = self._transport.wait(slice_until(deadline))  # a signal may end this, and nothing else
         return uninterrupted(self._see, ready)
 

@@ -25,7 +25,7 @@ examples/asyncio_streams_client.py; the blocking client, which waits for its soc
 import contextlib
 import inspect
 from collections.abc import Callable, Generator
-from math import inf
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from phx_proto.client import ClientProtocol
@@ -35,7 +35,7 @@ from phx_proto.errors import ConnectError
 from ..calls import Call
 from ..cutter import MAX_SIZE
 from ..handshake import network_error
-from ..reports import OnHandlerError, log_event, log_handler_error
+from ..reports import Log, OnHandlerError, log_handler_error, report_to
 from ..session import Session
 from .connection import Machine, Stream
 from .handlers import Runner
@@ -103,6 +103,7 @@ class Engine:
         proto: The core; what the application calls: `connect`, `channel`, `drain`.
         machine: Where its streams come from.
         session: The calls that wait, and who listens to events; the log does.
+        log: What is logged of them.
         runner: The handlers: plain functions, called within a turn, one after another.
     """
 
@@ -120,8 +121,10 @@ class Engine:
         self.proto = proto
         self.machine = Machine(proto, max_size=max_size)
         self.session = Session()
-        self.session.listeners.append(log_event)
-        self.runner = Runner(proto, now=now, look=look, on_error=on_handler_error, on_exit=on_exit)
+        self.log = Log(proto, now)
+        self.session.listeners.append(self.log.event)
+        told = self.log.unless(on_handler_error)
+        self.runner = Runner(proto, now=now, look=look, on_error=partial(report_to, told), on_exit=on_exit)
         self._now = now
         self._turned = turned
 
@@ -143,7 +146,7 @@ class Engine:
         if self.runner.waiting:
             return self._now()
         due = self.proto.next_timeout()
-        return inf if due is None else due
+        return self.log.due if due is None else min(due, self.log.due)
 
     def stream(self) -> Stream | None:
         """The stream that is wanted now, as `Machine.stream` gives it."""
@@ -235,6 +238,7 @@ class Engine:
             if self.session.closed and self.session.error is None:
                 self.runner.closed = True  # what is left was given up with the client
         self.runner.add(self.proto.runnable())
+        self.log.tick()
 
 
 def _problem(stream: Stream, error: Exception) -> ConnectError:

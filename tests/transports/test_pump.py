@@ -9,6 +9,7 @@ from phx_proto.events import Closed, Connecting, Event
 from phx_proto.inbox import Inbox
 from phx_transports.asyncio.alarm import Alarm
 from phx_transports.pump import Pump
+from phx_transports.reports import Log
 from phx_transports.session import Session
 
 
@@ -27,6 +28,7 @@ class Pumped:
             perform=self._perform,
             on_runnable=self._run,
             alarm=self,
+            log=Log(self.proto, lambda: 0.0),
             on_ended=lambda: self.done.append("ended"),
         )
 

@@ -1,3 +1,4 @@
+from asyncio import CancelledError
 from concurrent.futures import Future
 from typing import Any
 
@@ -158,3 +159,19 @@ def test_the_first_reason_given_for_the_end_stands() -> None:
     session.fail(ValueError())
     session.settle([Closed(REFUSED)])
     assert for_end(session).exception(0) is ours
+
+
+@pytest.mark.parametrize("raised", [ZeroDivisionError("mine"), CancelledError(), RecursionError()])
+def test_a_listener_that_raises_is_in_nobodys_way(raised: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    session = Session()
+    call, end, told = waiting(session), for_end(session), list[Event]()
+
+    def fail(event: Event) -> None:
+        assert call.done()
+        raise raised
+
+    session.listeners += [fail, told.append]
+    events: list[Event] = [ReplyReceived("t", "e", "1", Reply("ok")), Closed(None)]
+    session.settle(events)
+    assert (call.result(0), end.result(0), told) == (Reply("ok"), None, events)
+    assert "a listener to events failed" in caplog.text
