@@ -275,3 +275,13 @@ def test_it_knows_whether_a_message_has_begun(read: bytes, unfinished: bool) -> 
 def test_binary_messages_are_bytes() -> None:
     (message,) = Cut().feed(frame(b"\x00\x01", head=0x82))
     assert type(message) is bytes
+
+
+def test_a_message_that_grew_too_large_when_it_was_inflated_tells_that_and_the_limits_name() -> None:
+    cut = Cut(max_size=200)
+    deflate = PerMessageDeflate(False, False, 15, 15)
+    cut.protocol.extensions = [deflate]
+    sender = PerMessageDeflate(False, False, 15, 15)
+    packed = sender.encode(Frame(Opcode.TEXT, b"x" * 5000))
+    cut.feed(frame(bytes(packed.data), head=0xC1))
+    assert "more than 200 bytes, which is max_size: it grew so large when it was inflated" in cut.assembler.problem
