@@ -27,6 +27,15 @@ Parse: TypeAlias = Callable[[bytes, list[Received]], bool]
 #: The largest message that clients take by default, in bytes; Phoenix servers send frames as large as their payloads.
 MAX_SIZE: Final = 16 * 2**20
 
+#: Bytes of answers to pings that may wait for a peer who reads nothing, until he is not read either.
+ANSWERS: Final = 2**16
+
+#: Fragments that a message may have, whatever its size, and bytes of it that each one beyond brings on average.
+FRAGMENTS: Final = 1024
+_FRAGMENT: Final = 64
+
+_PONG: Final = 6  # bytes around what a pong carries: its header, and its mask
+
 _TEXT: Final = 0x81  # the last (and only) frame of a text message, no extension used
 
 
@@ -60,6 +69,11 @@ class Cutter:
     def unfinished(self) -> bool:
         """Whether a message or frame has begun whose end has not come."""
         return not self.ended and bool(self._tail or self._owed or not self._between)
+
+    def drop(self) -> None:
+        """The connection is over: holds nothing of the message that was coming."""
+        self.ended = True
+        self._tail = bytearray()
 
     def cut(self, data: bytes) -> list[Received]:
         """Takes one read.
@@ -137,7 +151,7 @@ class Cutter:
             if stop > end:
                 return self._keep(data, position, need=stop - position)
             try:
-                messages.append(data[start:stop].decode())
+                messages.append(str(memoryview(data)[start:stop], "utf-8"))  # it may be large: not through a copy
             except UnicodeDecodeError:
                 return self._give(data, position, stop, messages)
             return stop
@@ -168,10 +182,15 @@ class Assembler:
     """The usual parser behind a `Cutter`: websockets' Sans-I/O protocol, and messages made of the frames it reads.
 
     It fails the connection of a text message that is not UTF-8 with 1007, as RFC 6455 §8.1 asks: that protocol leaves
-    this to whoever decodes. What it has to send in answer is in `protocol.data_to_send()` afterwards.
+    this to whoever decodes; and that of a message in too many fragments with 1008, for each costs as much to read as a
+    message of its own. What it has to send in answer is in `protocol.data_to_send()` afterwards.
+
+    Attributes:
+        problem: What the peer did wrong, in words, once the connection has failed.
+        answered: Bytes of all answers to pings.
     """
 
-    __slots__ = ("_parts", "_protocol", "_text", "problem")
+    __slots__ = ("_fragments", "_parts", "_protocol", "_text", "answered", "problem")
 
     def __init__(self, protocol: Protocol) -> None:
         """Starts after the handshake.
@@ -179,8 +198,10 @@ class Assembler:
         Args:
             protocol: Open, with its events drained, and the same `max_size` as the cutter's.
         """
-        self.problem = ""  #: what the peer did wrong, in words, once the connection has failed
+        self.problem = ""
+        self.answered = 0
         self._protocol = protocol
+        self._fragments = 0  # of the message that is coming
         self._parts = bytearray()  # of the fragmented message that is coming
         self._text = False  # whether that is a text message
 
@@ -194,24 +215,64 @@ class Assembler:
             if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
                 self._text = opcode is Opcode.TEXT
             elif opcode is not Opcode.CONT:
+                if opcode is Opcode.PING:
+                    self.answered += _PONG + len(frame.data)
                 continue
-            self._parts += frame.data
             if not frame.fin:
+                self._parts += frame.data
+                self._fragments += 1
+                if too_many(self._fragments, len(self._parts)):
+                    self._fail(CloseCode.POLICY_VIOLATION, in_fragments(self._fragments, len(self._parts)))
+                    return True
                 continue
-            message = bytes(self._parts)
-            self._parts.clear()
+            message = self._parts + frame.data if self._parts else frame.data
+            self._forget_parts()
             if not self._text:
-                messages.append(message)
+                messages.append(bytes(message))
                 continue
             try:
-                messages.append(message.decode())
+                messages.append(str(message, "utf-8"))
             except UnicodeDecodeError as error:
-                self.problem = f"invalid UTF-8 in a text message: {error.reason} at position {error.start}"
-                protocol.fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
+                what = f"{error.reason} at position {error.start}"
+                self._fail(CloseCode.INVALID_DATA, what, f"invalid UTF-8 in a text message: {what}")
                 return True
         if protocol.parser_exc is not None and not self.problem:
             self.problem = _parser_problem(protocol.parser_exc)
+            self._forget_parts()
         return bool(self.problem) or protocol.close_rcvd is not None
+
+    def drop(self) -> None:
+        """The connection is over, and its last byte was read: holds nothing of the message that was coming."""
+        self._forget_parts()
+        protocol = self._protocol
+        protocol.reader.discard()
+        protocol.parser.close()  # it, or the traceback of the error that ended it, holds the frame that was read last
+        if protocol.parser_exc is not None:
+            protocol.parser_exc.__traceback__ = None
+
+    def _forget_parts(self) -> None:
+        self._parts = bytearray()
+        self._fragments = 0
+
+    def _fail(self, code: CloseCode, reason: str, problem: str = "") -> None:
+        self.problem = problem or reason
+        self._forget_parts()
+        self._protocol.fail(code, reason)
+
+
+def too_many(fragments: int, size: int) -> bool:
+    """Whether a message that has come so far is in too many fragments.
+
+    Args:
+        fragments: How many.
+        size: The bytes in them.
+    """
+    return fragments > FRAGMENTS + size // _FRAGMENT
+
+
+def in_fragments(fragments: int, size: int) -> str:
+    """What is told of a message in too many of them."""
+    return f"a message in too many fragments: its first {size} bytes came in {fragments}"
 
 
 def _parser_problem(error: Exception) -> str:

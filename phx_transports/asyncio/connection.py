@@ -25,7 +25,7 @@ from websockets.uri import WebSocketURI
 
 from phx_proto.errors import ConnectError
 
-from ..cutter import MAX_SIZE, Assembler, Cutter, Received
+from ..cutter import ANSWERS, MAX_SIZE, Assembler, Cutter, Received
 from ..handshake import (
     ResponseReader,
     checked_address,
@@ -131,11 +131,11 @@ class FastConnection:
         Messages of the read that is being told have come already, all in one call; nothing is told after that until
         `resume_reading`, also not that the peer closed or is gone.
         """
-        self._wire.transport.pause_reading()
+        self._wire.read(on=False)
 
     def resume_reading(self) -> None:
         """Reads on."""
-        self._wire.transport.resume_reading()
+        self._wire.read(on=True)
 
     async def wait_closed(self) -> None:
         """Waits until nothing of the connection is left, its socket included: soon after `abort`, and at most `LINGER`
@@ -242,6 +242,9 @@ class _Wire(ClientConnection):
         self._ending: tuple[int | None, str] | None = None  # once over: what the receiver is told
         self._flushing = False  # a flush is due in the next iteration
         self._linger: asyncio.TimerHandle | None = None
+        self._wanted = True  # whether the client wants to read
+        self._blocked = False  # the write buffer is full
+        self._answered = 0  # bytes of answers to pings, up to when that was not so
         self._response = ResponseReader(protocol, super().data_received)
 
     def begin(self) -> None:
@@ -277,6 +280,21 @@ class _Wire(ClientConnection):
         else:
             self.transport.close()
 
+    def read(self, *, on: bool) -> None:
+        """Reads on, or not, as far as the client is concerned."""
+        self._wanted = on
+        self._read_or_not()
+
+    def _read_or_not(self) -> None:
+        """A peer who reads none of our answers to his pings is not read either: they would queue without bound.
+
+        Only these count, not all that is to be written: a server that waits for us to read reads nothing meanwhile.
+        """
+        if self._wanted and not (self._blocked and self._assembler.answered - self._answered > ANSWERS):
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
     def data_received(self, data: bytes) -> None:
         if self.protocol.state is State.CONNECTING:
             data = self._response.receive(data)
@@ -290,6 +308,10 @@ class _Wire(ClientConnection):
         elif self._cutter.unfinished:
             self._receiver.progress()
         self.send_data()
+        if not self._blocked:
+            self._answered = self._assembler.answered
+        elif self._answered != self._assembler.answered:
+            self._read_or_not()
         if self._cutter.ended and self._ending is None:
             self._linger = self.loop.call_later(LINGER, self.transport.abort)
             received = self.protocol.close_rcvd
@@ -304,6 +326,8 @@ class _Wire(ClientConnection):
             self._linger = None  # it holds the transport
         ended_by_peer = self.protocol.reader.eof  # undocumented: docs/dependencies.md
         super().connection_lost(exc)
+        self._cutter.drop()
+        self._assembler.drop()
         if self._ending is not None:
             return
         if exc is not None:
@@ -320,11 +344,14 @@ class _Wire(ClientConnection):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self._blocked = True
         if self._ending is None:
             self._receiver.blocked()
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._blocked = False
+        self._read_or_not()
         if self._ending is None:
             self._receiver.writable()
 

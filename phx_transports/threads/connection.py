@@ -29,7 +29,7 @@ from websockets.uri import WebSocketURI
 
 from phx_proto.errors import ConnectError
 
-from ..cutter import MAX_SIZE, Assembler, Cutter, Received
+from ..cutter import ANSWERS, MAX_SIZE, Assembler, Cutter, Received
 from ..handshake import (
     ResponseReader,
     checked_address,
@@ -96,6 +96,7 @@ class Connection:
         self._over = False  # whether the end came with the last read
         self._assembler = Assembler(protocol)
         self._cutter = Cutter(self._parse, max_size=max_size)
+        self._answered = 0  # bytes of answers to pings, up to when there was room to write
         self._outbox: deque[bytes] = deque()
         self._unwritten: bytes | memoryview = b""  # what the socket did not take, before the outbox
         self._queued = 0  # bytes, over its life; changed under the lock
@@ -158,6 +159,15 @@ class Connection:
         """Whether so much waits to be written that senders should wait too."""
         return self._queued - self._written >= _WRITE_LIMIT and not self.aborted
 
+    @property
+    def readable(self) -> bool:
+        """Whether it is to be read.
+
+        A peer who reads none of our answers to his pings is not read either: they would queue without bound. Only these
+        count, not all that is to be written: a server that waits for us to read reads nothing meanwhile.
+        """
+        return not self.paused and not (self.full and self._assembler.answered - self._answered > ANSWERS)
+
     def flush(self) -> None:
         """Writes what is queued, as far as the socket takes it."""
         while (self._outbox or self._unwritten) and not (self.stuck or self.aborted):
@@ -171,6 +181,8 @@ class Connection:
             finally:
                 self._writing.release()
             self.on_room()
+            if self._answered != self._assembler.answered:
+                self.on_work()  # it may be readable again
 
     def abort(self) -> None:
         """Drops the connection without a handshake, and what is queued with it. Nothing more is received."""
@@ -226,6 +238,8 @@ class Connection:
             self.abort()
             return []
         messages = self._cutter.cut(data)
+        if not self.full:
+            self._answered = self._assembler.answered
         if self._cutter.ended and self.ending is None:
             received = self._protocol.close_rcvd
             if received is None:
@@ -248,6 +262,8 @@ class Connection:
         self._end(None, "the connection was dropped from this side")
         with self._writing:  # or a late write might meet another file under the same number
             self._sock.close()
+        self._cutter.drop()
+        self._assembler.drop()
         self.on_room()
 
     def _read(self) -> bytes:

@@ -169,7 +169,7 @@ class Watch:
 
     def _show(self, connection: Connection) -> None:
         """Have the selector look for what the connection waits for now."""
-        wanted = 0 if connection.paused else selectors.EVENT_READ
+        wanted = selectors.EVENT_READ if connection.readable else 0
         if connection.stuck:
             wanted |= selectors.EVENT_WRITE
         shown = self._shown.get(connection, 0)

@@ -11,7 +11,7 @@ from wsproto.connection import Connection, ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 from wsproto.frame_protocol import CloseReason
 
-from ..cutter import Received
+from ..cutter import Received, in_fragments, too_many
 
 #: Before the connection knows of a close frame by the peer.
 _RUNNING: Final = (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING)
@@ -29,17 +29,20 @@ class Assembler:
         ending: Once the connection is over: the code of the peer's close frame (1005 if that was empty) and its reason;
             where the peer broke a rule, `None` and what it was.
         too_big: Whether that was a message over `max_size`.
+        answered: Bytes of all answers to pings.
     """
 
-    __slots__ = ("_answers", "_connection", "_limit", "_parts", "ending", "too_big")
+    __slots__ = ("_answers", "_connection", "_fragments", "_limit", "_parts", "answered", "ending", "too_big")
 
     def __init__(self, connection: Connection, answers: bytearray, *, max_size: int | None) -> None:
         self.ending: tuple[int | None, str] | None = None
         self.too_big = False
+        self.answered = 0
         self._connection = connection
         self._answers = answers
         self._limit = max_size
         self._parts = bytearray()  # of the message that is coming
+        self._fragments = 0
 
     def parse(self, data: bytes, messages: list[Received]) -> bool:
         """Takes bytes of the stream, as `cutter.Parse` says."""
@@ -53,23 +56,36 @@ class Assembler:
                 case BytesMessage(data=part):
                     self._add(part)
                 case Ping() if self._connection.state is ConnectionState.OPEN:
-                    self._answers += self._connection.send(event.response())
+                    answer = self._connection.send(event.response())
+                    self._answers += answer
+                    self.answered += len(answer)
                 case CloseConnection():
                     self._closed(event)
                 case _:
                     continue
             if self.ending is not None:
                 return True
-            if isinstance(event, TextMessage | BytesMessage) and event.message_finished:
-                whole = bytes(self._parts)
-                self._parts.clear()
-                messages.append(whole.decode() if isinstance(event, TextMessage) else whole)
+            if not isinstance(event, TextMessage | BytesMessage):
+                continue
+            if event.message_finished:
+                whole = self._parts
+                self.drop()
+                messages.append(whole.decode() if isinstance(event, TextMessage) else bytes(whole))
+            elif event.frame_finished:
+                self._fragments += 1
+                if too_many(self._fragments, len(self._parts)):
+                    self._fail(CloseReason.POLICY_VIOLATION, in_fragments(self._fragments, len(self._parts)))
+                    return True
         return False
+
+    def drop(self) -> None:
+        """Holds nothing of the message that was coming."""
+        self._parts = bytearray()
+        self._fragments = 0
 
     def _add(self, part: bytes | bytearray) -> None:
         self._parts += part
         if self._limit is not None and len(self._parts) > self._limit:
-            self._parts.clear()
             self.too_big = True
             self._fail(CloseReason.MESSAGE_TOO_BIG, f"a message of more than {self._limit} bytes")
 
@@ -88,3 +104,4 @@ class Assembler:
         if self._connection.state is ConnectionState.OPEN:
             self._answers += self._connection.send(CloseConnection(code, problem))
         self.ending = (None, problem)
+        self.drop()

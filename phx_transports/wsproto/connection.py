@@ -167,6 +167,11 @@ class Stream:
         """Whether the WebSocket has been opened on it."""
         return self._connection is not None
 
+    @property
+    def answered(self) -> int:
+        """Bytes of all answers to pings. A peer who reads none of them had better not be read: they would queue."""
+        return 0 if self._connection is None else self._assembler.answered
+
     def data_to_send(self) -> bytes:
         """What is to be written now; each byte is given once."""
         self._machine.perform()
@@ -223,6 +228,7 @@ class Stream:
             self._shake(b"", now)
             return
         self._state = StreamState.FINISHED
+        self._forget()
         self._command.link.closed(None, "the server ended the connection without a close frame", now)
 
     # ---- for the machine --------------------------------------------------------------------------------------------
@@ -238,6 +244,13 @@ class Stream:
     def _drop(self) -> None:
         self._state = StreamState.DROPPED
         self._out.clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Hold nothing of the message that was coming."""
+        if self._connection is not None:
+            self._cutter.drop()
+            self._assembler.drop()
 
     def _read(self, *, on: bool) -> None:
         self._reading = on

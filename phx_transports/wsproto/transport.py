@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 
 from phx_proto.errors import ConnectError
 
+from ..cutter import ANSWERS
 from ..handshake import checked_socket, network_error
 from .connection import Machine, Stream, StreamState
 
@@ -118,6 +119,7 @@ class Line:
         self._ssl: tls.SSLContext | None = None
         self._tls: Tls | None = None
         self._out = bytearray()
+        self._answered = 0  # bytes of answers to pings, up to when there was room to write
         self._ready: Callable[[int], None] = self._connected
 
     @property
@@ -168,7 +170,10 @@ class Line:
         if state is StreamState.FINISHED:
             self._finish(sock)
         if self._sock is not None:
-            reading = stream.reading or state is StreamState.FINISHED
+            if len(self._out) < _WRITE_LIMIT:
+                self._answered = stream.answered
+            # A peer who reads none of our answers to his pings is not read either: they would queue without bound.
+            reading = (stream.reading and stream.answered - self._answered <= ANSWERS) or state is StreamState.FINISHED
             self._look_for((EVENT_READ if reading else 0) | (EVENT_WRITE if self._out else 0))
 
     def close(self) -> None:

@@ -135,6 +135,12 @@ class Wire:
         """Bytes that need not be a frame."""
         self._loop.do(lambda: self.on_loop._socket.transport.write(data))
 
+    def unsent(self) -> int:
+        """Bytes that were written, and that the client's end has no room for."""
+        sizes: list[int] = []
+        self._loop.do(lambda: sizes.append(self.on_loop._socket.transport.get_write_buffer_size()))
+        return sizes[0]
+
     def stop_reading(self) -> None:
         """What comes stays in the socket's buffer, and soon in the client's."""
         self._loop.do(self.on_loop._socket.transport.pause_reading)

@@ -19,6 +19,7 @@ CI = (ROOT / ".ci" / "run").read_text("utf-8")
     [
         (r"\.available_subprotocols\b", "handshake.py"),
         (r"\.parser_exc\b", "cutter.py"),
+        (r"\bprotocol\.parser\b", "cutter.py"),
         (r"\.protocol\.reader\b", "asyncio/connection.py"),
         (r"\"_signal\"", "signals.py"),
     ],
