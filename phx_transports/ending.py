@@ -7,11 +7,12 @@ before, for so long as closing may take; only after that the adapter lets go of 
 from collections.abc import Callable
 from functools import partial
 from math import inf
+from signal import Signals
 
 from phx_proto.client import ClientProtocol
 from phx_proto.states import SocketState
 
-from .reports import HandlerError, OnHandlerError, is_exit, report_to
+from .reports import HandlerError, OnHandlerError, is_exit, logger, report_to
 from .session import Session, Tell
 
 
@@ -88,11 +89,14 @@ class Ending:
         """Close gracefully, and have whoever waits for the end raise this."""
         self._tell(partial(self._exit, error))
 
-    def on_signal(self) -> None:
+    def on_signal(self, number: int) -> None:
         """SIGINT or SIGTERM: the first closes gracefully, the next at once."""
+        name, url = Signals(number).name, self._proto.endpoint.redacted
         if self._proto.state in (SocketState.DRAINING, SocketState.CLOSING):
+            logger.warning("%s again: the client of %s drops its connection", name, url)
             self.drop()
         else:
+            logger.warning("%s: the client of %s closes", name, url)
             self.stop()
 
     # ---- after the core has ended -----------------------------------------------------------------------------------

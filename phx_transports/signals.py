@@ -7,40 +7,71 @@ import signal
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from types import FrameType
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, Literal, ParamSpec, TypeAlias, TypeVar, get_args
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+#: Which of SIGINT and SIGTERM `run` takes: those that nobody has taken, both in any case, or none. Taken are those
+#: with a handler of somebody's (a web server's, say) and those that are ignored; Python's and asyncio's own handling of
+#: SIGINT is nobody's.
+SignalPolicy: TypeAlias = Literal["unclaimed", "all", "none"]
+
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
-_heard_by: list[Callable[[], None]] = []
-_previous: dict[signal.Signals, Any] = {}
+_heard_by: Final[dict[signal.Signals, list[Callable[[int], None]]]] = {number: [] for number in _SIGNALS}
+_previous: Final[dict[signal.Signals, Any]] = {}
 
 
 @contextmanager
-def signals_to(tell: Callable[[], None]) -> Generator[None, None, None]:
-    """Have `tell` called at each SIGINT and SIGTERM, for the length of a block.
+def signals_to(tell: Callable[[int], None], policy: SignalPolicy) -> Generator[None, None, None]:
+    """Have `tell` called with the number of each SIGINT and SIGTERM that the policy takes, for the length of a block.
 
     It is called between any two steps of the main thread, so it must do no more than have something done elsewhere.
     Several may be told at once. The handlers that were there come back after the last. Outside the main thread signals
     are another's business, and nothing is done.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    if not _heard_by:
-        _previous.update((number, signal.signal(number, _on_signal)) for number in _SIGNALS)
-    _heard_by.append(tell)
+    numbers = to_take(policy, ours=_on_signal)
+    for number in numbers:
+        if signal.getsignal(number) is not _on_signal:
+            _previous[number] = signal.signal(number, _on_signal)
+        _heard_by[number].append(tell)
     try:
         yield
     finally:
-        _heard_by.remove(tell)
-        if not _heard_by:
-            for number, handler in _previous.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number in numbers:
+            _heard_by[number].remove(tell)
+            if not _heard_by[number]:
+                give_back(number, _previous.pop(number), ours=_on_signal)
+
+
+def to_take(policy: SignalPolicy, *, ours: object) -> tuple[signal.Signals, ...]:
+    """The signals that the policy takes now, in this thread; `ours` is a handler that is nobody else's.
+
+    Raises:
+        ValueError: There is no such policy.
+    """
+    if policy not in get_args(SignalPolicy):
+        raise ValueError(f"signals is {policy!r}; it must be one of {', '.join(map(repr, get_args(SignalPolicy)))}")
+    if policy == "none" or threading.current_thread() is not threading.main_thread():
+        return ()
+    return tuple(number for number in _SIGNALS if policy == "all" or _is_unclaimed(signal.getsignal(number), ours))
+
+
+def give_back(number: signal.Signals, previous: Any, *, ours: object) -> None:
+    """Put the handler that was there before in place of ours; who has taken the signal since keeps it."""
+    if signal.getsignal(number) == ours:
+        signal.signal(number, signal.SIG_DFL if previous is None else previous)
+
+
+def _is_unclaimed(handler: Any, ours: object) -> bool:
+    if handler in (signal.SIG_DFL, signal.default_int_handler, ours):
+        return True
+    method = handler.func if isinstance(handler, partial) else handler  # of `asyncio.Runner`, a partial
+    return type(getattr(method, "__self__", None)).__module__ == "asyncio.runners"
 
 
 def uninterrupted(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -75,5 +106,5 @@ _RAISE: Final = signal.default_int_handler
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    for tell in _heard_by:
-        tell()
+    for tell in _heard_by[signal.Signals(number)]:
+        tell(number)

@@ -36,6 +36,7 @@ from ..pump import Pump
 from ..queues import EventQueue, Item, MessageQueue
 from ..reports import Log, OnHandlerError, log_handler_error
 from ..session import Session
+from ..signals import SignalPolicy
 from .alarm import Alarm
 from .channel import Channel
 from .connection import Factory
@@ -334,14 +335,18 @@ class Client:
         """What happens to the client: `async with client.events() as events: async for event in events: …`."""
         return EventStream(EventQueue(self._session))
 
-    async def run(self) -> None:
+    async def run(self, *, signals: SignalPolicy = "unclaimed") -> None:
         """Run until closed. SIGINT and SIGTERM close gracefully; a second one drops the connection.
+
+        Args:
+            signals: Which of the two it takes: those that are `"unclaimed"`, so that those of a web server it runs in
+                stay the server's; `"all"`; or `"none"`. Only the main thread can take any.
 
         Raises:
             PhxError: What ended the client, if not the application or a signal.
             SystemExit: A handler called `sys.exit()`: the client closed gracefully. So with all that is no `Exception`.
         """
-        with signals_to(self._ending.on_signal):
+        with signals_to(self._ending.on_signal, signals):
             await self.wait_closed()
 
     def stop(self) -> None:

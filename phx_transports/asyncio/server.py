@@ -45,6 +45,7 @@ from phx_proto.message import Reply
 from phx_proto.server_events import HOSTS, Host, Release, ServerOptions, Termination
 from phx_proto.tracker import Tracker
 
+from ..signals import SignalPolicy
 from .crew import Crew
 from .server_channel import (
     CallbackError,
@@ -306,19 +307,20 @@ class RunningServer:
         """The clients that are connected here."""
         return tuple(driver.socket for driver in self._drivers() if driver.socket.ended is None)
 
-    async def run(self, *, drain_timeout: float = 30.0) -> None:
+    async def run(self, *, drain_timeout: float = 30.0, signals: SignalPolicy = "unclaimed") -> None:
         """Serve until `close`, SIGINT or SIGTERM: a first signal closes gracefully, a second one aborts.
 
         Args:
             drain_timeout: The `timeout` of that `close`.
+            signals: Which of the two it takes, as for `Client.run`.
         """
         ends = iter((partial(self.close, timeout=drain_timeout), self.abort))
         ending: list[asyncio.Task[None]] = []
 
-        def end() -> None:
+        def end(number: int) -> None:
             ending.extend(asyncio.create_task(how()) for how in islice(ends, 1))
 
-        with signals_to(end):
+        with signals_to(end, signals):
             await self._closed.wait()
         await asyncio.gather(*ending)
 

@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager
 from .. import signals
 
 
-def signals_to(handle: Callable[[], None]) -> AbstractContextManager[None]:
-    """Have `handle` called on the running loop at each SIGINT and SIGTERM, for the length of a block."""
+def signals_to(handle: Callable[[int], None], policy: signals.SignalPolicy) -> AbstractContextManager[None]:
+    """Have `handle` called on the running loop with each SIGINT and SIGTERM that is taken, while a block lasts."""
     loop = asyncio.get_running_loop()
 
-    def tell() -> None:
-        loop.call_soon_threadsafe(handle)
+    def tell(number: int) -> None:
+        loop.call_soon_threadsafe(handle, number)
 
-    return signals.signals_to(tell)
+    return signals.signals_to(tell, policy)

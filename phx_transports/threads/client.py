@@ -46,7 +46,7 @@ from ..pump import Pump
 from ..queues import EventQueue, Item, MessageQueue
 from ..reports import Log, OnHandlerError, log_handler_error
 from ..session import Session
-from ..signals import signals_to, uninterrupted
+from ..signals import SignalPolicy, signals_to, uninterrupted
 from ..waits import wait_for
 from .channel import Channel, check_plain
 from .connection import Factory
@@ -349,14 +349,18 @@ class Client:
         """
         return EventStream(EventQueue(self._session), self, timeout=timeout)
 
-    def run(self) -> None:
+    def run(self, *, signals: SignalPolicy = "unclaimed") -> None:
         """Run until closed. SIGINT and SIGTERM close gracefully; a second one drops the connection.
+
+        Args:
+            signals: Which of the two it takes: those that are `"unclaimed"`, so that those of a web server it runs in
+                stay the server's; `"all"`; or `"none"`. Only the main thread can take any.
 
         Raises:
             PhxError: What ended the client, if not the application or a signal.
             SystemExit: A handler called `sys.exit()`: the client closed gracefully. So with all that is no `Exception`.
         """
-        with signals_to(lambda: self._watch.call(self._ending.on_signal)):
+        with signals_to(lambda number: self._watch.call(partial(self._ending.on_signal, number)), signals):
             self.wait_closed()
 
     def stop(self) -> None:

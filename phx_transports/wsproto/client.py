@@ -14,7 +14,7 @@ handler is called meanwhile. Where that will not do, there are `phx_transports.t
 import contextlib
 import random
 import signal
-import threading
+from collections import deque
 from collections.abc import Callable, Generator
 from functools import partial
 from math import inf
@@ -40,7 +40,7 @@ from ..cutter import MAX_SIZE
 from ..ending import Ending
 from ..queues import EventQueue, Item, MessageQueue
 from ..reports import HandlerError, OnHandlerError, log_handler_error
-from ..signals import uninterrupted
+from ..signals import SignalPolicy, give_back, to_take, uninterrupted
 from ..waits import deadline_after, slice_until
 from .channel import Channel
 from .engine import Answer, Engine
@@ -175,7 +175,7 @@ class Client:
         self._transport = Transport(self._engine.machine, ssl=ssl, factory=factory)
         self._sent = 0  # messages by handlers that are not written yet
         self._ended = False  # whether nothing is left
-        self._signals = 0  # heard and not yet heeded
+        self._signals: deque[int] = deque()  # heard and not yet heeded
         self._runs = False
         self._hearing = contextlib.ExitStack()  # of signals, while it runs
 
@@ -287,11 +287,16 @@ class Client:
         """
         return EventStream(EventQueue(self._session), self, timeout=timeout)
 
-    def run(self, *, timeout: float | None = None) -> None:
+    def run(self, *, timeout: float | None = None, signals: SignalPolicy = "unclaimed") -> None:
         """Let the client work: until it is closed, or for `timeout` seconds.
 
         SIGINT and SIGTERM close it gracefully meanwhile, where it has the main thread; a second one drops the
         connection.
+
+        Args:
+            timeout: Seconds; `None` for as long as it lives.
+            signals: Which of the two it takes: those that are `"unclaimed"`, so that those of a web server it runs in
+                stay the server's; `"all"`; or `"none"`. Only the main thread can take any.
 
         Raises:
             PhxError: What ended the client, if not the application or a signal.
@@ -304,7 +309,7 @@ class Client:
         self._runs = True
         try:
             with self._hearing:
-                self._hearing.enter_context(self._hear_signals())
+                self._hearing.enter_context(self._hear_signals(signals))
                 self.run_until_closed(deadline)
         finally:
             self._runs = False
@@ -460,24 +465,24 @@ class Client:
         self._ended = True
 
     @contextlib.contextmanager
-    def _hear_signals(self) -> Generator[None, None, None]:
-        if threading.current_thread() is not threading.main_thread():
+    def _hear_signals(self, policy: SignalPolicy) -> Generator[None, None, None]:
+        numbers = to_take(policy, ours=self._on_signal)
+        if not numbers:
             yield
             return
         # The interpreter itself has to ring: a signal's handler is not called while the selector waits.
         bell = signal.set_wakeup_fd(self._transport.bell, warn_on_full_buffer=False)
-        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             yield
         finally:
             for number, handler in previous.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+                give_back(number, handler, ours=self._on_signal)
             signal.set_wakeup_fd(bell)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signals += 1
+        self._signals.append(number)
 
     def _heed_signals(self) -> None:
         while self._signals:
-            self._signals -= 1
-            self._ending.on_signal()
+            self._ending.on_signal(self._signals.popleft())

@@ -91,17 +91,17 @@ class Reader:
 def test_the_first_signal_closes_gracefully_and_the_second_at_once() -> None:
     client = Client()
     client.receive(1)
-    client.ending.on_signal()
+    client.ending.on_signal(2)
     assert client.state == "DRAINING"
-    client.ending.on_signal()
+    client.ending.on_signal(2)
     assert (client.state, client.session.error, client.waits) == ("CLOSED", None, False)
 
 
 def test_a_signal_while_the_connection_is_being_closed_drops_it() -> None:
     client = Client()
-    client.ending.on_signal()
+    client.ending.on_signal(2)
     assert client.state == "CLOSING"
-    client.ending.on_signal()
+    client.ending.on_signal(2)
     assert client.state == "CLOSED"
 
 
