@@ -6,6 +6,7 @@ and, through it, the reading from the server, while heartbeats go on. A payload 
 
 import asyncio
 import contextlib
+import json
 import os
 import stat
 import sys
@@ -38,8 +39,11 @@ from phx_proto.events import (
     Event,
     InboxOverflow,
 )
+from phx_proto.shown import escaped
 
 from ..asyncio import Client, EventStream, connect
+
+_LONGEST: Final = 2000  # characters of what is said of an event
 
 _DRAIN: Final = 2.0  # seconds for closing; a reader that stands still must not keep us longer
 
@@ -121,12 +125,21 @@ class Printer:
             line = self._encode(_Line(message.topic, message.event, text, message.ref, "base64"))
         else:
             line = self._encode(_Line(message.topic, message.event, payload, message.ref))
-        if b"\n" in line or b"\r" in line:  # white space between a payload's tokens: inside strings they are escaped
-            line = line.replace(b"\n", b" ").replace(b"\r", b" ")
         self.unwritten = True
+        line = _printable(line)
         self._out.write(line + b"\n")
         self._out.flush()
         self.unwritten = False
+
+
+def _printable(line: bytes) -> bytes:
+    """The same JSON in one line, without what a terminal would take for more than text."""
+    text = line.decode("utf-8", "replace")  # a payload is not looked at before it is printed
+    if text.isprintable():
+        return text.encode()
+    for blank in "\n\r\t":  # white space between a payload's tokens: inside strings they are escaped
+        text = text.replace(blank, " ")
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text).encode()
 
 
 class _Line(msgspec.Struct, omit_defaults=True):
@@ -254,4 +267,4 @@ def _nobody_reads(loop: asyncio.AbstractEventLoop, out: int, client: Client) -> 
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):
-        print(f"phx: {text}", file=sys.stderr, flush=True)
+        print(f"phx: {escaped(text, _LONGEST)}", file=sys.stderr, flush=True)

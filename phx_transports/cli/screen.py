@@ -7,9 +7,12 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from phx_proto.shown import escaped
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+_LONGEST_NOTE: Final = 500
 _MOST_NOTES: Final = 14
 
 
@@ -93,7 +96,7 @@ class PlainScreen:
         )
 
     def note(self, elapsed: float, text: str, *, trouble: bool = False) -> None:
-        print(f"{elapsed:5.1f} {'!' if trouble else ' '} {text}", flush=True)
+        print(f"{elapsed:5.1f} {'!' if trouble else ' '} {escaped(text, _LONGEST_NOTE)}", flush=True)
 
     def tell(self, lines: list[str]) -> None:
         rows = self._last.rows if self._last else ()
@@ -120,7 +123,7 @@ class LiveScreen:
         self._draw(Group(self._head(frame), self._table(frame), self._latest_notes(len(frame.rows))))
 
     def note(self, elapsed: float, text: str, *, trouble: bool = False) -> None:
-        self._notes.append((elapsed, text, trouble))
+        self._notes.append((elapsed, escaped(text, _LONGEST_NOTE), trouble))
 
     def tell(self, lines: list[str]) -> None:
         self._console.print("", *lines, sep="\n", markup=False)
@@ -149,7 +152,7 @@ class LiveScreen:
         for row in frame.rows:
             behind = row.sent - row.handled > frame.rate / 10 + 10
             table.add_row(
-                row.topic,
+                Text(row.topic),
                 Text(row.state, "green" if row.joined else "red"),
                 f"{row.sent:,}",
                 Text(f"{row.handled:,}", "yellow" if behind else ""),

@@ -259,7 +259,12 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _excerpt(payload: Any) -> str:
-    return f"{len(payload)} B of binary" if isinstance(payload, bytes) else msgspec.json.encode(payload).decode()
+    if isinstance(payload, bytes):
+        return f"{len(payload)} B of binary"
+    try:
+        return msgspec.json.encode(payload).decode()
+    except (ValueError, RecursionError):  # nested too deeply
+        return shown(payload)
 
 
 # ---- what is said ---------------------------------------------------------------------------------------------------
