@@ -14,7 +14,7 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from .errors import CertificateError, ConnectError
+from .errors import CertificateError, ConnectError, ProxyError
 
 if TYPE_CHECKING:
     from random import Random
@@ -128,7 +128,7 @@ class ReconnectPolicy:
         Returns:
             Seconds to wait, or `None` if this is the end.
         """
-        retried = _Retried.ALWAYS if 500 <= status <= 599 else _REFUSALS.get(status, _Retried.AFTER_FIRST_CONNECT)
+        retried = _after_status(status)
         if not _is_retried(retried, attempt):
             return None
         asked = min(_seconds(headers.get("retry-after", "")), _LONGEST_ASKED)
@@ -145,7 +145,11 @@ class ReconnectPolicy:
         Returns:
             Seconds to wait, or `None` if this is the end.
         """
-        retried = _Retried.AFTER_FIRST_CONNECT if isinstance(error, CertificateError) else _Retried.ALWAYS
+        retried = _Retried.ALWAYS
+        if isinstance(error, CertificateError):
+            retried = _Retried.AFTER_FIRST_CONNECT
+        elif isinstance(error, ProxyError):
+            retried = _after_proxy(error.status)
         return self._next(attempt, rng) if _is_retried(retried, attempt) else None
 
     def _next(self, attempt: Attempt, rng: "Random | None") -> float:
@@ -187,6 +191,16 @@ _LONGEST_ASKED: Final = 3600.0
 
 #: Seconds that are not halved any more: the next try is the last one.
 _SHORT_REST: Final = 0.25
+
+
+def _after_status(status: int) -> _Retried:
+    return _Retried.ALWAYS if 500 <= status <= 599 else _REFUSALS.get(status, _Retried.AFTER_FIRST_CONNECT)
+
+
+def _after_proxy(status: int | None) -> _Retried:
+    """As with a server's status, but callables for params and token do not change what a proxy says."""
+    retried = _Retried.AFTER_FIRST_CONNECT if status is None else _after_status(status)
+    return _Retried.AFTER_FIRST_CONNECT if retried is _Retried.IF_RENEWABLE else retried
 
 
 def _is_retried(retried: _Retried, attempt: Attempt) -> bool:

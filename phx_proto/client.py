@@ -387,6 +387,13 @@ class ClientProtocol:
         pending = [channel for channel in self._wire.channels.values() if channel.state is ChannelState.PENDING]
         self._joins.open(pending, now)
 
+    def link_refusing(self, now: float) -> None:
+        """The server refuses the handshake, and the body that says why is coming."""
+        assert self._timer is not None, "an attempt is bounded"
+        if self._state is SocketState.OPENING and self._timer.deadline > now + _BODY_PATIENCE:
+            self._stop_timer()
+            self._timer = self._wire.timers.at(now + _BODY_PATIENCE, self._open_timed_out)
+
     def link_failed(self, error: ConnectError, now: float) -> None:
         """The attempt failed."""
         if self._state is SocketState.OPENING:
@@ -464,15 +471,21 @@ class ClientProtocol:
         self._timer = self._wire.timers.at(now + delay, self._retry)
 
     def _open_timed_out(self, now: float) -> None:
-        what = "the server did not answer the handshake"
-        if self._state is SocketState.RESOLVING:
-            what = "the callables for params and token did not answer"
+        error = self._unfinished(self.options.open_timeout)
         self._drop_attempt()
-        self._attempt_failed(ConnectError(f"{what} within {self.options.open_timeout:g} s"), now)
+        self._attempt_failed(error, now)
+
+    def _unfinished(self, seconds: float) -> ConnectError:
+        """What is to be said of the attempt that is under way, and is given up."""
+        if self._link is None:
+            return ConnectError(f"the callables for params and token did not answer within {seconds:g} s")
+        return self._link.refusal or ConnectError(f"{self._link.missing} within {seconds:g} s")
 
     def _connect_timed_out(self, now: float) -> None:
         self._connect_timer = None
         last = self._wire.last_error
+        if last is None or (self._link is not None and self._link.refusal is not None):
+            last = self._unfinished(self._connect_timeout)
         if isinstance(last, HandshakeRefused):
             self._end(StillRefused.after(self._connect_timeout, last), now)
             return
@@ -600,5 +613,8 @@ _LONGEST_LAST_TRY = 0.3
 
 #: Characters of what is told of a connection's end; a close frame holds 123 bytes.
 _LONGEST_REASON = 1000
+
+#: Seconds for which the body of a refused handshake is waited for.
+_BODY_PATIENCE = 1.0
 
 _ENDING = frozenset({SocketState.DRAINING, SocketState.CLOSING, SocketState.CLOSED})

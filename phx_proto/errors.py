@@ -11,6 +11,7 @@ to anybody, and never raise.
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, cast
+from urllib.parse import urlsplit
 
 from .message import Message, Reply
 from .shown import NO_SECRETS, Secrets, escaped, shown
@@ -296,7 +297,8 @@ class HandshakeRefused(ConnectError):
 
     def __str__(self) -> str:
         said = f": {self.said}" if self.said else ""
-        return f"the server refused the handshake with HTTP {self.status}{said}{_ADVICE.get(self.status, '')}"
+        advice = _ADVICE.get(self.status, "") or _redirect(self.status, self.headers.get("location", ""))
+        return f"the server refused the handshake with HTTP {self.status}{said}{advice}"
 
 
 _TOO_LONG = (
@@ -310,6 +312,35 @@ _ADVICE = {
     414: f" {_TOO_LONG}",
     431: f" {_TOO_LONG}",
 }
+
+
+def _redirect(status: int, location: str) -> str:
+    """Where a redirect points to: scheme, host and port, for the rest may hold secrets."""
+    if not (300 <= status <= 399 and location):
+        return ""
+    try:
+        parts = urlsplit(location)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if host is None:
+        return " (it redirects to another path, which is not followed: is the URL the socket's mount?)"
+    place = f"[{host}]" if ":" in host else host
+    if port is not None:
+        place = f"{place}:{port}"
+    target = escaped(f"{parts.scheme}://{place}" if parts.scheme else f"//{place}")
+    return f" (it redirects to {target}, which is not followed: if that is the right server, give its URL)"
+
+
+@dataclass(eq=False, repr=False)
+class ProxyError(ConnectError):
+    """The proxy does not let us through, or cannot be used at all: final at first, but for 5xx and the like.
+
+    Attributes:
+        status: What it answered, in HTTP: 407 if it wants other credentials. `None` if it was not even asked.
+    """
+
+    status: int | None = None
 
 
 @dataclass(eq=False, repr=False)

@@ -16,6 +16,7 @@ class LinkOwner(Protocol):
     @property
     def current_link(self) -> "Link | None": ...
     def link_opened(self, subprotocol: str | None, now: float) -> None: ...
+    def link_refusing(self, now: float) -> None: ...
     def link_failed(self, error: ConnectError, now: float) -> None: ...
     def link_closed(self, code: int | None, reason: str, now: float) -> None: ...
     def link_received(self, frames: Sequence[str | bytes], now: float) -> None: ...
@@ -28,11 +29,15 @@ class Link:
     All times are monotonic seconds. None of the methods raises for what the peer did.
     """
 
-    __slots__ = ("_owner", "number")
+    __slots__ = ("_owner", "missing", "number", "refusal")
 
     def __init__(self, owner: LinkOwner, number: int) -> None:
         self._owner = owner
         self.number = number
+        #: What has not come yet, in words: the error's, should the time for the attempt run out.
+        self.missing = "the server did not answer the handshake"
+        #: What the server answers, while the rest of its body is coming.
+        self.refusal: HandshakeRefused | None = None
 
     def __repr__(self) -> str:
         return f"Link({self.number})"
@@ -56,6 +61,23 @@ class Link:
         """The server answered the handshake with another status than 101."""
         lowered = {name.lower(): value for name, value in headers.items()}
         self.failed(HandshakeRefused(status=status, body=body, headers=lowered), now)
+
+    def waits(self, missing: str) -> None:
+        """The attempt has come to a step that may take its time.
+
+        Args:
+            missing: What has not come, should the time run out: `example.com:443 did not accept a TCP connection`.
+        """
+        self.missing = missing
+
+    def refusing(self, refusal: HandshakeRefused, now: float) -> None:
+        """The server answered with another status than 101, and its body is coming; a later call takes the place.
+
+        The body is waited for a moment only; `failed` is called where it came whole.
+        """
+        self.refusal = refusal
+        if self.current:
+            self._owner.link_refusing(now)
 
     def failed(self, error: ConnectError, now: float) -> None:
         """The attempt failed.

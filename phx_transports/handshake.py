@@ -10,24 +10,17 @@ import re
 import socket
 import ssl as tls
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from websockets.client import ClientProtocol
-from websockets.exceptions import (
-    InvalidHeader,
-    InvalidMessage,
-    InvalidProxy,
-    InvalidProxyStatus,
-    InvalidStatus,
-    InvalidURI,
-    NegotiationError,
-    ProxyError,
-)
-from websockets.protocol import State
+from websockets.exceptions import InvalidHeader, InvalidMessage, InvalidURI, NegotiationError
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
 from phx_proto.errors import CertificateError, ConnectError, HandshakeRefused
+
+from .answer import USE_NO_TLS, Answer, Upgraded
+from .reaching import place_of
 
 #: For the library, whose log shows URLs, headers and messages at level DEBUG. It is outside the tree of loggers: no
 #: configuration reaches it.
@@ -88,82 +81,129 @@ def checked_socket(sock: socket.socket) -> socket.socket:
     return sock
 
 
+class Progress(Protocol):
+    """Told how far an attempt has come; a link is, as far as it is needed here (see `Link`)."""
+
+    def waits(self, missing: str) -> None: ...
+    def refusing(self, refusal: HandshakeRefused) -> None: ...
+
+
+class Unobserved:
+    """Nobody wants to know."""
+
+    def waits(self, missing: str) -> None:
+        """Does nothing."""
+
+    def refusing(self, refusal: HandshakeRefused) -> None:
+        """Does nothing."""
+
+
 class ResponseReader:
-    """Gives the library the handshake's response and nothing behind it, which it would read by itself.
+    """Reads the answer to the handshake, and gives the library what it needs of it.
 
     Args:
-        protocol: Of the attempt; its request was sent.
         feed: Gives the library bytes.
+        answer: Reads.
+        on_refusing: Told of a refusal whose body is coming, with what came of it.
+
+    Attributes:
+        error: What the handshake failed with, unless the library knows better.
     """
 
-    __slots__ = ("_feed", "_protocol", "_tail")
+    __slots__ = ("_answer", "_feed", "_on_refusing", "_over", "error")
 
-    def __init__(self, protocol: ClientProtocol, feed: Callable[[bytes], None]) -> None:
-        self._protocol = protocol
+    def __init__(
+        self,
+        feed: Callable[[bytes], None],
+        answer: Answer,
+        on_refusing: Callable[[HandshakeRefused], None],
+    ) -> None:
+        self.error: ConnectError | None = None
+        self._over = False  # the answer was read
         self._feed = feed
-        self._tail = b""  # the last bytes of an unfinished header
+        self._answer = answer
+        self._on_refusing = on_refusing
 
     def receive(self, data: bytes) -> bytes:
-        """Takes a read, and returns what of it follows the response."""
-        seen = self._tail + data
-        end = seen.find(b"\r\n\r\n")
-        if end < 0:
-            self._tail = seen[-3:]
-            self._feed(data)
+        """Takes a read (`b""`: the connection has ended), and returns what of it follows the answer."""
+        if self._over:
             return b""
-        end += 4 - len(self._tail)
-        self._tail = b""
-        self._feed(data[:end])
-        rest = data[end:]
-        if self._protocol.state is State.CONNECTING and rest:  # refused, with a body
-            self._feed(rest)
-            return b""
-        return rest
+        outcome = self._answer.receive(data)
+        self._over = outcome is not None
+        match outcome:
+            case None:
+                if self._answer.refusal is not None:
+                    self._on_refusing(self._answer.refusal)
+                return b""
+            case Upgraded(fields=fields, rest=rest):
+                lines = [f"{name}: {value}" for name, value in fields if name in _LIBRARYS_FIELDS]
+                self._feed("\r\n".join(("HTTP/1.1 101 Upgraded", *lines, "", "")).encode("latin-1"))
+                return rest
+            case _:
+                self.error = outcome
+                self._feed(b"HTTP/1.1 500 Refused\r\nContent-Length: 0\r\n\r\n")  # ends the library's attempt
+                return b""
 
 
-def network_error(error: OSError, host: str, port: int) -> ConnectError:
-    """What kept the connection, or TLS on it, from coming about."""
-    place = f"{host}:{port}"
+_LIBRARYS_FIELDS: Final = frozenset(
+    {"connection", "upgrade", "sec-websocket-accept", "sec-websocket-extensions", "sec-websocket-protocol"}
+)
+
+
+def network_error(error: OSError, host: str, port: int, *, secure: bool = False, proxy: str = "") -> ConnectError:
+    """What kept the connection, or TLS on it, from coming about.
+
+    Args:
+        error: What was raised.
+        host: The server's, or the proxy's.
+        port: Likewise.
+        secure: Whether TLS was to be spoken.
+        proxy: `"the proxy "` where it is a proxy's.
+    """
+    place = f"{proxy}{place_of(host, port)}"
     if isinstance(error, tls.SSLCertVerificationError):
-        return CertificateError(f"the TLS certificate of {place} was not accepted: {error.verify_message}")
+        return CertificateError(
+            f"the TLS certificate of {place} was not accepted: {error.verify_message} ({_certificate_advice(error)})"
+        )
     if isinstance(error, tls.SSLError):
-        return ConnectError(f"TLS with {place} failed: {error.reason or error} (does it speak TLS there?)")
+        reason = (error.reason or str(error)).replace("_", " ").lower()
+        return ConnectError(f"TLS with {place} failed: {reason} ({USE_NO_TLS})")
     if isinstance(error, socket.gaierror):
-        return ConnectError(f"no address was found for host {host}: {error.strerror}")
+        return ConnectError(f"no address was found for {proxy}host {host}: {error.strerror}")
     if isinstance(error, ConnectionRefusedError):
-        return ConnectError(f"{place} refused the connection (is the server up?)")
+        up = "is the proxy up?" if proxy else "is the server up?"
+        return ConnectError(f"{place} refused the connection ({up})")
     # A reset says nothing of itself where the event loop made it, and shows as "not connected" to who comes late.
     if isinstance(error, ConnectionResetError) or error.errno == errno.ENOTCONN:
-        return ConnectError(f"{place} ended the connection before it was open")
-    return ConnectError(f"no connection to {place}: {error}")
+        advice = f" ({USE_NO_TLS})" if secure else ""
+        return ConnectError(f"{place} ended the connection before it was open{advice}")
+    return ConnectError(f"no connection to {place}: {error.strerror or error}")
+
+
+def _certificate_advice(error: tls.SSLCertVerificationError) -> str:
+    """What to do, by OpenSSL's X509_V_ERR_… codes."""
+    match getattr(error, "verify_code", 0):  # who raises it himself may leave it out
+        case 9 | 10:
+            return "the certificate is not valid now: is this machine's clock right? then renew it on the server"
+        case 62 | 63 | 64:
+            return "it is for another host: use the name that it was made for"
+        case _:
+            return (
+                "to trust one of your own, give ssl=ssl.create_default_context(cafile=…), or name its file in the "
+                "environment variable SSL_CERT_FILE"
+            )
 
 
 def handshake_error(error: Exception, address: WebSocketURI) -> ConnectError:
-    """What the library says of a handshake that failed, proxies included."""
-    place = f"{address.host}:{address.port}"
+    """What the library says of a handshake that failed."""
+    place = place_of(address.host, address.port)
     match error:
-        case InvalidStatus(response=response):
-            answered: dict[str, str] = {}
-            for name, value in response.headers.raw_items():
-                name = name.lower()
-                answered[name] = f"{answered[name]}, {value}" if name in answered else value
-            return HandshakeRefused(status=response.status_code, body=bytes(response.body or b""), headers=answered)
         case InvalidMessage(__cause__=EOFError()):
             problem = f"{place} ended the connection before it answered the handshake"
-        case InvalidMessage():
-            problem = f"{place} did not answer in HTTP (is this a TLS port? then use wss://)"
-        case InvalidProxyStatus(response=response):
-            problem = f"the proxy refused the connection to {place} with HTTP {response.status_code}"
-        case InvalidProxy(msg=message):
-            problem = f"the proxy's URL is not valid: {message}"
-        case ProxyError():
-            problem = f"the proxy failed to connect to {place}"
         case InvalidHeader(name=name):
             problem = f"the answer of {place} is no WebSocket handshake: its {name} header is missing or wrong"
         case NegotiationError():
             problem = f"{place} chose a subprotocol or an extension that was not offered"
-        case ImportError():
-            problem = str(error)  # the library tells what to install for a SOCKS proxy
         case _:
             problem = f"the handshake with {place} failed ({type(error).__name__})"
     return ConnectError(problem)

@@ -14,26 +14,45 @@ import contextlib
 import socket
 import ssl as tls
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from math import inf
 from typing import Any, Final, Literal, Protocol, TypeAlias, cast
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.client import ClientProtocol
 from websockets.exceptions import WebSocketException
 from websockets.protocol import State
+from websockets.proxy import Proxy
 from websockets.uri import WebSocketURI
 
-from phx_proto.errors import ConnectError
+from phx_proto.errors import ConnectError, HandshakeRefused
 
+from ..answer import Answer
 from ..cutter import ANSWERS, MAX_SIZE, Assembler, Cutter, Received
 from ..handshake import (
+    Progress,
     ResponseReader,
+    Unobserved,
     checked_address,
     checked_socket,
     handshake_error,
     network_error,
     offer,
     silent,
+)
+from ..proxies import Tunnel, https_proxy_error, is_socks, named, proxy_for, socks, socks_error, url_of
+from ..reaching import (
+    STAGGER,
+    Info,
+    Race,
+    address_of,
+    is_numeric,
+    missing_answer,
+    missing_name,
+    missing_tcp,
+    place_of,
+    tls_name,
 )
 
 #: Seconds that the peer has to end the TCP connection once the WebSocket is over.
@@ -156,6 +175,7 @@ async def open_connection(
     ssl: tls.SSLContext | None = None,
     proxy: str | Literal[True] | None = True,
     factory: Factory | None = None,
+    progress: Progress | None = None,
 ) -> FastConnection:
     """Opens a WebSocket. Cancelling it drops the attempt; there is no timeout of its own.
 
@@ -175,23 +195,55 @@ async def open_connection(
         proxy: A proxy's URL, `None` for none, `True` for what the environment says.
         factory: Makes the TCP connection instead, from the URL's host and port; TLS and the handshake are then done on
             its socket, which belongs to the connection from there on. No proxy is used.
+        progress: Told how far it has come.
 
     Raises:
         HandshakeRefused: The server answered with an HTTP status other than 101; redirects are not followed.
         CertificateError: The server's TLS certificate was not accepted.
+        ProxyError: The proxy does not let us through, or cannot be used.
         ConnectError: Anything else that kept the connection from opening.
     """
+    progress = progress or Unobserved()
     address = checked_address(url, ssl=ssl, headers=headers, subprotocols=subprotocols)
     options: dict[str, Any] = {"ssl": ssl} if ssl is not None else {}
-    if factory is not None:
-        options["sock"] = await _socket_of(factory, address)
-    attempt = partial(_Wire, receiver=receiver, offered=subprotocols, max_size=max_size)
+    if address.secure:
+        options["server_hostname"] = tls_name(address.host)
+    through = None if factory is not None else proxy_for(address, proxy)
+    peer = ""
+    if through is not None and through.scheme == "https":  # TLS within TLS is the library's
+        options |= {"proxy": url_of(through), "happy_eyeballs_delay": STAGGER}
+        progress.waits(f"{named(through)} did not open a way to {place_of(address.host, address.port)}")
+    else:
+        sock = await (_reached(address, through, progress) if factory is None else _socket_of(factory, address))
+        options |= {"proxy": None, "sock": sock}
+        if through is None:
+            with contextlib.suppress(OSError):
+                peer = address_of(sock.getpeername())
+        if address.secure:
+            progress.waits(missing_answer(address.host, address.port, peer, tls=True))
+    wires: list[_Wire] = []
+
+    def attempt(protocol: ClientProtocol, **given: Any) -> _Wire:
+        missing = missing_answer(address.host, address.port, peer, tls=False)
+        began = partial(progress.waits, missing)
+        wire = _Wire(
+            protocol,
+            receiver=receiver,
+            offered=subprotocols,
+            max_size=max_size,
+            answer=Answer(place_of(address.host, address.port), secure=address.secure),
+            on_begin=began,
+            on_refusing=progress.refusing,
+            **given,
+        )
+        wires.append(wire)
+        return wire
+
     try:
-        wire = await _Connect(
+        await _Connect(
             url,
             create_connection=cast("type[ClientConnection]", attempt),
             additional_headers=headers,
-            proxy=proxy,
             compression=compression,
             max_size=max_size,
             write_limit=write_limit,
@@ -204,12 +256,104 @@ async def open_connection(
             **options,
         )
     except OSError as error:
-        raise network_error(error, address.host, address.port) from error
-    except (WebSocketException, ImportError, ValueError) as error:
-        raise handshake_error(error, address) from None  # their texts may show a token that the server echoed
-    assert isinstance(wire, _Wire)
+        if wires and wires[-1].error is not None:
+            raise wires[-1].error from None
+        if through is not None and through.scheme == "https" and not wires:
+            raise network_error(error, through.host, through.port, proxy="the proxy ") from error
+        raise network_error(error, address.host, address.port, secure=address.secure) from error
+    except (WebSocketException, ValueError) as error:  # their texts may show a token that the server echoed
+        if wires and wires[-1].error is not None:
+            raise wires[-1].error from None
+        if through is not None and not wires:
+            raise https_proxy_error(error, through, address) from None
+        raise handshake_error(error, address) from None
+    wire = wires[-1]
     wire.loop.call_soon(wire.begin)
     return FastConnection(wire)
+
+
+# ---- reaching the server --------------------------------------------------------------------------------------------
+
+
+async def _reached(address: WebSocketURI, proxy: Proxy | None, progress: Progress) -> socket.socket:
+    """A TCP connection to the server, through the proxy if there is one."""
+    if proxy is None:
+        return await _dialed(address.host, address.port, progress)
+    if is_socks(proxy):
+        progress.waits(f"{named(proxy)} did not connect to {place_of(address.host, address.port)}")
+        way = socks(proxy, "python_socks.async_.asyncio")
+        try:
+            sock: socket.socket = await way.connect(address.host, address.port)
+        except Exception as error:
+            raise socks_error(error, proxy, address) from None
+        return sock
+    tunnel = Tunnel(proxy, address)
+    loop = asyncio.get_running_loop()
+    sock = await _dialed(proxy.host, proxy.port, progress, proxy="the proxy ")
+    try:
+        progress.waits(tunnel.missing)
+        await loop.sock_sendall(sock, tunnel.request)
+        while not tunnel.receive(await loop.sock_recv(sock, 4096)):
+            pass
+    except OSError as error:
+        sock.close()
+        raise network_error(error, proxy.host, proxy.port, proxy="the proxy ") from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _dialed(host: str, port: int, progress: Progress, *, proxy: str = "") -> socket.socket:
+    """A TCP connection to the first address that answers."""
+    loop = asyncio.get_running_loop()
+    trying: dict[asyncio.Future[None], socket.socket] = {}
+    progress.waits(missing_name(host, proxy=proxy))
+    try:
+        infos = await _looked_up(host, port)
+        progress.waits(missing_tcp(host, port, infos, proxy=proxy))
+        race = Race(infos, loop.time())
+        while True:
+            while (info := race.due(loop.time())) is not None:
+                try:
+                    sock = socket.socket(info[0], info[1], info[2])
+                except OSError as error:  # a family that this machine does not have
+                    race.failed(error, loop.time())
+                    continue
+                sock.setblocking(False)
+                # Not `create_task`: a task factory of the application's is for tasks of the application.
+                trying[asyncio.Task(loop.sock_connect(sock, info[4]), loop=loop)] = sock
+            if (lost := race.lost) is not None:
+                raise lost
+            patience = race.patience(loop.time())
+            done, _ = await asyncio.wait(
+                trying, timeout=None if patience == inf else patience, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:  # where two have won at once, the other one is closed below
+                sock = trying.pop(task)
+                failure = task.exception()
+                if failure is None:
+                    return sock
+                sock.close()
+                if not isinstance(failure, OSError):
+                    raise failure
+                race.failed(failure, loop.time())
+    except OSError as error:
+        raise network_error(error, host, port, proxy=proxy) from error
+    finally:
+        for task, sock in trying.items():
+            task.cancel()
+            task.add_done_callback(partial(_close, sock))
+
+
+async def _looked_up(host: str, port: int) -> list[Info]:
+    if is_numeric(host):  # needs no thread
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+def _close(sock: socket.socket, _: object) -> None:
+    sock.close()
 
 
 # ---- the library's connection, bent ---------------------------------------------------------------------------------
@@ -231,9 +375,13 @@ class _Wire(ClientConnection):
         receiver: Receiver,
         offered: Sequence[str],
         max_size: int | None,
+        answer: Answer,
+        on_begin: Callable[[], None],
+        on_refusing: Callable[[HandshakeRefused], None],
         **options: Any,
     ) -> None:
         super().__init__(protocol, **options)
+        protocol.uri = replace(protocol.uri, host=protocol.uri.host.partition("%")[0])  # a zone means nothing there
         offer(protocol, offered)
         self._receiver = receiver
         self._assembler = Assembler(protocol)
@@ -245,7 +393,17 @@ class _Wire(ClientConnection):
         self._wanted = True  # whether the client wants to read
         self._blocked = False  # the write buffer is full
         self._answered = 0  # bytes of answers to pings, up to when that was not so
-        self._response = ResponseReader(protocol, super().data_received)
+        self._on_begin = on_begin
+        self._response = ResponseReader(super().data_received, answer, on_refusing)
+
+    @property
+    def error(self) -> ConnectError | None:
+        """What the handshake failed with, unless the library knows better."""
+        return self._response.error
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._on_begin()
 
     def begin(self) -> None:
         """Starts telling the receiver, with what came meanwhile."""
@@ -320,7 +478,12 @@ class _Wire(ClientConnection):
             else:
                 self._end(int(received.code), received.reason)
 
+    def eof_received(self) -> None:
+        self._response.receive(b"")
+        super().eof_received()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self._response.receive(b"")
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None  # it holds the transport

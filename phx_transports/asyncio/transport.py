@@ -23,7 +23,7 @@ from phx_proto.commands import (
     SendBinary,
     SendText,
 )
-from phx_proto.errors import ConnectError
+from phx_proto.errors import ConnectError, HandshakeRefused
 from phx_proto.link import Link
 
 from ..session import Tell
@@ -104,10 +104,12 @@ class Transport:
 
     async def _connect(self, command: OpenTransport) -> None:
         link = command.link
+        receiver = _Receiver(self, link)
         try:
             connection = await open_connection(
                 command.url,
-                receiver=_Receiver(self, link),
+                receiver=receiver,
+                progress=receiver,
                 subprotocols=command.subprotocols,
                 headers=command.headers,
                 **self._options,
@@ -216,6 +218,12 @@ class _Receiver:
     def __init__(self, transport: Transport, link: Link) -> None:
         self._transport = transport
         self._link = link
+
+    def waits(self, missing: str) -> None:
+        self._link.waits(missing)
+
+    def refusing(self, refusal: HandshakeRefused) -> None:
+        self._transport.tell(partial(self._link.refusing, refusal))
 
     def frames(self, frames: list[str | bytes]) -> None:
         self._transport.tell(partial(self._link.receive_all, frames))

@@ -13,25 +13,34 @@ between a write and the note of how much was written.
 """
 
 import contextlib
+import selectors
 import socket
 import ssl as tls
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, TypeAlias
+from dataclasses import replace
+from math import inf
+from time import monotonic
+from typing import Final, Literal, TypeAlias, cast
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import WebSocketException
 from websockets.extensions.permessage_deflate import enable_client_permessage_deflate
 from websockets.http11 import USER_AGENT
 from websockets.protocol import State
+from websockets.proxy import Proxy
 from websockets.uri import WebSocketURI
 
-from phx_proto.errors import ConnectError
+from phx_proto.errors import ConnectError, ProxyError
 
+from ..answer import Answer
 from ..cutter import ANSWERS, MAX_SIZE, Assembler, Cutter, Received
+from ..dialing import Dialing
 from ..handshake import (
+    Progress,
     ResponseReader,
+    Unobserved,
     checked_address,
     checked_socket,
     handshake_error,
@@ -39,7 +48,8 @@ from ..handshake import (
     offer,
     silent,
 )
-from .tunnel import open_tunnel, proxy_for
+from ..proxies import SOCKS_TIMEOUT, Tunnel, is_socks, named, proxy_for, socks, socks_error
+from ..reaching import address_of, missing_answer, missing_name, missing_tcp, place_of, tls_name
 
 #: Seconds that the peer has to end the TCP connection once the WebSocket is over.
 LINGER: Final = 1.0
@@ -306,9 +316,14 @@ def _nothing() -> None:
 
 
 class Attempt:
-    """An attempt to connect, which another thread may give up."""
+    """An attempt to connect, which another thread may give up.
 
-    def __init__(self) -> None:
+    Args:
+        progress: Told how far it has come.
+    """
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.progress = progress or Unobserved()
         self._lock = threading.Lock()
         self._sock: socket.socket | None = None
         self._given_up = False
@@ -368,35 +383,42 @@ def open_connection(
             `None` for no limit.
         compression: `"deflate"` to offer permessage-deflate (RFC 7692); compressed messages come slower.
         ssl: For `wss://`; by default the system's certificates are trusted and the host's name is verified.
-        proxy: An HTTP proxy's URL, `None` for none, `True` for what the environment says.
+        proxy: A proxy's URL (HTTP or SOCKS), `None` for none, `True` for what the environment says.
         factory: Makes the TCP connection instead, from the URL's host and port; TLS and the handshake are then done on
             its socket, which belongs to the connection from there on. No proxy is used.
 
     Raises:
         HandshakeRefused: The server answered with an HTTP status other than 101; redirects are not followed.
         CertificateError: The server's TLS certificate was not accepted.
+        ProxyError: The proxy does not let us through, or cannot be used.
         ConnectError: Anything else that kept the connection from opening.
     """
     address = checked_address(url, ssl=ssl, headers=headers, subprotocols=subprotocols)
     extensions = enable_client_permessage_deflate(None) if compression else None
-    protocol = ClientProtocol(address, extensions=extensions, max_size=max_size, logger=silent)
+    unzoned = replace(address, host=address.host.partition("%")[0])  # an IPv6 zone means nothing to the server
+    protocol = ClientProtocol(unzoned, extensions=extensions, max_size=max_size, logger=silent)
     offer(protocol, subprotocols)
     try:
         sock = _connected(address, attempt, proxy, factory)
         sock.setblocking(True)
         if sock.family != getattr(socket, "AF_UNIX", None):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer = "" if factory is None and proxy_for(address, proxy) is not None else address_of(sock.getpeername())
         if address.secure:
-            sock.getpeername()  # where it was reset already, `wrap_socket` fails with the socket in nobody's hands
+            # Where it was reset already, `getpeername` fails; `wrap_socket` would leave the socket in nobody's hands.
+            attempt.progress.waits(missing_answer(address.host, address.port, peer, tls=True))
             context = tls.create_default_context() if ssl is None else ssl
-            encrypted = context.wrap_socket(sock, server_hostname=address.host, do_handshake_on_connect=False)
+            name = tls_name(address.host)
+            encrypted = context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
             attempt.hold(encrypted)
             encrypted.do_handshake()
             sock = encrypted
-        rest = _shake_hands(sock, protocol, headers)
+        attempt.progress.waits(missing_answer(address.host, address.port, peer, tls=False))
+        answer = Answer(place_of(address.host, address.port), secure=address.secure)
+        rest = _shake_hands(sock, protocol, headers, answer, attempt.progress)
     except OSError as error:
         attempt.drop()
-        raise network_error(error, address.host, address.port) from error
+        raise network_error(error, address.host, address.port, secure=address.secure) from error
     except (WebSocketException, ValueError) as error:
         attempt.drop()
         raise handshake_error(error, address) from None  # their texts may show a token that the server echoed
@@ -409,46 +431,106 @@ def open_connection(
 def _connected(
     address: WebSocketURI, attempt: Attempt, proxy: str | Literal[True] | None, factory: Factory | None
 ) -> socket.socket:
-    def dial(host: str, port: int) -> socket.socket:
-        """As `socket.create_connection`, and it can be given up."""
-        problem = OSError("the host has no address")
-        for family, kind, number, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            sock = socket.socket(family, kind, number)
-            attempt.hold(sock)
-            try:
-                sock.connect(place)
-            except OSError as error:
-                problem = error
-            else:
-                return sock
-        raise problem
+    """A TCP connection to the server, through the proxy if there is one."""
+    if factory is not None:
+        try:
+            sock = factory(address.host, address.port)
+        except Exception as error:
+            raise ConnectError(f"the connection factory failed: {error!r}") from error
+        attempt.hold(checked_socket(sock))
+        return sock
+    through = proxy_for(address, proxy)
+    if through is None:
+        return _dialed(address.host, address.port, attempt)
+    if is_socks(through):
+        return _through_socks(through, address, attempt)
+    if through.scheme == "https":
+        raise ProxyError("the proxy's URL begins with https://, which is not supported here: use http:// or SOCKS")
+    return _through_http(through, address, attempt)
 
-    if factory is None:
-        through = proxy_for(address, proxy)
-        return dial(address.host, address.port) if through is None else open_tunnel(through, address, dial)
+
+def _through_http(proxy: Proxy, address: WebSocketURI, attempt: Attempt) -> socket.socket:
+    tunnel = Tunnel(proxy, address)
+    sock = _dialed(proxy.host, proxy.port, attempt, proxy="the proxy ")
+    attempt.progress.waits(tunnel.missing)
     try:
-        sock = factory(address.host, address.port)
-    except Exception as error:
-        raise ConnectError(f"the connection factory failed: {error!r}") from error
-    attempt.hold(checked_socket(sock))
+        sock.setblocking(True)
+        sock.sendall(tunnel.request)
+        while not tunnel.receive(sock.recv(4096)):
+            pass
+    except OSError as error:
+        raise network_error(error, proxy.host, proxy.port, proxy="the proxy ") from error
     return sock
 
 
-def _shake_hands(sock: socket.socket, protocol: ClientProtocol, headers: Sequence[tuple[str, str]]) -> bytes:
-    """The opening handshake; gives what followed the response."""
+def _through_socks(proxy: Proxy, address: WebSocketURI, attempt: Attempt) -> socket.socket:
+    attempt.progress.waits(f"{named(proxy)} did not connect to {place_of(address.host, address.port)}")
+    way = socks(proxy, "python_socks.sync")
+    try:
+        sock: socket.socket = way.connect(address.host, address.port, timeout=SOCKS_TIMEOUT)
+    except Exception as error:
+        raise socks_error(error, proxy, address) from None
+    attempt.hold(sock)
+    return sock
+
+
+def _dialed(host: str, port: int, attempt: Attempt, *, proxy: str = "") -> socket.socket:
+    """A TCP connection to the first address that answers; not blocking."""
+    bell, ear = socket.socketpair()
+    dialing: Dialing | None = None
+    try:
+        attempt.hold(ear)  # giving the attempt up makes it readable
+        attempt.progress.waits(missing_name(host, proxy=proxy))
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        attempt.progress.waits(missing_tcp(host, port, infos, proxy=proxy))
+        dialing = Dialing(infos, monotonic())
+        with selectors.DefaultSelector() as selector:
+            selector.register(ear, selectors.EVENT_READ)
+            while True:
+                for sock in dialing.begin(monotonic()):
+                    selector.register(sock, selectors.EVENT_WRITE, sock)
+                if dialing.race.lost is not None:
+                    raise dialing.race.lost
+                patience = dialing.race.patience(monotonic())
+                for key, _ in selector.select(None if patience == inf else patience):
+                    if key.data is None:
+                        raise ConnectError("the attempt was given up")
+                    selector.unregister(key.data)
+                    if dialing.connected(key.data, monotonic()):
+                        attempt.hold(key.data)
+                        return cast("socket.socket", key.data)
+    except OSError as error:
+        raise network_error(error, host, port, proxy=proxy) from error
+    finally:
+        bell.close()
+        if dialing is not None:
+            dialing.close()
+
+
+def _shake_hands(
+    sock: socket.socket,
+    protocol: ClientProtocol,
+    headers: Sequence[tuple[str, str]],
+    answer: Answer,
+    progress: Progress,
+) -> bytes:
+    """The opening handshake; gives what followed the answer."""
     request = protocol.connect()
     request.headers.update(headers)
     request.headers.setdefault("User-Agent", USER_AGENT)
     protocol.send_request(request)
-    sock.sendall(b"".join(protocol.data_to_send()))
-    response = ResponseReader(protocol, protocol.receive_data)
+    with contextlib.suppress(ConnectionError):  # a server may refuse, and end, before it has read all
+        sock.sendall(b"".join(protocol.data_to_send()))
+    response = ResponseReader(protocol.receive_data, answer, progress.refusing)
     rest = b""
     while protocol.state is State.CONNECTING and protocol.handshake_exc is None:
-        data = sock.recv(2**16)
-        if data:
-            rest = response.receive(data)
-        else:
-            protocol.receive_eof()
+        try:
+            data = sock.recv(2**16)
+        except ConnectionError:
+            data = b""
+        rest = response.receive(data)
+    if response.error is not None:
+        raise response.error
     if protocol.handshake_exc is not None:
         raise protocol.handshake_exc
     return rest

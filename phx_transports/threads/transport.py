@@ -24,7 +24,7 @@ from phx_proto.commands import (
     SendBinary,
     SendText,
 )
-from phx_proto.errors import ConnectError
+from phx_proto.errors import ConnectError, HandshakeRefused
 from phx_proto.link import Link
 
 from ..session import Tell
@@ -134,7 +134,7 @@ class Transport:
     # ---- the core's commands ----------------------------------------------------------------------------------------
 
     def _open(self, command: OpenTransport) -> None:
-        attempt = self._attempts[command.link] = Attempt()
+        attempt = self._attempts[command.link] = Attempt(_Progress(command.link, self._tell))
         thread = threading.Thread(
             target=self._guarded, args=(self._connect, command, attempt), name="phx-connect", daemon=True
         )
@@ -244,6 +244,22 @@ class Transport:
             run(*args)
         except BaseException as error:
             self._on_crash(error)
+
+
+class _Progress:
+    """Tells a link how far its attempt has come."""
+
+    __slots__ = ("_link", "_tell")
+
+    def __init__(self, link: Link, tell: Tell) -> None:
+        self._link = link
+        self._tell = tell
+
+    def waits(self, missing: str) -> None:
+        self._link.waits(missing)
+
+    def refusing(self, refusal: HandshakeRefused) -> None:
+        self._tell(lambda now: self._link.refusing(refusal, now))
 
 
 def resolve(command: Resolve, proto: ClientProtocol, tell: Tell) -> None:

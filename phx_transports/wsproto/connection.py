@@ -45,7 +45,9 @@ from phx_proto.commands import (
 )
 from phx_proto.errors import ConnectError
 
+from ..answer import USE_NO_TLS
 from ..cutter import MAX_SIZE, Cutter, over_limit
+from ..reaching import place_of, tls_name
 from .assembler import Assembler
 from .handshake import Accepted, Handshake, Outcome
 
@@ -134,7 +136,7 @@ class Stream:
         parts = urlsplit(command.url)
         self.host = parts.hostname or ""
         self.port = parts.port or _PORTS[parts.scheme]
-        self.server_hostname = self.host if parts.scheme == "wss" else None
+        self.server_hostname = tls_name(self.host) if parts.scheme == "wss" else None
         self._command = command
         self._machine = machine
         self._state = StreamState.WANTED
@@ -181,12 +183,19 @@ class Stream:
 
     # ---- what it is told --------------------------------------------------------------------------------------------
 
+    def waits(self, missing: str) -> None:
+        """The stream is on its way, and this is what has not come yet: the error's text, should the time run out.
+
+        For example `example.com:443 did not accept a TCP connection`. Nothing has to be told.
+        """
+        self._command.link.waits(missing)
+
     def connected(self, now: float) -> None:
         """The stream is open, TLS included; the request for a WebSocket is to be written."""
         if self.state is not StreamState.WANTED:
             return
         command = self._command
-        place = f"{self.host}:{self.port}"
+        place = place_of(self.host, self.port)
         self._handshake = Handshake(command.url, place, subprotocols=command.subprotocols, headers=command.headers)
         try:
             self._out += self._handshake.request()
@@ -269,9 +278,13 @@ class Stream:
     def _shake(self, data: bytes, now: float) -> bytes:
         """Take a read of the handshake; gives what of it followed that."""
         if self._handshake is None:
-            outcome: Outcome | None = ConnectError(f"{self.host}:{self.port} ended the connection before it was open")
+            advice = "" if self.server_hostname is None else f" ({USE_NO_TLS})"
+            place = place_of(self.host, self.port)
+            outcome: Outcome | None = ConnectError(f"{place} ended the connection before it was open{advice}")
         else:
             outcome = self._handshake.receive(data)
+            if outcome is None and self._handshake.refusal is not None:
+                self._command.link.refusing(self._handshake.refusal, now)
         if isinstance(outcome, ConnectError):
             self.failed(outcome, now)
         if not isinstance(outcome, Accepted):

@@ -35,6 +35,7 @@ from phx_proto.errors import ConnectError
 from ..calls import Call
 from ..cutter import MAX_SIZE
 from ..handshake import network_error
+from ..reaching import place_of
 from ..reports import Log, OnHandlerError, log_handler_error, report_to
 from ..session import Session
 from .connection import Machine, Stream
@@ -246,8 +247,8 @@ def _problem(stream: Stream, error: Exception) -> ConnectError:
     if stream.open:
         return ConnectError(f"the connection broke: {cause}")
     if isinstance(cause, OSError):
-        return network_error(cause, stream.host, stream.port)
-    return ConnectError(f"no connection to {stream.host}:{stream.port}: {cause!r}")
+        return network_error(cause, stream.host, stream.port, secure=stream.server_hostname is not None)
+    return ConnectError(f"no connection to {place_of(stream.host, stream.port)}: {cause!r}")
 
 
 def _value_of(request: Resolve) -> Any:

@@ -1,15 +1,15 @@
-"""The opening handshake (RFC 6455 §4) on h11, wsproto's own HTTP parser. Pure: bytes in, bytes out.
+"""The opening handshake (RFC 6455 §4), its request written by h11, wsproto's HTTP library. Pure: bytes in, bytes out.
 
-wsproto's handshake is not used for three reasons: it hands what follows the response to its frame parser, where the
-cutter must have it; it takes any 1xx but 101 for a refusal; and it cannot write every host. A refusal's body is read to
-its end, whatever frames it (`content-length`, chunks, the connection's end), or to `LARGEST_BODY`.
+wsproto's handshake is not used for three reasons: it hands what follows the answer to its frame parser, where the
+cutter must have it; it takes any 1xx but 101 for a refusal; and it cannot write every host. The answer is read as in
+all adapters (`..answer`).
 
 No text made here shows the request, or what the server answered but its status and body: they may hold tokens.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 import h11
@@ -17,8 +17,7 @@ from wsproto.utilities import generate_accept_token, generate_nonce
 
 from phx_proto.errors import ConnectError, HandshakeRefused
 
-#: Bytes of a refusal's body that are kept; the rest is not read.
-LARGEST_BODY: Final = 2**16
+from ..answer import Answer, Upgraded
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class Handshake:
         headers: To send besides the handshake's own.
     """
 
-    __slots__ = ("_body", "_headers", "_http", "_key", "_offered", "_place", "_response", "_url")
+    __slots__ = ("_answer", "_headers", "_key", "_offered", "_place", "_url")
 
     def __init__(
         self, url: str, place: str, *, subprotocols: Sequence[str], headers: Sequence[tuple[str, str]]
@@ -58,9 +57,12 @@ class Handshake:
         self._offered = subprotocols
         self._headers = headers
         self._key = generate_nonce()
-        self._http = h11.Connection(h11.CLIENT)
-        self._response: h11.Response | None = None  # a refusal whose body is coming
-        self._body = bytearray()
+        self._answer = Answer(place, secure=url.startswith("wss:"))
+
+    @property
+    def refusal(self) -> HandshakeRefused | None:
+        """Once the server has refused: with as much of the body as came."""
+        return self._answer.refusal
 
     def request(self) -> bytes:
         """What to send.
@@ -71,7 +73,7 @@ class Handshake:
         parts = urlsplit(self._url)
         target = f"{parts.path}?{parts.query}" if parts.query else parts.path
         fields = [
-            ("Host", parts.netloc),
+            ("Host", _without_zone(parts.netloc)),
             ("Upgrade", "websocket"),
             ("Connection", "Upgrade"),
             ("Sec-WebSocket-Key", self._key.decode()),
@@ -82,8 +84,7 @@ class Handshake:
             fields.append(("Sec-WebSocket-Protocol", ", ".join(self._offered)))
         try:
             headers = [(name, value.strip(" \t")) for name, value in fields]
-            request = self._http.send(h11.Request(method="GET", target=target, headers=headers))
-            return (request or b"") + (self._http.send(h11.EndOfMessage()) or b"")
+            return h11.Connection(h11.CLIENT).send(h11.Request(method="GET", target=target, headers=headers)) or b""
         except h11.LocalProtocolError:  # its text may quote a header
             raise ConnectError("the handshake cannot be written: a header given contradicts HTTP") from None
 
@@ -93,38 +94,13 @@ class Handshake:
         Args:
             data: What came; `b""` where the connection has ended.
         """
-        try:
-            self._http.receive_data(data)
-            while (event := self._http.next_event()) is not h11.NEED_DATA:
-                outcome = self._take(event)
-                if outcome is not None:
-                    return outcome
-        except h11.RemoteProtocolError:
-            if self._response is not None:
-                return self._refusal(self._response)
-            if not data:
-                return ConnectError(f"{self._place} ended the connection before it answered the handshake")
-            return ConnectError(f"{self._place} did not answer in HTTP (is this a TLS port? then use wss://)")
-        return None
+        outcome = self._answer.receive(data)
+        return self._accepted(outcome) if isinstance(outcome, Upgraded) else outcome
 
-    def _take(self, event: object) -> Outcome | None:
-        match event:
-            case h11.InformationalResponse(status_code=101):
-                return self._accepted(event)
-            case h11.Response():
-                self._response = event
-            case h11.Data(data=data):
-                self._body += data
-                if len(self._body) >= LARGEST_BODY and self._response is not None:
-                    return self._refusal(self._response)
-            case h11.EndOfMessage() if self._response is not None:
-                return self._refusal(self._response)
-            case _:
-                pass  # another 1xx: the answer follows
-        return None
-
-    def _accepted(self, response: h11.InformationalResponse) -> Outcome:
-        fields = _fields(response)
+    def _accepted(self, answer: Upgraded) -> Outcome:
+        fields: dict[str, str] = {}
+        for name, value in answer.fields:
+            fields[name] = f"{fields[name]}, {value}" if name in fields else value
         expected = {
             "Connection": "upgrade" in _tokens(fields.get("connection", "")),
             "Upgrade": fields.get("upgrade", "").lower() == "websocket",
@@ -138,20 +114,13 @@ class Handshake:
         subprotocol = fields.get("sec-websocket-protocol")
         if (subprotocol is not None and subprotocol not in self._offered) or "sec-websocket-extensions" in fields:
             return ConnectError(f"{self._place} chose a subprotocol or an extension that was not offered")
-        return Accepted(subprotocol, self._http.trailing_data[0])
-
-    def _refusal(self, response: h11.Response) -> HandshakeRefused:
-        body = bytes(self._body[:LARGEST_BODY])
-        return HandshakeRefused(status=response.status_code, body=body, headers=_fields(response))
+        return Accepted(subprotocol, answer.rest)
 
 
-def _fields(response: h11.Response | h11.InformationalResponse) -> dict[str, str]:
-    """The headers, names in lower case; what came several times joined by commas."""
-    fields: dict[str, str] = {}
-    for raw_name, raw_value in response.headers:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        fields[name] = f"{fields[name]}, {value}" if name in fields else value
-    return fields
+def _without_zone(netloc: str) -> str:
+    """An IPv6 address's zone means nothing to the server."""
+    address, has_zone, rest = netloc.partition("%")
+    return f"{address}]{rest.partition(']')[2]}" if has_zone else netloc
 
 
 def _tokens(value: str) -> set[str]:

@@ -6,20 +6,20 @@ so that our close frame is not lost in a reset, and then it is dropped.
 """
 
 import contextlib
-import os
 import socket
 import ssl as tls
-from collections import deque
 from collections.abc import Callable
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, DefaultSelector, SelectorKey
 from time import monotonic
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from phx_proto.errors import ConnectError
 
 from ..cutter import ANSWERS
+from ..dialing import Dialing
 from ..handshake import checked_socket, network_error
+from ..reaching import address_of, missing_answer, missing_tcp
 from .connection import Machine, Stream, StreamState
 
 #: Seconds that the peer has to end the TCP connection once the WebSocket is over.
@@ -84,7 +84,7 @@ class Transport:
     def wait(self, seconds: float) -> Ready:
         """Wait for bytes, for room to write or for the bell, at most so long; what came is for `see`."""
         now = monotonic()
-        seconds = min(seconds, _LONGEST, *(line.ends_at - now for line in self._lines.values()))
+        seconds = min(seconds, _LONGEST, *(line.patience(now) for line in self._lines.values()))
         return self._selector.select(max(seconds, 0.0))
 
     def see(self, came: Ready) -> None:
@@ -93,7 +93,7 @@ class Transport:
             if key.data is None:
                 self._ear.recv(4096)
             else:
-                key.data.ready(ready)
+                key.data.ready(key.fileobj, ready)
 
     def close(self) -> None:
         """Let go of what it waits with, once it is idle."""
@@ -114,18 +114,22 @@ class Line:
         self.stream = stream
         self.ends_at = inf
         self._selector = selector
-        self._addresses: deque[Any] = deque()  # that were not tried yet
+        self._dialing: Dialing | None = None  # until one of the host's addresses has answered
         self._sock: socket.socket | None = None
         self._ssl: tls.SSLContext | None = None
         self._tls: Tls | None = None
         self._out = bytearray()
         self._answered = 0  # bytes of answers to pings, up to when there was room to write
-        self._ready: Callable[[int], None] = self._connected
+        self._answer_missing = ""  # what to say when the handshake is not answered
 
     @property
     def over(self) -> bool:
         """Whether nothing is left of it."""
-        return self._sock is None
+        return self._sock is None and self._dialing is None
+
+    def patience(self, now: float) -> float:
+        """Seconds until it has something to do by itself; `math.inf` for never."""
+        return self.ends_at - now if self._dialing is None else self._dialing.race.patience(now)
 
     @property
     def waiting(self) -> int:
@@ -144,27 +148,34 @@ class Line:
             self._open_by(factory)
             return
         try:
-            self._addresses += socket.getaddrinfo(stream.host, stream.port, type=socket.SOCK_STREAM)
+            infos = socket.getaddrinfo(stream.host, stream.port, type=socket.SOCK_STREAM)
         except OSError as error:
             self._fail(self._network_error(error))
-        else:
-            self._try_next()
+            return
+        stream.waits(missing_tcp(stream.host, stream.port, infos))
+        self._dialing = Dialing(infos, monotonic())
+        self._dial(self._dialing)
 
-    def ready(self, ready: int) -> None:
-        """The socket can be read or written."""
-        self._ready(ready)
+    def ready(self, sock: socket.socket, ready: int) -> None:
+        """A socket can be read or written."""
+        if self._dialing is not None:
+            self._tried(self._dialing, sock)
+        elif sock is self._sock:
+            self._read(ready)
 
     def flush(self) -> None:
         """Write what there is, and see whether it is over."""
         stream, sock = self.stream, self._sock
-        if sock is None:
+        if self.over:
             return
         data, state = stream.data_to_send(), stream.state
         if state is StreamState.DROPPED:
             self.close()
             return
-        if self._ready == self._connected:
+        if self._dialing is not None:
+            self._dial(self._dialing)
             return
+        assert sock is not None
         self._out += data if self._tls is None else self._tls.send(data)
         self._write(sock)
         if state is StreamState.FINISHED:
@@ -178,6 +189,7 @@ class Line:
 
     def close(self) -> None:
         """Drop it; nothing more comes of it."""
+        self._stop_dialing()
         if self._sock is not None:
             self._look_for(0)
             self._sock.close()
@@ -185,35 +197,28 @@ class Line:
 
     # ---- connecting -------------------------------------------------------------------------------------------------
 
-    def _try_next(self) -> None:
-        """Begin to connect to the next address; the first error that is told is that of the last one."""
-        error = OSError("no address is left")
-        while self._addresses:
-            family, kind, protocol, _, address = self._addresses.popleft()
-            try:
-                self._sock = sock = socket.socket(family, kind, protocol)
-                sock.setblocking(False)
-                with contextlib.suppress(BlockingIOError):
-                    sock.connect(address)
-            except OSError as failure:
-                error = failure
-                self.close()
-            else:
-                self._look_for(EVENT_WRITE)
-                return
-        self._fail(self._network_error(error))
+    def _dial(self, dialing: Dialing) -> None:
+        """Begin to connect to the addresses that are due; the error told is that of the last one."""
+        for sock in dialing.begin(monotonic()):
+            self._selector.register(sock, EVENT_WRITE, self)
+        if dialing.race.lost is not None:
+            self._fail(self._network_error(dialing.race.lost))
 
-    def _connected(self, ready: int) -> None:
-        assert self._sock is not None
-        code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code == 0:
-            self._begin(self._sock)
-            return
-        self.close()
-        if self._addresses:
-            self._try_next()
+    def _tried(self, dialing: Dialing, sock: socket.socket) -> None:
+        self._selector.unregister(sock)
+        if dialing.connected(sock, monotonic()):
+            self._stop_dialing()
+            self._sock = sock
+            self._begin(sock)
         else:
-            self._fail(self._network_error(OSError(code, os.strerror(code))))
+            self._dial(dialing)
+
+    def _stop_dialing(self) -> None:
+        dialing, self._dialing = self._dialing, None
+        if dialing is not None:
+            for sock in dialing.sockets:
+                self._selector.unregister(sock)
+            dialing.close()
 
     def _open_by(self, factory: Factory) -> None:
         stream = self.stream
@@ -231,11 +236,16 @@ class Line:
         """The socket is connected."""
         with contextlib.suppress(OSError):  # another kind of socket
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._ready = self._read
+        stream = self.stream
+        address = ""
+        with contextlib.suppress(OSError):
+            address = address_of(sock.getpeername())
+        stream.waits(missing_answer(stream.host, stream.port, address, tls=self._ssl is not None))
+        self._answer_missing = missing_answer(stream.host, stream.port, address, tls=False)
         if self._ssl is None:
-            self.stream.connected(monotonic())
+            stream.connected(monotonic())
         else:
-            self._tls = Tls(self._ssl, self.stream.server_hostname)
+            self._tls = Tls(self._ssl, stream.server_hostname)
 
     # ---- reading, writing -------------------------------------------------------------------------------------------
 
@@ -247,6 +257,8 @@ class Line:
         except BlockingIOError:
             return
         except OSError as error:
+            if not self.stream.open:  # what was received before may be an answer
+                self.stream.receive_eof(monotonic())
             self._fail(ConnectError(f"the connection broke: {error}"))
             return
         if self.ends_at != inf:
@@ -272,6 +284,7 @@ class Line:
         fresh = not secured.open
         data = secured.receive(data)
         if fresh and secured.open:
+            self.stream.waits(self._answer_missing)
             self.stream.connected(now)
         return data, secured.ended
 
@@ -317,7 +330,8 @@ class Line:
         self.close()
 
     def _network_error(self, error: OSError) -> ConnectError:
-        return network_error(error, self.stream.host, self.stream.port)
+        stream = self.stream
+        return network_error(error, stream.host, stream.port, secure=stream.server_hostname is not None)
 
 
 class Tls:

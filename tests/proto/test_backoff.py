@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phx_proto.backoff import RECONNECT, REJOIN, Attempt, Backoff, ReconnectPolicy
-from phx_proto.errors import CertificateError, ConnectError, ResolveFailed
+from phx_proto.errors import CertificateError, ConnectError, ProxyError, ResolveFailed
 
 FIRST = Attempt(number=0, ever_connected=False, renewable=False)
 FIRST_RENEWABLE = Attempt(number=0, ever_connected=False, renewable=True)
@@ -209,6 +209,19 @@ def test_retry_after_counts_whole_seconds_up_to_an_hour_and_else_the_schedule_ho
 def test_a_network_failure_is_retried_by_the_schedule(error: ConnectError) -> None:
     for situation in ALWAYS:
         assert [POLICY.after_failure(error, at(number, situation)) for number in range(3)] == [2, 4, 4]
+
+
+@pytest.mark.parametrize("status", [None, 400, 403, 407])
+def test_a_proxy_that_lets_nobody_through_is_final_at_the_first_connect_only(status: int | None) -> None:
+    error = ProxyError("no way", status)
+    assert POLICY.after_failure(error, FIRST) is None
+    assert POLICY.after_failure(error, FIRST_RENEWABLE) is None
+    assert POLICY.after_failure(error, LATER) == 2
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_a_proxy_that_finds_no_way_yet_is_asked_again(status: int) -> None:
+    assert POLICY.after_failure(ProxyError("not yet", status), FIRST) == 2
 
 
 def test_an_untrusted_certificate_is_final_at_the_first_connect_only() -> None:

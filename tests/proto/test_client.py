@@ -20,6 +20,7 @@ from phx_proto.errors import (
     InvalidEndpoint,
     PushLost,
     ResolveFailed,
+    StillRefused,
     TopicInUse,
 )
 from phx_proto.events import (
@@ -302,7 +303,53 @@ def test_a_connect_timeout_drops_the_attempt_under_way() -> None:
     assert talk.commands()[-1] == AbortTransport(link)
     error = talk.event(Closed).error
     assert isinstance(error, ConnectTimeout)
-    assert error.last is None
+    assert str(error.last) == "the server did not answer the handshake within 2 s"
+
+
+def test_what_an_attempt_waits_for_is_told_when_its_time_is_over() -> None:
+    talk = Conversation()
+    talk.proto.connect(talk.now)
+    talk.link.waits("example.com:80 (192.0.2.1) did not accept a TCP connection")
+    talk.advance(10.0)
+    error = talk.event(ConnectFailed).error
+    assert str(error) == "example.com:80 (192.0.2.1) did not accept a TCP connection within 10 s"
+
+
+def test_the_body_of_a_refusal_is_waited_for_a_second_however_it_trickles() -> None:
+    talk = Conversation()
+    talk.proto.connect(talk.now)
+    link = talk.link
+    talk.advance(5.0)
+    for body in (b"", b"n", b"no"):
+        link.refusing(HandshakeRefused(status=403, body=body), talk.now)
+        talk.advance(0.3)
+    talk.advance(0.05)
+    assert talk.proto.state is SocketState.OPENING
+    talk.advance(0.1)
+    assert talk.commands()[-1] == AbortTransport(link)
+    error = talk.event(Closed).error
+    assert isinstance(error, HandshakeRefused)
+    assert (error.status, error.body) == (403, b"no")
+
+
+def test_a_refusal_whose_body_is_coming_is_told_at_the_end_of_the_first_connect() -> None:
+    talk = Conversation()
+    talk.proto.connect(talk.now, timeout=2.0)
+    talk.advance(1.5)
+    talk.link.refusing(HandshakeRefused(status=503), talk.now)
+    talk.advance(0.5)
+    error = talk.event(Closed).error
+    assert isinstance(error, StillRefused)
+    assert error.status == 503
+
+
+def test_a_refusal_told_to_a_link_of_the_past_changes_nothing() -> None:
+    talk = Conversation()
+    talk.proto.connect(talk.now)
+    link = talk.link
+    talk.advance(10.0)
+    link.refusing(HandshakeRefused(status=403), talk.now)
+    assert talk.proto.state is SocketState.WAITING
 
 
 def test_a_connect_timeout_runs_while_callables_are_asked() -> None:

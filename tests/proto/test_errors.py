@@ -53,6 +53,7 @@ ERRORS: list[tuple[PhxError, str]] = [
     (errors.ConnectError("no address"), "no address"),
     (errors.CertificateError("expired"), "expired"),
     (errors.ResolveFailed("it raised"), "it raised"),
+    (errors.ProxyError("no way", 407), "no way"),
     (
         errors.HandshakeRefused(status=403, body=b" no \n"),
         "the server refused the handshake with HTTP 403: no (check params, token, vsn and origin)",
@@ -212,3 +213,27 @@ def test_a_refusal_until_the_timeout_is_both_a_refusal_and_a_timeout() -> None:
     assert isinstance(error, errors.ConnectTimeout)
     assert isinstance(error, errors.HandshakeRefused)
     assert (error.timeout, error.status, error.body, error.headers) == (2.0, 503, b"soon", {"retry-after": "1"})
+
+
+@pytest.mark.parametrize(
+    ("location", "told"),
+    [
+        ("https://login.example:8443/in?token=s3cret", "it redirects to https://login.example:8443, which"),
+        ("https://me:s3cret@login.example/", "it redirects to https://login.example, which"),
+        ("//login.example/", "it redirects to //login.example, which"),
+        ("http://[2001:db8::1]/", "it redirects to http://[2001:db8::1], which"),
+        ("https://lo\x1bgin.example/", r"it redirects to https://lo\x1bgin.example, which"),
+        ("/s3cret", "it redirects to another path"),
+        ("http://host:port/s3cret", "it redirects to another path"),
+    ],
+)
+def test_a_redirect_tells_the_host_that_it_points_to_and_no_more(location: str, told: str) -> None:
+    text = str(errors.HandshakeRefused(status=302, headers={"location": location}))
+    assert told in text
+    assert "s3cret" not in text
+
+
+def test_a_redirect_without_a_target_and_a_target_without_a_redirect_are_told_as_any_refusal() -> None:
+    assert str(errors.HandshakeRefused(status=301)) == "the server refused the handshake with HTTP 301"
+    created = errors.HandshakeRefused(status=201, headers={"location": "https://example.com"})
+    assert str(created) == "the server refused the handshake with HTTP 201"

@@ -26,6 +26,7 @@ from phx_proto.errors import (
     InvalidEndpoint,
     InvalidHandler,
     InvalidPayload,
+    ProxyError,
     ResolveFailed,
 )
 from phx_proto.message import Message
@@ -211,7 +212,7 @@ def test_the_environments_proxy_is_used_by_default(monkeypatch: pytest.MonkeyPat
         sock, _ = listener.accept()
         with sock:
             assert read_header(sock).startswith(b"CONNECT [2001:db8::1]:443 ")
-        with pytest.raises(ConnectError, match="proxy failed"):
+        with pytest.raises(ConnectError, match=r"the proxy .* did not answer in HTTP"):
             connecting.result(LONG)
 
 
@@ -226,8 +227,8 @@ def test_an_environment_that_wants_no_proxy_here_gets_none(monkeypatch: pytest.M
     ("answer", "problem"),
     [
         (b"HTTP/1.1 403 Forbidden\r\n\r\n", "refused the connection .* HTTP 403"),
-        (b"nonsense\r\n\r\n", "proxy failed"),
-        (b"", "proxy failed"),
+        (b"nonsense\r\n\r\n", "did not answer in HTTP"),
+        (b"", "did not answer in HTTP"),
     ],
 )
 def test_a_proxy_that_does_not_let_us_through_is_told(answer: bytes, problem: str) -> None:
@@ -240,10 +241,13 @@ def test_a_proxy_that_does_not_let_us_through_is_told(answer: bytes, problem: st
             connect("ws://somewhere.invalid/socket", proxy=f"http://{place}", options=ONCE)
 
 
-@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "https://127.0.0.1:1", "http://:1"])
-def test_proxies_of_another_kind_are_refused_with_a_hint(proxy: str) -> None:
-    with pytest.raises(ConnectError, match="proxy's URL is not valid"):
-        connect("ws://somewhere.invalid/socket", proxy=proxy, options=ONCE)
+@pytest.mark.parametrize(
+    ("proxy", "problem"),
+    [("https://127.0.0.1:1", "use http:// or SOCKS"), ("http://:1", "not valid"), ("ftp://127.0.0.1:1", "not valid")],
+)
+def test_proxies_of_another_kind_are_refused_at_once_with_a_hint(proxy: str, problem: str) -> None:
+    with pytest.raises(ProxyError, match=problem):
+        connect("ws://somewhere.invalid/socket", proxy=proxy)
 
 
 # ---- params and token from callables --------------------------------------------------------------------------------

@@ -1,0 +1,66 @@
+"""The sockets of one race for a host's addresses (see `reaching.py`), for adapters that wait with selectors."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterable
+from errno import EINPROGRESS, EWOULDBLOCK
+from typing import Final
+
+from .reaching import Info, Race
+
+_GOES_ON: Final = frozenset({0, EINPROGRESS, EWOULDBLOCK, 10035})  # 10035: Windows' WSAEWOULDBLOCK
+
+
+class Dialing:
+    """Connects to the addresses of a host, without ever waiting.
+
+    Args:
+        infos: As `socket.getaddrinfo` gives them.
+        now: Monotonic seconds.
+
+    Attributes:
+        race: Which address is due when.
+        sockets: Those that are connecting; wait until one can be written.
+    """
+
+    def __init__(self, infos: Iterable[Info], now: float) -> None:
+        self.race = Race(infos, now)
+        self.sockets: list[socket.socket] = []
+
+    def begin(self, now: float) -> list[socket.socket]:
+        """Begin to connect to the addresses that are due; gives their sockets."""
+        begun: list[socket.socket] = []
+        while (info := self.race.due(now)) is not None:
+            family, kind, number, _, address = info
+            sock: socket.socket | None = None
+            try:
+                sock = socket.socket(family, kind, number)
+                sock.setblocking(False)
+                code = sock.connect_ex(address)
+                if code not in _GOES_ON:
+                    raise OSError(code, os.strerror(code))
+            except OSError as error:
+                if sock is not None:
+                    sock.close()
+                self.race.failed(error, now)
+            else:
+                begun.append(sock)
+        self.sockets += begun
+        return begun
+
+    def connected(self, sock: socket.socket, now: float) -> bool:
+        """A socket can be written: whether it is connected, and is the caller's now. If not, it was closed."""
+        self.sockets.remove(sock)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code == 0:
+            return True
+        sock.close()
+        self.race.failed(OSError(code, os.strerror(code)), now)
+        return False
+
+    def close(self) -> None:
+        """Give up what is still connecting."""
+        while self.sockets:
+            with contextlib.suppress(OSError):
+                self.sockets.pop().close()

@@ -1,0 +1,170 @@
+"""The way through a proxy, which all adapters share: which one, and what is said to it. Free of I/O.
+
+`websockets` reads the environment and the proxy's URL. An HTTP proxy is asked with `CONNECT`, in clear text and before
+TLS with the server; SOCKS is `python-socks`'s. No text made here shows the proxy's credentials.
+"""
+
+import base64
+import re
+from dataclasses import replace
+from importlib import import_module
+from typing import Any, Final, Literal
+from urllib.parse import quote, urlsplit
+
+from websockets.exceptions import InvalidProxy, InvalidProxyStatus
+from websockets.http11 import USER_AGENT
+from websockets.proxy import Proxy, get_proxy, parse_proxy
+from websockets.uri import WebSocketURI
+
+from phx_proto.errors import ConnectError, ProxyError
+from phx_proto.shown import escaped
+
+from .reaching import place_of
+
+#: Seconds that `python-socks` has where its waiting cannot be ended otherwise.
+SOCKS_TIMEOUT: Final = 10.0
+
+_LARGEST_ANSWER: Final = 2**16  # bytes
+_SOCKS_PORT: Final = 1080
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r\n]")  # some proxies still speak HTTP/1.0
+
+#: Scheme: python-socks' name of the protocol, and whether the proxy looks the server's name up.
+_SOCKS: Final = {
+    "socks5h": ("SOCKS5", True),
+    "socks5": ("SOCKS5", False),
+    "socks4a": ("SOCKS4", True),
+    "socks4": ("SOCKS4", False),
+}
+_ADVICE: Final = {
+    407: ' (it wants credentials: proxy="http://user:password@host:port", special characters percent-encoded)',
+    502: " (is the server up?)",
+    503: " (is the server up?)",
+    504: " (is the server up?)",
+}
+
+
+def proxy_for(address: WebSocketURI, proxy: str | Literal[True] | None) -> Proxy | None:
+    """The proxy to go through, if any.
+
+    Args:
+        address: Where to.
+        proxy: Its URL, `None` for none, `True` for what the environment says.
+
+    Raises:
+        ProxyError: Its URL is not valid.
+    """
+    url = get_proxy(address) if proxy is True else proxy
+    if url is None:
+        return None
+    if "://" not in url:
+        url = f"http://{url}"  # as curl and others take it
+    try:
+        parsed = parse_proxy(url)
+        without_port = urlsplit(url).port is None
+    except InvalidProxy as error:
+        raise ProxyError(f"the proxy's URL is not valid: {escaped(error.msg)}") from None  # its own text shows the URL
+    except ValueError:
+        raise ProxyError("the proxy's URL is not valid: its host, port or credentials cannot be read") from None
+    return replace(parsed, port=_SOCKS_PORT) if without_port and parsed.scheme in _SOCKS else parsed
+
+
+def named(proxy: Proxy) -> str:
+    """The proxy, for people."""
+    return f"the proxy {place_of(proxy.host, proxy.port)}"
+
+
+def url_of(proxy: Proxy) -> str:
+    """The proxy's URL, for the library. Secret."""
+    user = "" if proxy.username is None else f"{quote(proxy.username, '')}:{quote(proxy.password or '', '')}@"
+    return f"{proxy.scheme}://{user}{place_of(proxy.host, proxy.port)}"
+
+
+def https_proxy_error(error: Exception, proxy: Proxy, address: WebSocketURI) -> ConnectError:
+    """What the library says of a proxy to which it speaks TLS."""
+    if isinstance(error, InvalidProxyStatus):
+        return _refused(proxy, address, error.response.status_code)
+    return ConnectError(f"{named(proxy)} did not answer in HTTP (is it an HTTP proxy?)")
+
+
+def _refused(proxy: Proxy, address: WebSocketURI, status: int) -> ProxyError:
+    place = place_of(address.host, address.port)
+    advice = _ADVICE.get(status, "")
+    return ProxyError(f"{named(proxy)} refused the connection to {place} with HTTP {status}{advice}", status)
+
+
+class Tunnel:
+    """A way through an HTTP proxy.
+
+    Args:
+        proxy: As `proxy_for` gave it.
+        address: Where to.
+
+    Attributes:
+        request: What to send to the proxy first.
+        missing: What has not come while the proxy does not answer; for `Link.waits`.
+    """
+
+    def __init__(self, proxy: Proxy, address: WebSocketURI) -> None:
+        self._proxy = proxy
+        self._address = address
+        place = place_of(address.host, address.port)
+        lines = [f"CONNECT {place} HTTP/1.1", f"Host: {place}", f"User-Agent: {USER_AGENT}"]
+        if proxy.username is not None:
+            credentials = f"{proxy.username}:{proxy.password or ''}"
+            lines.append(f"Proxy-Authorization: Basic {base64.b64encode(credentials.encode()).decode()}")
+        self.request: bytes = "\r\n".join((*lines, "", "")).encode()
+        self.missing = f"{named(proxy)} did not answer when it was asked for a way to {place}"
+        self._answer = b""
+
+    def receive(self, data: bytes) -> bool:
+        """Takes a read of the proxy's answer (`b""` where it has ended), and tells whether the tunnel is open.
+
+        Raises:
+            ProxyError: The proxy refused.
+            ConnectError: It did not answer as a proxy does.
+        """
+        self._answer += data
+        status = _STATUS_LINE.match(self._answer)
+        ended = not data or len(self._answer) > _LARGEST_ANSWER
+        complete = b"\r\n\r\n" in self._answer  # nothing follows it: whoever is behind the proxy waits for us
+        if status is not None and (complete or ended):
+            code = int(status[1])
+            if 200 <= code <= 299 and complete:
+                return True
+            if code >= 300:
+                raise _refused(self._proxy, self._address, code)
+        if complete or ended:
+            raise ConnectError(f"{named(self._proxy)} did not answer in HTTP (is it an HTTP proxy?)")
+        return False
+
+
+def socks(proxy: Proxy, module: str) -> Any:
+    """A proxy object of `python-socks`.
+
+    Args:
+        proxy: As `proxy_for` gave it; its scheme is of SOCKS.
+        module: `python_socks.sync` or `python_socks.async_.asyncio`.
+
+    Raises:
+        ProxyError: The library is not installed.
+    """
+    try:
+        kind = import_module("python_socks").ProxyType
+        made = import_module(module).Proxy
+    except ImportError:
+        raise ProxyError("a SOCKS proxy needs python-socks: pip install 'phx-channels[socks]'") from None
+    protocol, remote_names = _SOCKS[proxy.scheme]
+    return made(kind[protocol], proxy.host, proxy.port, proxy.username, proxy.password, rdns=remote_names)
+
+
+def is_socks(proxy: Proxy) -> bool:
+    """Whether it speaks SOCKS, in any version."""
+    return proxy.scheme in _SOCKS
+
+
+def socks_error(error: Exception, proxy: Proxy, address: WebSocketURI) -> ConnectError:
+    """What `python-socks` says of a way that could not be had."""
+    if isinstance(error, OSError):
+        return ConnectError(f"no connection to {named(proxy)}: {escaped(str(error))}")
+    place = place_of(address.host, address.port)
+    return ConnectError(f"{named(proxy)} did not connect to {place}: {escaped(str(error))}")
