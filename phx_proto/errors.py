@@ -167,6 +167,13 @@ class InvalidHandler(LocalError):
         return f"{self.handler} cannot be a handler: {self.problem}"
 
 
+class OtherProcess(LocalError):
+    """The client belongs to the process that made it, and this is a fork of that."""
+
+    def __str__(self) -> str:
+        return "this client belongs to the process that connected it: connect a new one in the forked process"
+
+
 class NotRegistered(InvalidHandler):
     """What `off` was to take back is not there."""
 

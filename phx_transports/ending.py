@@ -56,12 +56,14 @@ class Ending:
     # ---- what ends it -----------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Begin to close gracefully."""
-        self._tell(self._drain)
+        """Begin to close gracefully; nothing in a forked process, for the connection is its parent's."""
+        if self._session.is_here:
+            self._tell(self._drain)
 
     def drop(self) -> None:
-        """Close at once; handlers are waited for no longer."""
-        self._tell(self._abort)
+        """Close at once; handlers are waited for no longer. Nothing in a forked process either."""
+        if self._session.is_here:
+            self._tell(self._abort)
 
     def fail(self, error: BaseException) -> None:
         """Close at once, and have whoever waits for the end raise this."""

@@ -4,11 +4,12 @@ A call waits on a future: asyncio's or `concurrent.futures`', which fulfil `Wait
 whatever was asked for ends in exactly one event with the call's ref; here that event ends the call.
 """
 
+import os
 from asyncio import CancelledError
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
-from phx_proto.errors import ConnectionClosed, PhxError
+from phx_proto.errors import ConnectionClosed, OtherProcess, PhxError
 from phx_proto.events import (
     ChannelJoined,
     Closed,
@@ -60,6 +61,7 @@ class Session:
     """
 
     def __init__(self) -> None:
+        self._process = os.getpid()
         self.connected = False
         self.closed = False
         self.error: BaseException | None = None
@@ -68,6 +70,16 @@ class Session:
         self._calls: dict[str, list[Waiter]] = {}
         self._for_connection: list[Waiter] = []
         self._for_end: list[Waiter] = []
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the process of the client, and not a fork, in which nobody reads and nothing may be sent."""
+        return os.getpid() == self._process
+
+    def check_process(self) -> None:
+        """Refuse a fork: `OtherProcess`."""
+        if not self.is_here:
+            raise OtherProcess
 
     def wait(self, ref: str, waiter: Waiter) -> None:
         """The event with this ref ends the call; several calls may share one (a second `leave` gets the first's)."""

@@ -375,6 +375,7 @@ class Client:
 
     def tell(self, call: Callable[[float], T]) -> T:
         """Tell the core something, and do what it wants done; every input comes this way."""
+        self._session.check_process()
         result = call(self.now())
         self._pump.run()
         return result
@@ -430,12 +431,13 @@ class Client:
         self.tell(lambda now: self._proto.handled(messages, now, size=size))
 
     async def _wait(self, register: Callable[[asyncio.Future[None]], None]) -> None:
+        self._session.check_process()
         waiter: asyncio.Future[None] = self._loop.create_future()
         register(waiter)
         await waiter
 
     async def _wait_ended(self) -> None:
-        if not self._runner.is_current:
+        if self._session.is_here and not self._runner.is_current:
             try:
                 await self.wait_closed()
             except BaseException as error:  # why it ended is for `run` and `wait_closed` to raise

@@ -391,6 +391,7 @@ class Client:
 
     def tell(self, call: Callable[[float], T]) -> T:
         """Tell the core something, and do what it wants done; every input comes this way."""
+        self._session.check_process()
         with self.lock:
             result = call(self._transport.now())
             self._pump.run()
@@ -466,6 +467,7 @@ class Client:
         return turns
 
     def _wait(self, register: "Callable[[Future[None]], None]", timeout: float | None) -> "Future[None]":
+        self._session.check_process()
         waiter: Future[None] = Future()
         with self.lock:
             register(waiter)
@@ -478,7 +480,7 @@ class Client:
         return waiter
 
     def _wait_ended(self) -> None:
-        if not (self._runner.is_current or self._watch.is_current):
+        if self._session.is_here and not (self._runner.is_current or self._watch.is_current):
             try:
                 self.wait_closed()
             except BaseException as error:  # why it ended is for `run` and `wait_closed` to raise

@@ -340,6 +340,7 @@ class Client:
 
     def tell(self, call: Callable[[float], T]) -> T:
         """Tell the core something, and do what it wants done; every input comes this way."""
+        self._session.check_process()
         result = call(self.now())
         self._pump()
         return result
@@ -362,6 +363,7 @@ class Client:
 
     def turn_until(self, condition: Callable[[], bool], deadline: float = inf) -> bool:
         """Let the client work until something holds; gives whether it does, or the deadline or the end came first."""
+        self._session.check_process()
         while True:
             uninterrupted(self._pump)
             if condition():
@@ -414,6 +416,7 @@ class Client:
         return uninterrupted(self._see, ready)
 
     def _send(self, call: Callable[[float], None]) -> None:
+        self._session.check_process()
         call(self.now())
         self._sent += 1
         if not self._runner.at_work or self._sent >= _SENT:
@@ -446,7 +449,7 @@ class Client:
     # ---- private: the end -------------------------------------------------------------------------------------------
 
     def _wait_ended(self) -> None:
-        if not self._runner.at_work:
+        if self._session.is_here and not self._runner.at_work:
             try:
                 self.wait_closed()
             except BaseException as error:  # why it ended is for `run` and `wait_closed` to raise

@@ -27,6 +27,10 @@ ERRORS: list[tuple[PhxError, str]] = [
         "cannot send event 'shout' on topic 'room:1': payload.a is NaN",
     ),
     (errors.InvalidHandler("m.f", "it is not callable"), "m.f cannot be a handler: it is not callable"),
+    (
+        errors.OtherProcess(),
+        "this client belongs to the process that connected it: connect a new one in the forked process",
+    ),
     (errors.NotRegistered("m.f", "it was taken off"), "m.f cannot be taken off: it was taken off"),
     (
         errors.InvalidPresence("room:1", "ann", "is not tracked"),
