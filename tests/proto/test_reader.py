@@ -200,6 +200,13 @@ def test_a_join_whose_answer_cannot_be_read_ends_and_the_topic_is_left(
     assert [(frame.event, frame.join_ref) for frame in talk.sent()] == [("phx_leave", ref)]
 
 
+def test_a_reply_to_nobody_that_cannot_be_read_is_a_bad_frame_and_no_more() -> None:
+    talk, _ = listening()
+    talk.receive('[null,"999","room:1","phx_reply",{"status":NaN}]')
+    (bad,) = talk.events()
+    assert isinstance(bad, BadFrame)
+
+
 def test_a_rejoin_whose_answer_cannot_be_read_is_tried_again() -> None:
     talk, room = listening()
     talk.crash_channel("room:1", room.join_ref)
