@@ -68,7 +68,7 @@ class connect:  # noqa: N801 - used like a function
         options: How the client behaves: heartbeat, retries, joins, bounds.
         timeout: Seconds to wait for the first connection; `math.inf` to keep trying until it comes.
         ssl: For `wss://`; by default the system's certificates are trusted and the host's name is verified.
-        proxy: A proxy's URL, `None` for none, `True` for what the environment says.
+        proxy: A proxy's URL (HTTP or SOCKS), `None` for none, `True` for what the environment says.
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
         compression: `"deflate"` to offer permessage-deflate.
         factory: Makes the TCP connection instead, from host and port (a tunnel, a Unix socket).

@@ -115,7 +115,11 @@ def test_an_address_that_swallows_packets_hides_the_next_for_a_moment_only(
         def two(host: Any, port_: Any, *args: Any, **options: Any) -> Any:
             found = redirected(host, port_, *args, **options)
             ports = {"127.0.0.2": port, "127.0.0.1": there}
-            return [(*info[:4], (info[4][0], ports[info[4][0]])) for info in found] if host == "two.example" else found
+            return (
+                [(*info[:4], (info[4][0], ports[str(info[4][0])])) for info in found]
+                if host == "two.example"
+                else found
+            )
 
         monkeypatch.setattr(socket, "getaddrinfo", two)
         began = monotonic()
