@@ -370,7 +370,7 @@ class Client:
                 return True
             if self._ended or self.now() >= deadline:
                 return False
-            self._turn(deadline)
+            self._turn(condition, deadline)
 
     @property
     def writable(self) -> bool:
@@ -399,9 +399,9 @@ class Client:
 
     # ---- private: turns ---------------------------------------------------------------------------------------------
 
-    def _turn(self, deadline: float) -> None:
+    def _turn(self, condition: Callable[[], bool], deadline: float) -> None:
         """Call the handlers of what has come; if nothing has, wait for something to happen until the deadline."""
-        if self._runner.work():
+        if self._runner.work(condition, deadline):
             return
         if self._session.closed and not self._runner.at_work:
             self._finish()

@@ -7,6 +7,7 @@ has been left alone for `SPELL`.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from operator import itemgetter
 from types import CoroutineType
 from typing import Any, Final
@@ -60,6 +61,8 @@ class Runner:
         self._on_exit = on_exit
         self._runnable: deque[Inbox] = deque()
         self._at_work = False
+        self._enough: Callable[[], bool] = _never  # whether who lets them work waits no longer
+        self._deadline = inf  # of his wait
         self._done = 0  # messages handled and not yet reported to the core
         self._done_size = 0  # their bytes
 
@@ -77,11 +80,17 @@ class Runner:
         """Whether there are messages whose handlers are to be called."""
         return bool(self._runnable) and not self.closed
 
-    def work(self) -> bool:
-        """Call the handlers of what has come; gives whether there was any. From within one it does nothing."""
+    def work(self, enough: Callable[[], bool] | None = None, deadline: float = inf) -> bool:
+        """Call the handlers of what has come; gives whether there was any. From within one it does nothing.
+
+        Args:
+            enough: Asked when the socket was looked at: whether to stop, for what is waited for has come.
+            deadline: When to stop at the latest: messages may come faster than they are handled.
+        """
         if self._at_work or self.closed or not self._runnable:
             return False
         self._at_work = True
+        self._enough, self._deadline = enough or _never, deadline
         self.looked_at = self._now()
         try:
             while self.waiting and self._drain(self._runnable.popleft()):
@@ -154,9 +163,17 @@ class Runner:
                     self._on_exit(HandlerError(consumer, item, error))
                 except BaseException as error:
                     self._on_error(HandlerError(consumer, item, error))
-            if self.closed or (now() - self.looked_at >= SPELL and not self._look()):
+            time = now()
+            late = time >= self._deadline
+            if self.closed:
+                return False
+            if (late or time - self.looked_at >= SPELL) and (not self._look() or late or self._enough()):
                 return False
         return True
+
+
+def _never() -> bool:
+    return False
 
 
 def _refuse(handler: Handler, coroutine: "CoroutineType[Any, Any, Any]") -> None:

@@ -6,6 +6,7 @@ import signal
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -27,11 +28,13 @@ from phx_proto.errors import (
     ConnectionClosed,
     InvalidState,
     PushLost,
+    PushTimeout,
     ResolveFailed,
 )
 from phx_proto.events import ChannelJoined, Connected, Disconnected, Event, PingAnswered
 from phx_proto.flow import FlowLimits
 from phx_proto.message import Message
+from phx_proto.router import Router
 from phx_proto.states import SocketState
 from phx_transports.reports import HandlerError
 from phx_transports.wsproto import Channel, Client, connect
@@ -553,3 +556,36 @@ def test_signals_are_left_alone_on_another_thread() -> None:
                 assert signal.getsignal(signal.SIGINT) is before
 
         start(use).result(LONG)
+
+
+# ---- more messages than handlers can take ---------------------------------------------------------------------------
+
+
+def run(channel: Channel) -> None:
+    channel.client.run(timeout=0.2)
+
+
+def unanswered_push(channel: Channel) -> None:
+    with pytest.raises(PushTimeout):
+        channel.push("hello", timeout=0.2)
+
+
+def next_event(channel: Channel) -> None:
+    with channel.client.events() as events, pytest.raises(TimeoutError):
+        events.next(timeout=0.2)
+
+
+@pytest.mark.parametrize("call", [run, unanswered_push, next_event])
+def test_a_deadline_is_kept_while_messages_come_faster_than_handlers_take_them(call: Callable[[Channel], None]) -> None:
+    with joined(router=router_of(lambda message: time.sleep(0.01), "n")) as (channel, wire, _):
+        wire.send(*[push("room:lobby", "n", number) for number in range(900)])  # nine seconds of work
+        began = time.monotonic()
+        call(channel)
+        assert time.monotonic() - began < 3.0
+        assert channel.client.stats.backlog > 300
+
+
+def router_of(function: Callable[..., None], event: str) -> Router:
+    router = Router()
+    router.add(function, event)
+    return router
