@@ -340,6 +340,8 @@ async def _dialed(host: str, port: int, progress: Progress, *, proxy: str = "") 
                 race.failed(failure, loop.time())
     except OSError as error:
         raise network_error(error, host, port, proxy=proxy) from error
+    except UnicodeError:  # Python's own, of what cannot be looked up
+        raise ConnectError(f"no address was found for {proxy}host {host}: it is no valid name") from None
     finally:
         for task, sock in trying.items():
             task.cancel()

@@ -501,6 +501,8 @@ def _dialed(host: str, port: int, attempt: Attempt, *, proxy: str = "") -> socke
                         return cast("socket.socket", key.data)
     except OSError as error:
         raise network_error(error, host, port, proxy=proxy) from error
+    except UnicodeError:  # Python's own, of what cannot be looked up
+        raise ConnectError(f"no address was found for {proxy}host {host}: it is no valid name") from None
     finally:
         bell.close()
         if dialing is not None:
