@@ -325,17 +325,18 @@ def _redirect(status: int, location: str) -> str:
     """Where a redirect points to: scheme, host and port, for the rest may hold secrets."""
     if not (300 <= status <= 399 and location):
         return ""
+    scheme, host, port = "", None, None
     try:
         parts = urlsplit(location)
-        host, port = parts.hostname, parts.port
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
     except ValueError:
-        host = port = None
+        pass  # told as one without a host
     if host is None:
         return " (it redirects to another path, which is not followed: is the URL the socket's mount?)"
     place = f"[{host}]" if ":" in host else host
     if port is not None:
         place = f"{place}:{port}"
-    target = escaped(f"{parts.scheme}://{place}" if parts.scheme else f"//{place}")
+    target = escaped(f"{scheme}://{place}" if scheme else f"//{place}")
     return f" (it redirects to {target}, which is not followed: if that is the right server, give its URL)"
 
 

@@ -139,7 +139,7 @@ def test_a_server_without_tls_is_told_as_such() -> None:
                     pass
 
         answering = start(serve)
-        with pytest.raises(ConnectError, match="does it speak TLS there"):
+        with pytest.raises(ConnectError, match="port without TLS"):
             connect(f"wss://127.0.0.1:{listener.getsockname()[1]}/socket", options=ONCE)
         answering.result(LONG)
 
