@@ -44,14 +44,14 @@ class FlowLimits:
         hard: Messages at which more are dropped; by default 64 times `high`.
         high_bytes: Bytes of their frames at which reading pauses.
         low_bytes: Bytes at which it goes on; by default a quarter of `high_bytes`.
-        hard_bytes: Bytes at which more messages are dropped; by default 4 times `high_bytes`.
+        hard_bytes: Bytes at which more messages are dropped; by default 3 times `high_bytes`.
         longest_pause: Seconds. Servers cut a reader that stands still for 30.
     """
 
     high: int = 1000
     low: int = 250
     hard: int = 0
-    high_bytes: int = 12 * MIB
+    high_bytes: int = 8 * MIB
     low_bytes: int = 0
     hard_bytes: int = 0
     longest_pause: float = 10.0
@@ -60,7 +60,7 @@ class FlowLimits:
         for name, default in (
             ("hard", 64 * self.high),
             ("low_bytes", self.high_bytes // 4),
-            ("hard_bytes", 4 * self.high_bytes),
+            ("hard_bytes", 3 * self.high_bytes),
         ):
             if getattr(self, name) == 0:
                 object.__setattr__(self, name, default)

@@ -34,6 +34,8 @@ ANSWERS: Final = 2**16
 FRAGMENTS: Final = 1024
 _FRAGMENT: Final = 64
 
+_LARGE: Final = 2**16  # bytes from which a message is not copied
+
 _PONG: Final = 6  # bytes around what a pong carries: its header, and its mask
 
 _TEXT: Final = 0x81  # the last (and only) frame of a text message, no extension used
@@ -75,7 +77,7 @@ class Cutter:
         self.ended = True
         self._tail = bytearray()
 
-    def cut(self, data: bytes) -> list[Received]:
+    def cut(self, data: bytes | bytearray) -> list[Received]:
         """Takes one read.
 
         Args:
@@ -90,8 +92,12 @@ class Cutter:
             if len(tail) + len(data) < self._need:
                 tail += data
                 return messages
-            data = b"".join((tail, data))
-            tail.clear()
+            if len(tail) < _LARGE:
+                data = b"".join((tail, data))
+                tail.clear()
+            else:  # not through a copy
+                tail += data
+                data, self._tail = tail, bytearray()
 
         position, end = 0, len(data)
         limit, append = self._limit, messages.append
@@ -119,7 +125,7 @@ class Cutter:
             position = self._take(data, position, messages)
         return messages
 
-    def _take(self, data: bytes, position: int, messages: list[Received]) -> int:
+    def _take(self, data: bytes | bytearray, position: int, messages: list[Received]) -> int:
         """Takes one frame of any kind, or as much of it as is there, and returns where it ends."""
         end = len(data)
         if self.ended:
@@ -163,17 +169,17 @@ class Cutter:
             stop = end
         return self._give(data, position, stop, messages)
 
-    def _keep(self, data: bytes, position: int, *, need: int) -> int:
+    def _keep(self, data: bytes | bytearray, position: int, *, need: int) -> int:
         self._tail += memoryview(data)[position:]
         self._need = need
         return len(data)
 
-    def _give(self, data: bytes, position: int, stop: int, messages: list[Received]) -> int:
-        if self._parse(data[position:stop], messages):
+    def _give(self, data: bytes | bytearray, position: int, stop: int, messages: list[Received]) -> int:
+        if self._parse(bytes(memoryview(data)[position:stop]), messages):
             self.ended = True
         return stop
 
-    def _give_all(self, data: bytes, position: int, messages: list[Received]) -> int:
+    def _give_all(self, data: bytes | bytearray, position: int, messages: list[Received]) -> int:
         self.ended = True
         return self._give(data, position, len(data), messages)
 

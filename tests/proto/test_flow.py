@@ -198,7 +198,7 @@ def test_the_hard_bound_is_sixty_four_times_the_high_mark_if_it_is_not_given() -
         {"high": 0, "low": 0},
         {"hard": 999},
         {"low_bytes": -1},
-        {"low_bytes": 12 * MIB},
+        {"low_bytes": 8 * MIB},
         {"high_bytes": 0},
         {"hard_bytes": 1},
         {"longest_pause": 0.0},
@@ -287,7 +287,7 @@ def large_binary(length: int) -> bytes:
 
 def limited(**limits: Any) -> Conversation:
     """Joined; reading pauses at 10,000 bytes, goes on at 2,500, and at 40,000 messages are dropped."""
-    return talking(high=1000, low=250, high_bytes=10_000, **limits)
+    return talking(high=1000, low=250, high_bytes=10_000, **{"hard_bytes": 40_000, **limits})
 
 
 def test_reading_stands_still_at_the_high_mark_of_bytes() -> None:
@@ -401,9 +401,9 @@ def test_turns_are_as_long_as_they_may_be_where_little_is_held() -> None:
 
 
 def test_the_bounds_on_bytes_follow_from_the_high_mark_where_they_are_not_given() -> None:
-    assert FlowLimits().hard_bytes == 48 * MIB
+    assert FlowLimits().hard_bytes == 24 * MIB
     limits = FlowLimits(high_bytes=4_000)
-    assert (limits.low_bytes, limits.hard_bytes) == (1_000, 16_000)
+    assert (limits.low_bytes, limits.hard_bytes) == (1_000, 12_000)
 
 
 # ---- the reading clock ----------------------------------------------------------------------------------------------
