@@ -13,10 +13,11 @@ from .endpoint import Endpoint
 from .errors import PhxError
 from .flow import FlowLimits
 from .handler import Handler, HandlerKind
-from .inbox import Bound, Drop, Tap
+from .inbox import Tap
 from .link import Link
 from .message import Message, Reply
 from .presence import Presence, PresenceChange
+from .queues import Bound, Drop, Place
 from .router import Dispatch, Router
 from .serializer import V1, V2, Serializer
 from .server import ServerProtocol
@@ -46,6 +47,7 @@ __all__ = [
     "Link",
     "Message",
     "PhxError",
+    "Place",
     "Presence",
     "PresenceChange",
     "ReconnectPolicy",

@@ -44,7 +44,7 @@ from .events import (
 )
 from .flow import TOLERANCE, Flow
 from .handler import WILDCARD, Handler
-from .inbox import Consumer, Inbox, Tap
+from .inbox import Inbox, Tap
 from .joins import JoinQueue
 from .message import PHX_JOIN, Message, Reply
 from .presence import Presence
@@ -213,7 +213,7 @@ class Channel:
         self._join = self._call(ref, patience, self._join_timed_out, now)
         self._advance(ChannelInput.JOIN)
         if self.topic.endswith(WILDCARD):
-            self._wire.events.append(PatternJoined(self.topic))
+            self._wire.notices.append(PatternJoined(self.topic))
         self._joins.ask(self, now)
         return ref
 
@@ -301,13 +301,21 @@ class Channel:
 
     # ---- its messages -----------------------------------------------------------------------------------------------
 
-    def add(self, function: Callable[..., Any], event: str, *, payload: Any = None, concurrency: int = 1) -> Handler:
+    def add(
+        self,
+        function: Callable[..., Any],
+        event: str,
+        *,
+        payload: Any = None,
+        concurrency: int | None = None,
+        executor: Any = None,
+    ) -> Handler:
         """Give this channel a handler of its own, behind the router's. The arguments are those of `Router.add`.
 
         Raises:
             InvalidHandler: It could never be called rightly.
         """
-        handler = self.inbox.router.make(function, event, payload=payload, concurrency=concurrency)
+        handler = self.inbox.make(function, event, payload=payload, concurrency=concurrency, executor=executor)
         self.inbox.add(handler)
         return handler
 
@@ -330,15 +338,6 @@ class Channel:
     def track_presence(self) -> Presence:
         """Keep track of who is present; changes come as `PresenceChanged`. Gives the same object every time."""
         return self.inbox.track_presence(self.join_ref if self.state is ChannelState.JOINED else None)
-
-    def deliver(self, consumers: tuple[Consumer, ...], item: Message[Any] | ChannelEvent, size: int) -> None:
-        """Put something into the inbox; for the core's own use."""
-        inbox = self.inbox
-        if inbox.deliveries is None:
-            inbox.deliveries = [(consumers, item, size)]
-            self._wire.runnable.append(inbox)
-        else:
-            inbox.deliveries.append((consumers, item, size))
 
     def shown(self, value: Any) -> str:
         """What the server said on its topic as text that can be shown, without what was sent in confidence."""
@@ -639,9 +638,7 @@ class Channel:
 
     def _tell(self, event: ChannelEvent) -> None:
         self._wire.events.append(event)
-        if self.inbox.taps:
-            self._flow.held(1, 0)
-            self.deliver(self.inbox.taps, event, 0)
+        self._wire.tapped += [(tap, event) for tap in self.inbox.taps]
 
     def _advance(self, by: ChannelInput) -> None:
         self.state = CHANNEL[self.state, by]

@@ -8,7 +8,8 @@ on `events()`, run what `runnable()` gives, and arm one timer for `next_timeout(
 
     proto.commands() ──▶ OpenTransport(link, …), SendText, …         the transport tells the link what it saw
     proto.events()   ──▶ Connected, ChannelJoined, ReplyReceived, …
-    proto.runnable() ──▶ inboxes: `while deliveries := inbox.take(): …`, then `proto.handled(len(deliveries), now, …)`
+    proto.runnable() ──▶ queues: `while deliveries := queue.take(): …`, then `proto.handled(deliveries, now)`
+    proto.executable() ──▶ queues likewise, for an executor; proto.tapped() ──▶ what streams get at once
     proto.next_timeout() ──▶ seconds at which `handle_timeout(now)` is wanted
 
 All times are monotonic seconds, of one clock.
@@ -41,9 +42,10 @@ from .events import Closed, Connected, ConnectFailed, Connecting, Disconnected, 
 from .flow import Flow, FlowLimits
 from .handler import WILDCARD
 from .heartbeat import Heartbeat
-from .inbox import Bound, Inbox
+from .inbox import Inbox, RouteTables, Tap, TapItem
 from .joins import JoinQueue
 from .link import Link
+from .queues import Bound, Delivery, DeliveryQueue, HandlerQueue, Placement, by_concurrency
 from .reader import Reader
 from .router import Router
 from .serializer import V2, Serializer
@@ -99,6 +101,7 @@ class ClientProtocol:
         router: The handlers.
         options: How it behaves.
         rng: Spreads retries. Without one every wait is the longest of its range, so a fleet would come back as one.
+        placement: Where the adapter has handlers wait for their messages.
 
     Attributes:
         unjoined: Never joined: its inbox has the messages of topics without a channel, for handlers that take such.
@@ -119,18 +122,19 @@ class ClientProtocol:
         router: Router | None = None,
         options: ClientOptions | None = None,
         rng: "Random | None" = None,
+        placement: Placement = by_concurrency,
     ) -> None:
         self.endpoint = Endpoint(url, params=params, auth_token=auth_token, headers=headers, path=path)
         self.router = Router() if router is None else router
         self.options = ClientOptions() if options is None else options
         self._wire = Wire(V2() if serializer is None else serializer, rng)
+        self._tables = RouteTables(self.router, placement)
         self._flow = Flow(self.options.flow, self._wire)
         self._joins = JoinQueue(self.options.joins_in_flight)
         self._heartbeat = Heartbeat(self.options.heartbeat, self._peer_is_silent, self._wire, self._flow)
         self.unjoined = self._make_channel(WILDCARD, None, None)
         self._reader = Reader(self._wire, self._flow, self._heartbeat, unjoined=self.unjoined.inbox)
         self._dialer = Dialer(self.endpoint, self._wire, on_address=self._open, on_failure=self._attempt_failed)
-        self._routes_version = self.router.version
         self._state = SocketState.IDLE
         self._link: Link | None = None  # the attempt or connection that counts
         self._links = 0
@@ -156,7 +160,7 @@ class ClientProtocol:
     @property
     def stats(self) -> Stats:
         """Counters, as they are now: a copy."""
-        return replace(self._wire.stats, backlog=self._flow.backlog, backlog_bytes=self._flow.size)
+        return replace(self._wire.stats, backlog=self._flow.held.messages, backlog_bytes=self._flow.held.size)
 
     @property
     def secrets(self) -> Secrets:
@@ -311,28 +315,11 @@ class ClientProtocol:
         if who is not None:
             who.resolve_failed(request, error, now)
 
-    def handled(self, messages: int, now: float, *, size: int = 0) -> None:
-        """So many deliveries that `Inbox.take` gave are handled, by everyone they were for.
-
-        Args:
-            messages: How many.
-            now: The time.
-            size: Their bytes, as they came with them. Who leaves it out has them count until nothing is held.
-        """
-        self._wire.stats.handled += messages
-        self._flow.handled(messages, size, now)
+    def handled(self, deliveries: Sequence[Delivery], now: float) -> None:
+        """These deliveries, that a queue's `take` gave, or that came through a tap, are done with."""
+        self._wire.stats.handled += self._flow.handled(deliveries, now)
         if self._state is SocketState.DRAINING:
             self._go_on_draining(now)
-
-    def held(self, messages: int, *, size: int = 0) -> None:
-        """So many deliveries are kept by a tap until they are read; each is to be reported to `handled` again.
-
-        Args:
-            messages: How many.
-            size: Their bytes. A message that several keep counts for each: what they make of it is not shared.
-        """
-        self._wire.stats.handled -= messages
-        self._flow.held(messages, size)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due; does nothing when nothing is."""
@@ -358,12 +345,33 @@ class ClientProtocol:
             self._wire.events = []
         return events
 
-    def runnable(self) -> list[Inbox]:
-        """Inboxes of channels that have messages now and had none before; each is to be drained with `take`."""
+    def notices(self) -> list[Event]:
+        """What looks like a mistake of the application: `UnclaimedMessages`, `PatternJoined`. For an adapter to log."""
+        notices = self._wire.notices
+        if notices:
+            self._wire.notices = []
+        return notices
+
+    def runnable(self) -> list[DeliveryQueue]:
+        """Queues that want a worker of the adapter's, in order; each is to be drained with `take`."""
         runnable = self._wire.runnable
         if runnable:
             self._wire.runnable = []
         return runnable
+
+    def executable(self) -> list[HandlerQueue]:
+        """Queues that want an executor, likewise."""
+        executable = self._wire.executable
+        if executable:
+            self._wire.executable = []
+        return executable
+
+    def tapped(self) -> list[tuple[Tap, TapItem]]:
+        """What came for taps, in order; each is to be given to the tap's `put`, and reported to `handled` when read."""
+        tapped = self._wire.tapped
+        if tapped:
+            self._wire.tapped = []
+        return tapped
 
     # ---- what the link brings (see `link.py`) -----------------------------------------------------------------------
 
@@ -405,8 +413,9 @@ class ClientProtocol:
         """One read brought frames."""
         if self._wire.link is None:  # closing: nobody is interested any more
             return
-        if self.router.version != self._routes_version:
-            self._refresh_routes()
+        if self._tables.outdated():
+            for channel in self._wire.channels.values():
+                channel.inbox.refresh()
         self._reader.receive_all(frames, now)
         if self._state is SocketState.DRAINING:
             self._go_on_draining(now)
@@ -535,7 +544,7 @@ class ClientProtocol:
     # ---- private: ending --------------------------------------------------------------------------------------------
 
     def _go_on_draining(self, now: float) -> None:
-        if self._flow.backlog > 0:
+        if self._flow.held.messages > 0:
             return
         if self._wire.link is None:
             self._end(None, now)
@@ -580,7 +589,7 @@ class ClientProtocol:
             wire=self._wire,
             flow=self._flow,
             joins=self._joins,
-            inbox=Inbox(topic, self.router, bound, self._flow),
+            inbox=Inbox(topic, self._tables, bound, self._flow.held),
             policy=self.options.join,
             push_limit=self.options.push_buffer,
         )
@@ -600,11 +609,6 @@ class ClientProtocol:
             self._connect_timer.cancel()
             self._connect_timer = None
             self._latest_first_try = inf
-
-    def _refresh_routes(self) -> None:
-        self._routes_version = self.router.version
-        for channel in self._wire.channels.values():
-            channel.inbox.refresh()
 
 
 #: The first connect is tried for the last time when so much of its timeout is left, or so many seconds.

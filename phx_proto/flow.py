@@ -1,8 +1,8 @@
 """Back-pressure: how many messages, and of how many bytes, may wait for their handlers; when reading stops for them.
 
-`Flow` is the one place that knows what is held: messages that were received and are not handled yet, wherever they wait
-(an inbox, an executor's queue, a stream, a handler's hands), and the bytes of their frames. Both have the same three
-marks, and whichever is reached first counts.
+What is held is counted in one place (`Backlog`): messages that were received and are not handled yet, wherever they
+wait (a queue, a stream, a handler's hands), and the bytes of their frames. Both have the same three marks, and
+whichever is reached first counts.
 
 The only remedy against a flood is not to read, and that is per connection. At the high mark reading pauses; at the low
 mark it goes on. But a server cuts a connection whose reader stands still for 30 s, and all that was buffered on the way
@@ -20,6 +20,7 @@ from math import inf
 from typing import Final
 
 from .commands import PauseReading, ResumeReading
+from .queues import Backlog, Delivery
 from .timers import Timer
 from .wire import Wire
 
@@ -77,17 +78,15 @@ class Flow:
     """The backlog of one client, and whether its connection is read.
 
     Attributes:
-        backlog: Messages received and not yet handled.
-        size: Bytes of their frames.
+        held: What was received and is not handled yet.
     """
 
-    __slots__ = ("_allowance", "_limits", "_paused_at", "_stood", "_timer", "_wire", "backlog", "size")
+    __slots__ = ("_allowance", "_limits", "_paused_at", "_stood", "_timer", "_wire", "held")
 
     def __init__(self, limits: FlowLimits, wire: Wire) -> None:
         self._limits = limits
         self._wire = wire
-        self.backlog = 0
-        self.size = 0
+        self.held = Backlog()
         self._paused_at = 0.0
         self._stood = 0.0  # seconds for which reading was paused, all in all
         self._allowance = 0  # bytes to be read before the next pause
@@ -101,39 +100,23 @@ class Flow:
     @property
     def full(self) -> bool:
         """Whether a hard bound is reached."""
-        return self.backlog >= self._limits.hard or self.size >= self._limits.hard_bytes
+        return self._reached(self._limits.hard, self._limits.hard_bytes)
 
     def received(self, messages: int, size: int, frames: Sequence[str | bytes], now: float) -> None:
         """One read brought so many messages for handlers, of so many bytes; it may be the last for a while."""
-        self.held(messages, size)
-        limits = self._limits
+        self.held.add(messages, size)
         if self._allowance > 0:
             self._allowance -= sum(map(len, frames))
-        elif (
-            (self.backlog >= limits.high or self.size >= limits.high_bytes)
-            and not self.paused
-            and not self._wire.awaiting
-        ):
+        elif self._reached(self._limits.high, self._limits.high_bytes) and not self.paused and not self._wire.awaiting:
             self._pause(now)
 
-    def held(self, messages: int, size: int) -> None:
-        """So many more are held."""
-        self.backlog += messages
-        self.size += size
-
-    def released(self, messages: int, size: int) -> None:
-        """So many are held no more."""
-        self.backlog -= messages
-        self.size -= size
-
-    def handled(self, messages: int, size: int, now: float) -> None:
-        """So many messages were handled; where none is held, nothing is held in bytes."""
-        self.released(messages, size)
-        if not self.backlog:
-            self.size = 0
-        if self.backlog <= self._limits.low and self.size <= self._limits.low_bytes:
+    def handled(self, deliveries: Sequence[Delivery], now: float) -> int:
+        """These were handled; gives how many messages wait nowhere any more."""
+        done = sum(map(self.held.release, deliveries))
+        if self.held.messages <= self._limits.low and self.held.size <= self._limits.low_bytes:
             self._allowance = 0
             self.resume(now)
+        return done
 
     def resume(self, now: float) -> None:
         """Read on, if reading stands still: there is room, or a call waits for a reply."""
@@ -158,6 +141,9 @@ class Flow:
     def after(self, seconds: float, now: float) -> float:
         """When the reading clock will have gone on by `seconds`, if a pause lasts as long as it may."""
         return seconds + (now if self._timer is None else self._timer.deadline)
+
+    def _reached(self, messages: int, size: int) -> bool:
+        return self.held.messages >= messages or self.held.size >= size
 
     def _pause(self, now: float) -> None:
         assert self._wire.link is not None

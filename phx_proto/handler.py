@@ -50,7 +50,8 @@ class Handler:
         event: The event's name; `"*"` for every event.
         topic: An exact topic, the beginning of one and a `*`, or `"*"` for every topic.
         payload_type: What the payload is decoded into and validated against; `None` to take it as it came.
-        concurrency: How many messages of one topic it may have in hand; more than 1 gives up their order.
+        concurrency: How many messages of one topic it may have in hand, in a queue of its own; more than 1 gives up
+            their order. `None`: it takes its turn in the topic's line, behind all that came before.
         around: Makes a context manager that each call is made within, on the loop or the thread of the call; `None` for
             none. What it raises counts as raised by the handler.
         unjoined: Whether it takes messages of topics that have no channel on this client, too. The channel that it gets
@@ -58,7 +59,6 @@ class Handler:
         run: What an adapter calls, in the form that `takes_channel` tells: the function, within `around`.
         kind: How it is run.
         takes_channel: Whether it is called with `(message, channel)` or with `(message)`.
-        inline: Whether it is a coroutine function that takes one message at a time: awaited where it stands.
 
     Raises:
         InvalidHandler: It could never be called rightly.
@@ -68,25 +68,24 @@ class Handler:
     event: str
     topic: str = field(default=WILDCARD, kw_only=True)
     payload_type: Any = field(default=None, kw_only=True)
-    concurrency: int = field(default=1, kw_only=True)
+    concurrency: int | None = field(default=None, kw_only=True)
+    executor: Any = field(default=None, kw_only=True, repr=False)
     around: "Around | None" = field(default=None, kw_only=True)
     unjoined: bool = field(default=False, kw_only=True)
     run: Callable[..., Any] = field(init=False, repr=False)
     kind: HandlerKind = field(init=False)
     takes_channel: bool = field(init=False)
-    inline: bool = field(init=False)
     _decoder: msgspec.json.Decoder[Any] | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         try:
             _check_names(self.event, self.topic)
-            if type(self.concurrency) is not int or self.concurrency < 1:
+            if self.concurrency is not None and (type(self.concurrency) is not int or self.concurrency < 1):
                 raise _Refused(f"its concurrency is {self.concurrency!r}; it must be a whole number, 1 or more")
             kind = _kind(self.function)
             derived = {
                 "run": self.function if self.around is None else _within(self.around, self, kind),
                 "kind": kind,
-                "inline": kind is HandlerKind.ASYNC and self.concurrency == 1,
                 "takes_channel": _takes_channel(self.function),
                 "_decoder": None if self.payload_type is None else _decoder(self.payload_type),
             }

@@ -1,30 +1,28 @@
-"""A channel's inbox: who is to have its messages, and those that wait for them.
+"""A channel's inbox: who is to have its messages, and the topic's line of those that wait.
 
-The core puts messages in (`reader.py`), the adapter takes them out (`take`) and runs what they are for. An inbox
-that has nothing costs nothing: most of 10,000 topics are silent at any moment, and share one table of handlers.
+The core puts messages in (`reader.py`), the adapter takes them out and runs what they are for. An inbox that has
+nothing costs nothing: most of 10,000 topics are silent at any moment, and share one table of handlers.
 
 Besides handlers there are taps: what an adapter hangs into a channel to read its messages one after another, an
-iterator for instance. A tap gets the channel's lifecycle in the same stream, in order.
+iterator for instance. A tap gets the channel's lifecycle in the same stream, in order, and all of it at once: it waits
+for no handler.
 """
 
-import enum
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from itertools import accumulate, takewhile
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
 
 from .events import ChannelEvent
 from .handler import Handler
-from .message import Message
+from .message import RESERVED_EVENTS
 from .presence import PRESENCE_DIFF, PRESENCE_STATE, Presence
+from .queues import Backlog, Bound, ConcurrentQueue, Delivery, DeliveryQueue, HandlerQueue, Place, Placement
 from .router import Router, Routes, select_handlers
 
-if TYPE_CHECKING:
-    from .channel import Channel
-    from .flow import Flow
-
-
 PRESENCE_EVENTS = frozenset({PRESENCE_STATE, PRESENCE_DIFF})
+
+#: What comes through a tap. A delivery is to be reported to `ClientProtocol.handled` when it was read.
+TapItem: TypeAlias = Delivery | ChannelEvent
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,95 +30,139 @@ class Tap:
     """Somebody who gets every message of a channel, and its lifecycle events among them.
 
     Attributes:
-        put: Takes the next item, and its bytes. Called by the adapter; the core calls nobody.
+        put: Takes the next item. Called by the adapter with what `ClientProtocol.tapped` gives; the core calls nobody.
     """
 
-    put: "Callable[[Message[Any] | ChannelEvent, int], None]"
-    inline: ClassVar[bool] = False  # as in `Handler`
+    put: Callable[[TapItem], None]
 
 
-Consumer: TypeAlias = Handler | Tap
-#: Who is to have it, in order; what; and of how many bytes it is. A bare tuple, for there is one a message.
-Delivery: TypeAlias = tuple[tuple[Consumer, ...], Message[Any] | ChannelEvent, int]
-
-
-#: Bytes of messages after which a worker gets no more at a time: what handlers read of them stays decoded until the
-#: last one of these is handled, and takes several times the memory.
-LARGEST_TURN: Final = 2**20
-
-
-def fitting(sizes: Iterable[int]) -> int:
-    """How many messages of these sizes make a turn: as many as `LARGEST_TURN` holds, but at least one."""
-    return max(1, sum(1 for _ in takewhile(LARGEST_TURN.__ge__, accumulate(sizes))))
-
-
-class Drop(enum.Enum):
-    """Which message gives way when a bounded inbox is full."""
-
-    OLDEST = "oldest"
-    NEWEST = "newest"
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """A bound on one topic's inbox, for streams of which only the latest matters (or the earliest).
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """Who is to have a message.
 
     Attributes:
-        limit: Messages that may wait.
-        drop: Which one gives way to the next; it is counted and reported.
+        line: Handlers in the topic's line.
+        queued: Handlers with a queue of their own, and where that is.
+        taps: Who reads everything.
     """
 
-    limit: int
-    drop: Drop
+    line: tuple[Handler, ...] = ()
+    queued: tuple[tuple[Handler, Place], ...] = ()
+    taps: tuple[Tap, ...] = ()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody is to have it."""
+        return bool(self.line or self.queued or self.taps)
+
+
+#: What the loop of `Reader.receive_all` finds: the line's handlers where there are no others, `None` where a message
+#: needs more than delivery.
+FastRoute: TypeAlias = tuple[Handler, ...] | Route | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RouteTable:
+    """The routes of a channel by event; channels that have the same share one.
+
+    Attributes:
+        by_event: For every event registered by name.
+        default: For every other.
+        fast: The same for the loop of `Reader.receive_all`, with `None` for the protocol's own events.
+        fast_default: The same for every event that is not in `fast`.
+    """
+
+    by_event: Mapping[str, Route]
+    default: Route
+    fast: Mapping[str, FastRoute] = field(init=False, repr=False)
+    fast_default: FastRoute = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise ValueError(f"a bound is at least one message, not {self.limit}")
+        fast = {event: _fast(route) for event, route in self.by_event.items()}
+        object.__setattr__(self, "fast", {**dict.fromkeys(RESERVED_EVENTS), **fast})
+        object.__setattr__(self, "fast_default", _fast(self.default))
 
 
-class Inbox:
-    """What one channel has received and not yet given away.
+def _fast(route: Route) -> FastRoute:
+    return route if route.queued or route.taps else route.line
+
+
+class RouteTables:
+    """The route tables of one client.
+
+    Args:
+        router: Who handles what.
+        placement: Where the adapter has each handler wait.
+    """
+
+    __slots__ = ("_placement", "_shared", "_version", "router")
+
+    def __init__(self, router: Router, placement: Placement) -> None:
+        self.router = router
+        self._placement = placement
+        self._version = router.version
+        self._shared: dict[Routes, RouteTable] = {}
+
+    def outdated(self) -> bool:
+        """Whether handlers came or went since it was asked last; then every inbox is to ask again."""
+        if self._version == self.router.version:
+            return False
+        self._version = self.router.version
+        self._shared = {}
+        return True
+
+    def shared(self, topic: str) -> RouteTable:
+        """The table of a topic whose channel has nothing of its own."""
+        routes = self.router.routes(topic)
+        table = self._shared.get(routes)
+        if table is None:
+            table = self._shared[routes] = self._sorted(routes, ())
+        return table
+
+    def own(self, topic: str, handlers: tuple[Handler, ...], taps: tuple[Tap, ...]) -> RouteTable:
+        """The table of a topic whose channel has handlers or taps of its own, which come behind the router's."""
+        return self._sorted(self.router.routes(topic).merged(handlers), taps)
+
+    def unjoined(self, topic: str, event: str) -> Route:
+        """Who is to have a message of a topic that has no channel on this client."""
+        return self._route(self.router.unjoined(topic, event), ())
+
+    def _sorted(self, routes: Routes, taps: tuple[Tap, ...]) -> RouteTable:
+        by_event = {event: self._route(handlers, taps) for event, handlers in routes.by_event.items()}
+        return RouteTable(by_event, self._route(routes.catch_all, taps))
+
+    def _route(self, handlers: tuple[Handler, ...], taps: tuple[Tap, ...]) -> Route:
+        placed = [(handler, self._placement(handler)) for handler in handlers]
+        line = tuple(handler for handler, place in placed if place is Place.LINE)
+        return Route(line, tuple(both for both in placed if both[1] is not Place.LINE), taps)
+
+
+_EVERYTHING_SLOW: Final[Mapping[str, FastRoute]] = {}
+
+
+class Inbox(DeliveryQueue):
+    """What one channel has received and not yet given away: the topic's line, and the queues of single handlers.
 
     Attributes:
-        channel: Whose it is.
-        router: The client's.
-        deliveries: What waits; `None` while nothing does and nobody is at work on it.
-        quick: Consumers by event, where a message needs nothing but delivery; `None` where it needs more.
-        otherwise: The same for every event that is not in `quick`.
+        fast_routes: The routes by event, where a message needs nothing but delivery; `None` where it needs more.
+        default: The same for every event that is not in `fast_routes`.
         taps: Who reads everything.
-        bound: Where messages are dropped, if anywhere.
-        waiting: How many messages wait, counted only where there is a bound.
         presence: Who is there, if that is tracked.
     """
 
-    __slots__ = (
-        "_flow",
-        "_own",
-        "_routes",
-        "_topic",
-        "bound",
-        "channel",
-        "deliveries",
-        "otherwise",
-        "presence",
-        "quick",
-        "router",
-        "taps",
-        "waiting",
-    )
+    __slots__ = ("_own", "_queues", "_table", "_tables", "_topic", "default", "fast_routes", "presence", "taps")
 
-    def __init__(self, topic: str, router: Router, bound: Bound | None, flow: "Flow") -> None:
+    def __init__(self, topic: str, tables: RouteTables, bound: Bound | None, backlog: Backlog) -> None:
+        super().__init__(bound, backlog)
         self._topic = topic
-        self._flow = flow
-        self.router = router
+        self._tables = tables
         self._own: tuple[Handler, ...] = ()
-        self.channel: Channel
-        self._routes: Routes
+        self._queues: dict[Handler, HandlerQueue] | None = None
+        self._table: RouteTable
+        self.fast_routes: Mapping[str, FastRoute]
+        self.default: FastRoute
         self.taps: tuple[Tap, ...] = ()
-        self.bound = bound
-        self.waiting = 0
         self.presence: Presence | None = None
-        self.deliveries: list[Delivery] | None = None
         self.refresh()
 
     def __repr__(self) -> str:
@@ -128,21 +170,38 @@ class Inbox:
 
     def refresh(self) -> None:
         """Ask the router again: handlers came or went."""
-        self._routes = self.router.routes(self._topic).merged(self._own)
-        self.quick: Mapping[str, tuple[Consumer, ...] | None]
-        self.otherwise: tuple[Consumer, ...] | None
+        if self._own or self.taps:
+            self._table = self._tables.own(self._topic, self._own, self.taps)
+        else:
+            self._table = self._tables.shared(self._topic)
         if self.bound is not None:
-            self.quick, self.otherwise = {}, None
+            self.fast_routes, self.default = _EVERYTHING_SLOW, None
             return
-        self.quick, self.otherwise = self._routes.table, self._routes.catch_all + self.taps
-        if self.taps or self.presence is not None:
-            self.quick = {event: handlers and handlers + self.taps for event, handlers in self.quick.items()}
+        self.fast_routes, self.default = self._table.fast, self._table.fast_default
         if self.presence is not None:
-            self.quick |= dict.fromkeys(PRESENCE_EVENTS)
+            self.fast_routes = {**self.fast_routes, **dict.fromkeys(PRESENCE_EVENTS)}
 
-    def consumers(self, event: str) -> tuple[Consumer, ...]:
-        """Who is to have a message of the event; empty where nobody is."""
-        return self._routes.handlers(event) + self.taps
+    def route(self, event: str) -> Route:
+        """Who is to have a message of the event."""
+        return self._table.by_event.get(event, self._table.default)
+
+    def unjoined_route(self, topic: str, event: str) -> Route:
+        """Who is to have a message of a topic that has no channel; this inbox takes it then."""
+        return self._tables.unjoined(topic, event)
+
+    def queue(self, handler: Handler, place: Place) -> HandlerQueue:
+        """The queue of one handler."""
+        if self._queues is None:
+            self._queues = {}
+        queue = self._queues.get(handler)
+        if queue is None:
+            kind = HandlerQueue if handler.concurrency in (None, 1) else ConcurrentQueue
+            queue = self._queues[handler] = kind(handler, place, self.channel, self.bound, self._backlog)
+        return queue
+
+    def make(self, function: Callable[..., Any], event: str, **options: Any) -> Handler:
+        """A handler like those of the client's router."""
+        return self._tables.router.make(function, event, **options)
 
     def add(self, handler: Handler) -> None:
         """Give the channel a handler of its own, behind the router's."""
@@ -166,7 +225,7 @@ class Inbox:
         self.refresh()
 
     def detach(self, tap: Tap) -> None:
-        """Let him read no more; one that is not there is ignored."""
+        """Let it read no more; one that is not there is ignored."""
         self.taps = tuple(other for other in self.taps if other is not tap)
         self.refresh()
 
@@ -183,45 +242,3 @@ class Inbox:
         """The topic was joined anew: who is there is yet to be told."""
         if self.presence is not None:
             self.presence.joined(join_ref)
-
-    def drop_oldest(self) -> int:
-        """Drop the message that has waited longest; the channel's lifecycle events stay. Gives its bytes."""
-        assert self.deliveries is not None
-        oldest = next(index for index, (_, item, _) in enumerate(self.deliveries) if isinstance(item, Message))
-        self.waiting -= 1
-        return self.deliveries.pop(oldest)[2]
-
-    def take(self, limit: int = 256) -> list[Delivery]:
-        """The next deliveries, in order: who is to have it, what, and of how many bytes it is.
-
-        One worker at a time takes from an inbox that `ClientProtocol.runnable` gave, until an empty list ends its turn;
-        then the next message makes the inbox runnable again. What was taken and run is reported to
-        `ClientProtocol.handled`.
-
-        Args:
-            limit: How many at most. There are less where they are large (`LARGEST_TURN`), but at least one.
-        """
-        waiting = self.deliveries
-        if not waiting:
-            self.deliveries = None
-            return []
-        if self._flow.size > LARGEST_TURN:
-            limit = min(limit, fitting(size for _, _, size in waiting))
-        if len(waiting) <= limit:
-            self.deliveries, taken = [], waiting
-        else:
-            taken = waiting[:limit]
-            del waiting[:limit]
-        if self.bound is not None:
-            self.waiting -= _messages(taken)
-        return taken
-
-    def put_back(self, deliveries: list[Delivery]) -> None:
-        """Take back what a worker took last and did not come to; the turn goes on, and is for another worker to end."""
-        self.deliveries = [*deliveries, *(self.deliveries or ())]
-        if self.bound is not None:
-            self.waiting += _messages(deliveries)
-
-
-def _messages(deliveries: list[Delivery]) -> int:
-    return sum(isinstance(item, Message) for _, item, _ in deliveries)

@@ -19,8 +19,9 @@ from .errors import InvalidFrame
 from .events import BadFrame, InboxOverflow, PresenceChanged, UnclaimedMessages
 from .flow import Flow
 from .heartbeat import Heartbeat
-from .inbox import PRESENCE_EVENTS, Consumer, Drop, Inbox
+from .inbox import PRESENCE_EVENTS, Inbox, Route
 from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
+from .queues import Claim, DeliveryQueue, Drop, Place
 from .serializer import decode_reply
 from .shown import Secrets, escaped, shown
 from .soundness import UNREADABLE
@@ -75,22 +76,28 @@ class Reader:
             if inbox is not None:
                 join_ref = message.join_ref
                 if join_ref is None or join_ref == inbox.channel.join_ref:
-                    consumers = inbox.quick.get(message.event, inbox.otherwise)
-                    if consumers:
-                        length = len(frame)
-                        if length > _SHORT and not frame.isascii():
-                            length = frame.__sizeof__()
-                        deliveries = inbox.deliveries
-                        if deliveries is None:
-                            inbox.deliveries = [(consumers, message, length)]
-                            runnable.append(inbox)
+                    route = inbox.fast_routes.get(message.event, inbox.default)
+                    if isinstance(route, tuple):
+                        if route:
+                            length = len(frame)
+                            if length > _SHORT and not frame.isascii():
+                                length = frame.__sizeof__()
+                            deliveries = inbox.deliveries
+                            if deliveries is None:
+                                inbox.deliveries = [(route, message, length)]
+                                runnable.append(inbox)
+                            else:
+                                deliveries.append((route, message, length))
+                            delivered += 1
+                            size += length
                         else:
-                            deliveries.append((consumers, message, length))
+                            unhandled += 1
+                        continue
+                    if route is not None:
+                        length = len(frame) if frame.isascii() else frame.__sizeof__()
+                        self._deliver(inbox, route, message, length)  # without a bound there is room
                         delivered += 1
                         size += length
-                        continue
-                    if consumers is not None:
-                        unhandled += 1
                         continue
             try:
                 length = len(frame) if frame.isascii() else frame.__sizeof__()
@@ -115,11 +122,11 @@ class Reader:
             return False
         inbox = self._wire.live.get(message.topic)
         if message.join_ref is None and message.topic not in self._wire.channels:
-            consumers: tuple[Consumer, ...] = self._unjoined.router.unjoined(message.topic, event)
-            if not consumers:
+            route = self._unjoined.unjoined_route(message.topic, event)
+            if not route.wanted:
                 self._nobodys(message)
                 return False
-            return self._admit(self._unjoined, consumers, message, size)
+            return self._admit(self._unjoined, route, message, size)
         if inbox is None or (message.join_ref is not None and message.join_ref != inbox.channel.join_ref):
             self._stale(message, now)
             return False
@@ -127,13 +134,13 @@ class Reader:
             change = inbox.presence.receive(event, _sound_payload(message), join_ref=message.join_ref)
             if change is not None:
                 self._wire.events.append(PresenceChanged(message.topic, change))
-        consumers = inbox.consumers(event)
-        if not consumers:
+        route = inbox.route(event)
+        if not route.wanted:
             self._wire.stats.unhandled += 1
             return False
-        return self._admit(inbox, consumers, message, size)
+        return self._admit(inbox, route, message, size)
 
-    def _admit(self, inbox: Inbox, consumers: tuple[Consumer, ...], message: Message[Any], size: int) -> bool:
+    def _admit(self, inbox: Inbox, route: Route, message: Message[Any], size: int) -> bool:
         """Put it into the inbox, unless there is no room or no time left; tells whether it was put there."""
         if self.draining:
             self._wire.stats.dropped += 1
@@ -141,18 +148,34 @@ class Reader:
         if self._flow.full:
             self._overflow[None] += 1
             return False
-        return self._deliver(inbox, consumers, message, size)
+        return self._deliver(inbox, route, message, size)
 
-    def _deliver(self, inbox: Inbox, consumers: tuple[Consumer, ...], message: Message[Any], size: int) -> bool:
-        bound = inbox.bound
-        if bound is not None:
-            if inbox.waiting >= bound.limit:
-                self._overflow[message.topic] += 1
-                if bound.drop is Drop.NEWEST:
-                    return False
-                self._flow.released(1, inbox.drop_oldest())
-            inbox.waiting += 1
-        inbox.channel.deliver(consumers, message, size)
+    def _deliver(self, inbox: Inbox, route: Route, message: Message[Any], size: int) -> bool:
+        """Put it wherever it is to wait; gives whether that is anywhere."""
+        queues = [inbox.queue(handler, place) for handler, place in route.queued]
+        if inbox.bound is not None:
+            queues = [queue for queue in queues if self._has_room(queue)]
+        in_line = bool(route.line) and self._has_room(inbox)
+        places = in_line + len(queues) + len(route.taps)
+        claim: int | Claim = size if places == 1 else Claim(size, places)
+        if in_line and inbox.put((route.line, message, claim)):
+            self._wire.runnable.append(inbox)
+        for queue in queues:
+            if queue.put((queue.handlers, message, claim)):
+                (self._wire.executable if queue.place is Place.EXECUTOR else self._wire.runnable).append(queue)
+        for tap in route.taps:
+            self._wire.tapped.append((tap, ((), message, claim)))
+        return places > 0
+
+    def _has_room(self, queue: DeliveryQueue) -> bool:
+        """Whether one more message may wait there; the oldest may have to go for it."""
+        if not queue.full:
+            return True
+        self._overflow[queue.channel.topic] += 1
+        assert queue.bound is not None
+        if queue.bound.drop is Drop.NEWEST:
+            return False
+        self._flow.held.release(queue.drop_oldest())
         return True
 
     def _reply(self, message: Message[Any], now: float) -> None:
@@ -193,7 +216,7 @@ class Reader:
         self._wire.stats.stale += 1
         self._unclaimed += 1
         if self._unclaimed == _MANY:
-            self._wire.events.append(UnclaimedMessages(message.topic, message.event, self._unclaimed))
+            self._wire.notices.append(UnclaimedMessages(message.topic, message.event, self._unclaimed))
 
     def _addressed(self, message: Message[Any]) -> Channel | None:
         """Whose end a phx_close or phx_error tells: by its join_ref, or whoever has the topic."""
@@ -229,7 +252,7 @@ class Reader:
     def _report_overflow(self) -> None:
         for topic, dropped in self._overflow.items():
             self._wire.stats.dropped += dropped
-            self._wire.events.append(InboxOverflow(topic, dropped, self._flow.backlog))
+            self._wire.events.append(InboxOverflow(topic, dropped, self._flow.held.messages))
         self._overflow.clear()
 
     _reserved: ClassVar[dict[str, Callable[["Reader", Message[Any], float], None]]] = {

@@ -19,7 +19,7 @@ import msgspec
 
 from .errors import InvalidHandler, NotRegistered
 from .handler import WILDCARD, Around, Handler, handler_name
-from .message import RESERVED_EVENTS, Message
+from .message import Message
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,11 +46,11 @@ class Routes:
 
     by_event: dict[str, tuple[Handler, ...]] = field(default_factory=dict[str, tuple[Handler, ...]])
     catch_all: tuple[Handler, ...] = ()
-    #: `by_event`, and `None` for the protocol's own events, which are no handler's: one look-up tells all three apart.
-    table: dict[str, tuple[Handler, ...] | None] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "table", {**dict.fromkeys(RESERVED_EVENTS), **self.by_event})
+    @property
+    def all(self) -> tuple[Handler, ...]:
+        """Who handles anything."""
+        return (*self.catch_all, *(handler for handlers in self.by_event.values() for handler in handlers))
 
     def handlers(self, event: str) -> tuple[Handler, ...]:
         """Who handles the event."""
@@ -158,14 +158,17 @@ class Router:
         *,
         topic: str = WILDCARD,
         payload: Any = None,
-        concurrency: int = 1,
+        concurrency: int | None = None,
+        executor: Any = None,
         unjoined: bool = False,
     ) -> Callable[[F], F]:
         """Register the decorated function, and leave it as it is: it can be decorated again, called and tested.
 
         The arguments are those of `add`.
         """
-        options = partial(self.add, topic=topic, payload=payload, concurrency=concurrency, unjoined=unjoined)
+        options = partial(
+            self.add, topic=topic, payload=payload, concurrency=concurrency, executor=executor, unjoined=unjoined
+        )
         return decorator(options, event)
 
     def add(
@@ -175,7 +178,8 @@ class Router:
         *,
         topic: str = WILDCARD,
         payload: Any = None,
-        concurrency: int = 1,
+        concurrency: int | None = None,
+        executor: Any = None,
         unjoined: bool = False,
     ) -> Handler:
         """Register a function.
@@ -186,7 +190,10 @@ class Router:
             topic: An exact topic, the beginning of one and a `*`, or `"*"` for every topic.
             payload: The payload's type: a `msgspec.Struct`, a dataclass, a `TypedDict`, `list[...]` and so on.
                 `None` leaves the payload as it came.
-            concurrency: How many messages of one topic it may have in hand; more than 1 gives up their order.
+            concurrency: How many messages of one topic it may have in hand, in a queue of its own; more than 1 gives up
+                their order. `None`: it takes its turn in the topic's line.
+            executor: A `concurrent.futures.Executor` for this handler, a plain function, instead of where the client
+                runs it; in a process pool it takes the message alone.
             unjoined: Whether it takes messages of topics that have no channel on this client, too: some servers push on
                 topics that are never joined, as Absinthe does on `__absinthe__:doc:…`. All those topics have one order,
                 and a handler that takes the channel gets one of topic `"*"` that is never joined.
@@ -197,7 +204,15 @@ class Router:
         Raises:
             InvalidHandler: It could never be called rightly.
         """
-        handler = self.make(function, event, topic=topic, payload=payload, concurrency=concurrency, unjoined=unjoined)
+        handler = self.make(
+            function,
+            event,
+            topic=topic,
+            payload=payload,
+            concurrency=concurrency,
+            executor=executor,
+            unjoined=unjoined,
+        )
         table, key = self._place(handler)
         table[key] = (*table.get(key, ()), (self.version, handler))
         self._changed()
@@ -210,7 +225,8 @@ class Router:
         *,
         topic: str = WILDCARD,
         payload: Any = None,
-        concurrency: int = 1,
+        concurrency: int | None = None,
+        executor: Any = None,
         unjoined: bool = False,
     ) -> Handler:
         """A handler like those of this router, registered with nobody. The arguments are those of `add`.
@@ -224,6 +240,7 @@ class Router:
             topic=topic,
             payload_type=payload,
             concurrency=concurrency,
+            executor=executor,
             around=self._around,
             unjoined=unjoined,
         )

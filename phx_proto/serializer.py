@@ -21,7 +21,7 @@ from .binary import BROADCAST, CLIENT_SENDS, PUSH, REPLY, SERVER_SENDS, pack, un
 from .errors import BinaryNotSupported, InvalidFrame, InvalidPayload
 from .first_keys import first_keys_decoder
 from .message import PHX_CLOSE, PHX_ERROR, PHX_REPLY, Message, Reply
-from .soundness import MAX_DEPTH, UNREADABLE, describe, too_deep, without_lone_surrogates
+from .soundness import SHALLOW, UNREADABLE, describe, too_deep, without_lone_surrogates
 from .text import encode_json, to_text
 
 T = TypeVar("T")
@@ -130,7 +130,7 @@ class V2:
             InvalidFrame: It is neither.
         """
         if isinstance(frame, str):
-            if len(frame) > MAX_DEPTH and too_deep(frame):
+            if len(frame) > SHALLOW and too_deep(frame):
                 raise _too_deep(frame, _decode_v2_echo, self._echoed)
             try:
                 return self._decode_text(frame)
@@ -202,7 +202,7 @@ class V1:
         """
         if not isinstance(frame, str):
             raise InvalidFrame(f"a binary frame, which vsn {self.vsn} does not have")
-        if len(frame) > MAX_DEPTH and too_deep(frame):
+        if len(frame) > SHALLOW and too_deep(frame):
             raise _too_deep(frame, _decode_v1_echo, self._made)
         try:
             return self._made(_decode_v1_fields(frame))

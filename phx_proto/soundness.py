@@ -14,6 +14,9 @@ import msgspec
 #: How many arrays and objects may stand within each other in a frame, the message's own included.
 MAX_DEPTH: Final = 256
 
+#: So many characters cannot be nested deeper: each level has two.
+SHALLOW: Final = 2 * MAX_DEPTH
+
 #: What decoding JSON raises, over all releases of msgspec: some raise `SystemError` for a number out of range, and in
 #: some `MsgspecError` is no `ValueError`.
 UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, SystemError)
@@ -22,12 +25,12 @@ UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, SystemErr
 def too_deep(text: str) -> bool:
     """Whether JSON is nested deeper than `MAX_DEPTH`. The answer is exact for JSON, and a guess for what is none.
 
-    It costs two searches for a character in nearly every frame, and nothing in one that is shorter than the bound.
+    It costs two searches for a character in nearly every frame, and nothing in one of up to `SHALLOW` characters.
 
     >>> too_deep("[" * 256 + "]" * 256), too_deep("[" * 257 + "]" * 257)
     (False, True)
     """
-    if len(text) <= MAX_DEPTH or text.count("[") + text.count("{") <= MAX_DEPTH:
+    if len(text) <= SHALLOW or text.count("[") + text.count("{") <= MAX_DEPTH:
         return False
     return _depth(text) > MAX_DEPTH
 

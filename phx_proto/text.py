@@ -112,8 +112,7 @@ def _faults(
         where, value, level = pending.pop()
         if level > MAX_DEPTH + 1:
             yield "payload", _TOO_DEEP
-            return
-        if isinstance(value, _OBJECTS):
+        elif isinstance(value, _OBJECTS):
             for key in value:
                 if type(key) not in sound and (problem := _problem(key, {key: None})):
                     yield where, f"has the key {key!r}, which {problem}"

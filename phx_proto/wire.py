@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from random import Random
 
     from .channel import Channel
-    from .inbox import Inbox
+    from .inbox import Inbox, Tap, TapItem
+    from .queues import DeliveryQueue, HandlerQueue
 
 
 #: How many joins are remembered that were given up without an answer.
@@ -46,8 +47,8 @@ class Stats(msgspec.Struct):
 
     Attributes:
         received: Frames that were Phoenix messages.
-        delivered: Messages put into inboxes.
-        handled: Messages of which every handler is done; where streams are open, what they were told of channels too.
+        delivered: Messages given to handlers and streams.
+        handled: Messages of which every handler and every stream is done.
         unhandled: Messages of a joined channel that no handler wants; never parsed.
         stale: Messages of an older join, of a topic without a channel, or replies that nobody awaits (any more).
         dropped: Messages dropped at a bound, or while closing.
@@ -85,11 +86,13 @@ class Wire:
         leaving: Channels whose leave is not over, by the join_ref that they leave.
         awaiting: Who awaits the reply to a ref sent on this connection.
         join_answered: When any join was last answered, on the reading clock (see `flow.py`).
+        notices: What looks like a mistake of the application's.
         abandoned: Topics of joins that were given up without an answer, by their join_ref.
         resolving: Who awaits the answer to a `Resolve` request.
         unsent: How many pushes wait for their channel's join, on all channels.
-        runnable: Inboxes that filled, each once, in order.
-        secrets: What was sent in confidence at the latest attempt to connect; masked in what a peer is quoted with.
+        runnable: Queues that wait for a worker of the adapter's, in order.
+        executable: Queues that wait for an executor, in order.
+        tapped: What came for taps, in order.
     """
 
     __slots__ = (
@@ -100,17 +103,20 @@ class Wire:
         "channels",
         "commands",
         "events",
+        "executable",
         "join_answered",
         "last_error",
         "leaving",
         "link",
         "live",
+        "notices",
         "resolving",
         "rng",
         "runnable",
         "secrets",
         "serializer",
         "stats",
+        "tapped",
         "timers",
         "unsent",
     )
@@ -122,6 +128,7 @@ class Wire:
         self.stats = Stats()
         self.commands: list[Command] = []
         self.events: list[Event] = []
+        self.notices: list[Event] = []
         self.link: Link | None = None
         self.last_error: ConnectError | ConnectionClosed | None = None
         self.channels: dict[str, Channel] = {}
@@ -131,7 +138,9 @@ class Wire:
         self.join_answered = 0.0
         self.abandoned: dict[str, str] = {}
         self.resolving: dict[int, Resolving] = {}
-        self.runnable: list[Inbox] = []
+        self.runnable: list[DeliveryQueue] = []
+        self.executable: list[HandlerQueue] = []
+        self.tapped: list[tuple[Tap, TapItem]] = []
         self.unsent = 0
         self.secrets = NO_SECRETS
         self._refs = 0

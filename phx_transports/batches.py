@@ -89,13 +89,12 @@ class Progress:
         done: Messages that are done with.
     """
 
-    __slots__ = ("_host", "_reported", "begun", "done")
+    __slots__ = ("_host", "begun", "done")
 
     def __init__(self, host: Halt | None = None) -> None:
         self.begun = False
         self.done = 0
         self._host = host
-        self._reported = 0
 
     @property
     def halted(self) -> bool:
@@ -107,39 +106,34 @@ class Progress:
         if self._host is not None:
             self._host.halt()
 
-    def unreported(self, done: int) -> int:
-        """What is done and was not reported yet, and is now."""
-        more, self._reported = done - self._reported, done
-        return more
-
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Batch:
-    """Messages of one topic, in order, for one handler.
+    """Messages for one handler, those of a topic in order.
 
     Attributes:
         handler: A plain one.
         messages: As they came; a payload type is applied where the batch is run.
-        channel: For a handler that takes it; it cannot leave the process.
+        channels: Of each message, for a handler that takes the channel; they cannot leave the process.
         fail_fast: Whether the first error ends it.
         progress: Where it tells how far it is; it stays in the process.
     """
 
     handler: Handler
     messages: Sequence[Message[Any]]
-    channel: object = None
+    channels: Sequence[object] | None = None
     fail_fast: bool = False
     progress: Progress = field(default_factory=Progress)
 
     def __reduce__(self) -> "tuple[Callable[..., Batch], tuple[Any, ...]]":
-        return Batch, (self.handler, self.messages, self.channel, self.fail_fast)
+        return Batch, (self.handler, self.messages, self.channels, self.fail_fast)
 
     def __repr__(self) -> str:
         return f"Batch({self.handler.name}, {len(self.messages)} messages)"  # what is in them is for nobody's log
 
     def run(self) -> list[Failure]:
         """Call the handler on each message; an error on one does not keep it from the next, unless `fail_fast`."""
-        handler, channel, failures = self.handler, self.channel, list[Failure]()
+        handler, channels, failures = self.handler, self.channels, list[Failure]()
         progress = self.progress
         progress.begun = True
         for index, message in enumerate(self.messages):
@@ -147,7 +141,7 @@ class Batch:
                 break
             try:
                 accepted = message if handler.payload_type is None else handler.accept(message)
-                returned = handler.run(accepted, channel) if handler.takes_channel else handler.run(accepted)
+                returned = handler.run(accepted) if channels is None else handler.run(accepted, channels[index])
                 if isinstance(returned, CoroutineType):
                     returned.close()
                     raise TypeError(f"{handler.name} returned a coroutine: declare it with `async def`, to be awaited")
@@ -193,8 +187,7 @@ class PortabilityCheck:
     """
 
     def __init__(self, executor: Executor | None) -> None:
-        self._pickles = isinstance(executor, ProcessPoolExecutor)
-        self._leaves = self._pickles or type(executor).__module__.partition(".")[0] == "distributed"  # not imported
+        self._default = executor
         self._version = -1  # the router's, when it was looked at
 
     def router(self, router: Router) -> None:
@@ -214,11 +207,16 @@ class PortabilityCheck:
         Raises:
             InvalidHandler: It cannot be sent to another process.
         """
-        if not self._leaves or handler.kind is HandlerKind.ASYNC:
+        executor = handler.executor or self._default
+        pickles = isinstance(executor, ProcessPoolExecutor)
+        leaves = pickles or type(executor).__module__.partition(".")[0] == "distributed"  # which is not imported
+        if handler.kind is HandlerKind.ASYNC:
+            if handler.executor is not None:
+                raise InvalidHandler(handler.name, "it is a coroutine function, and an executor runs plain ones")
             return
-        if handler.takes_channel:
+        if leaves and handler.takes_channel:
             raise InvalidHandler(handler.name, f"it takes the channel, and {_STAYS}")
-        if not self._pickles:
+        if not pickles:
             return
         try:
             pickle.dumps(handler)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from phx_proto.client import ClientProtocol
-from phx_proto.inbox import Inbox
+from phx_proto.queues import DeliveryQueue, HandlerQueue
 
 from .reports import Log
 from .session import Session
@@ -29,7 +29,8 @@ class Pump:
         proto: The core.
         session: Told what happened.
         perform: Carries out a command.
-        on_runnable: Has the handlers of these inboxes run.
+        on_runnable: Has the handlers of these queues run by the adapter's workers.
+        on_executable: Has the handlers of these run by an executor.
         alarm: Set to the core's next deadline, where it is set to a later one.
         log: Whose counts are told when the alarm rings, too.
         on_ended: Called each time from the core's end on.
@@ -41,7 +42,8 @@ class Pump:
         session: Session,
         *,
         perform: Callable[[Any], None],
-        on_runnable: Callable[[list[Inbox]], None],
+        on_runnable: Callable[[list[DeliveryQueue]], None],
+        on_executable: Callable[[list[HandlerQueue]], None],
         alarm: Alarm,
         log: Log,
         on_ended: Callable[[], None],
@@ -50,6 +52,7 @@ class Pump:
         self._session = session
         self._perform = perform
         self._on_runnable = on_runnable
+        self._on_executable = on_executable
         self._alarm = alarm
         self._log = log
         self._on_ended = on_ended
@@ -62,8 +65,16 @@ class Pump:
         events = proto.events()
         if events:
             self._session.settle(events)
+        notices = proto.notices()
+        if notices:
+            self._session.settle(notices)
         if self._session.closed:
             self._on_ended()
+        for tap, item in proto.tapped():
+            tap.put(item)
+        executable = proto.executable()
+        if executable:
+            self._on_executable(executable)
         runnable = proto.runnable()
         if runnable:
             self._on_runnable(runnable)

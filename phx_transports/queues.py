@@ -6,14 +6,15 @@ holds the client's lock.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from phx_proto.channel import Channel
 from phx_proto.errors import PhxError
 from phx_proto.events import ChannelEnded, ChannelEvent, Closed, Event
-from phx_proto.inbox import Tap
+from phx_proto.inbox import Tap, TapItem
 from phx_proto.message import Message
+from phx_proto.queues import Delivery
 from phx_proto.states import ChannelState
 
 from .reports import is_exit
@@ -21,7 +22,7 @@ from .session import Session
 
 T = TypeVar("T")
 
-#: What comes through a tap.
+#: What a stream may give.
 Item: TypeAlias = Message[Any] | ChannelEvent
 
 
@@ -75,13 +76,13 @@ class MessageQueue(Queue[T]):
     """A channel's messages and lifecycle, or what is selected of them.
 
     What waits here counts as not handled, so that the server feels a slow reader; until the client closes, when nothing
-    may wait for him any more (`release`).
+    may wait for it any more (`release`).
 
     Args:
         channel: The core's.
         session: The client's.
-        select: What the reader gets of an item; `None` where he is to get nothing.
-        on_handled: Told of items that are done with, how many and of how many bytes.
+        select: What the reader gets of an item; `None` where it is to get nothing.
+        on_handled: Told of messages that are done with.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class MessageQueue(Queue[T]):
         session: Session,
         select: Callable[[Item], T | None],
         *,
-        on_handled: Callable[[int, int], None],
+        on_handled: Callable[[Sequence[Delivery]], None],
     ) -> None:
         super().__init__()
         self._sizes: deque[int] = deque()  # of what waits, as far as it counts
@@ -100,6 +101,7 @@ class MessageQueue(Queue[T]):
         self._on_handled = on_handled
         self._tap = Tap(self._put)
         self._counted = False
+        self._claims: deque[Delivery | None] = deque()  # of each item that waits; `None` where it does not count
 
     def open(self, wake: Callable[[], object] = _nobody) -> None:
         """Take what comes from here on; whoever waits for it is told by `wake`."""
@@ -118,44 +120,47 @@ class MessageQueue(Queue[T]):
 
     def take(self) -> T:
         """The next item; there must be one."""
-        item = self.waiting.popleft()
-        if self._counted:
-            self._on_handled(1, self._sizes.popleft())
+        item, delivery = self.waiting.popleft(), self._claims.popleft()
+        if delivery is not None:
+            self._on_handled([delivery])
         return item
 
     def release(self) -> None:
         """What waits can still be read, but does not count any more: nothing waits for the reader."""
         if self._counted:
             self._counted = False
-            self._on_handled(len(self.waiting), sum(self._sizes))
-            self._sizes.clear()
+            counted = [delivery for delivery in self._claims if delivery is not None]
+            self._claims = deque([None] * len(self.waiting))
+            self._on_handled(counted)
 
     def end(self) -> None:
         """The client has ended, and what its channels still held is dropped."""
         self.release()
         error = self._session.error
-        self._let_in(ChannelEnded(self._channel.topic, error if isinstance(error, PhxError) else None))
+        self._put(ChannelEnded(self._channel.topic, error if isinstance(error, PhxError) else None))
 
-    def _put(self, item: Item, size: int) -> None:
-        if self._let_in(item) and self._counted:
-            self._sizes.append(size)
-        else:  # also if it was closed or released while this was on its way
-            self._on_handled(1, size)
-
-    def _let_in(self, item: Item) -> bool:
-        """Gives whether it waits now."""
-        if self.ended:
-            return False
-        selected = self._select(item)
-        if selected is not None:
-            self.waiting.append(selected)
-        if isinstance(item, ChannelEnded):
+    def _put(self, item: TapItem) -> None:
+        if isinstance(item, tuple):
+            if not self._let_in(item[1], item if self._counted else None) or not self._counted:
+                self._on_handled([item])  # nobody is to read it, or nothing waits for who does
+            return
+        self._let_in(item, None)
+        if isinstance(item, ChannelEnded) and not self.ended:
             self.ended = True
             ended_by = self._session.error
             # What asks for the program's end is raised once, by who waits for the client's.
             self.error = item.error or (None if ended_by is None or is_exit(ended_by) else ended_by)
+            self._wake()
+
+    def _let_in(self, item: Item, delivery: Delivery | None) -> bool:
+        """Gives whether it waits now."""
+        selected = None if self.ended else self._select(item)
+        if selected is None:
+            return False
+        self.waiting.append(selected)
+        self._claims.append(delivery)
         self._wake()
-        return selected is not None
+        return True
 
 
 class EventQueue(Queue[Event]):

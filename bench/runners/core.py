@@ -8,7 +8,6 @@ the handler declared).
 import itertools
 import time
 from collections.abc import Callable
-from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -26,8 +25,6 @@ from phx_proto.router import Router
 TOPIC = "sim:894450017"
 #: Frames a read: 64 kB of them.
 READ = 350
-
-_SIZE = itemgetter(2)
 
 
 class Balance(msgspec.Struct):
@@ -74,13 +71,13 @@ def _core(
 
     def read(frames: list[str]) -> None:
         link.receive_all(frames, 2.0)
-        for inbox in proto.runnable():
-            while deliveries := inbox.take():
-                for consumers, message, _ in deliveries:
-                    for consumer in consumers:
+        for queue in proto.runnable():
+            while deliveries := queue.take():
+                for handlers, message, _ in deliveries:
+                    for handler in handlers:
                         if dispatch is not None:
-                            dispatch(consumer, message)  # type: ignore[arg-type]
-                proto.handled(len(deliveries), 2.0, size=sum(map(_SIZE, deliveries)))
+                            dispatch(handler, message)
+                proto.handled(deliveries, 2.0)
         proto.commands()
         proto.events()
         assert proto.stats.handled + proto.stats.unhandled == next(expected)

@@ -1,6 +1,7 @@
 """One topic, as an application meets it under asyncio."""
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,9 +17,7 @@ from phx_proto.states import ChannelState
 
 from .. import calls
 from ..batches import refuse_to_leave
-from ..lanes import Lane
 from ..queues import everything, messages_only
-from .handlers import Runner, TaskLane
 from .streams import MessageStream
 
 if TYPE_CHECKING:
@@ -32,12 +31,11 @@ class Channel:
     the client's end. All waits are in seconds.
     """
 
-    __slots__ = ("_client", "_core", "_lanes")
+    __slots__ = ("_client", "_core")
 
     def __init__(self, core: CoreChannel, client: "Client") -> None:
         self._core = core
         self._client = client
-        self._lanes: dict[Handler, Lane | TaskLane] | None = None
 
     def __repr__(self) -> str:
         return repr(self._core)
@@ -111,17 +109,27 @@ class Channel:
             await self._client.wait_writable()
         self._client.tell(calls.cast(self._core, event, payload))
 
-    def on(self, event: str, *, payload: Any = None, concurrency: int = 1) -> Callable[[F], F]:
+    def on(
+        self, event: str, *, payload: Any = None, concurrency: int | None = None, executor: Executor | None = None
+    ) -> Callable[[F], F]:
         """Register the decorated function for an event of this channel alone; see `Router.on`."""
-        return decorator(partial(self.add, payload=payload, concurrency=concurrency), event)
+        return decorator(partial(self.add, payload=payload, concurrency=concurrency, executor=executor), event)
 
-    def add(self, function: Callable[..., Any], event: str, *, payload: Any = None, concurrency: int = 1) -> Handler:
+    def add(
+        self,
+        function: Callable[..., Any],
+        event: str,
+        *,
+        payload: Any = None,
+        concurrency: int | None = None,
+        executor: Executor | None = None,
+    ) -> Handler:
         """Register a function for an event of this channel alone; `off` takes it back.
 
         Raises:
             InvalidHandler: It could never be called rightly, or not where the executor runs it.
         """
-        handler = self._core.add(function, event, payload=payload, concurrency=concurrency)
+        handler = self._core.add(function, event, payload=payload, concurrency=concurrency, executor=executor)
         try:
             self._client.check(handler)
         except InvalidHandler:
@@ -155,8 +163,6 @@ class Channel:
     ) -> Message[Any]:
         """Wait for the next message of an event, one for which `predicate` holds if there is one.
 
-        Not from within a handler of the same topic: the message would wait for that handler.
-
         Raises:
             TimeoutError: None came within `timeout` seconds.
             PhxError: The channel ended first; what ended it, `ChannelClosed` where it was left.
@@ -178,15 +184,6 @@ class Channel:
     def present(self) -> Entries:
         """Who is present now, by key; needs `track_presence` before the join."""
         return self._core.track_presence().entries
-
-    def lane(self, handler: Handler, runner: Runner) -> Lane | TaskLane:
-        """Where messages wait for a handler that is not run at once; for the runner."""
-        if self._lanes is None:
-            self._lanes = {}
-        lane = self._lanes.get(handler)
-        if lane is None:
-            lane = self._lanes[handler] = runner.lane(handler, self)
-        return lane
 
     async def _wait_writable(self, event: str, timeout: float) -> float:
         """Wait until there is room in the write buffer; gives what is left of the timeout."""

@@ -21,7 +21,7 @@ from phx_proto.commands import Provider
 from phx_proto.endpoint import Headers, Params
 from phx_proto.errors import LocalError
 from phx_proto.handler import Handler
-from phx_proto.inbox import Bound
+from phx_proto.queues import Bound
 from phx_proto.router import Router
 from phx_proto.serializer import Serializer
 from phx_proto.states import SocketState
@@ -40,7 +40,7 @@ from ..signals import SignalPolicy
 from .alarm import Alarm
 from .channel import Channel
 from .connection import Factory
-from .handlers import Runner
+from .handlers import Runner, placement
 from .seam import ClientTransport, TransportFactory
 from .signals import signals_to
 from .streams import EventStream
@@ -121,6 +121,7 @@ class connect:  # noqa: N801 - used like a function
             serializer=serializer,
             options=options,
             rng=random.Random() if transport is None else None,
+            placement=placement,
         )
         self._transport = transport
         self._network = {
@@ -218,7 +219,6 @@ class Client:
         self._own_executor = ThreadPoolExecutor(thread_name_prefix="phx-handler") if executor is None else None
         self._runner = Runner(
             executor or cast("Executor", self._own_executor),
-            on_held=lambda messages, size: proto.held(messages, size=size),
             on_done=lambda: self._loop.call_soon(self._report_handled),
             on_error=self._ending.handler_failed,
             fail_fast=fail_fast,
@@ -229,6 +229,7 @@ class Client:
             self._session,
             perform=self._transport.perform,
             on_runnable=self._runner.add,
+            on_executable=self._runner.execute,
             alarm=self._alarm,
             log=self._log,
             on_ended=self._ended,
@@ -427,8 +428,7 @@ class Client:
         self.tell(self._proto.handle_timeout)
 
     def _report_handled(self) -> None:
-        messages, size = self._runner.report()
-        self.tell(lambda now: self._proto.handled(messages, now, size=size))
+        self.tell(lambda now: self._proto.handled(self._runner.report(), now))
 
     async def _wait(self, register: Callable[[asyncio.Future[None]], None]) -> None:
         self._session.check_process()

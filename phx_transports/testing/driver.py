@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from phx_proto.channel import Channel
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Resolve
-from phx_proto.events import ChannelEvent, Event
-from phx_proto.inbox import Inbox, Tap
+from phx_proto.events import Event
+from phx_proto.inbox import Tap, TapItem
 from phx_proto.message import Message, Reply
+from phx_proto.queues import DeliveryQueue
 from phx_proto.states import ChannelState, SocketState
 
 from ..session import Session
@@ -155,6 +156,8 @@ class Driver:
         """Do what the core wants done."""
         proto = self.proto
         questions: list[Resolve] = []
+        for tap, item in proto.tapped():
+            tap.put(item)
         self._handle(proto.runnable())
         while commands := proto.commands():
             for command in commands:
@@ -174,16 +177,17 @@ class Driver:
         self.tell(lambda now: self._session.wait(call(now), waiter))
         return waiter
 
-    def _handle(self, inboxes: list[Inbox]) -> None:
-        for inbox in inboxes:
-            while deliveries := inbox.take():
-                for _, item, size in deliveries:
-                    self._keep(item, size)
-                self.proto.handled(len(deliveries), self._peer.clock.now(), size=sum(size for *_, size in deliveries))
+    def _handle(self, queues: list[DeliveryQueue]) -> None:
+        for queue in queues:
+            while deliveries := queue.take():
+                if queue.channel is self.proto.unjoined:  # of a channel's messages a tap has told
+                    self.messages += [message for _, message, _ in deliveries]
+                self.proto.handled(deliveries, self._peer.clock.now())
 
-    def _keep(self, item: Message[Any] | ChannelEvent, size: int) -> None:
-        if isinstance(item, Message):
-            self.messages.append(item)
+    def _keep(self, item: TapItem) -> None:
+        if isinstance(item, tuple):
+            self.messages.append(item[1])
+            self.proto.handled([item], self._peer.clock.now())
 
     def _arm(self) -> None:
         deadline = self.proto.next_timeout()

@@ -1,6 +1,7 @@
 """One topic, as an application meets it with threads."""
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,10 +17,8 @@ from phx_proto.states import ChannelState
 
 from .. import calls
 from ..batches import refuse_to_leave
-from ..lanes import Lane
 from ..queues import everything, messages_only
 from ..waits import deadline_after
-from .handlers import Runner
 from .streams import MessageStream
 
 if TYPE_CHECKING:
@@ -33,12 +32,11 @@ class Channel:
     the client's end. All waits are in seconds.
     """
 
-    __slots__ = ("_client", "_core", "_lanes")
+    __slots__ = ("_client", "_core")
 
     def __init__(self, core: CoreChannel, client: "Client") -> None:
         self._core = core
         self._client = client
-        self._lanes: dict[Handler, Lane] | None = None
 
     def __repr__(self) -> str:
         return repr(self._core)
@@ -112,11 +110,21 @@ class Channel:
             self._client.wait_writable()
         self._client.tell(calls.cast(self._core, event, payload))
 
-    def on(self, event: str, *, payload: Any = None, concurrency: int = 1) -> Callable[[F], F]:
+    def on(
+        self, event: str, *, payload: Any = None, concurrency: int | None = None, executor: Executor | None = None
+    ) -> Callable[[F], F]:
         """Register the decorated function for an event of this channel alone; see `Router.on`."""
-        return decorator(partial(self.add, payload=payload, concurrency=concurrency), event)
+        return decorator(partial(self.add, payload=payload, concurrency=concurrency, executor=executor), event)
 
-    def add(self, function: Callable[..., Any], event: str, *, payload: Any = None, concurrency: int = 1) -> Handler:
+    def add(
+        self,
+        function: Callable[..., Any],
+        event: str,
+        *,
+        payload: Any = None,
+        concurrency: int | None = None,
+        executor: Executor | None = None,
+    ) -> Handler:
         """Register a function for an event of this channel alone; `off` takes it back.
 
         Raises:
@@ -125,7 +133,7 @@ class Channel:
         """
 
         def register(now: float) -> Handler:
-            handler = self._core.add(function, event, payload=payload, concurrency=concurrency)
+            handler = self._core.add(function, event, payload=payload, concurrency=concurrency, executor=executor)
             try:
                 self._client.check(handler)
             except InvalidHandler:
@@ -164,8 +172,6 @@ class Channel:
     ) -> Message[Any]:
         """Wait for the next message of an event, one for which `predicate` holds if there is one.
 
-        Not from within a handler of the same topic: the message would wait for that handler.
-
         Raises:
             TimeoutError: None came within `timeout` seconds.
             PhxError: The channel ended first; what ended it, `ChannelClosed` where it was left.
@@ -191,15 +197,6 @@ class Channel:
     def present(self) -> Entries:
         """Who is present now, by key; needs `track_presence` before the join."""
         return self.track_presence().entries
-
-    def lane(self, handler: Handler, runner: Runner) -> Lane:
-        """Where messages wait for a handler that no worker calls; for the runner."""
-        if self._lanes is None:
-            self._lanes = {}
-        lane = self._lanes.get(handler)
-        if lane is None:
-            lane = self._lanes[handler] = runner.lane(handler, self)
-        return lane
 
     def _wait_writable(self, event: str, timeout: float) -> float:
         """Wait until there is room in the write buffer; gives what is left of the timeout."""

@@ -15,7 +15,7 @@ import inspect
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
 from math import inf
@@ -30,8 +30,8 @@ from phx_proto.endpoint import Headers, Params
 from phx_proto.errors import InvalidEndpoint, InvalidPayload, LocalError
 from phx_proto.events import Event
 from phx_proto.handler import Handler
-from phx_proto.inbox import Bound
 from phx_proto.message import PHX_JOIN
+from phx_proto.queues import Bound, Delivery
 from phx_proto.router import Router
 from phx_proto.serializer import Serializer
 from phx_proto.states import SocketState
@@ -50,7 +50,7 @@ from ..signals import SignalPolicy, signals_to, uninterrupted
 from ..waits import wait_for
 from .channel import Channel, check_plain
 from .connection import Factory
-from .handlers import Runner, Turn
+from .handlers import Runner, Turn, placement
 from .seam import ClientTransport, TransportFactory
 from .streams import EventStream
 from .transport import Transport
@@ -131,6 +131,7 @@ def connect(
         serializer=serializer,
         options=options,
         rng=random.Random() if transport is None else None,
+        placement=placement(executor),
     )
     network = {"ssl": ssl, "proxy": proxy, "max_size": max_size, "compression": compression, "factory": factory}
     client = Client(
@@ -208,6 +209,7 @@ class Client:
         self._runner = Runner(
             proto,
             executor,
+            lock=self.lock,
             tell=self.tell,
             on_turns=self._turns,
             later=self._later.append,
@@ -220,6 +222,7 @@ class Client:
             self._session,
             perform=self._transport.perform,
             on_runnable=self._runner.add,
+            on_executable=self._runner.execute,
             alarm=self._watch,
             log=self._log,
             on_ended=self._ended,
@@ -277,8 +280,7 @@ class Client:
         if inspect.iscoroutinefunction(params):
             problem = "are a coroutine function, and threads await nothing: make it a plain one"
             raise InvalidPayload(topic, PHX_JOIN, "the params", problem)
-        routes = self.router.routes(topic)
-        for handler in (*routes.catch_all, *(one for handlers in routes.by_event.values() for one in handlers)):
+        for handler in self.router.routes(topic).all:
             check_plain(handler)
         self._portability.router(self.router)
 
@@ -453,9 +455,9 @@ class Client:
         self._log.tick()
         self.tell(self._proto.handle_timeout)
 
-    def _handled(self, messages: int, size: int) -> None:
-        """So many messages, of so many bytes, are done with; under the lock, `follow_up` comes after it."""
-        self._proto.handled(messages, self._transport.now(), size=size)
+    def _handled(self, deliveries: Sequence[Delivery]) -> None:
+        """These are done with; under the lock, `follow_up` comes after it."""
+        self._proto.handled(deliveries, self._transport.now())
         self._pump.run()
 
     def _turns(self) -> list[Turn]:

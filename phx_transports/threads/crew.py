@@ -15,12 +15,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
 from time import monotonic, process_time
-from typing import Final, ParamSpec, TypeVar
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from typing import Final
 
 #: Waiting is what most handlers do; the number is that of `ThreadPoolExecutor`.
 THREADS: Final = min(32, (os.cpu_count() or 1) + 4)
@@ -29,8 +25,8 @@ PATIENCE: Final = 0.002  # seconds that work may wait until another thread comes
 _LONG_PATIENCE: Final = 0.05  # and while somebody does
 
 
-class Crew(Executor):
-    """A number of threads. It is an executor too, for batches.
+class Crew:
+    """A number of threads.
 
     Args:
         name: The threads'.
@@ -78,29 +74,10 @@ class Crew(Executor):
                 self._added += len(work)
                 self._call()
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """As `concurrent.futures.Executor` has it."""
-        future: Future[T] = Future()
-
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = fn(*args, **kwargs)
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        self.add([run])
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def shutdown(self) -> None:
         """End the threads, those at work when they are done; what nobody has begun is dropped.
 
-        Args:
-            wait: Whether to wait for those that are idle. Nobody waits for the others.
-            cancel_futures: Makes no difference.
+        Those that are idle are waited for, and nobody waits for the others.
         """
         with self._lock:
             self._closed = True
@@ -108,9 +85,8 @@ class Crew(Executor):
             self._called.notify_all()
             self._closing.notify_all()
             idle = tuple(self._idle)
-        if wait:
-            for thread in idle:
-                thread.join()
+        for thread in idle:
+            thread.join()
 
     def _call(self) -> None:
         """See to it that work which waits is not forgotten: somebody works, and somebody looks out."""

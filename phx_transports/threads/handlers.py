@@ -1,18 +1,13 @@
 """Runs handlers on threads of the client's own, or on an executor of the user's.
 
-One topic's messages reach a handler in order. By default a crew's worker takes a turn, which is what one topic's inbox
-has, and calls its handlers, with no job for a message. The core hears of turns together while more work waits: ten
-thousand topics with a message each need no ten thousand rounds through the lock.
+By default a crew's worker takes a turn: messages of one queue, whose handlers it calls one after another, with no job
+for a message. The core hears of turns together while more work waits: ten thousand topics with a message each need no
+ten thousand rounds through the lock.
 
-Where that will not do, the message goes into a lane, which is to (topic, handler) what the inbox is to a topic
-(`lanes.py`): with an executor of the user's handlers wait there, and so do those with `concurrency`. What waits in a
-lane, or in the hands of an iterator, still counts as not handled, so a slow one is felt by the sender.
-
-Whatever has to do with batches is done by one thread, the desk: giving them to the executor may take a while, which the
-reader's thread has not; and what becomes of them is told by a thread of the executor's that had better not come back
-with the next one: a process pool that breaks tells so under a lock, for which its `submit` would wait for ever.
-
-What needs no worker is handed over at once: an iterator gets its messages also while every thread is busy.
+Handlers for which an executor was given wait in queues of their own (`dispatcher.py`). Whatever has to do with their
+batches is done by one thread, the desk: giving them to the executor may take a while, which the reader's thread has
+not; and what becomes of them is told by a thread of the executor's that had better not come back with the next one: a
+process pool that breaks tells so under a lock, for which its `submit` would wait for ever.
 """
 
 import threading
@@ -22,27 +17,31 @@ from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from functools import partial
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from phx_proto.client import ClientProtocol
 from phx_proto.handler import Handler
-from phx_proto.inbox import Consumer, Delivery, Inbox, Tap
+from phx_proto.queues import Delivery, DeliveryQueue, HandlerQueue, Place, Placement, by_concurrency
 
-from ..batches import Batch, Failure, Progress
-from ..lanes import BATCH, Lane, Outcome
+from ..batches import Batch, Failure
+from ..dispatcher import Dispatcher, Outcome
 from ..reports import HandlerError, OnHandlerError
 from ..session import Tell
 from .crew import Crew
 
-if TYPE_CHECKING:
-    from .channel import Channel
-
-#: A worker's work: messages of an inbox, which is in nobody else's hands until `Runner.report`.
-Turn: TypeAlias = tuple[Inbox, list[Delivery]]
+#: A worker's work: messages of a queue, which is in its hands until `Runner.report`.
+Turn: TypeAlias = tuple[DeliveryQueue, list[Delivery]]
 
 _TURNS: Final = 64  # turns of which the core hears together, while there is more to do
 
 _here = threading.local()  # `runner`: whose handlers this thread runs now, as a number that may travel
+
+
+def placement(executor: Executor | None) -> Placement:
+    """Where handlers wait for their messages, with this executor for those that have none of their own."""
+    if executor is not None:
+        return lambda handler: Place.EXECUTOR
+    return lambda handler: by_concurrency(handler) if handler.executor is None else Place.EXECUTOR
 
 
 class Runner:
@@ -51,6 +50,7 @@ class Runner:
     Args:
         proto: The core.
         executor: The user's; `None` for threads of the client's own.
+        lock: The client's.
         tell: Used for each input to the core; it takes the client's lock.
         on_turns: Calls `report` and tells the core; `tell`, but for speed.
         later: Has something done after the lock was released.
@@ -68,6 +68,7 @@ class Runner:
         proto: ClientProtocol,
         executor: Executor | None,
         *,
+        lock: threading.Lock,
         tell: Tell,
         on_turns: Callable[[], list[Turn]],
         later: Callable[[Callable[[], None]], None],
@@ -75,37 +76,40 @@ class Runner:
         on_crash: Callable[[BaseException], None],
         fail_fast: bool = False,
     ) -> None:
-        self.tell = tell
-        self.later = later
+        self.lock = lock
+        self._tell = tell
+        self._later = later
         self.on_error = on_error
         self.closed = False
         self.halted = False
         self.fail_fast = fail_fast
         self._proto = proto
         self._on_turns = on_turns
-        self._over: deque[tuple[Inbox, int, int]] = deque()  # turns over, of so many messages and bytes; to be reported
-        self._executor = Crew("phx-handler", on_error=on_crash, on_last=self._flush) if executor is None else executor
-        self._crew = self._executor if isinstance(self._executor, Crew) else None
+        self._over: deque[Turn] = deque()  # turns that are over, to be reported
+        self._crew = Crew("phx-handler", on_error=on_crash, on_last=self._flush)
         self._desk = Crew("phx-batches", on_error=on_crash, limit=1)
-        self._batches: dict[Future[list[Failure]], Progress] = {}
+        self._dispatcher = Dispatcher(self, executor)
+        self._batches: set[Future[list[Failure]]] = set()
 
-    def add(self, inboxes: Sequence[Inbox]) -> None:
-        """These inboxes have messages and are in nobody's hands; under the lock."""
-        turns = [(inbox, inbox.take(BATCH)) for inbox in inboxes if self._needs_worker(inbox)]
-        if turns:
-            self.later(partial(self._begin, turns))
+    def add(self, queues: Sequence[DeliveryQueue]) -> None:
+        """These queues want a worker; under the lock."""
+        self._later(partial(self._begin, [(queue, queue.take()) for queue in queues]))
+
+    def execute(self, queues: Sequence[HandlerQueue]) -> None:
+        """These queues want an executor; under the lock."""
+        self._dispatcher.add(queues)
 
     def report(self, now: float) -> list[Turn]:
-        """Tell the core of the turns that are over; gives those that their inboxes have now; under the lock."""
-        over, handled, handled_size = self._over, 0, 0
+        """Tell the core of the turns that are over; gives those that their queues have now; under the lock."""
+        over = self._over
+        handled: list[Delivery] = []
         turns: list[Turn] = []
         while over:
-            inbox, messages, size = over.popleft()
-            handled += messages
-            handled_size += size
-            if deliveries := inbox.take(BATCH):
-                turns.append((inbox, deliveries))
-        self._proto.handled(handled, now, size=handled_size)
+            queue, done = over.popleft()
+            handled += done
+            if deliveries := queue.take():
+                turns.append((queue, deliveries))
+        self._proto.handled(handled, now)
         return turns
 
     @property
@@ -113,18 +117,13 @@ class Runner:
         """Whether this is called from within a handler."""
         return getattr(_here, "runner", None) == id(self)
 
-    def handled(self, messages: int, size: int) -> None:
-        """So many messages, kept beyond the turn of their channel, are done with; not under the lock."""
-        self.tell(lambda now: self._proto.handled(messages, now, size=size))
-
-    def batch_handled(self, progress: Progress, done: int, size: int) -> None:
-        """So many of a batch's messages, of so many bytes, are done with; not under the lock."""
-        self.tell(lambda now: self._proto.handled(progress.unreported(done), now, size=size))
+    def handled(self, deliveries: Sequence[Delivery]) -> None:
+        """These are done with; not under the lock."""
+        self._tell(lambda now: self._proto.handled(deliveries, now))
 
     def report_batches(self, now: float) -> None:
         """Tell the core how far batches are that run; under the lock."""
-        done = sum(progress.unreported(progress.done) for progress in tuple(self._batches.values()))
-        self._proto.handled(done, now)
+        self._proto.handled(self._dispatcher.progress(), now)
 
     def halt(self) -> None:
         """Begin no handler any more; what runs is left to end."""
@@ -135,65 +134,38 @@ class Runner:
         self.closed = self.halted = True
         for future in tuple(self._batches):
             future.cancel()
-        for crew in filter(None, (self._crew, self._desk)):
-            crew.shutdown()
+        self._crew.shutdown()
+        self._desk.shutdown()
 
-    def lane(self, handler: Handler, channel: "Channel") -> Lane:
-        """Where messages of the channel wait for a handler that no worker calls."""
-        return Lane(handler, channel, self)
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Have something called at the desk; under the lock."""
+        self._later(partial(self._desk.add, [call]))
 
-    def begin_later(self, begin: Callable[[], None]) -> None:
-        """Have a lane begin what it may, at the desk; under the lock."""
-        self.later(partial(self._desk.add, [begin]))
-
-    def submit(self, batch: Batch, ended: Callable[[Outcome], None]) -> None:
-        """Give a batch to the executor; its end is told at the desk."""
-        future = self._executor.submit(_run_here, id(self), batch)
-        self._batches[future] = batch.progress
-        future.add_done_callback(lambda done: self._batches.pop(done, None))
+    def submit(self, executor: Executor, batch: Batch, ended: Callable[[Outcome], None]) -> None:
+        """Give a batch to an executor; its end is told at the desk."""
+        future = executor.submit(_run_here, id(self), batch)
+        self._batches.add(future)
+        future.add_done_callback(self._batches.discard)
         future.add_done_callback(lambda done: self._desk.add([partial(self._at_the_desk, ended, done)]))
 
     def _at_the_desk(self, ended: Callable[[Outcome], None], outcome: Outcome) -> None:
         with _within(id(self)):  # what is told of an error is in no position to wait for the end either
             ended(outcome)
 
-    def _needs_worker(self, inbox: Inbox) -> bool:
-        """Hand over what needs none; gives whether something is left."""
-        waiting = inbox.deliveries or []
-        if waiting and self._is_inline(waiting[0][0][0]):  # nearly always
-            return True
-        ahead = 0
-        for consumers, item, size in waiting:
-            if any(map(self._is_inline, consumers)):
-                break
-            ahead += 1
-            others = len(consumers) - 1
-            self._proto.held(others, size=others * size)
-            for consumer in consumers:
-                self._hand_over(consumer, item, size, inbox.channel.context)
-        if ahead:
-            inbox.take(ahead)
-        return bool(inbox.deliveries) or bool(inbox.take())  # the latter ends its turn
-
-    def _is_inline(self, consumer: Consumer) -> bool:
-        return self._crew is not None and isinstance(consumer, Handler) and consumer.concurrency == 1
-
     def _begin(self, turns: Iterable[Turn]) -> None:
-        assert self._crew is not None  # for lanes there are no turns
         self._crew.add([partial(self._drain, turn) for turn in turns])
 
     def _drain(self, turn: Turn) -> None:
         _here.runner = id(self)
-        assert self._crew is not None
         turns = [turn]
         while turns:
-            (inbox, deliveries), *others = turns
+            (queue, deliveries), *others = turns
             if others:
                 self._begin(others)
-            size = self._run(deliveries, inbox.channel.context)
+            self._run(deliveries, queue.channel.context)
             if self.halted:
                 return
-            self._over.append((inbox, len(deliveries), size))
+            self._over.append((queue, deliveries))
             # In this order, or the last ones could be forgotten: who takes the last work that waits flushes after that.
             if self._crew.waiting and len(self._over) < _TURNS:
                 return
@@ -203,36 +175,19 @@ class Runner:
         if self._over:
             self._begin(self._on_turns())
 
-    def _run(self, deliveries: Iterable[Any], channel: "Channel") -> int:  # what is no handler's may be no message
-        """Call the handlers; gives how many bytes their messages are."""
-        size_done: int = 0
+    def _run(self, deliveries: Iterable[Delivery], channel: object) -> None:
         # The loop is spelled out, and without any call that it can do without: it runs for each message.
-        for consumers, item, size in deliveries:
-            size_done += size
-            for consumer in consumers:
-                if consumer.__class__ is not Handler or consumer.concurrency != 1:
-                    self.tell(partial(self._keep, consumer, item, size, channel))
-                    continue
+        for handlers, item, _ in deliveries:
+            for handler in handlers:
                 if self.halted:
-                    continue
+                    return
                 try:
-                    message = item if consumer.payload_type is None else consumer.accept(item)
-                    returned = consumer.run(message, channel) if consumer.takes_channel else consumer.run(message)
+                    message = item if handler.payload_type is None else handler.accept(item)
+                    returned = handler.run(message, channel) if handler.takes_channel else handler.run(message)
                     if returned.__class__ is CoroutineType:
-                        _refuse(consumer, returned)
+                        _refuse(handler, returned)
                 except BaseException as error:
-                    self.on_error(HandlerError(consumer, item, error))
-        return size_done
-
-    def _keep(self, consumer: Consumer, item: Any, size: int, channel: "Channel", now: float) -> None:
-        self._proto.held(1, size=size)
-        self._hand_over(consumer, item, size, channel)
-
-    def _hand_over(self, consumer: Consumer, item: Any, size: int, channel: "Channel") -> None:
-        if isinstance(consumer, Tap):
-            consumer.put(item, size)
-        else:
-            channel.lane(consumer, self).put(item, size)
+                    self.on_error(HandlerError(handler, item, error))
 
 
 def _refuse(handler: Handler, coroutine: "CoroutineType[Any, Any, Any]") -> None:

@@ -1,12 +1,13 @@
 """One topic, as an application meets it in the blocking client."""
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from phx_proto.channel import Channel as CoreChannel
-from phx_proto.errors import ChannelClosed, PushTimeout
+from phx_proto.errors import ChannelClosed, InvalidHandler, PushTimeout
 from phx_proto.events import ChannelEvent
 from phx_proto.handler import Handler
 from phx_proto.message import Message, Reply
@@ -17,6 +18,7 @@ from phx_proto.states import ChannelState
 from .. import calls
 from ..queues import everything, messages_only
 from ..waits import deadline_after
+from .handlers import check
 from .streams import MessageStream
 
 if TYPE_CHECKING:
@@ -103,13 +105,33 @@ class Channel:
             self._client.wait_writable()
         self._client.send(calls.cast(self._core, event, payload))
 
-    def on(self, event: str, *, payload: Any = None, concurrency: int = 1) -> Callable[[F], F]:
+    def on(
+        self, event: str, *, payload: Any = None, concurrency: int | None = None, executor: Executor | None = None
+    ) -> Callable[[F], F]:
         """Register the decorated function for an event of this channel alone; see `Router.on`."""
-        return decorator(partial(self.add, payload=payload, concurrency=concurrency), event)
+        return decorator(partial(self.add, payload=payload, concurrency=concurrency, executor=executor), event)
 
-    def add(self, function: Callable[..., Any], event: str, *, payload: Any = None, concurrency: int = 1) -> Handler:
-        """Register a function for an event of this channel alone; `off` takes it back."""
-        return self._core.add(function, event, payload=payload, concurrency=concurrency)
+    def add(
+        self,
+        function: Callable[..., Any],
+        event: str,
+        *,
+        payload: Any = None,
+        concurrency: int | None = None,
+        executor: Executor | None = None,
+    ) -> Handler:
+        """Register a function for an event of this channel alone; `off` takes it back.
+
+        Raises:
+            InvalidHandler: It could never be called rightly, or not here; a coroutine function, for one.
+        """
+        handler = self._core.add(function, event, payload=payload, concurrency=concurrency, executor=executor)
+        try:
+            check(handler)
+        except InvalidHandler:
+            self._core.off(handler)
+            raise
+        return handler
 
     def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
         """Take handlers of this channel's own back, and give which; see `Router.off`.
@@ -139,8 +161,6 @@ class Channel:
         self, event: str, predicate: Callable[[Message[Any]], bool] | None = None, *, timeout: float | None = None
     ) -> Message[Any]:
         """Wait for the next message of an event, one for which `predicate` holds if there is one.
-
-        Not from within a handler: the message would wait for that.
 
         Raises:
             TimeoutError: None came within `timeout` seconds.

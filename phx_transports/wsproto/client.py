@@ -28,7 +28,7 @@ from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import Provider
 from phx_proto.endpoint import Headers, Params
 from phx_proto.errors import LocalError
-from phx_proto.inbox import Bound
+from phx_proto.queues import Bound
 from phx_proto.router import Router
 from phx_proto.serializer import Serializer
 from phx_proto.states import SocketState
@@ -44,6 +44,7 @@ from ..signals import SignalPolicy, give_back, to_take, uninterrupted
 from ..waits import deadline_after, slice_until
 from .channel import Channel
 from .engine import Answer, Engine
+from .handlers import check
 from .streams import EventStream
 from .transport import Factory, Ready, Transport
 
@@ -222,7 +223,10 @@ class Client:
         Raises:
             TopicInUse: A live channel of the topic exists.
             ConnectionClosed: The client is closed.
+            InvalidHandler: The router has a coroutine function, or a handler with an executor, for the topic.
         """
+        for handler in self.router.routes(topic).all:
+            check(handler)
         core = self._proto.channel(topic, params, bound=bound)
         core.context = channel = Channel(core, self)
         return channel

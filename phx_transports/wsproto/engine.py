@@ -238,6 +238,11 @@ class Engine:
             self.session.settle(events)
             if self.session.closed and self.session.error is None:
                 self.runner.closed = True  # what is left was given up with the client
+        notices = self.proto.notices()
+        if notices:
+            self.session.settle(notices)
+        for tap, item in self.proto.tapped():
+            tap.put(item)
         self.runner.add(self.proto.runnable())
         self.log.tick()
 

@@ -8,22 +8,18 @@ has been left alone for `SPELL`.
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
-from operator import itemgetter
 from types import CoroutineType
 from typing import Any, Final
 
 from phx_proto.client import ClientProtocol
-from phx_proto.handler import Handler
-from phx_proto.inbox import Inbox, Tap
+from phx_proto.errors import InvalidHandler
+from phx_proto.handler import Handler, HandlerKind
+from phx_proto.queues import BATCH, Delivery, DeliveryQueue
 
 from ..reports import HandlerError, OnHandlerError
 
 #: Seconds that handlers may take in a row until the socket and the time are looked at.
 SPELL: Final = 0.05
-
-_BATCH: Final = 256  # messages that an inbox gives at a time, and of which the core hears together
-
-_SIZE: Final = itemgetter(2)  # a delivery's bytes
 
 
 class Runner:
@@ -59,16 +55,15 @@ class Runner:
         self._look = look
         self._on_error = on_error
         self._on_exit = on_exit
-        self._runnable: deque[Inbox] = deque()
+        self._runnable: deque[DeliveryQueue] = deque()
         self._at_work = False
         self._enough: Callable[[], bool] = _never  # whether who lets them work waits no longer
-        self._deadline = inf  # of his wait
-        self._done = 0  # messages handled and not yet reported to the core
-        self._done_size = 0  # their bytes
+        self._deadline = inf  # of that wait
+        self._done: list[Delivery] = []  # handled and not yet reported to the core
 
-    def add(self, inboxes: Sequence[Inbox]) -> None:
-        """These inboxes have messages and are in nobody's hands."""
-        self._runnable += inboxes
+    def add(self, queues: Sequence[DeliveryQueue]) -> None:
+        """These queues want a worker."""
+        self._runnable += queues
 
     @property
     def at_work(self) -> bool:
@@ -104,65 +99,58 @@ class Runner:
         """Begin no handler any more."""
         self.closed = True
 
-    def handled(self, messages: int, size: int) -> None:
-        """So many messages, of so many bytes, are done with; `report` tells the core."""
-        self._done += messages
-        self._done_size += size
+    def handled(self, deliveries: Sequence[Delivery]) -> None:
+        """These are done with; `report` tells the core."""
+        self._done += deliveries
 
     def report(self) -> None:
         """Tell the core what is done."""
-        done, self._done = self._done, 0
-        size, self._done_size = self._done_size, 0
-        self._proto.handled(done, self._now(), size=size)
+        done, self._done = self._done, []
+        self._proto.handled(done, self._now())
 
-    def _drain(self, inbox: Inbox) -> bool:
-        """Call the handlers of what the inbox holds; gives whether they may go on with the next."""
-        while deliveries := inbox.take(_BATCH):
-            rest: Iterator[Any] = iter(deliveries)  # not every consumer is a handler
+    def _drain(self, queue: DeliveryQueue) -> bool:
+        """Call the handlers of what the queue holds; gives whether they may go on with the next."""
+        while deliveries := queue.take():
+            rest = iter(deliveries)
             try:
-                may_go_on = self._run(rest, inbox.channel.context)
+                may_go_on = self._run(rest, queue.channel.context)
             except BaseException:  # an interrupt
-                self._stopped(inbox, deliveries, rest)
+                self._stopped(queue, deliveries, rest)
                 raise
             if not may_go_on:
-                self._stopped(inbox, deliveries, rest)
+                self._stopped(queue, deliveries, rest)
                 return False
-            self.handled(len(deliveries), sum(map(_SIZE, deliveries)))
-            if self._done >= _BATCH:
+            self._done += deliveries
+            if len(self._done) >= BATCH:
                 self.report()
         return True
 
-    def _stopped(self, inbox: Inbox, deliveries: list[Any], rest: Iterator[Any]) -> None:
+    def _stopped(self, queue: DeliveryQueue, deliveries: list[Delivery], rest: Iterator[Delivery]) -> None:
         left = list(rest)
-        inbox.put_back(left)
-        self._runnable.appendleft(inbox)
-        done = deliveries[: len(deliveries) - len(left)]
-        self.handled(len(done), sum(map(_SIZE, done)))
+        queue.put_back(left)
+        self._runnable.appendleft(queue)
+        self._done += deliveries[: len(deliveries) - len(left)]
 
-    def _run(self, deliveries: Iterator[Any], channel: object) -> bool:
+    def _run(self, deliveries: Iterator[Delivery], channel: object) -> bool:
         now = self._now
         # The loop is spelled out, and without any call that it can do without: it runs for each message.
-        for consumers, item, size in deliveries:
-            for consumer in consumers:
-                if consumer.__class__ is Tap:
-                    self._proto.held(1, size=size)
-                    consumer.put(item, size)
-                    continue
+        for handlers, item, _ in deliveries:
+            for handler in handlers:
                 if self.closed:
-                    continue
+                    break
                 try:
-                    message = item if consumer.payload_type is None else consumer.accept(item)
-                    returned = consumer.run(message, channel) if consumer.takes_channel else consumer.run(message)
+                    message = item if handler.payload_type is None else handler.accept(item)
+                    returned = handler.run(message, channel) if handler.takes_channel else handler.run(message)
                     if returned.__class__ is CoroutineType:
-                        _refuse(consumer, returned)
+                        _refuse(handler, returned)
                 except KeyboardInterrupt:
                     raise
                 except SystemExit as error:
                     if self._on_exit is None:
                         raise
-                    self._on_exit(HandlerError(consumer, item, error))
+                    self._on_exit(HandlerError(handler, item, error))
                 except BaseException as error:
-                    self._on_error(HandlerError(consumer, item, error))
+                    self._on_error(HandlerError(handler, item, error))
             time = now()
             late = time >= self._deadline
             if self.closed:
@@ -174,6 +162,18 @@ class Runner:
 
 def _never() -> bool:
     return False
+
+
+def check(handler: Handler) -> None:
+    """Refuse a handler that cannot run here.
+
+    Raises:
+        InvalidHandler: It is a coroutine function, or has an executor of its own.
+    """
+    if handler.kind is HandlerKind.ASYNC:
+        raise InvalidHandler(handler.name, "it is a coroutine function, and nobody awaits it here: make it a plain one")
+    if handler.executor is not None:
+        raise InvalidHandler(handler.name, "it has an executor, and this client has one thread: use another adapter")
 
 
 def _refuse(handler: Handler, coroutine: "CoroutineType[Any, Any, Any]") -> None:

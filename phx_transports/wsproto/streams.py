@@ -5,7 +5,6 @@ Each is a context manager, and gets what comes while it is open. Whoever reads k
 
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-from phx_proto.errors import InvalidState
 from phx_proto.events import Event
 
 from ..queues import Queue
@@ -61,13 +60,6 @@ class _Stream(Generic[T]):
 
 class MessageStream(_Stream[T]):
     """A channel's messages, one after another. Made by `Channel.messages` and `Channel.stream`."""
-
-    def next(self, *, timeout: float | None = None) -> T:
-        """The next item, as `for` gets it; raises `InvalidState` in a handler, for which what comes would wait."""
-        queue = self._queue
-        if self._client.handling and not (queue.waiting or queue.ended):
-            raise InvalidState("waiting for a stream's next item", "a handler at work")
-        return super().next(timeout=timeout)
 
 
 class EventStream(_Stream[Event]):

@@ -256,11 +256,10 @@ class RecordedClient:
 
     def _taken(self) -> list[Outcome]:
         messages: list[Outcome] = []
-        for inbox in self.core.runnable():
-            while deliveries := inbox.take():
-                items = [item for _, item, _ in deliveries if isinstance(item, Message)]
-                messages += [(item.topic, item.event, item.payload) for item in items]
-        self.core.handled(len(messages), 0.0)
+        for queue in self.core.runnable():
+            while deliveries := queue.take():
+                messages += [(message.topic, message.event, message.payload) for _, message, _ in deliveries]
+                self.core.handled(deliveries, 0.0)
         return messages
 
     def _check_presence(self, events: list[Outcome]) -> None:

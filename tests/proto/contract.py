@@ -40,9 +40,10 @@ from phx_proto.events import (
     PushFailed,
     ReplyReceived,
 )
-from phx_proto.inbox import Bound, Drop, Inbox
+from phx_proto.inbox import Tap, TapItem
 from phx_proto.link import Link
 from phx_proto.message import PHX_JOIN, PHX_LEAVE, PHX_REPLY, RESERVED_EVENTS, Message
+from phx_proto.queues import Bound, DeliveryQueue, Drop
 from phx_proto.serializer import V1, V2, V1Server, V2Server
 from phx_proto.states import ChannelState, SocketState
 
@@ -64,21 +65,18 @@ class Life:
     """One channel, what was asked of it and what was taken from it.
 
     Attributes:
-        stream: The join_ref of the join that the stream of a tap stands in.
-        latest: Where on the wire the message stood that was taken last.
-        cap: How many deliveries there may ever be, once it was left; a lifecycle event may come on top.
+        tap: What reads it besides the handlers.
+        stream: The join_ref of the join that the stream of the tap stands in.
+        left: How many messages the client had read when it was left; none that came later may be delivered.
     """
 
     number: int
     channel: Channel
-    tapped: bool
+    tap: Tap | None
     bound: Bound | None
     asked: bool = False
     stream: str | None = None
-    latest: int = -1
-    messages: int = 0
-    taken: int = 0
-    cap: int | None = None
+    left: int | None = None
 
     @property
     def topic(self) -> str:
@@ -87,14 +85,6 @@ class Life:
     @property
     def over(self) -> bool:
         return self.channel.state in (ChannelState.LEAVING, ChannelState.CLOSED)
-
-    @property
-    def waiting(self) -> list[Any]:
-        return [item for _, item, _ in self.channel.inbox.deliveries or ()]
-
-    @property
-    def sizes(self) -> list[int]:
-        return [size for _, _, size in self.channel.inbox.deliveries or ()]
 
 
 @dataclass(slots=True)
@@ -122,9 +112,7 @@ class Watched:
     Attributes:
         now: Virtual, in seconds.
         answers: To the next joins, see `Service`.
-        runnable: Inboxes that have something to be taken.
-        hands: The batches that were taken and are not handled yet: how many deliveries, and of how many bytes.
-        held: How many deliveries a tap keeps.
+        runnable: Queues that have something to be taken: as often as workers may have them.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -137,9 +125,7 @@ class Watched:
         self.answers: deque[str] = deque()
         self.lives: list[Life] = []
         self.calls: dict[str, Call] = {}
-        self.runnable: list[Inbox] = []
-        self.hands: list[tuple[int, int]] = []
-        self.held = self.held_size = 0
+        self.runnable: list[DeliveryQueue] = []
         self.closed = False
         # what the checks need to know
         self._seen: Counter[type[Any]] = Counter()  # events, by kind
@@ -148,13 +134,13 @@ class Watched:
         self._sent: dict[str, Link] = {}  # refs on the wire
         self.joins: set[str] = set()  # sent on this connection, neither answered nor given up
         self._read: dict[int, Read] = {}
-        self._delivered: set[int] = set()
+        self._latest: dict[object, int] = {}  # where on the wire the message stood that a consumer got last
+        self._given: set[int] = set()  # numbers of messages that somebody got
         self.casts = 0
         self.heard_at = START
         self._paused_at = START
         self._evicted = 0  # messages that were delivered and gave way to later ones
         self.drained = False  # then the client leaves its channels itself
-        self.reported = 0
         self._frames = 0
         self.numbers = count(1)
         self._client_side = V2() if setup.vsn == 2 else V1()
@@ -167,6 +153,11 @@ class Watched:
     @property
     def ending(self) -> bool:
         return self.state in (SocketState.DRAINING, SocketState.CLOSING, SocketState.CLOSED)
+
+    @property
+    def read_so_far(self) -> int:
+        """How many numbered messages the client has read."""
+        return len(self._read)
 
     @property
     def connection(self) -> Connection | None:
@@ -186,7 +177,15 @@ class Watched:
         outcome = self.client.tell(target, number, call, *arguments, **options)
         error = outcome.error
         assert refused is None or refused == (error is not None), f"{call} should be refused: {refused}; was: {error!r}"
-        said = [error, str(error), outcome.commands, outcome.events, outcome.runnable, self.client.proto]
+        said = [
+            error,
+            str(error),
+            outcome.commands,
+            outcome.events,
+            outcome.runnable,
+            outcome.tapped,
+            self.client.proto,
+        ]
         assert SECRET not in repr(said), "a secret is shown"
         assert error is None or not (outcome.commands or outcome.events), "a call that was refused did something"
         if call in _ENDINGS and error is None:
@@ -199,9 +198,12 @@ class Watched:
             self._carry_out(command)
         for event in outcome.events:
             self._note(event)
-        for inbox in outcome.runnable:
-            assert inbox not in self.runnable, "an inbox is runnable twice"
-            self.runnable.append(inbox)
+        for queue in outcome.runnable:
+            assert not (queue.exclusive and queue in self.runnable), "a queue is given to two workers"
+            self.runnable.append(queue)
+        for tap, item in outcome.tapped:
+            (life,) = [life for life in self.lives if life.tap is tap]
+            self._look_at_stream(life, item)
         if not self.closed and self.state is SocketState.CLOSED:
             self._check_closed(outcome.events)
         return outcome
@@ -308,10 +310,11 @@ class Watched:
         open_before = self.connection is not None and not self.connection.closing
         roomy = self.state is SocketState.OPEN and proto.stats.backlog < self.setup.options.flow.hard
         before = {
-            life: (life.channel.join_ref, len(life.waiting))
+            life: life.channel.join_ref
             for life in self.lives
             if life.channel.state is ChannelState.JOINED and life.bound is None
         }
+        waited = {life: self.numbers_waiting(life) for life in before}
         messages = [message for frame in frames if (message := self._understood(frame)) is not None]
         for message in messages:
             if message.event == PHX_REPLY:
@@ -328,14 +331,16 @@ class Watched:
         after = proto.stats
         delivered = after.delivered - stats.delivered
         placed = delivered + after.unhandled - stats.unhandled + after.dropped - stats.dropped - self._evicted + evicted
-        assert placed <= plain, "a message is counted twice"
+        bounded = any(life.bound is not None for life in self.lives)  # one may be dropped in one place of two
+        assert bounded or placed <= plain, "a message is counted twice"
         assert not open_before or placed + after.stale - stats.stale >= plain, "a message is not counted"
         assert not (draining and delivered), "a message was delivered while draining"
-        for life, (join_ref, waiting) in before.items():
+        for life, join_ref in before.items():
             if roomy and life.channel.state is ChannelState.JOINED and life.channel.join_ref == join_ref:
                 mine = [one for one in messages if one.topic == life.topic and one.join_ref in (None, join_ref)]
-                wanted = [one for one in mine if one.event == "news" or (life.tapped and one.event == "noise")]
-                assert len(life.waiting) == waiting + len(wanted), "a message is missing"
+                wanted = [number for one in mine if one.event == "news" and (number := _number(one)) is not None]
+                for queue, numbers in self.numbers_waiting(life).items():
+                    assert numbers == waited[life].get(queue, []) + wanted, "a message is missing"
 
     def _understood(self, frame: str | bytes) -> Message[Any] | None:
         try:
@@ -343,27 +348,31 @@ class Watched:
         except InvalidFrame:
             return None
 
-    def look_at(self, life: Life, item: Message[Any] | Event) -> None:
-        """What a channel delivers."""
-        life.taken += 1
-        if not isinstance(item, Message):
-            assert life.tapped, "a lifecycle event without a tap"
+    def numbers_waiting(self, life: Life) -> dict[DeliveryQueue, list[int]]:
+        """What waits in each queue that a channel has used, its own line among them."""
+        mine = [queue for queue in self.client.queues if queue.channel is life.channel]
+        return {queue: [_number(message) or 0 for _, message, _ in queue.deliveries or ()] for queue in mine}
+
+    def look_at(self, life: Life, consumer: object, message: Message[Any]) -> None:
+        """What a consumer of a channel gets."""
+        assert message.topic == life.topic, "a message of another topic"
+        number = _number(message)
+        assert number is not None, "a message was delivered that the server did not send"
+        read = self._read[number]
+        assert (read.topic, read.join_ref) == (message.topic, message.join_ref)
+        assert life.left is None or read.place < life.left, "a message was delivered after the leave"
+        assert read.place > self._latest.get(consumer, -1), "messages are out of order, or come twice"
+        self._latest[consumer] = read.place
+        self._given.add(number)
+
+    def _look_at_stream(self, life: Life, item: TapItem) -> None:
+        if not isinstance(item, tuple):
             life.stream = item.join_ref if isinstance(item, ChannelJoined) else None
             return
-        life.messages += 1
-        assert item.topic == life.topic, "a message of another topic"
-        assert life.cap is None or life.taken <= life.cap, "a message was delivered after the leave"
-        if life.tapped:
-            assert life.stream is not None, "a message was delivered while the channel was not joined"
-            assert item.join_ref in (None, life.stream), "a message of another join was delivered"
-        number = _number(item)
-        assert number is not None, "a message was delivered that the server did not send"
-        assert number not in self._delivered, "a message was delivered twice"
-        self._delivered.add(number)
-        read = self._read[number]
-        assert (read.topic, read.join_ref) == (item.topic, item.join_ref)
-        assert read.place > life.latest, "messages are out of order"
-        life.latest = read.place
+        message = item[1]
+        assert life.stream is not None, "a message was delivered while the channel was not joined"
+        assert message.join_ref in (None, life.stream), "a message of another join was delivered"
+        self.look_at(life, life.tap, message)
 
     # ---- what must always hold ---------------------------------------------------------------------------------------
 
@@ -385,7 +394,7 @@ class Watched:
         joined = {life.topic for life in self.lives if life.channel.state is ChannelState.JOINED}
         assert not left & joined, "a leave goes on beside a newer join"
         assert len(self.joins) <= self.setup.options.joins_in_flight, "more joins are under way than may be"
-        assert all(life.channel.inbox in self.runnable for life in self.lives if life.waiting), (
+        assert all(queue in self.runnable for queue in self.client.queues if queue.deliveries), (
             "a message waits for nobody"
         )
         over = Counter(life.topic for life in self.lives if life.channel.state is ChannelState.CLOSED)
@@ -399,15 +408,13 @@ class Watched:
 
     def _check_stats(self) -> None:
         stats = self.client.proto.stats
-        waiting = [item for life in self.lives for item in life.waiting]
-        messages = sum(life.messages for life in self.lives) + sum(isinstance(item, Message) for item in waiting)
-        lifecycle = len(waiting) + sum(life.taken for life in self.lives) - messages
-        assert stats.backlog == len(waiting) + sum(count for count, _ in self.hands) + self.held
-        sizes = sum(size for life in self.lives for size in life.sizes) + sum(size for _, size in self.hands)
-        assert stats.backlog_bytes == sizes + self.held_size
-        assert stats.handled == self.reported
-        assert stats.delivered == messages + self._evicted
-        assert stats.delivered + lifecycle == stats.handled + stats.backlog + self._evicted
+        client = self.client
+        places = [queue.deliveries or [] for queue in client.queues] + [*client.hands, client.unread]
+        waiting = {_number(message) for place in places for _, message, _ in place}
+        assert stats.backlog == len(waiting), "the backlog is not what waits"
+        gone = stats.delivered - stats.handled - stats.backlog  # messages that were dropped where they waited last
+        assert 0 <= gone <= self._evicted
+        assert self._evicted or stats.delivered == len(self._given | waiting), "a message is counted twice"
         assert stats.received + stats.bad_frames == self._frames
         assert stats.bad_frames == self._seen[BadFrame]
         assert stats.connects == self._seen[Connected]

@@ -15,15 +15,17 @@ that each ends once.
 When a test is over, `conftest.py` ends each of its conversations and checks what must always hold (see `check`).
 """
 
+import sys
 from collections import Counter
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 from phx_proto.channel import Channel, JoinPolicy
 from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import Command, OpenTransport, Resolve, SendBinary, SendText
-from phx_proto.events import Event
+from phx_proto.events import ChannelEvent, Event
 from phx_proto.link import Link
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, Message
+from phx_proto.queues import DeliveryQueue
 from phx_proto.serializer import V1, V2, V1Server, V2Server
 from phx_proto.states import SocketState
 from phx_proto.wire import Wire
@@ -71,6 +73,7 @@ class Conversation:
         self._by_ref: dict[str, Frame] = {}
         self._events: list[Event] = []
         self._commands: list[Command] = []
+        self._runnable: list[DeliveryQueue] = []  # given out, and not empty when last seen
         self._calls: dict[str, tuple[str, str]] = {}  # topic and event by ref
         self._ended: Counter[str] = Counter()
         self._going_on.append(self)
@@ -101,14 +104,26 @@ class Conversation:
         return commands
 
     def deliveries(self) -> list[tuple[str, str, Any]]:
-        """Topic, event and payload of every message in the inboxes, which are now handled; without lifecycle events."""
-        taken = []
-        for inbox in self.proto.runnable():
-            while deliveries := inbox.take():
-                items = [item for _, item, _ in deliveries]
-                taken += [(item.topic, item.event, item.payload) for item in items if isinstance(item, Message)]
-                self.proto.handled(len(deliveries), self.now, size=sum(size for *_, size in deliveries))
-        return taken
+        """Topic, event and payload of every message that waits for handlers; they are handled now."""
+        return [(message.topic, message.event, message.payload) for message in self.handle(sys.maxsize)]
+
+    def handle(self, most: int) -> list[Message[Any]]:
+        """Handlers take so many messages of those that wait, and are done with them."""
+        self._runnable += [*self.proto.runnable(), *self.proto.executable()]
+        messages: list[Message[Any]] = []
+        while self._runnable and len(messages) < most:
+            deliveries = self._runnable[0].take(most - len(messages))
+            if not deliveries:
+                del self._runnable[0]
+            messages += [message for _, message, _ in deliveries]
+            self.proto.handled(deliveries, self.now)
+        return messages
+
+    def tapped(self) -> list[Message[Any] | ChannelEvent]:
+        """What came through taps; it is read now."""
+        items = [item for _, item in self.proto.tapped()]
+        self.proto.handled([item for item in items if isinstance(item, tuple)], self.now)
+        return [item[1] if isinstance(item, tuple) else item for item in items]
 
     # ---- time
 

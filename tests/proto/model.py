@@ -11,7 +11,8 @@ from typing import Any, Final
 from contract import Call, Life, Watched
 from network import Connection, Service, give_params
 
-from phx_proto.inbox import Bound, Tap
+from phx_proto.inbox import Tap
+from phx_proto.queues import Bound
 from phx_proto.states import ChannelState, SocketState
 
 GIVEN: Final = give_params()
@@ -28,10 +29,11 @@ class World(Watched):
         outcome = self.tell("proto", 0, "channel", topic, params, bound=bound, refused=taken or self.ending)
         if outcome.error is not None:
             return None
-        life = Life(len(self.lives), outcome.result, tapped, bound)
+        tap = Tap(_put) if tapped else None
+        life = Life(len(self.lives), outcome.result, tap, bound)
         self.lives.append(life)
-        if tapped:
-            self.tell("channel", life.number, "attach", Tap(_put))
+        if tap is not None:
+            self.tell("channel", life.number, "attach", tap)
         return life
 
     def join(self, life: Life, timeout: float | None) -> None:
@@ -41,8 +43,8 @@ class World(Watched):
 
     def leave(self, life: Life, timeout: float) -> None:
         """Nothing that comes later is to be delivered."""
-        if life.cap is None:
-            life.cap = life.taken + len(life.waiting)
+        if life.left is None:
+            life.left = self.read_so_far
         draining = life.channel.state is ChannelState.LEAVING  # perhaps by the client itself, which has time
         outcome = self.tell("channel", life.number, "leave", self.now, timeout=timeout)
         assert life.over
@@ -81,37 +83,29 @@ class World(Watched):
     def take(self, limit: int) -> bool:
         """Take a batch of deliveries and look at them; tells whether there was one."""
         while self.runnable:
-            inbox = self.runnable[0]
-            (life,) = [life for life in self.lives if life.channel is inbox.channel]
-            taken = self.tell("inbox", life.number, "take", limit).result
-            if taken:
-                for _, item, _ in taken:
-                    self.look_at(life, item)
-                self.hands.append((len(taken), sum(size for _, _, size in taken)))
+            queue = self.runnable[0]
+            (life,) = [life for life in self.lives if life.channel is queue.channel]
+            messages = self.tell("adapter", 0, "take", self.client.queues.index(queue), limit).result
+            for message in messages:
+                self.look_at(life, queue, message)
+            if messages:
                 return True
             self.runnable.pop(0)
         return False
 
-    def handle(self, *, hold: bool = False) -> bool:
-        """Report the oldest batch as handled, or as kept by a tap for later."""
-        if not self.hands:
+    def handle(self) -> bool:
+        """Report the oldest batch as handled."""
+        if not self.client.hands:
             return False
-        count, size = self.hands.pop(0)
-        if hold:
-            self.held += count
-            self.held_size += size
-            self.reported -= count
-            self.tell("proto", 0, "held", count, size=size)
-        self._report(count, size)
+        self.tell("adapter", 0, "handle", self.now)
         return True
 
-    def release(self) -> bool:
-        """What a tap kept is read at last."""
-        count, size = self.held, self.held_size
-        self.held = self.held_size = 0
-        if count:
-            self._report(count, size)
-        return count > 0
+    def read(self) -> bool:
+        """What came through taps is read at last."""
+        if not self.client.unread:
+            return False
+        self.tell("adapter", 0, "read", self.now)
+        return True
 
     def answer(self, value: Any = GIVEN) -> bool:
         """Answer the oldest question, with an error perhaps; the client may have forgotten it."""
@@ -148,10 +142,6 @@ class World(Watched):
                 assert not outcome.commands, "a link that is over is heard"
                 assert not outcome.events, "a link that is over is heard"
 
-    def _report(self, count: int, size: int) -> None:
-        self.reported += count
-        self.tell("proto", 0, "handled", count, self.now, size=size)
-
     # ---- the network -------------------------------------------------------------------------------------------------
 
     @property
@@ -185,7 +175,7 @@ class World(Watched):
                     connection.service.behave()
                     connection.serve()
             busy = self.answer() + self.open() + self.deliver_to_servers(100) + self.deliver_to_client(100)
-            if not busy + self.take(100) + self.handle() + self.release():
+            if not busy + self.take(100) + self.handle() + self.read():
                 return
         raise AssertionError("client and server talk without end")
 
@@ -244,12 +234,12 @@ class World(Watched):
     def check_end(self) -> None:
         """A client that was told to end has ended, and is the same if it is told the same again."""
         assert self.state is SocketState.CLOSED, "the client does not end"
-        while self.take(100) or self.handle() or self.release():
+        while self.take(100) or self.handle() or self.read():
             pass
         self.check()
         again = self.client.played_again()
         assert again.outputs == self.client.outputs, "the same inputs gave other outputs"
 
 
-def _put(item: Any, size: int) -> None:
+def _put(item: Any) -> None:
     """What a tap of an adapter does; nobody calls it."""

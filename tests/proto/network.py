@@ -21,9 +21,10 @@ from phx_proto.commands import Command, OpenTransport, SendBinary, SendText
 from phx_proto.errors import PhxError
 from phx_proto.events import Event
 from phx_proto.flow import FlowLimits
-from phx_proto.inbox import Inbox
+from phx_proto.inbox import Tap, TapItem
 from phx_proto.link import Link
 from phx_proto.message import Message
+from phx_proto.queues import Delivery, DeliveryQueue
 from phx_proto.router import Router
 from phx_proto.serializer import V1, V2, V1Server, V2Server
 from phx_proto.server import ServerProtocol
@@ -47,7 +48,11 @@ def give_params() -> dict[str, Any]:
 
 
 def save(message: Message[Any]) -> None:
-    """The router's handler; nobody calls it."""
+    """A handler in its topic's line; nobody calls it."""
+
+
+def count(message: Message[Any]) -> None:
+    """One with a queue of its own."""
 
 
 # ---- the client's end -----------------------------------------------------------------------------------------------
@@ -87,7 +92,8 @@ class Outcome:
     error: PhxError | None
     commands: list[Command]
     events: list[Event]
-    runnable: list[Inbox]
+    runnable: list[DeliveryQueue]
+    tapped: list[tuple[Tap, TapItem]]
 
 
 class Notebook:
@@ -96,6 +102,7 @@ class Notebook:
     def __init__(self, setup: Setup) -> None:
         router = Router()
         router.add(save, "news")
+        router.add(count, "news", concurrency=2)
         self.setup = setup
         self.proto = ClientProtocol(
             "wss://example.com/socket",
@@ -108,6 +115,9 @@ class Notebook:
             rng=None if setup.seed is None else Random(setup.seed),
         )
         self.channels: list[Channel] = []
+        self.queues: list[DeliveryQueue] = []  # all that were ever runnable
+        self.hands: list[list[Delivery]] = []  # batches that were taken and are not handled yet
+        self.unread: list[Delivery] = []  # what came through taps and was not read yet
         self.links: dict[int, Link] = {}
         self.inputs: list[Input] = []
         self.outputs: list[tuple[str, ...]] = []
@@ -124,7 +134,9 @@ class Notebook:
         if isinstance(result, Channel):
             self.channels.append(result)
         proto = self.proto
-        outcome = Outcome(result, error, proto.commands(), proto.events(), proto.runnable())
+        outcome = Outcome(result, error, proto.commands(), proto.events(), proto.runnable(), proto.tapped())
+        self.queues += [queue for queue in outcome.runnable if queue not in self.queues]
+        self.unread += [item for _, item in outcome.tapped if isinstance(item, tuple)]
         for command in outcome.commands:
             if isinstance(command, OpenTransport):
                 self.links[command.link.number] = command.link
@@ -135,10 +147,30 @@ class Notebook:
                 *map(_whole, outcome.commands),
                 *map(repr, outcome.events),
                 *map(repr, outcome.runnable),
+                *map(repr, [_shown(item) for _, item in outcome.tapped]),
                 f"{proto.state} {proto.next_timeout()} {proto.stats}",
             )
         )
         return outcome
+
+    def take(self, number: int, limit: int) -> list[Message[Any]]:
+        """Take a batch out of a queue."""
+        taken = self.queues[number].take(limit)
+        if taken:
+            self.hands.append(taken)
+        messages = [message for _, message, _ in taken]
+        for message in messages:
+            _ = message.payload  # which shows in its repr
+        return messages
+
+    def handle(self, now: float) -> None:
+        """Report the oldest batch."""
+        self.proto.handled(self.hands.pop(0), now)
+
+    def read(self, now: float) -> None:
+        """Report all that came through taps."""
+        read, self.unread = self.unread, []
+        self.proto.handled(read, now)
 
     def played_again(self) -> "Notebook":
         """Another client that was told the same."""
@@ -150,9 +182,13 @@ class Notebook:
     def _find(self, target: str, number: int) -> Any:
         if target == "channel":
             return self.channels[number]
-        if target == "inbox":
-            return self.channels[number].inbox
+        if target == "adapter":
+            return self
         return self.links[number] if target == "link" else self.proto
+
+
+def _shown(item: TapItem) -> object:
+    return item[1] if isinstance(item, tuple) else item
 
 
 def _whole(command: Command) -> str:

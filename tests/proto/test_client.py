@@ -508,19 +508,6 @@ def test_stats_count_what_became_of_every_frame() -> None:
     assert (talk.proto.stats.handled, talk.proto.stats.backlog) == (3, 0)
 
 
-def test_a_message_that_is_kept_for_a_while_is_handled_once_it_is_let_go() -> None:
-    router = Router()
-    router.add(lambda message: None, "tick")
-    talk = Conversation(router=router).connect()
-    talk.joined()
-    talk.serve("room:1", "tick")
-    talk.proto.held(1)
-    talk.proto.handled(1, talk.now)
-    assert (talk.proto.stats.handled, talk.proto.stats.backlog) == (0, 1)
-    talk.proto.handled(1, talk.now)
-    assert (talk.proto.stats.handled, talk.proto.stats.backlog) == (1, 0)
-
-
 def scripted_session() -> list[Any]:
     """A session with a bit of everything, and all that came of it."""
     router = Router()

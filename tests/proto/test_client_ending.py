@@ -197,9 +197,9 @@ def test_drain_waits_until_what_was_received_is_handled() -> None:
     talk.serve("room:1", "tick")
     talk.proto.drain(talk.now)
     assert talk.sent() == []
-    talk.proto.handled(1, talk.now)
+    talk.handle(1)
     assert talk.sent() == []
-    talk.proto.handled(1, talk.now)
+    talk.handle(1)
     assert [frame.event for frame in talk.sent()] == ["phx_leave"]
 
 
@@ -399,14 +399,11 @@ def test_drain_drops_an_attempt_under_way() -> None:
 def test_what_a_tap_keeps_is_waited_for() -> None:
     talk = Conversation().connect()
     room = talk.joined()
-    room.attach(Tap(lambda item, size: None))
+    room.attach(Tap(lambda item: None))
     talk.serve("room:1", "tick")
     talk.proto.drain(talk.now)
-    room.inbox.take()
-    talk.proto.held(1)
-    talk.proto.handled(1, talk.now)
     assert talk.sent() == []
-    talk.proto.handled(1, talk.now)
+    talk.tapped()
     assert [frame.event for frame in talk.sent()] == ["phx_leave"]
 
 
@@ -437,19 +434,6 @@ def test_drain_of_what_never_connected_ends_at_once() -> None:
     talk.joining()
     talk.proto.drain(talk.now)
     assert talk.events()[-1] == Closed(None)
-
-
-def test_a_drain_is_not_cut_short_by_the_timeout_of_the_first_connect() -> None:
-    talk = Conversation()
-    room = talk.joining()
-    room.attach(Tap(lambda item, size: None))
-    talk.leave(room)  # which the tap has to read yet
-    talk.proto.connect(talk.now, timeout=1.0)
-    talk.proto.drain(talk.now, timeout=9.0)
-    talk.advance(8.0)
-    assert talk.proto.state.value == "draining"
-    talk.deliveries()
-    assert talk.event(Closed) == Closed(None)
 
 
 # ---- why it ended ---------------------------------------------------------------------------------------------------

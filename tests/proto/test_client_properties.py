@@ -202,7 +202,7 @@ class Anything:
             self.proto.cancel_ping(ref)
 
     def tap(self, number: int) -> None:
-        self.room(number).attach(Tap(lambda item, size: None))
+        self.room(number).attach(Tap(lambda item: None))
 
     def opened(self, number: int) -> None:
         if self.talk.links:

@@ -305,10 +305,10 @@ def test_row_16_a_slow_handler_under_a_flood() -> None:
     assert talk.proto.stats.backlog == 1000
 
     heard = talk.proto.stats.received
-    talk.proto.handled(500, talk.now)
+    talk.handle(500)
     talk.advance(9.0)
     assert talk.commands() == []
-    talk.proto.handled(250, talk.now)
+    talk.handle(250)
     assert talk.commands() == [ResumeReading(link)]
     assert (talk.proto.stats.dropped, talk.proto.stats.received) == (0, heard)
 

@@ -13,7 +13,7 @@ from phx_proto.commands import PauseReading, ResumeReading
 from phx_proto.errors import ConnectionClosed, PushTimeout
 from phx_proto.events import ChannelErrored, ChannelJoined, Closed, InboxOverflow, PushFailed
 from phx_proto.flow import MIB, FlowLimits
-from phx_proto.inbox import LARGEST_TURN, Bound, Drop
+from phx_proto.queues import LARGEST_TURN, Bound, Drop
 from phx_proto.router import Router
 
 TICK = '[null,null,"room:1","tick",{}]'
@@ -82,9 +82,9 @@ def test_messages_that_nobody_handles_do_not_count() -> None:
 
 def test_reading_goes_on_at_the_low_mark() -> None:
     talk = paused()
-    talk.proto.handled(6, talk.now)
+    talk.handle(6)
     assert talk.commands() == []
-    talk.proto.handled(1, talk.now)
+    talk.handle(1)
     assert talk.commands() == [ResumeReading(talk.link)]
 
 
@@ -92,7 +92,7 @@ def test_reading_can_pause_again_and_again() -> None:
     talk = talking()
     for _ in range(3):
         talk.receive(*[TICK] * 10)
-        talk.proto.handled(10, talk.now)
+        talk.handle(10)
     assert [type(command) for command in talk.commands()] == [PauseReading, ResumeReading] * 3
 
 
@@ -133,7 +133,7 @@ def test_all_that_is_read_counts_toward_the_mebibyte() -> None:
 def test_a_backlog_that_came_down_ends_the_allowance_too() -> None:
     talk = paused()
     talk.advance(10.0)
-    talk.proto.handled(10, talk.now)
+    talk.handle(10)
     talk.commands()
     talk.receive(*[TICK] * 10)
     assert talk.commands() == [PauseReading(talk.link)]
@@ -171,7 +171,7 @@ def test_below_the_hard_bound_messages_are_delivered_again() -> None:
     talk = talking(hard=20)
     talk.receive(*[TICK] * 20)
     talk.receive(TICK)
-    talk.proto.handled(1, talk.now)
+    talk.handle(1)
     talk.receive(TICK)
     assert (talk.proto.stats.dropped, talk.proto.stats.delivered) == (1, 21)
 
@@ -303,9 +303,9 @@ def test_reading_goes_on_when_messages_and_bytes_are_at_the_low_mark() -> None:
     talk = limited()
     talk.receive(*[large(1_000)] * 10)
     talk.commands()
-    talk.proto.handled(7, talk.now, size=7_000)
+    talk.handle(7)
     assert talk.commands() == []
-    talk.proto.handled(1, talk.now, size=1_000)
+    talk.handle(1)
     assert talk.commands() == [ResumeReading(talk.link)]
 
 
@@ -341,21 +341,15 @@ def test_messages_that_nobody_handles_hold_no_bytes() -> None:
     assert (talk.commands(), talk.proto.stats.backlog_bytes) == ([], 0)
 
 
-def test_bytes_that_are_held_by_several_count_for_each() -> None:
+def test_bytes_that_several_have_count_once_until_the_last_is_done() -> None:
     talk = limited()
+    room = talk.proto._wire.channels["room:1"]
+    room.add(print, "tick", concurrency=1)
     talk.receive(large(4_000))
-    talk.proto.held(2, size=8_000)
-    assert talk.proto.stats.backlog_bytes == 12_000
-    talk.proto.handled(3, talk.now, size=12_000)
+    for queue in talk.proto.runnable():
+        assert (talk.proto.stats.backlog, talk.proto.stats.backlog_bytes) == (1, 4_000)
+        talk.proto.handled(queue.take(), talk.now)
     assert (talk.proto.stats.backlog, talk.proto.stats.backlog_bytes) == (0, 0)
-
-
-def test_who_does_not_tell_sizes_holds_nothing_once_all_is_handled() -> None:
-    talk = limited()
-    talk.receive(*[large(1_000)] * 10)
-    talk.proto.handled(10, talk.now)
-    assert talk.proto.stats.backlog_bytes == 0
-    assert [type(command) for command in talk.commands()] == [PauseReading, ResumeReading]
 
 
 @pytest.mark.parametrize("frame", [large(2_000), large_binary(2_000), large(200), large_binary(200)])
@@ -442,7 +436,7 @@ def test_the_reading_clock_stands_still_in_every_pause() -> None:
     began = flow.clock(talk.now)
     for _ in range(2):
         talk.advance(3.0)
-        talk.proto.handled(10, talk.now)
+        talk.handle(10)
         talk.advance(1.0)
         talk.receive(*[TICK] * 10)
     talk.advance(3.0)
@@ -515,5 +509,5 @@ def test_the_allowance_ends_with_its_connection() -> None:
 def test_handling_goes_on_between_connections() -> None:
     talk = paused()
     talk.drop()
-    talk.proto.handled(10, talk.now)
+    talk.handle(10)
     assert (talk.proto.stats.backlog, talk.commands()) == (0, [])

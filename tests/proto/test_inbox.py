@@ -6,17 +6,17 @@ import pytest
 from conversation import Conversation
 
 from phx_proto.channel import Channel
-from phx_proto.client import ClientProtocol
 from phx_proto.events import BadFrame, ChannelEnded, ChannelErrored, ChannelJoined, InboxOverflow, PresenceChanged
-from phx_proto.inbox import Bound, Drop, Inbox, Tap
+from phx_proto.inbox import Inbox, RouteTables, Tap
 from phx_proto.message import Message
 from phx_proto.presence import PresenceChange
+from phx_proto.queues import Backlog, Bound, Drop, Place, by_concurrency
 from phx_proto.router import Router
 
 OVER_RANGE = '[null,null,"room:1","{}",1e999]'  # JSON by its form, and no number by its content
 
 
-def nobody(item: object, size: int) -> None:
+def nobody(item: object) -> None:
     raise AssertionError("the core calls nobody")
 
 
@@ -30,19 +30,26 @@ def joined(router: Router | None = None, **settings: Any) -> tuple[Conversation,
 
 
 def consumers(talk: Conversation, room: Channel, event: str) -> tuple[Any, ...]:
-    """Who is to have a broadcast of the event."""
+    """Who is to have a broadcast of the event: the line's handlers, then those with queues of their own, then taps."""
     talk.serve("room:1", event)
-    taken = room.inbox.take()
-    talk.proto.handled(len(taken), talk.now)
-    room.inbox.take()
-    return taken[0][0] if taken else ()
+    got: list[Any] = []
+    for queue in [*talk.proto.runnable(), *talk.proto.executable()]:
+        while taken := queue.take():
+            got += taken[0][0]
+            talk.proto.handled(taken, talk.now)
+    for tap, item in talk.proto.tapped():
+        assert isinstance(item, tuple)
+        got.append(tap)
+        talk.proto.handled([item], talk.now)
+    assert talk.proto.stats.backlog == 0
+    return tuple(got)
 
 
 # ---- taking ---------------------------------------------------------------------------------------------------------
 
 
 def test_nothing_waits_in_a_new_inbox() -> None:
-    inbox = Inbox("room:1", Router(), None, ClientProtocol("ws://127.0.0.1/socket")._flow)
+    inbox = Inbox("room:1", RouteTables(Router(), by_concurrency), None, Backlog())
     assert (inbox.take(10), inbox.deliveries) == ([], None)
 
 
@@ -51,7 +58,7 @@ def test_deliveries_are_taken_in_order_and_in_parts() -> None:
     room.add(print, "tick")
     for number in range(5):
         talk.serve("room:1", "tick", {"n": number})
-    parts = [[item.payload["n"] for _, item, _ in room.inbox.take(2) if isinstance(item, Message)] for _ in range(4)]
+    parts = [numbers(room.inbox.take(2)) for _ in range(4)]
     assert parts == [[0, 1], [2, 3], [4], []]
 
 
@@ -160,7 +167,6 @@ def test_a_message_is_delivered_unparsed() -> None:
     room.add(print, "tick")
     talk.receive(OVER_RANGE.format("tick"))
     ((_, message, _),) = room.inbox.take()
-    assert isinstance(message, Message)
     with pytest.raises(ValueError, match="out of range"):
         _ = message.payload
 
@@ -180,20 +186,30 @@ def test_a_tap_reads_the_lifecycle_among_the_messages() -> None:
     talk.reply(room.join_ref)
     talk.serve("room:1", "tock")
     talk.close_channel("room:1", room.join_ref)
-    items = [item.event if isinstance(item, Message) else type(item) for _, item, _ in room.inbox.take()]
+    items = [item.event if isinstance(item, Message) else type(item) for item in talk.tapped()]
     assert items == [ChannelJoined, "tick", ChannelErrored, ChannelJoined, "tock", ChannelEnded]
 
 
-def test_what_a_tap_reads_counts_toward_the_backlog_all_of_it() -> None:
+def test_a_message_that_a_tap_has_not_read_counts_toward_the_backlog_and_the_lifecycle_does_not() -> None:
     talk = Conversation().connect()
     room = talk.channel("room:1")
     room.attach(Tap(nobody))
     talk.join(room)
     talk.reply(room.join_ref)
     talk.serve("room:1", "tick")
-    assert talk.proto.stats.backlog == 2
-    talk.proto.handled(len(room.inbox.take()), talk.now)
-    assert talk.proto.stats.backlog == 0
+    assert talk.proto.stats.backlog == 1
+    talk.tapped()
+    assert (talk.proto.stats.backlog, talk.proto.stats.handled) == (0, 1)
+
+
+def test_a_tap_has_a_message_at_once_whatever_the_handlers_do() -> None:
+    talk, room = joined()
+    room.add(print, "tick")
+    room.attach(Tap(nobody))
+    for number in range(3):
+        talk.serve("room:1", "tick", number)
+    assert [item.payload for item in talk.tapped() if isinstance(item, Message)] == [0, 1, 2]
+    assert (talk.proto.stats.backlog, talk.proto.stats.handled) == (3, 0)  # for the handler has had none
 
 
 def test_handlers_do_not_get_the_lifecycle() -> None:
@@ -221,7 +237,7 @@ def bounded(limit: int, drop: Drop) -> tuple[Conversation, Channel]:
 
 
 def numbers(taken: list[Any]) -> list[int]:
-    return [item.payload["n"] for _, item, _ in taken if isinstance(item, Message)]
+    return [message.payload["n"] for _, message, _ in taken]
 
 
 @pytest.mark.parametrize(("drop", "kept"), [(Drop.OLDEST, [3, 4, 5]), (Drop.NEWEST, [0, 1, 2])])
@@ -247,7 +263,7 @@ def test_what_was_delivered_is_what_was_put_into_the_inbox(drop: Drop, delivered
     talk, room = bounded(2, drop)
     for number in range(5):
         talk.serve("room:1", "tick", {"n": number})
-    talk.proto.handled(len(room.inbox.take()), talk.now)
+    talk.proto.handled(room.inbox.take(), talk.now)
     stats = talk.proto.stats
     assert (stats.delivered, stats.handled, stats.backlog) == (delivered, 2, 0)
 
@@ -274,20 +290,19 @@ def test_an_inbox_that_was_emptied_after_it_was_full_has_all_its_room(drop: Drop
 
 
 @pytest.mark.parametrize("drop", Drop)
-def test_the_lifecycle_takes_no_room_and_is_never_dropped(drop: Drop) -> None:
+def test_a_bound_holds_for_each_queue_and_not_for_taps(drop: Drop) -> None:
     talk, room = bounded(1, drop)
     room.attach(Tap(nobody))
-    talk.crash_channel("room:1", room.join_ref)
-    talk.advance(1.0)
-    talk.reply(room.join_ref)
+    own = room.add(print, "tick", concurrency=1)
     talk.serve("room:1", "tick", {"n": 1})
-    assert talk.proto.stats.dropped == 0
+    line, queue = talk.proto.runnable()
+    talk.proto.handled(queue.take(), talk.now)
     talk.serve("room:1", "tick", {"n": 2})
-    taken = room.inbox.take()
-    assert [type(item) for _, item, _ in taken] == [ChannelErrored, ChannelJoined, Message]
-    assert numbers(taken) == [2 if drop is Drop.OLDEST else 1]
-    talk.proto.handled(len(taken), talk.now)
-    assert talk.proto.stats.backlog == 0
+    assert numbers(line.take()) == [2 if drop is Drop.OLDEST else 1]
+    ((handlers, message, _),) = queue.take()
+    assert (handlers, message.payload) == ((own,), {"n": 2})
+    assert [item.payload["n"] for item in talk.tapped() if isinstance(item, Message)] == [1, 2]
+    assert talk.proto.stats.dropped == 1
 
 
 def test_a_bound_drops_no_messages_of_other_topics() -> None:
@@ -323,7 +338,7 @@ def test_presence_is_tracked_where_it_is_asked_for_and_its_messages_are_delivere
     talk.serve("room:1", "presence_state", ANN, join_ref=room.join_ref)
     assert talk.events() == [PresenceChanged("room:1", PresenceChange(joins=ANN, leaves={}))]
     assert dict(presence.entries) == ANN
-    assert [taken[0] for taken in room.inbox.take()] == [(handler,)]
+    assert [handlers for handlers, _, _ in room.inbox.take()] == [(handler,)]
 
 
 def test_presence_without_handlers_is_counted_as_unhandled() -> None:
@@ -337,10 +352,11 @@ def test_presence_without_handlers_is_counted_as_unhandled() -> None:
 def test_presence_of_one_topic_leaves_the_routes_alone_that_others_share() -> None:
     router = Router()
     router.add(print, "tick")
-    _, room = joined(router)
-    shared = dict(router.routes("room:2").table)
+    talk, room = joined(router)
+    other = talk.joined("room:2")
+    shared = dict(other.inbox.fast_routes)
     room.track_presence()
-    assert dict(router.routes("room:2").table) == shared
+    assert dict(other.inbox.fast_routes) == shared
 
 
 def test_asking_for_presence_twice_gives_the_same() -> None:
@@ -401,5 +417,56 @@ def test_what_a_worker_puts_back_comes_first_again(bound: Bound | None) -> None:
     first, *rest = room.inbox.take()
     talk.serve("room:1", "tick", 3)
     room.inbox.put_back(rest)
-    assert [item.payload for _, item, _ in [first, *room.inbox.take()] if isinstance(item, Message)] == [0, 1, 2, 3]
-    assert room.inbox.waiting == 0
+    assert [message.payload for _, message, _ in [first, *room.inbox.take()]] == [0, 1, 2, 3]
+
+
+# ---- queues of a handler's own ---------------------------------------------------------------------------------------
+
+
+def test_a_handler_with_a_queue_of_its_own_waits_for_no_other_and_no_other_for_it() -> None:
+    talk, room = joined()
+    line, own = room.add(print, "tick"), room.add(print, "*", concurrency=1)
+    talk.serve("room:1", "tick", 1)
+    talk.serve("room:1", "tock", 2)
+    first, second = talk.proto.runnable()
+    assert [(handlers, message.payload) for handlers, message, _ in first.take()] == [((line,), 1)]
+    assert [(handlers, message.payload) for handlers, message, _ in second.take()] == [((own,), 1), ((own,), 2)]
+
+
+def test_a_message_counts_once_however_many_are_to_have_it() -> None:
+    talk, room = joined()
+    room.add(print, "tick")
+    room.add(print, "tick", concurrency=1)
+    talk.serve("room:1", "tick")
+    for queue in talk.proto.runnable():
+        assert (talk.proto.stats.backlog, talk.proto.stats.handled) == (1, 0)
+        talk.proto.handled(queue.take(), talk.now)
+    assert (talk.proto.stats.backlog, talk.proto.stats.handled) == (0, 1)
+
+
+def test_a_queue_for_several_at_once_is_given_to_so_many_workers() -> None:
+    talk, room = joined()
+    room.add(print, "tick", concurrency=2)
+    for number in range(4):
+        talk.serve("room:1", "tick", {"n": number})
+    queue, same = talk.proto.runnable()
+    assert queue is same
+    assert [numbers(queue.take()) for _ in range(4)] == [[0], [1], [2], [3]]
+    assert (queue.take(), queue.take()) == ([], [])  # and so both turns end
+    talk.serve("room:1", "tick", {"n": 4})
+    assert talk.proto.runnable() == [queue]
+
+
+def test_what_an_executor_runs_is_told_apart_and_shared_out_among_its_batches() -> None:
+    router = Router()
+    plain, several = router.add(print, "tick"), router.add(print, "tick", concurrency=4)
+    talk = Conversation(router=router, placement=lambda handler: Place.EXECUTOR).connect()
+    talk.joined("room:1")
+    talk.receive(*(f'[null,null,"room:1","tick",{{"n":{number}}}]' for number in range(8)))
+    assert talk.proto.runnable() == []
+    queues = talk.proto.executable()
+    assert [(queue.handler, queue.place) for queue in queues] == [(plain, Place.EXECUTOR)] + [
+        (several, Place.EXECUTOR)
+    ] * 4
+    assert repr(queues[0]) == "HandlerQueue('room:1', builtins.print)"
+    assert [len(queue.take()) for queue in queues] == [8, 2, 2, 1, 1]

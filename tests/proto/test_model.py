@@ -18,8 +18,8 @@ from network import SECRET, Connection, Setup, give_params
 
 from phx_proto.channel import JoinPolicy, Refusal, ServerClose
 from phx_proto.errors import ConnectError
-from phx_proto.inbox import Bound, Drop
 from phx_proto.message import PHX_REPLY
+from phx_proto.queues import Bound, Drop
 
 TOPICS: Final = st.sampled_from(["room:a", "room:b", "room:c", "room:a", "other"])
 PARAMS: Final[st.SearchStrategy[Any]] = st.sampled_from([None, {"token": SECRET}, give_params])
@@ -90,7 +90,7 @@ class Conversation(RuleBasedStateMachine):
         self.steps = 0
         for name in topics:
             bound = bound if name == "a" else None
-            life = self.world.new_channel(f"room:{name}", None, tapped=name != "b", bound=bound)
+            life = self.world.new_channel(f"room:{name}", None, tapped=name == "c", bound=bound)
             assert life is not None
             self.world.join(life, None)
         if topics:
@@ -113,7 +113,7 @@ class Conversation(RuleBasedStateMachine):
         then=THEN,
     )
     def new_channel(self, topic: str, params: Any, tapped: bool, bound: Bound | None, joins: bool, then: str) -> None:
-        life = self.world.new_channel(topic, params, tapped=tapped, bound=bound)
+        life = self.world.new_channel(topic, params, tapped=tapped and bound is None, bound=bound)
         if life is not None and joins:
             self.world.join(life, None)
         self.then(then)
@@ -136,7 +136,7 @@ class Conversation(RuleBasedStateMachine):
         """Leave a topic, and join it anew at once."""
         old = self.life(pick)
         self.world.leave(old, timeout)
-        life = self.world.new_channel(old.topic, None, tapped=True, bound=bound)
+        life = self.world.new_channel(old.topic, None, tapped=bound is None, bound=bound)
         if life is not None:
             self.world.join(life, None)
         self.then(then)
@@ -176,15 +176,14 @@ class Conversation(RuleBasedStateMachine):
 
     # ---- the adapter ------------------------------------------------------------------------------------------------
 
-    @rule(how=st.sampled_from(["take", "take", "handle", "hold", "release"]), limit=FEW)
+    @rule(how=st.sampled_from(["take", "take", "handle", "read"]), limit=FEW)
     def work(self, how: str, limit: int) -> None:
         """The handlers get on, but slowly."""
         world = self.world
         {
             "take": lambda: world.take(limit),
             "handle": world.handle,
-            "hold": lambda: world.handle(hold=True),
-            "release": world.release,
+            "read": world.read,
         }[how]()
 
     @precondition(lambda self: self.world.questions)

@@ -23,8 +23,8 @@ from phx_proto.events import (
     ReplyReceived,
 )
 from phx_proto.flow import FlowLimits
-from phx_proto.inbox import Bound, Drop
-from phx_proto.message import Message, Reply
+from phx_proto.message import Reply
+from phx_proto.queues import Bound, Drop
 from phx_proto.router import Router
 from phx_proto.states import ChannelState, SocketState
 
@@ -541,8 +541,8 @@ def test_nothing_that_a_peer_sends_raises(frames: list[str | bytes], state: str,
     assert talk.proto.state is SocketState.OPEN
     taken = room.inbox.take(1000)
     assert after.backlog == len(taken)
-    assert all(isinstance(item, Message) for _, item, _ in taken)
-    talk.proto.handled(len(taken), talk.now)
+    talk.proto.handled(taken, talk.now)
+    assert talk.proto.stats.backlog_bytes == 0
     Conversation.check_all()
 
 

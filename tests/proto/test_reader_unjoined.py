@@ -136,12 +136,12 @@ def test_messages_that_nobody_takes_are_counted_and_told_of_once() -> None:
     talk = Conversation().connect()
     for number in range(10):
         talk.serve(f"__absinthe__:doc:{number}", DATA, {})
-    assert talk.event(UnclaimedMessages) == UnclaimedMessages("__absinthe__:doc:2", DATA, 3)
+    assert talk.proto.notices() == [UnclaimedMessages("__absinthe__:doc:2", DATA, 3)]
     assert talk.proto.stats.stale == 10
     talk.reconnect()
     for _ in range(10):
         talk.serve(DOC, DATA, {})
-    assert not [event for event in talk.events() if isinstance(event, UnclaimedMessages)]
+    assert talk.proto.notices() == []
 
 
 def test_a_message_or_two_that_follow_a_leave_are_nothing_to_tell_of() -> None:
@@ -149,13 +149,12 @@ def test_a_message_or_two_that_follow_a_leave_are_nothing_to_tell_of() -> None:
     talk.reply(talk.leave(talk.joined("room:1")))
     talk.serve("room:1", "tick", {})
     talk.serve("room:1", "tick", {})
-    assert not [event for event in talk.events() if isinstance(event, UnclaimedMessages)]
+    assert talk.proto.notices() == []
 
 
 @pytest.mark.parametrize(("topic", "told"), [("sim:*", True), ("*", True), ("sim:1", False), ("a*b", False)])
 def test_a_pattern_that_is_joined_is_warned_of(topic: str, told: bool) -> None:
     talk = Conversation().connect()
     talk.joining(topic)
-    found = [event for event in talk.events() if isinstance(event, PatternJoined)]
-    assert found == ([PatternJoined(topic)] if told else [])
+    assert talk.proto.notices() == ([PatternJoined(topic)] if told else [])
     assert [frame.topic for frame in talk.sent()] == [topic]

@@ -650,21 +650,12 @@ def test_the_decorator_returns_the_function_and_can_be_stacked() -> None:
     assert router.dispatch(message_of({}, topic="room:1", event="changed")) == ()
 
 
-def test_a_handler_takes_every_topic_and_any_payload_one_at_a_time_where_it_is_not_told() -> None:
+def test_a_handler_takes_every_topic_and_any_payload_in_its_turn_where_it_is_not_told() -> None:
     router = Router()
     router.on("balance")(alone)
     (intent,) = router.dispatch(message_of({}))
     for handler in (intent.handler, router.add(alone, "balance"), router.make(alone, "balance")):
-        assert (handler.topic, handler.payload_type, handler.concurrency) == ("*", None, 1)
-
-
-@pytest.mark.parametrize(
-    ("function", "concurrency", "inline"), [(coroutine, 1, True), (coroutine, 2, False), (alone, 1, False)]
-)
-def test_a_coroutine_function_that_takes_one_message_at_a_time_may_be_awaited_in_place(
-    function: Any, concurrency: int, inline: bool
-) -> None:
-    assert handler_of(function, concurrency=concurrency).inline is inline
+        assert (handler.topic, handler.payload_type, handler.concurrency) == ("*", None, None)
 
 
 def test_a_function_registered_twice_is_called_twice() -> None:

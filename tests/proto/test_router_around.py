@@ -90,8 +90,8 @@ def test_the_channel_is_passed_through() -> None:
 
 def test_it_changes_nothing_of_what_is_known_of_the_handler() -> None:
     plain, within = Router().add(with_channel, "shout"), Router(around=noted).add(with_channel, "shout")
-    assert [(one.name, one.kind, one.takes_channel, one.inline, one.function) for one in (plain, within)] == [
-        (plain.name, plain.kind, True, plain.inline, with_channel)
+    assert [(one.name, one.kind, one.takes_channel, one.function) for one in (plain, within)] == [
+        (plain.name, plain.kind, True, with_channel)
     ] * 2
 
 

@@ -167,10 +167,10 @@ def run_the_core() -> None:
         def work(self) -> None:
             for inbox in self.client.runnable():
                 while deliveries := inbox.take():
-                    for consumers, message, _ in deliveries:
-                        for handler in consumers:
-                            handler.function(handler.accept(message))  # type: ignore[union-attr, arg-type]
-                    self.client.handled(len(deliveries), self.now)
+                    for handlers, message, _ in deliveries:
+                        for handler in handlers:
+                            handler.function(handler.accept(message))
+                    self.client.handled(deliveries, self.now)
 
         def sleep(self, seconds: float) -> None:
             end = self.now + seconds

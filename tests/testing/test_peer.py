@@ -21,6 +21,7 @@ from phx_proto.errors import (
 )
 from phx_proto.events import ChannelEnded, ChannelErrored, Connected, ConnectFailed, Disconnected, PresenceChanged
 from phx_proto.flow import FlowLimits
+from phx_proto.inbox import Tap
 from phx_proto.message import Reply
 from phx_proto.router import Router
 from phx_proto.serializer import V1
@@ -450,11 +451,14 @@ def test_a_client_that_reads_nothing_is_told_nothing() -> None:
         client = peer.driver(ClientProtocol(peer.url, options=options)).connect()
         peer.expect_join(LOBBY).reply()
         client.join(LOBBY).result(0)
-        client.proto.held(1)
+        unread: list[Any] = []
+        slow = Tap(unread.append)
+        client.channel(LOBBY).attach(slow)
         peer.push(LOBBY, "one")
         peer.push(LOBBY, "two")
         assert [message.event for message in client.messages] == ["one"]
-        client.tell(lambda now: client.proto.handled(1, now))
+        client.channel(LOBBY).detach(slow)
+        client.tell(lambda now: client.proto.handled(unread, now))
         assert [message.event for message in client.messages] == ["one", "two"]
         assert str(peer.transcript).endswith("client  reads on")
 

@@ -36,7 +36,7 @@ def test_messages_are_handled_in_order() -> None:
 
 def test_a_handler_that_takes_the_channel_gets_it() -> None:
     seen: list[object] = []
-    Batch(Handler(lambda message, channel: seen.append(channel), "e"), MESSAGES[:1], "the channel").run()
+    Batch(Handler(lambda message, channel: seen.append(channel), "e"), MESSAGES[:1], ["the channel"]).run()
     assert seen == ["the channel"]
 
 

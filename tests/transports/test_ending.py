@@ -156,7 +156,8 @@ def test_what_came_before_the_servers_end_is_still_handled() -> None:
     client.now = 1.0
     client.tell(lambda now: client.link.closed(FINAL, "", now))
     assert (client.state, client.ending.deadline, client.waits) == ("CLOSED", 11.0, True)
-    client.tell(lambda now: client.proto.handled(2, now))
+    (queue,) = client.proto.runnable()
+    client.tell(lambda now: client.proto.handled(queue.take(), now))
     assert not client.waits
 
 
@@ -193,7 +194,8 @@ def test_what_asks_for_the_end_closes_gracefully_and_is_told_to_who_waits_for_it
     assert (client.state, client.session.error, client.reports, client.halts) == ("DRAINING", error, [], [])
     client.fail_handler(SystemExit("a second one changes nothing"))
     assert client.session.error is error
-    client.tell(lambda now: client.proto.handled(2, now))
+    (queue,) = client.proto.runnable()
+    client.tell(lambda now: client.proto.handled(queue.take(), now))
     client.tell(client.proto.abort)
     assert client.session.closed
     assert not client.waits

@@ -1,12 +1,13 @@
 """The pump: what the core wants is done in order, and the alarm is set to its next deadline."""
 
+from collections.abc import Sequence
 from math import inf
 from typing import Any
 
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import AbortTransport, Command, OpenTransport
 from phx_proto.events import Closed, Connecting, Event
-from phx_proto.inbox import Inbox
+from phx_proto.queues import DeliveryQueue
 from phx_transports.asyncio.alarm import Alarm
 from phx_transports.pump import Pump
 from phx_transports.reports import Log
@@ -27,6 +28,7 @@ class Pumped:
             self.session,
             perform=self._perform,
             on_runnable=self._run,
+            on_executable=self._run,
             alarm=self,
             log=Log(self.proto, lambda: 0.0),
             on_ended=lambda: self.done.append("ended"),
@@ -38,8 +40,8 @@ class Pumped:
     def _happened(self, event: Event) -> None:
         self.done.append(type(event))
 
-    def _run(self, inboxes: list[Inbox]) -> None:
-        self.done.append(len(inboxes))
+    def _run(self, queues: Sequence[DeliveryQueue]) -> None:
+        self.done.append(len(queues))
 
     def arm(self, deadline: float) -> None:
         self.armed = deadline

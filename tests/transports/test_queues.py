@@ -1,5 +1,6 @@
 """What waits for the reader of a stream: what is let in, what counts as not handled, and how it ends."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from phx_proto.client import ClientProtocol
 from phx_proto.errors import ChannelClosed, ConnectError
 from phx_proto.events import ChannelEnded, ChannelJoined, Closed, Connecting
 from phx_proto.message import Message
+from phx_proto.queues import Delivery
 from phx_transports.queues import EventQueue, Item, MessageQueue, everything, messages_only
 from phx_transports.session import Session
 
@@ -26,17 +28,16 @@ class Room:
     def __init__(self, select: Any = everything) -> None:
         self.session = Session()
         self.channel = ClientProtocol("ws://127.0.0.1/socket").channel("room:1")
-        self.handled = 0
+        self.handled = 0  # messages
         self.queue: MessageQueue[Any] = MessageQueue(self.channel, self.session, select, on_handled=self._on_handled)
 
-    def _on_handled(self, count: int, size: int) -> None:
-        assert size == 100 * count
-        self.handled += count
+    def _on_handled(self, deliveries: Sequence[Delivery]) -> None:
+        self.handled += len(deliveries)
 
     def put(self, *items: Item) -> None:
         for item in items:
             for tap in self.channel.inbox.taps:
-                tap.put(item, 100)
+                tap.put(((), item, 100) if isinstance(item, Message) else item)
 
 
 def test_what_is_read_is_handled_and_what_waits_is_not() -> None:
@@ -44,7 +45,7 @@ def test_what_is_read_is_handled_and_what_waits_is_not() -> None:
     room.queue.open()
     room.put(JOINED, message("a"), message("b"))
     assert (room.queue.take(), room.queue.take().event) == (JOINED, "a")
-    assert (room.handled, len(room.queue.waiting)) == (2, 1)
+    assert (room.handled, len(room.queue.waiting)) == (1, 1)  # the lifecycle does not count
 
 
 def test_what_is_not_selected_is_handled_at_once() -> None:
@@ -52,7 +53,11 @@ def test_what_is_not_selected_is_handled_at_once() -> None:
     room.queue.open()
     room.put(JOINED, message("a"))
     assert [item.event for item in room.queue.waiting] == ["a"]
-    assert room.handled == 1
+    assert room.handled == 0
+    selective = Room(lambda item: None)
+    selective.queue.open()
+    selective.put(message("a"))
+    assert (selective.handled, len(selective.queue.waiting)) == (1, 0)
 
 
 def test_the_reader_is_woken_by_what_comes_by_the_end_and_by_the_closing() -> None:
@@ -114,7 +119,7 @@ def test_what_was_on_its_way_when_it_was_closed_is_handled_and_dropped() -> None
     (tap,) = room.channel.inbox.taps
     room.put(message("a"))
     room.queue.close()
-    tap.put(message("b"), 100)
+    tap.put(((), message("b"), 100))
     assert (room.handled, len(room.queue.waiting)) == (2, 0)
     assert room.channel.inbox.taps == ()
     assert room.session.readers == set()

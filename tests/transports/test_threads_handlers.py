@@ -2,9 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from in_memory import TOPIC, on_threads, send_numbers
@@ -19,6 +19,8 @@ from phx_transports.reports import HandlerError
 from phx_transports.testing import Peer
 from phx_transports.threads import Channel
 from phx_transports.threads.crew import Crew
+
+T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True)
@@ -217,6 +219,21 @@ def test_who_is_told_of_an_error_may_close_the_client(router: Router, executor: 
 # ---- the crew -------------------------------------------------------------------------------------------------------
 
 
+def job(crew: Crew, work: Callable[[], T]) -> "Future[T]":
+    """Have the crew do something, and get what it returned or raised."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+            raise
+
+    crew.add([run])
+    return future
+
+
 def test_a_crew_has_as_many_threads_as_there_is_work_up_to_its_limit() -> None:
     crew = Crew("crew", on_error=lambda error: None, limit=3)
     together, names = threading.Barrier(4), set[str]()
@@ -225,12 +242,12 @@ def test_a_crew_has_as_many_threads_as_there_is_work_up_to_its_limit() -> None:
         names.add(threading.current_thread().name)
         together.wait(LONG)
 
-    jobs = [crew.submit(work) for _ in range(3)]
+    jobs = [job(crew, work) for _ in range(3)]
     together.wait(LONG)
-    for job in jobs:
-        job.result(LONG)
+    for one in jobs:
+        one.result(LONG)
     for _ in range(50):
-        crew.submit(lambda: names.add(threading.current_thread().name)).result(LONG)
+        job(crew, lambda: names.add(threading.current_thread().name)).result(LONG)
     assert len(names) == 3
     crew.shutdown()
 
@@ -238,26 +255,10 @@ def test_a_crew_has_as_many_threads_as_there_is_work_up_to_its_limit() -> None:
 def test_a_crew_reports_what_work_raises_and_goes_on() -> None:
     errors: list[BaseException] = []
     crew = Crew("crew", on_error=errors.append, limit=1)
-    crew.add([lambda: divmod(1, 0)])  # type: ignore[list-item]
     with pytest.raises(ZeroDivisionError):
-        crew.submit(lambda: 1 / 0).result(LONG)
+        job(crew, lambda: 1 / 0).result(LONG)
+    assert job(crew, lambda: "the next").result(LONG) == "the next"
     assert [type(error) for error in errors] == [ZeroDivisionError]
-    crew.shutdown()
-
-
-def test_a_job_of_a_crew_can_be_cancelled_until_it_is_begun() -> None:
-    crew = Crew("crew", on_error=lambda error: None, limit=1)
-    entered, go_on = Flag(), Flag()
-
-    def work() -> None:
-        entered.set()
-        go_on.wait()
-
-    first, second = crew.submit(work), crew.submit(work)
-    entered.wait()
-    assert (first.cancel(), second.cancel()) == (False, True)
-    go_on.set()
-    assert crew.submit(lambda: "the next").result(LONG) == "the next"
     crew.shutdown()
 
 
@@ -272,7 +273,7 @@ def test_a_crew_that_is_shut_down_takes_nothing_and_waits_for_nobody_who_is_busy
     crew.add([work])
     entered.wait()
     crew.shutdown()
-    assert not crew.submit(int).done()
+    assert not job(crew, int).done()
     go_on.set()
 
 
@@ -284,7 +285,7 @@ def test_work_behind_work_that_computes_is_not_forgotten() -> None:
         while not came.is_set():
             pass
 
-    computing = crew.submit(compute)
-    crew.submit(came.set).result(LONG)
+    computing = job(crew, compute)
+    job(crew, came.set).result(LONG)
     computing.result(LONG)
     crew.shutdown()

@@ -26,7 +26,7 @@ from phx_proto.client import ClientOptions
 from phx_proto.errors import (
     ConnectError,
     ConnectionClosed,
-    InvalidState,
+    InvalidHandler,
     PushLost,
     PushTimeout,
     ResolveFailed,
@@ -244,12 +244,23 @@ def test_much_that_is_sent_waits_for_the_peer() -> None:
 # ---- handlers -------------------------------------------------------------------------------------------------------
 
 
-def test_a_coroutine_function_is_reported_for_nobody_awaits_it() -> None:
+def test_a_coroutine_function_is_refused_for_nobody_awaits_it() -> None:
     async def later(message: Message[Any]) -> None: ...
+
+    with joined() as (channel, _, _):
+        with pytest.raises(InvalidHandler, match="make it a plain one"):
+            channel.add(later, "n")
+        channel.client.router.add(later, "n")
+        with pytest.raises(InvalidHandler, match="make it a plain one"):
+            channel.client.channel("room:2")
+
+
+def test_a_plain_function_that_returns_a_coroutine_is_reported() -> None:
+    async def later() -> None: ...
 
     errors: list[HandlerError] = []
     with joined(on_handler_error=errors.append) as (channel, wire, _):
-        channel.add(later, "n")
+        channel.add(lambda message: later(), "n")
         wire.send(push("room:lobby", "n", 1))
         run_until(channel.client, lambda: errors)
     assert "make it a plain function" in str(errors[0].error)
@@ -293,15 +304,6 @@ def test_a_handler_may_push_and_no_other_handler_runs_meanwhile() -> None:
         run_until(channel.client, lambda: "second" in order)
         serving.result(LONG)
     assert order == ["begins", "forty-two", "second"]
-
-
-def test_a_handler_cannot_wait_for_a_message() -> None:
-    errors: list[HandlerError] = []
-    with joined(on_handler_error=errors.append) as (channel, wire, _):
-        channel.add(lambda message, channel: channel.wait_for("other"), "n")
-        wire.send(push("room:lobby", "n"))
-        run_until(channel.client, lambda: errors)
-    assert isinstance(errors[0].error, InvalidState)
 
 
 def test_what_handlers_cast_is_sent_also_when_it_is_much() -> None:

@@ -379,8 +379,8 @@ def test_reading_stops_and_goes_on_as_the_core_says() -> None:
     assert stream.reading
     rig.feed(push("shout", 1) + push("shout", 2))
     assert not stream.reading
-    (inbox,) = rig.proto.runnable()
-    rig.proto.handled(len(inbox.take()), 0.0)
+    (queue,) = rig.proto.runnable()
+    rig.proto.handled(queue.take(), 0.0)
     assert stream.reading
 
 

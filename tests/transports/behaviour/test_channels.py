@@ -20,8 +20,8 @@ from phx_proto.errors import (
     TopicInUse,
 )
 from phx_proto.events import ChannelJoined, PresenceChanged
-from phx_proto.inbox import Bound, Drop
 from phx_proto.message import Message
+from phx_proto.queues import Bound, Drop
 from phx_proto.states import ChannelState
 
 from .adapters import TOPIC, Adapter
