@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 from phx_proto import ClientProtocol, Message, Router
-from phx_transports import calls
+from phx_transports.client import calls
 from phx_transports.wsproto import Engine, Stream, StreamState
 
 R = TypeVar("R")

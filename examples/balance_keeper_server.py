@@ -12,7 +12,7 @@ import random
 import sys
 from typing import Any
 
-from phx_transports.asyncio.server import Refuse, Server, ServerChannel, on
+from phx_transports.server import Refuse, Server, ServerChannel, on
 
 server = Server()
 history: dict[str, list[tuple[str, dict[str, int]]]] = {}

@@ -9,7 +9,7 @@ import random
 import sys
 from typing import Any
 
-from phx_transports.asyncio.server import Refuse, Server, ServerChannel
+from phx_transports.server import Refuse, Server, ServerChannel
 
 server = Server()
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import trio
 
 from phx_proto import ClientProtocol, Message, Router
-from phx_transports import calls
+from phx_transports.client import calls
 from phx_transports.wsproto import Engine, Stream, StreamState
 
 R = TypeVar("R")

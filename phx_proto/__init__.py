@@ -12,15 +12,15 @@ from .client import ClientOptions, ClientProtocol
 from .endpoint import Endpoint
 from .errors import PhxError
 from .flow import FlowLimits
-from .handler import Handler, HandlerKind
+from .formats.serializers import V1, V2, Serializer
+from .handlers.handler import Handler, HandlerKind
+from .handlers.router import Dispatch, Router
 from .inbox import Tap
 from .link import Link
 from .message import Message, Reply
 from .presence import Presence, PresenceChange
 from .queues import Bound, Drop, Place
-from .router import Dispatch, Router
-from .serializer import V1, V2, Serializer
-from .server import ServerProtocol
+from .server.protocol import ServerProtocol
 from .states import ChannelState, SocketState
 from .wire import Stats
 

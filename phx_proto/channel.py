@@ -43,7 +43,7 @@ from .events import (
     PatternJoined,
 )
 from .flow import TOLERANCE, Flow
-from .handler import WILDCARD, Handler
+from .handlers.handler import WILDCARD, Handler
 from .inbox import Inbox, Tap
 from .joins import JoinQueue
 from .message import PHX_JOIN, Message, Reply

@@ -40,15 +40,15 @@ from .errors import (
 )
 from .events import Closed, Connected, ConnectFailed, Connecting, Disconnected, Event
 from .flow import Flow, FlowLimits
-from .handler import WILDCARD
+from .formats.serializers import V2, Serializer
+from .handlers.handler import WILDCARD
+from .handlers.router import Router
 from .heartbeat import Heartbeat
 from .inbox import Inbox, RouteTables, Tap, TapItem
 from .joins import JoinQueue
 from .link import Link
 from .queues import Bound, Delivery, DeliveryQueue, HandlerQueue, Placement, by_concurrency
 from .reader import Reader
-from .router import Router
-from .serializer import V2, Serializer
 from .shown import Secrets
 from .states import SOCKET, ChannelState, SocketInput, SocketState
 from .timers import Timer, checked_timeout

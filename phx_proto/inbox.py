@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from .events import ChannelEvent
-from .handler import Handler
+from .handlers.handler import Handler
+from .handlers.router import Router, Routes, select_handlers
 from .message import RESERVED_EVENTS
 from .presence import PRESENCE_DIFF, PRESENCE_STATE, Presence
 from .queues import Backlog, Bound, ConcurrentQueue, Delivery, DeliveryQueue, HandlerQueue, Place, Placement
-from .router import Router, Routes, select_handlers
 
 PRESENCE_EVENTS = frozenset({PRESENCE_STATE, PRESENCE_DIFF})
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from typing import Any, ClassVar, Final, Protocol, TypeAlias
 
-from .handler import Handler
+from .handlers.handler import Handler
 from .message import Message
 
 #: Deliveries that a worker takes at a time, at most.

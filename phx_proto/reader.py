@@ -18,13 +18,13 @@ from .channel import Channel
 from .errors import InvalidFrame
 from .events import BadFrame, InboxOverflow, PresenceChanged, UnclaimedMessages
 from .flow import Flow
+from .formats.serializers import decode_reply
+from .formats.soundness import UNREADABLE
 from .heartbeat import Heartbeat
 from .inbox import PRESENCE_EVENTS, Inbox, Route
 from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
 from .queues import Claim, DeliveryQueue, Drop, Place
-from .serializer import decode_reply
 from .shown import Secrets, escaped, shown
-from .soundness import UNREADABLE
 from .wire import Wire
 
 #: Messages of topics without a channel, of which the application is told: one or two may follow any leave.

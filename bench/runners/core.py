@@ -17,10 +17,10 @@ from bench.feed import example
 from bench.meter import Result, Task, report, task
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import OpenTransport, SendText
-from phx_proto.handler import Handler
+from phx_proto.handlers.handler import Handler
+from phx_proto.handlers.router import Router
 from phx_proto.link import Link
 from phx_proto.message import Message
-from phx_proto.router import Router
 
 TOPIC = "sim:894450017"
 #: Frames a read: 64 kB of them.

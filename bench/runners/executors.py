@@ -21,11 +21,11 @@ import msgspec
 from bench.cluster import WORKERS, running
 from bench.feed import example
 from bench.meter import PATIENCE, Meter, Result, Task, report, task
-from phx_proto.handler import Handler
+from phx_proto.handlers.handler import Handler
+from phx_proto.handlers.router import Router
 from phx_proto.message import Message
-from phx_proto.router import Router
 from phx_transports.asyncio import Client, connect
-from phx_transports.batches import Batch
+from phx_transports.client.batches import Batch
 
 
 def compute(steps: int) -> int:

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from bench.meter import Memory, Meter, Result, Task, report, task
+from phx_proto.handlers.router import Router
 from phx_proto.message import Message
-from phx_proto.router import Router
 from phx_transports.asyncio import Client, connect
 
 

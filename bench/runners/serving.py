@@ -20,7 +20,7 @@ from websockets.frames import Frame, Opcode
 from bench.crowd import allow_sockets
 from bench.feed import example
 from bench.meter import Memory, Result, Task, report, task
-from phx_transports.asyncio.server import Server
+from phx_transports.server import Server
 
 TOPIC = "sim:all"
 PAYLOAD = example(0)

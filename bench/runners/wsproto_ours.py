@@ -3,8 +3,8 @@
 from typing import Any
 
 from bench.meter import Meter, Result, Task, report, task
+from phx_proto.handlers.router import Router
 from phx_proto.message import Message
-from phx_proto.router import Router
 from phx_transports.wsproto import connect
 
 

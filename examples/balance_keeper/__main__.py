@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from phx_proto import PhxError
-from phx_transports.threads.seam import TransportFactory
+from phx_transports.threads.interfaces import TransportFactory
 
 from .keeper import Keeper
 from .store import EventsMissed, Store

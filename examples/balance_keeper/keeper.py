@@ -7,7 +7,7 @@ from typing import Any, Final, Self
 from phx_proto import ClientOptions, JoinPolicy, Refusal
 from phx_proto.events import ChannelEnded
 from phx_transports.threads import connect
-from phx_transports.threads.seam import TransportFactory
+from phx_transports.threads.interfaces import TransportFactory
 
 from .handlers import Handlers
 from .store import Store

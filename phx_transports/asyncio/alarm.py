@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from math import inf
 
-from .seam import Timer
+from .interfaces import Timer
 
 
 class Alarm:

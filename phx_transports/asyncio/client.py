@@ -20,28 +20,28 @@ from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import Provider
 from phx_proto.endpoint import Headers, Params
 from phx_proto.errors import LocalError
-from phx_proto.handler import Handler
+from phx_proto.formats.serializers import Serializer
+from phx_proto.handlers.handler import Handler
+from phx_proto.handlers.router import Router
 from phx_proto.queues import Bound
-from phx_proto.router import Router
-from phx_proto.serializer import Serializer
 from phx_proto.states import SocketState
 from phx_proto.wire import Stats
 
-from .. import calls
-from ..batches import PortabilityCheck
-from ..calls import Call
-from ..cutter import MAX_SIZE
-from ..ending import Ending
-from ..pump import Pump
-from ..queues import EventQueue, Item, MessageQueue
-from ..reports import Log, OnHandlerError, log_handler_error
-from ..session import Session
-from ..signals import SignalPolicy
+from ..client import calls
+from ..client.batches import PortabilityCheck
+from ..client.calls import Call
+from ..client.ending import Ending
+from ..client.pump import Pump
+from ..client.queues import EventQueue, Item, MessageQueue
+from ..client.reports import Log, OnHandlerError, log_handler_error
+from ..client.session import Session
+from ..client.signals import SignalPolicy
+from ..websocket.cutter import MAX_SIZE
 from .alarm import Alarm
 from .channel import Channel
 from .connection import Factory
 from .handlers import Runner, placement
-from .seam import ClientTransport, TransportFactory
+from .interfaces import ClientTransport, TransportFactory
 from .signals import signals_to
 from .streams import EventStream
 from .transport import Transport

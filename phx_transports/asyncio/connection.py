@@ -28,9 +28,9 @@ from websockets.uri import WebSocketURI
 
 from phx_proto.errors import ConnectError, HandshakeRefused
 
-from ..answer import Answer
-from ..cutter import ANSWERS, MAX_SIZE, Assembler, Cutter, Received
-from ..handshake import (
+from ..websocket.answer import Answer
+from ..websocket.cutter import ANSWERS, MAX_SIZE, Assembler, Cutter, Received
+from ..websocket.handshake import (
     Progress,
     ResponseReader,
     Unobserved,
@@ -41,8 +41,8 @@ from ..handshake import (
     offer,
     silent,
 )
-from ..proxies import Tunnel, https_proxy_error, is_socks, named, proxy_for, socks, socks_error, url_of
-from ..reaching import (
+from ..websocket.proxies import Tunnel, https_proxy_error, is_socks, named, proxy_for, socks, socks_error, url_of
+from ..websocket.reaching import (
     STAGGER,
     Info,
     Race,

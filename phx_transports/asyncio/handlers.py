@@ -14,14 +14,14 @@ from concurrent.futures import Executor
 from contextlib import nullcontext
 from typing import Any
 
-from phx_proto.handler import Handler, HandlerKind
+from phx_proto.handlers.handler import Handler, HandlerKind
 from phx_proto.message import Message
 from phx_proto.queues import Delivery, DeliveryQueue, HandlerQueue, Place, by_concurrency
 
-from ..batches import Batch, Failure
-from ..dispatcher import Dispatcher, Outcome
-from ..reports import HandlerError, OnHandlerError
-from .crew import Crew, is_stopped
+from ..client.batches import Batch, Failure
+from ..client.dispatcher import Dispatcher, Outcome
+from ..client.reports import HandlerError, OnHandlerError
+from .workers import Crew, is_stopped
 
 
 def placement(handler: Handler) -> Place:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from .. import signals
+from ..client import signals
 
 
 def signals_to(handle: Callable[[int], None], policy: signals.SignalPolicy) -> AbstractContextManager[None]:

@@ -8,7 +8,7 @@ from typing import Generic, Self, TypeVar
 
 from phx_proto.events import Event
 
-from ..queues import Queue
+from ..client.queues import Queue
 
 T = TypeVar("T")
 

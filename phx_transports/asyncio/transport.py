@@ -26,9 +26,9 @@ from phx_proto.commands import (
 from phx_proto.errors import ConnectError, HandshakeRefused
 from phx_proto.link import Link
 
-from ..session import Tell
+from ..client.session import Tell
 from .connection import FastConnection, open_connection
-from .crew import is_stopped
+from .workers import is_stopped
 
 _TURN: Final = 2**16  # bytes that are sent before the loop gets a turn to write them
 

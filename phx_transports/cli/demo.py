@@ -17,8 +17,8 @@ from phx_proto.errors import ChannelCrashed, HandshakeRefused, JoinRefused
 from phx_proto.events import ChannelErrored, ChannelJoined, Connected, ConnectFailed, Disconnected, Event
 
 from ..asyncio import Channel, Client, EventStream, connect
-from ..asyncio.server import RunningServer
-from ..reports import HandlerError
+from ..client.reports import HandlerError
+from ..server import RunningServer
 from .fleet import SIMS, TOPICS, UNKNOWN, Balance, Fleet
 from .screen import Frame, Row, Screen, open_screen
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ..asyncio.server import Refuse, RefuseConnect, Server, ServerChannel, ServerSocket, on
+from ..server import Refuse, RefuseConnect, Server, ServerChannel, ServerSocket, on
 
 FLEETS: Final = ("fleet:europe", "fleet:asia", "fleet:americas")
 SIMS: Final = ("sim:8944501", "sim:8944502", "sim:8944503", "sim:8944504", "sim:8944505")

@@ -18,10 +18,10 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from phx_proto.server_events import MessageIn
+from phx_proto.server.events import MessageIn
 from phx_proto.shown import shown
 
-from ..asyncio.server import (
+from ..server import (
     CallbackError,
     Refuse,
     RefuseConnect,

@@ -3,7 +3,7 @@
 - `deliver` runs the handlers that a message would reach, and gives what each of them did.
 - `Peer` plays the server in memory, on a clock that the test moves: against a bare `ClientProtocol`, and against the
   clients on asyncio and threads (`connect(url, transport=peer)`). The wsproto client is a machine of bytes that a test
-  can feed by itself (`phx_transports.wsproto.connection`); it takes no peer.
+  can feed by itself (`phx_transports.wsproto.machine`); it takes no peer.
 - `background` calls what blocks, such as `client.run`, on a thread of its own.
 - `serve` is a real server on a free port, with faults to order.
 - `phx_transports.testing.strategies` makes topics, payloads, messages and conversations for hypothesis.

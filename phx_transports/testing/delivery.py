@@ -15,10 +15,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
-from phx_proto.handler import Handler, HandlerKind
+from phx_proto.formats.serializers import V2, V2Server
+from phx_proto.handlers.handler import Handler, HandlerKind
+from phx_proto.handlers.router import Router
 from phx_proto.message import RESERVED_EVENTS, Message
-from phx_proto.router import Router
-from phx_proto.serializer import V2, V2Server
 
 from .channel import FakeChannel
 from .connection import server_frame
@@ -124,7 +124,7 @@ async def deliver_async(
     router: Router, topic: str, event: str, payload: Any = None, *, channel: FakeChannel | None = None
 ) -> Outcomes:
     """Do what `deliver` does, for a caller on an event loop: coroutine functions run on it, plain ones in a thread."""
-    from ..asyncio.crew import is_stopped  # here, for `deliver` needs no asyncio client
+    from ..asyncio.workers import is_stopped  # here, for `deliver` needs no asyncio client
 
     message, channel = _message(topic, event, payload), channel or FakeChannel(topic)
     outcomes: list[Outcome] = []

@@ -23,7 +23,7 @@ from phx_proto.message import Message, Reply
 from phx_proto.queues import DeliveryQueue
 from phx_proto.states import ChannelState, SocketState
 
-from ..session import Session
+from ..client.session import Session
 from .clock import Timer
 
 if TYPE_CHECKING:

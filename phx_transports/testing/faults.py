@@ -11,11 +11,11 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from phx_proto.errors import InvalidFrame
+from phx_proto.formats.serializers import V1Server, V2Server
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC
-from phx_proto.serializer import V1Server, V2Server
 
-from ..asyncio.server_wire import Receiver, Wire
-from ..cutter import Received
+from ..server.wire import Receiver, Wire
+from ..websocket.cutter import Received
 from .transcript import Side
 from .wiretap import Wiretap
 

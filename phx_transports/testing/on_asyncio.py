@@ -8,7 +8,7 @@ from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command, Resolve
 
 from ..asyncio.transport import resolve
-from ..session import Tell
+from ..client.session import Tell
 from .clock import Timer
 from .connection import Line
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class AsyncioLine(Line):
-    """Fulfils `phx_transports.asyncio.seam.ClientTransport` for the client, and `Line` for the peer."""
+    """Fulfils `phx_transports.asyncio.interfaces.ClientTransport` for the client, and `Line` for the peer."""
 
     writable = True
 

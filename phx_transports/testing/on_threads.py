@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command, Resolve
 
-from ..session import Tell
+from ..blocking.waits import SLICE
+from ..client.session import Tell
 from ..threads.transport import resolve
-from ..waits import SLICE
 from .clock import Clock, Timer
 from .connection import Line
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ThreadsLine(Line):
-    """Fulfils `phx_transports.threads.seam.ClientTransport` for the client, and `Line` for the peer."""
+    """Fulfils `phx_transports.threads.interfaces.ClientTransport` for the client, and `Line` for the peer."""
 
     writable = True
 
@@ -110,7 +110,7 @@ class ThreadsLine(Line):
 
 
 class StillWatch:
-    """Fulfils `phx_transports.threads.seam.ClientWatch` on the clock of a test."""
+    """Fulfils `phx_transports.threads.interfaces.ClientWatch` on the clock of a test."""
 
     def __init__(
         self,

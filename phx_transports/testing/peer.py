@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command, OpenTransport
+from phx_proto.formats.serializers import Request, ServerSerializer
 from phx_proto.message import PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE
-from phx_proto.serializer import Request, ServerSerializer
 
-from ..session import Tell
+from ..client.session import Tell
 from .clock import Clock, forward
 from .connection import Connection, Line, State, server_frame
 from .doors import DOORS, Accept, Door, Fail, Hold, Refuse
@@ -40,8 +40,8 @@ from .transcript import NOTHING, Side, Transcript, doing, named
 from .turns import quiet
 
 if TYPE_CHECKING:
-    from ..asyncio.seam import ClientTransport as AsyncioTransport
-    from ..threads.seam import ClientTransport as ThreadsTransport
+    from ..asyncio.interfaces import ClientTransport as AsyncioTransport
+    from ..threads.interfaces import ClientTransport as ThreadsTransport
     from .driver import Driver
 
 __tracebackhide__ = True  # for pytest: a test that fails shows its own lines

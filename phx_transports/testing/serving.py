@@ -5,7 +5,7 @@
             …
             server.cut()                             # `await server.restart()` where it was entered with `async with`
 
-The application is the one of `phx_transports.asyncio.server`; its channels run on an event loop, the test's own with
+The application is a `phx_transports.server.Server`; its channels run on an event loop, the test's own with
 `async with`, else one in a thread. What is to go wrong is ordered from `server.faults`.
 """
 
@@ -18,7 +18,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
-from ..asyncio.server import RunningServer, Server, ServerChannel, ServerSocket
+from ..server import RunningServer, Server, ServerChannel, ServerSocket
 from .faults import Faults, FaultyWire
 from .transcript import Transcript
 from .wiretap import Wiretap
@@ -33,7 +33,7 @@ class serve:  # noqa: N801 - used like a function
     """Serve while in the context, on a free port of 127.0.0.1.
 
     Args:
-        channels: A `phx_transports.asyncio.server.Server`; or channels by topic: `{"room:*": Room}`.
+        channels: A `phx_transports.server.Server`; or channels by topic: `{"room:*": Room}`.
         **options: For the `Server` that is made of channels: `connect`, `options`, …
 
     Raises:

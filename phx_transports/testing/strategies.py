@@ -10,8 +10,8 @@ def test_the_consumer_survives(steps): ...
 from collections.abc import Sequence
 from typing import Any
 
+from phx_proto.formats.serializers import V2, V2Server
 from phx_proto.message import PHOENIX_TOPIC, RESERVED_EVENTS, Message
-from phx_proto.serializer import V2, V2Server
 
 from ..extras import needs
 from .steps import Broadcasts, ClosesConnection, Crashes, GoesDown, Pushes, SendsGarbage, Step, Waits

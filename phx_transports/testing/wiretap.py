@@ -9,10 +9,10 @@ from time import monotonic
 from typing import Any, Final
 
 from phx_proto.errors import InvalidFrame
+from phx_proto.formats.serializers import V1, V2, V1Server, V2Server
 from phx_proto.message import HEARTBEAT, PHX_CLOSE, PHX_ERROR, PHX_LEAVE, PHX_REPLY
-from phx_proto.serializer import V1, V2, V1Server, V2Server
 
-from ..cutter import Received
+from ..websocket.cutter import Received
 from .transcript import NOTHING, Entry, Side, Transcript, doing, named
 
 #: Frames and other things that are kept, the latest; a flood is nothing that anybody reads.

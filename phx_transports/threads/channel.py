@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from phx_proto.channel import Channel as CoreChannel
 from phx_proto.errors import ChannelClosed, InvalidHandler, PushTimeout
 from phx_proto.events import ChannelEvent
-from phx_proto.handler import Handler, HandlerKind
+from phx_proto.handlers.handler import Handler, HandlerKind
+from phx_proto.handlers.router import F, decorator
 from phx_proto.message import Message, Reply
 from phx_proto.presence import Entries, Presence
-from phx_proto.router import F, decorator
 from phx_proto.states import ChannelState
 
-from .. import calls
-from ..batches import refuse_to_leave
-from ..queues import everything, messages_only
-from ..waits import deadline_after
+from ..blocking.waits import deadline_after
+from ..client import calls
+from ..client.batches import refuse_to_leave
+from ..client.queues import everything, messages_only
 from .streams import MessageStream
 
 if TYPE_CHECKING:

@@ -29,29 +29,29 @@ from phx_proto.commands import Provider
 from phx_proto.endpoint import Headers, Params
 from phx_proto.errors import InvalidEndpoint, InvalidPayload, LocalError
 from phx_proto.events import Event
-from phx_proto.handler import Handler
+from phx_proto.formats.serializers import Serializer
+from phx_proto.handlers.handler import Handler
+from phx_proto.handlers.router import Router
 from phx_proto.message import PHX_JOIN
 from phx_proto.queues import Bound, Delivery
-from phx_proto.router import Router
-from phx_proto.serializer import Serializer
 from phx_proto.states import SocketState
 from phx_proto.wire import Stats
 
-from .. import calls
-from ..batches import PortabilityCheck
-from ..calls import Call
-from ..cutter import MAX_SIZE
-from ..ending import Ending
-from ..pump import Pump
-from ..queues import EventQueue, Item, MessageQueue
-from ..reports import Log, OnHandlerError, log_handler_error
-from ..session import Session
-from ..signals import SignalPolicy, signals_to, uninterrupted
-from ..waits import wait_for
+from ..blocking.waits import wait_for
+from ..client import calls
+from ..client.batches import PortabilityCheck
+from ..client.calls import Call
+from ..client.ending import Ending
+from ..client.pump import Pump
+from ..client.queues import EventQueue, Item, MessageQueue
+from ..client.reports import Log, OnHandlerError, log_handler_error
+from ..client.session import Session
+from ..client.signals import SignalPolicy, signals_to, uninterrupted
+from ..websocket.cutter import MAX_SIZE
 from .channel import Channel, check_plain
 from .connection import Factory
 from .handlers import Runner, Turn, placement
-from .seam import ClientTransport, TransportFactory
+from .interfaces import ClientTransport, TransportFactory
 from .streams import EventStream
 from .transport import Transport
 

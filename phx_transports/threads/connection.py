@@ -34,10 +34,10 @@ from websockets.uri import WebSocketURI
 
 from phx_proto.errors import ConnectError, ProxyError
 
-from ..answer import Answer
-from ..cutter import ANSWERS, MAX_SIZE, Assembler, Cutter, Received
-from ..dialing import Dialing
-from ..handshake import (
+from ..websocket.answer import Answer
+from ..websocket.cutter import ANSWERS, MAX_SIZE, Assembler, Cutter, Received
+from ..websocket.dialing import Dialing
+from ..websocket.handshake import (
     Progress,
     ResponseReader,
     Unobserved,
@@ -48,8 +48,8 @@ from ..handshake import (
     offer,
     silent,
 )
-from ..proxies import SOCKS_TIMEOUT, Tunnel, is_socks, named, proxy_for, socks, socks_error
-from ..reaching import address_of, missing_answer, missing_name, missing_tcp, place_of, tls_name
+from ..websocket.proxies import SOCKS_TIMEOUT, Tunnel, is_socks, named, proxy_for, socks, socks_error
+from ..websocket.reaching import address_of, missing_answer, missing_name, missing_tcp, place_of, tls_name
 
 #: Seconds that the peer has to end the TCP connection once the WebSocket is over.
 LINGER: Final = 1.0

@@ -20,14 +20,14 @@ from types import CoroutineType
 from typing import Any, Final, TypeAlias
 
 from phx_proto.client import ClientProtocol
-from phx_proto.handler import Handler
+from phx_proto.handlers.handler import Handler
 from phx_proto.queues import Delivery, DeliveryQueue, HandlerQueue, Place, Placement, by_concurrency
 
-from ..batches import Batch, Failure
-from ..dispatcher import Dispatcher, Outcome
-from ..reports import HandlerError, OnHandlerError
-from ..session import Tell
-from .crew import Crew
+from ..client.batches import Batch, Failure
+from ..client.dispatcher import Dispatcher, Outcome
+from ..client.reports import HandlerError, OnHandlerError
+from ..client.session import Tell
+from .workers import Crew
 
 #: A worker's work: messages of a queue, which is in its hands until `Runner.report`.
 Turn: TypeAlias = tuple[DeliveryQueue, list[Delivery]]

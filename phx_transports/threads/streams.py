@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from phx_proto.events import Event
 
-from ..queues import Queue
-from ..waits import deadline_after, slice_until
+from ..blocking.waits import deadline_after, slice_until
+from ..client.queues import Queue
 
 if TYPE_CHECKING:
     from .client import Client

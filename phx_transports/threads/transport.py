@@ -27,10 +27,10 @@ from phx_proto.commands import (
 from phx_proto.errors import ConnectError, HandshakeRefused
 from phx_proto.link import Link
 
-from ..session import Tell
-from ..waits import deadline_after, slice_until
+from ..blocking.waits import deadline_after, slice_until
+from ..client.session import Tell
 from .connection import LINGER, Attempt, Connection, open_connection
-from .watch import Watch
+from .io_thread import Watch
 
 
 class Transport:

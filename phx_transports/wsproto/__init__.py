@@ -5,8 +5,8 @@ from ..extras import needs
 with needs("wsproto", extra="wsproto", user="phx_transports.wsproto"):
     from .channel import Channel
     from .client import Client, connect
-    from .connection import Machine, Stream, StreamState
     from .engine import Answer, Engine
+    from .machine import Machine, Stream, StreamState
     from .streams import EventStream, MessageStream
 
 __all__ = [

@@ -11,7 +11,7 @@ from wsproto.connection import Connection, ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 from wsproto.frame_protocol import CloseReason
 
-from ..cutter import Received, in_fragments, too_many
+from ..websocket.cutter import Received, in_fragments, too_many
 
 #: Before the connection knows of a close frame by the peer.
 _RUNNING: Final = (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING)

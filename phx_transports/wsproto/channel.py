@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from phx_proto.channel import Channel as CoreChannel
 from phx_proto.errors import ChannelClosed, InvalidHandler, PushTimeout
 from phx_proto.events import ChannelEvent
-from phx_proto.handler import Handler
+from phx_proto.handlers.handler import Handler
+from phx_proto.handlers.router import F, decorator
 from phx_proto.message import Message, Reply
 from phx_proto.presence import Entries, Presence
-from phx_proto.router import F, decorator
 from phx_proto.states import ChannelState
 
-from .. import calls
-from ..queues import everything, messages_only
-from ..waits import deadline_after
+from ..blocking.waits import deadline_after
+from ..client import calls
+from ..client.queues import everything, messages_only
 from .handlers import check
 from .streams import MessageStream
 

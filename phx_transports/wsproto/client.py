@@ -28,20 +28,20 @@ from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import Provider
 from phx_proto.endpoint import Headers, Params
 from phx_proto.errors import LocalError
+from phx_proto.formats.serializers import Serializer
+from phx_proto.handlers.router import Router
 from phx_proto.queues import Bound
-from phx_proto.router import Router
-from phx_proto.serializer import Serializer
 from phx_proto.states import SocketState
 from phx_proto.wire import Stats
 
-from .. import calls
-from ..calls import Call
-from ..cutter import MAX_SIZE
-from ..ending import Ending
-from ..queues import EventQueue, Item, MessageQueue
-from ..reports import HandlerError, OnHandlerError, log_handler_error
-from ..signals import SignalPolicy, give_back, to_take, uninterrupted
-from ..waits import deadline_after, slice_until
+from ..blocking.waits import deadline_after, slice_until
+from ..client import calls
+from ..client.calls import Call
+from ..client.ending import Ending
+from ..client.queues import EventQueue, Item, MessageQueue
+from ..client.reports import HandlerError, OnHandlerError, log_handler_error
+from ..client.signals import SignalPolicy, give_back, to_take, uninterrupted
+from ..websocket.cutter import MAX_SIZE
 from .channel import Channel
 from .engine import Answer, Engine
 from .handlers import check

@@ -13,7 +13,7 @@ a clock, and streams of bytes:
         stream.data_to_send() ──▶ bytes    # after every turn, until stream.state is no longer WANTED
         engine.turn()                      # at engine.deadline
 
-    with engine.ask(calls.join(channel), done=wake_caller) as answer:      # calls: `phx_transports.calls`
+    with engine.ask(calls.join(channel), done=wake_caller) as answer:      # calls: `phx_transports.client.calls`
         ...                                # wait for `done`; a call whose wait is cancelled is given up
     answer.result()
 
@@ -32,14 +32,14 @@ from phx_proto.client import ClientProtocol
 from phx_proto.commands import Resolve
 from phx_proto.errors import ConnectError
 
-from ..calls import Call
-from ..cutter import MAX_SIZE
-from ..handshake import network_error
-from ..reaching import place_of
-from ..reports import Log, OnHandlerError, log_handler_error, report_to
-from ..session import Session
-from .connection import Machine, Stream
+from ..client.calls import Call
+from ..client.reports import Log, OnHandlerError, log_handler_error, report_to
+from ..client.session import Session
+from ..websocket.cutter import MAX_SIZE
+from ..websocket.handshake import network_error
+from ..websocket.reaching import place_of
 from .handlers import Runner
+from .machine import Machine, Stream
 
 R = TypeVar("R")
 

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from phx_proto.client import ClientProtocol
 from phx_proto.errors import InvalidHandler
-from phx_proto.handler import Handler, HandlerKind
+from phx_proto.handlers.handler import Handler, HandlerKind
 from phx_proto.queues import BATCH, Delivery, DeliveryQueue
 
-from ..reports import HandlerError, OnHandlerError
+from ..client.reports import HandlerError, OnHandlerError
 
 #: Seconds that handlers may take in a row until the socket and the time are looked at.
 SPELL: Final = 0.05

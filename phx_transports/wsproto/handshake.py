@@ -17,7 +17,7 @@ from wsproto.utilities import generate_accept_token, generate_nonce
 
 from phx_proto.errors import ConnectError, HandshakeRefused
 
-from ..answer import Answer, Upgraded
+from ..websocket.answer import Answer, Upgraded
 
 
 @dataclass(frozen=True, slots=True)

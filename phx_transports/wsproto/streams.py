@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from phx_proto.events import Event
 
-from ..queues import Queue
-from ..waits import deadline_after
+from ..blocking.waits import deadline_after
+from ..client.queues import Queue
 
 if TYPE_CHECKING:
     from .client import Client

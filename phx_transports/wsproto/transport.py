@@ -16,11 +16,11 @@ from typing import Final, TypeAlias
 
 from phx_proto.errors import ConnectError
 
-from ..cutter import ANSWERS
-from ..dialing import Dialing
-from ..handshake import checked_socket, network_error
-from ..reaching import address_of, missing_answer, missing_tcp
-from .connection import Machine, Stream, StreamState
+from ..websocket.cutter import ANSWERS
+from ..websocket.dialing import Dialing
+from ..websocket.handshake import checked_socket, network_error
+from ..websocket.reaching import address_of, missing_answer, missing_tcp
+from .machine import Machine, Stream, StreamState
 
 #: Seconds that the peer has to end the TCP connection once the WebSocket is over.
 LINGER: Final = 1.0

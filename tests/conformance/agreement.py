@@ -24,7 +24,7 @@ import recorded
 from recorded import Session
 from replay import AT_ONCE, Reading, Replay, Seen, may_be_one_read, topic_and_event, unused
 
-from phx_proto.server_events import RELEASES, Host, Release, ServerOptions
+from phx_proto.server.events import RELEASES, Host, Release, ServerOptions
 
 TRIES: Final = 200  # replays of one session, to find out how its frames were read
 

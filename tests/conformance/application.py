@@ -16,9 +16,8 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from phx_proto.errors import LocalError
-from phx_proto.serializer import ServerSerializer
-from phx_proto.server import ServerProtocol, serializer_for
-from phx_proto.server_events import (
+from phx_proto.formats.serializers import ServerSerializer
+from phx_proto.server.events import (
     ChannelHandle,
     ChannelTerminated,
     JoinRequested,
@@ -28,9 +27,10 @@ from phx_proto.server_events import (
     SocketClosed,
     Termination,
 )
+from phx_proto.server.protocol import ServerProtocol, serializer_for
+from phx_proto.server.tracker import Diff, Tracker
 from phx_proto.timers import Timers
-from phx_proto.tracker import Diff, Tracker
-from phx_transports.asyncio.server_handshake import read_params
+from phx_transports.server.handshake import read_params
 
 EDGES: Final = {
     "big": 12345678901234567890,

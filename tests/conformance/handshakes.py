@@ -11,8 +11,8 @@ from urllib.parse import parse_qsl, urlsplit
 import recorded
 from recorded import Line
 
-from phx_proto.serializer import ServerSerializer
-from phx_proto.server import serializer_for
+from phx_proto.formats.serializers import ServerSerializer
+from phx_proto.server.protocol import serializer_for
 
 SWITCHED: Final = 101
 

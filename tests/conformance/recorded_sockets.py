@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any
 
-from phx_proto.server_events import Host, ServerOptions
-from phx_transports.asyncio.server import RefuseConnect, Server, ServerSocket
+from phx_proto.server.events import Host, ServerOptions
+from phx_transports.server import RefuseConnect, Server, ServerSocket
 
 SLOW = 0.02  # seconds; 2 in the recorded application
 

@@ -17,10 +17,10 @@ from recorded import Line, Session
 from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol as WebSocket
 
-from phx_proto.binary import SERVER_SENDS, unpack
-from phx_proto.server import ServerProtocol
-from phx_proto.server_events import Abort, Close, Send, ServerOptions
-from phx_transports.cutter import Assembler, Received
+from phx_proto.formats.binary import SERVER_SENDS, unpack
+from phx_proto.server.events import Abort, Close, Send, ServerOptions
+from phx_proto.server.protocol import ServerProtocol
+from phx_transports.websocket.cutter import Assembler, Received
 
 ONE_READ: Final = 0.00035  # sends no further apart than this usually came in one read
 AT_ONCE: Final = 0.005  # what is further apart than this has an order

@@ -14,7 +14,7 @@ from agreement import settings
 from recorded import Line
 from recorded_sockets import recorded_server
 
-from phx_proto.server_events import Host
+from phx_proto.server.events import Host
 
 HEADERS = ("upgrade", "sec-websocket-accept", "sec-websocket-protocol", "sec-websocket-extensions", "retry-after")
 

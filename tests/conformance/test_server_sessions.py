@@ -13,7 +13,7 @@ import pytest
 import recorded
 from agreement import best_outcome, outcome, recordings, settings
 
-from phx_proto.server_events import HOSTS, RELEASES, Host, Release
+from phx_proto.server.events import HOSTS, RELEASES, Host, Release
 
 TOLERANCE = 0.2  # how far a recorded server was from its own clock
 

@@ -6,7 +6,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
-from phx_transports.asyncio.server import (
+from phx_transports.server import (
     CallbackError,
     Refuse,
     RefuseConnect,

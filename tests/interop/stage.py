@@ -19,7 +19,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from phx_transports.asyncio.server import RunningServer
+from phx_transports.server import RunningServer
 
 HERE: Final = Path(__file__).parent
 MODULES: Final = HERE / "node_modules"

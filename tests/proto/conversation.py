@@ -23,10 +23,10 @@ from phx_proto.channel import Channel, JoinPolicy
 from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import Command, OpenTransport, Resolve, SendBinary, SendText
 from phx_proto.events import ChannelEvent, Event
+from phx_proto.formats.serializers import V1, V2, V1Server, V2Server
 from phx_proto.link import Link
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, Message
 from phx_proto.queues import DeliveryQueue
-from phx_proto.serializer import V1, V2, V1Server, V2Server
 from phx_proto.states import SocketState
 from phx_proto.wire import Wire
 

@@ -21,14 +21,13 @@ from phx_proto.commands import Command, OpenTransport, SendBinary, SendText
 from phx_proto.errors import PhxError
 from phx_proto.events import Event
 from phx_proto.flow import FlowLimits
+from phx_proto.formats.serializers import V1, V2, V1Server, V2Server
+from phx_proto.handlers.router import Router
 from phx_proto.inbox import Tap, TapItem
 from phx_proto.link import Link
 from phx_proto.message import Message
 from phx_proto.queues import Delivery, DeliveryQueue
-from phx_proto.router import Router
-from phx_proto.serializer import V1, V2, V1Server, V2Server
-from phx_proto.server import ServerProtocol
-from phx_proto.server_events import (
+from phx_proto.server.events import (
     Abort,
     ChannelHandle,
     ChannelTerminated,
@@ -38,6 +37,7 @@ from phx_proto.server_events import (
     Send,
     ServerOptions,
 )
+from phx_proto.server.protocol import ServerProtocol
 
 SECRET: Final = "hunter2"
 

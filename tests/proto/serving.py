@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from phx_proto.serializer import V2Server
-from phx_proto.server import ServerProtocol
-from phx_proto.server_events import ChannelHandle, JoinRequested, MessageIn, Send, ServerEvent, ServerOptions
+from phx_proto.formats.serializers import V2Server
+from phx_proto.server.events import ChannelHandle, JoinRequested, MessageIn, Send, ServerEvent, ServerOptions
+from phx_proto.server.protocol import ServerProtocol
 
 UNMATCHED = {"status": "error", "response": {"reason": "unmatched topic"}}
 OK = {"status": "ok", "response": {}}

@@ -6,8 +6,8 @@ from conversation import Conversation
 from phx_proto.channel import Channel
 from phx_proto.errors import NotRegistered
 from phx_proto.events import ChannelEnded, ChannelErrored, ChannelJoined, PresenceChanged
+from phx_proto.handlers.router import Router
 from phx_proto.message import PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
-from phx_proto.router import Router
 from phx_proto.states import ChannelState
 
 

@@ -31,9 +31,9 @@ from phx_proto.events import (
     PingAnswered,
     PushFailed,
 )
+from phx_proto.formats.serializers import V2
+from phx_proto.handlers.router import Router
 from phx_proto.message import Message
-from phx_proto.router import Router
-from phx_proto.serializer import V2
 from phx_proto.states import ChannelState, SocketState
 
 STEPS = (0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1, 2, 5)

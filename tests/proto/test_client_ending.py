@@ -20,9 +20,9 @@ from phx_proto.events import (
     ReplyReceived,
 )
 from phx_proto.flow import FlowLimits
+from phx_proto.handlers.router import Router
 from phx_proto.inbox import Tap
 from phx_proto.message import Reply
-from phx_proto.router import Router
 from phx_proto.states import ChannelState, SocketState
 
 

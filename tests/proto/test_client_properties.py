@@ -22,9 +22,9 @@ from phx_proto.errors import (
 )
 from phx_proto.events import Closed, ConnectFailed
 from phx_proto.flow import FlowLimits
+from phx_proto.handlers.router import Router
 from phx_proto.inbox import Tap
 from phx_proto.message import Message
-from phx_proto.router import Router
 from phx_proto.states import SocketState
 
 # ---- secrets --------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from phx_proto.events import (
     PushFailed,
 )
 from phx_proto.flow import FlowLimits
-from phx_proto.router import Router
+from phx_proto.handlers.router import Router
 from phx_proto.states import ChannelState, SocketState
 
 TICK = '[null,null,"room:1","tick",{}]'

@@ -13,8 +13,8 @@ from phx_proto.commands import PauseReading, ResumeReading
 from phx_proto.errors import ConnectionClosed, PushTimeout
 from phx_proto.events import ChannelErrored, ChannelJoined, Closed, InboxOverflow, PushFailed
 from phx_proto.flow import MIB, FlowLimits
+from phx_proto.handlers.router import Router
 from phx_proto.queues import LARGEST_TURN, Bound, Drop
-from phx_proto.router import Router
 
 TICK = '[null,null,"room:1","tick",{}]'
 

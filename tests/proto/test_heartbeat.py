@@ -10,7 +10,7 @@ from phx_proto.commands import AbortTransport
 from phx_proto.errors import InvalidState, PushCancelled, PushTimeout
 from phx_proto.events import Disconnected, PingAnswered, PushFailed
 from phx_proto.flow import FlowLimits
-from phx_proto.router import Router
+from phx_proto.handlers.router import Router
 from phx_proto.states import SocketState
 
 SILENT = Disconnected(None, "nothing was heard for 30 s after a heartbeat", 0.01)

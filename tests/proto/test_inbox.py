@@ -7,11 +7,11 @@ from conversation import Conversation
 
 from phx_proto.channel import Channel
 from phx_proto.events import BadFrame, ChannelEnded, ChannelErrored, ChannelJoined, InboxOverflow, PresenceChanged
+from phx_proto.handlers.router import Router
 from phx_proto.inbox import Inbox, RouteTables, Tap
 from phx_proto.message import Message
 from phx_proto.presence import PresenceChange
 from phx_proto.queues import Backlog, Bound, Drop, Place, by_concurrency
-from phx_proto.router import Router
 
 OVER_RANGE = '[null,null,"room:1","{}",1e999]'  # JSON by its form, and no number by its content
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phx_proto.errors import InvalidFrame, InvalidPayload
+from phx_proto.formats.serializers import Serializer, decode_reply
 from phx_proto.message import Message, Reply
-from phx_proto.serializer import Serializer, decode_reply
 
 if not os.environ.get("CI"):
     pytest.importorskip("msgpack", reason="the example needs the msgpack package (in CI it must be there)")

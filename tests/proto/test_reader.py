@@ -23,9 +23,9 @@ from phx_proto.events import (
     ReplyReceived,
 )
 from phx_proto.flow import FlowLimits
+from phx_proto.handlers.router import Router
 from phx_proto.message import Reply
 from phx_proto.queues import Bound, Drop
-from phx_proto.router import Router
 from phx_proto.states import ChannelState, SocketState
 
 GOOD = '[null,null,"room:1","tick",{"n":1}]'

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phx_proto.errors import InvalidHandler, LocalError, NotRegistered, PayloadMismatch
-from phx_proto.handler import Handler, HandlerKind
+from phx_proto.handlers.handler import Handler, HandlerKind
+from phx_proto.handlers.router import Dispatch, Router, Routes, compile_routes
 from phx_proto.message import RESERVED_EVENTS, Message
-from phx_proto.router import Dispatch, Router, Routes, compile_routes
 
 
 class Balance(msgspec.Struct):

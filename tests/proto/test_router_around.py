@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from conversation import Conversation
 
-from phx_proto.handler import Handler
+from phx_proto.handlers.handler import Handler
+from phx_proto.handlers.router import Router
 from phx_proto.message import Message
-from phx_proto.router import Router
 
 MESSAGE = Message[Any](topic="room:lobby", event="shout", payload={"n": 1})
 

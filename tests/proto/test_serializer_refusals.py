@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phx_proto.errors import BinaryNotSupported, FieldTooLong, InvalidPayload
-from phx_proto.message import Message
-from phx_proto.serializer import (
+from phx_proto.formats.serializers import (
     V1,
     V2,
     Serializer,
@@ -21,6 +20,7 @@ from phx_proto.serializer import (
     V1Server,
     V2Server,
 )
+from phx_proto.message import Message
 
 CLIENTS: list[Serializer] = [V1(), V2()]
 SERVERS: list[ServerSerializer] = [V1Server(), V2Server()]

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phx_proto.errors import InvalidFrame
-from phx_proto.message import PHX_REPLY, Message, Reply
-from phx_proto.serializer import (
+from phx_proto.formats.serializers import (
     V1,
     V2,
     Request,
@@ -21,6 +20,7 @@ from phx_proto.serializer import (
     V2Server,
     decode_reply,
 )
+from phx_proto.message import PHX_REPLY, Message, Reply
 
 CLIENTS: list[Serializer] = [V1(), V2()]
 SERVERS: list[ServerSerializer] = [V1Server(), V2Server()]

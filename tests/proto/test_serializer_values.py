@@ -14,9 +14,9 @@ import msgspec
 import pytest
 
 from phx_proto.errors import InvalidPayload
+from phx_proto.formats.serializers import V1, V2, ServerSerializer, V1Server, V2Server
+from phx_proto.handlers.router import Router
 from phx_proto.message import Message, Reply
-from phx_proto.router import Router
-from phx_proto.serializer import V1, V2, ServerSerializer, V1Server, V2Server
 
 each_server = pytest.mark.parametrize("server", [V1Server(), V2Server()], ids=["v1", "v2"])
 

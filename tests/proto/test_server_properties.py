@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from serving import Server
 
 from phx_proto.errors import LocalError
-from phx_proto.serializer import V1Server, V2Server
-from phx_proto.server import ServerProtocol
-from phx_proto.server_events import (
+from phx_proto.formats.serializers import V1Server, V2Server
+from phx_proto.server.events import (
     ChannelHandle,
     ChannelTerminated,
     JoinRequested,
@@ -20,6 +19,7 @@ from phx_proto.server_events import (
     Release,
     ServerOptions,
 )
+from phx_proto.server.protocol import ServerProtocol
 
 # ---- whatever comes -------------------------------------------------------------------------------------------------
 

@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 from serving import Server, end
 
-from phx_proto.serializer import V2Server
-from phx_proto.server import ServerProtocol
-from phx_proto.server_events import (
+from phx_proto.formats.serializers import V2Server
+from phx_proto.server.events import (
     HOSTS,
     RELEASES,
     Abort,
@@ -21,6 +20,7 @@ from phx_proto.server_events import (
     SocketClosed,
     Termination,
 )
+from phx_proto.server.protocol import ServerProtocol
 
 RELEASE = {release.value: release for release in Release}
 BANDIT, COWBOY = Host.BANDIT, Host.COWBOY

@@ -7,9 +7,8 @@ import pytest
 from serving import UNMATCHED, Server, end, reply
 
 from phx_proto.errors import BinaryNotSupported
-from phx_proto.serializer import V1Server, V2Server
-from phx_proto.server import ServerProtocol, serializer_for
-from phx_proto.server_events import (
+from phx_proto.formats.serializers import V1Server, V2Server
+from phx_proto.server.events import (
     Abort,
     ChannelHandle,
     ChannelTerminated,
@@ -20,6 +19,7 @@ from phx_proto.server_events import (
     SocketClosed,
     Termination,
 )
+from phx_proto.server.protocol import ServerProtocol, serializer_for
 
 # ---- refs -----------------------------------------------------------------------------------------------------------
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phx_proto.errors import InvalidFrame, InvalidPayload
+from phx_proto.formats.serializers import V1, V2, Serializer, ServerSerializer, V1Server, V2Server
+from phx_proto.formats.soundness import MAX_DEPTH, describe, too_deep, without_lone_surrogates
 from phx_proto.message import Message
-from phx_proto.serializer import V1, V2, Serializer, ServerSerializer, V1Server, V2Server
-from phx_proto.soundness import MAX_DEPTH, describe, too_deep, without_lone_surrogates
 
 V2_FORM = '[null,null,"t","e",%s]'
 V1_FORM = '{"topic":"t","event":"e","payload":%s,"ref":null}'

@@ -8,8 +8,8 @@ from conversation import Conversation
 
 from phx_proto import client
 from phx_proto.errors import CertificateError, ConnectError, ConnectionClosed, InvalidState
+from phx_proto.handlers.router import Router
 from phx_proto.link import Link
-from phx_proto.router import Router
 from phx_proto.states import CHANNEL, SOCKET, ChannelInput, ChannelState, SocketInput, SocketState
 
 # ---- the tables themselves ------------------------------------------------------------------------------------------

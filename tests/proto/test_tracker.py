@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from phx_proto.errors import InvalidPayload, InvalidPresence
 from phx_proto.presence import Presence
-from phx_proto.tracker import Tracker
+from phx_proto.server.tracker import Tracker
 
 ROOM = "room:lobby"
 

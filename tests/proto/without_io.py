@@ -83,11 +83,11 @@ def run_the_core() -> None:
         PushFailed,
         ReplyReceived,
     )
+    from phx_proto.formats.serializers import V1, V2, Serializer, ServerSerializer, V1Server, V2Server
+    from phx_proto.handlers.router import Router
     from phx_proto.message import Message
-    from phx_proto.router import Router
-    from phx_proto.serializer import V1, V2, Serializer, ServerSerializer, V1Server, V2Server
-    from phx_proto.server import ServerProtocol
-    from phx_proto.server_events import Close, JoinRequested, MessageIn, Send
+    from phx_proto.server.events import Close, JoinRequested, MessageIn, Send
+    from phx_proto.server.protocol import ServerProtocol
 
     class World:
         """A client and its server, with a list for a wire and a number for a clock."""

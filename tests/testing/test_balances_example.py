@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from phx_proto.errors import PayloadMismatch
-from phx_proto.router import Router
+from phx_proto.handlers.router import Router
 from phx_transports.testing import deliver
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "balances.py"

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from phx_proto.errors import InvalidPayload, PayloadMismatch, PushRejected, PushTimeout
+from phx_proto.handlers.router import Router
 from phx_proto.message import Message
-from phx_proto.router import Router
 from phx_transports.testing import FakeChannel, NothingHandled, NotScripted, Sent, deliver, deliver_async
 
 

@@ -21,10 +21,10 @@ from phx_proto.errors import (
 )
 from phx_proto.events import ChannelEnded, ChannelErrored, Connected, ConnectFailed, Disconnected, PresenceChanged
 from phx_proto.flow import FlowLimits
+from phx_proto.formats.serializers import V1
+from phx_proto.handlers.router import Router
 from phx_proto.inbox import Tap
 from phx_proto.message import Reply
-from phx_proto.router import Router
-from phx_proto.serializer import V1
 from phx_proto.states import SocketState
 from phx_transports.testing import ANYTHING, CannotPlay, Driver, Peer, Side, UnexpectedConversation
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from phx_proto.errors import ConnectionClosed, HandshakeRefused, JoinRefused, JoinTimeout, PushRejected, PushTimeout
+from phx_proto.handlers.router import Router
 from phx_proto.message import Message
-from phx_proto.router import Router
 from phx_proto.states import ChannelState
 from phx_transports.asyncio import Channel, connect
 from phx_transports.testing import Peer, UnexpectedConversation

@@ -15,8 +15,8 @@ from phx_proto.errors import (
     PushLost,
     PushTimeout,
 )
+from phx_proto.handlers.router import Router
 from phx_proto.message import Message
-from phx_proto.router import Router
 from phx_proto.states import ChannelState
 from phx_transports.testing import Peer, UnexpectedConversation, background
 from phx_transports.threads import Channel, Client, connect

@@ -138,7 +138,7 @@ def test_a_failing_coroutine_test_shows_the_conversation(pytester: pytest.Pytest
 
 def test_a_failing_test_shows_what_its_servers_wires_carried(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
-        from phx_transports.asyncio.server import ServerChannel, on
+        from phx_transports.server import ServerChannel, on
         from phx_transports.threads import connect
 
         class Room(ServerChannel):
@@ -183,7 +183,7 @@ def test_a_failing_test_shows_what_its_servers_wires_carried(pytester: pytest.Py
 
 def test_a_server_ends_with_its_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
-        from phx_transports.asyncio.server import ServerChannel
+        from phx_transports.server import ServerChannel
         from phx_transports.threads import connect
         import threading
 

@@ -10,7 +10,7 @@ from phx_proto.client import ClientOptions
 from phx_proto.errors import HandshakeRefused, PushLost
 from phx_proto.events import Connected, Disconnected
 from phx_transports import asyncio as on_asyncio
-from phx_transports.asyncio.server import Server, ServerChannel, on
+from phx_transports.server import Server, ServerChannel, on
 from phx_transports.testing import TestServer, serve
 from phx_transports.threads import Client, connect
 

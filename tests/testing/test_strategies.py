@@ -4,8 +4,8 @@ from typing import Any
 
 from hypothesis import given
 
+from phx_proto.handlers.router import Router
 from phx_proto.message import RESERVED_EVENTS, Message
-from phx_proto.router import Router
 from phx_proto.states import SocketState
 from phx_transports.testing import Peer, deliver
 from phx_transports.testing.steps import Step

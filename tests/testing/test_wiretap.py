@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from phx_proto.errors import HandshakeRefused
-from phx_transports.asyncio.server import ServerChannel
+from phx_transports.server import ServerChannel
 from phx_transports.testing import serve
 from phx_transports.testing.transcript import Side
 from phx_transports.testing.wiretap import KEPT, Wiretap

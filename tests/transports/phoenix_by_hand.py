@@ -14,7 +14,7 @@ import pytest_asyncio
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from phx_transports.asyncio.server import (
+from phx_transports.server import (
     CallbackError,
     Refuse,
     Reply,

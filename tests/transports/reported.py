@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from phx_transports.reports import HandlerError
+from phx_transports.client.reports import HandlerError
 
 
 class Reports:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from phx_transports.asyncio.server import Refuse, Server, ServerChannel, on
+from phx_transports.server import Refuse, Server, ServerChannel, on
 
 server = Server()
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import peer as on_loop
 from peer import LONG, ONCE, QUICK, Frame
 
-from phx_transports.asyncio.server import Server
+from phx_transports.server import Server
 from phx_transports.testing import background as start
 from phx_transports.threads import Channel, Client, connect
 

@@ -45,7 +45,7 @@ def without(package: str, statement: str, error: str = ERRORS[0]) -> str:
     ("package", "statement", "user", "extra"),
     [
         ("wsproto", "import phx_transports.wsproto", "phx_transports.wsproto", "wsproto"),
-        ("wsproto", "from phx_transports.wsproto.connection import Machine", "phx_transports.wsproto", "wsproto"),
+        ("wsproto", "from phx_transports.wsproto.machine import Machine", "phx_transports.wsproto", "wsproto"),
         ("wsproto", "import examples.trio_client", "phx_transports.wsproto", "wsproto"),
         ("hypothesis", "import phx_transports.testing.strategies", "phx_transports.testing.strategies", "testing"),
         ("msgpack", "import examples.messagepack_serializer", "this example", "msgpack"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from serving_in_thread import Loop, looping, reserved_port
 
-from phx_transports.asyncio.server import RunningServer, Server, ServerChannel, ServerSocket, on
+from phx_transports.server import RunningServer, Server, ServerChannel, ServerSocket, on
 
 
 class House:

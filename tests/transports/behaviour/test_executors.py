@@ -17,9 +17,9 @@ from serving_in_thread import LONG, QUICK, Flag, start, until
 
 from phx_proto.errors import InvalidHandler, PayloadMismatch
 from phx_proto.flow import FlowLimits
+from phx_proto.handlers.router import Router
 from phx_proto.message import Message
-from phx_proto.router import Router
-from phx_transports.batches import WorkerError
+from phx_transports.client.batches import WorkerError
 
 from .adapters import TOPIC, Adapter
 from .shared import Gate, Reports, numbers, settled, several_calls

@@ -18,8 +18,8 @@ from serving_in_thread import LONG, QUICK, start, until
 from bench.cluster import WORKERS, Cluster
 from phx_proto.errors import InvalidHandler
 from phx_proto.flow import FlowLimits
+from phx_proto.handlers.router import Router
 from phx_proto.message import Message
-from phx_proto.router import Router
 
 from .adapters import TOPIC, Adapter
 from .shared import Gate, Reports, numbers, settled, several_calls

@@ -16,8 +16,8 @@ from serving_in_thread import LONG, embedded, joined, start, tidy, until
 from snippets import blocks, run
 
 from bench.cluster import Cluster
-from phx_proto.router import Router
-from phx_transports.asyncio.server import Server, ServerChannel
+from phx_proto.handlers.router import Router
+from phx_transports.server import Server, ServerChannel
 
 from .adapters import TOPIC
 from .shared import Gate, Reports

@@ -40,7 +40,7 @@ from phx_proto.events import (
 from phx_proto.flow import FlowLimits
 from phx_proto.message import Message
 from phx_proto.states import ChannelState, SocketState
-from phx_transports.reports import HandlerError
+from phx_transports.client.reports import HandlerError
 
 from .adapters import TOPIC, Adapter
 from .faces import Stream

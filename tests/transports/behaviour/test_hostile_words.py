@@ -9,7 +9,7 @@ from serving_in_thread import LONG, start
 
 from phx_proto.errors import ConnectionClosed
 from phx_proto.events import ChannelErrored, Connected
-from phx_transports.reports import logger
+from phx_transports.client.reports import logger
 
 from .adapters import Adapter
 

@@ -20,8 +20,8 @@ from serving_in_thread import LONG, QUICK, Peer, Wire, serving, start, until
 import phx_transports.threads
 import phx_transports.wsproto
 from phx_proto.backoff import Backoff, ReconnectPolicy
+from phx_proto.formats.serializers import V2
 from phx_proto.message import Message
-from phx_proto.serializer import V2
 from phx_proto.states import ChannelState, SocketState
 
 from .adapters import TOPIC, Adapter
@@ -274,7 +274,7 @@ def test_a_handler_of_signals_that_is_not_pythons_is_left_alone(connect: Callabl
 WORKING = {
     "asyncio": """
         import asyncio, signal, sys
-        from phx_proto.router import Router
+        from phx_proto.handlers.router import Router
         from phx_transports.asyncio import connect
 
         router = Router()
@@ -301,7 +301,7 @@ WORKING = {
     """,
     "threads": """
         import signal, sys, time
-        from phx_proto.router import Router
+        from phx_proto.handlers.router import Router
         from phx_transports.threads import connect
 
         router = Router()
@@ -325,7 +325,7 @@ WORKING = {
     """,
     "wsproto": """
         import sys
-        from phx_proto.router import Router
+        from phx_proto.handlers.router import Router
         from phx_transports.wsproto import connect
 
         router = Router()

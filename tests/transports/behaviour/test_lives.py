@@ -25,7 +25,7 @@ from phx_proto.errors import (
 from phx_proto.events import BadFrame, ChannelEnded, Closed, Connected, ConnectFailed, Connecting, Disconnected
 from phx_proto.message import Message
 from phx_proto.states import ChannelState, SocketState
-from phx_transports.queues import EventQueue
+from phx_transports.client.queues import EventQueue
 
 from .adapters import TOPIC, Adapter, Wsproto
 from .faces import Channel

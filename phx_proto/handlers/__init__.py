@@ -1,0 +1,6 @@
+"""Handlers and the router that finds them; both pure, and of no transport."""
+
+from .handler import Handler, HandlerKind
+from .router import Dispatch, Router
+
+__all__ = ["Dispatch", "Handler", "HandlerKind", "Router"]

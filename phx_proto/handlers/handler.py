@@ -1,0 +1,319 @@
+"""`Handler`: a function, what it is registered for, and the message in the form in which it gets it.
+
+Everything that can be known about a function is found out when it is registered, once: whether it is a coroutine
+function, whether it takes the channel, how its payload is decoded. What cannot work is refused there and then
+(`InvalidHandler`), so that a message costs one attribute where nothing was declared and one decoder where a type was.
+
+The core never calls a handler's function; `call` is there for adapters.
+"""
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import msgspec
+
+from ..errors import InvalidHandler, PayloadMismatch
+from ..formats.soundness import UNREADABLE
+from ..message import RESERVED_EVENTS, Message
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+#: What a call of a handler is made within, for metrics and tracing: `with around(handler, message): …`.
+Around: TypeAlias = "Callable[[Handler, Message[Any]], AbstractContextManager[Any]]"
+
+#: As an event: every event. As a topic: every topic; at the end of a topic: every topic that starts so.
+WILDCARD: Final = "*"
+
+
+class HandlerKind(Enum):
+    """How a handler is run."""
+
+    ASYNC = "async"  #: a coroutine function: called and awaited on the event loop
+    PLAIN = "plain"  #: any other callable: called in an executor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Handler:
+    """One registration. Two of the same function are two handlers; a handler equals only itself.
+
+    It can be pickled if its function and its payload type can: what was derived from them is derived anew.
+
+    Attributes:
+        function: What is called. The channel is given to a function that requires a second positional argument, takes
+            any number of them, or names its second one `channel`; another optional argument (`limit=10`) is left alone.
+        event: The event's name; `"*"` for every event.
+        topic: An exact topic, the beginning of one and a `*`, or `"*"` for every topic.
+        payload_type: What the payload is decoded into and validated against; `None` to take it as it came.
+        concurrency: How many messages of one topic it may have in hand, in a queue of its own; more than 1 gives up
+            their order. `None`: it takes its turn in the topic's line, behind all that came before.
+        around: Makes a context manager that each call is made within, on the loop or the thread of the call; `None` for
+            none. What it raises counts as raised by the handler.
+        unjoined: Whether it takes messages of topics that have no channel on this client, too. The channel that it gets
+            with these is the client's `unjoined`, on which nothing can be pushed.
+        run: What an adapter calls, in the form that `takes_channel` tells: the function, within `around`.
+        kind: How it is run.
+        takes_channel: Whether it is called with `(message, channel)` or with `(message)`.
+
+    Raises:
+        InvalidHandler: It could never be called rightly.
+    """
+
+    function: Callable[..., Any]
+    event: str
+    topic: str = field(default=WILDCARD, kw_only=True)
+    payload_type: Any = field(default=None, kw_only=True)
+    concurrency: int | None = field(default=None, kw_only=True)
+    executor: Any = field(default=None, kw_only=True, repr=False)
+    around: "Around | None" = field(default=None, kw_only=True)
+    unjoined: bool = field(default=False, kw_only=True)
+    run: Callable[..., Any] = field(init=False, repr=False)
+    kind: HandlerKind = field(init=False)
+    takes_channel: bool = field(init=False)
+    _decoder: msgspec.json.Decoder[Any] | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        try:
+            _check_names(self.event, self.topic)
+            if self.concurrency is not None and (type(self.concurrency) is not int or self.concurrency < 1):
+                raise _Refused(f"its concurrency is {self.concurrency!r}; it must be a whole number, 1 or more")
+            kind = _kind(self.function)
+            derived = {
+                "run": self.function if self.around is None else _within(self.around, self, kind),
+                "kind": kind,
+                "takes_channel": _takes_channel(self.function),
+                "_decoder": None if self.payload_type is None else _decoder(self.payload_type),
+            }
+        except _Refused as refused:
+            raise InvalidHandler(self.name, str(refused)) from refused.__cause__
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def name(self) -> str:
+        """The function's name with its module, for logs; of a callable object, its class's."""
+        return handler_name(self.function)
+
+    def accept(self, message: Message[Any]) -> Message[Any]:
+        """The message as this handler gets it: itself, or a copy with the payload in the declared type.
+
+        The message given stays as it is, so that handlers with different types can share it. A payload from the wire
+        is decoded from its JSON also where it was read before: numbers are what was written.
+
+        Raises:
+            PayloadMismatch: The payload does not fit the type, or is not sound. Without a declared type nothing is
+                checked here: what is wrong shows when the payload is read.
+        """
+        decoder = self._decoder
+        if decoder is None:
+            return message
+        held = message.undecoded
+        if message.source is not msgspec.UNSET:
+            held = message.source
+        try:
+            if type(held) is msgspec.Raw:
+                return message.with_payload(decoder.decode(held))
+            return message.with_payload(msgspec.convert(held, self.payload_type, str_keys=True))
+        except _UNFIT as error:
+            expected = _type_name(self.payload_type)
+            # from None: the payload's content must not reach a log by way of the cause's text either.
+            raise PayloadMismatch(message.topic, message.event, expected, _problem(error)) from None
+
+    def call(self, message: Message[Any], channel: object) -> Any:
+        """Call the function in its form; for adapters, the core calls no user code.
+
+        Args:
+            message: As `accept` gave it.
+            channel: Not passed on to a function that takes the message alone.
+
+        Returns:
+            What the function returned: an awaitable if `kind` is `ASYNC`.
+        """
+        return self.run(message, channel) if self.takes_channel else self.run(message)
+
+    def __reduce__(self) -> tuple[Callable[..., "Handler"], tuple[Callable[..., Any], str]]:
+        options = {
+            "topic": self.topic,
+            "payload_type": self.payload_type,
+            "concurrency": self.concurrency,
+            "around": self.around,
+            "unjoined": self.unjoined,
+        }
+        return partial(Handler, **options), (self.function, self.event)
+
+
+def handler_name(function: Callable[..., Any]) -> str:
+    """The function's name with its module; of a callable object, its class's."""
+    target = _innermost(function)
+    named = target if hasattr(target, "__qualname__") else type(target)
+    return f"{getattr(named, '__module__', None) or 'builtins'}.{named.__qualname__}"
+
+
+# ---- what a registration must be ------------------------------------------------------------------------------------
+
+
+class _Refused(Exception):
+    """Why a registration is refused; becomes `InvalidHandler`."""
+
+
+def _check_names(event: object, topic: object) -> None:
+    for what, name in (("event", event), ("topic", topic)):
+        if not isinstance(name, str):
+            raise _Refused(f"its {what} is {name!r}, and must be a string")
+    assert isinstance(event, str)
+    assert isinstance(topic, str)
+    if not event:
+        raise _Refused("its event is empty")
+    if event in RESERVED_EVENTS:
+        raise _Refused(f"event {event!r} is the protocol's own; joins, replies and closings are events of the client")
+    if WILDCARD in event and event != WILDCARD:
+        raise _Refused(f"event {event!r} is no pattern: name one event, or use '*' for all")
+    if not topic:
+        raise _Refused("its topic is empty")
+    if WILDCARD in topic[:-1]:
+        raise _Refused(f"topic {topic!r} has a '*' before its end")
+
+
+# ---- what is found out about a function -----------------------------------------------------------------------------
+
+
+def _within(around: Around, handler: Handler, kind: HandlerKind) -> Callable[..., Any]:
+    function = handler.function
+
+    def run(message: Message[Any], *channel: object) -> Any:
+        with around(handler, message):
+            return function(message, *channel)
+
+    async def run_async(message: Message[Any], *channel: object) -> Any:
+        with around(handler, message):
+            return await function(message, *channel)
+
+    return run_async if kind is HandlerKind.ASYNC else run
+
+
+def _innermost(function: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(function, partial | staticmethod):
+        function = function.func if isinstance(function, partial) else function.__func__
+    return function
+
+
+def _kind(function: Callable[..., Any]) -> HandlerKind:
+    target = _innermost(function)
+    forms = (target, type(target).__call__)  # the second: an object with `async def __call__`
+    if any(inspect.isgeneratorfunction(form) or inspect.isasyncgenfunction(form) for form in forms):
+        raise _Refused("it is a generator function: calling it runs nothing of it")
+    return HandlerKind.ASYNC if any(map(inspect.iscoroutinefunction, forms)) else HandlerKind.PLAIN
+
+
+def _takes_channel(function: Callable[..., Any]) -> bool:
+    if isinstance(function, type):
+        raise _Refused("it is a class, and each message would only make an object of it: register a function")
+    if isinstance(function, classmethod):
+        raise _Refused("it is a class method in the class's body: after the class, add(TheClass.method, 'event')")
+    try:
+        signature = inspect.signature(function)
+    except TypeError:
+        raise _Refused("it is not callable") from None
+    except ValueError as error:
+        raise _Refused("its signature cannot be read; wrap it in a function") from error
+    if _is_unbound(signature):
+        raise _Refused(
+            f"it is a method without its object, {signature}: register it of an object, add(thing.method, 'event'), "
+            "for instance in __init__, or make it a staticmethod"
+        )
+    alone, both = _fits(signature, 1), _fits(signature, 2)
+    if not alone and not both:
+        raise _Refused(f"it must take (message) or (message, channel), and is {signature}")
+    return both and (not alone or _wants_channel(signature))
+
+
+def _is_unbound(signature: inspect.Signature) -> bool:
+    """Whether its first argument is an object's place, and not the message's."""
+    names = [*signature.parameters]
+    return names[:1] in (["self"], ["cls"]) or names[1:2] == ["message"]
+
+
+def _fits(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def _wants_channel(signature: inspect.Signature) -> bool:
+    """Whether a second argument that need not be given is meant for the channel."""
+    first, *rest = signature.parameters.values()
+    second = rest[0] if rest and first.kind is not first.VAR_POSITIONAL else first
+    return second.kind is second.VAR_POSITIONAL or second.name == "channel"
+
+
+# ---- payload types --------------------------------------------------------------------------------------------------
+
+
+def _decoder(payload_type: Any) -> msgspec.json.Decoder[Any]:
+    try:
+        decoder = msgspec.json.Decoder(payload_type)
+        unknown = _unknown_class(msgspec.inspect.type_info(payload_type))
+    except (TypeError, ValueError, NameError, AttributeError) as error:  # the last two: annotations that lead nowhere
+        raise _Refused(f"its payload type {_type_name(payload_type)} cannot be decoded: {error}") from error
+    if unknown is not None:
+        raise _Refused(
+            f"its payload type {_type_name(payload_type)} cannot be decoded: nothing is known of "
+            f"{_type_name(unknown)} (make it a msgspec.Struct, a dataclass or a TypedDict)"
+        )
+    return decoder
+
+
+def _unknown_class(info: msgspec.inspect.Type) -> type | None:
+    """A class without which no payload of the type is whole, and of which msgspec knows no fields.
+
+    msgspec makes a decoder for it all the same, and that refuses every message. Members of a union and fields that
+    need not be there are let pass: a payload can do without them.
+    """
+    waiting: list[Any] = [info]
+    seen = set[int]()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, msgspec.inspect.CustomType) and node.cls is not object:
+            return node.cls
+        if id(node) in seen or isinstance(node, msgspec.inspect.UnionType):
+            continue
+        seen.add(id(node))
+        for name in node.__struct_fields__:
+            part: Any = getattr(node, name)
+            members: list[Any] = [*part] if isinstance(part, tuple) else [part]
+            waiting += filter(_is_needed, members)
+    return None
+
+
+def _is_needed(member: object) -> bool:
+    return isinstance(member, msgspec.inspect.Type) or (isinstance(member, msgspec.inspect.Field) and member.required)
+
+
+def _type_name(payload_type: Any) -> str:
+    return payload_type.__qualname__ if isinstance(payload_type, type) else str(payload_type)
+
+
+#: What decoding a payload can raise. `TypeError`: an unhashable member of a set; `ArithmeticError`: a Decimal.
+_UNFIT: Final = (*UNREADABLE, TypeError, ArithmeticError)
+
+_PROBLEMS: Final[dict[type[Exception], str]] = {
+    UnicodeDecodeError: "it is not valid UTF-8",
+    RecursionError: "it is nested too deeply",
+    SystemError: "it has a number out of range",
+}
+
+#: Where msgspec quotes a value of the payload.
+_QUOTED: Final = re.compile(r"(['\"]).*\1", re.DOTALL)
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, msgspec.MsgspecError):
+        return _QUOTED.sub("'…'", str(error))[:200]
+    return _PROBLEMS.get(type(error), f"it cannot be built ({type(error).__name__})")

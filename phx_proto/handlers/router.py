@@ -1,0 +1,302 @@
+"""`Router`: which handlers a message goes to, by the pattern of its topic and by its event.
+
+A router is pure and belongs to no transport: it is registered with, and asked. Patterns are `"room:lobby"` (exact),
+`"room:*"` (every topic that starts so) and `"*"`. Handlers come in the order of their registration, whichever pattern
+brought them.
+
+Asking happens once for a topic, not for a message: `routes(topic)` is a table from event to handlers that a channel
+keeps until `version` changes. The handlers of a topic are those of its exact pattern and of its longest prefix (which
+brings every shorter one), so there are no more different tables than patterns, plus one for topics that match none:
+10,000 topics of `"sim:*"` share one, and no peer can make the router grow by naming topics.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, TypeAlias, TypeVar
+
+import msgspec
+
+from ..errors import InvalidHandler, NotRegistered
+from ..message import Message
+from .handler import WILDCARD, Around, Handler, handler_name
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Dispatch(msgspec.Struct, frozen=True):
+    """An intent: this handler is to have this message.
+
+    Attributes:
+        message: As it came; `handler.accept(message)` gives it the handler's payload type, or refuses it.
+    """
+
+    handler: Handler
+    message: Message[Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Routes:
+    """The handlers of a topic, by event; in the order of their registration.
+
+    Attributes:
+        by_event: For every event registered by name its handlers, those of every event among them.
+        catch_all: The handlers of any other event.
+    """
+
+    by_event: dict[str, tuple[Handler, ...]] = field(default_factory=dict[str, tuple[Handler, ...]])
+    catch_all: tuple[Handler, ...] = ()
+
+    @property
+    def all(self) -> tuple[Handler, ...]:
+        """Who handles anything."""
+        return (*self.catch_all, *(handler for handlers in self.by_event.values() for handler in handlers))
+
+    def handlers(self, event: str) -> tuple[Handler, ...]:
+        """Who handles the event."""
+        return self.by_event.get(event, self.catch_all)
+
+    def merged(self, extra: Iterable[Handler]) -> "Routes":
+        """These routes with more handlers behind them, e.g. a channel's own; without any, these themselves."""
+        added = tuple(extra)
+        if not added:
+            return self
+        by_event = {event: list(handlers) for event, handlers in self.by_event.items()}
+        catch_all = list(self.catch_all)
+        for handler in added:
+            if handler.event != WILDCARD:
+                by_event.setdefault(handler.event, list(catch_all)).append(handler)
+                continue
+            for handlers in (catch_all, *by_event.values()):
+                handlers.append(handler)
+        return Routes({event: tuple(handlers) for event, handlers in by_event.items()}, tuple(catch_all))
+
+
+def compile_routes(handlers: Iterable[Handler]) -> Routes:
+    """Routes to these handlers, in this order. Their topics are not looked at: whoever calls has matched them."""
+    return _NO_ROUTES.merged(handlers)
+
+
+_NO_ROUTES: Final = Routes()
+
+#: A handler behind its number; numbers rise in the order of registration.
+_Entry: TypeAlias = tuple[int, Handler]
+
+
+def decorator(add: Callable[[F, str], object], event: str) -> Callable[[F], F]:
+    """What every `on` gives: it adds the decorated function for the event, and leaves it as it is.
+
+    Raises:
+        InvalidHandler: The event is left out, and the function stands in its place.
+    """
+    if callable(event):
+        raise InvalidHandler(handler_name(event), "name its event: @….on('event')")
+
+    def register(function: F) -> F:
+        add(function, event)
+        return function
+
+    return register
+
+
+def select_handlers(
+    handlers: Iterable[Handler], what: Handler | Callable[..., Any] | str, whose: str
+) -> tuple[Handler, ...]:
+    """Of these handlers those that `off` is to take back.
+
+    Args:
+        handlers: All there are.
+        what: One of them, a function, or an event's name.
+        whose: The router's or the channel's name, for the error.
+
+    Raises:
+        NotRegistered: None of them.
+    """
+    if isinstance(what, str):
+        found = tuple(handler for handler in handlers if handler.event == what)
+        name = f"event {what!r}"
+    elif isinstance(what, Handler):
+        found = tuple(handler for handler in handlers if handler is what)
+        name = what.name
+    else:  # a method's object is another each time that it is looked up, and equal
+        found = tuple(handler for handler in handlers if handler.function == what)
+        name = handler_name(what)
+    if not found:
+        raise NotRegistered(name, f"{whose} has no such handler (any more)")
+    return found
+
+
+class Router:
+    """Handlers by topic and event.
+
+    Any thread may ask while one registers.
+
+    Args:
+        around: Makes the context manager that each call of a handler is made within: the place for metrics and tracing.
+            It is given the handler and its message, and runs where the handler runs.
+
+    Attributes:
+        version: Grows with every change; who keeps `Routes` compares it to know when to ask again.
+
+    >>> router = Router()
+    >>> @router.on("shout", topic="room:*")
+    ... async def hear(message: Message[Any]) -> None: ...
+    >>> [intent.handler.name for intent in router.dispatch(Message(topic="room:lobby", event="shout", payload={}))]
+    ['phx_proto.handlers.router.hear']
+    """
+
+    def __init__(self, *, around: "Around | None" = None) -> None:
+        self.version = 0
+        self._around = around
+        self._exact: dict[str, tuple[_Entry, ...]] = {}
+        self._prefixes: dict[str, tuple[_Entry, ...]] = {}
+        self._compiled: dict[tuple[Handler, ...], Routes] = {}
+
+    def on(
+        self,
+        event: str,
+        *,
+        topic: str = WILDCARD,
+        payload: Any = None,
+        concurrency: int | None = None,
+        executor: Any = None,
+        unjoined: bool = False,
+    ) -> Callable[[F], F]:
+        """Register the decorated function, and leave it as it is: it can be decorated again, called and tested.
+
+        The arguments are those of `add`.
+        """
+        options = partial(
+            self.add, topic=topic, payload=payload, concurrency=concurrency, executor=executor, unjoined=unjoined
+        )
+        return decorator(options, event)
+
+    def add(
+        self,
+        function: Callable[..., Any],
+        event: str,
+        *,
+        topic: str = WILDCARD,
+        payload: Any = None,
+        concurrency: int | None = None,
+        executor: Any = None,
+        unjoined: bool = False,
+    ) -> Handler:
+        """Register a function.
+
+        Args:
+            function: A coroutine function or any other callable; takes `(message)` or `(message, channel)`.
+            event: The event's name; `"*"` for every event.
+            topic: An exact topic, the beginning of one and a `*`, or `"*"` for every topic.
+            payload: The payload's type: a `msgspec.Struct`, a dataclass, a `TypedDict`, `list[...]` and so on.
+                `None` leaves the payload as it came.
+            concurrency: How many messages of one topic it may have in hand, in a queue of its own; more than 1 gives up
+                their order. `None`: it takes its turn in the topic's line.
+            executor: A `concurrent.futures.Executor` for this handler, a plain function, instead of where the client
+                runs it; in a process pool it takes the message alone.
+            unjoined: Whether it takes messages of topics that have no channel on this client, too: some servers push on
+                topics that are never joined, as Absinthe does on `__absinthe__:doc:…`. All those topics have one order,
+                and a handler that takes the channel gets one of topic `"*"` that is never joined.
+
+        Returns:
+            The registration, which `off` takes back.
+
+        Raises:
+            InvalidHandler: It could never be called rightly.
+        """
+        handler = self.make(
+            function,
+            event,
+            topic=topic,
+            payload=payload,
+            concurrency=concurrency,
+            executor=executor,
+            unjoined=unjoined,
+        )
+        table, key = self._place(handler)
+        table[key] = (*table.get(key, ()), (self.version, handler))
+        self._changed()
+        return handler
+
+    def make(
+        self,
+        function: Callable[..., Any],
+        event: str,
+        *,
+        topic: str = WILDCARD,
+        payload: Any = None,
+        concurrency: int | None = None,
+        executor: Any = None,
+        unjoined: bool = False,
+    ) -> Handler:
+        """A handler like those of this router, registered with nobody. The arguments are those of `add`.
+
+        Raises:
+            InvalidHandler: It could never be called rightly.
+        """
+        return Handler(
+            function,
+            event,
+            topic=topic,
+            payload_type=payload,
+            concurrency=concurrency,
+            executor=executor,
+            around=self._around,
+            unjoined=unjoined,
+        )
+
+    def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
+        """Take registrations back: one, all of a function, or all for an event; gives those that it took.
+
+        Args:
+            what: What `add` gave, a function, or an event's name (`"*"`: what was registered for every event).
+
+        Raises:
+            NotRegistered: There is none (any more).
+        """
+        found = select_handlers(self.handlers, what, "this router")
+        for handler in found:
+            table, key = self._place(handler)
+            table[key] = tuple(entry for entry in table[key] if entry[1] is not handler)
+            if not table[key]:
+                del table[key]
+        self._changed()
+        return found
+
+    @property
+    def handlers(self) -> tuple[Handler, ...]:
+        """All that is registered, in the order of registration."""
+        entries = [entry for table in (self._exact, self._prefixes) for some in table.values() for entry in some]
+        return tuple(handler for _, handler in sorted(entries))
+
+    def routes(self, topic: str) -> Routes:
+        """The handlers of a topic by event, to be kept until `version` changes.
+
+        Topics with the same handlers get the same object. Any topic may be asked for: see the module's text.
+        """
+        entries = self._exact.get(topic, ())
+        for prefix, more in tuple(self._prefixes.items()):  # a copy: another thread may be registering
+            if topic.startswith(prefix):
+                entries += more
+        handlers = tuple(handler for _, handler in sorted(entries))
+        compiled = self._compiled
+        known = compiled.get(handlers)
+        return compiled.setdefault(handlers, compile_routes(handlers)) if known is None else known
+
+    def unjoined(self, topic: str, event: str) -> tuple[Handler, ...]:
+        """Who is to have a message of a topic that has no channel on this client."""
+        return tuple(handler for handler in self.routes(topic).handlers(event) if handler.unjoined)
+
+    def dispatch(self, message: Message[Any]) -> tuple[Dispatch, ...]:
+        """Who is to have the message, in the order of registration. Calls nothing, and decodes nothing."""
+        return tuple(Dispatch(handler, message) for handler in self.routes(message.topic).handlers(message.event))
+
+    def _place(self, handler: Handler) -> tuple[dict[str, tuple[_Entry, ...]], str]:
+        # Two tables, for a topic may be called "room:*" too.
+        if handler.topic.endswith(WILDCARD):
+            return self._prefixes, handler.topic[:-1]
+        return self._exact, handler.topic
+
+    def _changed(self) -> None:
+        self._compiled = {}
+        self.version += 1

@@ -1,0 +1,564 @@
+"""`ServerProtocol`: the other side of the wire, one socket with the semantics of `Phoenix.Socket`.
+
+Theory of operation. On a real server a socket is a process and so is each of its channels, and what a client can see of
+that is the order in which things are answered. So this is two kinds of mailbox and one loop over them:
+
+- The socket's mail: frames that came in, frames that channels want sent, news of channels that ended, a wish to close.
+  It is worked off in order of arrival, but stands still while a join waits for the application's answer; the answer
+  itself goes out at once, ahead of the mail.
+- A channel's mailbox: its messages and its leave, one at a time; the next comes when the application has finished the
+  one before. A channel that ends takes its mailbox with it, unanswered. An application that has something to say at
+  the end (`last_words`) sends it before `terminated`, and only then the client is told.
+
+The frames of one read go through the socket before any channel takes its turn, as processes would run. That decides the
+races: of a leave and a join in one read the join finds the channel still there and replaces it, and the leave is never
+answered.
+
+The application gives no callbacks: it drains `events()`, and answers by calls that name a channel or a message. A call
+for a channel that has ended, or on a socket that is closed, does nothing, for the application cannot know in time; a
+call that never made sense raises a `LocalError`. So does a payload that cannot be encoded: on a real server it crashes
+the channel that sends it, and an application should treat the error like any other in its handlers, with `crash`.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from ..errors import InvalidFrame, InvalidState
+from ..formats.serializers import Request, ServerSerializer, V1Server, V2Server
+from ..message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE
+from .events import (
+    HOSTS,
+    MESSAGE_COST,
+    RELEASES,
+    Abort,
+    ChannelHandle,
+    ChannelTerminated,
+    Close,
+    Fits,
+    JoinRequested,
+    MessageIn,
+    Send,
+    ServerCommand,
+    ServerEvent,
+    ServerOptions,
+    SocketClosed,
+    Termination,
+)
+
+_DEFAULTS: Final = ServerOptions()
+_NOTHING: Final[dict[str, Any]] = {}
+
+_Mail: TypeAlias = Callable[[], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Channel:
+    """One join of one topic.
+
+    `join_ref` is what the client sent, which its messages must match and which `phx_close` carries; null there, replies
+    and pushes carry the join's `ref` instead.
+    """
+
+    handle: ChannelHandle
+    join_ref: Any
+    ref: Any
+    alive: bool = False
+    ending: Termination | None = None  # it ended, and the application's `terminated` is waited for
+    running: MessageIn | None = None
+    mailbox: deque[tuple[Request, int]] = field(default_factory=deque[tuple[Request, int]])  # with the cost of each
+
+    @property
+    def speaks(self) -> bool:
+        """Whether what it sends, and what is sent to its topic, still reaches its client."""
+        return self.alive or self.ending is not None
+
+    @property
+    def name(self) -> Any:
+        return self.ref if self.join_ref is None else self.join_ref
+
+
+class ServerProtocol:
+    """One client's connection, from its opened WebSocket to its end.
+
+    Args:
+        serializer: Of the version that the client asked for.
+        topics: The patterns of the topics that the application serves: a whole topic, or a beginning and `*`.
+        options: How it is configured.
+        last_words: Whether a channel that ends by itself may still send until `terminated`; else its end is sent at
+            once.
+        now: Monotonic seconds, as everywhere.
+
+    >>> from phx_proto.formats.serializers import V2Server
+    >>> server = ServerProtocol(V2Server(), ("room:*",), now=0.0)
+    >>> server.receive('["1","1","room:lobby","phx_join",{}]', 0.1)
+    >>> (join,) = server.events()
+    >>> server.accept(join.channel, {"hello": "you"})
+    >>> server.commands()[0].data
+    '["1","1","room:lobby","phx_reply",{"status":"ok","response":{"hello":"you"}}]'
+    """
+
+    def __init__(
+        self,
+        serializer: ServerSerializer,
+        topics: tuple[str, ...],
+        *,
+        options: ServerOptions = _DEFAULTS,
+        last_words: bool = False,
+        now: float,
+    ) -> None:
+        self.serializer = serializer
+        self._topics = topics
+        self._options = options
+        self._last_words = last_words
+        self._release = RELEASES[options.release]
+        self._host = HOSTS[options.host]
+        limit = options.max_channels
+        self._max_channels = self._release.max_channels if limit is msgspec.UNSET else limit
+        self._opened = now
+        self._open = True
+        self._deadline: float | None = None
+        self._mail: deque[_Mail] = deque()
+        self._waiting = 0  # what the client's messages cost, in the mail and the mailboxes
+        self._channels: dict[str, _Channel] = {}  # what the socket knows of: an ended one stays until its news is read
+        self._ready: deque[_Channel] = deque()  # those whose turn it is: idle, with mail
+        self._joining: _Channel | None = None
+        self._serials = count(1)
+        self._commands: list[ServerCommand] = []
+        self._events: list[ServerEvent] = []
+        self.touched(now)
+
+    # ---- from the transport ------------------------------------------------------------------------------------------
+
+    def receive(self, frame: str | bytes, now: float) -> None:
+        """A frame came: `str` from a text frame, `bytes` from a binary one."""
+        self.receive_all((frame,), now)
+
+    def receive_all(self, frames: Iterable[str | bytes], now: float) -> None:
+        """One read brought these frames."""
+        if not self._open:
+            return
+        self.touched(now)
+        for frame in frames:
+            self._waiting += len(frame) + MESSAGE_COST
+            self._mail.append(partial(self._read, frame))
+        self._run()
+
+    @property
+    def full(self) -> bool:
+        """Whether so many messages wait for the application that no more should be read from the client now.
+
+        It changes by any input and any call of the application. What is received all the same is kept.
+        """
+        limit = self._options.max_waiting
+        return limit is not None and self._waiting > limit
+
+    def touched(self, now: float) -> None:
+        """Bytes came from the client that are no message: a ping, a pong, a part of a frame."""
+        if self._open and self._options.timeout is not None:
+            self._deadline = self._host.idle_end(self._opened, now, self._options.timeout)
+
+    def closed(self, code: int | None, reason: str) -> None:
+        """The client ended the connection. Its close frame waits for its turn like any frame, behind a join then.
+
+        Args:
+            code: Of its close frame, 1005 where that names none; `None` where the connection ended without one.
+            reason: Of its close frame, or what happened in words.
+        """
+        if code is None:
+            self._end_socket(None, None, reason)
+            return
+        end = partial(self._end_socket, Close(self._host.close_answer(code)), code, reason)
+        if self._joining is not None:
+            self._mail.append(end)
+        else:
+            end()
+
+    def next_timeout(self) -> float | None:
+        """When `handle_timeout` wants to be called next; `None` for never."""
+        return self._deadline
+
+    def handle_timeout(self, now: float) -> None:
+        """The time has come; early is a no-op."""
+        if self._deadline is None or now < self._deadline:
+            return
+        if self.full:  # it is not the client that is silent: nothing is read from it
+            self.touched(now)
+        else:
+            self._deadline = None
+            self._post(partial(self._close, self._host.idle_code, "the client was silent for too long"))
+
+    # ---- to the adapter ----------------------------------------------------------------------------------------------
+
+    def commands(self) -> list[ServerCommand]:
+        """What the transport must do, in order; each is told once."""
+        commands, self._commands = self._commands, []
+        return commands
+
+    def events(self) -> list[ServerEvent]:
+        """What the application is asked and told, in order; each is told once."""
+        events, self._events = self._events, []
+        return events
+
+    # ---- the application: joins --------------------------------------------------------------------------------------
+
+    def accept(self, channel: ChannelHandle, response: Any = _NOTHING) -> None:
+        """The join succeeds.
+
+        Raises:
+            InvalidState: The join was answered before.
+            LocalError: The response cannot be encoded; the join still waits for its answer.
+        """
+        self._answer("accept", channel, "ok", response)
+
+    def refuse(self, channel: ChannelHandle, response: Any = _NOTHING) -> None:
+        """The join is refused; the channel is never told of as terminated, for it never was. Raises as `accept`."""
+        self._answer("refuse", channel, "error", response)
+
+    def crash_join(self, channel: ChannelHandle) -> None:
+        """The application failed to answer the join. Raises as `accept`."""
+        self._answer("crash_join", channel, "error", {"reason": "join crashed"})
+
+    # ---- the application: a channel ----------------------------------------------------------------------------------
+
+    def reply(self, message: MessageIn, status: str = "ok", response: Any = _NOTHING) -> None:
+        """Answer a message, at any time, before or after `finish`.
+
+        Raises:
+            LocalError: The response cannot be encoded.
+        """
+        channel = self._find("reply", message.channel)
+        if channel is not None:
+            frame = self.serializer.reply(channel.name, message.ref, channel.handle.topic, status, response)
+            self._post(partial(self._send, frame))
+
+    def finish(self, message: MessageIn) -> None:
+        """The message is handled; the channel takes its next one.
+
+        Raises:
+            InvalidState: It was finished before.
+        """
+        channel = self._find("finish", message.channel)
+        if channel is None:
+            return
+        if channel.running is not message:
+            raise InvalidState("finish", "finished already")
+        channel.running = None
+        if channel.mailbox:
+            self._ready.append(channel)
+            self._run()
+
+    def push(self, channel: ChannelHandle, event: str, payload: Any) -> None:
+        """Send an event to this channel's client.
+
+        Raises:
+            InvalidState: The channel's join has not been accepted yet.
+            LocalError: The payload cannot be encoded.
+        """
+        found = self._find("push", channel)
+        if found is not None:
+            self._post(partial(self._send, self.serializer.push(found.name, channel.topic, event, payload)))
+
+    def stop(self, channel: ChannelHandle) -> None:
+        """The channel ends, and its client does not join it again by itself. Raises `InvalidState` as `push`."""
+        self._stop("stop", channel, Termination.STOPPED)
+
+    def crash(self, channel: ChannelHandle) -> None:
+        """The channel dies, and its client joins it anew; also of one that fails on its `last_words`.
+
+        Raises `InvalidState` as `push`.
+        """
+        self._stop("crash", channel, Termination.CRASHED)
+
+    def terminated(self, channel: ChannelHandle) -> None:
+        """A channel that ended has said its `last_words`: now its client is told of the end."""
+        found = self._channels.get(channel.topic)
+        if found is not None and found.handle is channel and found.ending is not None:
+            self._tell_end(found, found.ending)
+            self._run()
+
+    # ---- the application: the socket ---------------------------------------------------------------------------------
+
+    def broadcast(self, topic: str, event: str, payload: Any) -> None:
+        """Send an event to whoever has the topic joined on this socket.
+
+        Raises:
+            LocalError: The payload cannot be encoded, and somebody was there to get it.
+        """
+        if self._has(topic):
+            self.fastlane(topic, self.serializer.broadcast(topic, event, payload))
+
+    def fastlane(self, topic: str, frame: str | bytes) -> None:
+        """The same with a frame that was encoded before, by a serializer's `broadcast`: once for many sockets."""
+        if not self._has(topic):
+            return
+        if self._mail or self._joining is not None:
+            self._mail.append(partial(self._send, frame))
+        else:  # nothing is in the way, as nearly always
+            self._send(frame)
+
+    def disconnect(self) -> None:
+        """Close the connection; the client is meant to come back, with new credentials perhaps."""
+        self._post(partial(self._close, self._release.disconnect, "disconnected by the application"))
+
+    def drain(self) -> None:
+        """Close the connection because the server goes away: what a real one tells a socket when it drains."""
+        self._post(partial(self._close, 1012, "drained by the application"))
+
+    def shutdown(self) -> None:
+        """Close the connection as a real server's shutdown does: drain it if a channel is joined, else end it."""
+        self._post(self._shutdown)
+
+    def abort(self) -> None:
+        """Drop the connection at once, without a close frame."""
+        self._end_socket(Abort(), None, "aborted by the application")
+
+    # ---- the loop ----------------------------------------------------------------------------------------------------
+
+    def _post(self, mail: _Mail) -> None:
+        if self._open:
+            self._mail.append(mail)
+            self._run()
+
+    def _run(self) -> None:
+        while self._open:
+            if self._mail and self._joining is None:
+                self._mail.popleft()()
+            elif self._ready:
+                self._turn(self._ready.popleft())
+            else:
+                return
+
+    # ---- the socket's mail -------------------------------------------------------------------------------------------
+
+    def _read(self, frame: str | bytes) -> None:
+        cost = len(frame) + MESSAGE_COST
+        self._waiting -= cost
+        try:
+            request = self.serializer.decode(frame)
+        except InvalidFrame as error:
+            self._close(1011, str(error))
+            return
+        if not all(map(_shallow, (request.join_ref, request.ref, request.topic))):
+            self._close(1011, "a ref or a topic is nested too deeply to be sent back")
+            return
+        topic = request.topic
+        channel = self._channels.get(topic) if isinstance(topic, str) else None
+        if topic == PHOENIX_TOPIC and request.event == HEARTBEAT:
+            self._respond(None, request, "ok", {})
+        elif request.event == PHX_JOIN and isinstance(topic, str):
+            self._join(request, topic)
+        elif channel is not None:
+            self._deliver(channel, request, cost)
+        elif request.event == PHX_LEAVE:
+            self._respond(request.join_ref, request, "ok", {})
+        else:
+            self._respond(None, request, "error", {"reason": "unmatched topic"})
+
+    def _join(self, request: Request, topic: str) -> None:
+        limit = self._options.max_topic
+        pattern = next((pattern for pattern in self._topics if _matches(pattern, topic)), None)
+        if len(topic) > limit:
+            pattern = None
+        if pattern is None:
+            self._respond(None, request, "error", {"reason": "unmatched topic"})
+            return
+        if len(self.serializer.reply(request.join_ref, request.ref, "", "", {})) > limit + _REPLY_SIZE:
+            self._close(1011, "the refs of a join are too long to be kept")
+            return
+        old = self._channels.pop(topic, None)
+        if old is not None:
+            self._replace(old)
+        elif self._max_channels is not None and len(self._channels) >= self._max_channels:
+            self._respond(request.join_ref, request, "error", {"reason": "too many channels joined"})
+            return
+        channel = _Channel(ChannelHandle(next(self._serials), topic), request.join_ref, request.ref)
+        self._joining = channel
+        self._events.append(JoinRequested(channel.handle, pattern, request.payload))
+
+    def _replace(self, old: _Channel) -> None:
+        if old.alive:
+            self._end_channel(old, Termination.REPLACED)
+        old.ending = None
+        self._mail.append(partial(self._send_end, old, PHX_CLOSE, {}))  # behind the new join's answer
+
+    def _deliver(self, channel: _Channel, request: Request, cost: int) -> None:
+        if not channel.alive or not self._fits(channel.join_ref, request):
+            return
+        channel.mailbox.append((request, cost))
+        self._waiting += cost
+        if channel.running is None and len(channel.mailbox) == 1:
+            self._ready.append(channel)
+
+    def _fits(self, joined: Any, request: Request) -> bool:
+        sent, rule = request.join_ref, self._release.fits
+        if rule is Fits.ANY and request.event != PHX_LEAVE:
+            return True
+        if joined is None and rule is not Fits.SAME_OR_NULL:
+            return True
+        if sent is None and rule is Fits.SAME_OR_NULL:
+            return True
+        return type(joined) is type(sent) and bool(joined == sent)  # 1, 1.0 and true are three different refs
+
+    def _ended(self, channel: _Channel, event: str, payload: dict[str, Any]) -> None:
+        if self._channels.get(channel.handle.topic) is channel:  # else it was replaced, and told of, meanwhile
+            del self._channels[channel.handle.topic]
+            self._send_end(channel, event, payload)
+
+    def _shutdown(self) -> None:
+        code = 1012 if self._channels else self._host.shutdown_unjoined
+        self._end_socket(Abort() if code is None else Close(code), code, "the server shuts down")
+
+    def _close(self, code: int, reason: str) -> None:
+        self._end_socket(Close(code), code, reason)
+
+    # ---- a channel ---------------------------------------------------------------------------------------------------
+
+    def _turn(self, channel: _Channel) -> None:
+        if not channel.alive:
+            return
+        request, cost = channel.mailbox.popleft()
+        self._waiting -= cost
+        if not isinstance(request.event, str):
+            self._die(channel, Termination.CRASHED)
+        elif request.event == PHX_LEAVE:
+            frame = self.serializer.reply(channel.name, request.ref, channel.handle.topic, "ok", {})
+            self._mail.append(partial(self._send, frame))
+            self._die(channel, Termination.LEFT)
+        else:
+            channel.running = MessageIn(channel.handle, request.ref, request.event, request.payload)
+            self._events.append(channel.running)
+
+    def _die(self, channel: _Channel, reason: Termination) -> None:
+        """The channel ends by itself, and the socket gets the news."""
+        self._end_channel(channel, reason)
+        if self._last_words:
+            channel.ending = reason
+        else:
+            self._tell_end(channel, reason)
+
+    def _tell_end(self, channel: _Channel, reason: Termination) -> None:
+        channel.ending = None
+        event, payload = PHX_CLOSE, dict[str, Any]()
+        if reason is Termination.CRASHED:
+            event = PHX_ERROR
+            if self._release.crash_reason is not None:
+                payload["reason"] = self._release.crash_reason
+        self._mail.append(partial(self._ended, channel, event, payload))
+
+    def _end_channel(self, channel: _Channel, reason: Termination) -> None:
+        channel.alive = False
+        self._waiting -= sum(cost for _, cost in channel.mailbox)
+        channel.mailbox.clear()
+        self._events.append(ChannelTerminated(channel.handle, reason))
+
+    # ---- the rest ----------------------------------------------------------------------------------------------------
+
+    def _answer(self, call: str, channel: ChannelHandle, status: str, response: Any) -> None:
+        if not self._open:
+            return
+        joining = self._joining
+        if joining is None or joining.handle is not channel:
+            raise InvalidState(call, "answered already")
+        frame = self.serializer.reply(joining.join_ref, joining.ref, channel.topic, status, response)
+        if status == "ok":
+            joining.alive = True
+            self._channels[channel.topic] = joining
+        self._joining = None
+        self._send(frame)
+        self._run()
+
+    def _stop(self, call: str, channel: ChannelHandle, reason: Termination) -> None:
+        found = self._find(call, channel)
+        if found is None:
+            return
+        if found.alive:
+            self._die(found, reason)
+            self._run()
+        elif reason is Termination.CRASHED:
+            found.ending = reason
+
+    def _find(self, call: str, channel: ChannelHandle) -> _Channel | None:
+        """The channel that is meant, or `None` where it has ended.
+
+        Raises:
+            InvalidState: Its join waits for the answer.
+        """
+        if self._joining is not None and self._joining.handle is channel:
+            raise InvalidState(call, "joining")
+        found = self._channels.get(channel.topic)
+        return found if found is not None and found.speaks and found.handle is channel else None
+
+    def _has(self, topic: str) -> bool:
+        channel = self._channels.get(topic)
+        return channel is not None and channel.speaks
+
+    def _respond(self, join_ref: Any, request: Request, status: str, response: dict[str, Any]) -> None:
+        self._send(self.serializer.reply(join_ref, request.ref, request.topic, status, response))
+
+    def _send_end(self, channel: _Channel, event: str, payload: dict[str, Any]) -> None:
+        ref = channel.join_ref
+        self._send(self.serializer.push(ref, channel.handle.topic, event, payload, ref=ref))
+
+    def _send(self, frame: str | bytes) -> None:
+        self._commands.append(Send(frame))
+
+    def _end_socket(self, command: Close | Abort | None, code: int | None, reason: str) -> None:
+        if not self._open:
+            return
+        self._open = False
+        self._deadline = None
+        self._mail.clear()
+        self._ready.clear()
+        living = [channel for channel in self._channels.values() if channel.alive]
+        if self._joining is not None:
+            living.append(self._joining)
+            self._joining = None
+        for channel in living:
+            self._end_channel(channel, Termination.CONNECTION)
+        self._channels.clear()
+        self._waiting = 0
+        if command is not None:
+            self._commands.append(command)
+        self._events.append(SocketClosed(code, reason))
+
+
+def serializer_for(vsn: str | None) -> ServerSerializer | None:
+    """The serializer of the version that a client asks for in its URL; `None` where the server has none (HTTP 403).
+
+    Args:
+        vsn: The parameter `vsn`; `None` where the URL has none.
+
+    >>> serializer_for("2.0.5").vsn
+    '2.0.0'
+    """
+    found = _VSN.fullmatch("1.0.0" if vsn is None else vsn)
+    return _SERIALIZERS[found["major"]]() if found else None
+
+
+_NUMBER: Final = r"(?:0|[1-9][0-9]*)"
+_PRE: Final = rf"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+_BUILD: Final = r"[0-9A-Za-z-]+"
+#: What `~> 1.0.0` and `~> 2.0.0` match of the semantic versions: 2.0.5-rc.1 as well, but 2.0.0-rc.1 comes before 2.0.0.
+_VSN: Final = re.compile(
+    rf"(?P<major>[12])\.0\.(?:0|[1-9][0-9]*(?:-{_PRE}(?:\.{_PRE})*)?)(?:\+{_BUILD}(?:\.{_BUILD})*)?"
+)
+_SERIALIZERS: Final[dict[str, Callable[[], ServerSerializer]]] = {"1": V1Server, "2": V2Server}
+_ITEMS: Final[dict[Any, Callable[[Any], Iterable[Any]]]] = {list: iter, dict: lambda value: value.values()}
+_REPLY_SIZE: Final = 128  # what a reply is long beside its refs, at most
+_LEVELS: Final = 32  # of nesting that surely can be encoded again, wherever the stack stands
+
+
+def _shallow(value: Any, levels: int = _LEVELS) -> bool:
+    items = _ITEMS.get(value.__class__)
+    return items is None or (levels > 0 and all(_shallow(item, levels - 1) for item in items(value)))
+
+
+def _matches(pattern: str, topic: str) -> bool:
+    return topic.startswith(pattern[:-1]) if pattern.endswith("*") else topic == pattern

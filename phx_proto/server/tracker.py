@@ -1,0 +1,138 @@
+"""Who is on a topic, as a server keeps it: metas by topic and key, and the diff of each change.
+
+The other half of `presence.py`, which merges what this tells. The rules are Phoenix.Tracker's:
+
+- Every meta has an owner, which tracks a key of a topic once at most; a key has the metas of all its owners, in the
+  order in which they came, and is gone without any. An owner is a channel, usually: one join of one topic.
+- Every meta has a `phx_ref` of its own. It is random, for a client that comes back to a server which was restarted
+  must not take a new meta for one it knew. An update is the leave of the old meta and the join of the new one in one
+  diff; the new one keeps its place and names the old one in `phx_ref_prev`.
+
+A meta is kept as clients will be told of it: copied, as JSON. One that cannot be sent is refused when it comes, so that
+no state and no diff ever is. What is handed out shares its parts and is to be read only.
+"""
+
+from base64 import urlsafe_b64encode
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+from ..errors import InvalidPresence
+from ..formats.text import to_text
+from ..presence import PRESENCE_DIFF, Entry, Meta
+
+if TYPE_CHECKING:
+    from random import Random
+
+#: The payload of a `presence_diff`: `{"joins": {key: entry}, "leaves": {key: entry}}`.
+Diff: TypeAlias = dict[str, dict[str, Entry]]
+
+
+class Tracker:
+    """The metas of all topics. A change is returned as a diff, for the caller to broadcast on the topic.
+
+    Args:
+        rng: Draws the refs.
+
+    >>> from random import Random
+    >>> tracker = Tracker(Random(1))
+    >>> ref, diff = tracker.track("room:1", "a channel", "ann", {"mood": "ok"})
+    >>> diff == {"joins": {"ann": {"metas": [{"mood": "ok", "phx_ref": ref}]}}, "leaves": {}}
+    True
+    """
+
+    def __init__(self, rng: "Random") -> None:
+        self._rng = rng
+        self._owned: dict[tuple[str, Hashable], dict[str, Meta]] = {}
+        self._owners: dict[str, dict[str, dict[Hashable, None]]] = {}  # by topic and key, in their order
+
+    def track(self, topic: str, owner: Hashable, key: str, meta: Any) -> tuple[str, Diff]:
+        """Add a meta.
+
+        Args:
+            topic: Where.
+            owner: Whose the meta is.
+            key: Whom it tells of, e.g. a user's id.
+            meta: A JSON object. `phx_ref` and `phx_ref_prev` are the tracker's own.
+
+        Returns:
+            The meta's ref, and what changed.
+
+        Raises:
+            InvalidPresence: The owner tracks the key already, or the meta is no object.
+            InvalidPayload: The meta cannot be sent.
+        """
+        if self.find(topic, owner, key) is not None:
+            raise InvalidPresence(topic, key, "is tracked already by this owner: update it")
+        new = self._stamped(topic, key, meta)
+        self._owned.setdefault((topic, owner), {})[key] = new
+        self._owners.setdefault(topic, {}).setdefault(key, {})[owner] = None
+        return new["phx_ref"], {"joins": _entries({key: new}), "leaves": {}}
+
+    def update(self, topic: str, owner: Hashable, key: str, meta: Any) -> tuple[str, Diff]:
+        """Replace a meta.
+
+        Returns:
+            The new meta's ref, and what changed.
+
+        Raises:
+            InvalidPresence: The owner does not track the key, or the meta is no object.
+            InvalidPayload: The meta cannot be sent.
+        """
+        old = self.find(topic, owner, key)
+        if old is None:
+            raise InvalidPresence(topic, key, "is not tracked by this owner: track it")
+        new = {**self._stamped(topic, key, meta), "phx_ref_prev": old["phx_ref"]}
+        self._owned[topic, owner][key] = new
+        return new["phx_ref"], {"joins": _entries({key: new}), "leaves": _entries({key: old})}
+
+    def untrack(self, topic: str, owner: Hashable, key: str | None = None) -> Diff | None:
+        """Take away what an owner tracks on a topic: one key, or everything.
+
+        Returns:
+            What changed; `None` if there was nothing.
+        """
+        owned = self._owned.get((topic, owner), {})
+        keys = [each for each in owned if key in (None, each)]
+        if not keys:
+            return None
+        gone = {each: owned.pop(each) for each in keys}
+        if not owned:
+            del self._owned[topic, owner]
+        owners = self._owners[topic]
+        for each in keys:
+            del owners[each][owner]
+            if not owners[each]:
+                del owners[each]
+        if not owners:
+            del self._owners[topic]
+        return {"joins": {}, "leaves": _entries(gone)}
+
+    def find(self, topic: str, owner: Hashable, key: str) -> Meta | None:
+        """The meta of a key that an owner tracks."""
+        return self._owned.get((topic, owner), {}).get(key)
+
+    def state(self, topic: str) -> dict[str, Entry]:
+        """Everybody there: the payload of a `presence_state`."""
+        return {
+            key: {"metas": [self._owned[topic, owner][key] for owner in owners]}
+            for key, owners in self._owners.get(topic, {}).items()
+        }
+
+    def _stamped(self, topic: str, key: str, meta: Any) -> Meta:
+        text = to_text(meta, (), topic, PRESENCE_DIFF, meta)
+        try:
+            copy = _decode_meta(text)
+        except msgspec.ValidationError:
+            raise InvalidPresence(topic, key, "needs a meta that is an object") from None
+        copy.pop("phx_ref_prev", None)  # of a meta that was read here and comes back changed
+        copy["phx_ref"] = urlsafe_b64encode(self._rng.randbytes(12)).decode()
+        return copy
+
+
+_decode_meta = msgspec.json.Decoder(Meta).decode
+
+
+def _entries(metas: dict[str, Meta]) -> dict[str, Entry]:
+    return {key: {"metas": [meta]} for key, meta in metas.items()}

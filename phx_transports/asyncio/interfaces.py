@@ -1,0 +1,70 @@
+"""What a client takes from outside: connections and the time. Real ones, unless `connect` is given others.
+
+The core's commands go out through it, and what comes in is told to the core's links by `tell`. So whoever plays the
+network and the clock of a client, a test for instance, needs to know nothing else of it.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from phx_proto.client import ClientProtocol
+from phx_proto.commands import Command
+
+from ..client.session import Tell
+
+
+class Timer(Protocol):
+    """Something to be called at a time; an `asyncio.TimerHandle` is one."""
+
+    def when(self) -> float:
+        """The time at which it is due."""
+        ...
+
+    def cancel(self) -> None:
+        """It will not be called."""
+        ...
+
+
+class ClientTransport(Protocol):
+    """The connections and the clock of one client, on its event loop."""
+
+    def now(self) -> float:
+        """Monotonic seconds, of the clock by which everything of this client goes."""
+        ...
+
+    def call_at(self, when: float, callback: Callable[[], object], /) -> Timer:
+        """Have something called on the loop when that clock says so."""
+        ...
+
+    def perform(self, command: Command) -> None:
+        """Do what the core wants done. Called from within the pump, so it must not pump."""
+        ...
+
+    @property
+    def writable(self) -> bool:
+        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
+        ...
+
+    async def wait_writable(self) -> None:
+        """Give the loop a turn to write what was sent, and wait while there is no room."""
+        ...
+
+    async def end(self) -> None:
+        """After the core has ended: give up what is under way, and wait until nothing is left."""
+        ...
+
+
+class TransportFactory(Protocol):
+    """Makes the transport of a client; what `connect(…, transport=…)` takes. `phx_transports.testing.Peer` is one."""
+
+    def asyncio_transport(
+        self, proto: ClientProtocol, *, tell: Tell, on_crash: Callable[[BaseException], None]
+    ) -> ClientTransport:
+        """Make it, on the running loop.
+
+        Args:
+            proto: The core.
+            tell: To be used for each input to the core.
+            on_crash: To be told of an error that ends the client.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""The face without `await`, which the clients on threads and on wsproto share."""

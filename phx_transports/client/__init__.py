@@ -1,0 +1,1 @@
+"""What the clients of all adapters share, free of I/O."""

@@ -1,0 +1,265 @@
+"""What an executor's worker is given, and what comes back: a plain handler with messages, and what it raised on them.
+
+The worker may be another thread, another process or another machine, so a batch stands alone. An exception is the risk
+of the way back: one that cannot be pickled would fail all of its batch, and one that cannot be unpickled breaks a
+`ProcessPoolExecutor` for good. So it is tried where it was raised, and where it cannot come itself `WorkerError` does.
+"""
+
+import contextlib
+import pickle
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from types import CoroutineType
+from typing import Any, NoReturn, Protocol
+from uuid import uuid4
+
+from phx_proto.errors import InvalidHandler, PhxError
+from phx_proto.handlers.handler import Handler, HandlerKind
+from phx_proto.handlers.router import Router
+from phx_proto.message import Message
+
+from .reports import is_exit
+
+
+@dataclass(eq=False)
+class WorkerError(PhxError):
+    """Stands for what a handler raised in another process, where that cannot come from there.
+
+    Attributes:
+        kind: The exception's type, with its module.
+        text: What it said.
+    """
+
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
+
+
+class WorkerTraceback(Exception):
+    """The cause of an error from another process: the traceback that it had there, as text."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A message of a batch on which the handler raised, or which did not fit its payload type.
+
+    Attributes:
+        index: Which one.
+        error: What was raised.
+    """
+
+    index: int
+    error: BaseException
+
+    def __reduce__(self) -> "tuple[Callable[..., Failure], tuple[Any, ...]]":
+        kind = type(self.error)
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        trace = "".join(traceback.format_exception(self.error))
+        return _arrived, (self.index, _pickled(self.error), name, _text(self.error), trace)
+
+
+class Halt(Protocol):
+    """Where a client's handlers stop; an adapter's runner is one.
+
+    Attributes:
+        halted: Whether no handler is begun any more.
+    """
+
+    halted: bool
+
+    def halt(self) -> None:
+        """Begin no handler any more; what runs is left to end."""
+
+
+class Progress:
+    """How far a batch has got that is run in this process.
+
+    Args:
+        host: Tells whether to go on; `None` for a batch that nobody stops.
+
+    Attributes:
+        begun: Whether it is run here; in another process nobody here can tell how far it is.
+        done: Messages that are done with.
+    """
+
+    __slots__ = ("_host", "begun", "done")
+
+    def __init__(self, host: Halt | None = None) -> None:
+        self.begun = False
+        self.done = 0
+        self._host = host
+
+    @property
+    def halted(self) -> bool:
+        """Whether the rest is to be skipped."""
+        return self._host is not None and self._host.halted
+
+    def halt(self) -> None:
+        """Have all of the client's handlers stop, now."""
+        if self._host is not None:
+            self._host.halt()
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Batch:
+    """Messages for one handler, those of a topic in order.
+
+    Attributes:
+        handler: A plain one.
+        messages: As they came; a payload type is applied where the batch is run.
+        channels: Of each message, for a handler that takes the channel; they cannot leave the process.
+        fail_fast: Whether the first error ends it.
+        progress: Where it tells how far it is; it stays in the process.
+    """
+
+    handler: Handler
+    messages: Sequence[Message[Any]]
+    channels: Sequence[object] | None = None
+    fail_fast: bool = False
+    progress: Progress = field(default_factory=Progress)
+
+    def __reduce__(self) -> "tuple[Callable[..., Batch], tuple[Any, ...]]":
+        return Batch, (self.handler, self.messages, self.channels, self.fail_fast)
+
+    def __repr__(self) -> str:
+        return f"Batch({self.handler.name}, {len(self.messages)} messages)"  # what is in them is for nobody's log
+
+    def run(self) -> list[Failure]:
+        """Call the handler on each message; an error on one does not keep it from the next, unless `fail_fast`."""
+        handler, channels, failures = self.handler, self.channels, list[Failure]()
+        progress = self.progress
+        progress.begun = True
+        for index, message in enumerate(self.messages):
+            if progress.halted:
+                break
+            try:
+                accepted = message if handler.payload_type is None else handler.accept(message)
+                returned = handler.run(accepted) if channels is None else handler.run(accepted, channels[index])
+                if isinstance(returned, CoroutineType):
+                    returned.close()
+                    raise TypeError(f"{handler.name} returned a coroutine: declare it with `async def`, to be awaited")
+            except BaseException as error:  # `CancelledError` too: it is no cancellation where nothing can be cancelled
+                failures.append(Failure(index, error))
+                if self.fail_fast and _stops(failures[-1]):
+                    progress.halt()
+                    progress.done += 1
+                    break
+            progress.done += 1
+        return failures
+
+    def done(self, failures: Sequence[Failure]) -> int:
+        """How many messages are done with, now that it came back with these."""
+        if self.progress.begun:
+            return self.progress.done
+        stopped = self.fail_fast and any(map(_stops, failures))
+        return failures[-1].index + 1 if stopped else len(self.messages)
+
+    def lost(self, error: BaseException) -> list[Failure]:
+        """What there is to tell where nothing came back: of each message, that nobody knows how far it was handled."""
+        return [Failure(index, error) for index in range(len(self.messages))]
+
+    def __dask_tokenize__(self) -> str:
+        # To Dask equal calls are one call, which it makes once: no batch is to equal another.
+        return uuid4().hex
+
+
+def _stops(failure: Failure) -> bool:
+    """Whether `fail_fast` heeds it; what else a handler raises closes the client in order (`reports.is_exit`)."""
+    return not is_exit(failure.error)
+
+
+# ---- what can go to another process ---------------------------------------------------------------------------------
+
+
+class PortabilityCheck:
+    """Refuses plain handlers that could never run where an executor runs them.
+
+    Args:
+        executor: To a `ProcessPoolExecutor` goes what can be pickled; to Dask, whose pickler takes lambdas and closures
+            too, anything but the channel. Any other executor is taken to run everything.
+    """
+
+    def __init__(self, executor: Executor | None) -> None:
+        self._default = executor
+        self._version = -1  # the router's, when it was looked at
+
+    def router(self, router: Router) -> None:
+        """Look at all handlers of the router, if that has changed.
+
+        Raises:
+            InvalidHandler: One of them cannot be sent to another process.
+        """
+        if router.version != self._version:
+            for handler in router.handlers:
+                self.handler(handler)
+            self._version = router.version
+
+    def handler(self, handler: Handler) -> None:
+        """Look at one handler.
+
+        Raises:
+            InvalidHandler: It cannot be sent to another process.
+        """
+        executor = handler.executor or self._default
+        pickles = isinstance(executor, ProcessPoolExecutor)
+        leaves = pickles or type(executor).__module__.partition(".")[0] == "distributed"  # which is not imported
+        if handler.kind is HandlerKind.ASYNC:
+            if handler.executor is not None:
+                raise InvalidHandler(handler.name, "it is a coroutine function, and an executor runs plain ones")
+            return
+        if leaves and handler.takes_channel:
+            raise InvalidHandler(handler.name, f"it takes the channel, and {_STAYS}")
+        if not pickles:
+            return
+        try:
+            pickle.dumps(handler)
+        except Exception as error:
+            problem = f"it cannot be sent to another process ({error}): make it, and its payload type, one of a module"
+            raise InvalidHandler(handler.name, problem) from error
+
+
+def refuse_to_leave(topic: str) -> NoReturn:
+    """What a channel does when it is pickled.
+
+    Raises:
+        pickle.PicklingError: Always.
+    """
+    raise pickle.PicklingError(f"the channel of topic {topic!r} cannot be pickled: {_STAYS}")
+
+
+_STAYS = "a channel cannot leave its process: let the handler take the message alone"
+
+
+# ---- the way back ---------------------------------------------------------------------------------------------------
+
+
+def _pickled(error: BaseException) -> bytes | None:
+    try:
+        data = pickle.dumps(error)
+        pickle.loads(data)
+    except Exception:
+        return None
+    return data
+
+
+def _arrived(index: int, data: bytes | None, kind: str, text: str, trace: str) -> Failure:
+    error: BaseException = WorkerError(kind, text)
+    if data is not None:
+        with contextlib.suppress(Exception):  # its module may be there, and not here
+            error = pickle.loads(data)
+    error.__cause__ = WorkerTraceback(trace)
+    return Failure(index, error)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as problem:
+        return f"(its text cannot be made: {type(problem).__name__})"

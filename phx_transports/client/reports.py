@@ -1,0 +1,335 @@
+"""What goes wrong without a call that could raise it: reported to the application, by default to the log.
+
+The log's name is `phx_transports`. No line shows params, tokens or payloads; what a peer said is bounded, escaped and
+masked. What repeats is logged once, then counted, and the count is logged every `INTERVAL` seconds while it goes on:
+whatever a peer does, the log grows by few lines.
+"""
+
+import contextlib
+import logging
+import threading
+import traceback
+from asyncio import CancelledError
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Final, TypeAlias
+
+from phx_proto.client import ClientProtocol
+from phx_proto.errors import ConnectionClosed
+from phx_proto.events import (
+    BadFrame,
+    ChannelEnded,
+    ChannelErrored,
+    ChannelJoined,
+    Closed,
+    Connected,
+    ConnectFailed,
+    Disconnected,
+    Event,
+    InboxOverflow,
+    PatternJoined,
+    UnclaimedMessages,
+)
+from phx_proto.handlers.handler import Handler
+from phx_proto.message import Message
+from phx_proto.shown import NO_SECRETS, Secrets, shown
+
+logger = logging.getLogger("phx_transports")
+
+#: Seconds for which what repeats is counted, until the count is logged.
+INTERVAL: Final = 10.0
+
+_MOST_RUNS: Final = 100  # kinds of lines that are counted apart
+_LONGEST_LINE: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerError:
+    """A handler raised, or its message did not fit its payload type.
+
+    Attributes:
+        handler: Which one.
+        message: What it was given.
+        error: What it raised; `PayloadMismatch` where it was not called at all.
+    """
+
+    handler: Handler
+    message: Message[Any]
+    error: BaseException
+
+    def __str__(self) -> str:
+        where = f"on event {shown(self.message.event)} of topic {shown(self.message.topic)}"
+        return f"handler {self.handler.name} failed {where}: {shown(self.error, 500)}"
+
+    @property
+    def raisable(self) -> Exception:
+        """The error as something that can be raised anywhere: not a cancellation, nor the end of an iterator."""
+        if isinstance(self.error, Exception) and not isinstance(self.error, StopIteration):
+            return self.error
+        error = RuntimeError(f"handler {self.handler.name} raised {shown(self.error)}")
+        error.__cause__ = self.error
+        return error
+
+
+def is_exit(error: BaseException) -> bool:
+    """Whether it is no error but asks for the end: `SystemExit` (`sys.exit()`), `KeyboardInterrupt` and the like."""
+    return not isinstance(error, Exception | CancelledError)
+
+
+OnHandlerError: TypeAlias = Callable[[HandlerError], None]
+
+
+def log_handler_error(report: HandlerError) -> None:
+    """Log the error with its traceback: what happens unless `on_handler_error` says otherwise.
+
+    A client does so for the first error of a kind, and counts what follows.
+    """
+    _write(logging.ERROR, NO_SECRETS.escaped(str(report), _LONGEST_LINE), report.error)
+
+
+def listener_failed(error: BaseException) -> None:
+    """Log what a listener to events raised; the client goes on."""
+    _write(logging.ERROR, f"a listener to events failed: {shown(error, 500)}", error)
+
+
+def report_to(on_error: OnHandlerError, report: HandlerError) -> None:
+    """Report to the application; if that raises, to the log, with what it raised."""
+    try:
+        on_error(report)
+    except (Exception, CancelledError) as error:
+        log_handler_error(report)
+        _write(logging.ERROR, f"on_handler_error itself failed: {shown(error, 500)}", error)
+
+
+class Log:
+    """What one client logs. Any thread may use it.
+
+    Args:
+        proto: The core; for its address, and for what is to be masked.
+        now: The clock.
+
+    Attributes:
+        due: When `tick` is wanted; `math.inf` while nothing has been counted that is to be told.
+    """
+
+    def __init__(self, proto: ClientProtocol, now: Callable[[], float]) -> None:
+        self.due = inf
+        self._proto = proto
+        self._now = now
+        self._lock = threading.Lock()
+        self._runs: dict[str, _Run] = {}
+        self._lines: list[tuple[int, str, BaseException | None]] = []  # to be written, outside the lock
+        self._rejoins = _Rejoins()
+
+    def event(self, event: Event) -> None:
+        """Log what an operator wants to know: connections lost and back, channels in trouble, input dropped."""
+        with self._lock:
+            self._event(event)
+        self._flush()
+
+    def unless(self, on_error: OnHandlerError) -> OnHandlerError:
+        """Who is told of handlers' errors: the application, or this log where it left that to the log."""
+        return self.handler_failed if on_error is log_handler_error else on_error
+
+    def handler_failed(self, report: HandlerError) -> None:
+        """Log a handler's error: with its traceback, if there was none of the kind just before."""
+        kind = f"errors of handler {report.handler.name} ({type(report.error).__name__})"
+        with self._lock:
+            self._say(logging.ERROR, kind, str(report), error=report.error)
+        self._flush()
+
+    def tick(self) -> None:
+        """Log what has been counted, where the time for it has come."""
+        if self._now() >= self.due:
+            with self._lock:
+                self._sum_up(self._now())
+            self._flush()
+
+    # ---- private ----------------------------------------------------------------------------------------------------
+
+    def _event(self, event: Event) -> None:
+        match event:
+            case Connected(reconnected=reconnected):
+                if reconnected and not self._rejoins.begin(self._now() + INTERVAL):
+                    self._say(logging.INFO, "reconnections", f"connected again to {self._place}")
+            case Disconnected(code=code, reason=reason, retry_in=retry_in):
+                rejoining = self._rejoins.stop()
+                how = f"{ConnectionClosed(code, reason)}; {_next(retry_in)}{rejoining}"
+                self._say(logging.WARNING, "lost connections", f"disconnected from {self._place}: {how}", often=5)
+            case ConnectFailed(error=error, attempt=attempt, retry_in=retry_in):
+                what = f"attempt {attempt} to connect failed: {error}; {_next(retry_in)} to {self._place}"
+                self._say(logging.WARNING, "failed attempts to connect", what, often=5)
+            case ChannelErrored(topic=topic, retry_in=None):
+                self._rejoins.lost(topic)  # with the connection, which has its line
+            case ChannelErrored(topic=topic, error=error, retry_in=float(retry_in)):
+                self._rejoined(topic, ok=False)
+                what = f"channel {shown(topic)} is not joined: {error}; rejoin in {retry_in:.2f} s"
+                self._say(logging.WARNING, "troubles of channels", what, often=20)
+            case ChannelEnded(topic=topic, error=error):
+                self._rejoined(topic, ok=False)
+                if error is not None:
+                    self._say(logging.WARNING, "ends of channels", f"channel {shown(topic)} ended: {error}", often=20)
+            case ChannelJoined(topic=topic):
+                self._rejoined(topic, ok=True)
+            case PatternJoined(topic=topic):
+                what = f"{shown(topic)} is joined as it stands: a topic has a whole name, patterns are for handlers"
+                self._say(logging.WARNING, "patterns joined", what, often=20)
+            case UnclaimedMessages(topic=topic, event=name, count=count):
+                where = f"the latest event {shown(name)} on topic {shown(topic)}"
+                what = (
+                    f"{count} messages came on topics without a channel and are dropped, {where}: "
+                    "router.on(..., unjoined=True) takes such, stats.stale counts them"
+                )
+                self._say(logging.WARNING, "tellings of messages on topics without a channel", what)
+            case BadFrame(problem=problem, excerpt=excerpt, size=size):
+                what = f"a frame of size {size} was dropped: {problem}; it begins {excerpt}"
+                self._say(logging.WARNING, "frames dropped", what)
+            case InboxOverflow(topic=topic, dropped=dropped, backlog=backlog):
+                where = "the client" if topic is None else f"topic {shown(topic)}"
+                what = f"{dropped} messages of {where} dropped: {backlog} wait for their handlers"
+                self._say(logging.ERROR, f"messages of {where} dropped", what, count=dropped)
+            case Closed(error=error):
+                self._sum_up(inf)
+                if error is not None and self._proto.stats.connects:
+                    self._say(logging.ERROR, "ends", f"the client of {self._place} has ended: {error}")
+            case _:
+                pass
+        self.due = min(self.due, self._rejoins.due)
+
+    @property
+    def _place(self) -> str:
+        return self._proto.endpoint.redacted
+
+    def _rejoined(self, topic: str, *, ok: bool) -> None:
+        if told := self._rejoins.settled(topic, ok=ok):
+            self._say(logging.INFO, "reconnections", f"connected again to {self._place}: {told}", often=5)
+
+    def _say(
+        self, level: int, kind: str, text: str, *, count: int = 1, often: int = 1, error: BaseException | None = None
+    ) -> None:
+        """A line, or, where there were `often` of the kind in this interval, one more for the count."""
+        now = self._now()
+        self._sum_up(now)
+        run = self._runs.get(kind)
+        if run is None:
+            if len(self._runs) >= _MOST_RUNS:
+                self._runs = {key: run for key, run in self._runs.items() if run.more or run.until > now}
+            if len(self._runs) >= _MOST_RUNS:
+                kind = "lines of other kinds"
+            run = self._runs.setdefault(kind, _Run(kind, level, now + INTERVAL))
+        elif run.until <= now and not run.more:
+            run.said, run.until = 0, now + INTERVAL
+        if run.said < often:
+            run.said += 1
+            self._lines.append((level, text, error))
+        else:
+            run.more += count
+            run.latest = text
+            self.due = min(self.due, run.until)
+
+    def _sum_up(self, now: float) -> None:
+        if now < self.due:
+            return
+        for run in self._runs.values():
+            if run.more and run.until <= now:
+                self._lines.append((run.level, f"{run.more:,} more {run.kind}; the latest: {run.latest}", None))
+                run.more, run.until = 0, now + INTERVAL
+        if told := self._rejoins.so_far(now):
+            self._lines.append((logging.INFO, f"connected again to {self._place}: {told}", None))
+        self._set_due()
+
+    def _set_due(self) -> None:
+        self.due = min([self._rejoins.due, *(run.until for run in self._runs.values() if run.more)])
+
+    def _flush(self) -> None:
+        secrets: Secrets = self._proto.secrets
+        while self._lines:
+            try:
+                level, text, error = self._lines.pop(0)
+            except IndexError:  # another thread was quicker
+                return
+            _write(level, secrets.escaped(text, _LONGEST_LINE), error)
+
+
+class _Run:
+    """What has repeated."""
+
+    __slots__ = ("kind", "latest", "level", "more", "said", "until")
+
+    def __init__(self, kind: str, level: int, until: float) -> None:
+        self.kind = kind
+        self.level = level
+        self.until = until
+        self.said = 0  # lines of their own
+        self.more = 0
+        self.latest = ""
+
+
+class _Rejoins:
+    """The channels that a lost connection took with it, until they are joined again: one line for all of them.
+
+    Attributes:
+        due: When it is to be told how many have been joined so far; `math.inf` for never.
+    """
+
+    def __init__(self) -> None:
+        self.due = inf
+        self._lost: set[str] = set()  # topics
+        self._total = 0
+        self._joined = 0
+        self._under_way = False
+
+    def lost(self, topic: str) -> None:
+        """A channel was lost with the connection."""
+        self._lost.add(topic)
+
+    def begin(self, due: float) -> bool:
+        """The connection is back; gives whether there are channels to join again."""
+        self._total, self._joined, self._under_way = len(self._lost), 0, bool(self._lost)
+        self.due = due if self._lost else inf
+        return self._under_way
+
+    def settled(self, topic: str, *, ok: bool) -> str:
+        """A channel was joined again, or was not; gives what is to be told if it was the last."""
+        if not self._under_way or topic not in self._lost:
+            self._lost.discard(topic)
+            return ""
+        self._lost.discard(topic)
+        self._joined += ok
+        if self._lost:
+            return ""
+        told = self._told()
+        self.due, self._under_way = inf, False
+        return told
+
+    def so_far(self, now: float) -> str:
+        """What is to be told while it goes on, if it is time for that; once."""
+        if now < self.due:
+            return ""
+        self.due = inf
+        return f"{self._told()}, {len(self._lost):,} are still to be" if self._under_way else ""
+
+    def stop(self) -> str:
+        """The connection is gone again; gives what is to be told of what was under way."""
+        told = f" ({self._told()} since the last time)" if self._under_way else ""
+        self.due, self._under_way = inf, False
+        return told
+
+    def _told(self) -> str:
+        of = f"{self._total:,}" if self._joined == self._total else f"{self._joined:,} of {self._total:,}"
+        return f"{of} channel{'' if self._total == 1 else 's'} joined again"
+
+
+def _next(retry_in: float | None) -> str:
+    return "the client is closing" if retry_in is None else f"next attempt in {retry_in:.2f} s"
+
+
+def _write(level: int, text: str, error: BaseException | None = None) -> None:
+    """Write a line; what a handler or filter of the log raises ends nothing, and is shown as `logging` shows it."""
+    try:
+        logger.log(level, "%s", text, exc_info=error)
+    except Exception:
+        with contextlib.suppress(Exception):
+            if logging.raiseExceptions:
+                traceback.print_exc()

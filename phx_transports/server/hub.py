@@ -1,0 +1,49 @@
+"""Who has which topic joined, over all sockets of a server; a broadcast is encoded once for all who speak a version."""
+
+from typing import Any, Protocol
+
+from phx_proto.formats.serializers import ServerSerializer
+
+
+class Subscriber(Protocol):
+    """One socket, as far as broadcasts go. It has a topic joined once at most."""
+
+    @property
+    def serializer(self) -> ServerSerializer:
+        """Of the version its client speaks."""
+        ...
+
+    def fastlane(self, topic: str, frame: str | bytes, /) -> None:
+        """Send a frame to the client if it has the topic joined. Must not wait for the client, nor raise."""
+        ...
+
+
+class Hub:
+    """The subscribers by topic, in the order in which they joined."""
+
+    def __init__(self) -> None:
+        self._subscribers: dict[str, dict[Subscriber, object]] = {}  # and for which join each
+
+    def subscribe(self, topic: str, subscriber: Subscriber, join: object) -> None:
+        """From here on the subscriber gets what is broadcast on the topic, until this join of it, or a later, ends."""
+        self._subscribers.setdefault(topic, {})[subscriber] = join
+
+    def unsubscribe(self, topic: str, subscriber: Subscriber, join: object) -> None:
+        """No more; nothing happens if it never did, or does for a later join."""
+        subscribers = self._subscribers.get(topic, {})
+        if subscribers.get(subscriber) is join:
+            del subscribers[subscriber]
+            if not subscribers:
+                del self._subscribers[topic]
+
+    def broadcast(self, topic: str, event: str, payload: Any, *, but: Subscriber | None = None) -> None:
+        """Send to everyone who has the topic joined, but one.
+
+        Raises:
+            LocalError: The payload cannot be encoded for one of them; nobody got it.
+        """
+        receivers = [subscriber for subscriber in self._subscribers.get(topic, ()) if subscriber is not but]
+        serializers = {receiver.serializer.vsn: receiver.serializer for receiver in receivers}
+        frames = {vsn: serializer.broadcast(topic, event, payload) for vsn, serializer in serializers.items()}
+        for receiver in receivers:
+            receiver.fastlane(topic, frames[receiver.serializer.vsn])

@@ -1,0 +1,306 @@
+"""A WebSocket for the server: one call to its receiver for each read, one write for all sent in a loop iteration.
+
+The `websockets` library accepts it (TLS, handshake), parses what comes and keeps RFC 6455; its message queue,
+keepalive and compression are off. Nothing here decides about Phoenix: which code answers a client's close frame is the
+receiver's to say, and it is told of the messages that came before that frame first, so that they are answered
+before it.
+
+A client waits for a slow application: it is not read from while the receiver wants no more, and what it sends before
+its handshake is answered is read up to `EARLY`.
+
+Nobody waits for a slow reader. While its write buffer is full it is not read from, as on a real server; it is dropped
+when the buffer passes `max_buffered`, or has been full for `send_timeout`.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from websockets.asyncio.server import Server as Listener
+from websockets.asyncio.server import ServerConnection
+from websockets.frames import Close, CloseCode, Frame, Opcode
+from websockets.protocol import State
+from websockets.server import ServerProtocol as WebSocketProtocol
+
+from ..websocket.cutter import Assembler, Received
+from .mount import Door, Rejected
+
+#: Seconds that a client has to end the connection once it has been sent or has sent a close frame.
+LINGER: Final = 5.0
+
+#: Bytes in the write buffer from which the client is not read from.
+WRITE_LIMIT: Final = 2**20
+
+
+#: Bytes that are read behind a request until it is answered.
+EARLY: Final = 2**14
+
+
+@dataclass(frozen=True, slots=True)
+class WireOptions:
+    """How much a client may send and leave unread, and how many there may be; see `Server`."""
+
+    max_connections: int | None
+    handshake_timeout: float
+    max_size: int | None
+    max_buffered: int
+    send_timeout: float
+    max_request_line: int
+
+
+class Receiver(Protocol):
+    """What a wire tells. It may call the wire's methods in turn."""
+
+    def received(self, messages: list[Received], /) -> None:
+        """One read brought these messages; none if it brought a ping, or a part of one."""
+
+    def closed(self, code: int | None, reason: str, /) -> None:
+        """The client ended the connection, or it broke; told at most once, and not after `drop`.
+
+        Args:
+            code: Of the client's close frame (1005 if that was empty): answer with `end`, now or later. `None` if none
+                came, or if the connection broke before the answer: then it is told again.
+            reason: Of that frame; if none came, what happened in words.
+        """
+
+
+class Outbox:
+    """What the wires of one server write: once for all that they put in a loop iteration, broadcasts framed once.
+
+    Made on the running loop.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._wires: list[Wire] = []  # that have something to write
+        self._data: str | bytes = b""
+        self._frame = _frame(self._data)
+
+    def frame(self, data: str | bytes) -> bytes:
+        """The frame that carries a message; made anew only if it is another object than the last time."""
+        if data is not self._data:
+            self._data, self._frame = data, _frame(data)
+        return self._frame
+
+    def add(self, wire: "Wire") -> None:
+        """Have the wire flushed in the next iteration."""
+        if not self._wires:
+            self._loop.call_soon(self._flush)
+        self._wires.append(wire)
+
+    def _flush(self) -> None:
+        wires, self._wires = self._wires, []
+        for wire in wires:
+            wire.flush()
+
+
+def _frame(data: str | bytes) -> bytes:
+    opcode, payload = (Opcode.TEXT, data.encode()) if isinstance(data, str) else (Opcode.BINARY, data)
+    return Frame(opcode, payload).serialize(mask=False)
+
+
+class Wire(ServerConnection):
+    """One client's connection, from its acceptance by TCP on. All methods are called on its loop; none waits."""
+
+    def __init__(
+        self,
+        protocol: WebSocketProtocol,
+        server: Listener,
+        *,
+        made: "Callable[[Wire], None]",
+        lost: "Callable[[Wire], None]",
+        outbox: Outbox,
+        max_buffered: int,
+        send_timeout: float,
+        max_request_line: int,
+        **options: Any,
+    ) -> None:
+        super().__init__(protocol, server, **options)
+        self.door = Door(max_request_line)
+        self._made = made
+        self._lost = lost
+        self._receiver: Receiver | None = None
+        self._assembler = Assembler(protocol)
+        self._outbox = outbox
+        self._out: list[bytes] = []
+        self._over = False  # nothing more will be received
+        self._wanted = True  # more, by the receiver
+        self._close_sent = False
+        self._asked = False  # the client's close frame came and is not answered yet
+        self._max_buffered = max_buffered
+        self._send_timeout = send_timeout
+        self._linger: asyncio.TimerHandle | None = None
+        self._stuck: asyncio.TimerHandle | None = None
+
+    def begin(self, receiver: Receiver) -> None:
+        """Starts telling, of what came behind the request first; the handshake is over."""
+        self._receiver = receiver
+        self.want(more=True)
+        early, self.door.early = self.door.early, bytearray()
+        self.data_received(bytes(early))
+
+    def want(self, *, more: bool) -> None:
+        """Reads on, or not, as far as the receiver is concerned."""
+        if more is not self._wanted:
+            self._wanted = more
+            self._regulate()
+
+    def put(self, data: str | bytes) -> None:
+        """Queues one message; written with all others of this loop iteration."""
+        if not self._out:
+            self._outbox.add(self)
+        self._out.append(self._outbox.frame(data))
+
+    def end(self, code: int) -> None:
+        """Sends a close frame behind what is queued, or the answer to the client's. 1005: one that names no code."""
+        if self.protocol.state is State.OPEN:
+            self._close_sent = True
+            self.protocol.send_close(None if code == CloseCode.NO_STATUS_RCVD else code)
+            self._out += self.protocol.data_to_send()
+            self._start_linger()
+            self.flush()
+        else:
+            data = b"" if code == CloseCode.NO_STATUS_RCVD else Close(code, "").serialize()
+            self._part(Frame(Opcode.CLOSE, data).serialize(mask=False))
+
+    def drop(self) -> None:
+        """Drops the connection without a close frame, and what is queued with it."""
+        self._over = True
+        self._asked = False
+        self._out.clear()
+        self.transport.abort()
+
+    def flush(self) -> None:
+        """Writes what was put."""
+        out, self._out = self._out, []
+        if not out or self.transport.is_closing():
+            return
+        if self.transport.get_write_buffer_size() > self._max_buffered:
+            self._too_slow()
+        else:
+            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    async def writable(self) -> None:
+        """Waits until the write buffer is no longer full, or the connection is over."""
+        self.flush()
+        with contextlib.suppress(OSError):
+            await self.drain()
+
+    # ---- from the transport ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._made(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._over:
+            return
+        if self._receiver is None:
+            self._handshake(data)
+            return
+        messages: list[Received] = []
+        last = self._assembler.parse(data, messages)
+        writes = self.protocol.data_to_send()
+        farewell = _split_farewell(writes) if last else b""
+        self._out += writes
+        self._receiver.received(messages)
+        if last and not self._over:
+            self._finish(self._receiver, farewell)
+        else:
+            self.flush()
+
+    def eof_received(self) -> None:
+        super().eof_received()
+        self._broken("the client ended the connection without a close frame")
+        self._start_linger()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._linger, self._stuck):
+            if timer is not None:
+                timer.cancel()
+        self._linger = self._stuck = None
+        super().connection_lost(exc)
+        self._broken("the connection was dropped" if exc is None else f"the connection broke: {exc}")
+        self._lost(self)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stuck = self.loop.call_later(self._send_timeout, self._too_slow)
+        self._regulate()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
+        self._regulate()
+
+    # ---- private -----------------------------------------------------------------------------------------------------
+
+    def _regulate(self) -> None:
+        if self._wanted and self._stuck is None:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
+    def _handshake(self, data: bytes) -> None:
+        try:
+            super().data_received(self.door.take(data))
+        except Rejected as rejected:
+            self._over = True
+            self.transport.write(rejected.answer)
+            self.transport.close()
+        else:
+            self.want(more=len(self.door.early) <= EARLY)
+
+    def _finish(self, receiver: Receiver, farewell: bytes) -> None:
+        """The client's close frame came, or it broke the rules of WebSocket: this was the last read."""
+        self._over = True
+        close = self.protocol.close_rcvd
+        if self._assembler.problem or close is None:
+            receiver.closed(None, self._assembler.problem)
+            self._part(farewell)  # the library's own word on a broken rule
+        elif self._close_sent:
+            self._part(b"")
+        else:
+            self._asked = True
+            self.flush()
+            receiver.closed(int(close.code), close.reason)
+
+    def _part(self, farewell: bytes) -> None:
+        """Both sides have said, or may say, no more than this."""
+        self._asked = False
+        if not self._close_sent:
+            self._close_sent = True
+            self._out.append(farewell)
+        self.flush()
+        self._start_linger()
+        if self.transport.can_write_eof():
+            with contextlib.suppress(OSError, RuntimeError):
+                self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def _broken(self, reason: str) -> None:
+        if not self._over or self._asked:
+            self._over = True
+            self._asked = False
+            if self._receiver is not None:
+                self._receiver.closed(None, reason)
+
+    def _too_slow(self) -> None:
+        self._broken("the client reads too slowly")
+        self.drop()
+
+    def _start_linger(self) -> None:
+        if self._linger is None:
+            self._linger = self.loop.call_later(LINGER, self.transport.abort)
+
+
+def _split_farewell(writes: list[bytes]) -> bytes:
+    """Takes the library's close frame, if it sent one, and its mark for the end of our side off the end of `writes`."""
+    if writes and not writes[-1]:
+        writes.pop()
+    return writes.pop() if writes and writes[-1][0] & 0x0F == Opcode.CLOSE else b""

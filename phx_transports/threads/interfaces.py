@@ -1,0 +1,111 @@
+"""What a client takes from outside: connections, the time, and whoever waits for both. Real ones, unless `connect` is
+given others.
+
+The core's commands go out through it, and what comes in is told to the core's links by `tell`. So whoever plays the
+network and the clock of a client, a test for instance, needs to know nothing else of it.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from phx_proto.client import ClientProtocol
+from phx_proto.commands import Command
+
+from ..client.session import Tell
+
+
+class ClientWatch(Protocol):
+    """Tells the time, and does what has to be done by none of the application's threads; see `watch.Watch`.
+
+    Attributes:
+        armed: The deadline, by the client's clock; `math.inf` for none.
+    """
+
+    armed: float
+
+    def start(self) -> None:
+        """Begin."""
+        ...
+
+    def join(self) -> None:
+        """Wait until it has ended: when `goes_on` says no, after `on_end`."""
+        ...
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this is called from within it."""
+        ...
+
+    def wake(self) -> None:
+        """Have everything looked at anew; with or without the client's lock."""
+        ...
+
+    def arm(self, deadline: float) -> None:
+        """Set an earlier deadline; with or without the client's lock."""
+        ...
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have something called without any lock; a signal's handler may ask for it."""
+        ...
+
+
+class ClientTransport(Protocol):
+    """The connections and the clock of one client."""
+
+    @property
+    def watch(self) -> ClientWatch:
+        """Its watch."""
+        ...
+
+    def now(self) -> float:
+        """Monotonic seconds, of the clock by which everything of this client goes."""
+        ...
+
+    def perform(self, command: Command) -> None:
+        """Do what the core wants done. Called under the client's lock, so it must not tell it anything."""
+        ...
+
+    def flush(self) -> None:
+        """Whoever has told the core something has released the lock: what was queued can be written."""
+        ...
+
+    @property
+    def writable(self) -> bool:
+        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
+        ...
+
+    def wait_writable(self, timeout: float | None = None) -> bool:
+        """Wait while there is no room; gives whether there is room now."""
+        ...
+
+    def end(self) -> None:
+        """After the core has ended: wait for what is under way."""
+        ...
+
+
+class TransportFactory(Protocol):
+    """Makes the transport of a client; what `connect(…, transport=…)` takes. `phx_transports.testing.Peer` is one."""
+
+    def threads_transport(
+        self,
+        proto: ClientProtocol,
+        *,
+        tell: Tell,
+        later: Callable[[Callable[[], None]], None],
+        on_due: Callable[[], None],
+        goes_on: Callable[[], bool],
+        on_end: Callable[[], None],
+        on_crash: Callable[[BaseException], None],
+    ) -> ClientTransport:
+        """Make it.
+
+        Args:
+            proto: The core.
+            tell: To be used for each input to the core; it takes the client's lock.
+            later: Has something done after the lock was released.
+            on_due: To be called when the watch's deadline has passed.
+            goes_on: Whether to watch on while there is no connection; it takes the client's lock.
+            on_end: The watch's last act.
+            on_crash: To be told of an error that ends the client.
+        """
+        ...

@@ -1,0 +1,297 @@
+"""The byte-level machine: `phx_proto` over wsproto, for any runtime that has streams of bytes. As pure as the core.
+
+The machine takes over the core's commands, and tells in their place which byte stream is wanted; all else (calls,
+events, messages, the timer) is between the embedder and the core. A stream is an object, like the core's links: one for
+each attempt to connect, and one that is no longer wanted ignores what it is told. So an embedder does two things:
+
+    proto = ClientProtocol("wss://example.com/socket", router=router)
+    machine = Machine(proto)
+    proto.connect(now)
+
+    machine.stream() ──▶ a `Stream`, or None: connect to its host and port, with TLS if it names a `server_hostname`
+        stream.connected(now)                  # or stream.failed(error, now)
+        stream.receive_data(data, now)         # whatever a read brought; while stream.reading
+        stream.receive_eof(now)
+        stream.data_to_send() ──▶ bytes        # after every input, until stream.state is no longer WANTED
+    proto.events(), proto.runnable(), proto.next_timeout()   # after every input too, as `phx_proto.client` tells
+    machine.requests() ──▶ callables for params and token: call them, and tell `proto.resolved`
+
+Frames are made, pings answered and closes shaken by wsproto; text frames that come in are sliced out of the read by the
+cutter, at a tenth of what wsproto takes for them. The handshake's key and the frames' masks are random, as RFC 6455 has
+it, and come from wsproto; nothing else here depends on anything but its inputs. What most embedders want besides
+(calls, handlers, deadlines) is in `engine.py`.
+"""
+
+import enum
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
+from urllib.parse import urlsplit
+
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, TextMessage
+from wsproto.events import Event as Outgoing
+
+from phx_proto.client import ClientProtocol
+from phx_proto.commands import (
+    AbortTransport,
+    CloseTransport,
+    Command,
+    OpenTransport,
+    PauseReading,
+    Resolve,
+    ResumeReading,
+    SendBinary,
+    SendText,
+)
+from phx_proto.errors import ConnectError
+
+from ..websocket.answer import USE_NO_TLS
+from ..websocket.cutter import MAX_SIZE, Cutter, over_limit
+from ..websocket.reaching import place_of, tls_name
+from .assembler import Assembler
+from .handshake import Accepted, Handshake, Outcome
+
+_PORTS: Final = {"ws": 80, "wss": 443}
+
+
+class Machine:
+    """What connects one client's core to streams of bytes.
+
+    Args:
+        proto: The core; its `commands()` are the machine's from here on.
+        max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one. `None`
+            for no limit.
+    """
+
+    def __init__(self, proto: ClientProtocol, *, max_size: int | None = MAX_SIZE) -> None:
+        self._proto = proto
+        self._max_size = max_size
+        self._stream: Stream | None = None  # the latest
+        self._requests: list[Resolve] = []
+
+    def stream(self) -> "Stream | None":
+        """The stream that is wanted now; the same one until it is over, `None` between attempts and after the end."""
+        self.perform()
+        return self._stream if self._stream is not None and self._stream.state is StreamState.WANTED else None
+
+    def requests(self) -> list[Resolve]:
+        """Callables to call now, each given once; what comes of it is told to the core."""
+        self.perform()
+        requests, self._requests = self._requests, []
+        return requests
+
+    def perform(self) -> None:
+        """Do what the core wants done. Whatever tells something does that first, so it need not be called."""
+        for command in self._proto.commands():
+            match command:
+                case OpenTransport():
+                    self._stream = Stream(command, self)
+                case Resolve():
+                    self._requests.append(command)
+                case _:
+                    assert self._stream is not None, "nothing is sent before there is a connection"
+                    self._stream.obey(command)
+
+    @property
+    def max_size(self) -> int | None:
+        """The largest message to receive, in bytes."""
+        return self._max_size
+
+
+class StreamState(enum.Enum):
+    """What is to be done with a stream."""
+
+    WANTED = "open it, and keep it open"
+    FINISHED = "write what is left, then close it"
+    DROPPED = "close it at once"
+
+
+class Stream:
+    """One stream of bytes: an attempt to connect and, if it succeeds, the connection. Made by `Machine.stream`.
+
+    None of its methods raises for what the peer did, nor because the stream is over: what is told then is ignored.
+
+    Attributes:
+        host: Where to connect.
+        port: Where to connect.
+        server_hostname: Whose certificate TLS is to verify; `None` for no TLS.
+    """
+
+    __slots__ = (
+        "_assembler",
+        "_command",
+        "_connection",
+        "_cutter",
+        "_handshake",
+        "_machine",
+        "_out",
+        "_reading",
+        "_state",
+        "host",
+        "port",
+        "server_hostname",
+    )
+
+    def __init__(self, command: OpenTransport, machine: Machine) -> None:
+        parts = urlsplit(command.url)
+        self.host = parts.hostname or ""
+        self.port = parts.port or _PORTS[parts.scheme]
+        self.server_hostname = tls_name(self.host) if parts.scheme == "wss" else None
+        self._command = command
+        self._machine = machine
+        self._state = StreamState.WANTED
+        self._reading = True
+        self._out = bytearray()
+        self._handshake: Handshake | None = None  # while it goes on
+        self._connection: Connection | None = None  # once it has succeeded
+        self._assembler: Assembler
+        self._cutter: Cutter
+
+    def __repr__(self) -> str:
+        return f"Stream({self.host!r}, {self.port}, {self._state.name})"
+
+    # ---- what it tells ----------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> StreamState:
+        """What is to be done with it."""
+        self._machine.perform()
+        return self._state
+
+    @property
+    def reading(self) -> bool:
+        """Whether it is to be read: not while too many messages wait for their handlers."""
+        self._machine.perform()
+        return self._reading
+
+    @property
+    def open(self) -> bool:
+        """Whether the WebSocket has been opened on it."""
+        return self._connection is not None
+
+    @property
+    def answered(self) -> int:
+        """Bytes of all answers to pings. A peer who reads none of them had better not be read: they would queue."""
+        return 0 if self._connection is None else self._assembler.answered
+
+    def data_to_send(self) -> bytes:
+        """What is to be written now; each byte is given once."""
+        self._machine.perform()
+        data = bytes(self._out)
+        self._out.clear()
+        return data
+
+    # ---- what it is told --------------------------------------------------------------------------------------------
+
+    def waits(self, missing: str) -> None:
+        """The stream is on its way, and this is what has not come yet: the error's text, should the time run out.
+
+        For example `example.com:443 did not accept a TCP connection`. Nothing has to be told.
+        """
+        self._command.link.waits(missing)
+
+    def connected(self, now: float) -> None:
+        """The stream is open, TLS included; the request for a WebSocket is to be written."""
+        if self.state is not StreamState.WANTED:
+            return
+        command = self._command
+        place = place_of(self.host, self.port)
+        self._handshake = Handshake(command.url, place, subprotocols=command.subprotocols, headers=command.headers)
+        try:
+            self._out += self._handshake.request()
+        except ConnectError as error:
+            self.failed(error, now)
+
+    def failed(self, error: ConnectError, now: float) -> None:
+        """The stream could not be opened, or broke."""
+        if self.state is StreamState.WANTED:
+            self._drop()
+            self._command.link.failed(error, now)
+
+    def receive_data(self, data: bytes, now: float) -> None:
+        """A read brought this."""
+        if self.state is not StreamState.WANTED or not data:
+            return
+        if self._connection is None:
+            data = self._shake(data, now) if self._handshake is not None else b""
+            if not data:
+                return
+        link = self._command.link
+        messages = self._cutter.cut(data)
+        if messages:
+            link.receive_all(messages, now)
+        elif self._cutter.unfinished:
+            link.progressed(now)
+        if self._assembler.ending is not None:
+            self._state = StreamState.FINISHED
+            code, reason = self._assembler.ending
+            if self._assembler.too_big:
+                reason = over_limit(self._cutter.size, self._machine.max_size or 0)
+            link.closed(code, reason, now)
+
+    def receive_eof(self, now: float) -> None:
+        """The peer has ended the stream."""
+        if self.state is not StreamState.WANTED:
+            return
+        if self._connection is None:
+            self._shake(b"", now)
+            return
+        self._state = StreamState.FINISHED
+        self._forget()
+        self._command.link.closed(None, "the server ended the connection without a close frame", now)
+
+    # ---- for the machine --------------------------------------------------------------------------------------------
+
+    def obey(self, command: Command) -> None:
+        """Do what the core wants done with it."""
+        self._orders[type(command)](self, command)
+
+    def _send(self, message: Outgoing) -> None:
+        if self._connection is not None and self._connection.state is ConnectionState.OPEN:
+            self._out += self._connection.send(message)
+
+    def _drop(self) -> None:
+        self._state = StreamState.DROPPED
+        self._out.clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Hold nothing of the message that was coming."""
+        if self._connection is not None:
+            self._cutter.drop()
+            self._assembler.drop()
+
+    def _read(self, *, on: bool) -> None:
+        self._reading = on
+
+    _orders: ClassVar[dict[type[Command], Callable[["Stream", Any], None]]] = {
+        SendText: lambda self, command: self._send(TextMessage(command.data)),
+        SendBinary: lambda self, command: self._send(BytesMessage(command.data)),
+        CloseTransport: lambda self, command: self._send(CloseConnection(command.code, command.reason)),
+        AbortTransport: lambda self, command: self._drop(),
+        PauseReading: lambda self, command: self._read(on=False),
+        ResumeReading: lambda self, command: self._read(on=True),
+    }
+
+    # ---- private ----------------------------------------------------------------------------------------------------
+
+    def _shake(self, data: bytes, now: float) -> bytes:
+        """Take a read of the handshake; gives what of it followed that."""
+        if self._handshake is None:
+            advice = "" if self.server_hostname is None else f" ({USE_NO_TLS})"
+            place = place_of(self.host, self.port)
+            outcome: Outcome | None = ConnectError(f"{place} ended the connection before it was open{advice}")
+        else:
+            outcome = self._handshake.receive(data)
+            if outcome is None and self._handshake.refusal is not None:
+                self._command.link.refusing(self._handshake.refusal, now)
+        if isinstance(outcome, ConnectError):
+            self.failed(outcome, now)
+        if not isinstance(outcome, Accepted):
+            return b""
+        self._handshake = None
+        self._connection = Connection(ConnectionType.CLIENT)
+        self._assembler = Assembler(self._connection, self._out, max_size=self._machine.max_size)
+        self._cutter = Cutter(self._assembler.parse, max_size=self._machine.max_size)
+        self._command.link.opened(outcome.subprotocol, now)
+        return outcome.rest

@@ -1,0 +1,96 @@
+"""The calls that an application waits for: what begins them, what gives them up, what their callers get."""
+
+from typing import Any
+
+import pytest
+
+from phx_proto.client import ClientProtocol
+from phx_proto.commands import OpenTransport, SendText
+from phx_proto.errors import InvalidState, JoinCancelled, PushCancelled, PushRejected
+from phx_proto.events import JoinFailed, LeaveEnd, LeaveEnded, PushFailed
+from phx_proto.message import Reply
+from phx_transports.client import calls
+
+TOPIC = "room:1"
+OK = '{"status":"ok","response":{}}'
+REFUSED = Reply("error", {"reason": "no"})
+
+
+def connected() -> ClientProtocol:
+    proto = ClientProtocol("ws://127.0.0.1/socket")
+    proto.connect(0.0)
+    (command,) = proto.commands()
+    assert isinstance(command, OpenTransport)
+    command.link.opened(None, 0.0)
+    proto.events()
+    return proto
+
+
+def events(proto: ClientProtocol, kind: type[Any]) -> list[Any]:
+    return [event for event in proto.events() if isinstance(event, kind)]
+
+
+def test_a_join_that_is_given_up_is_cancelled() -> None:
+    proto = connected()
+    call = calls.join(proto.channel(TOPIC), timeout=None)
+    call.give_up(call.begin(0.0), 1.0)
+    (failed,) = events(proto, JoinFailed)
+    assert isinstance(failed.error, JoinCancelled)
+
+
+def test_a_leave_that_is_given_up_is_a_leave_all_the_same() -> None:
+    proto = connected()
+    channel = proto.channel(TOPIC)
+    channel.join(0.0)
+    call = calls.leave(channel, timeout=10.0)
+    call.give_up(call.begin(0.0), 1.0)
+    (ended,) = events(proto, LeaveEnded)
+    assert ended.end is LeaveEnd.CANCELLED
+    assert "phx_leave" in [command.data for command in proto.commands() if isinstance(command, SendText)][-1]
+
+
+def test_a_push_that_is_given_up_is_cancelled() -> None:
+    proto = connected()
+    channel = proto.channel(TOPIC)
+    channel.join(0.0)
+    call = calls.push(channel, "shout", None, timeout=10.0, check=True)
+    call.give_up(call.begin(0.0), 1.0)
+    (failed,) = events(proto, PushFailed)
+    assert isinstance(failed.error, PushCancelled)
+
+
+@pytest.mark.parametrize(("payload", "sent"), [(None, "{}"), ([], "[]"), (0, "0")])
+def test_no_payload_is_an_empty_object(payload: Any, sent: str) -> None:
+    proto = connected()
+    channel = proto.channel(TOPIC)
+    channel.join(0.0)
+    (joining,) = proto.commands()
+    assert isinstance(joining, SendText)
+    link = proto.current_link
+    assert link is not None
+    link.receive_all([f'["{channel.join_ref}","{channel.join_ref}","{TOPIC}","phx_reply",{OK}]'], 0.0)
+    calls.cast(channel, "shout", payload)(0.0)
+    calls.push(channel, "shout", payload, timeout=10.0, check=True).begin(0.0)
+    frames = [command.data for command in proto.commands() if isinstance(command, SendText)]
+    assert [frame.endswith(f'"shout",{sent}]') for frame in frames] == [True, True]
+
+
+def test_a_reply_that_is_not_ok_is_raised_unless_it_is_not_checked() -> None:
+    channel = connected().channel(TOPIC)
+    with pytest.raises(PushRejected, match="no"):
+        calls.push(channel, "shout", {}, timeout=10.0, check=True).result(REFUSED)
+    assert calls.push(channel, "shout", {}, timeout=10.0, check=False).result(REFUSED) is REFUSED
+    assert calls.push(channel, "shout", {}, timeout=10.0, check=True).result(Reply("ok", 1)) == Reply("ok", 1)
+
+
+def test_a_ping_that_is_given_up_is_forgotten() -> None:
+    proto = connected()
+    call = calls.ping(proto, timeout=10.0)
+    call.give_up(call.begin(0.0), 1.0)
+    (failed,) = events(proto, PushFailed)
+    assert isinstance(failed.error, PushCancelled)
+
+
+def test_a_call_that_the_core_refuses_does_not_begin() -> None:
+    with pytest.raises(InvalidState):
+        calls.ping(ClientProtocol("ws://127.0.0.1/socket"), timeout=10.0).begin(0.0)

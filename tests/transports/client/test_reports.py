@@ -1,0 +1,370 @@
+import asyncio
+import logging
+from math import inf
+from typing import Any
+
+import pytest
+
+from phx_proto.client import ClientProtocol
+from phx_proto.commands import OpenTransport
+from phx_proto.errors import ChannelClosed, ChannelCrashed, ConnectError, ConnectionClosed, JoinRefused
+from phx_proto.events import (
+    BadFrame,
+    ChannelEnded,
+    ChannelErrored,
+    ChannelJoined,
+    Closed,
+    Connected,
+    ConnectFailed,
+    Connecting,
+    Disconnected,
+    Event,
+    InboxOverflow,
+    PatternJoined,
+    UnclaimedMessages,
+)
+from phx_proto.handlers.handler import Handler
+from phx_proto.message import Message
+from phx_transports.client.reports import INTERVAL, HandlerError, Log, log_handler_error, report_to
+from phx_transports.client.session import Session
+
+
+@pytest.fixture(autouse=True)
+def _everything_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "phx_transports")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def log_of(**settings: Any) -> tuple[Log, Clock]:
+    clock = Clock()
+    return Log(ClientProtocol("wss://example.com/socket", **settings), clock), clock
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged since it was asked last."""
+    said = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    return said
+
+
+@pytest.mark.parametrize(
+    ("event", "level", "line"),
+    [
+        (Connected(None, True), logging.INFO, "connected again to {place}"),
+        (
+            Disconnected(1012, "restart", 2.125),
+            logging.WARNING,
+            "disconnected from {place}: the connection is closed with code 1012: restart; next attempt in 2.12 s",
+        ),
+        (
+            Disconnected(None, "cut", None),
+            logging.WARNING,
+            "disconnected from {place}: the connection is closed without a close code: cut; the client is closing",
+        ),
+        (
+            ConnectFailed(ConnectError("no route"), 3, 0.5),
+            logging.WARNING,
+            "attempt 3 to connect failed: no route; next attempt in 0.50 s to {place}",
+        ),
+        (
+            ChannelErrored("t:1", ChannelCrashed("t:1", {}), 1.0),
+            logging.WARNING,
+            "channel 't:1' is not joined: the channel of topic 't:1' crashed on the server: {{}}; rejoin in 1.00 s",
+        ),
+        (
+            ChannelEnded("t:1", ChannelClosed("t:1", "the server closed it")),
+            logging.WARNING,
+            "channel 't:1' ended: the channel of topic 't:1' is closed: the server closed it",
+        ),
+        (
+            BadFrame("no array", '{"…"', 9),
+            logging.WARNING,
+            'a frame of size 9 was dropped: no array; it begins {{"…"',
+        ),
+        (
+            InboxOverflow(None, 5, 640),
+            logging.ERROR,
+            "5 messages of the client dropped: 640 wait for their handlers",
+        ),
+        (
+            InboxOverflow("t:1", 5, 640),
+            logging.ERROR,
+            "5 messages of topic 't:1' dropped: 640 wait for their handlers",
+        ),
+        (
+            PatternJoined("sim:*"),
+            logging.WARNING,
+            "'sim:*' is joined as it stands: a topic has a whole name, patterns are for handlers",
+        ),
+        (
+            UnclaimedMessages("doc:1", "data", 3),
+            logging.WARNING,
+            "3 messages came on topics without a channel and are dropped, the latest event 'data' on topic 'doc:1': "
+            "router.on(..., unjoined=True) takes such, stats.stale counts them",
+        ),
+    ],
+)
+def test_trouble_is_logged(caplog: pytest.LogCaptureFixture, event: Event, level: int, line: str) -> None:
+    log_of()[0].event(event)
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("phx_transports", level)
+    assert record.getMessage() == line.format(place="wss://example.com/socket/websocket")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Connecting(1),
+        Connected(None, False),
+        ChannelJoined("t", "1", "1", "secret"),
+        ChannelEnded("t", None),
+        Closed(None),
+        Closed(ConnectError("the caller of connect gets it")),
+    ],
+)
+def test_what_goes_well_is_not_logged(caplog: pytest.LogCaptureFixture, event: Event) -> None:
+    log_of()[0].event(event)
+    assert caplog.records == []
+
+
+def test_the_end_of_a_client_that_was_connected_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    log, _ = log_of()
+    proto = log._proto
+    proto.connect(0.0)
+    (opening,) = proto.commands()
+    assert isinstance(opening, OpenTransport)
+    opening.link.opened(None, 0.0)
+    log.event(Closed(ConnectError("refused for good")))
+    assert lines(caplog) == ["the client of wss://example.com/socket/websocket has ended: refused for good"]
+
+
+# ---- the channels of a lost connection ------------------------------------------------------------------------------
+
+
+def lose(log: Log, topics: int, *, by: str = "cut") -> None:
+    log.event(Disconnected(1006, by, 0.5))
+    for number in range(topics):
+        log.event(ChannelErrored(f"t:{number}", ConnectionClosed(1006, by), None))
+
+
+def test_one_disconnect_of_many_channels_is_two_lines(caplog: pytest.LogCaptureFixture) -> None:
+    log, clock = log_of()
+    lose(log, 2000)
+    assert len(lines(caplog)) == 1
+    log.event(Connected(None, True))
+    for number in range(2000):
+        log.event(ChannelJoined(f"t:{number}", None, "9", {}))
+    assert [record.levelno for record in caplog.records] == [logging.INFO]
+    assert lines(caplog) == ["connected again to wss://example.com/socket/websocket: 2,000 channels joined again"]
+    clock.now = log.due
+    log.tick()
+    assert lines(caplog) == []
+    assert log.due == inf
+
+
+def test_a_channel_with_trouble_of_its_own_has_its_own_line(caplog: pytest.LogCaptureFixture) -> None:
+    log, _ = log_of()
+    lose(log, 3)
+    log.event(Connected(None, True))
+    log.event(ChannelJoined("t:0", None, "9", {}))
+    log.event(ChannelErrored("t:1", JoinRefused("t:1", "no"), 1.0))
+    log.event(ChannelEnded("t:2", None))
+    assert [line.partition(":")[0] for line in lines(caplog)[1:]] == ["channel 't", "connected again to wss"]
+    log.event(ChannelJoined("t:1", None, "9", {}))
+    assert lines(caplog) == []
+
+
+def test_a_rejoin_that_takes_long_is_told_meanwhile_and_at_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    log, clock = log_of()
+    lose(log, 2)
+    log.event(Connected(None, True))
+    log.event(ChannelJoined("t:0", None, "9", {}))
+    lines(caplog)
+    clock.now = log.due - 1
+    log.tick()
+    assert lines(caplog) == []
+    clock.now = log.due
+    log.tick()
+    log.tick()
+    log.event(ChannelJoined("t:1", None, "9", {}))
+    assert [line.partition("websocket: ")[2] for line in lines(caplog)] == [
+        "1 of 2 channels joined again, 1 are still to be",
+        "2 channels joined again",
+    ]
+
+
+def test_a_disconnect_amid_a_rejoin_says_how_far_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    log, _ = log_of()
+    lose(log, 2)
+    log.event(Connected(None, True))
+    log.event(ChannelJoined("t:0", None, "9", {}))
+    lose(log, 1)
+    assert lines(caplog)[-1].endswith("next attempt in 0.50 s (1 of 2 channels joined again since the last time)")
+
+
+# ---- what repeats ---------------------------------------------------------------------------------------------------
+
+
+def test_what_repeats_is_logged_once_then_counted_and_summed_up(caplog: pytest.LogCaptureFixture) -> None:
+    log, clock = log_of()
+    for number in range(200_000):
+        log.event(BadFrame("no array", f"{number}", 9))
+    assert len(lines(caplog)) == 1
+    clock.now = log.due
+    log.tick()
+    assert lines(caplog) == [
+        "199,999 more frames dropped; the latest: a frame of size 9 was dropped: no array; it begins 199999"
+    ]
+    assert log.due == inf
+    log.event(BadFrame("no array", "[", 9))
+    assert lines(caplog) == []
+    clock.now += 2 * INTERVAL
+    log.event(BadFrame("no array", "{", 9))
+    assert [line[:7] for line in lines(caplog)] == ["1 more "]
+    clock.now += 5 * INTERVAL
+    log.tick()
+    lines(caplog)
+    clock.now += 5 * INTERVAL
+    log.event(BadFrame("no array", "!", 9))
+    assert len(lines(caplog)) == 1
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        BadFrame("no", "", 1),
+        InboxOverflow("t", 1, 1),
+        ConnectFailed(ConnectError("no"), 1, 0.0),
+        Disconnected(1000, "", 0.0),
+        ChannelErrored("t", ChannelCrashed("t"), 1.0),
+        ChannelEnded("t", ChannelClosed("t", "gone")),
+    ],
+)
+def test_no_line_can_be_repeated_at_will(caplog: pytest.LogCaptureFixture, event: Event) -> None:
+    log, _ = log_of()
+    for _ in range(1000):
+        log.event(event)
+    assert len(lines(caplog)) <= 20
+    log.event(Closed(None))
+    assert len(lines(caplog)) == 1
+
+
+def test_dropped_messages_are_summed_up_by_their_number(caplog: pytest.LogCaptureFixture) -> None:
+    log, _ = log_of()
+    for _ in range(3):
+        log.event(InboxOverflow("t", 500, 640))
+    log.event(Closed(None))
+    assert lines(caplog)[-1].startswith("1,000 more messages of topic 't' dropped; the latest: 500 messages")
+
+
+def test_what_is_counted_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    log, clock = log_of()
+    for number in range(10_000):
+        log.event(InboxOverflow(f"t:{number}", 1, 640))
+    assert len(log._runs) <= 101
+    assert len(lines(caplog)) <= 101
+    clock.now += 2 * INTERVAL
+    log.event(InboxOverflow("t:1", 1, 640))
+    log.event(InboxOverflow("t:new", 1, 640))
+    assert [line[:6] for line in lines(caplog)] == ["9,899 ", "1 mess", "1 mess"]
+
+
+def test_errors_of_a_handler_are_logged_with_one_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    log, _ = log_of()
+    for _ in range(100):
+        log.unless(log_handler_error)(report(ValueError("unlucky")))
+    log.handler_failed(report(KeyError("other")))
+    assert [record.exc_info is not None for record in caplog.records] == [True, True]
+    lines(caplog)
+    log.event(Closed(None))
+    assert lines(caplog)[0].startswith("99 more errors of handler test_reports.handle (ValueError)")
+    assert log.unless(print) is print
+
+
+def test_lines_do_not_show_what_was_sent_in_confidence_nor_control_characters(caplog: pytest.LogCaptureFixture) -> None:
+    log, _ = log_of(auth_token="t0p-s3cr3t")
+    log._proto.connect(0.0)
+    log._proto.commands()
+    log.event(Disconnected(1008, "t0p-s3cr3t\n\x1b[2J" + "x" * 10_000, 1.0))
+    log.handler_failed(report(ValueError("t0p-s3cr3t\r\u202e")))
+    for line in lines(caplog):
+        assert line.isprintable()
+        assert len(line) <= 2000
+        assert "t0p" not in line
+
+
+class Bursts(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError("the disk is full")
+
+
+def test_a_log_that_raises_ends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    logger, bursts = logging.getLogger("phx_transports"), Bursts()
+    logger.addHandler(bursts)
+    try:
+        log_of()[0].event(Disconnected(1000, "", 0.0))
+        log_handler_error(report(ValueError()))
+        session = Session()
+        session.listeners.append(lambda event: [][0])
+        session.settle([Closed(None)])
+    finally:
+        logger.removeHandler(bursts)
+    assert session.closed
+    assert "the disk is full" in capsys.readouterr().err
+
+
+def test_a_handlers_error_is_logged_with_its_traceback_and_without_the_payload(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def handle(message: Message[Any]) -> None: ...
+
+    error = ValueError("bad luck")
+    message: Message[Any] = Message(topic="room:1", event="shout", payload={"token": "hush"})
+    log_handler_error(HandlerError(Handler(handle, "shout"), message, error))
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+    for word in ("handle", "'shout'", "'room:1'", "bad luck"):
+        assert word in record.getMessage()
+    assert "hush" not in caplog.text
+
+
+async def handle(message: Message[Any]) -> None: ...
+
+
+def report(error: BaseException) -> HandlerError:
+    return HandlerError(Handler(handle, "shout"), Message(topic="room:1", event="shout", payload={}), error)
+
+
+@pytest.mark.parametrize("failure", [ValueError("unlucky"), asyncio.CancelledError("unlucky")])
+def test_what_the_application_raises_at_a_report_is_logged_and_the_report_too(
+    caplog: pytest.LogCaptureFixture, failure: BaseException
+) -> None:
+    def fail(report: HandlerError) -> None:
+        raise failure
+
+    report_to(fail, report(KeyError("lost")))
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
+    assert "KeyError" in caplog.text
+    assert "unlucky" in caplog.text
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), StopIteration(), GeneratorExit()])
+def test_what_cannot_be_raised_anywhere_is_wrapped(error: BaseException) -> None:
+    raisable = report(error).raisable
+    assert isinstance(raisable, RuntimeError)
+    assert raisable.__cause__ is error
+    assert "handle" in str(raisable)
+
+
+def test_any_other_error_is_raised_as_it_is() -> None:
+    error = ValueError()
+    assert report(error).raisable is error

@@ -1,0 +1,323 @@
+"""Where clients connect to a server, what is refused before the application is asked, and how signals end it."""
+
+import asyncio
+import os
+import signal
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from phoenix_by_hand import LONG, Application, Log, connected, errors, handshake, serving, slow_reader
+from phoenix_by_hand import nothing_left_behind as nothing_left_behind
+
+from phx_proto.errors import InvalidHandler
+from phx_transports.server import Host, RefuseConnect, RunningServer, ServerOptions, ServerSocket
+
+pytestmark = pytest.mark.asyncio
+
+PATH = "/socket/websocket?vsn=2.0.0"
+
+
+async def answer(running: RunningServer, *parts: bytes) -> list[str]:
+    """The lines of the answer to a request that is sent in these parts."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    for part in parts:
+        writer.write(part)
+        await writer.drain()
+        await asyncio.sleep(0.001)
+    head = await reader.readuntil(b"\r\n\r\n")
+    body = b"" if b" 101 " in head else await reader.read()
+    writer.transport.abort()
+    return [*head.decode().rstrip().split("\r\n"), "", body.decode()]
+
+
+async def status(running: RunningServer, *parts: bytes) -> int:
+    return int((await answer(running, *parts))[0].split()[1])
+
+
+# ---- mounts ---------------------------------------------------------------------------------------------------------
+
+
+async def test_mounts_have_their_own_sockets_and_share_the_channels() -> None:
+    asked = Log()
+    application = Application(connect=lambda socket: asked.add("first"))
+    application.mount(
+        "/other/", connect=lambda socket: asked.add("other"), options=ServerOptions(timeout=0.05, max_channels=1)
+    )
+    async with serving(application) as (_, running):
+        other = running.url.removesuffix("/socket") + "/other"
+        async with connected(running.url) as first, connected(other) as second:
+            await first.join()
+            await second.join()
+            application.broadcast("room:a", "shout", {})
+            assert [(await client.next())[3] for client in (first, second)] == ["shout", "shout"]
+            refused = await second.ask("2", "2", "room:b", "phx_join")
+            assert refused[4]["response"] == {"reason": "too many channels joined"}
+            assert await second.closed() == 1002
+            await first.join("room:b", "3")
+    assert asked.entries == ["first", "other"]
+
+
+async def test_a_mount_has_the_servers_options_by_default() -> None:
+    application = Application(options=ServerOptions(max_channels=0))
+    application.mount("/other")
+    async with (
+        serving(application) as (_, running),
+        connected(running.url.removesuffix("/socket") + "/other") as client,
+    ):
+        assert (await client.ask("1", "1", "room:a", "phx_join"))[4]["status"] == "error"
+
+
+async def test_a_path_cannot_be_mounted_twice() -> None:
+    application = Application()
+    with pytest.raises(InvalidHandler, match="taken"):
+        application.mount("/socket/")
+
+
+# ---- origins --------------------------------------------------------------------------------------------------------
+
+GOOD = (
+    "//good.example",
+    "https://secure.example",
+    "http://port.example:8080",
+    "//*.wild.example",
+    "HTTPS://*.Both.example:8443",
+    "//[::1]",
+)
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        (None, 101),
+        ("http://good.example", 101),
+        ("https://good.example:444", 101),
+        ("https://GOOD.example", 101),
+        ("https://secure.example", 101),
+        ("https://secure.example:443", 101),
+        ("http://port.example:8080", 101),
+        ("https://a.b.wild.example", 101),
+        ("http://evil.example", 403),
+        ("http://good.example.evil.example", 403),
+        ("http://secure.example", 403),
+        ("https://secure.example:444", 403),
+        ("http://port.example", 403),
+        ("https://wild.example", 101),
+        ("http://wild.example:8080", 101),
+        ("https://both.example:8443", 101),
+        ("https://a.both.example:8443", 101),
+        ("http://[::1]:4000", 101),
+        ("https://both.example", 403),
+        ("http://both.example:8443", 403),
+        ("https://.wild.example", 403),
+        ("https://a..wild.example", 403),
+        ("https://*.wild.example", 403),
+        ("https://evil.example\\.wild.example", 403),
+        ("https://evil.example/.wild.example", 403),
+        ("https://evil.example#.wild.example", 403),
+        ("https://evil.example%2f.wild.example", 403),
+        ("https://go\tod.example", 403),
+        ("https://evil.example@good.example", 403),
+        ("https://good.example:443@evil.example", 403),
+        ("https://good.example.", 403),
+        ("https://a.wild.example.", 403),
+        ("https://good.example ,https://good.example", 403),
+        ("https://g\u00f6od.example", 403),
+        ("https://GOOD.EXAMPL\u0245", 403),
+        ("https://", 403),
+        ("//good.example", 403),
+        ("good.example", 403),
+        ("https://evilwild.example", 403),
+        ("null", 403),
+        ("", 403),
+        ("http://good.example:port", 403),
+        ("http://[good.example", 403),
+    ],
+)
+async def test_an_origin_is_checked_where_that_is_asked_for(origin: str | None, expected: int) -> None:
+    asked = Log()
+    headers = () if origin is None else (f"Origin: {origin}",)
+    async with serving(Application(check_origin=GOOD, connect=asked.add)) as (_, running):
+        assert await status(running, handshake(PATH, *headers)) == expected
+    assert len(asked.entries) == (expected == 101)
+
+
+async def test_a_request_of_several_origins_is_refused() -> None:
+    async with serving(Application(check_origin=GOOD)) as (_, running):
+        good, evil = "Origin: http://good.example", "Origin: http://evil.example"
+        assert await status(running, handshake(PATH, good, good)) == 400
+        assert await status(running, handshake(PATH, good, evil)) == 403
+
+
+@pytest.mark.parametrize("pattern", ["example.com", "*.example.com", "//", "//*", "https://a@b.example", "//a.*.b", ""])
+async def test_what_is_no_origin_cannot_be_allowed(pattern: str) -> None:
+    with pytest.raises(ValueError, match=r"check_origin takes .* not"):
+        Application(check_origin=[pattern])
+
+
+# ---- subprotocols ---------------------------------------------------------------------------------------------------
+
+TOKEN = "base64url.bearer.phx.c2VrcmV0"
+
+
+@pytest.mark.parametrize(
+    ("options", "offered", "expected", "chosen"),
+    [
+        ({"auth_token": False}, "zzz", 101, None),
+        ({"auth_token": False}, f"phoenix, {TOKEN}", 101, None),
+        ({"subprotocols": ("a", "b"), "auth_token": False}, None, 101, None),
+        ({"subprotocols": ("a", "b"), "auth_token": False}, "zzz, b, a", 101, "a"),
+        ({"subprotocols": ("a", "b"), "auth_token": False}, "zzz", 403, None),
+        ({"subprotocols": ("a", "b"), "auth_token": False}, TOKEN, 403, None),
+        ({"subprotocols": ("a", "b")}, f"{TOKEN}, phoenix", 101, "phoenix"),
+        ({"subprotocols": ("a", "b")}, f"{TOKEN}, b", 101, "b"),
+    ],
+)
+async def test_a_subprotocol_is_chosen(
+    options: dict[str, Any], offered: str | None, expected: int, chosen: str | None
+) -> None:
+    seen = Log()
+    headers = () if offered is None else (f"Sec-WebSocket-Protocol: {offered}",)
+    async with serving(Application(connect=seen.add, **options)) as (_, running):
+        lines = await answer(running, handshake(PATH, *headers))
+    assert int(lines[0].split()[1]) == expected
+    told = [line.partition(": ")[2] for line in lines if line.lower().startswith("sec-websocket-protocol")]
+    assert told == ([] if chosen is None else [chosen])
+    wanted = TOKEN in (offered or "") and options.get("auth_token", True)
+    assert [socket.auth_token for socket in seen.entries] == ["sekret" if wanted else None] * (expected == 101)
+
+
+async def test_a_refusal_names_the_subprotocol_that_was_chosen() -> None:
+    def refuse(socket: ServerSocket) -> None:
+        raise RefuseConnect(401, "no")
+
+    async with serving(Application(connect=refuse)) as (_, running):
+        lines = await answer(running, handshake(PATH, f"Sec-WebSocket-Protocol: phoenix, {TOKEN}"))
+        assert "Sec-WebSocket-Protocol: phoenix" in lines
+        assert (lines[0], lines[-1]) == ("HTTP/1.1 401 Unauthorized", "no")
+
+
+# ---- requests -------------------------------------------------------------------------------------------------------
+
+PLAIN = "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+RIGHT = PLAIN + "Sec-WebSocket-Version: 13\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_line", "headers", "expected", "body"),
+    [
+        (f"GET {PATH} HTTP/1.1", RIGHT, 101, ""),
+        (f"POST {PATH} HTTP/1.1", RIGHT, 400, ""),
+        ("POST /nope HTTP/1.1", RIGHT, 404, '{"errors":{"detail":"Not Found"}}'),
+        (f"GET {PATH} HTTP/1.0", RIGHT, 400, "HTTP version HTTP/1.0 unsupported"),
+        (f"GET {PATH} HTTP/1.1", RIGHT.replace("Host: x\r\n", ""), 400, ""),
+        (
+            f"GET {PATH} HTTP/1.1",
+            RIGHT.replace("websocket\r\n", "h2c\r\n", 1),
+            400,
+            "'upgrade' header must contain 'websocket', got [\"h2c\"]",
+        ),
+        (
+            f"GET {PATH} HTTP/1.1",
+            RIGHT.replace("Upgrade\r\n", "close\r\nConnection: keep-alive\r\n", 1),
+            400,
+            "'connection' header must contain 'upgrade', got [\"close\", \"keep-alive\"]",
+        ),
+        (f"GET {PATH} HTTP/1.1", PLAIN, 400, "'sec-websocket-version' header must equal '13', got []"),
+        (
+            f"GET {PATH} HTTP/1.1",
+            RIGHT.replace("Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n", ""),
+            400,
+            "'sec-websocket-key' header is absent",
+        ),
+        ("nonsense", "", 400, ""),
+        ("GET / SPDY/3", "", 400, ""),
+    ],
+)
+async def test_a_request_that_is_no_handshake_is_answered(
+    request_line: str, headers: str, expected: int, body: str
+) -> None:
+    asked = Log()
+    async with serving(Application(connect=asked.add)) as (_, running):
+        lines = await answer(running, f"{request_line}\r\n{headers}\r\n".encode())
+    assert (int(lines[0].split()[1]), lines[-1]) == (expected, body)
+    assert len(asked.entries) == (expected == 101)
+
+
+@pytest.mark.parametrize(
+    ("host", "size", "expected"),
+    [
+        (Host.BANDIT, 9_900, 101),
+        (Host.BANDIT, 10_000, 414),
+        (Host.BANDIT, 30_000, 414),
+        (Host.COWBOY, 7_900, 101),
+        (Host.COWBOY, 8_000, 414),
+    ],
+)
+async def test_a_request_line_may_be_as_long_as_the_host_allows(host: Host, size: int, expected: int) -> None:
+    seen = Log()
+    value = "y" * size
+    application = Application(connect=seen.add, options=ServerOptions(host=host))
+    async with serving(application) as (_, running):
+        assert await status(running, handshake(f"{PATH}&x={value}")) == expected
+    assert [socket.params["x"] for socket in seen.entries] == [value] * (expected == 101)
+
+
+async def test_a_request_line_may_come_in_parts() -> None:
+    request = handshake(PATH)
+    cuts = [0, 1, 10, request.index(b"\r\n") + 1, request.index(b"\r\n") + 2, len(request) - 3, len(request)]
+    async with serving() as (_, running):
+        assert await status(running, *(request[a:b] for a, b in pairwise(cuts))) == 101
+
+
+# ---- signals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_closes_gracefully(number: signal.Signals) -> None:
+    async with serving() as (application, running), connected(running.url) as joined, connected(running.url) as idle:
+        await joined.join()
+        await joined.send("1", "2", "room:a", "gate")
+        await joined.alive()
+        serves = asyncio.create_task(running.run())
+        await asyncio.sleep(0)
+        os.kill(os.getpid(), number)
+        assert [await joined.closed(), await idle.closed()] == [1012, 1000]
+        assert not serves.done()  # a handler is not done
+        application.rooms[0].gate.set()
+        async with asyncio.timeout(LONG):
+            await serves
+        with pytest.raises(OSError):
+            await asyncio.open_connection("127.0.0.1", running.port)
+
+
+async def test_a_second_signal_aborts_and_a_third_does_nothing() -> None:
+    async with serving() as (application, running), slow_reader(running.url):
+        serves = asyncio.create_task(running.run())
+        await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await application.terminated.until_count(1)
+        assert not serves.done()  # the client does not answer the close frame
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(1):
+            await serves
+
+
+async def test_it_runs_until_it_is_closed() -> None:
+    async with serving() as (_, running):
+        serves = asyncio.create_task(running.run())
+        await asyncio.sleep(0)
+        await running.close()
+        async with asyncio.timeout(LONG):
+            await serves
+
+
+async def test_a_connect_that_crashes_is_answered_as_by_phoenix() -> None:
+    def crash(socket: ServerSocket) -> None:
+        raise RuntimeError
+
+    async with serving(Application(connect=crash)) as (application, running):
+        lines = await answer(running, handshake(PATH))
+        assert lines[-1] == '{"errors":{"detail":"Internal Server Error"}}'
+        assert errors(application) == [("connect", None, None, "RuntimeError")]

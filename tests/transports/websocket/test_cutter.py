@@ -1,0 +1,287 @@
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.frames import Close, Frame, Opcode
+from websockets.protocol import CLIENT, SERVER, Protocol, State
+
+from phx_transports.websocket.cutter import Assembler, Cutter, Received
+
+LIMIT = 300  # of the streams below: beyond the 126 from which a header has more bytes
+
+
+def frame(data: bytes = b"", *, head: int = 0x81, mask: bool = False, size: int | None = None) -> bytes:
+    """A frame as a server would send it, or, on demand, as it must not."""
+    size = len(data) if size is None else size
+    bit = 0x80 if mask else 0
+    if size < 126:
+        start = bytes([head, bit | size])
+    elif size < 1 << 16:
+        start = bytes([head, bit | 126]) + size.to_bytes(2, "big")
+    else:
+        start = bytes([head, bit | 127]) + size.to_bytes(8, "big")
+    return start + (bytes(4) if mask else b"") + data
+
+
+def text(message: str) -> bytes:
+    return frame(message.encode())
+
+
+CLOSE = frame((1001).to_bytes(2, "big") + b"bye", head=0x88)
+
+
+def protocol(*, compressed: bool = False, max_size: int | None = LIMIT) -> Protocol:
+    made = Protocol(CLIENT, state=State.OPEN, max_size=max_size)
+    if compressed:
+        made.extensions = [PerMessageDeflate(False, False, 15, 15)]
+    return made
+
+
+class Cut:
+    """A cutter before websockets' protocol, as the adapters have it."""
+
+    def __init__(self, *, compressed: bool = False, max_size: int | None = LIMIT) -> None:
+        self.protocol = protocol(compressed=compressed, max_size=max_size)
+        self.assembler = Assembler(self.protocol)
+        self.given: list[bytes] = []
+        self.cutter = Cutter(self._parse, max_size=max_size)
+        self.messages: list[Received] = []
+        self.written = b""
+
+    def _parse(self, data: bytes, messages: list[Received]) -> bool:
+        self.given.append(data)
+        return self.assembler.parse(data, messages)
+
+    def feed(self, data: bytes) -> list[Received]:
+        messages = self.cutter.cut(data)
+        self.messages += messages
+        self.written += b"".join(self.protocol.data_to_send())
+        return messages
+
+
+@dataclass
+class Seen:
+    messages: list[Received]
+    answers: list[tuple[Opcode, bytes]]
+    close_sent: Close | None
+    close_rcvd: Close | None
+    state: State
+    error: str
+
+    @classmethod
+    def of(cls, messages: list[Received], written: bytes, protocol: Protocol) -> "Seen":
+        server = Protocol(SERVER, max_size=None)
+        server.receive_data(written)
+        frames = [event for event in server.events_received() if isinstance(event, Frame)]
+        answers = [(one.opcode, bytes(one.data)) for one in frames]
+        error = repr(protocol.parser_exc)
+        return cls(list(messages), answers, protocol.close_sent, protocol.close_rcvd, protocol.state, error)
+
+
+class Reference:
+    """websockets alone, a byte at a time, with messages made of its frames as its own connections make them."""
+
+    def __init__(self, *, compressed: bool = False, max_size: int | None = LIMIT) -> None:
+        self.protocol = protocol(compressed=compressed, max_size=max_size)
+        self.messages: list[Received] = []
+        self.written = b""
+        self.frames: list[Frame] = []
+
+    def feed(self, data: bytes) -> None:
+        for byte in data:
+            self.protocol.receive_data(bytes([byte]))
+            for event in self.protocol.events_received():
+                assert isinstance(event, Frame)
+                if event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+                    self.frames.append(event)
+                    if event.fin:
+                        self._message()
+            self.written += b"".join(self.protocol.data_to_send())
+
+    def _message(self) -> None:
+        frames, self.frames = self.frames, []
+        data = b"".join(one.data for one in frames)
+        if frames[0].opcode is Opcode.BINARY:
+            self.messages.append(data)
+            return
+        try:
+            self.messages.append(data.decode())
+        except UnicodeDecodeError as error:
+            self.protocol.fail(1007, f"{error.reason} at position {error.start}")
+
+
+def pieces(stream: bytes, cuts: Iterable[int]) -> list[bytes]:
+    borders = [0, *sorted({cut % (len(stream) + 1) for cut in cuts}), len(stream)]
+    return [stream[a:b] for a, b in pairwise(borders) if a < b]
+
+
+def assert_as_websockets(reads: Sequence[bytes], *, compressed: bool = False, max_size: int | None = LIMIT) -> None:
+    """After every read: the same messages, answers, closes and errors, so none is later either."""
+    cut = Cut(compressed=compressed, max_size=max_size)
+    reference = Reference(compressed=compressed, max_size=max_size)
+    for read in reads:
+        cut.feed(read)
+        reference.feed(read)
+        seen = Seen.of(cut.messages, cut.written, cut.protocol)
+        expected = Seen.of(reference.messages, reference.written, reference.protocol)
+        assert seen == expected
+    for one in (cut.protocol, reference.protocol):
+        one.receive_eof()
+    assert (cut.protocol.state, cut.protocol.close_code) == (reference.protocol.state, reference.protocol.close_code)
+
+
+HEADS = bytes.fromhex("81 01 82 02 80 00 89 8a 88 09 08 c1 41 c0 91 a2 83 8b 0f")
+payloads = st.one_of(
+    st.binary(max_size=8),
+    st.text(max_size=20).map(str.encode),
+    st.integers(120, LIMIT + 3).map(lambda size: b"x" * size),
+    st.sampled_from([b"", b"\xff", b"\xc3", b"\xa9", b"\x03\xe8", b"\x03\xe8bye", b"\x03\xed", b"\x03"]),
+)
+good_frames = st.one_of(
+    st.text(max_size=20).map(text),
+    st.integers(120, LIMIT).map(lambda size: frame(b"y" * size)),
+    st.binary(max_size=20).map(lambda data: frame(data, head=0x82)),
+    st.binary(max_size=125).map(lambda data: frame(data, head=0x89)),
+    st.just(frame("é".encode()[:1], head=0x01) + frame(b"p", head=0x89) + frame("é".encode()[1:], head=0x80)),
+)
+any_frames = st.one_of(
+    good_frames,
+    st.builds(frame, payloads, head=st.sampled_from(list(HEADS)), mask=st.booleans() | st.just(False)),
+    st.builds(frame, st.just(b"z" * 5), size=st.sampled_from([4, 6, LIMIT + 1, 1 << 17, 1 << 63])),
+    st.binary(max_size=12),
+)
+streams = st.builds(
+    lambda good, rest: b"".join(good + rest), st.lists(good_frames, max_size=5), st.lists(any_frames, max_size=5)
+)
+cuts = st.lists(st.integers(0, 1 << 16), max_size=8)
+
+
+@given(streams, cuts, st.booleans(), st.sampled_from([LIMIT, 5, 0, None]))
+@settings(max_examples=2 * settings().max_examples)
+def test_any_stream_at_any_splits_reads_as_by_websockets(
+    stream: bytes, cuts: list[int], compressed: bool, max_size: int | None
+) -> None:
+    assert_as_websockets(pieces(stream, cuts), compressed=compressed, max_size=max_size)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.text(max_size=40)), max_size=8), cuts)
+@settings(max_examples=settings().max_examples // 2)
+def test_compressed_and_plain_messages_come_in_the_order_of_the_wire(
+    messages: list[tuple[bool, str]], cuts: list[int]
+) -> None:
+    deflate: Any = PerMessageDeflate(False, False, 15, 15)
+    stream = b"".join(
+        Frame(Opcode.TEXT, message.encode()).serialize(mask=False, extensions=[deflate] if compress else None)
+        for compress, message in messages
+    )
+    cut = Cut(compressed=True)
+    for read in pieces(stream, cuts):
+        cut.feed(read)
+    assert cut.messages == [message for _, message in messages]
+
+
+STREAMS = {
+    "texts": text("a") + text("") + text("é" * 70) + text("b"),
+    "mixed": text("a") + frame(b"\x00\xff", head=0x82) + text("b") + frame(b"ping", head=0x89) + text("c"),
+    "fragments": frame(b"a", head=0x01) + text("x") + frame(b"b", head=0x80) + text("c"),
+    "ping in a message": frame(b"a", head=0x01) + frame(b"p", head=0x89) + frame(b"b", head=0x80) + text("c"),
+    "close": text("a") + CLOSE + text("b"),
+    "empty close": text("a") + frame(head=0x88) + text("b"),
+    "bad close": text("a") + frame(b"\x03\xed", head=0x88) + text("b"),
+    "masked": text("a") + frame(b"b", mask=True) + text("c"),
+    "reserved opcode": text("a") + frame(b"b", head=0x83) + text("c"),
+    "reserved opcode, long": text("a") + frame(b"b" * 130, head=0x83),
+    "reserved bit": text("a") + frame(b"b", head=0xA1) + text("c"),
+    "unexpected compression": text("a") + frame(b"b", head=0xC1) + text("c"),
+    "long ping": text("a") + frame(b"b" * 126, head=0x89) + text("c"),
+    "invalid UTF-8": text("a") + frame(b"\xc3") + text("c"),
+    "invalid UTF-8 in fragments": text("a") + frame(b"\xc3", head=0x01) + frame(b"\xc3", head=0x80) + text("c"),
+    "too long": text("a") + frame(b"b" * (LIMIT + 1)) + text("c"),
+    "too long in fragments": frame(b"b" * LIMIT, head=0x01) + frame(b"b", head=0x80) + text("c"),
+    "too long binary": text("a") + frame(b"b" * (LIMIT + 1), head=0x82) + text("c"),
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
+def test_every_split_in_two_reads_as_by_websockets(stream: bytes) -> None:
+    for at in range(len(stream) + 1):
+        assert_as_websockets([read for read in (stream[:at], stream[at:]) if read])
+
+
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
+def test_single_bytes_read_as_by_websockets(stream: bytes) -> None:
+    assert_as_websockets([bytes([byte]) for byte in stream])
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 100_000])
+def test_a_text_frame_of_any_size_is_never_seen_by_the_parser(size: int) -> None:
+    cut = Cut(max_size=None)
+    assert cut.feed(frame(b"x" * size) * 2) == ["x" * size] * 2
+    assert cut.given == []
+
+
+def test_a_frame_at_the_limit_passes_and_one_over_it_is_refused_from_its_header() -> None:
+    cut = Cut(max_size=200)
+    assert cut.feed(frame(b"x" * 200)) == ["x" * 200]
+    cut.feed(frame(size=201))
+    assert cut.protocol.close_sent is not None
+    assert cut.protocol.close_sent.code == 1009
+    assert cut.cutter.ended
+    assert "201 bytes" in cut.assembler.problem
+
+
+def test_invalid_utf8_closes_with_1007_and_says_so() -> None:
+    cut = Cut()
+    assert cut.feed(text("a") + frame(b"b\xff") + text("c")) == ["a"]
+    assert cut.protocol.close_sent is not None
+    assert cut.protocol.close_sent.code == 1007
+    assert "UTF-8" in cut.assembler.problem
+
+
+def test_after_the_end_everything_goes_to_the_parser() -> None:
+    cut = Cut()
+    cut.feed(CLOSE + text("a"))
+    assert cut.cutter.ended
+    assert cut.feed(text("b")) == []
+    assert b"".join(cut.given) == CLOSE + text("a") + text("b")
+
+
+@pytest.mark.parametrize(
+    ("read", "unfinished"),
+    [
+        (text("a"), False),
+        (text("abc")[:-1], True),
+        (text("abc")[:1], True),
+        (frame(b"x" * 200)[:3], True),
+        (frame(b"abc", head=0x82), False),
+        (frame(b"abc", head=0x82)[:-1], True),
+        (frame(b"a", head=0x01), True),
+        (frame(b"a", head=0x01) + frame(b"p", head=0x89), True),
+        (frame(b"a", head=0x01) + frame(b"b", head=0x80), False),
+        (frame(b"a", head=0x01) + CLOSE, False),
+    ],
+)
+def test_it_knows_whether_a_message_has_begun(read: bytes, unfinished: bool) -> None:
+    cut = Cut()
+    cut.feed(read)
+    assert cut.cutter.unfinished is unfinished
+
+
+def test_binary_messages_are_bytes() -> None:
+    (message,) = Cut().feed(frame(b"\x00\x01", head=0x82))
+    assert type(message) is bytes
+
+
+def test_a_message_that_grew_too_large_when_it_was_inflated_tells_that_and_the_limits_name() -> None:
+    cut = Cut(max_size=200)
+    deflate = PerMessageDeflate(False, False, 15, 15)
+    cut.protocol.extensions = [deflate]
+    sender = PerMessageDeflate(False, False, 15, 15)
+    packed = sender.encode(Frame(Opcode.TEXT, b"x" * 5000))
+    cut.feed(frame(bytes(packed.data), head=0xC1))
+    assert "more than 200 bytes, which is max_size: it grew so large when it was inflated" in cut.assembler.problem
