@@ -107,6 +107,7 @@ class Runner:
         while over:
             queue, done = over.popleft()
             handled += done
+            done.clear()  # the worker's job goes on with other turns, and would hold its first one
             if deliveries := queue.take():
                 turns.append((queue, deliveries))
         self._proto.handled(handled, now)
