@@ -17,11 +17,11 @@ CI = (ROOT / ".ci" / "run").read_text("utf-8")
 @pytest.mark.parametrize(
     ("corner", "file"),
     [
-        (r"\.available_subprotocols\b", "handshake.py"),
-        (r"\.parser_exc\b", "cutter.py"),
-        (r"\bprotocol\.parser\b", "cutter.py"),
+        (r"\.available_subprotocols\b", "websocket/handshake.py"),
+        (r"\.parser_exc\b", "websocket/cutter.py"),
+        (r"\bprotocol\.parser\b", "websocket/cutter.py"),
         (r"\.protocol\.reader\b", "asyncio/connection.py"),
-        (r"\"_signal\"", "signals.py"),
+        (r"\"_signal\"", "client/signals.py"),
     ],
 )
 def test_an_undocumented_corner_of_a_library_is_used_in_one_place(corner: str, file: str) -> None:

@@ -6,8 +6,8 @@ from math import inf
 from typing import Any
 
 import pytest
-from test_cutter import CLOSE, LIMIT
-from test_wsproto_machine import Rig, push, reply
+from frames import CLOSE, LIMIT
+from rig import Rig, push, reply
 
 from phx_proto.backoff import Backoff, ReconnectPolicy
 from phx_proto.channel import Channel
