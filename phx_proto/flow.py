@@ -112,7 +112,7 @@ class Flow:
 
     def handled(self, deliveries: Sequence[Delivery], now: float) -> int:
         """These were handled; gives how many messages wait nowhere any more."""
-        done = sum(map(self.held.release, deliveries))
+        done = self.held.release(deliveries)
         if self.held.messages <= self._limits.low and self.held.size <= self._limits.low_bytes:
             self._allowance = 0
             self.resume(now)

@@ -9,9 +9,10 @@ of a worker until `take` gives nothing.
 """
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, takewhile
+from operator import itemgetter
 from typing import Any, ClassVar, Final, Protocol, TypeAlias
 
 from .handlers.handler import Handler
@@ -41,6 +42,9 @@ class Claim:
 Delivery: TypeAlias = tuple[tuple[Handler, ...], Message[Any], int | Claim]
 
 
+_claim_of: Any = itemgetter(2)
+
+
 class Backlog:
     """What a client has received and not yet handled, wherever it waits.
 
@@ -49,24 +53,40 @@ class Backlog:
         size: Bytes of their frames.
     """
 
-    __slots__ = ("messages", "size")
+    __slots__ = ("_claims", "messages", "size")
 
     def __init__(self) -> None:
         self.messages = 0
         self.size = 0
+        self._claims = 0  # messages that wait in several places
 
     def add(self, messages: int, size: int) -> None:
         """So many more, of so many bytes all in all."""
         self.messages += messages
         self.size += size
 
-    def release(self, delivery: Delivery) -> bool:
-        """It waits no more; gives whether its message waits nowhere else either."""
+    def claim(self, size: int, places: int) -> int | Claim:
+        """What a message of so many bytes counts for in each of the places where it is to wait."""
+        if places < 2:
+            return size
+        self._claims += 1
+        return Claim(size, places)
+
+    def release(self, deliveries: Sequence[Delivery]) -> int:
+        """These wait no more; gives how many messages wait nowhere else either."""
+        if not self._claims:
+            self.messages -= len(deliveries)
+            self.size -= sum(map(_claim_of, deliveries))  # all are sizes
+            return len(deliveries)
+        return sum(map(self._release, deliveries))
+
+    def _release(self, delivery: Delivery) -> bool:
         claim = delivery[2]
         if isinstance(claim, Claim):
             claim.places -= 1
             if claim.places:
                 return False
+            self._claims -= 1
             claim = claim.size
         self.messages -= 1
         self.size -= claim

@@ -23,7 +23,7 @@ from .formats.soundness import UNREADABLE
 from .heartbeat import Heartbeat
 from .inbox import PRESENCE_EVENTS, Inbox, Route
 from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
-from .queues import Claim, DeliveryQueue, Drop, Place
+from .queues import DeliveryQueue, Drop, Place
 from .shown import Secrets, escaped, shown
 from .wire import Wire
 
@@ -157,7 +157,7 @@ class Reader:
             queues = [queue for queue in queues if self._has_room(queue)]
         in_line = bool(route.line) and self._has_room(inbox)
         places = in_line + len(queues) + len(route.taps)
-        claim: int | Claim = size if places == 1 else Claim(size, places)
+        claim = self._flow.held.claim(size, places)
         if in_line and inbox.put((route.line, message, claim)):
             self._wire.runnable.append(inbox)
         for queue in queues:
@@ -175,7 +175,7 @@ class Reader:
         assert queue.bound is not None
         if queue.bound.drop is Drop.NEWEST:
             return False
-        self._flow.held.release(queue.drop_oldest())
+        self._flow.held.release([queue.drop_oldest()])
         return True
 
     def _reply(self, message: Message[Any], now: float) -> None:
