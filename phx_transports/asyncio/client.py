@@ -1,7 +1,7 @@
 """A client on asyncio: the pure core, a WebSocket and the loop's clock.
 
 Whatever happens (a call, a read, the timer) is told to the core, and then the pump runs: it carries out the core's
-commands, ends the calls that its events end, hands runnable channels to the crew, and arms the one timer. No decision
+commands, ends the calls that its events end, hands runnable channels to the pool, and arms the one timer. No decision
 of the protocol is taken here.
 """
 

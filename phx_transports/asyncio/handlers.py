@@ -1,6 +1,6 @@
 """Runs handlers on an event loop: coroutine functions on the loop, plain functions in an executor.
 
-A coroutine handler is awaited by the crew's worker that has the queue, with no task for a message: the topic's line, or
+A coroutine handler is awaited by the pool's worker that has the queue, with no task for a message: the topic's line, or
 a queue of the handler's own. Plain functions wait for the executor in queues of their own (`dispatcher.py`).
 
 A handler that raises `CancelledError` is reported like any other. If it was its task that somebody cancelled, who is
@@ -21,7 +21,7 @@ from phx_proto.queues import Delivery, DeliveryQueue, HandlerQueue, Place, by_co
 from ..client.batches import Batch, Failure
 from ..client.dispatcher import Dispatcher, Outcome
 from ..client.reports import HandlerError, OnHandlerError
-from .workers import Crew, is_stopped
+from .workers import WorkerPool, is_stopped
 
 
 def placement(handler: Handler) -> Place:
@@ -59,12 +59,12 @@ class Runner:
         self._done: list[Delivery] = []
         self.lock = nullcontext()  # all is done on the loop
         self._batches: set[asyncio.Future[list[Failure]]] = set()
-        self._crew: Crew[DeliveryQueue] = Crew(self._drain)
+        self._pool: WorkerPool[DeliveryQueue] = WorkerPool(self._drain)
         self._dispatcher = Dispatcher(self, executor)
 
     def add(self, queues: list[DeliveryQueue]) -> None:
         """These queues want a worker."""
-        self._crew.add(queues)
+        self._pool.add(queues)
 
     def execute(self, queues: list[HandlerQueue]) -> None:
         """These queues want an executor."""
@@ -88,12 +88,12 @@ class Runner:
     @property
     def is_current(self) -> bool:
         """Whether this is called from within a handler."""
-        return self._crew.includes(asyncio.current_task())
+        return self._pool.includes(asyncio.current_task())
 
     async def close(self) -> None:
         """Cancel what still runs on the loop, and what the executor has not begun, and wait until it has ended."""
         self.closed = self.halted = True
-        await self._crew.close()
+        await self._pool.close()
         batches = tuple(self._batches)
         for batch in batches:
             batch.cancel()

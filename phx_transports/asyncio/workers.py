@@ -1,4 +1,4 @@
-"""A crew of workers over queued work that may suspend: as many as are needed, usually one.
+"""A pool of workers over queued work that may suspend: as many as are needed, usually one.
 
 Each piece of work is done by one worker and pieces beside each other, without a task for each. A worker takes the next
 piece from the queue and does it; work that does not suspend costs no task switch at all. Behind every worker that is
@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 W = TypeVar("W")
 
 
-class Crew(Generic[W]):
+class WorkerPool(Generic[W]):
     """Runs `work` whenever something is queued, and beside itself while it is suspended.
 
     Args:
@@ -49,7 +49,7 @@ class Crew(Generic[W]):
         return task in self._workers
 
     def add(self, pieces: Iterable[W]) -> None:
-        """Have them done, after those added before; never in this call. Ignored once the crew is closed."""
+        """Have them done, after those added before; never in this call. Ignored once the pool is closed."""
         if not self.closed:
             self._queue.extend(pieces)
             self._go_on()

@@ -46,7 +46,7 @@ from phx_proto.server.events import HOSTS, Host, Release, ServerOptions, Termina
 from phx_proto.server.tracker import Tracker
 
 from ..asyncio.signals import signals_to
-from ..asyncio.workers import Crew
+from ..asyncio.workers import WorkerPool
 from ..client.signals import SignalPolicy
 from .channel import (
     CallbackError,
@@ -267,8 +267,8 @@ class Server:
                 self._running.discard(running)
 
     def _context(self) -> Context:
-        crew = Crew(Runner.work)
-        return Context(self._definitions, self._hub, self._tracker, self._on_error, crew)
+        pool = WorkerPool(Runner.work)
+        return Context(self._definitions, self._hub, self._tracker, self._on_error, pool)
 
 
 @dataclass(slots=True, eq=False)
@@ -482,7 +482,7 @@ class RunningServer:
                     await self._settled()
         finally:
             self.cut()
-            await self._context.crew.close()
+            await self._context.pool.close()
             for runner in tuple(self._context.runners):
                 await runner.retire()
             await self._listener.wait_closed()

@@ -25,7 +25,7 @@ from phx_proto.server.events import ChannelTerminated, JoinRequested, MessageIn,
 from phx_proto.server.tracker import Tracker
 from phx_proto.shown import LIMIT, escaped, shown
 
-from ..asyncio.workers import Crew, is_stopped
+from ..asyncio.workers import WorkerPool, is_stopped
 from .hub import Hub
 from .presence import ChannelPresence
 
@@ -283,7 +283,7 @@ class Context:
     hub: Hub
     tracker: Tracker
     on_error: OnError
-    crew: "Crew[Runner]"
+    pool: "WorkerPool[Runner]"
     runners: "set[Runner]" = field(default_factory=lambda: set[Runner]())
 
     def report(self, call: str, error: BaseException, topic: str | None = None, event: str | None = None) -> None:
@@ -326,14 +326,14 @@ class Runner:
 
     @staticmethod
     async def work(queue: "deque[Runner]") -> None:
-        """Have each of them handle what it has; for the crew."""
+        """Have each of them handle what it has; for the pool."""
         while queue:
             runner = queue.popleft()
             try:
                 await runner.drain()
             except (Exception, asyncio.CancelledError) as error:
                 stopped = is_stopped(error)
-                if not (stopped and runner._context.crew.closed):
+                if not (stopped and runner._context.pool.closed):
                     runner._failed(error)
                 if stopped:
                     raise
@@ -435,7 +435,7 @@ class Runner:
     def _queue(self) -> None:
         if not self._queued:
             self._queued = True
-            self._context.crew.add((self,))
+            self._context.pool.add((self,))
 
     # ---- its life ----------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
-"""A client on threads, at the peer's end: the transport and the watch that it gets instead of the network and the time.
+"""The transport and the I/O thread of a client on threads, played by the test kit.
 
-There is no thread here: what a watch does is done by the thread that advances the clock, or that waits for the end.
+There is no thread here: its work is done by the thread that advances the clock, or that waits for the end.
 """
 
 import threading
@@ -39,7 +39,7 @@ class ThreadsLine(Line):
         on_crash: Callable[[BaseException], None],
     ) -> None:
         self.now = peer.clock.now
-        self.watch = StillWatch(peer.clock, later=later, on_due=on_due, goes_on=goes_on, on_end=on_end)
+        self.io_thread = ManualIoThread(peer.clock, later=later, on_due=on_due, goes_on=goes_on, on_end=on_end)
         self._peer = peer
         self._proto = proto
         self._tell = tell
@@ -109,8 +109,8 @@ class ThreadsLine(Line):
             return self._rest.wait_for(lambda: not self.backlog, timeout)
 
 
-class StillWatch:
-    """Fulfils `phx_transports.threads.interfaces.ClientWatch` on the clock of a test."""
+class ManualIoThread:
+    """Fulfils `phx_transports.threads.interfaces.ClientIoThread` on the clock of a test."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class StillWatch:
 
     @property
     def is_current(self) -> bool:
-        """Whether this is called from the watch's last act."""
+        """Whether this is called from the I/O thread's last act."""
         return threading.get_ident() == self._looker
 
     def wake(self) -> None:

@@ -5,7 +5,7 @@ out the core's commands, ends the calls that its events end, hands runnable chan
 deadline. What takes its time is done after the lock was released, by whoever held it (`follow_up`): bytes are written,
 threads started, the log is told. No decision of the protocol is taken here.
 
-The watch's thread reads and tells the time, and runs no code of the application's: that is for the handlers' threads.
+The I/O thread reads and tells the time, and runs no code of the application's: that is for the handlers' threads.
 All threads are daemons, and what is open when the program ends is dropped.
 """
 
@@ -205,7 +205,7 @@ class Client:
             self._transport = Transport(proto, lock=self.lock, options=network, **hooks)
         else:
             self._transport = transport.threads_transport(proto, **hooks)
-        self._watch = self._transport.watch
+        self._io_thread = self._transport.io_thread
         self._runner = Runner(
             proto,
             executor,
@@ -223,7 +223,7 @@ class Client:
             perform=self._transport.perform,
             on_runnable=self._runner.add,
             on_executable=self._runner.execute,
-            alarm=self._watch,
+            alarm=self._io_thread,
             log=self._log,
             on_ended=self._ended,
         )
@@ -322,8 +322,8 @@ class Client:
     def wait_closed(self, *, timeout: float | None = None) -> None:
         """Wait until the client has ended; raises why, unless the application closed it, and `TimeoutError`."""
         waiter = self._wait(self._session.wait_closed, timeout)
-        if not (self._runner.is_current or self._watch.is_current):
-            self._watch.join()
+        if not (self._runner.is_current or self._io_thread.is_current):
+            self._io_thread.join()
         waiter.result()
 
     def ping(self, *, timeout: float = 10.0) -> float:
@@ -362,7 +362,7 @@ class Client:
             PhxError: What ended the client, if not the application or a signal.
             SystemExit: A handler called `sys.exit()`: the client closed gracefully. So with all that is no `Exception`.
         """
-        with signals_to(lambda number: self._watch.call(partial(self._ending.on_signal, number)), signals):
+        with signals_to(lambda number: self._io_thread.call(partial(self._ending.on_signal, number)), signals):
             self.wait_closed()
 
     def stop(self) -> None:
@@ -388,7 +388,7 @@ class Client:
     def start(self, *, timeout: float) -> None:
         """Begin to connect; for `connect`."""
         atexit.register(self.abort)
-        self._watch.start()
+        self._io_thread.start()
         self.tell(lambda now: self._proto.connect(now, timeout=timeout))
 
     def tell(self, call: Callable[[float], T]) -> T:
@@ -444,10 +444,10 @@ class Client:
                 pass
             finally:
                 self._logging.release()
-        if self._log.due < self._watch.armed:
+        if self._log.due < self._io_thread.armed:
             with self.lock:
-                if self._log.due < self._watch.armed:
-                    self._watch.arm(self._log.due)
+                if self._log.due < self._io_thread.armed:
+                    self._io_thread.arm(self._log.due)
 
     # ---- private ----------------------------------------------------------------------------------------------------
 
@@ -482,21 +482,21 @@ class Client:
         return waiter
 
     def _wait_ended(self) -> None:
-        if self._session.is_here and not (self._runner.is_current or self._watch.is_current):
+        if self._session.is_here and not (self._runner.is_current or self._io_thread.is_current):
             try:
                 self.wait_closed()
             except BaseException as error:  # why it ended is for `run` and `wait_closed` to raise
                 if error is not self._session.error:
                     raise
 
-    # ---- private: the end, on the watch's thread --------------------------------------------------------------------
+    # ---- private: the end, on the I/O thread ------------------------------------------------------------------------
 
     def _ended(self) -> None:
         """The core has ended; under the lock."""
         if self._ending.deadline == inf:
             self._ending.core_ended(self._transport.now())
-            self._watch.arm(self._ending.deadline)
-        self._watch.wake()
+            self._io_thread.arm(self._ending.deadline)
+        self._io_thread.wake()
 
     def _goes_on(self) -> bool:
         """Whether there is something to wait for: the core, or handlers of what came before the server's end."""
@@ -504,7 +504,7 @@ class Client:
             return not self._session.closed or self._ending.waits(self._transport.now())
 
     def _finish(self) -> None:
-        """The watch's last act: leave nothing behind."""
+        """The I/O thread's last act: leave nothing behind."""
         self._runner.close()
         self._transport.end()
         with self.lock:

@@ -476,16 +476,16 @@ def _through_socks(proxy: Proxy, address: WebSocketURI, attempt: Attempt) -> soc
 
 def _dialed(host: str, port: int, attempt: Attempt, *, proxy: str = "") -> socket.socket:
     """A TCP connection to the first address that answers; not blocking."""
-    bell, ear = socket.socketpair()
+    wakeup_writer, wakeup_reader = socket.socketpair()
     dialing: Dialing | None = None
     try:
-        attempt.hold(ear)  # giving the attempt up makes it readable
+        attempt.hold(wakeup_reader)  # giving the attempt up makes it readable
         attempt.progress.waits(missing_name(host, proxy=proxy))
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         attempt.progress.waits(missing_tcp(host, port, infos, proxy=proxy))
         dialing = Dialing(infos, monotonic())
         with selectors.DefaultSelector() as selector:
-            selector.register(ear, selectors.EVENT_READ)
+            selector.register(wakeup_reader, selectors.EVENT_READ)
             while True:
                 for sock in dialing.begin(monotonic()):
                     selector.register(sock, selectors.EVENT_WRITE, sock)
@@ -504,7 +504,7 @@ def _dialed(host: str, port: int, attempt: Attempt, *, proxy: str = "") -> socke
     except UnicodeError:  # Python's own, of what cannot be looked up
         raise ConnectError(f"no address was found for {proxy}host {host}: it is no valid name") from None
     finally:
-        bell.close()
+        wakeup_writer.close()
         if dialing is not None:
             dialing.close()
 

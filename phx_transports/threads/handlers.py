@@ -1,13 +1,13 @@
 """Runs handlers on threads of the client's own, or on an executor of the user's.
 
-By default a crew's worker takes a turn: messages of one queue, whose handlers it calls one after another, with no job
+By default a pool's worker takes a turn: messages of one queue, whose handlers it calls one after another, with no job
 for a message. The core hears of turns together while more work waits: ten thousand topics with a message each need no
 ten thousand rounds through the lock.
 
 Handlers for which an executor was given wait in queues of their own (`dispatcher.py`). Whatever has to do with their
-batches is done by one thread, the desk: giving them to the executor may take a while, which the reader's thread has
-not; and what becomes of them is told by a thread of the executor's that had better not come back with the next one: a
-process pool that breaks tells so under a lock, for which its `submit` would wait for ever.
+batches is done by one thread, the submitter: `submit` may take a while, and the I/O thread must not wait. The executor
+reports results on a thread of its own, which must not submit the next batch: a process pool that breaks reports that
+under a lock for which `submit` would wait for ever.
 """
 
 import threading
@@ -27,7 +27,7 @@ from ..client.batches import Batch, Failure
 from ..client.dispatcher import Dispatcher, Outcome
 from ..client.reports import HandlerError, OnHandlerError
 from ..client.session import Tell
-from .workers import Crew
+from .workers import WorkerPool
 
 #: A worker's work: messages of a queue, which is in its hands until `Runner.report`.
 Turn: TypeAlias = tuple[DeliveryQueue, list[Delivery]]
@@ -86,8 +86,8 @@ class Runner:
         self._proto = proto
         self._on_turns = on_turns
         self._over: deque[Turn] = deque()  # turns that are over, to be reported
-        self._crew = Crew("phx-handler", on_error=on_crash, on_last=self._flush)
-        self._desk = Crew("phx-batches", on_error=on_crash, limit=1)
+        self._pool = WorkerPool("phx-handler", on_error=on_crash, on_last=self._flush)
+        self._submitter = WorkerPool("phx-batches", on_error=on_crash, limit=1)
         self._dispatcher = Dispatcher(self, executor)
         self._batches: set[Future[list[Failure]]] = set()
 
@@ -135,26 +135,26 @@ class Runner:
         self.closed = self.halted = True
         for future in tuple(self._batches):
             future.cancel()
-        self._crew.shutdown()
-        self._desk.shutdown()
+        self._pool.shutdown()
+        self._submitter.shutdown()
 
     def call_soon(self, call: Callable[[], None]) -> None:
-        """Have something called at the desk; under the lock."""
-        self._later(partial(self._desk.add, [call]))
+        """Have something called on the submitter; under the lock."""
+        self._later(partial(self._submitter.add, [call]))
 
     def submit(self, executor: Executor, batch: Batch, ended: Callable[[Outcome], None]) -> None:
-        """Give a batch to an executor; its end is told at the desk."""
+        """Give a batch to an executor; its end is told on the submitter."""
         future = executor.submit(_run_here, id(self), batch)
         self._batches.add(future)
         future.add_done_callback(self._batches.discard)
-        future.add_done_callback(lambda done: self._desk.add([partial(self._at_the_desk, ended, done)]))
+        future.add_done_callback(lambda done: self._submitter.add([partial(self._on_submitter, ended, done)]))
 
-    def _at_the_desk(self, ended: Callable[[Outcome], None], outcome: Outcome) -> None:
+    def _on_submitter(self, ended: Callable[[Outcome], None], outcome: Outcome) -> None:
         with _within(id(self)):  # what is told of an error is in no position to wait for the end either
             ended(outcome)
 
     def _begin(self, turns: Iterable[Turn]) -> None:
-        self._crew.add([partial(self._drain, turn) for turn in turns])
+        self._pool.add([partial(self._drain, turn) for turn in turns])
 
     def _drain(self, turn: Turn) -> None:
         _here.runner = id(self)
@@ -168,7 +168,7 @@ class Runner:
                 return
             self._over.append((queue, deliveries))
             # In this order, or the last ones could be forgotten: who takes the last work that waits flushes after that.
-            if self._crew.waiting and len(self._over) < _TURNS:
+            if self._pool.waiting and len(self._over) < _TURNS:
                 return
             turns = self._on_turns()
 

@@ -14,8 +14,8 @@ from phx_proto.commands import Command
 from ..client.session import Tell
 
 
-class ClientWatch(Protocol):
-    """Tells the time, and does what has to be done by none of the application's threads; see `watch.Watch`.
+class ClientIoThread(Protocol):
+    """Tells the time, and does what has to be done by none of the application's threads; see `io_thread.IoThread`.
 
     Attributes:
         armed: The deadline, by the client's clock; `math.inf` for none.
@@ -53,8 +53,8 @@ class ClientTransport(Protocol):
     """The connections and the clock of one client."""
 
     @property
-    def watch(self) -> ClientWatch:
-        """Its watch."""
+    def io_thread(self) -> ClientIoThread:
+        """Its I/O thread."""
         ...
 
     def now(self) -> float:
@@ -103,9 +103,9 @@ class TransportFactory(Protocol):
             proto: The core.
             tell: To be used for each input to the core; it takes the client's lock.
             later: Has something done after the lock was released.
-            on_due: To be called when the watch's deadline has passed.
-            goes_on: Whether to watch on while there is no connection; it takes the client's lock.
-            on_end: The watch's last act.
+            on_due: To be called when the I/O thread's deadline has passed.
+            goes_on: Whether to go on while there is no connection; it takes the client's lock.
+            on_end: The I/O thread's last act.
             on_crash: To be told of an error that ends the client.
         """
         ...

@@ -18,7 +18,7 @@ from .connection import LINGER, Connection
 _LONGEST: Final = 3600.0  # seconds; what selectors can wait for has limits
 
 
-class Watch:
+class IoThread:
     """Reads connections, writes what they could not take at once, and tells the time.
 
     Args:
@@ -56,18 +56,18 @@ class Watch:
         self._connections: dict[Connection, float] = {}  # with the time at which each is dropped
         self._shown: dict[Connection, int] = {}  # what the selector looks for
         self._selector = selectors.DefaultSelector()
-        self._bell, self._ear = socket.socketpair()
-        self._bell.setblocking(False)
-        self._ear.setblocking(False)
-        self._selector.register(self._ear, selectors.EVENT_READ)
-        self._ringing = threading.RLock()  # a signal's handler may ring while its own thread does
-        self._rung = False
+        self._wakeup_writer, self._wakeup_reader = socket.socketpair()
+        self._wakeup_writer.setblocking(False)
+        self._wakeup_reader.setblocking(False)
+        self._selector.register(self._wakeup_reader, selectors.EVENT_READ)
+        self._wakeup_lock = threading.RLock()  # a signal handler may interrupt its own thread in `wake`
+        self._woken = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     # ---- for any thread ---------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the thread."""
         self._thread.start()
 
     def join(self) -> None:
@@ -76,16 +76,16 @@ class Watch:
 
     @property
     def is_current(self) -> bool:
-        """Whether this is called on the watch's own thread."""
+        """Whether this is called on this thread."""
         return threading.get_ident() == self._thread.ident
 
     def wake(self) -> None:
         """Have the thread look at everything anew; a signal's handler may call it too."""
-        if self._rung or self.is_current:
+        if self._woken or self.is_current:
             return
-        with self._ringing, contextlib.suppress(OSError):  # the watch is over
-            self._rung = True
-            self._bell.send(b"!")
+        with self._wakeup_lock, contextlib.suppress(OSError):  # the thread has ended
+            self._woken = True
+            self._wakeup_writer.send(b"!")
 
     def arm(self, deadline: float) -> None:
         """Set an earlier deadline."""
@@ -114,9 +114,9 @@ class Watch:
                     self._on_crash(error)
             self._on_end()
         finally:
-            with self._ringing:
-                self._bell.close()
-                self._ear.close()
+            with self._wakeup_lock:
+                self._wakeup_writer.close()
+                self._wakeup_reader.close()
                 self._selector.close()
 
     def _turn(self) -> None:
@@ -126,7 +126,7 @@ class Watch:
         for key, ready in self._selector.select(self._patience()):
             connection = key.data
             if connection is None:
-                self._hear()
+                self._drain_wakeup()
                 continue
             if ready & selectors.EVENT_WRITE:
                 connection.writable()
@@ -146,9 +146,9 @@ class Watch:
             return 0.0
         return min(max(0.0, min(self.armed, *self._connections.values(), inf) - monotonic()), _LONGEST)
 
-    def _hear(self) -> None:
-        self._ear.recv(4096)
-        self._rung = False  # and then everything is looked at: what changes after that rings anew
+    def _drain_wakeup(self) -> None:
+        self._wakeup_reader.recv(4096)
+        self._woken = False  # and then everything is looked at: a later change wakes it again
 
     def _add(self, connection: Connection) -> None:
         self._connections[connection] = inf

@@ -30,7 +30,7 @@ from phx_proto.link import Link
 from ..blocking.waits import deadline_after, slice_until
 from ..client.session import Tell
 from .connection import LINGER, Attempt, Connection, open_connection
-from .io_thread import Watch
+from .io_thread import IoThread
 
 
 class Transport:
@@ -41,14 +41,14 @@ class Transport:
         lock: The client's.
         tell: Used for each input to the core; it takes the lock.
         later: Has something done after the lock was released.
-        on_due: Called when the watch's deadline has passed.
-        goes_on: Whether to watch on while there is no connection.
-        on_end: The watch's last act.
+        on_due: Called when the I/O thread's deadline has passed.
+        goes_on: Whether to go on while there is no connection.
+        on_end: The I/O thread's last act.
         on_crash: Told of an error that was not foreseen; without it there would be a client that does nothing.
         options: For `open_connection`.
 
     Attributes:
-        watch: Reads, and tells the time.
+        io_thread: Reads, and tells the time.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Transport:
         self._lock = lock
         self._tell = tell
         self._later = later
-        self.watch = Watch(
+        self.io_thread = IoThread(
             "phx-client",
             on_bytes=self._read,
             on_gone=self._gone,
@@ -168,12 +168,12 @@ class Transport:
         if self._attempts.pop(link, None) is None:  # given up meanwhile
             connection.destroy()
             return
-        connection.on_work = self.watch.wake
+        connection.on_work = self.io_thread.wake
         connection.on_room = self._has_room
         self._connections[link] = self._current = connection
         self._links[connection] = link
         link.opened(connection.subprotocol, now)
-        self.watch.add(connection)
+        self.io_thread.add(connection)
 
     def _send_text(self, command: SendText) -> None:
         self._connections[command.link].send_text(command.data)
@@ -190,14 +190,14 @@ class Transport:
             attempt.cancel()
             return
         self._connections.pop(command.link).abort()
-        self.watch.wake()
+        self.io_thread.wake()
 
     def _pause_reading(self, command: PauseReading) -> None:
         self._connections[command.link].paused = True
 
     def _resume_reading(self, command: ResumeReading) -> None:
         self._connections[command.link].paused = False
-        self.watch.wake()
+        self.io_thread.wake()
 
     def _resolve(self, command: Resolve) -> None:
         # A thread of its own: it may take its time, and all others may be waiting for what comes of it.
@@ -210,7 +210,7 @@ class Transport:
     # ---- what a connection tells ------------------------------------------------------------------------------------
 
     def _read(self, connection: Connection) -> None:
-        """A connection can be read; on the watch's thread."""
+        """A connection can be read; on the I/O thread."""
         link = self._links[connection]
         frames = connection.receive()
         if frames:
@@ -222,7 +222,7 @@ class Transport:
         connection.flush()  # what RFC 6455 wants answered
 
     def _gone(self, connection: Connection) -> None:
-        """A connection was closed; on the watch's thread."""
+        """A connection was closed; on the I/O thread."""
         link = self._links.pop(connection)
         self._tell(lambda now: self._closed(connection, link, now))
 

@@ -25,7 +25,7 @@ PATIENCE: Final = 0.002  # seconds that work may wait until another thread comes
 _LONG_PATIENCE: Final = 0.05  # and while somebody does
 
 
-class Crew:
+class WorkerPool:
     """A number of threads.
 
     Args:

@@ -477,15 +477,15 @@ class Client:
         if not numbers:
             yield
             return
-        # The interpreter itself has to ring: a signal's handler is not called while the selector waits.
-        bell = signal.set_wakeup_fd(self._transport.bell, warn_on_full_buffer=False)
+        # The interpreter itself ends the wait: a signal handler is not called while the selector waits.
+        previous_fd = signal.set_wakeup_fd(self._transport.wakeup_fd, warn_on_full_buffer=False)
         previous = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             yield
         finally:
             for number, handler in previous.items():
                 give_back(number, handler, ours=self._on_signal)
-            signal.set_wakeup_fd(bell)
+            signal.set_wakeup_fd(previous_fd)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals.append(number)

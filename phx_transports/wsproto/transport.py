@@ -51,14 +51,14 @@ class Transport:
         self._factory = factory
         self._lines: dict[Stream, Line] = {}
         self._selector = DefaultSelector()
-        self._bell, self._ear = socket.socketpair()
-        self._bell.setblocking(False)
-        self._selector.register(self._ear, EVENT_READ)
+        self._wakeup_writer, self._wakeup_reader = socket.socketpair()
+        self._wakeup_writer.setblocking(False)
+        self._selector.register(self._wakeup_reader, EVENT_READ)
 
     @property
-    def bell(self) -> int:
+    def wakeup_fd(self) -> int:
         """A file descriptor; what is written there ends a wait."""
-        return self._bell.fileno()
+        return self._wakeup_writer.fileno()
 
     @property
     def full(self) -> bool:
@@ -82,7 +82,7 @@ class Transport:
                 del self._lines[line.stream]
 
     def wait(self, seconds: float) -> Ready:
-        """Wait for bytes, for room to write or for the bell, at most so long; what came is for `see`."""
+        """Wait for bytes, for room to write or for a wakeup, at most so long; what came is for `see`."""
         now = monotonic()
         seconds = min(seconds, _LONGEST, *(line.patience(now) for line in self._lines.values()))
         return self._selector.select(max(seconds, 0.0))
@@ -91,15 +91,15 @@ class Transport:
         """See to what came."""
         for key, ready in came:
             if key.data is None:
-                self._ear.recv(4096)
+                self._wakeup_reader.recv(4096)
             else:
                 key.data.ready(key.fileobj, ready)
 
     def close(self) -> None:
         """Let go of what it waits with, once it is idle."""
         self._selector.close()
-        self._bell.close()
-        self._ear.close()
+        self._wakeup_writer.close()
+        self._wakeup_reader.close()
 
 
 class Line:

@@ -162,7 +162,7 @@ async def test_what_came_with_the_close_is_read_before_the_end(phx_peer: Peer) -
     async with on_asyncio(phx_peer) as channel, channel.stream() as stream:
         phx_peer.push(TOPIC, "last")
         phx_peer.close_channel(TOPIC)
-        assert channel.state is ChannelState.CLOSED  # and the crew has not had its turn: what came waits in the inbox
+        assert channel.state is ChannelState.CLOSED  # and the pool has not had its turn: what came waits in the inbox
         last = await anext(stream)
         assert isinstance(last, Message)
         assert last.event == "last"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from phx_transports.asyncio.workers import Crew
+from phx_transports.asyncio.workers import WorkerPool
 
 pytestmark = pytest.mark.asyncio
 
@@ -20,13 +20,13 @@ def each(drain: Callable[[str], Awaitable[None]]) -> Callable[[deque[str]], Awai
 
 
 @asynccontextmanager
-async def crew_of(drain: Callable[[str], Awaitable[None]]) -> AsyncIterator[Crew[str]]:
-    crew = Crew(each(drain))
+async def pool_of(drain: Callable[[str], Awaitable[None]]) -> AsyncIterator[WorkerPool[str]]:
+    pool = WorkerPool(each(drain))
     try:
-        yield crew
+        yield pool
     finally:
-        await crew.close()
-    assert crew.size == 0
+        await pool.close()
+    assert pool.size == 0
 
 
 class Drain:
@@ -56,38 +56,38 @@ async def wait(event: asyncio.Event) -> None:
 
 async def test_channels_are_drained_in_the_order_of_adding() -> None:
     drain = Drain()
-    async with crew_of(drain) as crew:
+    async with pool_of(drain) as pool:
         for channel in "abc":
-            crew.add([channel])
+            pool.add([channel])
         await wait(drain.finished("c"))
     assert drain.log == ["a", "b", "c"]
 
 
 async def test_nothing_runs_inside_add() -> None:
     drain = Drain()
-    async with crew_of(drain) as crew:
-        crew.add(["a"])
+    async with pool_of(drain) as pool:
+        pool.add(["a"])
         assert drain.log == []
         await wait(drain.finished("a"))
 
 
 async def test_handlers_that_do_not_suspend_need_one_worker() -> None:
     drain = Drain()
-    async with crew_of(drain) as crew:
+    async with pool_of(drain) as pool:
         for channel in "abc":
-            crew.add([channel])
+            pool.add([channel])
         await wait(drain.finished("c"))
-        crew.add(["d"])
+        pool.add(["d"])
         await wait(drain.finished("d"))
         assert len(drain.workers) == 1
 
 
 async def test_a_suspended_handler_is_relieved() -> None:
     drain = Drain("a")
-    async with crew_of(drain) as crew:
-        crew.add(["a"])
-        crew.add(["b"])
-        crew.add(["c"])
+    async with pool_of(drain) as pool:
+        pool.add(["a"])
+        pool.add(["b"])
+        pool.add(["c"])
         await wait(drain.finished("c"))
         assert drain.log == ["a", "b", "c"]
         drain.gates["a"].set()
@@ -97,21 +97,21 @@ async def test_a_suspended_handler_is_relieved() -> None:
 
 async def test_a_channel_added_while_all_are_suspended_is_drained() -> None:
     drain = Drain("a")
-    async with crew_of(drain) as crew:
-        crew.add(["a"])
-        crew.add(["b"])
+    async with pool_of(drain) as pool:
+        pool.add(["a"])
+        pool.add(["b"])
         await wait(drain.finished("b"))
-        crew.add(["c"])
+        pool.add(["c"])
         await wait(drain.finished("c"))
 
 
 async def test_all_may_be_suspended_at_once() -> None:
     names = [f"t{n}" for n in range(50)]
     drain = Drain(*names)
-    async with crew_of(drain) as crew:
+    async with pool_of(drain) as pool:
         for channel in names:
-            crew.add([channel])
-        crew.add(["last"])
+            pool.add([channel])
+        pool.add(["last"])
         await wait(drain.finished("last"))
         for gate in drain.gates.values():
             gate.set()
@@ -121,17 +121,17 @@ async def test_all_may_be_suspended_at_once() -> None:
 
 async def test_one_idle_worker_stays_parked() -> None:
     drain = Drain("a", "b")
-    async with crew_of(drain) as crew:
+    async with pool_of(drain) as pool:
         for channel in "abc":
-            crew.add([channel])
+            pool.add([channel])
         await wait(drain.finished("c"))
-        assert crew.size == 3
+        assert pool.size == 3
         for channel in "ab":
             drain.gates[channel].set()
             await wait(drain.finished(channel))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert crew.size == 1
+        assert pool.size == 1
 
 
 async def test_a_channel_may_add_itself_again() -> None:
@@ -142,12 +142,12 @@ async def test_a_channel_may_add_itself_again() -> None:
         nonlocal left
         left -= 1
         if left:
-            crew.add([channel])
+            pool.add([channel])
         else:
             done.set()
 
-    async with crew_of(drain) as crew:
-        crew.add(["a"])
+    async with pool_of(drain) as pool:
+        pool.add(["a"])
         await wait(done)
 
 
@@ -161,15 +161,15 @@ async def test_a_worker_that_fails_is_told_to_the_loop_and_work_goes_on() -> Non
             raise ValueError(channel)
         done.set()
 
-    async with crew_of(drain) as crew:
-        crew.add(["bad", "good"])
+    async with pool_of(drain) as pool:
+        pool.add(["bad", "good"])
         await wait(done)
-        assert crew.size == 1
+        assert pool.size == 1
     assert [str(context["exception"]) for context in told] == ["bad"]
 
 
 @pytest.mark.parametrize("suspended", [True, False])
-async def test_a_handler_that_cancels_its_worker_does_not_stop_the_crew(suspended: bool) -> None:
+async def test_a_handler_that_cancels_its_worker_does_not_stop_the_pool(suspended: bool) -> None:
     done = asyncio.Event()
 
     async def drain(channel: str) -> None:
@@ -183,8 +183,8 @@ async def test_a_handler_that_cancels_its_worker_does_not_stop_the_crew(suspende
             await asyncio.Event().wait()
         raise asyncio.CancelledError
 
-    async with crew_of(drain) as crew:
-        crew.add(["bad", "good"])
+    async with pool_of(drain) as pool:
+        pool.add(["bad", "good"])
         await wait(done)
 
 
@@ -204,13 +204,13 @@ async def test_what_a_cancelled_worker_puts_back_goes_to_another() -> None:
             finally:
                 queue.appendleft("the rest of a")
 
-    crew = Crew(work)
-    crew.add(["a"])
+    pool = WorkerPool(work)
+    pool.add(["a"])
     await wait(begun)
     (worker,) = workers()
     worker.cancel()
     await wait(done)
-    await crew.close()
+    await pool.close()
     assert log == ["a", "the rest of a"]
 
 
@@ -220,8 +220,8 @@ def workers() -> set[asyncio.Task[Any]]:
 
 async def test_a_worker_cancelled_before_it_began_is_replaced() -> None:
     drain = Drain()
-    async with crew_of(drain) as crew:
-        crew.add(["a"])
+    async with pool_of(drain) as pool:
+        pool.add(["a"])
         (worker,) = workers()
         worker.cancel()
         await wait(drain.finished("a"))
@@ -229,46 +229,46 @@ async def test_a_worker_cancelled_before_it_began_is_replaced() -> None:
 
 async def test_a_parked_worker_that_was_cancelled_is_replaced() -> None:
     drain = Drain()
-    async with crew_of(drain) as crew:
-        crew.add(["a"])
+    async with pool_of(drain) as pool:
+        pool.add(["a"])
         await wait(drain.finished("a"))
         (worker,) = workers()
         worker.cancel()
         await asyncio.wait([worker])
-        crew.add(["b"])
+        pool.add(["b"])
         await wait(drain.finished("b"))
 
 
 async def test_a_channel_added_just_after_the_parked_worker_was_cancelled_is_drained() -> None:
     drain = Drain()
-    async with crew_of(drain) as crew:
-        crew.add(["a"])
+    async with pool_of(drain) as pool:
+        pool.add(["a"])
         await wait(drain.finished("a"))
         (worker,) = workers()
         worker.cancel()
-        crew.add(["b"])
+        pool.add(["b"])
         await wait(drain.finished("b"))
 
 
 async def test_a_worker_cancelled_between_its_call_and_its_coming_is_replaced() -> None:
     drain = Drain()
-    async with crew_of(drain) as crew:
-        crew.add(["a"])
+    async with pool_of(drain) as pool:
+        pool.add(["a"])
         await wait(drain.finished("a"))
         (worker,) = workers()
-        crew.add(["b"])
+        pool.add(["b"])
         worker.cancel()
         await wait(drain.finished("b"))
 
 
 async def test_close_cancels_what_is_suspended_and_waits_for_it() -> None:
     drain = Drain("a", "b")
-    async with crew_of(drain) as crew:
+    async with pool_of(drain) as pool:
         for channel in "abc":
-            crew.add([channel])
+            pool.add([channel])
         await wait(drain.finished("c"))
-        await crew.close()
-        assert crew.size == 0
+        await pool.close()
+        assert pool.size == 0
     assert workers() == set()
     assert drain.log == ["a", "b", "c"]
 
@@ -285,37 +285,37 @@ async def test_an_error_on_the_way_out_is_told_to_the_loop() -> None:
         finally:
             raise ValueError(channel)
 
-    async with crew_of(drain) as crew:
-        crew.add(["a"])
+    async with pool_of(drain) as pool:
+        pool.add(["a"])
         await wait(begun)
-        await crew.close()
+        await pool.close()
     assert [str(context["exception"]) for context in told] == ["a"]
 
 
-async def test_a_closed_crew_takes_nothing() -> None:
+async def test_a_closed_pool_takes_nothing() -> None:
     drain = Drain()
-    async with crew_of(drain) as crew:
-        crew.add(["a"])
-        await crew.close()
-        crew.add(["b"])
-        await crew.close()
+    async with pool_of(drain) as pool:
+        pool.add(["a"])
+        await pool.close()
+        pool.add(["b"])
+        await pool.close()
     assert workers() == set()
     assert drain.log == []
 
 
-async def test_a_handler_may_close_its_crew() -> None:
+async def test_a_handler_may_close_its_pool() -> None:
     log: list[str] = []
     closed = asyncio.Event()
 
     async def drain(channel: str) -> None:
         log.append(channel)
-        await crew.close()
+        await pool.close()
         closed.set()
 
-    crew = Crew(each(drain))
-    crew.add(["a"])
-    crew.add(["b"])
+    pool = WorkerPool(each(drain))
+    pool.add(["a"])
+    pool.add(["b"])
     await wait(closed)
     await asyncio.sleep(0)
-    assert crew.size == 0
+    assert pool.size == 0
     assert log == ["a"]

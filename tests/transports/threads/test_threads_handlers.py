@@ -1,4 +1,4 @@
-"""Handlers, what is the threads' alone; the rest is in behaviour/. Where they run, executors, the crew."""
+"""Handlers, what is the threads' alone; the rest is in behaviour/. Where they run, executors, the pool."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ from phx_proto.states import SocketState
 from phx_transports.client.reports import HandlerError
 from phx_transports.testing import Peer
 from phx_transports.threads import Channel
-from phx_transports.threads.workers import Crew
+from phx_transports.threads.workers import WorkerPool
 
 T = TypeVar("T")
 
@@ -216,11 +216,11 @@ def test_who_is_told_of_an_error_may_close_the_client(router: Router, executor: 
         channel.client.wait_closed(timeout=LONG)
 
 
-# ---- the crew -------------------------------------------------------------------------------------------------------
+# ---- the pool -------------------------------------------------------------------------------------------------------
 
 
-def job(crew: Crew, work: Callable[[], T]) -> "Future[T]":
-    """Have the crew do something, and get what it returned or raised."""
+def job(pool: WorkerPool, work: Callable[[], T]) -> "Future[T]":
+    """Have the pool do something, and get what it returned or raised."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -230,62 +230,62 @@ def job(crew: Crew, work: Callable[[], T]) -> "Future[T]":
             future.set_exception(error)
             raise
 
-    crew.add([run])
+    pool.add([run])
     return future
 
 
-def test_a_crew_has_as_many_threads_as_there_is_work_up_to_its_limit() -> None:
-    crew = Crew("crew", on_error=lambda error: None, limit=3)
+def test_a_pool_has_as_many_threads_as_there_is_work_up_to_its_limit() -> None:
+    pool = WorkerPool("pool", on_error=lambda error: None, limit=3)
     together, names = threading.Barrier(4), set[str]()
 
     def work() -> None:
         names.add(threading.current_thread().name)
         together.wait(LONG)
 
-    jobs = [job(crew, work) for _ in range(3)]
+    jobs = [job(pool, work) for _ in range(3)]
     together.wait(LONG)
     for one in jobs:
         one.result(LONG)
     for _ in range(50):
-        job(crew, lambda: names.add(threading.current_thread().name)).result(LONG)
+        job(pool, lambda: names.add(threading.current_thread().name)).result(LONG)
     assert len(names) == 3
-    crew.shutdown()
+    pool.shutdown()
 
 
-def test_a_crew_reports_what_work_raises_and_goes_on() -> None:
+def test_a_pool_reports_what_work_raises_and_goes_on() -> None:
     errors: list[BaseException] = []
-    crew = Crew("crew", on_error=errors.append, limit=1)
+    pool = WorkerPool("pool", on_error=errors.append, limit=1)
     with pytest.raises(ZeroDivisionError):
-        job(crew, lambda: 1 / 0).result(LONG)
-    assert job(crew, lambda: "the next").result(LONG) == "the next"
+        job(pool, lambda: 1 / 0).result(LONG)
+    assert job(pool, lambda: "the next").result(LONG) == "the next"
     assert [type(error) for error in errors] == [ZeroDivisionError]
-    crew.shutdown()
+    pool.shutdown()
 
 
-def test_a_crew_that_is_shut_down_takes_nothing_and_waits_for_nobody_who_is_busy() -> None:
-    crew = Crew("crew", on_error=lambda error: None)
+def test_a_pool_that_is_shut_down_takes_nothing_and_waits_for_nobody_who_is_busy() -> None:
+    pool = WorkerPool("pool", on_error=lambda error: None)
     entered, go_on = Flag(), Flag()
 
     def work() -> None:
         entered.set()
         go_on.wait()
 
-    crew.add([work])
+    pool.add([work])
     entered.wait()
-    crew.shutdown()
-    assert not job(crew, int).done()
+    pool.shutdown()
+    assert not job(pool, int).done()
     go_on.set()
 
 
 def test_work_behind_work_that_computes_is_not_forgotten() -> None:
-    crew = Crew("crew", on_error=lambda error: None, limit=2)
+    pool = WorkerPool("pool", on_error=lambda error: None, limit=2)
     came = threading.Event()
 
     def compute() -> None:
         while not came.is_set():
             pass
 
-    computing = job(crew, compute)
-    job(crew, came.set).result(LONG)
+    computing = job(pool, compute)
+    job(pool, came.set).result(LONG)
     computing.result(LONG)
-    crew.shutdown()
+    pool.shutdown()
