@@ -394,9 +394,9 @@ async def test_ctrl_c_drains_the_connections(number: signal.Signals) -> None:
 
 async def test_a_second_ctrl_c_waits_for_nobody() -> None:
     patient = (
-        "from phx_transports.asyncio import server_wire\n"
+        "from phx_transports.server import wire\n"
         "from phx_transports.cli import main, serve\n"
-        "serve._DRAIN = server_wire.LINGER = 600\n"
+        "serve._DRAIN = wire.LINGER = 600\n"
         "raise SystemExit(main(['serve', '--port', '0']))"
     )
     async with serving(command=("-c", patient)) as (process, url), joined_for_good(url) as reader:
