@@ -3,8 +3,9 @@
 Parts: `core` (no I/O: `receive_all` to dispatch beside `orjson.loads` of the same frames), `client` (the asyncio client
 beside a bare `websockets` loop, at 1, 100 and 10,000 topics), `threads` (the client on threads beside a bare
 `websockets.sync` loop, messages and pushes), `wsproto` (the blocking client on wsproto beside a bare wsproto loop),
-`pushes` (push to reply), `executors` (handlers that compute: on the loop, in threads, in processes, on Dask), `memory`
-(bytes a topic) and `others` (the same work on other clients from PyPI, each in an environment of its own).
+`pushes` (push to reply), `plain` (plain handlers in asyncio's thread pool, at 1, 500 and 10,000 topics), `executors`
+(handlers that compute: on the loop, in threads, in processes, on Dask), `memory` (bytes a topic) and `others` (the
+same work on other clients from PyPI, each in an environment of its own).
 """
 
 import argparse
@@ -215,6 +216,14 @@ def _executors(plan: Plan) -> None:
             _costs(f"executors: a batch of {size}, {what}", compare(contenders, plan.rounds, LIMIT))
 
 
+def _plain(plan: Plan) -> None:
+    task = Task("messages", plan.port, plan.messages // 2, options={"steps": 0, "where": "threads", "measure": "time"})
+    contenders = [
+        Contender(f"plain handlers, {_count(n)}", EXECUTORS, replace(task, topics=n)) for n in (1, 500, 10_000)
+    ]
+    _rates("plain: messages, plain handler in asyncio's thread pool", compare(contenders, plan.rounds, LIMIT))
+
+
 def _steps_a_microsecond() -> float:
     """How fast this machine computes, at its best."""
     steps = 100_000
@@ -268,6 +277,7 @@ PARTS: dict[str, Callable[[Plan], None]] = {
     "pushes": _pushes,
     "wsproto": _wsproto,
     "executors": _executors,
+    "plain": _plain,
     "memory": _memory,
     "broadcast": _broadcast,
     "load": _load,

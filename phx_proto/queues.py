@@ -205,9 +205,9 @@ class DeliveryQueue:
         """
         waiting = self.deliveries
         if not waiting:
-            self.deliveries = None
+            self.end_turn()
             return []
-        if self._backlog.size > LARGEST_TURN:
+        if self._backlog.size > LARGEST_TURN:  # `heavy`, spelled out
             limit = min(limit, fitting(waiting))
         if len(waiting) <= limit:
             self.deliveries = []
@@ -216,9 +216,18 @@ class DeliveryQueue:
         del waiting[:limit]
         return taken
 
+    def end_turn(self) -> None:
+        """The worker has found nothing more; the next message has the queue given out again."""
+        self.deliveries = None
+
     def put_back(self, deliveries: list[Delivery]) -> None:
         """Take back what a worker took last and did not come to; its turn goes on, and is for another worker to end."""
         self.deliveries = [*deliveries, *(self.deliveries or ())]
+
+    @property
+    def heavy(self) -> bool:
+        """Whether the client holds so much that a turn is bounded in bytes."""
+        return self._backlog.size > LARGEST_TURN
 
     @property
     def full(self) -> bool:
@@ -285,9 +294,13 @@ class ConcurrentQueue(HandlerQueue):
         """The next deliveries: one for a worker of the adapter, a fair share for a batch of an executor."""
         waiting = self.deliveries
         if not waiting:
-            self._turns -= 1
+            self.end_turn()
             return []
         share = -(-len(waiting) // self._limit) if self.place is Place.EXECUTOR else 1  # rounded up
         taken = waiting[: min(share, limit, fitting(waiting))]
         del waiting[: len(taken)]
         return taken
+
+    def end_turn(self) -> None:
+        """One of the workers has found nothing more; the next message has the queue given out to one more again."""
+        self._turns -= 1

@@ -132,27 +132,25 @@ class _HandlerBatches:
 
     def _take(self) -> "_Share":
         """A fair share of what waits."""
-        most = -(-len(self._pending) // (self._workers - self._under_way))  # rounded up
+        pending = self._pending
+        most = -(-len(pending) // (self._workers - self._under_way))  # rounded up
         queues: list[HandlerQueue] = []
         deliveries: list[Delivery] = []
-        channels: list[object] = []
+        channels: list[object] | None = [] if self._handler.takes_channel else None
         room = LARGEST_TURN
-        while self._pending and len(queues) < most and len(deliveries) < BATCH and room > 0:
-            queue = self._pending.popleft()
+        while pending and len(queues) < most and len(deliveries) < BATCH and room > 0:
+            queue = pending.popleft()
             taken = queue.take(BATCH - len(deliveries))
-            if taken:  # else its turn has ended
+            if not taken:  # its turn has ended
+                continue
+            queues.append(queue)
+            deliveries += taken
+            if queue.heavy:
                 room -= sum(map(size_of, taken))
-                queues.append(queue)
-                deliveries += taken
+            if channels is not None:
                 channels += [queue.channel.context] * len(taken)
         messages = [message for _, message, _ in deliveries]
-        batch = Batch(
-            self._handler,
-            messages,
-            channels if self._handler.takes_channel else None,
-            self._host.fail_fast,
-            Progress(self._host),
-        )
+        batch = Batch(self._handler, messages, channels, self._host.fail_fast, Progress(self._host))
         return _Share(queues, deliveries, batch)
 
     def _ended(self, share: "_Share", outcome: Outcome) -> None:
@@ -176,8 +174,11 @@ class _HandlerBatches:
         with host.lock:
             self._shares.discard(share)
             more = share.unreported(done)
-            # To ask an empty queue ends its turn; it is given out again with its next message.
-            self._pending += [queue for queue in share.queues if queue.deliveries or queue.take()]
+            for queue in share.queues:
+                if queue.deliveries:
+                    self._pending.append(queue)
+                else:
+                    queue.end_turn()  # its next message gives it out again
         host.handled(more)
 
 
