@@ -12,15 +12,14 @@ from .client import ClientOptions, ClientProtocol
 from .endpoint import Endpoint
 from .errors import PhxError
 from .flow import FlowLimits
-from .formats.serializers import V1, V2, Serializer
-from .handlers.handler import Handler, HandlerKind
-from .handlers.router import Dispatch, Router
+from .formats import V1, V2, Serializer, ServerSerializer, V1Server, V2Server
+from .handlers import Dispatch, Handler, HandlerKind, Router
 from .inbox import Tap
 from .link import Link
 from .message import Message, Reply
 from .presence import Presence, PresenceChange
 from .queues import Bound, Drop, Place
-from .server.protocol import ServerProtocol
+from .server import ServerProtocol
 from .states import ChannelState, SocketState
 from .wire import Stats
 
@@ -57,9 +56,12 @@ __all__ = [
     "Serializer",
     "ServerClose",
     "ServerProtocol",
+    "ServerSerializer",
     "SocketState",
     "Stats",
     "Tap",
+    "V1Server",
+    "V2Server",
     "commands",
     "errors",
     "events",

@@ -40,7 +40,7 @@ from .errors import (
 )
 from .events import Closed, Connected, ConnectFailed, Connecting, Disconnected, Event
 from .flow import Flow, FlowLimits
-from .formats.serializers import V2, Serializer
+from .formats import V2, Serializer
 from .handlers.handler import WILDCARD
 from .handlers.router import Router
 from .heartbeat import Heartbeat

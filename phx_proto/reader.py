@@ -18,7 +18,7 @@ from .channel import Channel
 from .errors import InvalidFrame
 from .events import BadFrame, InboxOverflow, PresenceChanged, UnclaimedMessages
 from .flow import Flow
-from .formats.serializers import decode_reply
+from .formats import decode_reply
 from .formats.soundness import UNREADABLE
 from .heartbeat import Heartbeat
 from .inbox import PRESENCE_EVENTS, Inbox, Route

@@ -10,7 +10,7 @@ import msgspec
 from .commands import Command, Provider, Resolve, SendBinary, SendText
 from .errors import ConnectError, ConnectionClosed
 from .events import Event
-from .formats.serializers import Serializer
+from .formats import Serializer
 from .link import Link
 from .message import PHX_LEAVE, Message, Reply
 from .shown import NO_SECRETS

@@ -1,5 +1,40 @@
-"""The server's side of the protocol: `ServerProtocol`, what it tells, and who is present."""
+"""The server's side of the protocol: `ServerProtocol`, what it asks for and tells, and who is present."""
 
+from .events import (
+    Abort,
+    ChannelHandle,
+    ChannelTerminated,
+    Close,
+    Host,
+    JoinRequested,
+    MessageIn,
+    Release,
+    Send,
+    ServerCommand,
+    ServerEvent,
+    ServerOptions,
+    SocketClosed,
+    Termination,
+)
 from .protocol import ServerProtocol
+from .tracker import Diff, Tracker
 
-__all__ = ["ServerProtocol"]
+__all__ = [
+    "Abort",
+    "ChannelHandle",
+    "ChannelTerminated",
+    "Close",
+    "Diff",
+    "Host",
+    "JoinRequested",
+    "MessageIn",
+    "Release",
+    "Send",
+    "ServerCommand",
+    "ServerEvent",
+    "ServerOptions",
+    "ServerProtocol",
+    "SocketClosed",
+    "Termination",
+    "Tracker",
+]

@@ -64,7 +64,7 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     host: Host = Host.BANDIT
 
 
-class Fits(enum.Enum):
+class JoinRefRule(enum.Enum):
     """Which messages a channel takes, by their join_ref and that of its join."""
 
     ANY = "any, but a leave only with the same or for a join without one"
@@ -86,7 +86,7 @@ class ReleaseRules:
     disconnect: int
     crash_reason: str | None
     max_channels: int | None
-    fits: Fits
+    fits: JoinRefRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +132,12 @@ class HostRules:
 
 #: What each release changed, in order. `RELEASES` has the whole of it.
 _CHANGES: Final[Mapping[Release, Mapping[str, Any]]] = {
-    Release.V1_8_2: {"disconnect": 1000, "crash_reason": None, "max_channels": None, "fits": Fits.ANY},
-    Release.V1_8_3: {"fits": Fits.SAME},
+    Release.V1_8_2: {"disconnect": 1000, "crash_reason": None, "max_channels": None, "fits": JoinRefRule.ANY},
+    Release.V1_8_3: {"fits": JoinRefRule.SAME},
     Release.V1_8_8: {"disconnect": 1001},
     Release.V1_8_9: {"max_channels": 100},
     Release.V1_8_10: {"crash_reason": "channel_crash"},
-    Release.V1_8_12: {"fits": Fits.SAME_OR_NULL},
+    Release.V1_8_12: {"fits": JoinRefRule.SAME_OR_NULL},
 }
 
 

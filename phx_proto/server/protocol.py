@@ -20,7 +20,6 @@ call that never made sense raises a `LocalError`. So does a payload that cannot 
 the channel that sends it, and an application should treat the error like any other in its handlers, with `crash`.
 """
 
-import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from ..errors import InvalidFrame, InvalidState
-from ..formats.serializers import Request, ServerSerializer, V1Server, V2Server
+from ..formats import Request, ServerSerializer
 from ..message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE
 from .events import (
     HOSTS,
@@ -41,7 +40,7 @@ from .events import (
     ChannelHandle,
     ChannelTerminated,
     Close,
-    Fits,
+    JoinRefRule,
     JoinRequested,
     MessageIn,
     Send,
@@ -95,7 +94,7 @@ class ServerProtocol:
             once.
         now: Monotonic seconds, as everywhere.
 
-    >>> from phx_proto.formats.serializers import V2Server
+    >>> from phx_proto import V2Server
     >>> server = ServerProtocol(V2Server(), ("room:*",), now=0.0)
     >>> server.receive('["1","1","room:lobby","phx_join",{}]', 0.1)
     >>> (join,) = server.events()
@@ -398,11 +397,11 @@ class ServerProtocol:
 
     def _fits(self, joined: Any, request: Request) -> bool:
         sent, rule = request.join_ref, self._release.fits
-        if rule is Fits.ANY and request.event != PHX_LEAVE:
+        if rule is JoinRefRule.ANY and request.event != PHX_LEAVE:
             return True
-        if joined is None and rule is not Fits.SAME_OR_NULL:
+        if joined is None and rule is not JoinRefRule.SAME_OR_NULL:
             return True
-        if sent is None and rule is Fits.SAME_OR_NULL:
+        if sent is None and rule is JoinRefRule.SAME_OR_NULL:
             return True
         return type(joined) is type(sent) and bool(joined == sent)  # 1, 1.0 and true are three different refs
 
@@ -529,27 +528,6 @@ class ServerProtocol:
         self._events.append(SocketClosed(code, reason))
 
 
-def serializer_for(vsn: str | None) -> ServerSerializer | None:
-    """The serializer of the version that a client asks for in its URL; `None` where the server has none (HTTP 403).
-
-    Args:
-        vsn: The parameter `vsn`; `None` where the URL has none.
-
-    >>> serializer_for("2.0.5").vsn
-    '2.0.0'
-    """
-    found = _VSN.fullmatch("1.0.0" if vsn is None else vsn)
-    return _SERIALIZERS[found["major"]]() if found else None
-
-
-_NUMBER: Final = r"(?:0|[1-9][0-9]*)"
-_PRE: Final = rf"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
-_BUILD: Final = r"[0-9A-Za-z-]+"
-#: What `~> 1.0.0` and `~> 2.0.0` match of the semantic versions: 2.0.5-rc.1 as well, but 2.0.0-rc.1 comes before 2.0.0.
-_VSN: Final = re.compile(
-    rf"(?P<major>[12])\.0\.(?:0|[1-9][0-9]*(?:-{_PRE}(?:\.{_PRE})*)?)(?:\+{_BUILD}(?:\.{_BUILD})*)?"
-)
-_SERIALIZERS: Final[dict[str, Callable[[], ServerSerializer]]] = {"1": V1Server, "2": V2Server}
 _ITEMS: Final[dict[Any, Callable[[Any], Iterable[Any]]]] = {list: iter, dict: lambda value: value.values()}
 _REPLY_SIZE: Final = 128  # what a reply is long beside its refs, at most
 _LEVELS: Final = 32  # of nesting that surely can be encoded again, wherever the stack stands

@@ -20,7 +20,7 @@ from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import Provider
 from phx_proto.endpoint import Headers, Params
 from phx_proto.errors import LocalError
-from phx_proto.formats.serializers import Serializer
+from phx_proto.formats import Serializer
 from phx_proto.handlers.handler import Handler
 from phx_proto.handlers.router import Router
 from phx_proto.queues import Bound

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from phx_proto.formats.serializers import ServerSerializer
+from phx_proto.formats import ServerSerializer
 
 
 class Subscriber(Protocol):

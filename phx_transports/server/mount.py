@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from websockets.datastructures import Headers
 
-from phx_proto.formats.serializers import ServerSerializer
+from phx_proto.formats import ServerSerializer, serializer_for
 from phx_proto.server.events import ServerOptions
-from phx_proto.server.protocol import serializer_for
 
 from .handshake import Offer, RefuseConnect, read_params, take_offer
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from phx_proto.formats.serializers import ServerSerializer
+from phx_proto.formats import ServerSerializer
 from phx_proto.server.events import (
     Abort,
     ChannelHandle,

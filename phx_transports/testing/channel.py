@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from phx_proto.errors import ChannelClosed, PhxError, PushRejected
-from phx_proto.formats.serializers import V2, V2Server
+from phx_proto.formats import V2, V2Server
 from phx_proto.handlers.handler import HandlerKind
 from phx_proto.message import Message, Reply
 from phx_proto.states import ChannelState

@@ -8,10 +8,9 @@ from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from phx_proto.commands import OpenTransport
-from phx_proto.formats.serializers import V1, V2, Serializer, ServerSerializer, V1Server, V2Server
+from phx_proto.formats import V1, V2, Serializer, ServerSerializer, V1Server, V2Server, serializer_for
 from phx_proto.link import Link
 from phx_proto.message import Message
-from phx_proto.server.protocol import serializer_for
 
 from .transcript import is_secret
 

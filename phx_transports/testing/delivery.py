@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
-from phx_proto.formats.serializers import V2, V2Server
+from phx_proto.formats import V2, V2Server
 from phx_proto.handlers.handler import Handler, HandlerKind
 from phx_proto.handlers.router import Router
 from phx_proto.message import RESERVED_EVENTS, Message

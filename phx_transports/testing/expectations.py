@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
-from phx_proto.formats.serializers import Request, V2Server
+from phx_proto.formats import Request, V2Server
 
 from .clock import forward
 from .errors import CannotPlay, UnexpectedConversation

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from phx_proto.errors import InvalidFrame
-from phx_proto.formats.serializers import V1Server, V2Server
+from phx_proto.formats import V1Server, V2Server
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC
 
 from ..server.wire import Receiver, Wire

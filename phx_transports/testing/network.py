@@ -26,7 +26,7 @@ from phx_proto.commands import (
     SendText,
 )
 from phx_proto.errors import ConnectError
-from phx_proto.formats.serializers import Request, ServerSerializer
+from phx_proto.formats import Request, ServerSerializer
 from phx_proto.link import Link
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command, OpenTransport
-from phx_proto.formats.serializers import Request, ServerSerializer
+from phx_proto.formats import Request, ServerSerializer
 from phx_proto.message import PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE
 
 from ..client.session import Tell

@@ -10,7 +10,7 @@ def test_the_consumer_survives(steps): ...
 from collections.abc import Sequence
 from typing import Any
 
-from phx_proto.formats.serializers import V2, V2Server
+from phx_proto.formats import V2, V2Server
 from phx_proto.message import PHOENIX_TOPIC, RESERVED_EVENTS, Message
 
 from ..extras import needs

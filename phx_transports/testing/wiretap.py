@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any, Final
 
 from phx_proto.errors import InvalidFrame
-from phx_proto.formats.serializers import V1, V2, V1Server, V2Server
+from phx_proto.formats import V1, V2, V1Server, V2Server
 from phx_proto.message import HEARTBEAT, PHX_CLOSE, PHX_ERROR, PHX_LEAVE, PHX_REPLY
 
 from ..websocket.cutter import Received

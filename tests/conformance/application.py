@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from phx_proto.errors import LocalError
-from phx_proto.formats.serializers import ServerSerializer
+from phx_proto.formats import ServerSerializer, serializer_for
 from phx_proto.server.events import (
     ChannelHandle,
     ChannelTerminated,
@@ -27,7 +27,7 @@ from phx_proto.server.events import (
     SocketClosed,
     Termination,
 )
-from phx_proto.server.protocol import ServerProtocol, serializer_for
+from phx_proto.server.protocol import ServerProtocol
 from phx_proto.server.tracker import Diff, Tracker
 from phx_proto.timers import Timers
 from phx_transports.server.handshake import read_params

@@ -11,8 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 import recorded
 from recorded import Line
 
-from phx_proto.formats.serializers import ServerSerializer
-from phx_proto.server.protocol import serializer_for
+from phx_proto.formats import ServerSerializer, serializer_for
 
 SWITCHED: Final = 101
 

@@ -27,8 +27,8 @@ from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import OpenTransport, SendBinary, SendText
 from phx_proto.errors import InvalidFrame, InvalidPayload
 from phx_proto.events import Connected, Connecting, PresenceChanged
+from phx_proto.formats import V1, V2, Request, V1Server, V2Server
 from phx_proto.formats.binary import BROADCAST, REPLY, SERVER_SENDS, pack, unpack
-from phx_proto.formats.serializers import V1, V2, Request, V1Server, V2Server
 from phx_proto.handlers.router import Router
 from phx_proto.link import Link
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message

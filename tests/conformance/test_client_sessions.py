@@ -18,7 +18,7 @@ from phx_proto.client import ClientProtocol
 from phx_proto.commands import OpenTransport
 from phx_proto.errors import HandshakeRefused, InvalidFrame
 from phx_proto.events import Closed, Connected, ConnectFailed, Connecting, Disconnected, Event, UnclaimedMessages
-from phx_proto.formats.serializers import V1, V2, V1Server, decode_reply
+from phx_proto.formats import V1, V2, V1Server, decode_reply
 from phx_proto.link import Link
 from phx_proto.message import Message
 

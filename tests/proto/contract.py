@@ -40,7 +40,7 @@ from phx_proto.events import (
     PushFailed,
     ReplyReceived,
 )
-from phx_proto.formats.serializers import V1, V2, V1Server, V2Server
+from phx_proto.formats import V1, V2, V1Server, V2Server
 from phx_proto.inbox import Tap, TapItem
 from phx_proto.link import Link
 from phx_proto.message import PHX_JOIN, PHX_LEAVE, PHX_REPLY, RESERVED_EVENTS, Message

@@ -23,7 +23,7 @@ from phx_proto.channel import Channel, JoinPolicy
 from phx_proto.client import ClientOptions, ClientProtocol
 from phx_proto.commands import Command, OpenTransport, Resolve, SendBinary, SendText
 from phx_proto.events import ChannelEvent, Event
-from phx_proto.formats.serializers import V1, V2, V1Server, V2Server
+from phx_proto.formats import V1, V2, V1Server, V2Server
 from phx_proto.link import Link
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, Message
 from phx_proto.queues import DeliveryQueue

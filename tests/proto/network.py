@@ -21,7 +21,7 @@ from phx_proto.commands import Command, OpenTransport, SendBinary, SendText
 from phx_proto.errors import PhxError
 from phx_proto.events import Event
 from phx_proto.flow import FlowLimits
-from phx_proto.formats.serializers import V1, V2, V1Server, V2Server
+from phx_proto.formats import V1, V2, V1Server, V2Server
 from phx_proto.handlers.router import Router
 from phx_proto.inbox import Tap, TapItem
 from phx_proto.link import Link

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from phx_proto.formats.serializers import V2Server
+from phx_proto.formats import V2Server
 from phx_proto.server.events import ChannelHandle, JoinRequested, MessageIn, Send, ServerEvent, ServerOptions
 from phx_proto.server.protocol import ServerProtocol
 

@@ -31,7 +31,7 @@ from phx_proto.events import (
     PingAnswered,
     PushFailed,
 )
-from phx_proto.formats.serializers import V2
+from phx_proto.formats import V2
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
 from phx_proto.states import ChannelState, SocketState

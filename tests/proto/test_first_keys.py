@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phx_proto.errors import InvalidFrame
+from phx_proto.formats import V1Server, V2Server
 from phx_proto.formats.first_keys import first_keys_decoder
-from phx_proto.formats.serializers import V1Server, V2Server
 
 
 def decode(text: str) -> Any:

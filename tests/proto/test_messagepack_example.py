@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phx_proto.errors import InvalidFrame, InvalidPayload
-from phx_proto.formats.serializers import Serializer, decode_reply
+from phx_proto.formats import Serializer, decode_reply
 from phx_proto.message import Message, Reply
 
 if not os.environ.get("CI"):

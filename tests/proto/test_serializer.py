@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phx_proto.errors import InvalidFrame
-from phx_proto.formats.serializers import (
+from phx_proto.formats import (
     V1,
     V2,
     Request,

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from phx_proto.errors import InvalidPayload
-from phx_proto.formats.serializers import V1, V2, ServerSerializer, V1Server, V2Server
+from phx_proto.formats import V1, V2, ServerSerializer, V1Server, V2Server
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message, Reply
 

@@ -7,7 +7,7 @@ import pytest
 from serving import UNMATCHED, Server, end, reply
 
 from phx_proto.errors import InvalidPayload, InvalidState
-from phx_proto.formats.serializers import V2Server
+from phx_proto.formats import V2Server
 from phx_proto.server.events import Abort, ChannelHandle, ChannelTerminated, JoinRequested, MessageIn, Send, Termination
 from phx_proto.server.protocol import ServerProtocol
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from serving import Server
 
 from phx_proto.errors import LocalError
-from phx_proto.formats.serializers import V1Server, V2Server
+from phx_proto.formats import V1Server, V2Server
 from phx_proto.server.events import (
     ChannelHandle,
     ChannelTerminated,

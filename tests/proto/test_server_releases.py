@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from serving import Server, end
 
-from phx_proto.formats.serializers import V2Server
+from phx_proto.formats import V2Server
 from phx_proto.server.events import (
     HOSTS,
     RELEASES,

@@ -7,7 +7,7 @@ import pytest
 from serving import UNMATCHED, Server, end, reply
 
 from phx_proto.errors import BinaryNotSupported
-from phx_proto.formats.serializers import V1Server, V2Server
+from phx_proto.formats import V1Server, V2Server, serializer_for
 from phx_proto.server.events import (
     Abort,
     ChannelHandle,
@@ -19,7 +19,7 @@ from phx_proto.server.events import (
     SocketClosed,
     Termination,
 )
-from phx_proto.server.protocol import ServerProtocol, serializer_for
+from phx_proto.server.protocol import ServerProtocol
 
 # ---- refs -----------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phx_proto.errors import InvalidFrame, InvalidPayload
-from phx_proto.formats.serializers import V1, V2, Serializer, ServerSerializer, V1Server, V2Server
+from phx_proto.formats import V1, V2, Serializer, ServerSerializer, V1Server, V2Server
 from phx_proto.formats.soundness import MAX_DEPTH, describe, too_deep, without_lone_surrogates
 from phx_proto.message import Message
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from phx_proto import V2, Message, Router
 from phx_proto.errors import InvalidFrame
-from phx_proto.formats.serializers import V2Server
+from phx_proto.formats import V2Server
 from phx_proto.message import PHX_REPLY
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))

@@ -83,7 +83,7 @@ def run_the_core() -> None:
         PushFailed,
         ReplyReceived,
     )
-    from phx_proto.formats.serializers import V1, V2, Serializer, ServerSerializer, V1Server, V2Server
+    from phx_proto.formats import V1, V2, Serializer, ServerSerializer, V1Server, V2Server
     from phx_proto.handlers.router import Router
     from phx_proto.message import Message
     from phx_proto.server.events import Close, JoinRequested, MessageIn, Send

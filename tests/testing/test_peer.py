@@ -21,7 +21,7 @@ from phx_proto.errors import (
 )
 from phx_proto.events import ChannelEnded, ChannelErrored, Connected, ConnectFailed, Disconnected, PresenceChanged
 from phx_proto.flow import FlowLimits
-from phx_proto.formats.serializers import V1
+from phx_proto.formats import V1
 from phx_proto.handlers.router import Router
 from phx_proto.inbox import Tap
 from phx_proto.message import Reply

@@ -21,7 +21,7 @@ from phx_proto.errors import (
     ResolveFailed,
     StillRefused,
 )
-from phx_proto.formats.serializers import V1
+from phx_proto.formats import V1
 from phx_proto.states import SocketState
 
 from .adapters import Adapter

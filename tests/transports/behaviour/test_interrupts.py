@@ -20,7 +20,7 @@ from serving_in_thread import LONG, QUICK, Peer, Wire, serving, start, until
 import phx_transports.threads
 import phx_transports.wsproto
 from phx_proto.backoff import Backoff, ReconnectPolicy
-from phx_proto.formats.serializers import V2
+from phx_proto.formats import V2
 from phx_proto.message import Message
 from phx_proto.states import ChannelState, SocketState
 

@@ -9,7 +9,7 @@ from phoenix_by_hand import OK, Application, Log, connected, conversation, error
 from phoenix_by_hand import nothing_left_behind as nothing_left_behind
 
 from phx_proto.errors import InvalidHandler, InvalidPayload
-from phx_proto.formats.serializers import V1Server, V2Server
+from phx_proto.formats import V1Server, V2Server
 from phx_transports.server import Refuse, Server, ServerChannel, Termination, on
 
 pytestmark = pytest.mark.asyncio

@@ -1,0 +1,155 @@
+"""What both versions share: payload types, checks of what is sent, and the lenient way to read a frame.
+
+A server echoes the refs and, in a reply, the topic that it was sent, whatever their types. A client of this library
+sends text only; but a plain decoder refuses the whole frame, so what it refused is read again with untyped refs.
+"""
+
+import re
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final, TypeAlias, TypeVar
+
+import msgspec
+
+from ..errors import InvalidFrame, InvalidPayload
+from ..message import PHX_REPLY, Message
+from .soundness import UNREADABLE, describe, too_deep, without_lone_surrogates
+from .text import encode_json
+
+T = TypeVar("T")
+
+BYTES: Final[tuple[type[Any], ...]] = (bytes, bytearray, memoryview)
+NULL: Final = msgspec.Raw(b"null")
+
+#: What stands before the first array or object within a frame.
+_HEAD: Final = re.compile(r'\s*[\[{](?:[^"\[{]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
+
+_OBJECT: type[Any] = dict
+
+
+def _read_decimals(raw: msgspec.Raw) -> Any:
+    try:
+        return _decode_decimals(raw)
+    except InvalidOperation:  # an exponent of twenty digits
+        raise msgspec.ValidationError("Number out of range") from None
+
+
+class _DecimalMessage(Message[Any], array_like=True, kw_only=True, eq=False, gc=False):
+    @property  # type: ignore[misc]
+    def payload(self) -> Any:
+        value = self.undecoded
+        if type(value) is msgspec.Raw:
+            value = self.undecoded = _read_decimals(value)
+        return value
+
+
+def message_type(floats: type[float] | type[Decimal]) -> type[Message[Any]]:
+    """The type of messages whose payloads have such numbers."""
+    return Message if floats is float else _DecimalMessage
+
+
+class Echo(msgspec.Struct, kw_only=True):
+    """An object of vsn 1.0.0 with whatever refs and topic the server echoes."""
+
+    join_ref: Any = None
+    ref: Any = None
+    topic: Any
+    event: str
+    payload: msgspec.Raw = NULL
+
+
+class V2Echo(msgspec.Struct, array_like=True, kw_only=True):
+    """An array of vsn 2.0.0, likewise."""
+
+    join_ref: Any
+    ref: Any
+    topic: Any
+    event: str
+    payload: msgspec.Raw
+
+
+DecodeEcho: TypeAlias = Callable[[str], Echo | V2Echo]
+MakeMessage: TypeAlias = Callable[[Echo | V2Echo], Message[Any]]
+
+_decode_decimals = msgspec.json.Decoder(float_hook=Decimal).decode
+
+
+def read_leniently(frame: str, error: Exception, decode: DecodeEcho, make: MakeMessage) -> Message[Any]:
+    """Read what the plain decoder could not: half characters, and what a server echoes to a client without manners.
+
+    Raises:
+        InvalidFrame: It is no message.
+    """
+    try:
+        return make(_checked(decode(without_lone_surrogates(frame) if "\\u" in frame else frame)))
+    except UNREADABLE:
+        raise InvalidFrame(describe(error), _envelope(frame, decode, make)) from None
+
+
+def nested_too_deeply(frame: str, decode: DecodeEcho, make: MakeMessage) -> InvalidFrame:
+    """The error for such a frame, with the message around the payload where that can be read."""
+    return InvalidFrame("nested too deeply", _envelope(frame, decode, make))
+
+
+def _envelope(frame: str, decode: DecodeEcho, make: MakeMessage) -> Message[Any] | None:
+    """The message around a payload that cannot be read, which is left out."""
+    frame = frame.rstrip()
+    head = _HEAD.match(frame)
+    tail = max(frame.rfind("]", 0, -1), frame.rfind("}", 0, -1))
+    if head is None or tail < head.end():
+        return None
+    try:
+        return make(_checked(decode(f"{frame[: head.end()]}null{frame[tail + 1 :]}")))
+    except UNREADABLE:
+        return None
+
+
+def _checked(echo: Echo | V2Echo) -> Echo | V2Echo:
+    """What a server sends to a client whose refs are not text: it echoes them as they came, in a reply the topic too.
+
+    In their places stands an empty text, which is the ref of no request of ours.
+    """
+    if not isinstance(echo.topic, str):
+        if echo.event != PHX_REPLY:
+            raise ValueError("a topic that is not text")
+        echo.topic = ""
+    echo.join_ref, echo.ref = (ref if isinstance(ref, str | None) else "" for ref in (echo.join_ref, echo.ref))
+    return echo
+
+
+def decode_request(text: str, decode: Callable[[str], T]) -> T:
+    """Decode what a client sent.
+
+    Raises:
+        InvalidFrame: It is no request.
+    """
+    if too_deep(text):
+        raise InvalidFrame("nested too deeply")
+    try:
+        return decode(text)
+    except UNREADABLE as error:
+        raise InvalidFrame(describe(error)) from None
+
+
+def with_object(text: str, topic: str, event: str, payload: Any) -> str:
+    """The text, if its payload is an object.
+
+    Raises:
+        InvalidPayload: It is not: Phoenix raises for it, too.
+    """
+    if not isinstance(payload, _OBJECT) and encode_json(payload).lstrip()[:1] != b"{":
+        problem = f"is of type {type(payload).__name__}: a server pushes an object or bytes (a reply may be any value)"
+        raise InvalidPayload(topic, event, "payload", problem)
+    return text
+
+
+def fields_of(message: Message[Any]) -> tuple[str | None, str | None, str, str, Any]:
+    """Its fields in the order of the wire, the payload as it is held."""
+    return message.join_ref, message.ref, message.topic, message.event, message.undecoded
+
+
+def ref_text(ref: Any) -> str:
+    """A ref of any type as a binary frame carries it."""
+    if isinstance(ref, str):
+        return ref
+    return "" if ref is None else msgspec.json.encode(ref).decode()
