@@ -31,5 +31,13 @@ suite() {
   "$python" -m venv "$environment"
   "$environment/bin/python" -m pip install -e '.[test]' "$@"
   PIP_QUIET=0 "$environment/bin/python" -m pip freeze --exclude-editable
-  "$environment/bin/python" -m pytest -q
+  PYTEST_ADDOPTS="$PYTEST_ADDOPTS -q" twice "$environment/bin/python" -m pytest
+}
+
+# Runs a command that is a run of pytest. What fails is run once more, alone: a deadline that a busy machine has missed is
+# no fault, and a fault fails again.
+twice() {
+  "$@" && return
+  echo "-- once more, one by one: what has failed"
+  PYTEST_ADDOPTS="-n 0 -q --last-failed --last-failed-no-failures none" "$@"
 }
