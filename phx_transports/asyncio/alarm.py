@@ -30,7 +30,8 @@ class Alarm:
         self._timer = self._call_at(deadline, self._due)
 
     def stop(self) -> None:
-        """Call no more."""
+        """Call no more, until it is set again."""
+        self.armed = inf
         if self._timer is not None:
             self._timer.cancel()
 

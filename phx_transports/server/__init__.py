@@ -1,18 +1,17 @@
-"""A Phoenix server on asyncio, for tests, demos and tools; see `application.py`."""
+"""A Phoenix server on asyncio, for tests, demos and tools; see `application.py`.
+
+What an application takes from it is named here; the modules are the package's own.
+"""
 
 from phx_proto.message import Reply
 from phx_proto.server.events import HOSTS, Host, Release, ServerOptions, Termination
 
-from .application import RunningServer, Server
-from .channel import (
-    CallbackError,
-    Refuse,
-    ServerChannel,
-    log_callback_error,
-    on,
-)
+from .application import Server
+from .channel import Refuse, ServerChannel, on
 from .handshake import RefuseConnect
 from .mount import Connect
+from .reports import CallbackError, log_callback_error
+from .running import RunningServer
 from .socket import ServerSocket
 
 __all__ = [

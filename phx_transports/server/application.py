@@ -17,71 +17,30 @@
         await running.run()  # clients connect to running.url, until SIGTERM
 
 A `Server` is the application: its channels, its sockets by id, its broadcasts. A `RunningServer` is one listener with
-its connections; an application may be served again after it was closed, on the same port too. The pieces stand beside
-this file: the channel and its runner, the socket and its pump, the wire, the handshake, the hub of broadcasts.
+its connections; an application may be served again after it was closed, on the same port too.
 """
 
-import asyncio
-import contextlib
-import inspect
-import logging
 import ssl as tls
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from http import HTTPStatus
-from itertools import islice
 from random import Random
-from typing import Any, Final, TypeVar, cast
-
-from websockets.asyncio.server import Server as Listener
-from websockets.asyncio.server import ServerConnection
-from websockets.asyncio.server import serve as listen
-from websockets.http11 import Request, Response
+from typing import Any, Final, TypeVar
 
 from phx_proto.errors import InvalidHandler
-from phx_proto.message import Reply
-from phx_proto.server.events import HOSTS, Host, Release, ServerOptions, Termination
+from phx_proto.server.events import HOSTS, ServerOptions
 from phx_proto.server.tracker import Tracker
 
-from ..asyncio.signals import signals_to
 from ..asyncio.workers import WorkerPool
-from ..client.signals import SignalPolicy
-from .channel import (
-    CallbackError,
-    Context,
-    Definition,
-    OnError,
-    Refuse,
-    Runner,
-    ServerChannel,
-    log_callback_error,
-    on,
-    raise_if_ended,
-)
-from .handshake import NO_OFFER, BadToken, Offer, RefuseConnect, answer_offer, refusal
+from .channel import ServerChannel
 from .hub import Hub
-from .mount import CRASHED, NOT_FOUND, Connect, Mount, Origin, serializer_of
-from .socket import Driver, ServerSocket
-from .wire import WRITE_LIMIT, Outbox, Wire, WireOptions
+from .mount import Connect, Mount, Origin
+from .reports import OnError, log_callback_error
+from .runner import ChannelRunner, Context, Definition
+from .running import RunningServer
+from .socket import ServerSocket
+from .wire import ServerWire, WireOptions
 
-__all__ = [
-    "CallbackError",
-    "Connect",
-    "Host",
-    "Refuse",
-    "RefuseConnect",
-    "Release",
-    "Reply",
-    "RunningServer",
-    "Server",
-    "ServerChannel",
-    "ServerOptions",
-    "ServerSocket",
-    "Termination",
-    "on",
-]
+__all__ = ["Server"]
 
 #: Makes the channel of a join: a class, or anything else that gives a new object at each call.
 MakeChannel = TypeVar("MakeChannel", bound=Callable[[], ServerChannel])
@@ -242,8 +201,8 @@ class Server:
         port: int = 0,
         *,
         ssl: tls.SSLContext | None = None,
-        wire: Callable[..., Wire] = Wire,
-    ) -> AsyncGenerator["RunningServer"]:
+        wire: Callable[..., ServerWire] = ServerWire,
+    ) -> AsyncGenerator[RunningServer]:
         """Serve while in the context; leaving it closes the server as `RunningServer.close` does.
 
         Args:
@@ -267,242 +226,5 @@ class Server:
                 self._running.discard(running)
 
     def _context(self) -> Context:
-        pool = WorkerPool(Runner.work)
+        pool = WorkerPool(ChannelRunner.work)
         return Context(self._definitions, self._hub, self._tracker, self._on_error, pool)
-
-
-@dataclass(slots=True, eq=False)
-class _Guest:
-    """A connection, from its acceptance by TCP to its end: as much as is known of it."""
-
-    mount: Mount | None = None
-    offer: Offer = NO_OFFER
-    params: dict[str, Any] = field(default_factory=dict[str, Any])
-    connecting: asyncio.Task[Any] | None = None
-    socket: ServerSocket | None = None
-    driver: Driver | None = None
-
-
-class RunningServer:
-    """One listener with its connections; made by `Server.serve`.
-
-    Attributes:
-        url: What clients connect to, e.g. `ws://127.0.0.1:4000/socket`, for the first mount.
-        port: Where it listens.
-    """
-
-    def __init__(self, context: Context, mounts: Mapping[str, Mount]) -> None:
-        self.url = ""
-        self.port = 0
-        self._context = context
-        self._mounts = mounts
-        self._guests: dict[Wire, _Guest] = {}
-        self._listener: Listener | None = None
-        self._closing = False
-        self._max_connections: int | None = None
-        self._closed = asyncio.Event()
-
-    @property
-    def sockets(self) -> tuple[ServerSocket, ...]:
-        """The clients that are connected here."""
-        return tuple(driver.socket for driver in self._drivers() if driver.socket.ended is None)
-
-    async def run(self, *, drain_timeout: float = 30.0, signals: SignalPolicy = "unclaimed") -> None:
-        """Serve until `close`, SIGINT or SIGTERM: a first signal closes gracefully, a second one aborts.
-
-        Args:
-            drain_timeout: The `timeout` of that `close`.
-            signals: Which of the two it takes, as for `Client.run`.
-        """
-        ends = iter((partial(self.close, timeout=drain_timeout), self.abort))
-        ending: list[asyncio.Task[None]] = []
-
-        def end(number: int) -> None:
-            ending.extend(asyncio.create_task(how()) for how in islice(ends, 1))
-
-        with signals_to(end, signals):
-            await self._closed.wait()
-        await asyncio.gather(*ending)
-
-    def cut(self) -> None:
-        """Drop every connection without a close frame, and go on listening: what a broken network does."""
-        for driver in self._drivers():
-            driver.abort()
-        for wire in self._guests:
-            wire.drop()
-
-    async def close(self, *, timeout: float = 5.0) -> None:
-        """Stop listening, close every connection as a server that restarts does, and wait until nothing is left.
-
-        Args:
-            timeout: Seconds for the clients to end their connections and for the application's handlers and
-                `terminate`s to end. Then they are dropped and cancelled.
-        """
-        await self._end(Driver.shutdown, timeout)
-
-    async def abort(self, *, timeout: float = 5.0) -> None:
-        """Stop listening, drop every connection without a close frame, and wait until nothing is left.
-
-        Args:
-            timeout: Seconds for the application's handlers and `terminate`s to end. Then they are cancelled.
-        """
-        self.cut()
-        await self._end(Driver.abort, timeout)
-
-    async def listen(
-        self, host: str, port: int, ssl: tls.SSLContext | None, options: WireOptions, make: Callable[..., Wire]
-    ) -> None:
-        """Start; done by `Server.serve`."""
-        wire = partial(
-            make,
-            made=self._made,
-            lost=self._lost,
-            outbox=Outbox(),
-            max_buffered=options.max_buffered,
-            send_timeout=options.send_timeout,
-            max_request_line=options.max_request_line,
-        )
-        self._max_connections = options.max_connections
-        self._listener = await listen(
-            self._open,
-            host,
-            port,
-            ssl=ssl,
-            create_connection=cast("type[ServerConnection]", wire),
-            process_request=self._request,
-            process_response=self._response,
-            server_header=None,
-            compression=None,
-            ping_interval=None,
-            open_timeout=options.handshake_timeout,
-            max_size=options.max_size,
-            max_queue=None,
-            write_limit=WRITE_LIMIT,
-            logger=_silent,
-            ssl_handshake_timeout=None if ssl is None else options.handshake_timeout,
-        )
-        self.port = self._listener.sockets[0].getsockname()[1]
-        name = f"[{host}]" if ":" in host else host
-        first = next(iter(self._mounts.values()))
-        self.url = f"{'ws' if ssl is None else 'wss'}://{name}:{self.port}{first.path}"
-
-    # ---- a connection ------------------------------------------------------------------------------------------------
-
-    def _made(self, wire: Wire) -> None:
-        self._guests[wire] = _Guest()
-        limit = self._max_connections
-        if self._closing or (limit is not None and len(self._guests) > limit):  # closing: it was accepted just before
-            wire.drop()
-
-    def _lost(self, wire: Wire) -> None:
-        guest = self._guests.pop(wire)
-        if guest.connecting is not None:
-            guest.connecting.cancel()
-
-    def _request(self, connection: ServerConnection, request: Request) -> Response | None:
-        """What can be refused without asking the application, and what the library must not see."""
-        assert isinstance(connection, Wire)
-        guest, door = self._guest(connection), connection.door
-        if "Host" not in request.headers:
-            return refusal(RefuseConnect(400))
-        guest.mount = self._mounts.get(door.path.removesuffix("/"))
-        if guest.mount is None:
-            return refusal(NOT_FOUND)
-        try:
-            guest.offer, guest.params = guest.mount.admit(door, request.headers)
-        except RefuseConnect as refused:
-            return refusal(refused)
-        except BadToken:
-            return refusal(CRASHED)
-        return None
-
-    async def _response(self, connection: ServerConnection, request: Request, response: Response) -> Response | None:
-        """Asks the application about a handshake that is right otherwise."""
-        guest = self._guest(connection)
-        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS or guest.mount is None:
-            return None
-        headers = {name.lower(): value for name, value in request.headers.raw_items()}
-        socket = ServerSocket(params=guest.params, headers=headers, auth_token=guest.offer.token)
-        guest.connecting = asyncio.current_task()
-        try:
-            if guest.mount.connect is not None and inspect.isawaitable(asked := guest.mount.connect(socket)):
-                await asked
-        except RefuseConnect as refused:
-            return refusal(refused, guest.offer)
-        except BaseException as error:
-            raise_if_ended(error)
-            self._context.report("connect", error)
-            return refusal(CRASHED)
-        finally:
-            guest.connecting = None
-        guest.socket = socket
-        answer_offer(response, guest.offer)
-        return None
-
-    async def _open(self, connection: ServerConnection) -> None:
-        """The handshake is over."""
-        assert isinstance(connection, Wire)
-        guest = self._guest(connection)
-        assert guest.mount is not None, "the library opens what was accepted"
-        assert guest.socket is not None, "the application was asked"
-        serializer = serializer_of(guest.params)
-        assert serializer is not None, "the version was looked at in the request"
-        guest.driver = Driver(self._context, guest.socket, serializer, connection, guest.mount.options)
-        await connection.wait_closed()
-
-    def _guest(self, connection: ServerConnection) -> _Guest:
-        assert isinstance(connection, Wire)
-        return self._guests.get(connection) or _Guest()  # one that is gone already: what is written there is lost
-
-    def _drivers(self) -> list[Driver]:
-        return [guest.driver for guest in self._guests.values() if guest.driver is not None]
-
-    # ---- the end -----------------------------------------------------------------------------------------------------
-
-    async def _end(self, farewell: Callable[[Driver], None], timeout: float) -> None:
-        assert self._listener is not None, "it listens before anybody gets it"
-        if self._closing:
-            await self._closed.wait()
-            return
-        self._closing = True
-        try:
-            try:
-                await self._stop_accepting(self._listener)
-            finally:
-                self._listener.close(close_connections=False)
-            for runner in self._context.runners:  # or each would be told of the end of all who go before it
-                runner.unsubscribe()
-            for driver in self._drivers():
-                farewell(driver)
-            for wire, guest in self._guests.items():
-                if guest.driver is None:
-                    wire.drop()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._settled()
-        finally:
-            self.cut()
-            await self._context.pool.close()
-            for runner in tuple(self._context.runners):
-                await runner.retire()
-            await self._listener.wait_closed()
-            self._closed.set()
-
-    async def _stop_accepting(self, listener: Listener) -> None:
-        """Lets asyncio finish what it has accepted: a connection that meets a closing listener there is leaked."""
-        loop = asyncio.get_running_loop()
-        for sock in listener.sockets:
-            with contextlib.suppress(NotImplementedError):  # a loop without readers
-                loop.remove_reader(sock.fileno())
-        await asyncio.sleep(0)
-
-    async def _settled(self) -> None:
-        """Waits until no connection is left, and then until the application is done with their channels."""
-        for wire in tuple(self._guests):
-            await wire.wait_closed()
-        for runner in tuple(self._context.runners):
-            await runner.retired.wait()
-
-
-_silent: Final = logging.Logger("phx_transports.silent")  # outside the tree of loggers, which would show tokens
-_silent.disabled = True

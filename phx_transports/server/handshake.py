@@ -19,6 +19,19 @@ from urllib.parse import parse_qsl
 from websockets.datastructures import Headers
 from websockets.http11 import Response
 
+__all__ = [
+    "NO_OFFER",
+    "BadToken",
+    "Offer",
+    "RefuseConnect",
+    "Rejected",
+    "RequestLine",
+    "answer_offer",
+    "read_params",
+    "refusal",
+    "take_offer",
+]
+
 
 class RefuseConnect(Exception):
     """Raised in `connect`: the client gets this HTTP response, and no socket.
@@ -114,7 +127,80 @@ def refusal(refused: RefuseConnect, offer: Offer = NO_OFFER) -> Response:
     return Response(refused.status, phrases.get(refused.status, "Refused"), headers, refused.body)
 
 
+class Rejected(Exception):
+    """The request line cannot be answered as HTTP asks: these bytes are all that is said."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__("the request line is refused")
+        self.answer = answer
+
+
+class RequestLine:
+    """Takes the request line off a connection's bytes, and shows the library one that it surely takes.
+
+    The `websockets` library refuses lines that Phoenix takes (long ones), and answers some otherwise (POST).
+
+    The library reads messages behind the request as soon as they come, and loses them; they are kept for later here.
+
+    Args:
+        limit: How long the line may be, in bytes.
+
+    Attributes:
+        early: What came behind the request.
+    """
+
+    __slots__ = ("_limit", "_line", "_read", "_tail", "_whole", "early", "method", "path", "query", "version")
+
+    def __init__(self, limit: int) -> None:
+        self.method = self.path = self.query = self.version = ""
+        self._limit = limit
+        self._line = bytearray()
+        self._read = False
+        self._tail = b"\r\n"  # the last bytes that were shown: of the request line, at first
+        self._whole = False
+        self.early = bytearray()
+
+    def take(self, data: bytes) -> bytes:
+        """What the library shall see of these bytes.
+
+        Raises:
+            Rejected: The line is too long, or none.
+        """
+        if self._read:
+            return self._take_headers(data)
+        self._line += data
+        line, end, rest = bytes(self._line).partition(b"\r\n")
+        if len(line) > self._limit:
+            raise Rejected(_TOO_LONG)
+        if not end:
+            return b""
+        parts = line.decode("ascii", "surrogateescape").split(" ")
+        if len(parts) != 3 or not parts[2].startswith("HTTP/"):
+            raise Rejected(_MALFORMED)
+        self.method, target, self.version = parts
+        self.path, _, self.query = target.partition("?")
+        self._read = True
+        self._line.clear()
+        return b"GET / HTTP/1.1\r\n" + self._take_headers(rest)
+
+    def _take_headers(self, data: bytes) -> bytes:
+        if self._whole:
+            self.early += data
+            return b""
+        seen = self._tail + data
+        end = seen.find(b"\r\n\r\n")
+        if end < 0:
+            self._tail = seen[-3:]
+            return data
+        self._whole = True
+        self.early += seen[end + 4 :]
+        return seen[len(self._tail) : end + 4]
+
+
 # ---- private --------------------------------------------------------------------------------------------------------
+
+_TOO_LONG: Final = b"HTTP/1.0 414 Request-URI Too Long\r\nconnection: close\r\n\r\n"
+_MALFORMED: Final = b"HTTP/1.0 400 Bad Request\r\nconnection: close\r\n\r\n"
 
 _SUBPROTOCOLS: Final = "Sec-WebSocket-Protocol"
 _TOKEN_PREFIX: Final = "base64url.bearer.phx."

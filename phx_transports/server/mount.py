@@ -1,36 +1,32 @@
 """Where on a server clients connect, and which handshakes are refused there before the application is asked.
 
 The checks and their order are those of Phoenix, with its words where it has any: the path, the origin, the auth token,
-the subprotocols, the version, the headers of the upgrade. What is asked for comes in two parts: the request line, which
-`Door` reads before the `websockets` library can refuse what Phoenix takes (long ones) or answer otherwise (POST), and
-the headers.
+the subprotocols, the version, the headers of the upgrade.
 """
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from websockets.datastructures import Headers
 
 from phx_proto.formats import ServerSerializer, serializer_for
 from phx_proto.server.events import ServerOptions
 
-from .handshake import Offer, RefuseConnect, read_params, take_offer
+from .handshake import Offer, RefuseConnect, RequestLine, read_params, take_offer
+from .socket import ServerSocket
 
-if TYPE_CHECKING:
-    from .socket import ServerSocket
+__all__ = ["CRASHED", "NOT_FOUND", "Connect", "Mount", "Origin", "serializer_of"]
 
 #: Accepts a client by returning, after setting the socket's id and assigns; refuses it by raising `RefuseConnect`. Any
 #: other exception is an HTTP 500. It may be a coroutine function, and has the `handshake_timeout` of the server.
-Connect: TypeAlias = Callable[["ServerSocket"], Awaitable[None] | None]
+Connect: TypeAlias = Callable[[ServerSocket], Awaitable[None] | None]
 
 _JSON: Final[Mapping[str, str]] = {"content-type": "application/json; charset=utf-8"}
 
 NOT_FOUND: Final = RefuseConnect(404, '{"errors":{"detail":"Not Found"}}', _JSON)
 CRASHED: Final = RefuseConnect(500, '{"errors":{"detail":"Internal Server Error"}}', _JSON)
-TOO_LONG: Final = b"HTTP/1.0 414 Request-URI Too Long\r\nconnection: close\r\n\r\n"
-MALFORMED: Final = b"HTTP/1.0 400 Bad Request\r\nconnection: close\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +45,7 @@ class Mount:
         """The path of its WebSocket."""
         return f"{self.path}/websocket"
 
-    def admit(self, door: "Door", headers: Headers) -> tuple[Offer, dict[str, Any]]:
+    def admit(self, line: RequestLine, headers: Headers) -> tuple[Offer, dict[str, Any]]:
         """Check a request for a WebSocket here; its header of subprotocols is taken away.
 
         Returns:
@@ -58,15 +54,15 @@ class Mount:
         Raises:
             RefuseConnect: The application need not be asked.
         """
-        if door.method != "GET":
+        if line.method != "GET":
             raise RefuseConnect(400)
         if self.check_origin is not None and not _is_allowed(headers.get_all("Origin"), self.check_origin):
             raise RefuseConnect(403)
         offer = take_offer(headers, self.subprotocols, auth_token=self.auth_token)
-        params = read_params(door.query)
+        params = read_params(line.query)
         if serializer_of(params) is None:
             raise RefuseConnect(403)
-        problem = _upgrade_problem(door.version, headers)
+        problem = _upgrade_problem(line.version, headers)
         if problem is not None:
             raise RefuseConnect(400, problem)
         return offer, params
@@ -76,74 +72,6 @@ def serializer_of(params: Mapping[str, Any]) -> ServerSerializer | None:
     """Of the version that a client asks for; `None` where there is none."""
     vsn = params.get("vsn")
     return serializer_for(vsn) if vsn is None or isinstance(vsn, str) else None
-
-
-class Rejected(Exception):
-    """The request line cannot be answered as HTTP asks: these bytes are all that is said."""
-
-    def __init__(self, answer: bytes) -> None:
-        super().__init__("the request line is refused")
-        self.answer = answer
-
-
-class Door:
-    """Takes the request line off a connection's bytes, and shows the library one that it surely takes.
-
-    The library reads messages behind the request as soon as they come, and loses them; they are kept for later here.
-
-    Args:
-        limit: How long the line may be, in bytes.
-
-    Attributes:
-        early: What came behind the request.
-    """
-
-    __slots__ = ("_limit", "_line", "_open", "_tail", "_whole", "early", "method", "path", "query", "version")
-
-    def __init__(self, limit: int) -> None:
-        self.method = self.path = self.query = self.version = ""
-        self._limit = limit
-        self._line = bytearray()
-        self._open = False
-        self._tail = b"\r\n"  # the last bytes that were shown: of the request line, at first
-        self._whole = False
-        self.early = bytearray()
-
-    def take(self, data: bytes) -> bytes:
-        """What the library shall see of these bytes.
-
-        Raises:
-            Rejected: The line is too long, or none.
-        """
-        if self._open:
-            return self._take_headers(data)
-        self._line += data
-        line, end, rest = bytes(self._line).partition(b"\r\n")
-        if len(line) > self._limit:
-            raise Rejected(TOO_LONG)
-        if not end:
-            return b""
-        parts = line.decode("ascii", "surrogateescape").split(" ")
-        if len(parts) != 3 or not parts[2].startswith("HTTP/"):
-            raise Rejected(MALFORMED)
-        self.method, target, self.version = parts
-        self.path, _, self.query = target.partition("?")
-        self._open = True
-        self._line.clear()
-        return b"GET / HTTP/1.1\r\n" + self._take_headers(rest)
-
-    def _take_headers(self, data: bytes) -> bytes:
-        if self._whole:
-            self.early += data
-            return b""
-        seen = self._tail + data
-        end = seen.find(b"\r\n\r\n")
-        if end < 0:
-            self._tail = seen[-3:]
-            return data
-        self._whole = True
-        self.early += seen[end + 4 :]
-        return seen[len(self._tail) : end + 4]
 
 
 # ---- private --------------------------------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
-"""A WebSocket for the server: one call to its receiver for each read, one write for all sent in a loop iteration.
+"""A WebSocket for the server: one call to its driver for each read, one write for all sent in a loop iteration.
 
 The `websockets` library accepts it (TLS, handshake), parses what comes and keeps RFC 6455; its message queue,
 keepalive and compression are off. Nothing here decides about Phoenix: which code answers a client's close frame is the
-receiver's to say, and it is told of the messages that came before that frame first, so that they are answered
+driver's to say, and it is told of the messages that came before that frame first, so that they are answered
 before it.
 
-A client waits for a slow application: it is not read from while the receiver wants no more, and what it sends before
+A client waits for a slow application: it is not read from while the driver wants no more, and what it sends before
 its handshake is answered is read up to `EARLY`.
 
 Nobody waits for a slow reader. While its write buffer is full it is not read from, as on a real server; it is dropped
@@ -25,7 +25,9 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol as WebSocketProtocol
 
 from ..websocket.cutter import Assembler, Received
-from .mount import Door, Rejected
+from .handshake import Rejected, RequestLine
+
+__all__ = ["EARLY", "LINGER", "WRITE_LIMIT", "Outbox", "ServerWire", "WireEvents", "WireOptions"]
 
 #: Seconds that a client has to end the connection once it has been sent or has sent a close frame.
 LINGER: Final = 5.0
@@ -50,8 +52,8 @@ class WireOptions:
     max_request_line: int
 
 
-class Receiver(Protocol):
-    """What a wire tells. It may call the wire's methods in turn."""
+class WireEvents(Protocol):
+    """What a wire tells its driver. That may call the wire's methods in turn."""
 
     def received(self, messages: list[Received], /) -> None:
         """One read brought these messages; none if it brought a ping, or a part of one."""
@@ -74,7 +76,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._wires: list[Wire] = []  # that have something to write
+        self._wires: list[ServerWire] = []  # that have something to write
         self._data: str | bytes = b""
         self._frame = _frame(self._data)
 
@@ -84,7 +86,7 @@ class Outbox:
             self._data, self._frame = data, _frame(data)
         return self._frame
 
-    def add(self, wire: "Wire") -> None:
+    def add(self, wire: "ServerWire") -> None:
         """Have the wire flushed in the next iteration."""
         if not self._wires:
             self._loop.call_soon(self._flush)
@@ -101,7 +103,7 @@ def _frame(data: str | bytes) -> bytes:
     return Frame(opcode, payload).serialize(mask=False)
 
 
-class Wire(ServerConnection):
+class ServerWire(ServerConnection):
     """One client's connection, from its acceptance by TCP on. All methods are called on its loop; none waits."""
 
     def __init__(
@@ -109,8 +111,8 @@ class Wire(ServerConnection):
         protocol: WebSocketProtocol,
         server: Listener,
         *,
-        made: "Callable[[Wire], None]",
-        lost: "Callable[[Wire], None]",
+        made: "Callable[[ServerWire], None]",
+        lost: "Callable[[ServerWire], None]",
         outbox: Outbox,
         max_buffered: int,
         send_timeout: float,
@@ -118,15 +120,15 @@ class Wire(ServerConnection):
         **options: Any,
     ) -> None:
         super().__init__(protocol, server, **options)
-        self.door = Door(max_request_line)
+        self.request_line = RequestLine(max_request_line)
         self._made = made
         self._lost = lost
-        self._receiver: Receiver | None = None
+        self._events: WireEvents | None = None
         self._assembler = Assembler(protocol)
         self._outbox = outbox
         self._out: list[bytes] = []
         self._over = False  # nothing more will be received
-        self._wanted = True  # more, by the receiver
+        self._wanted = True  # more, by the driver
         self._close_sent = False
         self._asked = False  # the client's close frame came and is not answered yet
         self._max_buffered = max_buffered
@@ -134,15 +136,15 @@ class Wire(ServerConnection):
         self._linger: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
 
-    def begin(self, receiver: Receiver) -> None:
+    def begin(self, events: WireEvents) -> None:
         """Starts telling, of what came behind the request first; the handshake is over."""
-        self._receiver = receiver
+        self._events = events
         self.want(more=True)
-        early, self.door.early = self.door.early, bytearray()
+        early, self.request_line.early = self.request_line.early, bytearray()
         self.data_received(bytes(early))
 
     def want(self, *, more: bool) -> None:
-        """Reads on, or not, as far as the receiver is concerned."""
+        """Reads on, or not, as far as the driver is concerned."""
         if more is not self._wanted:
             self._wanted = more
             self._regulate()
@@ -197,7 +199,7 @@ class Wire(ServerConnection):
     def data_received(self, data: bytes) -> None:
         if self._over:
             return
-        if self._receiver is None:
+        if self._events is None:
             self._handshake(data)
             return
         messages: list[Received] = []
@@ -205,9 +207,9 @@ class Wire(ServerConnection):
         writes = self.protocol.data_to_send()
         farewell = _split_farewell(writes) if last else b""
         self._out += writes
-        self._receiver.received(messages)
+        self._events.received(messages)
         if last and not self._over:
-            self._finish(self._receiver, farewell)
+            self._finish(self._events, farewell)
         else:
             self.flush()
 
@@ -247,27 +249,27 @@ class Wire(ServerConnection):
 
     def _handshake(self, data: bytes) -> None:
         try:
-            super().data_received(self.door.take(data))
+            super().data_received(self.request_line.take(data))
         except Rejected as rejected:
             self._over = True
             self.transport.write(rejected.answer)
             self.transport.close()
         else:
-            self.want(more=len(self.door.early) <= EARLY)
+            self.want(more=len(self.request_line.early) <= EARLY)
 
-    def _finish(self, receiver: Receiver, farewell: bytes) -> None:
+    def _finish(self, events: WireEvents, farewell: bytes) -> None:
         """The client's close frame came, or it broke the rules of WebSocket: this was the last read."""
         self._over = True
         close = self.protocol.close_rcvd
         if self._assembler.problem or close is None:
-            receiver.closed(None, self._assembler.problem)
+            events.closed(None, self._assembler.problem)
             self._part(farewell)  # the library's own word on a broken rule
         elif self._close_sent:
             self._part(b"")
         else:
             self._asked = True
             self.flush()
-            receiver.closed(int(close.code), close.reason)
+            events.closed(int(close.code), close.reason)
 
     def _part(self, farewell: bytes) -> None:
         """Both sides have said, or may say, no more than this."""
@@ -287,8 +289,8 @@ class Wire(ServerConnection):
         if not self._over or self._asked:
             self._over = True
             self._asked = False
-            if self._receiver is not None:
-                self._receiver.closed(None, reason)
+            if self._events is not None:
+                self._events.closed(None, reason)
 
     def _too_slow(self) -> None:
         self._broken("the client reads too slowly")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .channel import FakeChannel, Sent
     from .clock import Clock
     from .delivery import Outcome, Outcomes, deliver, deliver_async
-    from .driver import Driver
+    from .driver import PeerDriver
     from .errors import CannotPlay, NothingHandled, NotScripted, TestKitError, UnexpectedConversation
     from .expectations import ANYTHING, Expectation
     from .faults import Faults
@@ -32,7 +32,6 @@ __all__ = [
     "AsyncTestServer",
     "CannotPlay",
     "Clock",
-    "Driver",
     "Entry",
     "Expectation",
     "FakeChannel",
@@ -42,6 +41,7 @@ __all__ = [
     "Outcome",
     "Outcomes",
     "Peer",
+    "PeerDriver",
     "Sent",
     "Side",
     "TestKitError",
@@ -61,7 +61,7 @@ _MODULES: Final = {
     "AsyncTestServer": "serving",
     "CannotPlay": "errors",
     "Clock": "clock",
-    "Driver": "driver",
+    "PeerDriver": "driver",
     "Entry": "transcript",
     "Expectation": "expectations",
     "FakeChannel": "channel",

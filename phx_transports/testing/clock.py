@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Final
 
-from .turns import quiet
+from .settling import settle_loop
 
 _MOST: Final = 100_000  # timers in one `advance`, beyond which they set each other anew without end
 
@@ -109,7 +109,7 @@ class Clock:
         """
         for _ in self._steps(seconds):
             self._rest()
-            await quiet(lambda: len(self._timers))
+            await settle_loop(lambda: len(self._timers))
 
     def _steps(self, seconds: float) -> Iterator[None]:
         """From one due time to the next and at last to the end, with a rest before, between and after."""

@@ -15,8 +15,8 @@ from phx_proto.message import Message
 from .transcript import is_secret
 
 
-class Line(Protocol):
-    """A client, as the peer sees it. Which adapter it is is the line's matter."""
+class PeerClient(Protocol):
+    """A client, as the peer sees it. Which adapter it is does not matter."""
 
     def tell(self, call: Callable[[float], None], /) -> None:
         """Give the core an input at the clock's time, and do what it wants done. Not called from within `perform`."""
@@ -58,7 +58,7 @@ class Connection:
     Attributes:
         number: Counted from 1.
         link: The client's end.
-        line: The client.
+        client: The client.
         url: Without its query.
         params: The query, without the version.
         headers: What was sent besides the handshake's own.
@@ -71,13 +71,15 @@ class Connection:
         under_way: What the client will be told, in order.
     """
 
-    def __init__(self, number: int, line: Line, command: OpenTransport, serializer: ServerSerializer | None) -> None:
+    def __init__(
+        self, number: int, client: PeerClient, command: OpenTransport, serializer: ServerSerializer | None
+    ) -> None:
         split = urlsplit(command.url)
         query = dict(parse_qsl(split.query, keep_blank_values=True))
         vsn = query.pop("vsn", None)
         self.number = number
         self.link: Link = command.link
-        self.line = line
+        self.client = client
         self.url = split._replace(query="").geturl()
         self.params: Mapping[str, str] = query
         self.headers: Mapping[str, str] = dict(command.headers)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Driver:
+class PeerDriver:
     """Plays the adapter of one client. Made by `Peer.driver`.
 
     Attributes:
@@ -53,7 +53,7 @@ class Driver:
         self._channels: dict[str, Channel] = {}
 
     def __repr__(self) -> str:
-        return f"Driver({self.proto!r})"
+        return f"PeerDriver({self.proto!r})"
 
     # ---- what an application does ------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from phx_proto.errors import InvalidFrame
 from phx_proto.formats import V1Server, V2Server
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC
 
-from ..server.wire import Receiver, Wire
+from ..server.wire import ServerWire, WireEvents
 from ..websocket.cutter import Received
 from .transcript import Side
 from .wiretap import Wiretap
@@ -83,7 +83,7 @@ class Faults:
         return passed[:left], True
 
 
-class FaultyWire(Wire):
+class FaultyWire(ServerWire):
     """A connection with faults."""
 
     def __init__(self, *args: Any, faults: Faults, tap: Wiretap, **options: Any) -> None:
@@ -94,10 +94,10 @@ class FaultyWire(Wire):
         self._gate: _Gate | None = None
         self._refused = False
 
-    def begin(self, receiver: Receiver) -> None:
+    def begin(self, events: WireEvents) -> None:
         """The handshake is over: what comes from here on passes the gate."""
         self._number = self._tap.connected()
-        self._gate = _Gate(self, receiver, self._faults)
+        self._gate = _Gate(self, events, self._faults)
         super().begin(self._gate)
 
     def put(self, data: str | bytes) -> None:
@@ -146,11 +146,11 @@ class FaultyWire(Wire):
 
 
 class _Gate:
-    """Before the receiver of one connection."""
+    """Before the driver of one connection."""
 
-    def __init__(self, wire: FaultyWire, receiver: Receiver, faults: Faults) -> None:
+    def __init__(self, wire: FaultyWire, events: WireEvents, faults: Faults) -> None:
         self._wire = wire
-        self._receiver = receiver
+        self._events = events
         self._faults = faults
         self._loop = asyncio.get_running_loop()
         self._late: deque[asyncio.TimerHandle] = deque()
@@ -165,7 +165,7 @@ class _Gate:
     def closed(self, code: int | None, reason: str, /) -> None:
         self.shut()
         self._wire.ended(code, reason)
-        self._receiver.closed(code, reason)
+        self._events.closed(code, reason)
 
     def shut(self) -> None:
         """What is late will not come."""
@@ -184,11 +184,11 @@ class _Gate:
 
     def _pass(self, messages: list[Received], cut: bool) -> None:
         self._wire.came(messages)
-        self._receiver.received(messages)
+        self._events.received(messages)
         self._wire.flush()
         if cut:
             self._wire.drop()
-            self._receiver.closed(None, "the test cut the connection")
+            self._events.closed(None, "the test cut the connection")
 
 
 _SERIALIZERS: Final = (V2Server(), V1Server())

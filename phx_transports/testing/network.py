@@ -31,8 +31,8 @@ from phx_proto.link import Link
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC
 
 from .clock import Clock
-from .connection import Connection, Line, State
-from .doors import Accept, Door, Fail, Hold, Refuse
+from .connecting import Accept, ConnectOutcome, Fail, Hold, Refuse
+from .connection import Connection, PeerClient, State
 from .errors import CannotPlay
 from .transcript import NOTHING, Entry, Side, Transcript
 
@@ -51,7 +51,7 @@ class Network:
         lock: Over everything here, and over the peer's script.
         transcript: What was said so far.
         connections: Every attempt to connect so far.
-        doors: What becomes of the next attempts to connect; they are accepted where nothing is said.
+        next_connects: What becomes of the next attempts to connect; they are accepted where nothing is said.
         now: What the time is.
         heartbeats: Whether they are answered.
     """
@@ -62,7 +62,7 @@ class Network:
         self.lock = threading.RLock()
         self.transcript = Transcript()
         self.connections: list[Connection] = []
-        self.doors: deque[Door] = deque()
+        self.next_connects: deque[ConnectOutcome] = deque()
         self.heartbeats = True
         self.now = clock.now
         self._clock = clock
@@ -75,12 +75,12 @@ class Network:
 
     # ---- from the client ---------------------------------------------------------------------------------------------
 
-    def perform(self, command: Command, line: Line) -> None:
+    def perform(self, command: Command, client: PeerClient) -> None:
         """Do what a client's core wants done."""
         with self.lock:
             match command:
                 case OpenTransport():
-                    self._attempted(command, line)
+                    self._attempted(command, client)
                 case SendText(link=link, data=data) | SendBinary(link=link, data=data):
                     self._received(self._of(link), data)
                 case CloseTransport(link=link, code=code, reason=reason):
@@ -94,14 +94,14 @@ class Network:
                     self._of(link).paused = False
                     self.say(Side.CLIENT, "reads on")
                 case Resolve():
-                    raise AssertionError("params and tokens are the line's matter")
-        line.soon(self.settle)
+                    raise AssertionError("params and tokens are the adapter's matter")
+        client.soon(self.settle)
 
-    def _attempted(self, command: OpenTransport, line: Line) -> None:
-        connection = Connection(len(self.connections) + 1, line, command, self._serializer)
+    def _attempted(self, command: OpenTransport, client: PeerClient) -> None:
+        connection = Connection(len(self.connections) + 1, client, command, self._serializer)
         self.connections.append(connection)
         self.say(Side.CLIENT, f"connects to {connection}")
-        self._answer(connection, self.doors.popleft() if self.doors else Accept())
+        self._answer(connection, self.next_connects.popleft() if self.next_connects else Accept())
 
     def _received(self, connection: Connection, data: str | bytes) -> None:
         request = connection.serializer.decode(data)
@@ -153,19 +153,19 @@ class Network:
         connection.over()
         connection.under_way.append(lambda now: connection.link.closed(code, reason, now))
 
-    def answer_attempt(self, door: Door) -> None:
+    def answer_attempt(self, outcome: ConnectOutcome) -> None:
         """Answer the attempt to connect that is held, or else the next one."""
         held = next((one for one in self.connections if one.state is State.ASKED and one.link.current), None)
         if held is None:
-            self.doors.append(door)
+            self.next_connects.append(outcome)
         else:
-            self._answer(held, door)
+            self._answer(held, outcome)
 
-    def _answer(self, connection: Connection, door: Door) -> None:
+    def _answer(self, connection: Connection, outcome: ConnectOutcome) -> None:
         link, under_way = connection.link, connection.under_way
-        if not isinstance(door, Accept):
-            self.lapse(door.advance)
-        match door:
+        if not isinstance(outcome, Accept):
+            self.lapse(outcome.advance)
+        match outcome:
             case Accept(subprotocol):
                 connection.state = State.OPEN
                 self.say(Side.SERVER, "accepts the connection")
@@ -205,8 +205,8 @@ class Network:
             self._teller = threading.get_ident()
             try:
                 while (step := self._next()) is not None:
-                    line, call = step
-                    line.tell(call)
+                    client, call = step
+                    client.tell(call)
             finally:
                 self._teller = None
 
@@ -217,11 +217,11 @@ class Network:
             self._lapsing = True
             return self._lapses.popleft()
 
-    def _next(self) -> tuple[Line, Callable[[float], None]] | None:
+    def _next(self) -> tuple[PeerClient, Callable[[float], None]] | None:
         with self.lock:
             for connection in self.connections:
                 if connection.under_way and not connection.paused:
-                    return connection.line, connection.under_way.popleft()
+                    return connection.client, connection.under_way.popleft()
         return None
 
     # ---- what is so now ----------------------------------------------------------------------------------------------

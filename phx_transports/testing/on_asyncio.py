@@ -10,14 +10,14 @@ from phx_proto.commands import Command, Resolve
 from ..asyncio.transport import resolve
 from ..client.session import Tell
 from .clock import Timer
-from .connection import Line
+from .connection import PeerClient
 
 if TYPE_CHECKING:
     from .peer import Peer
 
 
-class AsyncioLine(Line):
-    """Fulfils `phx_transports.asyncio.interfaces.ClientTransport` for the client, and `Line` for the peer."""
+class AsyncioPeerClient(PeerClient):
+    """Fulfils `phx_transports.asyncio.interfaces.ClientTransport` for the client, and `PeerClient` for the peer."""
 
     writable = True
 

@@ -15,14 +15,14 @@ from ..blocking.waits import SLICE
 from ..client.session import Tell
 from ..threads.transport import resolve
 from .clock import Clock, Timer
-from .connection import Line
+from .connection import PeerClient
 
 if TYPE_CHECKING:
     from .peer import Peer
 
 
-class ThreadsLine(Line):
-    """Fulfils `phx_transports.threads.interfaces.ClientTransport` for the client, and `Line` for the peer."""
+class ThreadsPeerClient(PeerClient):
+    """Fulfils `phx_transports.threads.interfaces.ClientTransport` for the client, and `PeerClient` for the peer."""
 
     writable = True
 

@@ -8,7 +8,7 @@ error that says so. The seconds are real ones.
 from collections.abc import Callable
 from typing import Final
 
-from .connection import Line, State
+from .connection import PeerClient, State
 from .errors import UnexpectedConversation
 from .network import Network
 from .transcript import Side
@@ -28,32 +28,32 @@ class Patience:
         self._seconds = seconds
         self._network = network
 
-    def with_connecting(self, line: Line) -> None:
+    def with_connecting(self, client: PeerClient) -> None:
         """A client tries to connect."""
         if any(connection.state is State.OPEN for connection in self._network.connections):
             return
         stands_still = self._stillness()
-        self._watch(line, stands_still, "there is no connection", lambda: [f"There is no connection. {_MOVE}"])
+        self._watch(client, stands_still, "there is no connection", lambda: [f"There is no connection. {_MOVE}"])
 
-    def with_params(self, line: Line) -> None:
+    def with_params(self, client: PeerClient) -> None:
         """A client reads its params or its token."""
         stands_still = self._stillness()
         words = f"A callable that gives params or a token raised, or did not return. {_MOVE}"
-        self._watch(line, stands_still, "there are no params, or no token", lambda: [words])
+        self._watch(client, stands_still, "there are no params, or no token", lambda: [words])
 
     def with_answer(
-        self, line: Line, asked: str, *, expected: Callable[[], bool], surplus: Callable[[], list[str]]
+        self, client: PeerClient, asked: str, *, expected: Callable[[], bool], surplus: Callable[[], list[str]]
     ) -> None:
         """A client sent what it waits for an answer to.
 
         Args:
-            line: The client.
+            client: The client.
             asked: What it sent, in words.
             expected: Whether the test expects it by now.
             surplus: What else is not expected.
         """
         self._watch(
-            line,
+            client,
             lambda: not expected(),
             f"nobody answers the {asked}",
             lambda: ["Nobody answered what the client waits for.", *surplus()],
@@ -65,13 +65,13 @@ class Patience:
         before = (len(network.transcript), network.now())
         return lambda: (len(network.transcript), network.now()) == before
 
-    def _watch(self, line: Line, stuck: Callable[[], bool], note: str, words: Callable[[], list[str]]) -> None:
+    def _watch(self, client: PeerClient, stuck: Callable[[], bool], note: str, words: Callable[[], list[str]]) -> None:
         def look() -> None:
             with self._network.lock:
                 if not stuck():
                     return
                 self._network.say(Side.NOTE, f"{note}: the client is ended")
                 text = "\n".join([*words(), self._network.account()])
-            line.fail(UnexpectedConversation(text))
+            client.fail(UnexpectedConversation(text))
 
-        line.after(self._seconds, look)
+        client.after(self._seconds, look)

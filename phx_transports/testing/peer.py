@@ -29,20 +29,20 @@ from phx_proto.message import PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE
 
 from ..client.session import Tell
 from .clock import Clock, forward
-from .connection import Connection, Line, State, server_frame
-from .doors import DOORS, Accept, Door, Fail, Hold, Refuse
+from .connecting import EXPECTED, Accept, ConnectOutcome, Fail, Hold, Refuse
+from .connection import Connection, PeerClient, State, server_frame
 from .errors import CannotPlay, TestKitError, UnexpectedConversation
 from .expectations import ANYTHING, Answer, Asked, Expectation, Kind
 from .network import Network
 from .patience import Patience
 from .presences import Presences
+from .settling import settle_loop
 from .transcript import NOTHING, Side, Transcript, doing, named
-from .turns import quiet
 
 if TYPE_CHECKING:
     from ..asyncio.interfaces import ClientTransport as AsyncioTransport
     from ..threads.interfaces import ClientTransport as ThreadsTransport
-    from .driver import Driver
+    from .driver import PeerDriver
 
 __tracebackhide__ = True  # for pytest: a test that fails shows its own lines
 
@@ -291,7 +291,7 @@ class Peer:
             ValueError: The seconds are negative.
         """
         with self._lock:
-            self._network.doors.append(Hold(forward(advance)))
+            self._network.next_connects.append(Hold(forward(advance)))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection with a close frame.
@@ -348,7 +348,7 @@ class Peer:
         self._network.settle()
         with self._lock:
             missing = [str(expectation) for expectation in self._expectations if expectation.missing]
-            missing += [DOORS[type(door)] for door in self._network.doors]
+            missing += [EXPECTED[type(outcome)] for outcome in self._network.next_connects]
             surplus = self._surplus()
             if not missing and not surplus:
                 return
@@ -374,7 +374,7 @@ class Peer:
             UnexpectedConversation: They did not.
         """
         self._network.settle()
-        if not all(line.rest(timeout) for line in self._lines()):
+        if not all(client.rest(timeout) for client in self._clients()):
             raise UnexpectedConversation(self._unhandled())
 
     async def settled(self, *, timeout: float = 10.0) -> None:
@@ -390,7 +390,7 @@ class Peer:
         deadline = loop.time() + timeout
         while True:
             self._network.settle()
-            await quiet(lambda: (len(self.transcript), self._backlog()))
+            await settle_loop(lambda: (len(self.transcript), self._backlog()))
             if not self._backlog():
                 return
             if loop.time() > deadline:
@@ -398,15 +398,15 @@ class Peer:
 
     # ---- clients -----------------------------------------------------------------------------------------------------
 
-    def driver(self, proto: ClientProtocol | None = None) -> "Driver":
+    def driver(self, proto: ClientProtocol | None = None) -> "PeerDriver":
         """Drive a bare `ClientProtocol`: what an adapter does, step by step, with results that are there at once.
 
         Args:
             proto: One that was not connected yet; by default a plain one.
         """
-        from .driver import Driver
+        from .driver import PeerDriver
 
-        driver = Driver(self, ClientProtocol(self.url) if proto is None else proto, self._network.settle)
+        driver = PeerDriver(self, ClientProtocol(self.url) if proto is None else proto, self._network.settle)
         self._endings.append(driver.abort)
         return driver
 
@@ -414,36 +414,36 @@ class Peer:
         self, proto: ClientProtocol, *, tell: Tell, on_crash: Callable[[BaseException], None]
     ) -> "AsyncioTransport":
         """Be the network of a client on asyncio; for `phx_transports.asyncio.connect`."""
-        from .on_asyncio import AsyncioLine
+        from .on_asyncio import AsyncioPeerClient
 
-        return AsyncioLine(self, proto, tell=tell, on_crash=on_crash)
+        return AsyncioPeerClient(self, proto, tell=tell, on_crash=on_crash)
 
     def threads_transport(self, proto: ClientProtocol, **hooks: Any) -> "ThreadsTransport":
         """Be the network of a client on threads; for `phx_transports.threads.connect`."""
-        from .on_threads import ThreadsLine
+        from .on_threads import ThreadsPeerClient
 
-        return ThreadsLine(self, proto, **hooks)
+        return ThreadsPeerClient(self, proto, **hooks)
 
-    def perform(self, command: Command, line: Line) -> None:
-        """Do what a client's core wants done; called by its line, from within its pump."""
-        self._network.perform(command, line)
+    def perform(self, command: Command, client: PeerClient) -> None:
+        """Do what a client's core wants done; called by it, from within its step."""
+        self._network.perform(command, client)
         if isinstance(command, OpenTransport):
-            self._patience.with_connecting(line)
+            self._patience.with_connecting(client)
 
-    def resolving(self, line: Line) -> None:
-        """A client reads its params or its token, which is its line's matter; called by its line."""
-        self._patience.with_params(line)
+    def resolving(self, client: PeerClient) -> None:
+        """A client reads its params or its token, which is its adapter's matter; called by it."""
+        self._patience.with_params(client)
 
     def note(self, words: str) -> None:
         """Put a line of the test's own into the transcript."""
         with self._lock:
             self._network.say(Side.NOTE, words)
 
-    def _lines(self) -> list[Line]:
-        return list({id(connection.line): connection.line for connection in self._network.connections}.values())
+    def _clients(self) -> list[PeerClient]:
+        return list({id(connection.client): connection.client for connection in self._network.connections}.values())
 
     def _backlog(self) -> int:
-        return sum(line.backlog for line in self._lines())
+        return sum(client.backlog for client in self._clients())
 
     def _unhandled(self) -> str:
         return f"Messages that arrived are not handled: {self._backlog()}.\n{self._network.account()}"
@@ -466,7 +466,7 @@ class Peer:
             self._act(asked, Answer.REPLY, "ok", {})
         else:
             self._patience.with_answer(
-                connection.line, named(event, topic), expected=lambda: asked.expected, surplus=self._surplus
+                connection.client, named(event, topic), expected=lambda: asked.expected, surplus=self._surplus
             )
         self._asked.append(asked)
 
@@ -538,9 +538,9 @@ class Peer:
             self._network.end(connection, code, reason, words)
         self._network.settle()
 
-    def _answer_attempt(self, door: Door) -> None:
+    def _answer_attempt(self, outcome: ConnectOutcome) -> None:
         with self._lock:
-            self._network.answer_attempt(door)
+            self._network.answer_attempt(outcome)
         self._network.settle()
 
 

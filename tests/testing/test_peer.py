@@ -26,12 +26,12 @@ from phx_proto.handlers.router import Router
 from phx_proto.inbox import Tap
 from phx_proto.message import Reply
 from phx_proto.states import SocketState
-from phx_transports.testing import ANYTHING, CannotPlay, Driver, Peer, Side, UnexpectedConversation
+from phx_transports.testing import ANYTHING, CannotPlay, Peer, PeerDriver, Side, UnexpectedConversation
 
 LOBBY = "room:lobby"
 
 
-def joined(peer: Peer, topic: str = LOBBY) -> Driver:
+def joined(peer: Peer, topic: str = LOBBY) -> PeerDriver:
     """A client that is connected and has joined the topic."""
     client = peer.driver().connect()
     peer.expect_join(topic).reply()

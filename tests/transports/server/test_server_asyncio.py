@@ -1,16 +1,18 @@
 """The server's channels over real sockets: joins, messages, broadcasts, as a client sees them on the wire."""
 
 import asyncio
+import base64
 import contextlib
 from typing import Any
 
 import pytest
 from phoenix_by_hand import OK, Application, Log, connected, conversation, errors, serving
 from phoenix_by_hand import nothing_left_behind as nothing_left_behind
+from websockets.exceptions import InvalidStatus
 
 from phx_proto.errors import InvalidHandler, InvalidPayload
 from phx_proto.formats import V1Server, V2Server
-from phx_transports.server import Refuse, Server, ServerChannel, Termination, on
+from phx_transports.server import Refuse, Server, ServerChannel, ServerSocket, Termination, on
 
 pytestmark = pytest.mark.asyncio
 
@@ -654,6 +656,42 @@ async def test_errors_are_logged_without_an_on_error(caplog: pytest.LogCaptureFi
         await client.ask("1", "2", "x", "what", {"secret": "sekret"})
     assert "handle_in of event 'what' on topic 'x' failed" in caplog.text
     assert "sekret" not in caplog.text
+
+
+@pytest.mark.parametrize("call", ["connect", "join", "handle_in"])
+async def test_what_a_client_sent_in_confidence_is_masked_in_the_log(
+    call: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def connect(socket: ServerSocket) -> None:
+        if call == "connect":
+            raise ValueError(f"who is {socket.auth_token}, {socket.params}, {socket.headers}?")
+
+    server = Server(connect=connect)
+
+    @server.channel("x")
+    class Repeats(ServerChannel):
+        async def join(self, topic: str, params: Any) -> Any:
+            if call == "join":
+                raise KeyError(params["key"])
+
+        async def handle_in(self, event: str, payload: Any) -> Any:
+            try:
+                raise KeyError(self.socket.auth_token)
+            except KeyError as error:
+                raise RuntimeError(f"{self.socket.params} {self.socket.headers} {self.params}") from error
+
+    token = base64.b64encode(b"s3cret of the token").decode().rstrip("=")
+    subprotocols = ["phoenix", f"base64url.bearer.phx.{token}"]
+    headers = {"Authorization": "Bearer s3cret-of-a-header"}
+    vsn = "2.0.0&key=s3cret-of-the-url"
+    async with server.serve() as running:
+        with contextlib.suppress(InvalidStatus):
+            async with connected(running.url, vsn, subprotocols=subprotocols, additional_headers=headers) as client:
+                await client.ask("1", "1", "x", "phx_join", {"key": "s3cret-of-the-join"})
+                await client.ask("1", "2", "x", "what", {})
+    assert call in caplog.text
+    assert "[secret]" in caplog.text
+    assert "s3cret" not in caplog.text
 
 
 class Unspeakable(Exception):

@@ -36,7 +36,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 
 from phx_transports.server import Host, RefuseConnect, ServerChannel, ServerOptions, ServerSocket, Termination
-from phx_transports.server.wire import Wire
+from phx_transports.server.wire import ServerWire
 
 pytestmark = pytest.mark.asyncio
 
@@ -423,7 +423,7 @@ async def test_a_refusal_is_an_http_error(status: int) -> None:
 # ---- bounds ---------------------------------------------------------------------------------------------------------
 
 
-class Watched(Wire):
+class Watched(ServerWire):
     """Counts what is read."""
 
     taken = 0
@@ -505,6 +505,15 @@ async def test_a_message_over_the_limit_in_fragments_closes_with_1009() -> None:
     async with serving(application) as (_, running), connected(running.url) as client:
         await client.websocket.send(["x" * 100] * 20)
         assert await client.closed() == 1009
+
+
+@pytest.mark.parametrize("size", [0, 1, 2])
+async def test_a_message_in_too_many_fragments_closes_with_1008(size: int) -> None:
+    async with serving() as (_, running), connected(running.url) as other:
+        async with connected(running.url) as client:
+            await client.websocket.send(["x" * size] * 20_000)
+            assert await client.closed() == 1008
+        await other.alive()
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])

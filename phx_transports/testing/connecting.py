@@ -37,10 +37,10 @@ class Hold:
     advance: float = 0.0
 
 
-Door: TypeAlias = Accept | Refuse | Fail | Hold
+ConnectOutcome: TypeAlias = Accept | Refuse | Fail | Hold
 
 #: In words, where it was expected and did not come.
-DOORS: Final[dict[type[Door], str]] = {
+EXPECTED: Final[dict[type[ConnectOutcome], str]] = {
     Accept: "an attempt to connect, to be accepted",
     Refuse: "an attempt to connect, to be refused",
     Fail: "an attempt to connect, to fail",

@@ -8,7 +8,7 @@ _QUIET: Final = 16  # turns in which nothing happened, after which nothing will:
 _MOST: Final = 100_000  # turns in all
 
 
-async def quiet(signs: Callable[[], object]) -> None:
+async def settle_loop(signs: Callable[[], object]) -> None:
     """Give the loop turns until the signs of life have stood still for a while.
 
     Args:

@@ -1,0 +1,156 @@
+"""Drives the `ServerProtocol` of one socket over its wire.
+
+As in a client's driver every input (a read, the timer, an application's call) is a step: it goes into the core; then
+the core's commands are carried out on the wire, its events go to the channels, and the one timer is set for what it
+wants next. No protocol decision is made here, and no code of the application runs inside a step.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import ParamSpec, Protocol, TypeAlias, TypeVar
+
+from phx_proto.formats import ServerSerializer
+from phx_proto.server.events import (
+    Abort,
+    ChannelHandle,
+    ChannelTerminated,
+    Close,
+    JoinRequested,
+    MessageIn,
+    Send,
+    ServerOptions,
+    SocketClosed,
+)
+from phx_proto.server.protocol import ServerProtocol
+
+from ..asyncio.alarm import Alarm
+from ..websocket.cutter import Received
+from .socket import ServerSocket
+from .wire import ServerWire
+
+__all__ = ["ChannelEvent", "ChannelEvents", "SocketDriver"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ChannelEvent: TypeAlias = JoinRequested | MessageIn | ChannelTerminated
+
+
+class ChannelEvents(Protocol):
+    """Takes what the core says of one join."""
+
+    def put(self, event: ChannelEvent, /) -> None:
+        """Handle it after those before it; never in this call."""
+        ...
+
+
+class SocketDriver:
+    """Drives one `ServerProtocol` over one wire.
+
+    Args:
+        socket: The application's view of it.
+        serializer: Of the version that the client speaks.
+        wire: Its connection; the handshake is over.
+        options: The semantics.
+        topics: The patterns of topics that can be joined.
+        begin_join: Gives what takes the events of a join.
+    """
+
+    def __init__(
+        self,
+        socket: ServerSocket,
+        serializer: ServerSerializer,
+        wire: ServerWire,
+        options: ServerOptions,
+        *,
+        topics: tuple[str, ...],
+        begin_join: "Callable[[SocketDriver, JoinRequested], ChannelEvents]",
+    ) -> None:
+        self.socket = socket
+        self.serializer = serializer
+        self._wire = wire
+        self._begin_join = begin_join
+        self._channels: dict[ChannelHandle, ChannelEvents] = {}
+        self._loop = asyncio.get_running_loop()
+        self._alarm = Alarm(self._loop.call_at, self._due)
+        self.protocol = ServerProtocol(serializer, topics, options=options, last_words=True, now=self._loop.time())
+        socket.attach(self)
+        wire.begin(self)
+        self.pump()
+
+    # ---- from the wire -----------------------------------------------------------------------------------------------
+
+    def received(self, messages: list[Received], /) -> None:
+        now = self._loop.time()
+        if messages:
+            self.step(self.protocol.receive_all, messages, now)
+        else:
+            self.step(self.protocol.touched, now)
+
+    def closed(self, code: int | None, reason: str, /) -> None:
+        self.step(self.protocol.closed, code, reason)
+
+    # ---- from the application ----------------------------------------------------------------------------------------
+
+    def fastlane(self, topic: str, frame: str | bytes, /) -> None:
+        self.step(self.protocol.fastlane, topic, frame)
+
+    def disconnect(self) -> None:
+        self.step(self.protocol.disconnect)
+
+    def shutdown(self) -> None:
+        self.step(self.protocol.shutdown)
+
+    def abort(self) -> None:
+        self.step(self.protocol.abort)
+
+    async def writable(self) -> None:
+        await self._wire.writable()
+
+    # ---- a step ------------------------------------------------------------------------------------------------------
+
+    def step(self, call: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
+        """Give the core an input, and do what it wants done."""
+        result = call(*args, **options)
+        self.pump()
+        return result
+
+    def pump(self) -> None:
+        """Do what the core wants done."""
+        protocol = self.protocol
+        self._send()
+        for event in protocol.events():
+            match event:
+                case JoinRequested(channel):
+                    events = self._channels[channel] = self._begin_join(self, event)
+                    events.put(event)
+                case MessageIn(channel):
+                    self._channels[channel].put(event)
+                case ChannelTerminated(channel):
+                    self._channels.pop(channel).put(event)
+                    self._send()  # the end of one that has no last words
+                case SocketClosed():
+                    self.socket.ended = event
+        self._wire.want(more=not protocol.full)
+        deadline = protocol.next_timeout()
+        if deadline is None:
+            self._alarm.stop()
+        elif deadline < self._alarm.armed:
+            self._alarm.arm(deadline)
+
+    def forget(self, channel: ChannelHandle) -> None:
+        """The join was not accepted: nothing more will be told of the channel."""
+        self._channels.pop(channel, None)
+
+    def _send(self) -> None:
+        for command in self.protocol.commands():
+            match command:
+                case Send(data):
+                    self._wire.put(data)
+                case Close(code):
+                    self._wire.end(code)
+                case Abort():
+                    self._wire.drop()
+
+    def _due(self) -> None:
+        self.step(self.protocol.handle_timeout, self._loop.time())

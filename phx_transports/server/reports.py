@@ -1,0 +1,96 @@
+"""What is told of an application's own errors, and the log that tells it unless the application says otherwise.
+
+An error's text may repeat what a client sent: in the log it is escaped, cut where it is very long, and without what the
+client sent in confidence (its token, its params, its headers; see `phx_proto/shown.py`).
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from phx_proto.shown import LIMIT, NO_SECRETS, Secrets
+
+from ..asyncio.workers import is_stopped
+
+__all__ = ["CallbackError", "OnError", "log_callback_error", "raise_if_ended"]
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackError:
+    """A call into the application raised.
+
+    Attributes:
+        call: `"connect"`, `"join"`, `"joined"`, `"handle_in"`, `"terminate"` or `"spawn"`.
+        topic: Of the channel; `None` for `connect`.
+        event: Of the message; `None` for every other call.
+        error: What it raised.
+        secrets: What the client sent in confidence; `secrets.escaped(text)` is a text without it.
+    """
+
+    call: str
+    topic: str | None
+    event: str | None
+    error: BaseException
+    secrets: Secrets = field(default=NO_SECRETS, repr=False, compare=False)
+
+
+OnError: TypeAlias = Callable[[CallbackError], None]
+
+
+def log_callback_error(report: CallbackError) -> None:
+    """Log the error with its traceback, without the client's secrets: what happens unless `on_error` says otherwise."""
+    shown = report.secrets.shown
+    what = report.call if report.event is None else f"{report.call} of event {shown(report.event)}"
+    where = "" if report.topic is None else f" on topic {shown(report.topic)}"
+    error = _loggable(report.error, report.secrets)
+    _logger.error("%s%s failed: %s", what, where, shown(report.error), exc_info=error)
+
+
+def raise_if_ended(error: BaseException) -> None:
+    """Raise what came from outside: the server closes, or the loop does. Everything else is the application's own.
+
+    An application's `SystemExit` and `KeyboardInterrupt` would leave the loop, and so end every other client's
+    connection. Ctrl+C itself comes as a signal; see `RunningServer.run`.
+    """
+    if is_stopped(error) or isinstance(error, GeneratorExit):
+        raise error
+
+
+# ---- private --------------------------------------------------------------------------------------------------------
+
+_MOST_CAUSES: Final = 10
+
+
+def _loggable(error: BaseException, secrets: Secrets) -> BaseException:
+    """The error, or where its text or that of one before it cannot be shown, one that looks like it and can."""
+    chain = [error]
+    while len(chain) < _MOST_CAUSES and (before := _before(chain[-1])) is not None:
+        chain.append(before)
+    texts = [_text(each, secrets) for each in chain]
+    if _before(chain[-1]) is None and all(text == own for own, text in texts):
+        return error
+    loggable: BaseException | None = None
+    for each, (_, text) in reversed([*zip(chain, texts, strict=True)]):
+        kind = type(each)
+        named = type(kind.__name__, (Exception,), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
+        following = named(text).with_traceback(each.__traceback__)
+        following.__cause__, loggable = loggable, following
+    assert loggable is not None, "there is one error at least"
+    return loggable
+
+
+def _before(error: BaseException) -> BaseException | None:
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _text(error: BaseException, secrets: Secrets) -> tuple[str | None, str]:
+    """The error's text, and what is shown of it; `None` for a text that it cannot give."""
+    try:
+        text = str(error)
+    except Exception:
+        return None, "its text cannot be had"
+    return text, secrets.escaped(text, LIMIT)
+
+
+_logger: Final = logging.getLogger("phx_transports.server")

@@ -1,0 +1,274 @@
+"""One listener of a server, and the clients that are connected there."""
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import ssl as tls
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+from itertools import islice
+from typing import Any, Final, cast
+
+from websockets.asyncio.server import Server as Listener
+from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import serve as listen
+from websockets.http11 import Request, Response
+
+from ..asyncio.signals import signals_to
+from ..client.signals import SignalPolicy
+from .driver import SocketDriver
+from .handshake import NO_OFFER, BadToken, Offer, RefuseConnect, answer_offer, refusal
+from .mount import CRASHED, NOT_FOUND, Mount, serializer_of
+from .reports import raise_if_ended
+from .runner import ChannelRunner, Context
+from .socket import ServerSocket
+from .wire import WRITE_LIMIT, Outbox, ServerWire, WireOptions
+
+__all__ = ["RunningServer"]
+
+
+@dataclass(slots=True, eq=False)
+class _Client:
+    """A connection, from its acceptance by TCP to its end: as much as is known of it."""
+
+    mount: Mount | None = None
+    offer: Offer = NO_OFFER
+    params: dict[str, Any] = field(default_factory=dict[str, Any])
+    connecting: asyncio.Task[Any] | None = None
+    socket: ServerSocket | None = None
+    driver: SocketDriver | None = None
+
+
+class RunningServer:
+    """One listener with its connections; made by `Server.serve`.
+
+    Attributes:
+        url: What clients connect to, e.g. `ws://127.0.0.1:4000/socket`, for the first mount.
+        port: Where it listens.
+    """
+
+    def __init__(self, context: Context, mounts: Mapping[str, Mount]) -> None:
+        self.url = ""
+        self.port = 0
+        self._context = context
+        self._mounts = mounts
+        self._clients: dict[ServerWire, _Client] = {}
+        self._listener: Listener | None = None
+        self._closing = False
+        self._max_connections: int | None = None
+        self._closed = asyncio.Event()
+
+    @property
+    def sockets(self) -> tuple[ServerSocket, ...]:
+        """The clients that are connected here."""
+        return tuple(driver.socket for driver in self._drivers() if driver.socket.ended is None)
+
+    async def run(self, *, drain_timeout: float = 30.0, signals: SignalPolicy = "unclaimed") -> None:
+        """Serve until `close`, SIGINT or SIGTERM: a first signal closes gracefully, a second one aborts.
+
+        Args:
+            drain_timeout: The `timeout` of that `close`.
+            signals: Which of the two it takes, as for `Client.run`.
+        """
+        ends = iter((partial(self.close, timeout=drain_timeout), self.abort))
+        ending: list[asyncio.Task[None]] = []
+
+        def end(number: int) -> None:
+            ending.extend(asyncio.create_task(how()) for how in islice(ends, 1))
+
+        with signals_to(end, signals):
+            await self._closed.wait()
+        await asyncio.gather(*ending)
+
+    def cut(self) -> None:
+        """Drop every connection without a close frame, and go on listening: what a broken network does."""
+        for driver in self._drivers():
+            driver.abort()
+        for wire in self._clients:
+            wire.drop()
+
+    async def close(self, *, timeout: float = 5.0) -> None:
+        """Stop listening, close every connection as a server that restarts does, and wait until nothing is left.
+
+        Args:
+            timeout: Seconds for the clients to end their connections and for the application's handlers and
+                `terminate`s to end. Then they are dropped and cancelled.
+        """
+        await self._end(SocketDriver.shutdown, timeout)
+
+    async def abort(self, *, timeout: float = 5.0) -> None:
+        """Stop listening, drop every connection without a close frame, and wait until nothing is left.
+
+        Args:
+            timeout: Seconds for the application's handlers and `terminate`s to end. Then they are cancelled.
+        """
+        self.cut()
+        await self._end(SocketDriver.abort, timeout)
+
+    async def listen(
+        self, host: str, port: int, ssl: tls.SSLContext | None, options: WireOptions, make: Callable[..., ServerWire]
+    ) -> None:
+        """Start; done by `Server.serve`."""
+        wire = partial(
+            make,
+            made=self._made,
+            lost=self._lost,
+            outbox=Outbox(),
+            max_buffered=options.max_buffered,
+            send_timeout=options.send_timeout,
+            max_request_line=options.max_request_line,
+        )
+        self._max_connections = options.max_connections
+        self._listener = await listen(
+            self._open,
+            host,
+            port,
+            ssl=ssl,
+            create_connection=cast("type[ServerConnection]", wire),
+            process_request=self._request,
+            process_response=self._response,
+            server_header=None,
+            compression=None,
+            ping_interval=None,
+            open_timeout=options.handshake_timeout,
+            max_size=options.max_size,
+            max_queue=None,
+            write_limit=WRITE_LIMIT,
+            logger=_silent,
+            ssl_handshake_timeout=None if ssl is None else options.handshake_timeout,
+        )
+        self.port = self._listener.sockets[0].getsockname()[1]
+        name = f"[{host}]" if ":" in host else host
+        first = next(iter(self._mounts.values()))
+        self.url = f"{'ws' if ssl is None else 'wss'}://{name}:{self.port}{first.path}"
+
+    # ---- a connection ------------------------------------------------------------------------------------------------
+
+    def _made(self, wire: ServerWire) -> None:
+        self._clients[wire] = _Client()
+        limit = self._max_connections
+        if self._closing or (limit is not None and len(self._clients) > limit):  # closing: it was accepted just before
+            wire.drop()
+
+    def _lost(self, wire: ServerWire) -> None:
+        client = self._clients.pop(wire)
+        if client.connecting is not None:
+            client.connecting.cancel()
+
+    def _request(self, connection: ServerConnection, request: Request) -> Response | None:
+        """What can be refused without asking the application, and what the library must not see."""
+        assert isinstance(connection, ServerWire)
+        client, line = self._client(connection), connection.request_line
+        if "Host" not in request.headers:
+            return refusal(RefuseConnect(400))
+        client.mount = self._mounts.get(line.path.removesuffix("/"))
+        if client.mount is None:
+            return refusal(NOT_FOUND)
+        try:
+            client.offer, client.params = client.mount.admit(line, request.headers)
+        except RefuseConnect as refused:
+            return refusal(refused)
+        except BadToken:
+            return refusal(CRASHED)
+        return None
+
+    async def _response(self, connection: ServerConnection, request: Request, response: Response) -> Response | None:
+        """Ask the application about a handshake that is right otherwise."""
+        client = self._client(connection)
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS or client.mount is None:
+            return None
+        headers = {name.lower(): value for name, value in request.headers.raw_items()}
+        socket = ServerSocket(params=client.params, headers=headers, auth_token=client.offer.token)
+        client.connecting = asyncio.current_task()
+        try:
+            if client.mount.connect is not None and inspect.isawaitable(asked := client.mount.connect(socket)):
+                await asked
+        except RefuseConnect as refused:
+            return refusal(refused, client.offer)
+        except BaseException as error:
+            raise_if_ended(error)
+            self._context.report("connect", error, secrets=socket.secrets)
+            return refusal(CRASHED)
+        finally:
+            client.connecting = None
+        client.socket = socket
+        answer_offer(response, client.offer)
+        return None
+
+    async def _open(self, connection: ServerConnection) -> None:
+        """The handshake is over."""
+        assert isinstance(connection, ServerWire)
+        client = self._client(connection)
+        assert client.mount is not None, "the library opens what was accepted"
+        assert client.socket is not None, "the application was asked"
+        serializer = serializer_of(client.params)
+        assert serializer is not None, "the version was looked at in the request"
+        client.driver = SocketDriver(
+            client.socket,
+            serializer,
+            connection,
+            client.mount.options,
+            topics=tuple(self._context.definitions),
+            begin_join=partial(ChannelRunner, self._context),
+        )
+        await connection.wait_closed()
+
+    def _client(self, connection: ServerConnection) -> _Client:
+        assert isinstance(connection, ServerWire)
+        return self._clients.get(connection) or _Client()  # one that is gone already: what is written there is lost
+
+    def _drivers(self) -> list[SocketDriver]:
+        return [client.driver for client in self._clients.values() if client.driver is not None]
+
+    # ---- the end -----------------------------------------------------------------------------------------------------
+
+    async def _end(self, farewell: Callable[[SocketDriver], None], timeout: float) -> None:
+        assert self._listener is not None, "it listens before anybody gets it"
+        if self._closing:
+            await self._closed.wait()
+            return
+        self._closing = True
+        try:
+            try:
+                await self._stop_accepting(self._listener)
+            finally:
+                self._listener.close(close_connections=False)
+            for runner in self._context.runners:  # or each would be told of the end of all who go before it
+                runner.unsubscribe()
+            for driver in self._drivers():
+                farewell(driver)
+            for wire, client in self._clients.items():
+                if client.driver is None:
+                    wire.drop()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._settled()
+        finally:
+            self.cut()
+            await self._context.pool.close()
+            for runner in tuple(self._context.runners):
+                await runner.retire()
+            await self._listener.wait_closed()
+            self._closed.set()
+
+    async def _stop_accepting(self, listener: Listener) -> None:
+        """Let asyncio finish what it has accepted: a connection that meets a closing listener there is leaked."""
+        loop = asyncio.get_running_loop()
+        for sock in listener.sockets:
+            with contextlib.suppress(NotImplementedError):  # a loop without readers
+                loop.remove_reader(sock.fileno())
+        await asyncio.sleep(0)
+
+    async def _settled(self) -> None:
+        """Wait until no connection is left, and then until the application is done with their channels."""
+        for wire in tuple(self._clients):
+            await wire.wait_closed()
+        for runner in tuple(self._context.runners):
+            await runner.retired.wait()
+
+
+_silent: Final = logging.Logger("phx_transports.silent")  # outside the tree of loggers, which would show tokens
+_silent.disabled = True
