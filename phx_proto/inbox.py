@@ -82,6 +82,11 @@ class RouteTable:
         object.__setattr__(self, "fast", {**dict.fromkeys(RESERVED_EVENTS), **fast})
         object.__setattr__(self, "fast_default", _fast(self.default))
 
+    @property
+    def queued(self) -> set[Handler]:
+        """All handlers that have queues of their own."""
+        return {handler for route in (self.default, *self.by_event.values()) for handler, _ in route.queued}
+
 
 def _fast(route: Route) -> FastRoute:
     return route if route.queued or route.taps else route.line
@@ -174,6 +179,9 @@ class Inbox(DeliveryQueue):
             self._table = self._tables.own(self._topic, self._own, self.taps)
         else:
             self._table = self._tables.shared(self._topic)
+        if self._queues:  # what a queue that goes still holds is in the hands of a worker, or waits for one
+            kept = self._table.queued
+            self._queues = {handler: queue for handler, queue in self._queues.items() if handler in kept}
         if self.bound is not None:
             self.fast_routes, self.default = _EVERYTHING_SLOW, None
             return

@@ -87,6 +87,7 @@ class Dispatcher:
             if batches is None:
                 executor = handler.executor or self._default
                 assert executor is not None, "a handler without an executor was placed in one"
+                self._handlers = {other: batches for other, batches in self._handlers.items() if batches.busy}
                 batches = self._handlers[handler] = _HandlerBatches(handler, executor, self._host, self._shares)
             batches.add(queue)
 
@@ -109,6 +110,11 @@ class _HandlerBatches:
         self._pending: deque[HandlerQueue] = deque()
         self._under_way = 0  # batches
         self._called = False  # `_begin` will be
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits here or is under way; the lock is held."""
+        return bool(self._pending or self._under_way or self._called)
 
     def add(self, queue: HandlerQueue) -> None:
         self._pending.append(queue)

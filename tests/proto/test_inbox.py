@@ -433,6 +433,18 @@ def test_a_handler_with_a_queue_of_its_own_waits_for_no_other_and_no_other_for_i
     assert [(handlers, message.payload) for handlers, message, _ in second.take()] == [((own,), 1), ((own,), 2)]
 
 
+def test_the_queue_of_a_handler_that_went_is_forgotten_and_what_it_holds_is_not() -> None:
+    talk, room = joined()
+    for _ in range(3):
+        own = room.add(print, "tick", concurrency=1)
+        talk.serve("room:1", "tick")
+        room.off(own)
+        talk.serve("room:1", "tick")
+        (queue,) = talk.proto.runnable()
+        assert [handlers for handlers, _, _ in queue.take()] == [(own,)]
+    assert not room.inbox._queues
+
+
 def test_a_message_counts_once_however_many_are_to_have_it() -> None:
     talk, room = joined()
     room.add(print, "tick")

@@ -263,3 +263,11 @@ def test_the_workers_of_an_executor_are_counted_where_they_are_known() -> None:
     with ProcessPoolExecutor(3) as processes:
         assert (workers_of(ThreadPoolExecutor(7)), workers_of(processes)) == (7, 3)
     assert workers_of(Workers()) > 1
+
+
+def test_handlers_that_have_nothing_to_do_are_forgotten(host: Host) -> None:
+    for _ in range(3):
+        host.put(host.queue(), range(1))
+        host.turn()
+        host.end_first()
+    assert len(host.dispatcher._handlers) == 1
