@@ -7,8 +7,9 @@ happened is told by `phx_proto.events`, what is to be done by `phx_proto.command
 
 from . import commands, errors, events
 from .backoff import RECONNECT, REJOIN, Backoff, ReconnectPolicy
-from .channel import Channel, JoinPolicy, Refusal, ServerClose
-from .client import ClientOptions, ClientProtocol
+from .channel import Channel
+from .client import ClientProtocol
+from .core import Stats
 from .endpoint import Endpoint
 from .errors import PhxError
 from .flow import FlowLimits
@@ -17,11 +18,11 @@ from .handlers import Dispatch, Handler, HandlerKind, Router
 from .inbox import Tap
 from .link import Link
 from .message import Message, Reply
+from .options import ClientOptions, JoinPolicy, Refusal, ServerClose
 from .presence import Presence, PresenceChange
 from .queues import Bound, Drop, Place
 from .server import ServerProtocol
 from .states import ChannelState, SocketState
-from .wire import Stats
 
 __version__ = "0.1.0"
 

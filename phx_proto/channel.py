@@ -9,13 +9,12 @@ Every attempt to join has a join_ref of its own. A join that was sent and is giv
 by a phx_leave, for the server may have joined us meanwhile; if it says so late, it is told again.
 """
 
-import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from .backoff import REJOIN, Backoff
+from .client_state import ClientState
 from .commands import Provider
 from .errors import (
     MESSAGE_TOO_BIG,
@@ -42,17 +41,16 @@ from .events import (
     LeaveEnded,
     PatternJoined,
 )
-from .flow import TOLERANCE, Flow
+from .flow import TOLERANCE
 from .handlers.handler import WILDCARD, Handler
 from .inbox import Inbox, Tap
-from .joins import JoinQueue
 from .message import PHX_JOIN, Message, Reply
+from .options import Refusal, ServerClose
 from .presence import Presence
 from .pushes import Push, Pushes
 from .shown import secrets_in
-from .states import CHANNEL, ChannelInput, ChannelState
+from .states import CHANNEL, JOIN_SENT, LEAVE_BEGUN, PUSHES, ChannelInput, ChannelState, PushRule
 from .timers import Action, Timer, checked_timeout
-from .wire import Wire
 
 _LEFT = "it was left"
 
@@ -60,47 +58,9 @@ _LEFT = "it was left"
 _MOST_TOO_BIG = 3
 
 
-class Refusal(enum.Enum):
-    """What follows when the server refuses a join."""
-
-    FIRST_IS_FINAL = "the first join's refusal closes the channel; a rejoin's is tried again"
-    FINAL = "any refusal closes the channel"
-    RETRY = "any refusal is tried again; the first join waits on, until its timeout"
-
-
-class ServerClose(enum.Enum):
-    """What follows when the server closes a channel (`phx_close`)."""
-
-    FINAL = "the channel is closed"
-    REJOIN = "the channel is joined again"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JoinPolicy:
-    """How a channel joins and rejoins.
-
-    Attributes:
-        timeout: Seconds for the server to answer a join, from the last answer to any join on the connection.
-        backoff: Waits between a failed join, or a crash, and the next attempt.
-        refusal: What follows a refusal.
-        server_close: What follows a `phx_close`.
-        stable_after: Seconds for which a channel must have been joined before its waits start anew.
-    """
-
-    timeout: float = 10.0
-    backoff: Backoff = REJOIN
-    refusal: Refusal = Refusal.FIRST_IS_FINAL
-    server_close: ServerClose = ServerClose.FINAL
-    stable_after: float = 5.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.timeout < inf:
-            raise ValueError(f"the timeout of a join is positive, finite seconds, not {self.timeout!r}")
-
-
 @dataclass(slots=True, eq=False)
 class _Call:
-    """A join or leave that somebody waits for."""
+    """A join or leave that the application waits for."""
 
     ref: str
     timeout: float
@@ -111,6 +71,19 @@ class _Call:
             self.timer.cancel()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _LeaveSent:
+    """A phx_leave that was sent: any reply ends the leave."""
+
+    channel: "Channel"
+
+    def replied(self, reply: Reply, now: float) -> None:
+        self.channel.left(LeaveEnd.REPLY, now)
+
+    def unreadable(self, problem: str, now: float) -> None:
+        self.channel.left(LeaveEnd.REPLY, now)
+
+
 class Channel:
     """One topic on one client.
 
@@ -118,27 +91,23 @@ class Channel:
         topic: The topic.
         state: Where it stands.
         join_ref: The ref of the latest join sent on this connection; `None` if none was.
-        inbox: Its messages that wait for their handlers, and who they are for.
+        inbox: Its messages that wait for their handlers.
         context: Whatever the adapter wants to find again with the channel.
     """
 
     __slots__ = (
         "_began",
-        "_flow",
+        "_client",
         "_join",
-        "_joins",
         "_last_error",
         "_leave",
         "_params",
-        "_policy",
-        "_push_limit",
         "_pushes",
         "_request",
         "_sent_params",
         "_timer",
         "_too_big",
         "_tries",
-        "_wire",
         "context",
         "inbox",
         "join_ref",
@@ -146,18 +115,7 @@ class Channel:
         "topic",
     )
 
-    def __init__(
-        self,
-        topic: str,
-        params: Any,
-        *,
-        wire: Wire,
-        flow: Flow,
-        joins: JoinQueue,
-        inbox: Inbox,
-        policy: JoinPolicy,
-        push_limit: int,
-    ) -> None:
+    def __init__(self, topic: str, params: Any, *, client: ClientState, inbox: Inbox) -> None:
         self.topic = topic
         self.state = ChannelState.IDLE
         self.join_ref: str | None = None
@@ -165,11 +123,7 @@ class Channel:
         inbox.channel = self
         self.context: Any = None
         self._params = params
-        self._wire = wire
-        self._flow = flow
-        self._joins = joins
-        self._policy = policy
-        self._push_limit = push_limit
+        self._client = client
         self._pushes: Pushes | None = None  # made on first use: most channels only listen
         self._join: _Call | None = None
         self._leave: _Call | None = None
@@ -202,19 +156,19 @@ class Channel:
             InvalidPayload: The params cannot be encoded.
             InvalidTimeout: The timeout is no number.
         """
-        patience = checked_timeout("join", self._policy.timeout if timeout is None else timeout)
-        if self.state in (ChannelState.LEAVING, ChannelState.CLOSED):
+        patience = checked_timeout("join", self._client.options.join.timeout if timeout is None else timeout)
+        if self.state in LEAVE_BEGUN:
             raise ChannelClosed(self.topic, "a channel lives once; make a new one to join again")
-        if self.state is not ChannelState.IDLE:
+        if not self._may(ChannelInput.JOIN):
             raise InvalidState("join", self.state.value)
         if not callable(self._params):
             self._encode_join("0", self._params)
-        ref = self._wire.new_ref()
+        ref = self._client.new_ref()
         self._join = self._call(ref, patience, self._join_timed_out, now)
         self._advance(ChannelInput.JOIN)
         if self.topic.endswith(WILDCARD):
-            self._wire.notices.append(PatternJoined(self.topic))
-        self._joins.ask(self, now)
+            self._client.notices.append(PatternJoined(self.topic))
+        self._ask_for_turn(now)
         return ref
 
     def leave(self, now: float, *, timeout: float = 10.0) -> str:
@@ -235,16 +189,17 @@ class Channel:
             return self._leave.ref
         if self._join is not None:
             self._fail_join(JoinCancelled(self.topic))
-        if self.join_ref is None or self.state is ChannelState.CLOSED:
+        if self.join_ref is None or not self._may(ChannelInput.LEAVE):
             return self._leave_locally(now)
+        connection = self._client.connected
         self._forget_attempt(now)
-        self._wire.awaiting.pop(self.join_ref, None)
+        connection.requests.forget(self.join_ref)
         self._withdraw()
         self._advance(ChannelInput.LEAVE)
-        self._wire.leaving[self.join_ref] = self
-        ref = self._wire.send_leave(self.topic, self.join_ref)
-        self._wire.awaiting[ref] = self
-        self._flow.resume(now)
+        connection.leaving[self.join_ref] = self
+        ref = connection.send_leave(self.topic, self.join_ref)
+        connection.requests.expect(ref, _LeaveSent(self))
+        connection.flow.resume(now)
         self._leave = self._call(ref, timeout, self._leave_timed_out, now)
         if self._pushes is not None:
             self._pushes.close_unsent(_LEFT)
@@ -271,14 +226,15 @@ class Channel:
             BufferFull: Too many pushes wait for their joins.
             InvalidTimeout: The timeout is no number.
         """
-        push = Push(self._wire.new_ref(), event, payload, checked_timeout("push", timeout), wants_reply=True)
+        push = Push(self._client.new_ref(), event, payload, checked_timeout("push", timeout), wants_reply=True)
         self._push(push, now)
-        self._flow.resume(now)  # the caller may be a handler that reads no more until the reply is there
+        if self._client.connection is not None:  # the caller may be a handler, which waits for the reply before it ends
+            self._client.connection.flow.resume(now)
         return push.ref
 
     def cast(self, event: str, payload: Any, now: float) -> None:
         """Send an event and forget it. Raises what `push` raises."""
-        self._push(Push(self._wire.new_ref(), event, payload, inf, wants_reply=False), now)
+        self._push(Push(self._client.new_ref(), event, payload, inf, wants_reply=False), now)
 
     def cancel(self, ref: str, now: float) -> None:
         """Give up a join, leave or push. What has ended is left alone.
@@ -289,14 +245,14 @@ class Channel:
         if self._join is not None and self._join.ref == ref:
             self._end("its join was cancelled", now, error=JoinCancelled(self.topic))
         elif self._leave is not None and self._leave.ref == ref:
-            self._finish_leave(LeaveEnd.CANCELLED, now)
+            self.left(LeaveEnd.CANCELLED, now)
         elif self._pushes is not None:
             self._pushes.cancel(ref)
 
     def cancel_join(self, ref: str, now: float) -> None:
         """Give up a join whose answer its caller will not see: if it has come already, the topic is left again."""
         self.cancel(ref, now)
-        if self.state is not ChannelState.CLOSED:
+        if self._may(ChannelInput.END):
             self.leave(now)
 
     # ---- its messages -----------------------------------------------------------------------------------------------
@@ -337,21 +293,21 @@ class Channel:
 
     def track_presence(self) -> Presence:
         """Keep track of who is present; changes come as `PresenceChanged`. Gives the same object every time."""
-        return self.inbox.track_presence(self.join_ref if self.state is ChannelState.JOINED else None)
+        return self.inbox.track_presence(self.join_ref if self._joined else None)
 
     def shown(self, value: Any) -> str:
         """What the server said on its topic as text that can be shown, without what was sent in confidence."""
-        return self._wire.secrets.also(secrets_in(self._sent_params)).shown(value)
+        return self._client.secrets.also(secrets_in(self._sent_params)).shown(value)
 
     # ---- what the connection brings ---------------------------------------------------------------------------------
 
     def start_join(self, now: float) -> None:
         """It is this channel's turn to join (from `JoinQueue`)."""
-        self._began = self._flow.clock(now)
-        self._timer = self._wire.timers.at(now + self._policy.timeout, self._attempt_expired)
+        self._began = self._client.connected.flow.clock(now)
+        self._timer = self._client.timers.at(now + self._client.options.join.timeout, self._attempt_expired)
         if callable(self._params):
             provider: Provider = self._params
-            self._request = self._wire.resolve(provider, self)
+            self._request = self._client.resolve(provider, self)
         else:
             self._send_join(self._params, now)
 
@@ -366,25 +322,30 @@ class Channel:
         problem = f"the callable for the params of topic {self.topic!r} raised {type(error).__name__}"
         self._fail(ResolveFailed(problem, raised=error), now)
 
-    def replied(self, ref: str, reply: Reply, now: float) -> None:
-        """A reply came to a join, leave or push of this channel."""
-        if self._leave is not None and ref == self._leave.ref:
-            self._finish_leave(LeaveEnd.REPLY, now)
-        elif ref == self.join_ref:
-            self._join_answered(reply, now)
+    def replied(self, reply: Reply, now: float) -> None:
+        """The reply to its join came."""
+        connection = self._client.connected
+        connection.note_join_answer(now)
+        self._too_big = 0
+        self._forget_attempt(now)
+        for older in [channel for channel in connection.leaving.values() if channel.topic == self.topic]:
+            older.superseded(now)
+        if reply.ok:
+            self._accepted(reply.response, now)
         else:
-            assert self._pushes is not None
-            self._pushes.replied(ref, reply)
+            self._refused(JoinRefused(self.topic, reply.response, reply.status, self.shown(reply.response)), now)
 
-    def answered_illegibly(self, ref: str, problem: str, now: float) -> None:
-        """A reply came to a join, leave or push of this channel, and it cannot be read."""
-        if self._leave is not None and ref == self._leave.ref:
-            self._finish_leave(LeaveEnd.REPLY, now)
-        elif ref == self.join_ref:
-            self._join_answered_illegibly(problem, now)
+    def unreadable(self, problem: str, now: float) -> None:
+        """The reply to its join came, and cannot be read."""
+        assert self.join_ref is not None
+        connection = self._client.connected
+        connection.note_join_answer(now)
+        connection.send_leave(self.topic, self.join_ref)  # the answer may have been ok
+        error = InvalidReply(self.topic, PHX_JOIN, problem)
+        if self._join is not None:
+            self._end("the reply to its join cannot be read", now, error=error)
         else:
-            assert self._pushes is not None
-            self._pushes.answered_illegibly(ref, problem)
+            self._fail(error, now)
 
     def crashed(self, payload: Any, now: float) -> None:
         """A `phx_error` came for its current join, or for the one it leaves: there is nothing left to leave then."""
@@ -392,40 +353,53 @@ class Channel:
         if self._leave is not None:
             if self._pushes is not None:
                 self._pushes.lose_sent(error)
-            self._finish_leave(LeaveEnd.CRASH, now)
-        elif self.state in (ChannelState.JOINED, ChannelState.JOINING):
+            self.left(LeaveEnd.CRASH, now)
+        elif self.state in JOIN_SENT:
             self._fail(error, now)
 
-    def server_closed(self, now: float) -> None:
+    def closed_by_server(self, now: float) -> None:
         """A `phx_close` came for its current join, or for the one it leaves."""
         if self._leave is not None:
-            self._finish_leave(LeaveEnd.CLOSE, now)
-        elif self.state in (ChannelState.JOINED, ChannelState.JOINING):
+            self.left(LeaveEnd.CLOSE, now)
+        elif self.state in JOIN_SENT:
             error = ChannelClosed(self.topic, "the server closed it")
-            if self._policy.server_close is ServerClose.REJOIN:
+            if self._client.options.join.server_close is ServerClose.REJOIN:
                 self._fail(error, now)
             else:
                 self._end(error.reason, now, error=error)
 
     def superseded(self, now: float) -> None:
         """A newer join of its topic was answered while its leave was not."""
-        self._finish_leave(LeaveEnd.SUPERSEDED, now)
+        self.left(LeaveEnd.SUPERSEDED, now)
+
+    def left(self, end: LeaveEnd, now: float, *, why: PhxError | None = None) -> None:
+        """Its leave is over."""
+        assert self._leave is not None
+        assert self.join_ref is not None
+        call, self._leave = self._leave, None
+        call.stop()
+        if self._client.connection is not None:
+            self._client.connection.requests.forget(call.ref)
+            del self._client.connection.leaving[self.join_ref]
+        self._client.events.append(LeaveEnded(self.topic, call.ref, end))
+        if self._pushes is not None and end is LeaveEnd.DISCONNECTED:
+            self._pushes.lose(why)
+        self._end(_LEFT, now, error=None)
 
     def disconnected(self, error: ConnectionClosed, now: float) -> None:
         """The connection is gone; what was to be joined is joined again at the next."""
         if self._leave is not None:
-            self._finish_leave(LeaveEnd.DISCONNECTED, now, why=error)
+            self.left(LeaveEnd.DISCONNECTED, now, why=error)
             return
-        if self.state in (ChannelState.IDLE, ChannelState.CLOSED):
+        if not self._may(ChannelInput.LOST):
             return
-        too_big = error.code == MESSAGE_TOO_BIG and self.state is ChannelState.JOINING
+        too_big = error.code == MESSAGE_TOO_BIG and self._awaits_answer
         self._too_big = self._too_big + 1 if too_big else 0
         if self._too_big == _MOST_TOO_BIG:
             self._end("its join was too big for the server", now, error=error)
             return
-        joined = self.state is ChannelState.JOINED
+        joined = self._joined
         self._forget_attempt(now)
-        self._wire.live.pop(self.topic, None)
         self._tries = 0
         self.join_ref = None
         self._advance(ChannelInput.LOST)
@@ -437,7 +411,7 @@ class Channel:
     def client_closed(self, error: PhxError | None, now: float) -> None:
         """The client has ended; without an error, the application closed it."""
         if self._leave is not None:
-            self._finish_leave(LeaveEnd.DISCONNECTED, now, why=error)
+            self.left(LeaveEnd.DISCONNECTED, now, why=error)
             return
         if self._pushes is not None:
             self._pushes.lose(error)
@@ -446,52 +420,33 @@ class Channel:
     # ---- private: joining -------------------------------------------------------------------------------------------
 
     def _send_join(self, params: Any, now: float) -> None:
-        ref = self._wire.new_ref()
+        connection = self._client.connected
+        ref = self._client.new_ref()
         try:
             frame = self._encode_join(ref, params)
         except LocalError as error:  # of a callable's params, or of static ones that were changed since the call
             self._fail(ResolveFailed(str(error)), now)
             return
-        self._began = self._flow.clock(now)
+        self._began = connection.flow.clock(now)
         self._sent_params = params
         self.join_ref = ref
-        self._wire.awaiting[ref] = self
+        connection.requests.expect(ref, self)
         self._advance(ChannelInput.SEND)
-        self._wire.send(frame)
-        self._flow.resume(now)  # who awaits it may be a handler, as with `push`
+        connection.requests.send_frame(frame)
+        connection.flow.resume(now)  # a handler may wait for it, as with `push`
 
     def _encode_join(self, ref: str, params: Any) -> str | bytes:
         payload: Any = {} if params is None else params
         join = Message[Any](join_ref=ref, ref=ref, topic=self.topic, event=PHX_JOIN, payload=payload)
-        return self._wire.serializer.encode(join)
+        return self._client.serializer.encode(join)
 
-    def _join_answered(self, reply: Reply, now: float) -> None:
-        self._wire.join_answered = self._flow.clock(now)
-        self._too_big = 0
-        self._forget_attempt(now)
-        for older in [channel for channel in self._wire.leaving.values() if channel.topic == self.topic]:
-            older.superseded(now)
-        if reply.ok:
-            self._joined(reply.response, now)
-        else:
-            self._refused(JoinRefused(self.topic, reply.response, reply.status, self.shown(reply.response)), now)
-
-    def _join_answered_illegibly(self, problem: str, now: float) -> None:
+    def _accepted(self, response: Any, now: float) -> None:
         assert self.join_ref is not None
-        self._wire.join_answered = self._flow.clock(now)
-        self._wire.send_leave(self.topic, self.join_ref)  # the answer may have been ok
-        error = InvalidReply(self.topic, PHX_JOIN, problem)
-        if self._join is not None:
-            self._end("the reply to its join cannot be read", now, error=error)
-        else:
-            self._fail(error, now)
-
-    def _joined(self, response: Any, now: float) -> None:
-        assert self.join_ref is not None
+        connection = self._client.connected
         self._advance(ChannelInput.OK)
         self._last_error = None
-        self._began = self._flow.clock(now)
-        self._wire.live[self.topic] = self.inbox
+        self._began = connection.flow.clock(now)
+        connection.live[self.topic] = self.inbox
         self.inbox.joined(self.join_ref)
         ref = None
         if self._join is not None:
@@ -503,34 +458,32 @@ class Channel:
             self._pushes.flush(self.join_ref)
 
     def _refused(self, error: JoinRefused, now: float) -> None:
-        final = self._policy.refusal is Refusal.FINAL or (
-            self._policy.refusal is Refusal.FIRST_IS_FINAL and self._join is not None
-        )
-        if final:
+        rule = self._client.options.join.refusal
+        if rule is Refusal.FINAL or (rule is Refusal.FIRST_IS_FINAL and self._join is not None):
             self._end("its join was refused", now, error=error)
         else:
             self._fail(error, now)
 
     def _attempt_expired(self, now: float) -> None:
-        waited = self._flow.clock(now) - max(self._began, self._wire.join_answered)
-        rest = self._policy.timeout - waited
+        connection, timeout = self._client.connected, self._client.options.join.timeout
+        rest = timeout - (connection.flow.clock(now) - max(self._began, connection.join_answered))
         if rest > TOLERANCE:
-            self._timer = self._wire.timers.at(self._flow.after(rest, now), self._attempt_expired)
+            self._timer = self._client.timers.at(connection.flow.after(rest, now), self._attempt_expired)
             return
-        self._fail(JoinTimeout(self.topic, self._policy.timeout), now)
+        self._fail(JoinTimeout(self.topic, timeout), now)
 
     def _fail(self, error: PhxError, now: float) -> None:
         """The join, or the attempt to join, is over; another follows."""
-        stood = self._flow.clock(now) - self._began
-        if self.state is ChannelState.JOINED and stood >= self._policy.stable_after:
+        connection, policy = self._client.connected, self._client.options.join
+        if self._joined and connection.flow.clock(now) - self._began >= policy.stable_after:
             self._tries = 0
         self._abandon_unanswered()  # before the next one's turn: its phx_leave goes ahead of that one's phx_join
         self._forget_attempt(now)
-        self._wire.live.pop(self.topic, None)
+        connection.live.pop(self.topic, None)
         self._advance(ChannelInput.FAIL)
-        delay = self._policy.backoff.delay(self._tries, self._wire.rng)
+        delay = policy.backoff.delay(self._tries, self._client.rng)
         self._tries += 1
-        self._timer = self._wire.timers.at(now + delay, self._retry)
+        self._timer = self._client.timers.at(now + delay, self._retry)
         if self._pushes is not None:
             self._pushes.lose_sent(error)
         self._last_error = error
@@ -538,20 +491,27 @@ class Channel:
 
     def _retry(self, now: float) -> None:
         self._advance(ChannelInput.RETRY)
-        self._joins.ask(self, now)
+        self._ask_for_turn(now)
+
+    def _ask_for_turn(self, now: float) -> None:
+        """Join when the queue lets it; without a connection, the next one asks all that are pending."""
+        if self._client.connection is not None:
+            self._client.connection.joins.ask(self, now)
 
     def _forget_attempt(self, now: float) -> None:
         """No attempt to join is under way or planned any more."""
         if self._timer is not None:
             self._timer.cancel()
         if self._request is not None:
-            self._wire.resolving.pop(self._request, None)
+            self._client.resolving.pop(self._request, None)
             self._request = None
-        self._joins.done(self, now)
+        if self._client.connection is not None:
+            self._client.connection.joins.done(self, now)
 
     def _abandon_unanswered(self) -> None:
-        if self.join_ref is not None and self.join_ref in self._wire.awaiting:
-            self._wire.abandon(self.topic, self.join_ref)
+        connection, ref = self._client.connection, self.join_ref
+        if connection is not None and ref is not None and connection.requests.is_awaited(ref):
+            connection.abandon(self.topic, ref)
 
     def _join_timed_out(self, now: float) -> None:
         assert self._join is not None
@@ -560,9 +520,9 @@ class Channel:
 
     def _hindrance(self) -> tuple[str, PhxError | None]:
         """What keeps it from being joined, and what ended the latest attempt."""
-        if self._wire.link is None:
-            return "there is no connection", self._wire.last_error
-        if self.state is ChannelState.JOINING:
+        if self._client.connection is None:
+            return "there is no connection", self._client.last_error
+        if self._awaits_answer:
             return "", self._last_error
         if self._request is not None:
             return "the callable for its params did not answer", self._last_error
@@ -574,38 +534,25 @@ class Channel:
     def _fail_join(self, error: PhxError) -> None:
         assert self._join is not None
         self._join.stop()
-        self._wire.events.append(JoinFailed(self.topic, self._join.ref, error))
+        self._client.events.append(JoinFailed(self.topic, self._join.ref, error))
         self._join = None
 
     # ---- private: leaving and ending --------------------------------------------------------------------------------
 
     def _leave_locally(self, now: float) -> str:
-        ref = self._wire.new_ref()
-        self._wire.events.append(LeaveEnded(self.topic, ref, LeaveEnd.LOCAL))
+        ref = self._client.new_ref()
+        self._client.events.append(LeaveEnded(self.topic, ref, LeaveEnd.LOCAL))
         self._end(_LEFT, now, error=None)
         return ref
 
     def _leave_timed_out(self, now: float) -> None:
-        self._finish_leave(LeaveEnd.TIMEOUT, now)
-
-    def _finish_leave(self, end: LeaveEnd, now: float, *, why: PhxError | None = None) -> None:
-        assert self._leave is not None
-        assert self.join_ref is not None
-        call, self._leave = self._leave, None
-        call.stop()
-        self._wire.awaiting.pop(call.ref, None)
-        self._wire.leaving.pop(self.join_ref, None)
-        self._wire.events.append(LeaveEnded(self.topic, call.ref, end))
-        if self._pushes is not None and end is LeaveEnd.DISCONNECTED:
-            self._pushes.lose(why)
-        self._end(_LEFT, now, error=None)
+        self.left(LeaveEnd.TIMEOUT, now)
 
     def _end(self, reason: str, now: float, *, error: PhxError | None) -> None:
-        """The channel is closed, for good; whoever waits on it is told. Without an error it was the application."""
-        if self.state is ChannelState.CLOSED:
+        """The channel is closed, for good, and all calls on it end. Without an error it was the application."""
+        if not self._may(ChannelInput.END):
             return
-        if self.state is ChannelState.JOINING and self._wire.link is not None:
-            self._abandon_unanswered()
+        self._abandon_unanswered()
         self._forget_attempt(now)
         self._withdraw()
         self._advance(ChannelInput.END)
@@ -617,28 +564,41 @@ class Channel:
 
     def _withdraw(self) -> None:
         """The topic is free for another channel."""
-        if self._wire.channels.get(self.topic) is self:
-            del self._wire.channels[self.topic]
-            self._wire.live.pop(self.topic, None)
+        if self._client.channels.get(self.topic) is self:
+            del self._client.channels[self.topic]
+            if self._client.connection is not None:
+                self._client.connection.live.pop(self.topic, None)
 
     # ---- private: small things --------------------------------------------------------------------------------------
 
+    @property
+    def _joined(self) -> bool:
+        return self.state is ChannelState.JOINED
+
+    @property
+    def _awaits_answer(self) -> bool:
+        """Whether its join was sent and is not answered."""
+        return self._may(ChannelInput.OK)
+
     def _push(self, push: Push, now: float) -> None:
-        if self.state is ChannelState.IDLE:
+        rule = PUSHES[self.state]
+        if rule is PushRule.UNJOINED:
             raise NotJoined(self.topic)
-        if self.state in (ChannelState.LEAVING, ChannelState.CLOSED):
+        if rule is PushRule.ENDED:
             raise ChannelClosed(self.topic, "nothing can be pushed any more; make a new channel and join it")
         if self._pushes is None:
-            self._pushes = Pushes(self.topic, self, self._wire)
-        join_ref = self.join_ref if self.state is ChannelState.JOINED else None
-        self._pushes.call(push, join_ref, self._push_limit, now)
+            self._pushes = Pushes(self.topic, self._client)
+        self._pushes.call(push, self.join_ref if rule is PushRule.SENT else None, now)
 
     def _call(self, ref: str, timeout: float, action: Action, now: float) -> _Call:
-        return _Call(ref, timeout, None if timeout == inf else self._wire.timers.at(now + timeout, action))
+        return _Call(ref, timeout, None if timeout == inf else self._client.timers.at(now + timeout, action))
 
     def _tell(self, event: ChannelEvent) -> None:
-        self._wire.events.append(event)
-        self._wire.tapped += [(tap, event) for tap in self.inbox.taps]
+        self._client.events.append(event)
+        self._client.tapped += [(tap, event) for tap in self.inbox.taps]
+
+    def _may(self, by: ChannelInput) -> bool:
+        return (self.state, by) in CHANNEL
 
     def _advance(self, by: ChannelInput) -> None:
         self.state = CHANNEL[self.state, by]

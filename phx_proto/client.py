@@ -15,16 +15,18 @@ on `events()`, run what `runnable()` gives, and arm one timer for `next_timeout(
 All times are monotonic seconds, of one clock.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from .backoff import Attempt, ReconnectPolicy
-from .channel import Channel, JoinPolicy
+from .backoff import Attempt
+from .channel import Channel
+from .client_state import ClientState
 from .commands import AbortTransport, CloseTransport, Command, OpenTransport, Provider
+from .connection import Connection, Member
+from .core import Stats
 from .dialer import Dialer
 from .endpoint import Address, Endpoint, Headers, Params
 from .errors import (
@@ -39,53 +41,21 @@ from .errors import (
     TopicInUse,
 )
 from .events import Closed, Connected, ConnectFailed, Connecting, Disconnected, Event
-from .flow import Flow, FlowLimits
 from .formats import V2, Serializer
 from .handlers.handler import WILDCARD
 from .handlers.router import Router
-from .heartbeat import Heartbeat
 from .inbox import Inbox, RouteTables, Tap, TapItem
-from .joins import JoinQueue
+from .joins import Joining
 from .link import Link
-from .queues import Bound, Delivery, DeliveryQueue, HandlerQueue, Placement, by_concurrency
+from .options import ClientOptions
+from .queues import Backlog, Bound, Delivery, DeliveryQueue, HandlerQueue, Placement, by_concurrency
 from .reader import Reader
 from .shown import Secrets
-from .states import SOCKET, ChannelState, SocketInput, SocketState
+from .states import CLOSE_BEGUN, ENDING, LINK_ENDS, ChannelState, LinkEnd, SocketInput, SocketState
 from .timers import Timer, checked_timeout
-from .wire import Stats, Wire
 
 if TYPE_CHECKING:
     from random import Random
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientOptions:
-    """How a client behaves; the defaults are phoenix.js's where it has them.
-
-    Attributes:
-        heartbeat: Seconds between heartbeats, and of silence after one until the connection counts as dead.
-        open_timeout: Seconds for an attempt to connect, with the callables for params and token.
-        close_timeout: Seconds to wait for the server's close frame.
-        reconnect: What follows a lost connection or a failed attempt.
-        join: How channels join and rejoin.
-        joins_in_flight: How many joins are sent and not yet answered at most.
-        push_buffer: How many pushes may wait for their channel's join, on all channels.
-        flow: Bounds on messages received and not yet handled.
-    """
-
-    heartbeat: float = 30.0
-    open_timeout: float = 10.0
-    close_timeout: float = 5.0
-    reconnect: ReconnectPolicy = field(default_factory=ReconnectPolicy)
-    join: JoinPolicy = field(default_factory=JoinPolicy)
-    joins_in_flight: int = 32
-    push_buffer: int = 1000
-    flow: FlowLimits = field(default_factory=FlowLimits)
-
-    def __post_init__(self) -> None:
-        for name in ("heartbeat", "open_timeout", "close_timeout"):
-            if not 0 < getattr(self, name) < inf:
-                raise ValueError(f"{name} is positive, finite seconds, not {getattr(self, name)!r}")
 
 
 class ClientProtocol:
@@ -127,16 +97,14 @@ class ClientProtocol:
         self.endpoint = Endpoint(url, params=params, auth_token=auth_token, headers=headers, path=path)
         self.router = Router() if router is None else router
         self.options = ClientOptions() if options is None else options
-        self._wire = Wire(V2() if serializer is None else serializer, rng)
+        self._client = ClientState(V2() if serializer is None else serializer, rng, self.options)
         self._tables = RouteTables(self.router, placement)
-        self._flow = Flow(self.options.flow, self._wire)
-        self._joins = JoinQueue(self.options.joins_in_flight)
-        self._heartbeat = Heartbeat(self.options.heartbeat, self._peer_is_silent, self._wire, self._flow)
+        self._held = Backlog()
         self.unjoined = self._make_channel(WILDCARD, None, None)
-        self._reader = Reader(self._wire, self._flow, self._heartbeat, unjoined=self.unjoined.inbox)
-        self._dialer = Dialer(self.endpoint, self._wire, on_address=self._open, on_failure=self._attempt_failed)
-        self._state = SocketState.IDLE
+        self._reader = Reader(self._client, self._held, unjoined=self.unjoined.inbox)
+        self._dialer = Dialer(self.endpoint, self._client, on_address=self._open, on_failure=self._attempt_failed)
         self._link: Link | None = None  # the attempt or connection that counts
+        self._suspects: Iterable[Joining] = ()  # channels whose joins may have ended the latest connection
         self._links = 0
         self._retries = 0  # since the last stable connection
         self._opened_at = 0.0
@@ -148,24 +116,24 @@ class ClientProtocol:
         self._connect_timer: Timer | None = None  # of the first connect as a whole
 
     def __repr__(self) -> str:
-        return f"ClientProtocol({self.endpoint.redacted!r}, {self._state.value})"
+        return f"ClientProtocol({self.endpoint.redacted!r}, {self.state.value})"
 
     # ---- what the application asks for ------------------------------------------------------------------------------
 
     @property
     def state(self) -> SocketState:
         """Where the connection stands."""
-        return self._state
+        return self._client.state
 
     @property
     def stats(self) -> Stats:
         """Counters, as they are now: a copy."""
-        return replace(self._wire.stats, backlog=self._flow.held.messages, backlog_bytes=self._flow.held.size)
+        return replace(self._client.stats, backlog=self._held.messages, backlog_bytes=self._held.size)
 
     @property
     def secrets(self) -> Secrets:
         """What was sent in confidence at the latest attempt to connect; for an adapter that quotes what others said."""
-        return self._wire.secrets
+        return self._client.secrets
 
     def connect(self, now: float, *, timeout: float = inf) -> None:
         """Connect, and stay connected until closed.
@@ -180,12 +148,13 @@ class ClientProtocol:
             InvalidState: It was called before.
             InvalidTimeout: The timeout is no number.
         """
-        if self._state is not SocketState.IDLE:
-            raise InvalidState("connect", self._state.value)
+        if not self._client.may(SocketInput.CONNECT):
+            raise InvalidState("connect", self.state.value)
         if checked_timeout("connect", timeout) != inf:
             self._connect_timeout = timeout
             self._latest_first_try = now + timeout - min(_LAST_TRY * timeout, _LONGEST_LAST_TRY)
-            self._connect_timer = self._wire.timers.at(now + timeout, self._connect_timed_out)
+            self._connect_timer = self._client.timers.at(now + timeout, self._connect_timed_out)
+        self._client.advance(SocketInput.CONNECT)
         self._dial(now)
 
     def channel(self, topic: str, params: Any = None, *, bound: Bound | None = None) -> Channel:
@@ -201,11 +170,11 @@ class ClientProtocol:
             TopicInUse: A live channel of the topic exists.
             ConnectionClosed: The client is closed.
         """
-        if self._state in _ENDING:
+        if self.state in ENDING:
             raise ConnectionClosed(None, "the client was closed")
-        if topic in self._wire.channels:
+        if topic in self._client.channels:
             raise TopicInUse(topic)
-        channel = self._wire.channels[topic] = self._make_channel(topic, params, bound)
+        channel = self._client.channels[topic] = self._make_channel(topic, params, bound)
         return channel
 
     def ping(self, now: float, *, timeout: float = 10.0) -> str:
@@ -218,13 +187,14 @@ class ClientProtocol:
             InvalidState: There is no open connection.
             InvalidTimeout: The timeout is no number.
         """
-        if self._wire.link is None:
-            raise InvalidState("ping", self._state.value)
-        return self._heartbeat.ping(now, checked_timeout("ping", timeout))
+        if self._client.connection is None:
+            raise InvalidState("ping", self.state.value)
+        return self._client.connection.heartbeat.ping(now, checked_timeout("ping", timeout))
 
     def cancel_ping(self, ref: str) -> None:
-        """Nobody waits for that ping any more; one that has ended is ignored."""
-        self._heartbeat.cancel(ref)
+        """Give a ping up; one that has ended is ignored."""
+        if self._client.connection is not None:
+            self._client.connection.heartbeat.cancel(ref)
 
     def reconnect(self, now: float) -> None:
         """Drop the connection, or the wait for the next attempt, and connect anew at once, e.g. with a new token.
@@ -232,16 +202,16 @@ class ClientProtocol:
         Raises:
             InvalidState: It was never connected, or is closed.
         """
-        if self._state in _ENDING or self._state is SocketState.IDLE:
-            raise InvalidState("reconnect", self._state.value)
-        was_open = self._wire.link is not None
+        if not self._client.may(SocketInput.RECONNECT):
+            raise InvalidState("reconnect", self.state.value)
         self._stop_timer()
         self._drop_attempt()
-        if was_open:
+        if self._client.connection is not None:
             self._forget_old_retries(now)
-            self._disconnected(ConnectionClosed(None, "the application reconnects"), 0.0, now)
-        elif self._state is not SocketState.WAITING:
-            self._advance(SocketInput.LOST)
+            error = ConnectionClosed(None, "the application reconnects")
+            self._disconnected(error, SocketInput.RECONNECT, 0.0, now)
+        else:
+            self._client.advance(SocketInput.RECONNECT)
         self._dial(now)
 
     def drain(self, now: float, *, timeout: float = 10.0, error: BaseException | None = None) -> None:
@@ -258,37 +228,38 @@ class ClientProtocol:
             InvalidTimeout: The timeout is no number.
         """
         checked_timeout("drain", timeout)
-        if self._state in _ENDING:
+        if not self._client.may(SocketInput.DRAIN):
             return
         self._cause = self._cause or error
         self._stop_timer()
         self._stop_connect_timer()
-        self._advance(SocketInput.DRAIN)
-        self._reader.draining = True
-        self._joins.close()
-        if self._wire.link is None:
+        self._client.advance(SocketInput.DRAIN)
+        connection = self._client.connection
+        if connection is None:
             self._drop_attempt()
+        else:
+            connection.joins.stop()
+            connection.flow.resume(now)
         self._drain_ends = now + timeout
         if timeout != inf:
-            self._timer = self._wire.timers.at(self._drain_ends, self._drain_timed_out)
-        self._flow.resume(now)
+            self._timer = self._client.timers.at(self._drain_ends, self._drain_timed_out)
         self._go_on_draining(now)
 
     def close(self, now: float) -> None:
         """Close at once, with the closing handshake: what waits for a reply is lost. Ends in `Closed`."""
-        if self._state in (SocketState.CLOSING, SocketState.CLOSED):
+        if self.state in CLOSE_BEGUN:
             return
-        link = self._wire.link
+        connection = self._client.connection
         self._stop_timer()
-        if link is None:
+        if connection is None:
             self._end(None, now)
             return
-        self._advance(SocketInput.CLOSE)
-        self._flow.resume(now)  # the server's close frame has to be read
+        self._client.advance(SocketInput.CLOSE)
+        connection.flow.resume(now)  # the server's close frame has to be read
         self._close_channels(None, now)
-        self._wire.commands.append(CloseTransport(link, 1000, ""))
+        self._client.commands.append(CloseTransport(connection.requests.link, 1000, ""))
         ends = min(now + self.options.close_timeout, self._drain_ends)
-        self._timer = self._wire.timers.at(ends, self._close_timed_out)
+        self._timer = self._client.timers.at(ends, self._close_timed_out)
 
     def abort(self, now: float, *, error: BaseException | None = None) -> None:
         """Close at once, without a handshake. Ends in `Closed`.
@@ -297,7 +268,7 @@ class ClientProtocol:
             now: The time.
             error: Why, where the application gives up: a handler's error, say. `Closed` tells it.
         """
-        if self._state is not SocketState.CLOSED:
+        if self._client.may(SocketInput.END):
             self._cause = self._cause or error
             self._end(None, now)
 
@@ -305,72 +276,72 @@ class ClientProtocol:
 
     def resolved(self, request: int, value: Any, now: float) -> None:
         """The callable of a `Resolve` command gave a value."""
-        who = self._wire.resolving.pop(request, None)
-        if who is not None:
-            who.resolved(request, value, now)
+        resolving = self._client.resolving.pop(request, None)
+        if resolving is not None:
+            resolving.resolved(request, value, now)
 
     def resolve_failed(self, request: int, error: BaseException, now: float) -> None:
         """It raised."""
-        who = self._wire.resolving.pop(request, None)
-        if who is not None:
-            who.resolve_failed(request, error, now)
+        resolving = self._client.resolving.pop(request, None)
+        if resolving is not None:
+            resolving.resolve_failed(request, error, now)
 
     def handled(self, deliveries: Sequence[Delivery], now: float) -> None:
         """These deliveries, that a queue's `take` gave, or that came through a tap, are done with."""
-        self._wire.stats.handled += self._flow.handled(deliveries, now)
-        if self._state is SocketState.DRAINING:
-            self._go_on_draining(now)
+        self._client.stats.handled += self._held.release(deliveries)
+        if self._client.connection is not None:
+            self._client.connection.flow.handled(now)
+        self._go_on_draining(now)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due; does nothing when nothing is."""
-        self._wire.timers.fire(now)
-        if self._state is SocketState.DRAINING:  # the leave that it waited for may have timed out
-            self._go_on_draining(now)
+        self._client.timers.fire(now)
+        self._go_on_draining(now)  # the leave that it waited for may have timed out
 
     def next_timeout(self) -> float | None:
         """When `handle_timeout` is wanted next; `None` while nothing is pending."""
-        return self._wire.timers.next()
+        return self._client.timers.next()
 
     def commands(self) -> list[Command]:
         """What is to be done now, in order; each is given once."""
-        commands = self._wire.commands
+        commands = self._client.commands
         if commands:
-            self._wire.commands = []
+            self._client.commands = []
         return commands
 
     def events(self) -> list[Event]:
         """What has happened, in order; each is given once."""
-        events = self._wire.events
+        events = self._client.events
         if events:
-            self._wire.events = []
+            self._client.events = []
         return events
 
     def notices(self) -> list[Event]:
         """What looks like a mistake of the application: `UnclaimedMessages`, `PatternJoined`. For an adapter to log."""
-        notices = self._wire.notices
+        notices = self._client.notices
         if notices:
-            self._wire.notices = []
+            self._client.notices = []
         return notices
 
     def runnable(self) -> list[DeliveryQueue]:
         """Queues that want a worker of the adapter's, in order; each is to be drained with `take`."""
-        runnable = self._wire.runnable
+        runnable = self._client.runnable
         if runnable:
-            self._wire.runnable = []
+            self._client.runnable = []
         return runnable
 
     def executable(self) -> list[HandlerQueue]:
         """Queues that want an executor, likewise."""
-        executable = self._wire.executable
+        executable = self._client.executable
         if executable:
-            self._wire.executable = []
+            self._client.executable = []
         return executable
 
     def tapped(self) -> list[tuple[Tap, TapItem]]:
         """What came for taps, in order; each is to be given to the tap's `put`, and reported to `handled` when read."""
-        tapped = self._wire.tapped
+        tapped = self._client.tapped
         if tapped:
-            self._wire.tapped = []
+            self._client.tapped = []
         return tapped
 
     # ---- what the link brings (see `link.py`) -----------------------------------------------------------------------
@@ -382,102 +353,110 @@ class ClientProtocol:
 
     def link_opened(self, subprotocol: str | None, now: float) -> None:
         """The handshake succeeded."""
-        if self._state is not SocketState.OPENING:
+        if not self._client.may(SocketInput.OPENED):
             return
+        assert self._link is not None
         self._stop_timer()
         self._stop_connect_timer()
-        self._advance(SocketInput.OPENED)
+        self._client.advance(SocketInput.OPENED)
         self._opened_at = now
-        self._wire.link = self._link
-        self._wire.stats.connects += 1
-        self._heartbeat.start(now)
-        self._wire.events.append(Connected(subprotocol, self._wire.stats.connects > 1))
-        pending = [channel for channel in self._wire.channels.values() if channel.state is ChannelState.PENDING]
-        self._joins.open(pending, now)
+        connection = self._client.connection = Connection(
+            self._link,
+            self._client,
+            self.options,
+            held=self._held,
+            suspects=self._suspects,
+            on_silence=self._peer_is_silent,
+            now=now,
+        )
+        self._client.stats.connects += 1
+        self._client.events.append(Connected(subprotocol, self._client.stats.connects > 1))
+        pending = [channel for channel in self._client.channels.values() if channel.state is ChannelState.PENDING]
+        connection.joins.open(pending, now)
 
     def link_refusing(self, now: float) -> None:
         """The server refuses the handshake, and the body that says why is coming."""
         assert self._timer is not None, "an attempt is bounded"
-        if self._state is SocketState.OPENING and self._timer.deadline > now + _BODY_PATIENCE:
+        if self._client.may(SocketInput.OPENED) and self._timer.deadline > now + _BODY_PATIENCE:
             self._stop_timer()
-            self._timer = self._wire.timers.at(now + _BODY_PATIENCE, self._open_timed_out)
+            self._timer = self._client.timers.at(now + _BODY_PATIENCE, self._open_timed_out)
 
     def link_failed(self, error: ConnectError, now: float) -> None:
         """The attempt failed."""
-        if self._state is SocketState.OPENING:
+        if LINK_ENDS[self.state] is LinkEnd.FAILED:
             self._attempt_failed(error, now)
         else:
             self.link_closed(None, str(error), now)
 
     def link_received(self, frames: Sequence[str | bytes], now: float) -> None:
         """One read brought frames."""
-        if self._wire.link is None:  # closing: nobody is interested any more
+        connection = self._client.connection
+        if connection is None:  # closing: what comes now is not wanted any more
             return
         if self._tables.outdated():
-            for channel in self._wire.channels.values():
+            for channel in self._client.channels.values():
                 channel.inbox.refresh()
-        self._reader.receive_all(frames, now)
-        if self._state is SocketState.DRAINING:
-            self._go_on_draining(now)
+        self._reader.receive_all(connection, frames, now)
+        self._go_on_draining(now)
 
     def link_progressed(self, now: float) -> None:
         """Part of a message came."""
-        self._heartbeat.heard()
+        if self._client.connection is not None:
+            self._client.connection.heartbeat.heard()
 
     def link_closed(self, code: int | None, reason: str, now: float) -> None:
         """The connection is over."""
-        error = ConnectionClosed(code, self._wire.secrets.masked(reason[:_LONGEST_REASON]))
-        if self._state is SocketState.OPENING:
-            self._attempt_failed(ConnectError(str(error)), now)
-            return
+        error = ConnectionClosed(code, self._client.secrets.masked(reason[:_LONGEST_REASON]))
         self._link = None
-        if self._state is SocketState.CLOSING:
-            self._end(None, now)
-        elif self._state is SocketState.DRAINING:
-            self._disconnected(error, None, now)
-            self._go_on_draining(now)
-        else:
-            self._lost(error, now)
+        match LINK_ENDS[self.state]:
+            case LinkEnd.FAILED:
+                self._attempt_failed(ConnectError(str(error)), now)
+            case LinkEnd.LOST:
+                self._lost(error, now)
+            case LinkEnd.DRAINED:
+                self._disconnected(error, SocketInput.LOST, None, now)
+                self._go_on_draining(now)
+            case LinkEnd.CLOSED:
+                self._end(None, now)
 
     # ---- private: connecting ----------------------------------------------------------------------------------------
 
     def _dial(self, now: float) -> None:
-        self._wire.events.append(Connecting(self._retries + 1))
-        self._timer = self._wire.timers.at(now + self.options.open_timeout, self._open_timed_out)
-        self._advance(SocketInput.RESOLVE)
+        self._client.events.append(Connecting(self._retries + 1))
+        self._timer = self._client.timers.at(now + self.options.open_timeout, self._open_timed_out)
         self._dialer.begin(now)
 
     def _open(self, address: Address, now: float) -> None:
-        self._advance(SocketInput.DIAL)
+        self._client.advance(SocketInput.DIAL)
         self._links += 1
         self._link = Link(self, self._links)
-        self._wire.secrets = Secrets(address.secrets())
-        self._wire.commands.append(
+        self._client.secrets = Secrets(address.secrets())
+        self._client.commands.append(
             OpenTransport(self._link, address.url, address.subprotocols, address.headers, address.shown)
         )
 
     def _attempt_failed(self, error: ConnectError, now: float) -> None:
-        error.mask(self._wire.secrets)
+        error.mask(self._client.secrets)
         self._link = None
-        self._wire.last_error = error
+        self._client.last_error = error
         policy = self.options.reconnect
         attempt = Attempt(
             number=self._retries,
-            ever_connected=self._wire.stats.connects > 0,
+            ever_connected=self._client.stats.connects > 0,
             renewable=self.endpoint.renewable,
             rest=self._latest_first_try - now,
         )
         if isinstance(error, HandshakeRefused):
-            delay = policy.after_refusal(error.status, error.headers, attempt, self._wire.rng)
+            delay = policy.after_refusal(error.status, error.headers, attempt, self._client.rng)
         else:
-            delay = policy.after_failure(error, attempt, self._wire.rng)
+            delay = policy.after_failure(error, attempt, self._client.rng)
         if delay is None:
             self._end(error, now)
             return
         self._stop_timer()
-        self._advance(SocketInput.LOST)
-        self._wire.events.append(ConnectFailed(error, self._retries + 1, delay))
-        self._timer = self._wire.timers.at(now + delay, self._retry)
+        self._client.advance(SocketInput.LOST)
+        self._client.events.append(ConnectFailed(error, self._retries + 1, delay))
+        self._timer = self._client.timers.at(now + delay, self._retry)
 
     def _open_timed_out(self, now: float) -> None:
         error = self._unfinished(self.options.open_timeout)
@@ -492,7 +471,7 @@ class ClientProtocol:
 
     def _connect_timed_out(self, now: float) -> None:
         self._connect_timer = None
-        last = self._wire.last_error
+        last = self._client.last_error
         if last is None or (self._link is not None and self._link.refusal is not None):
             last = self._unfinished(self._connect_timeout)
         if isinstance(last, HandshakeRefused):
@@ -503,38 +482,51 @@ class ClientProtocol:
 
     def _retry(self, now: float) -> None:
         self._retries += 1
+        self._client.advance(SocketInput.RETRY)
         self._dial(now)
 
     def _drop_attempt(self) -> None:
         self._dialer.stop()
         if self._link is not None:
-            self._wire.commands.append(AbortTransport(self._link))
+            self._client.commands.append(AbortTransport(self._link))
             self._link = None
 
     # ---- private: losing the connection -----------------------------------------------------------------------------
 
     def _lost(self, error: ConnectionClosed, now: float) -> None:
         self._forget_old_retries(now)
-        delay = self.options.reconnect.after_close(error.code, self._retries, self._wire.rng)
+        delay = self.options.reconnect.after_close(error.code, self._retries, self._client.rng)
         if delay is None:
             self._end(error, now)
             return
-        self._disconnected(error, delay, now)
-        self._timer = self._wire.timers.at(now + delay, self._retry)
+        self._disconnected(error, SocketInput.LOST, delay, now)
+        self._timer = self._client.timers.at(now + delay, self._retry)
 
     def _forget_old_retries(self, now: float) -> None:
         """Waits start anew after a connection that has proved stable."""
         if now - self._opened_at >= self.options.reconnect.stable_after:
             self._retries = 0
 
-    def _disconnected(self, error: ConnectionClosed, delay: float | None, now: float) -> None:
-        self._advance(SocketInput.LOST)
-        self._wire.last_error = error
-        self._wire.events.append(Disconnected(error.code, error.reason, delay))
-        self._unplug(error, now)
-        for channel in [*self._wire.leaving.values(), *self._wire.channels.values()]:
+    def _disconnected(self, error: ConnectionClosed, by: SocketInput, delay: float | None, now: float) -> None:
+        self._client.advance(by)
+        self._client.last_error = error
+        self._client.events.append(Disconnected(error.code, error.reason, delay))
+        for channel in self._drop_connection(error):
             channel.disconnected(error, now)
-        self._wire.awaiting.clear()
+
+    def _drop_connection(self, why: PhxError | None) -> list[Member]:
+        """Forget the connection, if there is one; gives all channels, which have to be told.
+
+        Args:
+            why: What ended it; `None` where the application closed the client.
+        """
+        connection, self._client.connection = self._client.connection, None
+        if connection is None:
+            return list(self._client.channels.values())
+        too_big = isinstance(why, ConnectionClosed) and why.code == MESSAGE_TOO_BIG
+        self._suspects = connection.joins.suspects(too_big=too_big)
+        connection.end(why)
+        return [*connection.leaving.values(), *self._client.channels.values()]
 
     def _peer_is_silent(self, now: float) -> None:
         reason = f"nothing was heard for {self.options.heartbeat:g} s after a heartbeat"
@@ -544,14 +536,16 @@ class ClientProtocol:
     # ---- private: ending --------------------------------------------------------------------------------------------
 
     def _go_on_draining(self, now: float) -> None:
-        if self._flow.held.messages > 0:
+        """Where the client is being drained: leave when handlers are done, close when the leaves are over."""
+        if self.state is not SocketState.DRAINING or self._held.messages > 0:
             return
-        if self._wire.link is None:
+        connection = self._client.connection
+        if connection is None:
             self._end(None, now)
             return
-        for channel in list(self._wire.channels.values()):
+        for channel in list(self._client.channels.values()):
             channel.leave(now, timeout=inf)  # the drain's own timeout bounds it
-        if not self._wire.leaving:
+        if not connection.leaving:
             self.close(now)
 
     def _drain_timed_out(self, now: float) -> None:
@@ -564,40 +558,18 @@ class ClientProtocol:
         self._stop_timer()
         self._stop_connect_timer()
         self._drop_attempt()
-        self._advance(SocketInput.END)
+        self._client.advance(SocketInput.END)
         self._close_channels(error, now)
-        self._wire.events.append(Closed(error or self._cause))
+        self._client.events.append(Closed(error or self._cause))
 
     def _close_channels(self, error: PhxError | None, now: float) -> None:
-        self._unplug(error, now)
-        for channel in [*self._wire.leaving.values(), *self._wire.channels.values()]:
+        for channel in self._drop_connection(error):
             channel.client_closed(error, now)
-        self._wire.awaiting.clear()
-
-    def _unplug(self, why: PhxError | None, now: float) -> None:
-        """Nothing can be sent any more; without an error, the application closed the client."""
-        self._wire.link = None
-        self._wire.abandoned.clear()
-        self._joins.close(one_by_one=isinstance(why, ConnectionClosed) and why.code == MESSAGE_TOO_BIG)
-        self._flow.disconnected(now)
-        self._heartbeat.stop(why)
 
     def _make_channel(self, topic: str, params: Any, bound: Bound | None) -> Channel:
-        return Channel(
-            topic,
-            params,
-            wire=self._wire,
-            flow=self._flow,
-            joins=self._joins,
-            inbox=Inbox(topic, self._tables, bound, self._flow.held),
-            policy=self.options.join,
-            push_limit=self.options.push_buffer,
-        )
+        return Channel(topic, params, client=self._client, inbox=Inbox(topic, self._tables, bound, self._held))
 
     # ---- private: small things --------------------------------------------------------------------------------------
-
-    def _advance(self, by: SocketInput) -> None:
-        self._state = SOCKET[self._state, by]
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -620,5 +592,3 @@ _LONGEST_REASON = 1000
 
 #: Seconds for which the body of a refused handshake is waited for.
 _BODY_PATIENCE = 1.0
-
-_ENDING = frozenset({SocketState.DRAINING, SocketState.CLOSING, SocketState.CLOSED})

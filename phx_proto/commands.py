@@ -4,12 +4,11 @@ Commands name the link (the connection attempt) they are for. Their reprs show n
 """
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
-if TYPE_CHECKING:
-    from .link import Link
+from .link import Link
 
 #: A callable that gives params or a token anew at each connect or join; plain or async.
 Provider: TypeAlias = Callable[[], Any | Awaitable[Any]]
@@ -24,7 +23,7 @@ class OpenTransport(msgspec.Struct, frozen=True, eq=False):
         headers: To send besides the handshake's own. Secret.
     """
 
-    link: "Link"
+    link: Link
     url: str
     subprotocols: tuple[str, ...]
     headers: tuple[tuple[str, str], ...]
@@ -38,7 +37,7 @@ class OpenTransport(msgspec.Struct, frozen=True, eq=False):
 class SendText(msgspec.Struct, frozen=True):
     """Send one text frame."""
 
-    link: "Link"
+    link: Link
     data: str
 
     def __repr__(self) -> str:
@@ -48,7 +47,7 @@ class SendText(msgspec.Struct, frozen=True):
 class SendBinary(msgspec.Struct, frozen=True):
     """Send one binary frame."""
 
-    link: "Link"
+    link: Link
     data: bytes
 
     def __repr__(self) -> str:
@@ -58,7 +57,7 @@ class SendBinary(msgspec.Struct, frozen=True):
 class CloseTransport(msgspec.Struct, frozen=True):
     """Start the closing handshake, and tell `link.closed` when it is over; the core bounds the wait."""
 
-    link: "Link"
+    link: Link
     code: int
     reason: str
 
@@ -66,19 +65,19 @@ class CloseTransport(msgspec.Struct, frozen=True):
 class AbortTransport(msgspec.Struct, frozen=True):
     """Drop the connection, or the attempt to make one, without a handshake. Nothing more need be told."""
 
-    link: "Link"
+    link: Link
 
 
 class PauseReading(msgspec.Struct, frozen=True):
     """Stop reading from the connection: too many messages wait for their handlers."""
 
-    link: "Link"
+    link: Link
 
 
 class ResumeReading(msgspec.Struct, frozen=True):
     """Read on."""
 
-    link: "Link"
+    link: Link
 
 
 class Resolve(msgspec.Struct, frozen=True):

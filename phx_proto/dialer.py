@@ -1,28 +1,28 @@
-"""The way to an address: params and token may be callables, which the adapter has to call first, each time anew."""
+"""How an address is made: params and token may be callables, which the adapter has to call first, at each attempt."""
 
 from collections.abc import Callable
 from typing import Any
 
+from .core import Core
 from .endpoint import Address, Endpoint
 from .errors import ConnectError, InvalidEndpoint, ResolveFailed
-from .wire import Wire
 
 
 class Dialer:
     """Asks what an endpoint's callables say now, and makes the address of one attempt from it."""
 
-    __slots__ = ("_endpoint", "_on_address", "_on_failure", "_questions", "_values", "_wire")
+    __slots__ = ("_core", "_endpoint", "_on_address", "_on_failure", "_questions", "_values")
 
     def __init__(
         self,
         endpoint: Endpoint,
-        wire: Wire,
+        core: Core,
         *,
         on_address: Callable[[Address, float], None],
         on_failure: Callable[[ConnectError, float], None],
     ) -> None:
         self._endpoint = endpoint
-        self._wire = wire
+        self._core = core
         self._on_address = on_address
         self._on_failure = on_failure
         self._questions: dict[int, str] = {}  # not answered yet: request to name
@@ -33,14 +33,14 @@ class Dialer:
         providers = self._endpoint.providers
         given = {"params": self._endpoint.params, "auth_token": self._endpoint.auth_token}
         self._values = {name: value for name, value in given.items() if name not in providers}
-        self._questions = {self._wire.resolve(provider, self): name for name, provider in providers.items()}
+        self._questions = {self._core.resolve(provider, self): name for name, provider in providers.items()}
         if not self._questions:
             self._finish(now)
 
     def stop(self) -> None:
-        """Forget the attempt; answers that come late find nobody."""
+        """Forget the attempt; answers that come late are ignored."""
         for request in self._questions:
-            self._wire.resolving.pop(request, None)
+            self._core.resolving.pop(request, None)
         self._questions = {}
 
     def resolved(self, request: int, value: Any, now: float) -> None:
@@ -58,7 +58,7 @@ class Dialer:
 
     def _finish(self, now: float) -> None:
         try:
-            address = self._endpoint.request(self._wire.serializer.vsn, **self._values)
+            address = self._endpoint.request(self._core.serializer.vsn, **self._values)
         except InvalidEndpoint as error:  # static values were tried when the endpoint was made
             self._on_failure(ResolveFailed(str(error)), now)
         else:

@@ -20,9 +20,10 @@ from math import inf
 from typing import Final
 
 from .commands import PauseReading, ResumeReading
-from .queues import Backlog, Delivery
+from .core import Core
+from .queues import Backlog
+from .requests import Requests
 from .timers import Timer
-from .wire import Wire
 
 #: Seconds by which differences of readings of the clock may be off.
 TOLERANCE: Final = 1e-6
@@ -75,22 +76,24 @@ class FlowLimits:
 
 
 class Flow:
-    """The backlog of one client, and whether its connection is read.
+    """Whether one connection is read, and how long it was not."""
 
-    Attributes:
-        held: What was received and is not handled yet.
-    """
+    __slots__ = ("_allowance", "_core", "_held", "_limits", "_paused_at", "_requests", "_stood", "_timer")
 
-    __slots__ = ("_allowance", "_limits", "_paused_at", "_stood", "_timer", "_wire", "held")
-
-    def __init__(self, limits: FlowLimits, wire: Wire) -> None:
+    def __init__(self, limits: FlowLimits, held: Backlog, requests: Requests, core: Core) -> None:
         self._limits = limits
-        self._wire = wire
-        self.held = Backlog()
+        self._held = held
+        self._requests = requests
+        self._core = core
         self._paused_at = 0.0
         self._stood = 0.0  # seconds for which reading was paused, all in all
         self._allowance = 0  # bytes to be read before the next pause
         self._timer: Timer | None = None  # set while paused
+
+    def end(self) -> None:
+        """The connection is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     @property
     def paused(self) -> bool:
@@ -104,19 +107,17 @@ class Flow:
 
     def received(self, messages: int, size: int, frames: Sequence[str | bytes], now: float) -> None:
         """One read brought so many messages for handlers, of so many bytes; it may be the last for a while."""
-        self.held.add(messages, size)
+        self._held.add(messages, size)
         if self._allowance > 0:
             self._allowance -= sum(map(len, frames))
-        elif self._reached(self._limits.high, self._limits.high_bytes) and not self.paused and not self._wire.awaiting:
+        elif self._reached(self._limits.high, self._limits.high_bytes) and not (self.paused or self._requests.awaited):
             self._pause(now)
 
-    def handled(self, deliveries: Sequence[Delivery], now: float) -> int:
-        """These were handled; gives how many messages wait nowhere any more."""
-        done = self.held.release(deliveries)
-        if self.held.messages <= self._limits.low and self.held.size <= self._limits.low_bytes:
+    def handled(self, now: float) -> None:
+        """Messages were handled: there may be room again."""
+        if self._held.messages <= self._limits.low and self._held.size <= self._limits.low_bytes:
             self._allowance = 0
             self.resume(now)
-        return done
 
     def resume(self, now: float) -> None:
         """Read on, if reading stands still: there is room, or a call waits for a reply."""
@@ -125,16 +126,10 @@ class Flow:
         self._timer.cancel()
         self._timer = None
         self._stood += now - self._paused_at
-        if self._wire.link is not None:
-            self._wire.commands.append(ResumeReading(self._wire.link))
-
-    def disconnected(self, now: float) -> None:
-        """The connection that was paused is gone."""
-        self._allowance = 0
-        self.resume(now)
+        self._core.commands.append(ResumeReading(self._requests.link))
 
     def clock(self, now: float) -> float:
-        """The reading clock: seconds for which the peer could be heard."""
+        """The reading clock of this connection: seconds for which the peer could be heard, from some moment on."""
         standing = now - self._paused_at if self._timer is not None else 0.0
         return now - self._stood - standing
 
@@ -143,13 +138,12 @@ class Flow:
         return seconds + (now if self._timer is None else self._timer.deadline)
 
     def _reached(self, messages: int, size: int) -> bool:
-        return self.held.messages >= messages or self.held.size >= size
+        return self._held.messages >= messages or self._held.size >= size
 
     def _pause(self, now: float) -> None:
-        assert self._wire.link is not None
         self._paused_at = now
-        self._timer = self._wire.timers.at(now + self._limits.longest_pause, self._paused_long_enough)
-        self._wire.commands.append(PauseReading(self._wire.link))
+        self._timer = self._core.timers.at(now + self._limits.longest_pause, self._paused_long_enough)
+        self._core.commands.append(PauseReading(self._requests.link))
 
     def _paused_long_enough(self, now: float) -> None:
         self._allowance = _BYTES_BETWEEN_PAUSES

@@ -11,76 +11,87 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from .core import Core
 from .errors import PhxError, PushCancelled, PushLost, PushTimeout
 from .events import PingAnswered, PushFailed
 from .flow import TOLERANCE, Flow
 from .message import HEARTBEAT, PHOENIX_TOPIC, Message, Reply
+from .requests import Requests
 from .timers import Timer
-from .wire import Wire
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Ping:
+    """A heartbeat that the application waits for."""
+
+    ref: str
     sent_at: float
+    heartbeat: "Heartbeat"
     timer: Timer | None
+
+    def replied(self, reply: Reply, now: float) -> None:
+        self.heartbeat.answered(self, now)
+
+    def unreadable(self, problem: str, now: float) -> None:
+        self.heartbeat.answered(self, now)  # that it came is all that a ping asks for
 
 
 class Heartbeat:
-    """The heartbeats of one client, over all its connections."""
+    """The heartbeats of one connection, which begin with it."""
 
-    __slots__ = ("_flow", "_interval", "_on_silence", "_pings", "_silent_since", "_timer", "_wire")
+    __slots__ = ("_core", "_flow", "_interval", "_on_silence", "_pings", "_requests", "_silent_since", "_timer")
 
-    def __init__(self, interval: float, on_silence: Callable[[float], None], wire: Wire, flow: Flow) -> None:
+    def __init__(
+        self,
+        interval: float,
+        *,
+        on_silence: Callable[[float], None],
+        core: Core,
+        requests: Requests,
+        flow: Flow,
+        now: float,
+    ) -> None:
         self._interval = interval
         self._on_silence = on_silence
-        self._wire = wire
+        self._core = core
+        self._requests = requests
         self._flow = flow
-        self._timer: Timer | None = None
         self._silent_since: float | None = None  # reading clock, of the first heartbeat since something was heard
         self._pings: dict[str, _Ping] = {}
+        self._timer = core.timers.at(now + interval, self._beat)
 
-    def start(self, now: float) -> None:
-        """A connection is open."""
-        self._silent_since = None
-        self._timer = self._wire.timers.at(now + self._interval, self._beat)
-
-    def stop(self, why: PhxError | None) -> None:
-        """It is gone, because of this; pings under way are lost."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        for ref in list(self._pings):
-            self._fail(ref, PushLost(PHOENIX_TOPIC, HEARTBEAT, sent=True, why=why))
+    def end(self, why: PhxError | None) -> None:
+        """The connection is gone, because of this; pings under way are lost."""
+        self._timer.cancel()
+        for ping in list(self._pings.values()):
+            self._fail(ping, PushLost(PHOENIX_TOPIC, HEARTBEAT, sent=True, why=why))
 
     def heard(self) -> None:
         """Something came in."""
         self._silent_since = None
 
     def ping(self, now: float, timeout: float) -> str:
-        """Send a heartbeat now, for somebody who waits for its answer."""
+        """Send a heartbeat now, for a caller that waits for its answer."""
         ref = self._send()
         timer = None
         if timeout != inf:
             error = PushTimeout(PHOENIX_TOPIC, HEARTBEAT, timeout)
-            timer = self._wire.timers.at(now + timeout, lambda at: self._fail(ref, error))
-        self._pings[ref] = _Ping(now, timer)
-        self._wire.awaiting[ref] = self
+            timer = self._core.timers.at(now + timeout, lambda at: self._fail(ping, error))
+        ping = self._pings[ref] = _Ping(ref, now, self, timer)
+        self._requests.expect(ref, ping)
         self._flow.resume(now)
         return ref
 
     def cancel(self, ref: str) -> None:
-        """Nobody waits for that ping any more; one that has ended is ignored."""
-        if ref in self._pings:
-            self._fail(ref, PushCancelled(PHOENIX_TOPIC, HEARTBEAT, sent=True))
+        """The caller of that ping waits no more; one that has ended is ignored."""
+        ping = self._pings.get(ref)
+        if ping is not None:
+            self._fail(ping, PushCancelled(PHOENIX_TOPIC, HEARTBEAT, sent=True))
 
-    def replied(self, ref: str, reply: Reply, now: float) -> None:
+    def answered(self, ping: _Ping, now: float) -> None:
         """The answer to a ping came."""
-        ping = self._forget(ref)
-        self._wire.events.append(PingAnswered(ref, now - ping.sent_at))
-
-    def answered_illegibly(self, ref: str, problem: str, now: float) -> None:
-        """The answer to a ping came and cannot be read; that it came is all that a ping asks for."""
-        self.replied(ref, Reply("error"), now)
+        self._forget(ping)
+        self._core.events.append(PingAnswered(ping.ref, now - ping.sent_at))
 
     def _beat(self, now: float) -> None:
         clock = self._flow.clock(now)
@@ -91,22 +102,19 @@ class Heartbeat:
             self._on_silence(now)
             return
         self._send()
-        self._timer = self._wire.timers.at(min(now + self._interval, self._flow.after(rest, now)), self._beat)
+        self._timer = self._core.timers.at(min(now + self._interval, self._flow.after(rest, now)), self._beat)
 
     def _send(self) -> str:
-        ref = self._wire.new_ref()
-        self._wire.send(
-            self._wire.serializer.encode(Message[Any](ref=ref, topic=PHOENIX_TOPIC, event=HEARTBEAT, payload={}))
-        )
+        ref = self._core.new_ref()
+        self._requests.send(Message[Any](ref=ref, topic=PHOENIX_TOPIC, event=HEARTBEAT, payload={}))
         return ref
 
-    def _fail(self, ref: str, error: PhxError) -> None:
-        self._forget(ref)
-        self._wire.events.append(PushFailed(PHOENIX_TOPIC, HEARTBEAT, ref, error))
+    def _fail(self, ping: _Ping, error: PhxError) -> None:
+        self._forget(ping)
+        self._core.events.append(PushFailed(PHOENIX_TOPIC, HEARTBEAT, ping.ref, error))
 
-    def _forget(self, ref: str) -> _Ping:
-        ping = self._pings.pop(ref)
-        self._wire.awaiting.pop(ref, None)
+    def _forget(self, ping: _Ping) -> None:
+        del self._pings[ping.ref]
+        self._requests.forget(ping.ref)
         if ping.timer is not None:
             ping.timer.cancel()
-        return ping

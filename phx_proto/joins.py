@@ -1,8 +1,8 @@
 """Joins, paced: a server handles one socket's joins one by one, so only so many are under way at once.
 
 A thousand channels that rejoin after a reconnect are not sent at once, for each would then wait behind all the others
-and seem unanswered. And the patience with a join counts from the last answer to any join, `Wire.join_answered`: as long
-as answers come, the server is at work.
+and seem unanswered. And the patience with a join counts from the last answer to any join, `Connection.join_answered`:
+as long as answers come, the server is at work.
 
 Where the server closed the connection because a message was too big, that may have been any join under way. At the next
 connection these come first and one by one, so that the one to blame is found, and no other with it.
@@ -14,59 +14,59 @@ from typing import Protocol
 
 
 class Joining(Protocol):
-    """Who wants to join."""
+    """What wants to join: a channel."""
 
     def start_join(self, now: float) -> None: ...
 
 
 class JoinQueue:
-    """Whose turn it is to join."""
+    """Which channel joins next on one connection.
 
-    __slots__ = ("_limit", "_open", "_starting", "_suspects", "_under_way", "_waiting")
+    Args:
+        limit: How many joins may be under way at once.
+        suspects: Channels whose joins may have ended the connection before this one.
+    """
 
-    def __init__(self, limit: int) -> None:
-        if limit < 1:
-            raise ValueError(f"at least one join must be allowed under way, not {limit}")
+    __slots__ = ("_limit", "_starting", "_stopped", "_suspects", "_under_way", "_waiting")
+
+    def __init__(self, limit: int, suspects: Iterable[Joining] = ()) -> None:
         self._limit = limit
-        self._open = False
         self._starting = False
+        self._stopped = False
         self._waiting: OrderedDict[Joining, None] = OrderedDict()
         self._under_way: dict[Joining, None] = {}  # a set that keeps the order
-        self._suspects: dict[Joining, None] = {}
+        self._suspects = dict.fromkeys(suspects)
 
     def open(self, pending: Iterable[Joining], now: float) -> None:
-        """A connection is open: let those join that want to."""
-        self._open = True
+        """The connection is open: let those join that want to."""
         self._waiting = OrderedDict.fromkeys(pending)
         self._suspects = {channel: None for channel in self._suspects if channel in self._waiting}
         for channel in reversed(self._suspects):
             self._waiting.move_to_end(channel, last=False)
         self._start(now)
 
-    def close(self, *, one_by_one: bool = False) -> None:
-        """The connection is gone; whoever wants to join asks again at the next one.
+    def stop(self) -> None:
+        """Let no more join."""
+        self._stopped = True
+
+    def suspects(self, *, too_big: bool) -> Iterable[Joining]:
+        """The suspects for the next connection, now that this one is gone.
 
         Args:
-            one_by_one: Whether one of the joins under way may be to blame.
+            too_big: Whether a message was too big, which may have been one of the joins under way.
         """
-        self._open = False
-        self._waiting.clear()
-        if one_by_one:
-            self._suspects = self._under_way
-        self._under_way = {}
+        return self._under_way if too_big else self._suspects
 
     def ask(self, channel: Joining, now: float) -> None:
-        """Let the channel join when its turn has come; without a connection, that is for `open` to do."""
-        if self._open:
-            self._waiting[channel] = None
-            self._start(now)
+        """Let the channel join when its turn has come."""
+        self._waiting[channel] = None
+        self._start(now)
 
     def done(self, channel: Joining, now: float) -> None:
         """The channel's join is answered or given up, or it no longer wants its turn."""
         self._waiting.pop(channel, None)
         self._under_way.pop(channel, None)
-        if self._open:
-            self._suspects.pop(channel, None)
+        self._suspects.pop(channel, None)
         self._start(now)
 
     def _start(self, now: float) -> None:
@@ -74,7 +74,7 @@ class JoinQueue:
             return
         self._starting = True
         try:
-            while self._waiting and len(self._under_way) < (1 if self._suspects else self._limit):
+            while self._waiting and not self._stopped and len(self._under_way) < (1 if self._suspects else self._limit):
                 channel, _ = self._waiting.popitem(last=False)
                 self._under_way[channel] = None
                 channel.start_join(now)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from .client_state import ClientState
 from .errors import BufferFull, ChannelClosed, InvalidReply, LocalError, PhxError, PushCancelled, PushLost, PushTimeout
 from .events import PushFailed, ReplyReceived
 from .message import Message, Reply
 from .timers import Timer
-from .wire import Awaiting, Wire
 
 
 @dataclass(slots=True, eq=False)
@@ -33,38 +33,49 @@ class Push:
     wants_reply: bool
     sent: bool = False
     timer: Timer | None = None
+    pushes: "Pushes | None" = None
+
+    def replied(self, reply: Reply, now: float) -> None:
+        """Its reply came."""
+        assert self.pushes is not None
+        self.pushes.replied(self, reply)
+
+    def unreadable(self, problem: str, now: float) -> None:
+        """Its reply came and cannot be read."""
+        assert self.pushes is not None
+        self.pushes.unreadable(self, problem)
 
 
 class Pushes:
     """A channel's pushes, in the order of their calls."""
 
-    __slots__ = ("_by_ref", "_owner", "_topic", "_wire")
+    __slots__ = ("_by_ref", "_client", "_topic")
 
-    def __init__(self, topic: str, owner: Awaiting, wire: Wire) -> None:
+    def __init__(self, topic: str, client: ClientState) -> None:
         self._topic = topic
-        self._owner = owner
-        self._wire = wire
+        self._client = client
         self._by_ref: dict[str, Push] = {}
 
-    def call(self, push: Push, join_ref: str | None, limit: int, now: float) -> None:
+    def call(self, push: Push, join_ref: str | None, now: float) -> None:
         """Take a push: send it at once if `join_ref` names a join that stands, else keep it.
 
         Raises:
             InvalidPayload: It cannot be encoded.
             FieldTooLong: A field of a binary message is too long.
             BinaryNotSupported: The serializer has no binary form.
-            BufferFull: `limit` pushes wait already.
+            BufferFull: Too many wait already.
         """
         frame = self._encode(push, join_ref)  # raises what it has to before anything is changed
         if join_ref is not None:
             self._send(push, frame)
         else:
-            if self._wire.unsent >= limit:
+            limit = self._client.options.push_buffer
+            if self._client.unsent >= limit:
                 raise BufferFull(self._topic, limit)
-            self._wire.unsent += 1
+            self._client.unsent += 1
             self._by_ref[push.ref] = push
         if push.timeout != inf:
-            push.timer = self._wire.timers.at(now + push.timeout, lambda at: self._timed_out(push))
+            push.timer = self._client.timers.at(now + push.timeout, lambda at: self._timed_out(push))
 
     def flush(self, join_ref: str) -> None:
         """The channel is joined: send what waited, in order."""
@@ -77,16 +88,14 @@ class Pushes:
                 continue
             self._send(push, frame)
 
-    def replied(self, ref: str, reply: Reply) -> None:
+    def replied(self, push: Push, reply: Reply) -> None:
         """The reply to a sent push came."""
-        push = self._by_ref[ref]
         self._forget(push)
         self._stop_timer(push)
-        self._wire.events.append(ReplyReceived(self._topic, push.event, ref, reply))
+        self._client.events.append(ReplyReceived(self._topic, push.event, push.ref, reply))
 
-    def answered_illegibly(self, ref: str, problem: str) -> None:
+    def unreadable(self, push: Push, problem: str) -> None:
         """The reply to a sent push came and cannot be read."""
-        push = self._by_ref[ref]
         self._drop(push, InvalidReply(self._topic, push.event, problem))
 
     def cancel(self, ref: str) -> None:
@@ -126,7 +135,7 @@ class Pushes:
 
     def _encode(self, push: Push, join_ref: str | None) -> str | bytes:
         # While there is no join yet, its own ref stands in: what is wanted then is only whether it can be encoded.
-        return self._wire.serializer.encode(
+        return self._client.serializer.encode(
             Message(
                 join_ref=push.ref if join_ref is None else join_ref,
                 ref=push.ref,
@@ -137,12 +146,14 @@ class Pushes:
         )
 
     def _send(self, push: Push, frame: str | bytes) -> None:
-        self._wire.send(frame)
+        requests = self._client.connected.requests
+        requests.send_frame(frame)
         push.sent = True
         push.payload = None
         if push.wants_reply:
             self._by_ref[push.ref] = push
-            self._wire.awaiting[push.ref] = self._owner
+            push.pushes = self
+            requests.expect(push.ref, push)
 
     def _timed_out(self, push: Push) -> None:
         self._drop(push, PushTimeout(self._topic, push.event, push.timeout, push.sent))
@@ -153,14 +164,14 @@ class Pushes:
 
     def _fail(self, push: Push, error: PhxError) -> None:
         self._stop_timer(push)
-        self._wire.events.append(PushFailed(self._topic, push.event, push.ref, error))
+        self._client.events.append(PushFailed(self._topic, push.event, push.ref, error))
 
     def _forget(self, push: Push) -> None:
         del self._by_ref[push.ref]
-        if push.sent:
-            self._wire.awaiting.pop(push.ref, None)
-        else:
-            self._wire.unsent -= 1
+        if not push.sent:
+            self._client.unsent -= 1
+        elif self._client.connection is not None:
+            self._client.connection.requests.forget(push.ref)
 
     def _stop_timer(self, push: Push) -> None:
         if push.timer is not None:

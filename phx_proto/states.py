@@ -2,7 +2,8 @@
 
 Theory of operation. A client is one socket and many channels. Each is in one state, and each input moves it along its
 table: `table[state, input]` is the next state, and a pair that is not in the table cannot happen (the core refuses or
-ignores it before it comes here). What is done on the way stands in `client.py` and `channel.py`; the diagrams in docs/
+ignores it before it comes here). Below the tables stand the sets and tables that follow from them: all that the core
+asks about a state is asked here. What is done on the way stands in `client.py` and `channel.py`; the diagrams in docs/
 are made from these tables.
 
 The socket. Every attempt begins with RESOLVING what params and token are, which takes no time where none is a callable.
@@ -18,7 +19,7 @@ life of the topic is another channel.
 import enum
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 
 class SocketState(enum.Enum):
@@ -37,7 +38,9 @@ class SocketState(enum.Enum):
 class SocketInput(enum.Enum):
     """What moves a socket."""
 
-    RESOLVE = "resolve"  # an attempt begins: what are params and token now?
+    CONNECT = "connect"  # the application connects, and an attempt begins
+    RETRY = "retry"  # the time for another attempt has come
+    RECONNECT = "reconnect"  # the application wants another attempt at once
     DIAL = "dial"  # an attempt opens its transport
     OPENED = "opened"  # the handshake succeeded
     LOST = "lost"  # the attempt failed, or the connection is gone; another attempt follows
@@ -76,22 +79,26 @@ ChannelTable: TypeAlias = Mapping[tuple[ChannelState, ChannelInput], ChannelStat
 
 SOCKET: SocketTable = MappingProxyType(
     {
-        (SocketState.IDLE, SocketInput.RESOLVE): SocketState.RESOLVING,
+        (SocketState.IDLE, SocketInput.CONNECT): SocketState.RESOLVING,
         (SocketState.IDLE, SocketInput.DRAIN): SocketState.DRAINING,
         (SocketState.IDLE, SocketInput.END): SocketState.CLOSED,
         (SocketState.RESOLVING, SocketInput.DIAL): SocketState.OPENING,
+        (SocketState.RESOLVING, SocketInput.RECONNECT): SocketState.RESOLVING,
         (SocketState.RESOLVING, SocketInput.LOST): SocketState.WAITING,
         (SocketState.RESOLVING, SocketInput.DRAIN): SocketState.DRAINING,
         (SocketState.RESOLVING, SocketInput.END): SocketState.CLOSED,
         (SocketState.OPENING, SocketInput.OPENED): SocketState.OPEN,
+        (SocketState.OPENING, SocketInput.RECONNECT): SocketState.RESOLVING,
         (SocketState.OPENING, SocketInput.LOST): SocketState.WAITING,
         (SocketState.OPENING, SocketInput.DRAIN): SocketState.DRAINING,
         (SocketState.OPENING, SocketInput.END): SocketState.CLOSED,
+        (SocketState.OPEN, SocketInput.RECONNECT): SocketState.RESOLVING,
         (SocketState.OPEN, SocketInput.LOST): SocketState.WAITING,
         (SocketState.OPEN, SocketInput.DRAIN): SocketState.DRAINING,
         (SocketState.OPEN, SocketInput.CLOSE): SocketState.CLOSING,
         (SocketState.OPEN, SocketInput.END): SocketState.CLOSED,
-        (SocketState.WAITING, SocketInput.RESOLVE): SocketState.RESOLVING,
+        (SocketState.WAITING, SocketInput.RETRY): SocketState.RESOLVING,
+        (SocketState.WAITING, SocketInput.RECONNECT): SocketState.RESOLVING,
         (SocketState.WAITING, SocketInput.DRAIN): SocketState.DRAINING,
         (SocketState.WAITING, SocketInput.END): SocketState.CLOSED,
         (SocketState.DRAINING, SocketInput.LOST): SocketState.DRAINING,
@@ -124,5 +131,61 @@ CHANNEL: ChannelTable = MappingProxyType(
         (ChannelState.ERRORED, ChannelInput.LEAVE): ChannelState.LEAVING,
         (ChannelState.ERRORED, ChannelInput.END): ChannelState.CLOSED,
         (ChannelState.LEAVING, ChannelInput.END): ChannelState.CLOSED,
+    }
+)
+
+
+# ---- what follows from the tables -----------------------------------------------------------------------------------
+
+#: The client closes or is closed: no new channel, no new message.
+ENDING: Final = frozenset(state for state in SocketState if (state, SocketInput.DRAIN) not in SOCKET)
+
+#: The closing handshake has begun, or all is over: nothing but the end can follow.
+CLOSE_BEGUN: Final = ENDING - {state for state, by in SOCKET if by is SocketInput.CLOSE}
+
+#: The channel's leave has begun, or all is over: nothing but the end can follow.
+LEAVE_BEGUN: Final = frozenset(ChannelState) - {state for state, by in CHANNEL if by is not ChannelInput.END}
+
+#: A join stands with the server: it was sent on this connection, and nothing has ended it.
+JOIN_SENT: Final = frozenset(to for (_, by), to in CHANNEL.items() if by in (ChannelInput.SEND, ChannelInput.OK))
+
+
+class LinkEnd(enum.Enum):
+    """What the end of a link means, by the state of the socket."""
+
+    FAILED = "the attempt failed"
+    LOST = "the connection is lost, and another follows"
+    DRAINED = "the connection is lost, and handlers finish without it"
+    CLOSED = "the closing handshake is over"
+
+
+LINK_ENDS: Final[Mapping[SocketState, LinkEnd]] = MappingProxyType(
+    {
+        SocketState.OPENING: LinkEnd.FAILED,
+        SocketState.OPEN: LinkEnd.LOST,
+        SocketState.DRAINING: LinkEnd.DRAINED,
+        SocketState.CLOSING: LinkEnd.CLOSED,
+    }
+)
+
+
+class PushRule(enum.Enum):
+    """What becomes of a push, by the state of its channel."""
+
+    UNJOINED = "it is refused: the channel was never asked to join"
+    KEPT = "it waits for the join"
+    SENT = "it is sent at once"
+    ENDED = "it is refused: the channel has ended"
+
+
+PUSHES: Final[Mapping[ChannelState, PushRule]] = MappingProxyType(
+    {
+        ChannelState.IDLE: PushRule.UNJOINED,
+        ChannelState.PENDING: PushRule.KEPT,
+        ChannelState.JOINING: PushRule.KEPT,
+        ChannelState.JOINED: PushRule.SENT,
+        ChannelState.ERRORED: PushRule.KEPT,
+        ChannelState.LEAVING: PushRule.ENDED,
+        ChannelState.CLOSED: PushRule.ENDED,
     }
 )

@@ -19,9 +19,9 @@ import phx_transports.asyncio
 import phx_transports.threads
 import phx_transports.wsproto
 from phx_proto.backoff import Backoff, ReconnectPolicy
-from phx_proto.client import ClientOptions
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
+from phx_proto.options import ClientOptions
 from phx_transports.server import Server, ServerChannel, ServerSocket, on
 
 TOPIC = "room:1"

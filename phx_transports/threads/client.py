@@ -24,8 +24,9 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from phx_proto.channel import Channel as CoreChannel
-from phx_proto.client import ClientOptions, ClientProtocol
+from phx_proto.client import ClientProtocol
 from phx_proto.commands import Provider
+from phx_proto.core import Stats
 from phx_proto.endpoint import Headers, Params
 from phx_proto.errors import InvalidEndpoint, InvalidPayload, LocalError
 from phx_proto.events import Event
@@ -33,9 +34,9 @@ from phx_proto.formats import Serializer
 from phx_proto.handlers.handler import Handler
 from phx_proto.handlers.router import Router
 from phx_proto.message import PHX_JOIN
+from phx_proto.options import ClientOptions
 from phx_proto.queues import Bound, Delivery
 from phx_proto.states import SocketState
-from phx_proto.wire import Stats
 
 from ..blocking.waits import wait_for
 from ..client import calls

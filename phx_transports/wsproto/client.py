@@ -24,15 +24,16 @@ from types import FrameType
 from typing import Any, Final, Self, TypeVar
 
 from phx_proto.channel import Channel as CoreChannel
-from phx_proto.client import ClientOptions, ClientProtocol
+from phx_proto.client import ClientProtocol
 from phx_proto.commands import Provider
+from phx_proto.core import Stats
 from phx_proto.endpoint import Headers, Params
 from phx_proto.errors import LocalError
 from phx_proto.formats import Serializer
 from phx_proto.handlers.router import Router
+from phx_proto.options import ClientOptions
 from phx_proto.queues import Bound
 from phx_proto.states import SocketState
-from phx_proto.wire import Stats
 
 from ..blocking.waits import deadline_after, slice_until
 from ..client import calls

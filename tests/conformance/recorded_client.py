@@ -22,8 +22,8 @@ from handshakes import Connection
 from recorded import Line
 
 from phx_proto.backoff import Backoff
-from phx_proto.channel import Channel, JoinPolicy
-from phx_proto.client import ClientOptions, ClientProtocol
+from phx_proto.channel import Channel
+from phx_proto.client import ClientProtocol
 from phx_proto.commands import OpenTransport, SendBinary, SendText
 from phx_proto.errors import InvalidFrame, InvalidPayload
 from phx_proto.events import Connected, Connecting, PresenceChanged
@@ -32,6 +32,7 @@ from phx_proto.formats.binary import BROADCAST, REPLY, SERVER_SENDS, pack, unpac
 from phx_proto.handlers.router import Router
 from phx_proto.link import Link
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
+from phx_proto.options import ClientOptions, JoinPolicy
 from phx_proto.states import ChannelState, SocketState
 
 _OPTIONS: Final = ClientOptions(

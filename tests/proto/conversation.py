@@ -17,18 +17,19 @@ When a test is over, `conftest.py` ends each of its conversations and checks wha
 
 import sys
 from collections import Counter
-from typing import Any, ClassVar, Final, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar, cast
 
-from phx_proto.channel import Channel, JoinPolicy
-from phx_proto.client import ClientOptions, ClientProtocol
+from phx_proto.channel import Channel
+from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command, OpenTransport, Resolve, SendBinary, SendText
 from phx_proto.events import ChannelEvent, Event
+from phx_proto.flow import Flow
 from phx_proto.formats import V1, V2, V1Server, V2Server
 from phx_proto.link import Link
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, Message
+from phx_proto.options import ClientOptions, JoinPolicy
 from phx_proto.queues import DeliveryQueue
 from phx_proto.states import SocketState
-from phx_proto.wire import Wire
 
 E = TypeVar("E", bound=Event)
 
@@ -262,6 +263,18 @@ class Conversation:
         self.link.receive_all(frames, self.now)
         self._pump()
 
+    # ---- inside the core
+
+    @property
+    def channels(self) -> dict[str, Channel]:
+        """The live channels by topic."""
+        return cast("dict[str, Channel]", self.proto._client.channels)
+
+    @property
+    def flow(self) -> Flow:
+        """The back-pressure of the open connection."""
+        return self.proto._client.connected.flow
+
     # ---- what must always hold
 
     def check(self) -> None:
@@ -271,8 +284,7 @@ class Conversation:
         self._pump()
         assert self.proto.next_timeout() is None, "a timer is left"
         assert dict(self._ended) == dict.fromkeys(self._calls, 1), "a call did not end exactly once"
-        wire: Wire = self.proto._wire
-        left = {name: getattr(wire, name) for name in _TABLES if getattr(wire, name)}
+        left = {name: table for name in _TABLES if (table := getattr(self.proto._client, name))}
         assert not left, "something is left in the tables"
 
     @classmethod
@@ -345,7 +357,7 @@ def names(frames: list[Frame]) -> list[tuple[str, str]]:
 
 # ---- private
 
-_TABLES = ("abandoned", "awaiting", "channels", "leaving", "live", "resolving", "unsent")
+_TABLES = ("channels", "connection", "resolving", "unsent")
 
 
 def _ended_by(event: Event) -> str | None:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, ClassVar, Final, NamedTuple
 
-from phx_proto.channel import Channel, JoinPolicy
-from phx_proto.client import ClientOptions, ClientProtocol
+from phx_proto.channel import Channel
+from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command, OpenTransport, SendBinary, SendText
 from phx_proto.errors import PhxError
 from phx_proto.events import Event
@@ -26,6 +26,7 @@ from phx_proto.handlers.router import Router
 from phx_proto.inbox import Tap, TapItem
 from phx_proto.link import Link
 from phx_proto.message import Message
+from phx_proto.options import ClientOptions, JoinPolicy
 from phx_proto.queues import Delivery, DeliveryQueue
 from phx_proto.server.events import (
     Abort,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from conversation import Conversation, connected, names
 
-from phx_proto.channel import Channel, JoinPolicy, Refusal, ServerClose
+from phx_proto.channel import Channel
 from phx_proto.errors import (
     BinaryNotSupported,
     ChannelClosed,
@@ -20,6 +20,7 @@ from phx_proto.errors import (
 )
 from phx_proto.events import ChannelEnded, ChannelErrored, ChannelJoined, JoinFailed
 from phx_proto.message import PHX_JOIN, PHX_REPLY
+from phx_proto.options import JoinPolicy, Refusal, ServerClose
 from phx_proto.states import ChannelState
 
 

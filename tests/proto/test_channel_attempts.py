@@ -6,8 +6,7 @@ import pytest
 from conversation import Conversation, connected, names
 
 from phx_proto.backoff import Backoff
-from phx_proto.channel import Channel, JoinPolicy
-from phx_proto.client import ClientOptions
+from phx_proto.channel import Channel
 from phx_proto.errors import (
     JoinCancelled,
     JoinTimeout,
@@ -15,6 +14,7 @@ from phx_proto.errors import (
 )
 from phx_proto.events import ChannelErrored, ChannelJoined, JoinFailed
 from phx_proto.message import PHX_JOIN, PHX_LEAVE
+from phx_proto.options import ClientOptions, JoinPolicy
 from phx_proto.states import ChannelState
 
 

@@ -170,7 +170,7 @@ def test_the_first_end_counts(first: LeaveEnd, second: LeaveEnd) -> None:
     if first is LeaveEnd.DISCONNECTED:
         talk.advance(1).accept()
     elif first is LeaveEnd.SUPERSEDED:
-        talk.leave(talk.proto._wire.channels["room:1"])  # its topic is free again
+        talk.leave(talk.channels["room:1"])  # its topic is free again
     talk.events()
     ENDS[second](talk, room, ref)
     assert ref not in [event.ref for event in talk.events() if isinstance(event, LeaveEnded)]

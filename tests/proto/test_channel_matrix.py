@@ -194,7 +194,7 @@ def test_whatever_happens_in_whatever_order_every_call_ends_once_and_nothing_is_
     for name in names:
         if not at.talk.link.current:
             at.talk.advance(5).accept()
-        if at.room.state in (LEAVING, CLOSED) and TOPIC not in at.talk.proto._wire.channels:
+        if at.room.state in (LEAVING, CLOSED) and TOPIC not in at.talk.channels:
             at.room = at.talk.channel(TOPIC, dict)
         with suppress(PhxError):
             ref = INPUTS[name][0](at)

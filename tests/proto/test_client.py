@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conversation import EMPTY, START, Conversation
 
-from phx_proto.client import ClientOptions, ClientProtocol
+from phx_proto.client import ClientProtocol
 from phx_proto.commands import AbortTransport, OpenTransport
 from phx_proto.errors import (
     CertificateError,
@@ -34,6 +34,7 @@ from phx_proto.events import (
 from phx_proto.formats import V2
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
+from phx_proto.options import ClientOptions
 from phx_proto.states import ChannelState, SocketState
 
 STEPS = (0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1, 2, 5)
@@ -186,6 +187,12 @@ def test_an_answer_that_comes_after_its_attempt_finds_nobody() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, inf, float("nan")])
+@pytest.mark.parametrize("limit", [0, -1])
+def test_at_least_one_join_is_allowed_under_way(limit: int) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        ClientOptions(joins_in_flight=limit)
+
+
 @pytest.mark.parametrize("name", ["heartbeat", "open_timeout", "close_timeout"])
 def test_times_that_cannot_be_are_refused(name: str, seconds: float) -> None:
     assert getattr(ClientOptions(**{name: 0.5}), name) == 0.5  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from conversation import EMPTY, Conversation
 
-from phx_proto.client import ClientOptions
 from phx_proto.commands import AbortTransport, CloseTransport, PauseReading, ResumeReading
 from phx_proto.errors import ConnectError, ConnectionClosed, HandshakeRefused, JoinCancelled, PushLost
 from phx_proto.events import (
@@ -23,6 +22,7 @@ from phx_proto.flow import FlowLimits
 from phx_proto.handlers.router import Router
 from phx_proto.inbox import Tap
 from phx_proto.message import Reply
+from phx_proto.options import ClientOptions
 from phx_proto.states import ChannelState, SocketState
 
 

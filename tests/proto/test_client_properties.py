@@ -10,7 +10,6 @@ from conversation import EMPTY, Conversation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phx_proto.client import ClientOptions
 from phx_proto.commands import CloseTransport, OpenTransport, Resolve, SendBinary, SendText
 from phx_proto.errors import (
     CertificateError,
@@ -25,6 +24,7 @@ from phx_proto.flow import FlowLimits
 from phx_proto.handlers.router import Router
 from phx_proto.inbox import Tap
 from phx_proto.message import Message
+from phx_proto.options import ClientOptions
 from phx_proto.states import SocketState
 
 # ---- secrets --------------------------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def everything(talk: Conversation) -> list[Any]:
     """What a client gives away, and what can be asked of it."""
     proto = talk.proto
     objects: list[Any] = [*talk.commands(), *talk.events(), proto, proto.endpoint, proto.options, proto.stats]
-    objects += [*talk.links, *proto._wire.channels.values(), proto._wire, proto._dialer]
+    objects += [*talk.links, *proto._client.channels.values(), proto._client, proto._dialer]
     return objects
 
 
@@ -164,7 +164,7 @@ class Anything:
 
     def room(self, number: int) -> Any:
         topic = TOPICS[number % 2]
-        return self.proto._wire.channels.get(topic) or self.proto.channel(topic)
+        return self.proto._client.channels.get(topic) or self.proto.channel(topic)
 
     def connect(self, number: int) -> None:
         self.proto.connect(self.talk.now, timeout=float(1 + number))
@@ -229,7 +229,7 @@ class Anything:
 
     def served(self, number: int) -> None:
         if self.talk.links:
-            room = self.proto._wire.channels.get(TOPICS[number % 2])
+            room = self.proto._client.channels.get(TOPICS[number % 2])
             event = ("tick", "tick", "phx_close", "phx_error")[number % 4]
             self.talk.serve(TOPICS[number % 2], event, join_ref=room.join_ref if room else None)
 

@@ -7,7 +7,6 @@ import pytest
 from conversation import EMPTY, Conversation
 
 from phx_proto.backoff import Backoff, ReconnectPolicy
-from phx_proto.client import ClientOptions
 from phx_proto.commands import AbortTransport, OpenTransport
 from phx_proto.errors import CertificateError, ConnectError, ConnectionClosed, ConnectTimeout
 from phx_proto.events import (
@@ -19,6 +18,7 @@ from phx_proto.events import (
     Disconnected,
     PushFailed,
 )
+from phx_proto.options import ClientOptions
 from phx_proto.states import SocketState
 
 STEPS = (0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1, 2, 5)
@@ -120,7 +120,7 @@ def test_how_long_is_stable_is_the_policys_to_say() -> None:
 def test_reconnect_drops_the_connection_and_opens_another_at_once() -> None:
     talk = Conversation().connect()
     channel = talk.joined()
-    ref = talk.push(channel)
+    talk.push(channel)
     old = talk.link
     talk.proto.reconnect(talk.now)
     disconnected, errored, failed, connecting = talk.events()
@@ -129,7 +129,7 @@ def test_reconnect_drops_the_connection_and_opens_another_at_once() -> None:
     assert {type(event) for event in (errored, failed)} == {ChannelErrored, PushFailed}
     assert talk.commands()[0] == AbortTransport(old)
     assert talk.link is not old
-    assert ref not in talk.proto._wire.awaiting
+    assert talk.proto._client.connection is None
 
 
 def test_reconnect_reads_the_token_again() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from conversation import EMPTY, START, Conversation
 
-from phx_proto.client import ClientOptions
 from phx_proto.commands import AbortTransport, PauseReading, ResumeReading
 from phx_proto.errors import (
     ChannelClosed,
@@ -37,6 +36,7 @@ from phx_proto.events import (
 )
 from phx_proto.flow import FlowLimits
 from phx_proto.handlers.router import Router
+from phx_proto.options import ClientOptions
 from phx_proto.states import ChannelState, SocketState
 
 TICK = '[null,null,"room:1","tick",{}]'
@@ -127,7 +127,7 @@ def test_row_04_disconnected_by_id_with_1001() -> None:
 
 def test_row_05_a_channel_crashes() -> None:
     talk = at_work("room:1", "room:2")
-    room, other = talk.proto._wire.channels.values()
+    room, other = talk.channels.values()
     ref, kept = talk.push(room), talk.push(other)
     talk.crash_channel("room:1", room.join_ref, {"reason": "channel_crash"})
 
@@ -150,7 +150,7 @@ def test_row_05_a_channel_crashes() -> None:
 
 def test_row_06_a_channel_is_stopped_by_the_server() -> None:
     talk = at_work("room:1", "room:2")
-    room, other = talk.proto._wire.channels.values()
+    room, other = talk.channels.values()
     ref = talk.push(room)
     talk.sent()
     talk.close_channel("room:1", room.join_ref)
@@ -239,7 +239,7 @@ def test_row_09_a_server_that_is_down_at_the_first_connect_is_waited_for_with_an
 
 def test_row_10_a_push_that_is_never_answered() -> None:
     talk = at_work()
-    (room,) = talk.proto._wire.channels.values()
+    (room,) = talk.channels.values()
     ref = talk.push(room, "save", timeout=10.0)
     talk.advance(9.999)
     assert talk.events() == []
@@ -251,7 +251,7 @@ def test_row_10_a_push_that_is_never_answered() -> None:
 
 def test_row_11_a_connection_is_lost_with_a_push_unanswered() -> None:
     talk = at_work()
-    (room,) = talk.proto._wire.channels.values()
+    (room,) = talk.channels.values()
     ref = talk.push(room)
     talk.drop()
     failed = talk.event(PushFailed)
@@ -359,7 +359,7 @@ def test_row_18_the_server_closes_cleanly_with_1000() -> None:
 )
 def test_row_19_what_would_close_the_socket_is_refused_at_the_call(payload: Any, where: str) -> None:
     talk = at_work()
-    (room,) = talk.proto._wire.channels.values()
+    (room,) = talk.channels.values()
     with pytest.raises(InvalidPayload) as caught:
         room.push("save", payload, talk.now)
     assert caught.value.where == where

@@ -8,9 +8,9 @@ import pytest
 from conversation import EMPTY, Conversation
 
 from phx_proto.backoff import Backoff, ReconnectPolicy
-from phx_proto.client import ClientOptions
 from phx_proto.errors import ConnectError, ConnectTimeout, HandshakeRefused, StillRefused
 from phx_proto.events import Closed
+from phx_proto.options import ClientOptions
 from phx_proto.states import SocketState
 
 

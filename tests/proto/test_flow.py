@@ -7,13 +7,12 @@ import pytest
 from conversation import Conversation
 
 from phx_proto.backoff import ReconnectPolicy
-from phx_proto.channel import JoinPolicy
-from phx_proto.client import ClientOptions
 from phx_proto.commands import PauseReading, ResumeReading
 from phx_proto.errors import ConnectionClosed, PushTimeout
 from phx_proto.events import ChannelErrored, ChannelJoined, Closed, InboxOverflow, PushFailed
 from phx_proto.flow import MIB, FlowLimits
 from phx_proto.handlers.router import Router
+from phx_proto.options import ClientOptions, JoinPolicy
 from phx_proto.queues import LARGEST_TURN, Bound, Drop
 
 TICK = '[null,null,"room:1","tick",{}]'
@@ -179,7 +178,7 @@ def test_below_the_hard_bound_messages_are_delivered_again() -> None:
 def test_replies_are_heard_at_the_hard_bound() -> None:
     talk = talking(hard=20)
     talk.receive(*[TICK] * 20)
-    room = talk.proto._wire.channels["room:1"]
+    room = talk.channels["room:1"]
     talk.reply(talk.push(room))
     assert len(talk.events()) == 1
 
@@ -222,7 +221,7 @@ def test_a_pause_may_be_shorter_than_a_second() -> None:
 
 def test_reading_goes_on_while_a_call_awaits_its_reply() -> None:
     talk = talking()
-    ref = talk.push(talk.proto._wire.channels["room:1"])
+    ref = talk.push(talk.channels["room:1"])
     talk.receive(*[TICK] * 10)
     assert talk.commands() == []
     talk.reply(ref)
@@ -231,7 +230,7 @@ def test_reading_goes_on_while_a_call_awaits_its_reply() -> None:
 
 
 def awaited_push(talk: Conversation) -> object:
-    return talk.push(talk.proto._wire.channels["room:1"])
+    return talk.push(talk.channels["room:1"])
 
 
 def awaited_join(talk: Conversation) -> object:
@@ -239,7 +238,7 @@ def awaited_join(talk: Conversation) -> object:
 
 
 def awaited_leave(talk: Conversation) -> object:
-    return talk.leave(talk.proto._wire.channels["room:1"])
+    return talk.leave(talk.channels["room:1"])
 
 
 def awaited_ping(talk: Conversation) -> object:
@@ -258,13 +257,13 @@ def test_a_call_that_awaits_an_answer_ends_a_pause(call: Any) -> None:
 
 def test_a_cast_awaits_nothing() -> None:
     talk = paused()
-    talk.cast(talk.proto._wire.channels["room:1"])
+    talk.cast(talk.channels["room:1"])
     assert talk.commands() == []
 
 
 def test_reading_stands_still_when_the_awaited_push_has_timed_out() -> None:
     talk = talking()
-    talk.push(talk.proto._wire.channels["room:1"], timeout=2.0)
+    talk.push(talk.channels["room:1"], timeout=2.0)
     talk.receive(*[TICK] * 10)
     talk.advance(2.0)
     talk.receive(TICK)
@@ -343,7 +342,7 @@ def test_messages_that_nobody_handles_hold_no_bytes() -> None:
 
 def test_bytes_that_several_have_count_once_until_the_last_is_done() -> None:
     talk = limited()
-    room = talk.proto._wire.channels["room:1"]
+    room = talk.channels["room:1"]
     room.add(print, "tick", concurrency=1)
     talk.receive(large(4_000))
     for queue in talk.proto.runnable():
@@ -406,7 +405,7 @@ def test_the_bounds_on_bytes_follow_from_the_high_mark_where_they_are_not_given(
 def crashed_and_retrying(policy: JoinPolicy) -> Conversation:
     """A topic whose rejoin is sent, and not answered."""
     talk = talking(("room:1", "room:2"), join=policy, longest_pause=50.0)
-    room = talk.proto._wire.channels["room:2"]
+    room = talk.channels["room:2"]
     talk.crash_channel("room:2", room.join_ref)
     talk.advance(1.0)
     assert [frame.event for frame in talk.sent()] == ["phx_join"]
@@ -423,7 +422,7 @@ def test_a_joins_clock_runs_while_reading_goes_on() -> None:
 def test_a_joins_clock_stands_still_with_reading() -> None:
     talk = crashed_and_retrying(JoinPolicy(timeout=10.0))
     talk.advance(4.0)
-    talk.proto._flow._pause(talk.now)  # an awaited join keeps reading going by itself
+    talk.flow._pause(talk.now)  # an awaited join keeps reading going by itself
     talk.advance(50.0 + 5.999)
     assert talk.events() == []
     talk.advance(0.002)
@@ -432,7 +431,7 @@ def test_a_joins_clock_stands_still_with_reading() -> None:
 
 def test_the_reading_clock_stands_still_in_every_pause() -> None:
     talk = paused()
-    flow = talk.proto._flow
+    flow = talk.flow
     began = flow.clock(talk.now)
     for _ in range(2):
         talk.advance(3.0)
@@ -445,13 +444,13 @@ def test_the_reading_clock_stands_still_in_every_pause() -> None:
 
 def test_nobody_is_woken_for_a_deadline_of_the_reading_clock_before_reading_can_have_gone_on() -> None:
     talk = paused(longest_pause=5.0)
-    assert talk.proto._flow.after(2.0, talk.now) == talk.now + 5.0 + 2.0
+    assert talk.flow.after(2.0, talk.now) == talk.now + 5.0 + 2.0
 
 
 def test_a_callers_clock_runs_while_reading_stands_still() -> None:
     talk = paused()
-    talk.push(talk.proto._wire.channels["room:1"], timeout=4.0)
-    talk.proto._flow._pause(talk.now)
+    talk.push(talk.channels["room:1"], timeout=4.0)
+    talk.flow._pause(talk.now)
     talk.advance(4.0)
     assert isinstance(talk.event(PushFailed).error, PushTimeout)
 
@@ -473,7 +472,7 @@ def test_a_connection_that_is_replaced_while_it_is_not_read_leaves_the_next_one_
     talk = paused()
     talk.proto.reconnect(talk.now)
     talk.accept()
-    assert not talk.proto._flow.paused
+    assert not talk.flow.paused
 
 
 def test_a_client_may_end_for_good_while_reading_stands_still() -> None:
@@ -490,7 +489,7 @@ def test_a_client_may_end_for_good_while_reading_stands_still() -> None:
 def test_the_backlog_of_an_older_connection_stops_the_next_one_too() -> None:
     talk = paused()
     talk.reconnect()
-    room = talk.proto._wire.channels["room:1"]
+    room = talk.channels["room:1"]
     talk.reply(room.join_ref)
     assert talk.event(ChannelJoined).rejoined
     talk.receive(TICK)
@@ -501,7 +500,7 @@ def test_the_allowance_ends_with_its_connection() -> None:
     talk = paused()
     talk.advance(10.0)
     talk.reconnect()
-    talk.reply(talk.proto._wire.channels["room:1"].join_ref)
+    talk.reply(talk.channels["room:1"].join_ref)
     talk.receive(TICK)
     assert talk.commands() == [PauseReading(talk.link)]
 

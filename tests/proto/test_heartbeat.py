@@ -5,12 +5,12 @@ from math import inf
 import pytest
 from conversation import Conversation
 
-from phx_proto.client import ClientOptions
 from phx_proto.commands import AbortTransport
 from phx_proto.errors import InvalidState, PushCancelled, PushTimeout
 from phx_proto.events import Disconnected, PingAnswered, PushFailed
 from phx_proto.flow import FlowLimits
 from phx_proto.handlers.router import Router
+from phx_proto.options import ClientOptions
 from phx_proto.states import SocketState
 
 SILENT = Disconnected(None, "nothing was heard for 30 s after a heartbeat", 0.01)
@@ -196,7 +196,7 @@ def test_a_peer_that_cannot_be_heard_is_not_judged() -> None:
 def test_a_pause_puts_the_judgement_off_by_as_long_as_it_lasts(begins: float, lasts: float, dead: float) -> None:
     talk = paused(longest_pause=lasts)
     talk.advance(begins)
-    talk.proto._flow.received(1, 0, (), talk.now)  # not by a read, which would show that the peer lives
+    talk.flow.received(1, 0, (), talk.now)  # not by a read, which would show that the peer lives
     talk.advance(dead - begins - 0.001)
     assert talk.proto.state is SocketState.OPEN
     talk.advance(0.002)

@@ -6,8 +6,6 @@ import pytest
 from conversation import EMPTY, Conversation
 
 from phx_proto.backoff import Backoff
-from phx_proto.channel import JoinPolicy, Refusal
-from phx_proto.client import ClientOptions
 from phx_proto.errors import (
     ChannelCrashed,
     ConnectError,
@@ -20,6 +18,7 @@ from phx_proto.errors import (
 )
 from phx_proto.events import ChannelEnded, ChannelErrored, JoinFailed, PushFailed
 from phx_proto.message import PHX_JOIN
+from phx_proto.options import ClientOptions, JoinPolicy, Refusal
 from phx_proto.states import ChannelState
 
 PATIENT = ClientOptions(

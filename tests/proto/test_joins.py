@@ -1,5 +1,3 @@
-import pytest
-
 from phx_proto.joins import JoinQueue
 
 
@@ -27,22 +25,10 @@ def opened(limit: int) -> JoinQueue:
     return queue
 
 
-@pytest.mark.parametrize("limit", [0, -1])
-def test_a_limit_under_one_is_refused(limit: int) -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        JoinQueue(limit)
-
-
 def test_below_the_limit_a_join_starts_at_once() -> None:
     asker = Asker()
     opened(1).ask(asker, 3.0)
     assert asker.starts == [3.0]
-
-
-def test_without_a_connection_nothing_starts() -> None:
-    asker = Asker()
-    JoinQueue(1).ask(asker, 3.0)
-    assert asker.starts == []
 
 
 def test_the_opening_starts_as_many_as_the_limit_allows_in_their_order() -> None:
@@ -92,25 +78,33 @@ def test_one_that_asks_again_after_it_was_done_goes_to_the_end() -> None:
     assert first.starts == [1.0, 3.0]
 
 
-def test_a_new_connection_starts_with_a_clean_slate() -> None:
+def test_once_it_is_stopped_nothing_starts() -> None:
     first, second, third = waiting = askers(3)
     queue = opened(1)
     queue.ask(first, 1.0)
     queue.ask(second, 1.0)
-    queue.close()
-    queue.open([third], 9.0)
-    assert starts(waiting) == [[1.0], [], [9.0]]
-
-
-def test_after_the_connection_is_gone_one_that_is_done_starts_nobody() -> None:
-    first, second = waiting = askers(2)
-    queue = opened(1)
-    queue.ask(first, 1.0)
-    queue.ask(second, 1.0)
-    queue.close()
+    queue.stop()
     queue.done(first, 2.0)
-    queue.ask(first, 2.0)
-    assert starts(waiting) == [[1.0], []]
+    queue.ask(third, 2.0)
+    assert starts(waiting) == [[1.0], [], []]
+
+
+def test_the_suspects_of_a_message_that_was_too_big_join_first_and_one_by_one() -> None:
+    first, second, third = waiting = askers(3)
+    queue = opened(2)
+    queue.ask(second, 1.0)
+    queue.ask(third, 1.0)
+    queue = JoinQueue(2, queue.suspects(too_big=True))
+    queue.open([first, second, third], 2.0)
+    assert starts(waiting) == [[], [1.0, 2.0], [1.0]]
+    queue.done(second, 3.0)
+    queue.done(third, 4.0)
+    assert starts(waiting) == [[4.0], [1.0, 2.0], [1.0, 3.0]]
+
+
+def test_suspects_are_kept_over_a_connection_that_ends_for_another_reason() -> None:
+    suspect = Asker()
+    assert list(JoinQueue(2, [suspect]).suspects(too_big=False)) == [suspect]
 
 
 def test_joins_that_end_while_they_start_let_the_next_ones_start_however_many_they_are() -> None:

@@ -16,9 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from model import World
 from network import SECRET, Connection, Setup, give_params
 
-from phx_proto.channel import JoinPolicy, Refusal, ServerClose
 from phx_proto.errors import ConnectError
 from phx_proto.message import PHX_REPLY
+from phx_proto.options import JoinPolicy, Refusal, ServerClose
 from phx_proto.queues import Bound, Drop
 
 TOPICS: Final = st.sampled_from(["room:a", "room:b", "room:c", "room:a", "other"])

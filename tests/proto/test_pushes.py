@@ -6,7 +6,6 @@ import pytest
 from conversation import Conversation
 
 from phx_proto.channel import Channel
-from phx_proto.client import ClientOptions
 from phx_proto.commands import PauseReading, ResumeReading
 from phx_proto.errors import (
     BinaryNotSupported,
@@ -20,6 +19,7 @@ from phx_proto.errors import (
 from phx_proto.events import ChannelErrored, PushFailed, ReplyReceived
 from phx_proto.flow import FlowLimits
 from phx_proto.message import PHX_JOIN, PHX_REPLY, Reply
+from phx_proto.options import ClientOptions
 
 
 def joined() -> tuple[Conversation, Channel]:

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phx_proto.channel import Channel
-from phx_proto.client import ClientOptions
 from phx_proto.errors import ChannelCrashed, InvalidReply, JoinRefused
 from phx_proto.events import (
     BadFrame,
@@ -25,6 +24,7 @@ from phx_proto.events import (
 from phx_proto.flow import FlowLimits
 from phx_proto.handlers.router import Router
 from phx_proto.message import Reply
+from phx_proto.options import ClientOptions
 from phx_proto.queues import Bound, Drop
 from phx_proto.states import ChannelState, SocketState
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from conversation import Conversation
 
-from phx_proto.client import ClientOptions
 from phx_proto.errors import NotJoined
 from phx_proto.events import InboxOverflow, PatternJoined, UnclaimedMessages
 from phx_proto.flow import FlowLimits
 from phx_proto.handlers.handler import Handler
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
+from phx_proto.options import ClientOptions
 
 DOC = "__absinthe__:doc:1"
 DATA = "subscription:data"

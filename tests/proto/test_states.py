@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from conversation import Conversation
 
-from phx_proto import client
+from phx_proto import client_state
 from phx_proto.errors import CertificateError, ConnectError, ConnectionClosed, InvalidState
 from phx_proto.handlers.router import Router
 from phx_proto.link import Link
@@ -15,22 +15,26 @@ from phx_proto.states import CHANNEL, SOCKET, ChannelInput, ChannelState, Socket
 # ---- the tables themselves ------------------------------------------------------------------------------------------
 
 SOCKET_MOVES = """
-    idle       resolve  resolving
+    idle       connect    resolving
     idle       drain    draining
     idle       end      closed
+    resolving  reconnect  resolving
     resolving  dial     opening
     resolving  lost     waiting
     resolving  drain    draining
     resolving  end      closed
+    opening    reconnect  resolving
     opening    opened   open
     opening    lost     waiting
     opening    drain    draining
     opening    end      closed
+    open       reconnect  resolving
     open       lost     waiting
     open       drain    draining
     open       close    closing
     open       end      closed
-    waiting    resolve  resolving
+    waiting    retry      resolving
+    waiting    reconnect  resolving
     waiting    drain    draining
     waiting    end      closed
     draining   lost     draining
@@ -265,7 +269,7 @@ def test_every_pair_of_the_socket_table_is_used(monkeypatch: pytest.MonkeyPatch)
             return super().__getitem__(pair)
 
     used: set[Any] = set()
-    monkeypatch.setattr(client, "SOCKET", Recorded(SOCKET))
+    monkeypatch.setattr(client_state, "SOCKET", Recorded(SOCKET))
     for call, outcomes in OUTCOMES.items():
         for state, outcome in zip(SocketState, outcomes, strict=True):
             if isinstance(outcome, SocketState):

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from phx_proto.backoff import ReconnectPolicy
-from phx_proto.client import ClientOptions, ClientProtocol
+from phx_proto.client import ClientProtocol
 from phx_proto.errors import (
     ConnectionClosed,
     ConnectTimeout,
@@ -25,6 +25,7 @@ from phx_proto.formats import V1
 from phx_proto.handlers.router import Router
 from phx_proto.inbox import Tap
 from phx_proto.message import Reply
+from phx_proto.options import ClientOptions
 from phx_proto.states import SocketState
 from phx_transports.testing import ANYTHING, CannotPlay, Peer, PeerDriver, Side, UnexpectedConversation
 

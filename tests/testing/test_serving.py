@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from phx_proto.client import ClientOptions
 from phx_proto.errors import HandshakeRefused, PushLost
 from phx_proto.events import Connected, Disconnected
+from phx_proto.options import ClientOptions
 from phx_transports import asyncio as on_asyncio
 from phx_transports.server import Server, ServerChannel, on
 from phx_transports.testing import TestServer, serve

@@ -21,9 +21,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from phx_proto.backoff import Attempt, Backoff, ReconnectPolicy
-from phx_proto.channel import JoinPolicy
-from phx_proto.client import ClientOptions
 from phx_proto.errors import ConnectError
+from phx_proto.options import ClientOptions, JoinPolicy
 from phx_transports.asyncio import Channel, Client, connect
 
 LONG = 10  # seconds after which a test that should be quick fails

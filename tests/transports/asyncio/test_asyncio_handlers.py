@@ -14,10 +14,10 @@ from in_memory import TOPIC, on_asyncio, send_numbers
 from peer import QUICK, Wire, joined, push, tidy, until
 from reported import Reports
 
-from phx_proto.client import ClientOptions
 from phx_proto.flow import FlowLimits
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
+from phx_proto.options import ClientOptions
 from phx_proto.states import ChannelState, SocketState
 from phx_transports.asyncio import Channel
 from phx_transports.testing import Peer

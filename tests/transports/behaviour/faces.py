@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from phx_proto.core import Stats
 from phx_proto.events import Event
 from phx_proto.handlers.handler import Handler
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message, Reply
 from phx_proto.states import ChannelState, SocketState
-from phx_proto.wire import Stats
 
 if TYPE_CHECKING:
     from .adapters import Adapter

@@ -7,7 +7,6 @@ import pytest
 from peer import push
 from serving_in_thread import LONG, QUICK, Flag, serving, start, until
 
-from phx_proto.channel import JoinPolicy
 from phx_proto.errors import (
     InvalidHandler,
     InvalidPayload,
@@ -21,6 +20,7 @@ from phx_proto.errors import (
 )
 from phx_proto.events import ChannelJoined, PresenceChanged
 from phx_proto.message import Message
+from phx_proto.options import JoinPolicy
 from phx_proto.queues import Bound, Drop
 from phx_proto.states import ChannelState
 

@@ -14,8 +14,6 @@ from peer import push
 from serving_in_thread import LONG, QUICK, Flag, reserved_port, serving, start, until
 
 from phx_proto.backoff import RECONNECT, Backoff, ReconnectPolicy
-from phx_proto.channel import JoinPolicy, Refusal, ServerClose
-from phx_proto.client import ClientOptions
 from phx_proto.errors import (
     ChannelClosed,
     ChannelCrashed,
@@ -39,6 +37,7 @@ from phx_proto.events import (
 )
 from phx_proto.flow import FlowLimits
 from phx_proto.message import Message
+from phx_proto.options import ClientOptions, JoinPolicy, Refusal, ServerClose
 from phx_proto.states import ChannelState, SocketState
 from phx_transports.client.reports import HandlerError
 

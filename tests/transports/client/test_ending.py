@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from phx_proto.backoff import ReconnectPolicy
-from phx_proto.client import ClientOptions, ClientProtocol
+from phx_proto.client import ClientProtocol
 from phx_proto.commands import OpenTransport
 from phx_proto.handlers.handler import Handler
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
+from phx_proto.options import ClientOptions
 from phx_transports.client.ending import Ending
 from phx_transports.client.reports import HandlerError
 from phx_transports.client.session import Session

@@ -18,7 +18,6 @@ from serving_in_thread import LONG, ONCE, Flag, connected, dial, serving, start,
 from websockets.utils import accept_key
 
 from phx_proto.backoff import Backoff, ReconnectPolicy
-from phx_proto.client import ClientOptions
 from phx_proto.errors import (
     ConnectError,
     ConnectTimeout,
@@ -31,6 +30,7 @@ from phx_proto.errors import (
 )
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
+from phx_proto.options import ClientOptions
 from phx_transports.testing import Peer
 from phx_transports.threads import connect
 

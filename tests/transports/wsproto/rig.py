@@ -9,7 +9,8 @@ from wsproto.events import Event, TextMessage
 from wsproto.utilities import generate_accept_token
 
 from phx_proto.backoff import Backoff, ReconnectPolicy
-from phx_proto.client import ClientOptions, ClientProtocol
+from phx_proto.client import ClientProtocol
+from phx_proto.options import ClientOptions
 from phx_proto.states import ChannelState
 from phx_transports.wsproto import Machine, Stream
 

@@ -22,7 +22,6 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from phx_proto.backoff import Backoff, ReconnectPolicy
-from phx_proto.client import ClientOptions
 from phx_proto.errors import (
     ConnectError,
     ConnectionClosed,
@@ -35,6 +34,7 @@ from phx_proto.events import ChannelJoined, Connected, Disconnected, Event, Ping
 from phx_proto.flow import FlowLimits
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
+from phx_proto.options import ClientOptions
 from phx_proto.states import SocketState
 from phx_transports.client.reports import HandlerError
 from phx_transports.wsproto import Channel, Client, connect

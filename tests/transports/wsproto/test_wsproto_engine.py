@@ -11,12 +11,13 @@ from rig import Rig, push, reply
 
 from phx_proto.backoff import Backoff, ReconnectPolicy
 from phx_proto.channel import Channel
-from phx_proto.client import ClientOptions, ClientProtocol
+from phx_proto.client import ClientProtocol
 from phx_proto.errors import CertificateError, HandshakeRefused, JoinRefused, JoinTimeout, NotJoined, PushRejected
 from phx_proto.events import ConnectFailed, Disconnected
 from phx_proto.flow import FlowLimits
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
+from phx_proto.options import ClientOptions
 from phx_proto.states import ChannelState
 from phx_transports.client import calls
 from phx_transports.client.calls import Call

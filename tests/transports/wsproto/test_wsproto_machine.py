@@ -15,12 +15,13 @@ from rig import URL, Rig, push, reply
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
-from phx_proto.client import ClientOptions, ClientProtocol
+from phx_proto.client import ClientProtocol
 from phx_proto.errors import ConnectError, HandshakeRefused
 from phx_proto.events import Closed, Connected, ConnectFailed, Disconnected
 from phx_proto.flow import FlowLimits
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
+from phx_proto.options import ClientOptions
 from phx_proto.states import SocketState
 from phx_transports.websocket.answer import LARGEST_BODY
 from phx_transports.wsproto import Machine, StreamState

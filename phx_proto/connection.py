@@ -1,0 +1,144 @@
+"""One connection, and all that is dropped with it.
+
+`Connection` is made when the handshake has succeeded and forgotten when the connection is gone, whatever ended it. So
+nothing in it has to be reset: requests without an answer, joins under way, leaves, heartbeats, the pause in reading.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .core import Core
+from .errors import ConnectionClosed, PhxError
+from .flow import Flow
+from .heartbeat import Heartbeat
+from .inbox import Inbox
+from .joins import Joining, JoinQueue
+from .link import Link
+from .message import PHX_LEAVE, Message, Reply
+from .options import ClientOptions
+from .queues import Backlog
+from .requests import Requests
+from .states import ChannelState
+
+
+class Member(Protocol):
+    """A channel, as its connection and its client know it."""
+
+    topic: str
+    state: ChannelState
+    join_ref: str | None
+    inbox: Inbox
+
+    def start_join(self, now: float) -> None:
+        """It is its turn to join."""
+        ...
+
+    def leave(self, now: float, *, timeout: float = ...) -> str:
+        """Leave the topic; gives the call's ref."""
+        ...
+
+    def crashed(self, payload: Any, now: float) -> None:
+        """A `phx_error` came for it."""
+        ...
+
+    def closed_by_server(self, now: float) -> None:
+        """A `phx_close` came for it."""
+        ...
+
+    def superseded(self, now: float) -> None:
+        """A newer join of its topic was answered while its leave was not."""
+        ...
+
+    def disconnected(self, error: ConnectionClosed, now: float) -> None:
+        """The connection is gone; another follows."""
+        ...
+
+    def client_closed(self, error: PhxError | None, now: float) -> None:
+        """The client has ended; without an error, the application closed it."""
+        ...
+
+
+class Connection:
+    """One open connection.
+
+    Args:
+        link: Where it goes.
+        core: What outlives it.
+        options: How the client behaves.
+        held: The messages that are not handled yet; they outlive it too.
+        suspects: Channels whose joins may have ended the connection before.
+        on_silence: Called when the peer counts as dead.
+        now: The time.
+
+    Attributes:
+        requests: What was sent on it, and what awaits the replies.
+        flow: Whether it is read.
+        heartbeat: Its heartbeats and pings.
+        joins: Which channel joins next.
+        live: The inboxes of the topics that are joined and take messages.
+        leaving: Channels whose leave is not over, by the join_ref that they leave.
+        join_answered: When any join was last answered, on the reading clock (see `flow.py`).
+    """
+
+    __slots__ = ("_core", "flow", "heartbeat", "join_answered", "joins", "leaving", "live", "requests")
+
+    def __init__(
+        self,
+        link: Link,
+        core: Core,
+        options: ClientOptions,
+        *,
+        held: Backlog,
+        suspects: Iterable[Joining],
+        on_silence: Callable[[float], None],
+        now: float,
+    ) -> None:
+        self._core = core
+        self.requests = Requests(core, link)
+        self.flow = Flow(options.flow, held, self.requests, core)
+        self.heartbeat = Heartbeat(
+            options.heartbeat, on_silence=on_silence, core=core, requests=self.requests, flow=self.flow, now=now
+        )
+        self.joins = JoinQueue(options.joins_in_flight, suspects)
+        self.live: dict[str, Inbox] = {}
+        self.leaving: dict[str, Member] = {}
+        self.join_answered = 0.0
+
+    def end(self, why: PhxError | None) -> None:
+        """It is gone. The rest is for its owner to tell: `leaving`, and all channels."""
+        self.flow.end()
+        self.heartbeat.end(why)
+
+    def send_leave(self, topic: str, join_ref: str) -> str:
+        """Send a phx_leave for a join that was sent on it, answered or not; gives its ref."""
+        ref = self._core.new_ref()
+        self.requests.send(Message[Any](join_ref=join_ref, ref=ref, topic=topic, event=PHX_LEAVE, payload={}))
+        return ref
+
+    def abandon(self, topic: str, join_ref: str) -> None:
+        """Give up a join that was sent and not answered: the server may have joined us meanwhile, so leave."""
+        self.requests.abandon(join_ref, _Abandoned(self, topic, join_ref))
+        self.send_leave(topic, join_ref)
+
+    def note_join_answer(self, now: float) -> None:
+        """A join was answered, whichever: the server is at work on joins."""
+        self.join_answered = self.flow.clock(now)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Abandoned:
+    """A join that was given up: should it be accepted late, or may it have been, the topic is left again."""
+
+    connection: Connection
+    topic: str
+    join_ref: str
+
+    def replied(self, reply: Reply, now: float) -> None:
+        self.connection.note_join_answer(now)
+        if reply.ok:
+            self.connection.send_leave(self.topic, self.join_ref)
+
+    def unreadable(self, problem: str, now: float) -> None:
+        self.connection.note_join_answer(now)
+        self.connection.send_leave(self.topic, self.join_ref)  # of what is not joined, that does no harm

@@ -1,0 +1,78 @@
+"""How a client and its channels behave: frozen values, given when a client is made."""
+
+import enum
+from dataclasses import dataclass, field
+from math import inf
+
+from .backoff import REJOIN, Backoff, ReconnectPolicy
+from .flow import FlowLimits
+
+
+class Refusal(enum.Enum):
+    """What follows when the server refuses a join."""
+
+    FIRST_IS_FINAL = "the first join's refusal closes the channel; a rejoin's is tried again"
+    FINAL = "any refusal closes the channel"
+    RETRY = "any refusal is tried again; the first join waits on, until its timeout"
+
+
+class ServerClose(enum.Enum):
+    """What follows when the server closes a channel (`phx_close`)."""
+
+    FINAL = "the channel is closed"
+    REJOIN = "the channel is joined again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinPolicy:
+    """How a channel joins and rejoins.
+
+    Attributes:
+        timeout: Seconds for the server to answer a join, from the last answer to any join on the connection.
+        backoff: Waits between a failed join, or a crash, and the next attempt.
+        refusal: What follows a refusal.
+        server_close: What follows a `phx_close`.
+        stable_after: Seconds for which a channel must have been joined before its waits start anew.
+    """
+
+    timeout: float = 10.0
+    backoff: Backoff = REJOIN
+    refusal: Refusal = Refusal.FIRST_IS_FINAL
+    server_close: ServerClose = ServerClose.FINAL
+    stable_after: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout < inf:
+            raise ValueError(f"the timeout of a join is positive, finite seconds, not {self.timeout!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions:
+    """How a client behaves; the defaults are phoenix.js's where it has them.
+
+    Attributes:
+        heartbeat: Seconds between heartbeats, and of silence after one until the connection counts as dead.
+        open_timeout: Seconds for an attempt to connect, with the callables for params and token.
+        close_timeout: Seconds to wait for the server's close frame.
+        reconnect: What follows a lost connection or a failed attempt.
+        join: How channels join and rejoin.
+        joins_in_flight: How many joins are sent and not yet answered at most.
+        push_buffer: How many pushes may wait for their channel's join, on all channels.
+        flow: Bounds on messages received and not yet handled.
+    """
+
+    heartbeat: float = 30.0
+    open_timeout: float = 10.0
+    close_timeout: float = 5.0
+    reconnect: ReconnectPolicy = field(default_factory=ReconnectPolicy)
+    join: JoinPolicy = field(default_factory=JoinPolicy)
+    joins_in_flight: int = 32
+    push_buffer: int = 1000
+    flow: FlowLimits = field(default_factory=FlowLimits)
+
+    def __post_init__(self) -> None:
+        for name in ("heartbeat", "open_timeout", "close_timeout"):
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"{name} is positive, finite seconds, not {getattr(self, name)!r}")
+        if self.joins_in_flight < 1:
+            raise ValueError(f"at least one join must be allowed under way, not {self.joins_in_flight}")

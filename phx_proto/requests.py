@@ -1,0 +1,87 @@
+"""The requests sent on one connection, and the one table that finds what awaits the reply to each.
+
+A reply is matched by its ref alone, and the first one counts (PROTOCOL.md). What awaits it is an object of the kind of
+the request: a channel (its join), a leave, a push, a ping, or the record of a join that was given up.
+"""
+
+from typing import Any, Final, Protocol
+
+from .commands import SendBinary, SendText
+from .core import Core
+from .link import Link
+from .message import Message, Reply
+
+#: How many joins are remembered that were given up without an answer.
+_MOST_ABANDONED: Final = 1000
+
+
+class Awaiting(Protocol):
+    """What awaits a reply."""
+
+    def replied(self, reply: Reply, now: float) -> None:
+        """It came."""
+        ...
+
+    def unreadable(self, problem: str, now: float) -> None:
+        """It came and cannot be read: why."""
+        ...
+
+
+class Requests:
+    """The requests of one connection.
+
+    Attributes:
+        link: The connection, for commands.
+    """
+
+    __slots__ = ("_abandoned", "_awaiting", "_core", "link")
+
+    def __init__(self, core: Core, link: Link) -> None:
+        self._core = core
+        self.link = link
+        self._awaiting: dict[str, Awaiting] = {}  # by ref
+        self._abandoned: dict[str, None] = {}  # those refs for which no call waits, the oldest first
+
+    def send(self, message: Message[Any]) -> None:
+        """Send a message.
+
+        Raises:
+            LocalError: It cannot be encoded; nothing was sent.
+        """
+        self.send_frame(self._core.serializer.encode(message))
+
+    def send_frame(self, frame: str | bytes) -> None:
+        """Send what was encoded before."""
+        if isinstance(frame, str):
+            self._core.commands.append(SendText(self.link, frame))
+        else:
+            self._core.commands.append(SendBinary(self.link, frame))
+
+    def expect(self, ref: str, awaiting: Awaiting) -> None:
+        """A call waits for the reply to this ref."""
+        self._awaiting[ref] = awaiting
+
+    def abandon(self, ref: str, awaiting: Awaiting) -> None:
+        """No call waits for it any more, but a late reply still matters."""
+        if len(self._abandoned) == _MOST_ABANDONED:  # by a server that answers no joins
+            self.forget(next(iter(self._abandoned)))
+        self._awaiting[ref] = awaiting
+        self._abandoned[ref] = None
+
+    def find(self, ref: str) -> Awaiting | None:
+        """What awaits the reply to a ref."""
+        return self._awaiting.get(ref)
+
+    def forget(self, ref: str) -> None:
+        """Its reply came, or no longer matters."""
+        self._awaiting.pop(ref, None)
+        self._abandoned.pop(ref, None)
+
+    def is_awaited(self, ref: str) -> bool:
+        """Whether a call waits for the reply to a ref."""
+        return ref in self._awaiting and ref not in self._abandoned
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a call waits for any reply."""
+        return len(self._awaiting) > len(self._abandoned)
