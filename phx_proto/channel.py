@@ -43,6 +43,7 @@ from .events import (
 )
 from .flow import TOLERANCE
 from .handlers.handler import WILDCARD, Handler
+from .handlers.router import HandlerFunction, P, PayloadType
 from .inbox import Inbox, Tap
 from .message import PHX_JOIN, Message, Reply
 from .options import Refusal, ServerClose
@@ -259,10 +260,10 @@ class Channel:
 
     def add(
         self,
-        function: Callable[..., Any],
+        function: HandlerFunction[P],
         event: str,
         *,
-        payload: Any = None,
+        payload: PayloadType[P] = None,
         concurrency: int | None = None,
         executor: Any = None,
     ) -> Handler:

@@ -5,14 +5,14 @@ left undecoded until somebody reads it and then kept decoded in its place: an ev
 """
 
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from .shown import Record, shown
 
-P = TypeVar("P")
+P_co = TypeVar("P_co", covariant=True)
 
 PHOENIX_TOPIC: Final = "phoenix"
 HEARTBEAT: Final = "heartbeat"
@@ -53,7 +53,7 @@ _decode: Final = msgspec.json.Decoder().decode
 _payload_slot: Any = vars(_Fields)["payload"]
 
 
-class Message(_Fields, Generic[P], array_like=True, kw_only=True, eq=False, gc=False):
+class Message(_Fields, Generic[P_co], array_like=True, kw_only=True, eq=False, gc=False):
     """One Phoenix message.
 
     Attributes:
@@ -65,14 +65,17 @@ class Message(_Fields, Generic[P], array_like=True, kw_only=True, eq=False, gc=F
 
     Reading `payload` of a message from the wire decodes it once. That raises one of `soundness.UNREADABLE` where the
     payload passed the envelope but is not sound (a number out of range, invalid UTF-8).
-    A serializer that reads payloads otherwise (decimals, say) makes messages of a subclass that overrides `payload`.
+    A serializer that reads payloads otherwise (decimals, say) makes messages of a subclass that overrides `payload`,
+    and `floats`: what a number with a fraction becomes where no type says it.
 
     >>> Message(topic="room:lobby", event="shout", payload={"body": "hi"}).payload
     {'body': 'hi'}
     """
 
+    floats: ClassVar[type] = float
+
     @property  # type: ignore[misc]
-    def payload(self) -> P:
+    def payload(self) -> P_co:
         value = self.undecoded
         if type(value) is Raw:
             self.undecoded = _decode(value)

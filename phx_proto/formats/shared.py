@@ -35,6 +35,8 @@ def _read_decimals(raw: msgspec.Raw) -> Any:
 
 
 class _DecimalMessage(Message[Any], array_like=True, kw_only=True, eq=False, gc=False):
+    floats = Decimal
+
     @property  # type: ignore[misc]
     def payload(self) -> Any:
         value = self.undecoded

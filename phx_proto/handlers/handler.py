@@ -11,6 +11,7 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -20,6 +21,7 @@ import msgspec
 from ..errors import InvalidHandler, PayloadMismatch
 from ..formats.soundness import UNREADABLE
 from ..message import RESERVED_EVENTS, Message
+from .annotations import NoMessage, UnreadableAnnotation, contradicts, declared_payload, read_signature
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -49,7 +51,8 @@ class Handler:
             any number of them, or names its second one `channel`; another optional argument (`limit=10`) is left alone.
         event: The event's name; `"*"` for every event.
         topic: An exact topic, the beginning of one and a `*`, or `"*"` for every topic.
-        payload_type: What the payload is decoded into and validated against; `None` to take it as it came.
+        payload_type: What the payload is decoded into and validated against. `None` leaves that to the annotation of
+            the function's first parameter, `Message[Balance]`; where that says nothing either, it is taken as it came.
         concurrency: How many messages of one topic it may have in hand, in a queue of its own; more than 1 gives up
             their order. `None`: it takes its turn in the topic's line, behind all that came before.
         around: Makes a context manager that each call is made within, on the loop or the thread of the call; `None` for
@@ -75,7 +78,7 @@ class Handler:
     run: Callable[..., Any] = field(init=False, repr=False)
     kind: HandlerKind = field(init=False)
     takes_channel: bool = field(init=False)
-    _decoder: msgspec.json.Decoder[Any] | None = field(init=False, repr=False)
+    _decoders: dict[type, msgspec.json.Decoder[Any]] | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -83,11 +86,15 @@ class Handler:
             if self.concurrency is not None and (type(self.concurrency) is not int or self.concurrency < 1):
                 raise _Refused(f"its concurrency is {self.concurrency!r}; it must be a whole number, 1 or more")
             kind = _kind(self.function)
+            signature = _signature(self.function)
+            takes_channel = _takes_channel(signature)
+            payload_type = _payload_type(self.function, signature, self.payload_type)
             derived = {
                 "run": self.function if self.around is None else _within(self.around, self, kind),
                 "kind": kind,
-                "takes_channel": _takes_channel(self.function),
-                "_decoder": None if self.payload_type is None else _decoder(self.payload_type),
+                "takes_channel": takes_channel,
+                "payload_type": payload_type,
+                "_decoders": None if payload_type is None else _decoders(payload_type),
             }
         except _Refused as refused:
             raise InvalidHandler(self.name, str(refused)) from refused.__cause__
@@ -109,15 +116,14 @@ class Handler:
             PayloadMismatch: The payload does not fit the type, or is not sound. Without a declared type nothing is
                 checked here: what is wrong shows when the payload is read.
         """
-        decoder = self._decoder
-        if decoder is None:
+        if self._decoders is None:
             return message
         held = message.undecoded
         if message.source is not msgspec.UNSET:
             held = message.source
         try:
             if type(held) is msgspec.Raw:
-                return message.with_payload(decoder.decode(held))
+                return message.with_payload(self._decoders[message.floats].decode(held))
             return message.with_payload(msgspec.convert(held, self.payload_type, str_keys=True))
         except _UNFIT as error:
             expected = _type_name(self.payload_type)
@@ -210,13 +216,13 @@ def _kind(function: Callable[..., Any]) -> HandlerKind:
     return HandlerKind.ASYNC if any(map(inspect.iscoroutinefunction, forms)) else HandlerKind.PLAIN
 
 
-def _takes_channel(function: Callable[..., Any]) -> bool:
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
     if isinstance(function, type):
         raise _Refused("it is a class, and each message would only make an object of it: register a function")
     if isinstance(function, classmethod):
         raise _Refused("it is a class method in the class's body: after the class, add(TheClass.method, 'event')")
     try:
-        signature = inspect.signature(function)
+        signature: inspect.Signature = read_signature(function)
     except TypeError:
         raise _Refused("it is not callable") from None
     except ValueError as error:
@@ -226,6 +232,10 @@ def _takes_channel(function: Callable[..., Any]) -> bool:
             f"it is a method without its object, {signature}: register it of an object, add(thing.method, 'event'), "
             "for instance in __init__, or make it a staticmethod"
         )
+    return signature
+
+
+def _takes_channel(signature: inspect.Signature) -> bool:
     alone, both = _fits(signature, 1), _fits(signature, 2)
     if not alone and not both:
         raise _Refused(f"it must take (message) or (message, channel), and is {signature}")
@@ -256,9 +266,32 @@ def _wants_channel(signature: inspect.Signature) -> bool:
 # ---- payload types --------------------------------------------------------------------------------------------------
 
 
-def _decoder(payload_type: Any) -> msgspec.json.Decoder[Any]:
+def _payload_type(function: Callable[..., Any], signature: inspect.Signature, given: Any) -> Any:
+    """What the payload is decoded into: what is given or, without that, what the annotation says."""
     try:
-        decoder = msgspec.json.Decoder(payload_type)
+        declared = declared_payload(_innermost(function), signature)
+    except UnreadableAnnotation as unreadable:
+        if given is None:
+            advice = "import its names for real, not for type checkers alone, or give the payload's type as payload="
+            raise _Refused(f"{unreadable}: {advice}") from None
+        return given
+    except NoMessage as error:
+        raise _Refused(f"its first argument is the message, and is annotated {error}: make that Message[…]") from None
+    if given is None:
+        return declared
+    if declared is not None and contradicts(given, declared):
+        wanted, got = (_type_name(kind) for kind in (declared, given))
+        raise _Refused(f"it takes Message[{wanted}], and payload={got} is given: leave payload out, or make them agree")
+    return given
+
+
+def _decoders(payload_type: Any) -> dict[type, msgspec.json.Decoder[Any]]:
+    """By what a number with a fraction becomes where the type leaves that open."""
+    try:
+        decoders: dict[type, msgspec.json.Decoder[Any]] = {
+            float: msgspec.json.Decoder(payload_type),
+            Decimal: msgspec.json.Decoder(payload_type, float_hook=Decimal),
+        }
         unknown = _unknown_class(msgspec.inspect.type_info(payload_type))
     except (TypeError, ValueError, NameError, AttributeError) as error:  # the last two: annotations that lead nowhere
         raise _Refused(f"its payload type {_type_name(payload_type)} cannot be decoded: {error}") from error
@@ -267,7 +300,7 @@ def _decoder(payload_type: Any) -> msgspec.json.Decoder[Any]:
             f"its payload type {_type_name(payload_type)} cannot be decoded: nothing is known of "
             f"{_type_name(unknown)} (make it a msgspec.Struct, a dataclass or a TypedDict)"
         )
-    return decoder
+    return decoders
 
 
 def _unknown_class(info: msgspec.inspect.Type) -> type | None:

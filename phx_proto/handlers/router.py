@@ -13,7 +13,9 @@ brings every shorter one), so there are no more different tables than patterns, 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeAlias, TypeVar
+from types import UnionType
+from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar, overload
+from typing import _SpecialForm as SpecialForm  # pyright: ignore[reportPrivateUsage] - what mypy takes Optional[…] for
 
 import msgspec
 
@@ -22,6 +24,18 @@ from ..message import Message
 from .handler import WILDCARD, Around, Handler, handler_name
 
 F = TypeVar("F", bound=Callable[..., Any])
+P = TypeVar("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+
+#: What can handle messages with payloads of a type, for type checkers. A handler of `Message[Any]` fits every type.
+HandlerFunction: TypeAlias = Callable[[Message[P]], Any] | Callable[[Message[P], Any], Any]
+
+#: A payload's type as it is given to `on` and `add`.
+PayloadType: TypeAlias = type[P] | UnionType | SpecialForm | None
+
+#: What `on` gives where the payload's type is given: a decorator of functions that handle such messages.
+Registers: TypeAlias = Callable[[Callable[Concatenate[Message[P], Q], R]], Callable[Concatenate[Message[P], Q], R]]
 
 
 class Dispatch(msgspec.Struct, frozen=True):
@@ -152,6 +166,30 @@ class Router:
         self._prefixes: dict[str, tuple[_Entry, ...]] = {}
         self._compiled: dict[tuple[Handler, ...], Routes] = {}
 
+    @overload
+    def on(  # type: ignore[overload-overlap]
+        self,
+        event: str,
+        *,
+        topic: str = WILDCARD,
+        payload: type[P],
+        concurrency: int | None = None,
+        executor: Any = None,
+        unjoined: bool = False,
+    ) -> "Registers[P, Q, R]": ...
+
+    @overload
+    def on(
+        self,
+        event: str,
+        *,
+        topic: str = WILDCARD,
+        payload: object = None,
+        concurrency: int | None = None,
+        executor: Any = None,
+        unjoined: bool = False,
+    ) -> Callable[[F], F]: ...
+
     def on(
         self,
         event: str,
@@ -161,7 +199,7 @@ class Router:
         concurrency: int | None = None,
         executor: Any = None,
         unjoined: bool = False,
-    ) -> Callable[[F], F]:
+    ) -> Any:
         """Register the decorated function, and leave it as it is: it can be decorated again, called and tested.
 
         The arguments are those of `add`.
@@ -173,11 +211,11 @@ class Router:
 
     def add(
         self,
-        function: Callable[..., Any],
+        function: HandlerFunction[P],
         event: str,
         *,
         topic: str = WILDCARD,
-        payload: Any = None,
+        payload: PayloadType[P] = None,
         concurrency: int | None = None,
         executor: Any = None,
         unjoined: bool = False,
@@ -189,7 +227,8 @@ class Router:
             event: The event's name; `"*"` for every event.
             topic: An exact topic, the beginning of one and a `*`, or `"*"` for every topic.
             payload: The payload's type: a `msgspec.Struct`, a dataclass, a `TypedDict`, `list[...]` and so on.
-                `None` leaves the payload as it came.
+                Without it the annotation of the function's first parameter says it, `Message[Balance]`; where that says
+                nothing either, the payload is left as it came.
             concurrency: How many messages of one topic it may have in hand, in a queue of its own; more than 1 gives up
                 their order. `None`: it takes its turn in the topic's line.
             executor: A `concurrent.futures.Executor` for this handler, a plain function, instead of where the client

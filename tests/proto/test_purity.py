@@ -18,6 +18,7 @@ WITHOUT_IO = Path(__file__).parent / "without_io.py"
 
 ALLOWED = frozenset(
     {
+        "annotationlib",  # from Python 3.14 on
         "base64",
         "binascii",
         "collections",

@@ -354,7 +354,7 @@ def test_the_decorator_without_an_event_is_refused() -> None:
 def test_a_refused_registration_changes_nothing() -> None:
     router = Router()
     with pytest.raises(InvalidHandler):
-        router.add(no_arguments, "balance")
+        router.add(no_arguments, "balance")  # type: ignore[arg-type]
     assert (router.version, router.dispatch(message_of({}))) == (0, ())
 
 

@@ -285,7 +285,7 @@ UNFIT = pytest.mark.parametrize(
     ("function", "payload", "problem"),
     [
         (lambda message: None, None, "cannot be sent to another process"),
-        (write_note, local_type(), "cannot be sent to another process"),
+        (write_down, local_type(), "cannot be sent to another process"),
         (answer, None, "a channel cannot leave its process"),
     ],
     ids=["a lambda", "a local payload type", "the channel"],
