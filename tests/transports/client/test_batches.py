@@ -155,7 +155,7 @@ def local_type() -> type:
     ("handler", "word"),
     [
         (Handler(lambda message: None, "e"), "<lambda>"),
-        (Handler(print, "e", payload_type=local_type()), "Local"),
+        (Handler(repr, "e", payload_type=local_type()), "Local"),
         (Handler(partial(locked, threading.Lock()), "e"), "lock"),
         (Handler(answer, "e"), "channel"),
     ],
@@ -169,7 +169,7 @@ def test_a_handler_that_cannot_go_to_another_process_is_refused_for_one(
 
 @pytest.mark.parametrize(
     "handler",
-    [Handler(print, "e", payload_type=Balance), Handler(on_the_loop, "e"), Handler(repr, "e")],
+    [Handler(repr, "e", payload_type=Balance), Handler(on_the_loop, "e"), Handler(repr, "e")],
 )
 def test_a_handler_that_can_or_need_not_go_there_is_not(handler: Handler, processes: Executor) -> None:
     PortabilityCheck(processes).handler(handler)
