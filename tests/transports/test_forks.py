@@ -1,16 +1,22 @@
 """A process that forks after it has connected: the client stays the parent's."""
 
+import asyncio
 import os
 import sys
 import warnings
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
 from room_server import server
 from serving_in_thread import LONG, embedded
 
+import phx_transports.asyncio
 import phx_transports.threads
 import phx_transports.wsproto
+
+OTHER = "OtherProcess: this client belongs to the process that connected it"
 
 CONNECT: list[Any] = [
     lambda url: phx_transports.threads.connect(url, proxy=None),
@@ -18,38 +24,67 @@ CONNECT: list[Any] = [
 ]
 
 
-def in_a_fork(connect: Any, url: str) -> str:
-    """What a forked process meets that goes on using its parent's client, and then closes it."""
-    with connect(url) as client:
-        channel = client.join("room:1", {"name": "ann"})
-        reading, writing = os.pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which is what this is about
-            child = os.fork()
-        if child == 0:
-            told = "nothing"
-            try:
-                channel.push("echo", 1, timeout=1.0)
-            except BaseException as error:
-                told = f"{type(error).__name__}: {error}"
-            try:
-                client.close()
-                client.abort()
-            except BaseException as error:
-                told = f"closing raised {error!r}"
+def in_a_fork(run: Callable[[], str]) -> str:
+    """What a forked process is told."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which is what this is about
+        child = os.fork()
+    if child == 0:
+        told = "nothing"
+        try:
+            told = run()
+        finally:
             os.write(writing, told.encode())
             sys.stdout.flush()
             os._exit(0)
-        os.close(writing)
-        with os.fdopen(reading) as pipe:
-            told = pipe.read()
-        os.waitpid(child, 0)
-        assert channel.push("echo", 2, timeout=LONG).response == 2
-        assert client.stats.reconnects == 0
-        return told
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        told = pipe.read()
+    os.waitpid(child, 0)
+    return told
+
+
+def told_by(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
 
 
 @pytest.mark.parametrize("connect", CONNECT, ids=["threads", "wsproto"])
 def test_in_a_fork_calls_raise_at_once_and_closing_leaves_the_parents_connection_alone(connect: Any) -> None:
+    with embedded(server) as url, connect(url) as client:
+        channel = client.join("room:1", {"name": "ann"})
+
+        def use_and_close() -> str:
+            told = told_by(lambda: channel.push("echo", 1, timeout=1.0))
+            client.close()
+            client.abort()
+            return told
+
+        assert in_a_fork(use_and_close).startswith(OTHER)
+        assert channel.push("echo", 2, timeout=LONG).response == 2
+        assert client.stats.reconnects == 0
+
+
+def test_on_asyncio_too() -> None:
+    async def main(url: str) -> None:
+        async with phx_transports.asyncio.connect(url, proxy=None) as client:
+            channel = await client.join("room:1", {"name": "ann"})
+
+            def step(call: Coroutine[Any, Any, object]) -> None:
+                call.send(None)  # the loop is the parent's; what raises at once needs none
+
+            def use_and_close() -> str:
+                told = told_by(lambda: step(channel.push("echo", 1, timeout=1.0)))
+                closed = [told_by(partial(step, call())) for call in (client.close, client.abort)]
+                return told if closed == ["StopIteration: "] * 2 else f"closing: {closed}"
+
+            assert in_a_fork(use_and_close).startswith(OTHER)
+            assert (await channel.push("echo", 2, timeout=LONG)).response == 2
+            assert client.stats.reconnects == 0
+
     with embedded(server) as url:
-        assert in_a_fork(connect, url).startswith("OtherProcess: this client belongs to the process that connected it")
+        asyncio.run(main(url))

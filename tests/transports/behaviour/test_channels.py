@@ -1,8 +1,11 @@
 """One topic: its joins, its leave, its pushes, its own handlers, who is present."""
 
 from dataclasses import replace
+from decimal import Decimal
+from math import inf
 from typing import Any
 
+import msgspec
 import pytest
 from peer import push
 from serving_in_thread import LONG, QUICK, Flag, serving, start, until
@@ -10,6 +13,7 @@ from serving_in_thread import LONG, QUICK, Flag, serving, start, until
 from phx_proto.errors import (
     InvalidHandler,
     InvalidPayload,
+    InvalidReply,
     InvalidState,
     JoinCancelled,
     JoinTimeout,
@@ -19,6 +23,7 @@ from phx_proto.errors import (
     TopicInUse,
 )
 from phx_proto.events import ChannelJoined, PresenceChanged
+from phx_proto.formats import V2
 from phx_proto.message import Message
 from phx_proto.options import JoinPolicy
 from phx_proto.queues import Bound, Drop
@@ -278,6 +283,18 @@ def test_pushes_wait_for_a_server_that_does_not_read_and_all_arrive_when_it_does
         wire.expect("small")
 
 
+def test_a_reply_that_cannot_be_read_ends_its_push_at_once(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, join_ref):
+        pushing = start(channel.push, "sum", {}, timeout=inf)
+        ref = wire.expect("sum").ref
+        wire.send(f'["{join_ref}","{ref}","{TOPIC}","phx_reply",{{"status":"ok","response":{{"n":1e400}}}}]')
+        with pytest.raises(InvalidReply, match=r"answered 'sum' on topic 'room:lobby', .* Number out of range"):
+            pushing.result(LONG)
+        asking = start(channel.push, "again")
+        wire.reply(wire.expect("again"), 1)
+        assert asking.result(LONG).response == 1
+
+
 # ---- handlers of its own, presence, bounds --------------------------------------------------------------------------
 
 
@@ -320,6 +337,33 @@ def test_presence_is_tracked_and_its_changes_are_told(adapter: Adapter) -> None:
         wire.push("room:1", "presence_diff", {"joins": {"bob": bob}, "leaves": {"ann": ann}})
         change = events.next_of(PresenceChanged)
         assert (change.topic, list(channel.present)) == ("room:1", ["bob"])
+
+
+class Meta(msgspec.Struct):
+    limit: Decimal
+
+
+class Entry(msgspec.Struct):
+    metas: list[Meta]
+
+
+@pytest.mark.parametrize("floats", [float, Decimal])
+def test_decimals_of_presence_are_exact_in_its_entries_and_in_typed_handlers(adapter: Adapter, floats: Any) -> None:
+    handlers = adapter.handlers()
+    seen: list[Any] = []
+    handlers.add(lambda message: seen.append(message.payload), "presence_state", payload=dict[str, Entry])
+    with adapter.connected(router=handlers, serializer=V2(floats=floats)) as (client, wire):
+        channel = client.channel("room:1")
+        channel.track_presence()
+        joining = start(channel.join)
+        join_ref = wire.accept().join_ref
+        joining.result(LONG)
+        state = '{"ann":{"metas":[{"phx_ref":"a","limit":12.30}]}}'
+        wire.send(f'["{join_ref}",null,"room:1","presence_state",{state}]')
+        until(lambda: channel.present and seen)
+        limit = channel.present["ann"]["metas"][0]["limit"]
+        assert (type(limit), str(limit)) == (floats, str(floats("12.30")))
+        assert str(seen[0]["ann"].metas[0].limit) == "12.30"
 
 
 def test_a_bound_keeps_the_latest(adapter: Adapter) -> None:

@@ -1,5 +1,6 @@
 """A channel's messages, one after another."""
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from phx_proto.errors import (
     JoinRefused,
 )
 from phx_proto.events import ChannelEnded, ChannelErrored
+from phx_proto.formats import V2
+from phx_proto.message import Message
 from phx_proto.states import ChannelState
 
 from .adapters import TOPIC, Adapter
@@ -196,3 +199,44 @@ def test_wait_for_raises_what_ended_the_channel(adapter: Adapter) -> None:
         closing.result(LONG)
         with pytest.raises(ended, match="it was left"):
             channel.wait_for("never")
+
+
+# ---- exact numbers --------------------------------------------------------------------------------------------------
+
+PRICE = f'[null,null,"{TOPIC}","price",{{"price":1234567890123456.78,"each":12.30}}]'
+EXACT = {"price": Decimal("1234567890123456.78"), "each": Decimal("12.30")}
+
+
+def test_decimals_of_a_stream_and_of_wait_for_are_exact(adapter: Adapter) -> None:
+    with adapter.joined(serializer=V2(floats=Decimal)) as (channel, wire, _), channel.messages() as messages:
+        go_on = Flag()
+
+        def send() -> None:
+            while not go_on.is_set():
+                wire.send(PRICE)
+
+        sending = start(send)
+        waited = channel.wait_for("price", lambda message: "price" in message.payload, timeout=LONG)
+        go_on.set()
+        sending.result(LONG)
+        for message in (next(messages), waited):
+            assert message.payload == EXACT
+            assert str(message.payload["each"]) == "12.30"
+
+
+def test_a_typed_handler_gets_exact_decimals_whoever_has_read_the_payload(adapter: Adapter) -> None:
+    handlers = adapter.handlers()
+    seen: list[Any] = []
+    read = Flag()
+
+    @handlers.on("price")
+    def read_first(message: Message[Any]) -> None:
+        assert message.payload["each"] == 12.3
+        adapter.wait(read)
+
+    handlers.add(lambda message: seen.append(message.payload), "price", payload=dict[str, Decimal])
+    with adapter.joined(router=handlers) as (channel, wire, _), channel.messages() as messages:
+        wire.send(PRICE)
+        assert next(messages).payload["each"] == 12.3
+        read.set()
+        until(lambda: seen == [EXACT])
