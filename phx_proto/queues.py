@@ -274,8 +274,8 @@ class ConcurrentQueue(HandlerQueue):
 
     def __init__(self, handler: Handler, place: Place, channel: Owner, bound: Bound | None, backlog: Backlog) -> None:
         super().__init__(handler, place, channel, bound, backlog)
-        self.deliveries: list[Delivery] = []
-        self._turns = 0  # workers who have it
+        self.deliveries = []  # for as long as it lives: turns are counted here
+        self._turns = 0  # workers that have it
 
     @property
     def _limit(self) -> int:
@@ -284,6 +284,7 @@ class ConcurrentQueue(HandlerQueue):
 
     def put(self, delivery: Delivery) -> bool:
         """Add it; gives whether the queue is to be given to one more worker."""
+        assert self.deliveries is not None
         self.deliveries.append(delivery)
         if self._turns == self._limit:
             return False
