@@ -58,7 +58,7 @@ class Route:
 
 #: What the loop of `Reader.receive_all` finds: the line's handlers where there are no others, `None` where a message
 #: needs more than delivery.
-FastRoute: TypeAlias = tuple[Handler, ...] | Route | None
+FastRoute: TypeAlias = tuple[Handler, ...] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +89,7 @@ class RouteTable:
 
 
 def _fast(route: Route) -> FastRoute:
-    return route if route.queued or route.taps else route.line
+    return None if route.queued or route.taps else route.line
 
 
 class RouteTables:

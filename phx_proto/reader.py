@@ -76,28 +76,22 @@ class Reader:
             if inbox is not None:
                 join_ref = message.join_ref
                 if join_ref is None or join_ref == inbox.channel.join_ref:
-                    route = inbox.fast_routes.get(message.event, inbox.default)
-                    if isinstance(route, tuple):
-                        if route:
-                            length = len(frame)
-                            if length > _SHORT and not frame.isascii():
-                                length = frame.__sizeof__()
-                            deliveries = inbox.deliveries
-                            if deliveries is None:
-                                inbox.deliveries = [(route, message, length)]
-                                runnable.append(inbox)
-                            else:
-                                deliveries.append((route, message, length))
-                            delivered += 1
-                            size += length
+                    handlers = inbox.fast_routes.get(message.event, inbox.default)
+                    if handlers:
+                        length = len(frame)
+                        if length > _SHORT and not frame.isascii():
+                            length = frame.__sizeof__()
+                        deliveries = inbox.deliveries
+                        if deliveries is None:
+                            inbox.deliveries = [(handlers, message, length)]
+                            runnable.append(inbox)
                         else:
-                            unhandled += 1
-                        continue
-                    if route is not None:
-                        length = len(frame) if frame.isascii() else frame.__sizeof__()
-                        self._deliver(inbox, route, message, length)  # without a bound there is room
+                            deliveries.append((handlers, message, length))
                         delivered += 1
                         size += length
+                        continue
+                    if handlers is not None:
+                        unhandled += 1
                         continue
             try:
                 length = len(frame) if frame.isascii() else frame.__sizeof__()
