@@ -128,7 +128,9 @@ class ClientProtocol:
     @property
     def stats(self) -> Stats:
         """Counters, as they are now: a copy."""
-        return replace(self._client.stats, backlog=self._held.messages, backlog_bytes=self._held.size)
+        return replace(
+            self._client.stats, handled=self._held.handled, backlog=self._held.messages, backlog_bytes=self._held.size
+        )
 
     @property
     def secrets(self) -> Secrets:
@@ -288,10 +290,17 @@ class ClientProtocol:
 
     def handled(self, deliveries: Sequence[Delivery], now: float) -> None:
         """These deliveries, that a queue's `take` gave, or that came through a tap, are done with."""
-        self._client.stats.handled += self._held.release(deliveries)
+        self.release(deliveries)
         if self._client.connection is not None:
             self._client.connection.flow.handled(now)
         self._go_on_draining(now)
+
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        """The first half of `handled`: they count no more. The second, `handled((), now)`, may follow once for many.
+
+        So an adapter need not keep what is done with until it tells the core the time.
+        """
+        self._held.release(deliveries)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due; does nothing when nothing is."""

@@ -42,7 +42,7 @@ class Claim:
 Delivery: TypeAlias = tuple[tuple[Handler, ...], Message[Any], int | Claim]
 
 
-_claim_of: Any = itemgetter(2)
+_size_of: Any = itemgetter(2)
 
 
 class Backlog:
@@ -51,13 +51,15 @@ class Backlog:
     Attributes:
         messages: How many; one that waits in several places counts once.
         size: Bytes of their frames.
+        handled: How many were handled so far.
     """
 
-    __slots__ = ("_claims", "messages", "size")
+    __slots__ = ("_claims", "handled", "messages", "size")
 
     def __init__(self) -> None:
         self.messages = 0
         self.size = 0
+        self.handled = 0
         self._claims = 0  # messages that wait in several places
 
     def add(self, messages: int, size: int) -> None:
@@ -72,15 +74,18 @@ class Backlog:
         self._claims += 1
         return Claim(size, places)
 
-    def release(self, deliveries: Sequence[Delivery]) -> int:
-        """These wait no more; gives how many messages wait nowhere else either."""
-        if not self._claims:
-            self.messages -= len(deliveries)
-            self.size -= sum(map(_claim_of, deliveries))  # all are sizes
-            return len(deliveries)
-        return sum(map(self._release, deliveries))
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        """These are handled; a message is when it waits nowhere any more."""
+        if self._claims:
+            self.handled += sum(map(self.drop, deliveries))
+            return
+        messages = len(deliveries)  # each waited in one place, and has its size with it
+        self.messages -= messages
+        self.size -= deliveries[0][2] if messages == 1 else sum(map(_size_of, deliveries))  # type: ignore[operator]
+        self.handled += messages
 
-    def _release(self, delivery: Delivery) -> bool:
+    def drop(self, delivery: Delivery) -> bool:
+        """It waits no more; gives whether its message waits nowhere else either."""
         claim = delivery[2]
         if isinstance(claim, Claim):
             claim.places -= 1

@@ -169,7 +169,7 @@ class Reader:
         assert queue.bound is not None
         if queue.bound.drop is Drop.NEWEST:
             return False
-        self._held.release([queue.drop_oldest()])
+        self._held.drop(queue.drop_oldest())
         return True
 
     def _reply(self, connection: Connection, message: Message[Any], now: float) -> None:

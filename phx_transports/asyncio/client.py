@@ -220,6 +220,7 @@ class Client:
         self._own_executor = ThreadPoolExecutor(thread_name_prefix="phx-handler") if executor is None else None
         self._runner = Runner(
             executor or cast("Executor", self._own_executor),
+            release=proto.release,
             on_done=lambda: self._loop.call_soon(self._report_handled),
             on_error=self._ending.handler_failed,
             fail_fast=fail_fast,

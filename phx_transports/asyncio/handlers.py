@@ -34,7 +34,8 @@ class Runner:
 
     Args:
         executor: For plain functions that have none of their own.
-        on_done: Called when something is done with, once until `report` takes it.
+        release: `ClientProtocol.release`.
+        on_done: Called when something was released, once until `report`.
         on_error: Told what a handler raised; must not raise.
 
     Attributes:
@@ -47,6 +48,7 @@ class Runner:
         self,
         executor: Executor,
         *,
+        release: Callable[[Sequence[Delivery]], None],
         on_done: Callable[[], object],
         on_error: OnHandlerError,
         fail_fast: bool = False,
@@ -56,7 +58,8 @@ class Runner:
         self.closed = False
         self.halted = False
         self.fail_fast = fail_fast
-        self._done: list[Delivery] = []
+        self.release = release
+        self._told = False  # whether `on_done` was called since the last report
         self.lock = nullcontext()  # all is done on the loop
         self._batches: set[asyncio.Future[list[Failure]]] = set()
         self._pool: WorkerPool[DeliveryQueue] = WorkerPool(self._drain)
@@ -72,14 +75,15 @@ class Runner:
 
     def handled(self, deliveries: Sequence[Delivery]) -> None:
         """These are done with."""
-        if not self._done:
+        self.release(deliveries)
+        if not self._told:
+            self._told = True
             self.on_done()
-        self._done += deliveries
 
     def report(self) -> list[Delivery]:
-        """What is done with since the last report; of batches that run, as far as they are."""
-        done, self._done = self._done, []
-        return done + self._dispatcher.progress()
+        """The core is told: of what batches that run are done with, for the rest was released."""
+        self._told = False
+        return self._dispatcher.progress()
 
     def halt(self) -> None:
         """Begin no handler any more; what runs is left to end."""
@@ -112,7 +116,7 @@ class Runner:
         future.add_done_callback(ended)
 
     async def _drain(self, runnable: deque[DeliveryQueue]) -> None:
-        popleft = runnable.popleft
+        popleft, release = runnable.popleft, self.release
         while runnable and not self.halted:
             queue = popleft()
             while deliveries := queue.take():
@@ -139,9 +143,10 @@ class Runner:
                     cut_off = int(self.closed)  # the one at work: nobody will go on with it
                     self.handled(deliveries[: len(deliveries) - len(left) - cut_off])
                     raise
-                if not self._done:  # `handled`, spelled out
+                release(deliveries)  # `handled`, spelled out
+                if not self._told:
+                    self._told = True
                     self.on_done()
-                self._done += deliveries
                 if queue.exclusive and not queue.deliveries:  # `take` would end the turn likewise
                     queue.deliveries = None
                     break
