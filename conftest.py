@@ -8,8 +8,8 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
-#: Says at the end how many tests are synchronous.
-pytest_plugins = ["tests.counted"]
+#: The first says at the end how many tests are synchronous.
+pytest_plugins = ["tests.counted", "tests.fixtures"]
 
 settings.register_profile("suite", max_examples=100, deadline=None, derandomize=True)
 settings.register_profile("soak", max_examples=1500, derandomize=False, stateful_step_count=100, deadline=None)

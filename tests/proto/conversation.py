@@ -17,12 +17,13 @@ When a test is over, `conftest.py` ends each of its conversations and checks wha
 
 import sys
 from collections import Counter
+from math import inf
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar, cast
 
 from phx_proto.channel import Channel
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command, OpenTransport, Resolve, SendBinary, SendText
-from phx_proto.events import ChannelEvent, Event
+from phx_proto.events import ChannelEvent, Event, JoinFailed, PushFailed
 from phx_proto.flow import Flow
 from phx_proto.formats import V1, V2, V1Server, V2Server
 from phx_proto.link import Link
@@ -36,6 +37,7 @@ E = TypeVar("E", bound=Event)
 URL = "ws://localhost:4000/socket"
 START = 1000.0
 EMPTY: Final[dict[str, Any]] = {}
+STEPS: Final = (0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1, 2, 5)  # of the waits before reconnects
 
 
 class Frame(NamedTuple):
@@ -348,6 +350,43 @@ class Conversation:
 def connected(**join: Any) -> Conversation:
     """A conversation whose client is connected and whose channels join by this policy."""
     return Conversation(ClientOptions(join=JoinPolicy(**join))).connect()
+
+
+def joined() -> tuple[Conversation, Channel]:
+    """A client, and a channel that is joined."""
+    talk = Conversation().connect()
+    return talk, talk.joined("room:1")
+
+
+def not_yet_joined() -> tuple[Conversation, Channel]:
+    """A client, and a channel whose join is under way."""
+    talk = Conversation().connect()
+    room = talk.joining("room:1")
+    talk.sent()
+    return talk, room
+
+
+def accept_join(talk: Conversation, room: Channel) -> None:
+    talk.sent()
+    talk.reply(room.join_ref)
+
+
+def dialling(options: ClientOptions | None = None, *, timeout: float = inf, **settings: Any) -> Conversation:
+    """A client that has begun to connect."""
+    talk = Conversation(options, **settings)
+    talk.proto.connect(talk.now, timeout=timeout)
+    return talk
+
+
+def opening(talk: Conversation) -> OpenTransport:
+    """The one attempt to connect."""
+    (command,) = [command for command in talk.commands() if isinstance(command, OpenTransport)]
+    return command
+
+
+def failure(talk: Conversation, kind: type[JoinFailed | PushFailed]) -> Any:
+    """The error of the one call that failed."""
+    return talk.event(kind).error
 
 
 def names(frames: list[Frame]) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from conversation import Conversation, connected, names
+from conversation import Conversation, connected, failure, names
 
 from phx_proto.channel import Channel
 from phx_proto.errors import (
@@ -22,12 +22,6 @@ from phx_proto.events import ChannelEnded, ChannelErrored, ChannelJoined, JoinFa
 from phx_proto.message import PHX_JOIN, PHX_REPLY
 from phx_proto.options import JoinPolicy, Refusal, ServerClose
 from phx_proto.states import ChannelState
-
-
-def failure(talk: Conversation) -> Any:
-    """The error of the one join that failed."""
-    return talk.event(JoinFailed).error
-
 
 # ---- joining
 
@@ -187,14 +181,14 @@ def test_a_refusal_with_a_null_join_ref_counts_as_well() -> None:
     talk = Conversation().connect()
     room = talk.joining("room:1")
     talk.serve("room:1", PHX_REPLY, {"status": "error", "response": UNMATCHED}, ref=room.join_ref)
-    assert failure(talk).response == UNMATCHED
+    assert failure(talk, JoinFailed).response == UNMATCHED
 
 
 def test_any_status_but_ok_is_a_refusal() -> None:
     talk = Conversation().connect()
     room = talk.joining("room:1")
     talk.reply(room.join_ref, "busy", b"\xff")
-    error = failure(talk)
+    error = failure(talk, JoinFailed)
     assert (error.status, error.response) == ("busy", b"\xff")
 
 
@@ -246,7 +240,7 @@ def test_a_first_join_that_is_refused_again_and_again_ends_at_its_timeout() -> N
     for wait in (1, 1.5):
         talk.reply(room.join_ref, "error")
         talk.advance(wait)
-    error = failure(talk)
+    error = failure(talk, JoinFailed)
     assert isinstance(error, JoinTimeout)
     assert error.timeout == 2.5
 
@@ -354,7 +348,7 @@ def test_a_phx_close_of_a_first_join_fails_it() -> None:
     talk = Conversation().connect()
     room = talk.joining("room:1")
     talk.close_channel("room:1", room.join_ref)
-    assert isinstance(failure(talk), ChannelClosed)
+    assert isinstance(failure(talk, JoinFailed), ChannelClosed)
 
 
 def test_a_phx_close_is_rejoined_if_the_policy_says_so() -> None:

@@ -3,7 +3,7 @@ from math import inf, nan
 from typing import Any
 
 import pytest
-from conversation import Conversation, connected, names
+from conversation import Conversation, connected, failure, names
 
 from phx_proto.backoff import Backoff
 from phx_proto.channel import Channel
@@ -17,12 +17,6 @@ from phx_proto.message import PHX_JOIN, PHX_LEAVE
 from phx_proto.options import ClientOptions, JoinPolicy
 from phx_proto.states import ChannelState
 
-
-def failure(talk: Conversation) -> Any:
-    """The error of the one join that failed."""
-    return talk.event(JoinFailed).error
-
-
 # ---- the caller's timeout, and cancelling
 
 
@@ -33,7 +27,7 @@ def test_a_join_times_out_counted_from_its_call_and_is_followed_by_a_leave() -> 
     talk.advance(2.99)
     assert talk.events() == []
     talk.advance(0.02)
-    assert isinstance(failure(talk), JoinTimeout)
+    assert isinstance(failure(talk, JoinFailed), JoinTimeout)
     assert [(frame.join_ref, frame.event) for frame in talk.sent()] == [(room.join_ref, PHX_LEAVE)]
     assert room.state is ChannelState.CLOSED
 
@@ -44,14 +38,14 @@ def test_a_joins_timeout_is_the_policys_by_default() -> None:
     talk.advance(3.99)
     assert talk.events() == []
     talk.advance(0.02)
-    assert failure(talk).timeout == 4
+    assert failure(talk, JoinFailed).timeout == 4
 
 
 def test_the_timeout_runs_without_a_connection_and_nothing_is_left() -> None:
     talk = Conversation()
     talk.joining("room:1", timeout=3)
     talk.advance(3.01)
-    assert isinstance(failure(talk), JoinTimeout)
+    assert isinstance(failure(talk, JoinFailed), JoinTimeout)
     talk.connect()
     assert talk.sent() == []
 
@@ -87,7 +81,7 @@ def give_up(talk: Conversation) -> tuple[Channel, str]:
 def test_a_cancelled_join_closes_the_channel_and_is_followed_by_a_leave() -> None:
     talk = Conversation().connect()
     room, join_ref = give_up(talk)
-    assert isinstance(failure(talk), JoinCancelled)
+    assert isinstance(failure(talk, JoinFailed), JoinCancelled)
     assert room.state is ChannelState.CLOSED
     assert [(frame.join_ref, frame.event) for frame in talk.sent()] == [(join_ref, PHX_JOIN), (join_ref, PHX_LEAVE)]
 
@@ -108,7 +102,7 @@ def test_a_join_whose_caller_goes_before_is_cancelled() -> None:
     talk = Conversation().connect()
     room = talk.channel("room:1")
     talk.cancel_join(room, talk.join(room))
-    assert isinstance(failure(talk), JoinCancelled)
+    assert isinstance(failure(talk, JoinFailed), JoinCancelled)
     assert room.state is ChannelState.CLOSED
     assert [frame.event for frame in talk.sent()] == [PHX_JOIN, PHX_LEAVE]
 

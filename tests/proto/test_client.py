@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from conversation import EMPTY, START, Conversation
+from conversation import EMPTY, START, STEPS, Conversation, dialling, opening
 
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import AbortTransport, OpenTransport
@@ -36,20 +36,6 @@ from phx_proto.handlers.router import Router
 from phx_proto.message import Message
 from phx_proto.options import ClientOptions
 from phx_proto.states import ChannelState, SocketState
-
-STEPS = (0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1, 2, 5)
-
-
-def dialling(options: ClientOptions | None = None, **settings: Any) -> Conversation:
-    talk = Conversation(options, **settings)
-    talk.proto.connect(talk.now)
-    return talk
-
-
-def opening(talk: Conversation) -> OpenTransport:
-    (command,) = [command for command in talk.commands() if isinstance(command, OpenTransport)]
-    return command
-
 
 # ---- connecting -----------------------------------------------------------------------------------------------------
 

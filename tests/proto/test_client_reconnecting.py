@@ -4,10 +4,10 @@ from random import Random
 from typing import Any
 
 import pytest
-from conversation import EMPTY, Conversation
+from conversation import EMPTY, STEPS, Conversation, dialling, opening
 
 from phx_proto.backoff import Backoff, ReconnectPolicy
-from phx_proto.commands import AbortTransport, OpenTransport
+from phx_proto.commands import AbortTransport
 from phx_proto.errors import CertificateError, ConnectError, ConnectionClosed, ConnectTimeout
 from phx_proto.events import (
     ChannelErrored,
@@ -20,20 +20,6 @@ from phx_proto.events import (
 )
 from phx_proto.options import ClientOptions
 from phx_proto.states import SocketState
-
-STEPS = (0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1, 2, 5)
-
-
-def dialling(options: ClientOptions | None = None, **settings: Any) -> Conversation:
-    talk = Conversation(options, **settings)
-    talk.proto.connect(talk.now)
-    return talk
-
-
-def opening(talk: Conversation) -> OpenTransport:
-    (command,) = [command for command in talk.commands() if isinstance(command, OpenTransport)]
-    return command
-
 
 # ---- lost and back --------------------------------------------------------------------------------------------------
 

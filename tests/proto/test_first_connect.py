@@ -5,7 +5,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from conversation import EMPTY, Conversation
+from conversation import EMPTY, Conversation, dialling
 
 from phx_proto.backoff import Backoff, ReconnectPolicy
 from phx_proto.errors import ConnectError, ConnectTimeout, HandshakeRefused, StillRefused
@@ -37,53 +37,47 @@ def refusing(status: int, **headers: str) -> Callable[[Conversation], object]:
     return lambda talk: talk.link.refused(status, fields, b"not now", talk.now)
 
 
-def dialling(timeout: float, options: ClientOptions | None = None, **settings: Any) -> Conversation:
-    talk = Conversation(options, **settings)
-    talk.proto.connect(talk.now, timeout=timeout)
-    return talk
-
-
 @pytest.mark.parametrize("seed", range(100))
 @pytest.mark.parametrize("share", [0.6, 0.75, 0.87, 0.95])
 @pytest.mark.parametrize("timeout", [1.0, 10.0, 60.0])
 def test_a_server_that_comes_up_in_time_is_met(timeout: float, share: float, seed: int) -> None:
-    tried = attempts(dialling(timeout, rng=Random(seed)), until=timeout, fail=down)
+    tried = attempts(dialling(timeout=timeout, rng=Random(seed)), until=timeout, fail=down)
     assert any(share * timeout <= at < timeout for at in tried)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_server_that_takes_its_time_for_a_handshake_is_met_too(seed: int) -> None:
-    tried = attempts(dialling(10.0, rng=Random(seed)), until=10.0, fail=down)
+    tried = attempts(dialling(timeout=10.0, rng=Random(seed)), until=10.0, fail=down)
     assert any(6.0 <= at <= 9.0 for at in tried)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_it_is_not_tried_more_often_than_it_needs(seed: int) -> None:
-    late = [at for at in attempts(dialling(10.0, rng=Random(seed)), until=10.0, fail=down) if at > 5.0]
+    late = [at for at in attempts(dialling(timeout=10.0, rng=Random(seed)), until=10.0, fail=down) if at > 5.0]
     assert len(late) <= 7
 
 
 def test_the_last_try_leaves_time_for_its_handshake() -> None:
-    assert max(attempts(dialling(10.0), until=10.0, fail=down)) == pytest.approx(9.7)
-    assert max(attempts(dialling(1.0), until=1.0, fail=down)) == pytest.approx(0.97)
-    assert max(attempts(dialling(600.0), until=600.0, fail=down)) == pytest.approx(599.7)
+    assert max(attempts(dialling(timeout=10.0), until=10.0, fail=down)) == pytest.approx(9.7)
+    assert max(attempts(dialling(timeout=1.0), until=1.0, fail=down)) == pytest.approx(0.97)
+    assert max(attempts(dialling(timeout=600.0), until=600.0, fail=down)) == pytest.approx(599.7)
 
 
 def test_an_endless_first_connect_keeps_to_the_schedule() -> None:
     options = ClientOptions(reconnect=ReconnectPolicy(schedule=Backoff((4.0,))))
-    tried = attempts(dialling(float("inf"), options), until=13.0, fail=down)
+    tried = attempts(dialling(options), until=13.0, fail=down)
     assert tried == pytest.approx([0.0, 4.0, 8.0, 12.0])
 
 
 def test_a_later_connect_keeps_to_the_schedule() -> None:
     options = ClientOptions(reconnect=ReconnectPolicy(schedule=Backoff((4.0,))))
-    talk = dialling(10.0, options).accept()
+    talk = dialling(options, timeout=10.0).accept()
     talk.drop()
     assert talk.proto.next_timeout() == talk.now + 4.0
 
 
 def test_what_a_server_asked_to_wait_is_waited() -> None:
-    tried = attempts(dialling(10.0), until=10.0, fail=refusing(429, retry_after="6"))
+    tried = attempts(dialling(timeout=10.0), until=10.0, fail=refusing(429, retry_after="6"))
     assert tried == pytest.approx([0.0, 9.0])
 
 
@@ -92,7 +86,7 @@ def test_what_a_server_asked_to_wait_is_waited() -> None:
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 503])
 def test_a_refusal_that_was_retried_is_raised_at_the_end(status: int) -> None:
-    talk = dialling(3.0)
+    talk = dialling(timeout=3.0)
     attempts(talk, until=5.0, fail=refusing(status))
     error = talk.event(Closed).error
     assert isinstance(error, HandshakeRefused)
@@ -104,7 +98,7 @@ def test_a_refusal_that_was_retried_is_raised_at_the_end(status: int) -> None:
 @pytest.mark.parametrize("name", ["params", "auth_token"])
 def test_a_refusal_of_what_a_callable_gave_is_retried_and_raised_at_the_end(name: str, status: int) -> None:
     settings: dict[str, Any] = {name: lambda: None}
-    talk = dialling(3.0, **settings)
+    talk = dialling(timeout=3.0, **settings)
     value = EMPTY if name == "params" else "t"
     tried = 0
     while talk.proto.state is not SocketState.CLOSED:
@@ -122,7 +116,7 @@ def test_a_refusal_of_what_a_callable_gave_is_retried_and_raised_at_the_end(name
 
 
 def test_the_latest_attempt_tells_what_is_raised() -> None:
-    talk = dialling(3.0)
+    talk = dialling(timeout=3.0)
     refusing(503)(talk)
     talk.advance(0.01)
     attempts(talk, until=5.0, fail=down)

@@ -3,7 +3,7 @@ from math import inf, nan
 from typing import Any
 
 import pytest
-from conversation import Conversation
+from conversation import Conversation, accept_join, failure, joined, not_yet_joined
 
 from phx_proto.channel import Channel
 from phx_proto.commands import PauseReading, ResumeReading
@@ -20,29 +20,6 @@ from phx_proto.events import ChannelErrored, PushFailed, ReplyReceived
 from phx_proto.flow import FlowLimits
 from phx_proto.message import PHX_JOIN, PHX_REPLY, Reply
 from phx_proto.options import ClientOptions
-
-
-def joined() -> tuple[Conversation, Channel]:
-    talk = Conversation().connect()
-    return talk, talk.joined("room:1")
-
-
-def not_yet_joined() -> tuple[Conversation, Channel]:
-    talk = Conversation().connect()
-    room = talk.joining("room:1")
-    talk.sent()
-    return talk, room
-
-
-def accept_join(talk: Conversation, room: Channel) -> None:
-    talk.sent()
-    talk.reply(room.join_ref)
-
-
-def failure(talk: Conversation) -> Any:
-    """The error of the one push that failed."""
-    return talk.event(PushFailed).error
-
 
 # ---- replies
 
@@ -160,7 +137,7 @@ def test_the_timeout_runs_while_a_push_waits_for_the_join() -> None:
     talk, room = not_yet_joined()
     talk.push(room, timeout=3)
     talk.advance(3.01)
-    error = failure(talk)
+    error = failure(talk, PushFailed)
     assert isinstance(error, PushTimeout)
     assert not error.sent
     accept_join(talk, room)
@@ -173,7 +150,7 @@ def test_the_timeout_of_a_push_that_waited_is_not_begun_anew_when_it_is_sent() -
     talk.advance(2)
     accept_join(talk, room)
     talk.advance(1.01)
-    error = failure(talk)
+    error = failure(talk, PushFailed)
     assert isinstance(error, PushTimeout)
     assert error.sent
 

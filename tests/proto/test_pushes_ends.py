@@ -1,8 +1,7 @@
 from math import inf
-from typing import Any
 
 import pytest
-from conversation import Conversation
+from conversation import Conversation, accept_join, failure, joined, not_yet_joined
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,29 +12,6 @@ from phx_proto.errors import (
     PushLost,
 )
 from phx_proto.events import LeaveEnded, PushFailed, ReplyReceived
-
-
-def joined() -> tuple[Conversation, Channel]:
-    talk = Conversation().connect()
-    return talk, talk.joined("room:1")
-
-
-def not_yet_joined() -> tuple[Conversation, Channel]:
-    talk = Conversation().connect()
-    room = talk.joining("room:1")
-    talk.sent()
-    return talk, room
-
-
-def accept_join(talk: Conversation, room: Channel) -> None:
-    talk.sent()
-    talk.reply(room.join_ref)
-
-
-def failure(talk: Conversation) -> Any:
-    """The error of the one push that failed."""
-    return talk.event(PushFailed).error
-
 
 # ---- lost
 
@@ -83,7 +59,7 @@ def test_an_unsent_push_is_lost_unsent_when_the_client_closes() -> None:
     talk, room = not_yet_joined()
     talk.push(room)
     talk.proto.close(talk.now)
-    error = failure(talk)
+    error = failure(talk, PushFailed)
     assert isinstance(error, PushLost)
     assert not error.sent
 
@@ -185,7 +161,7 @@ def test_a_sent_push_is_lost_when_the_connection_is_while_the_channel_is_left() 
     talk.push(room)
     talk.leave(room)
     talk.drop()
-    assert isinstance(failure(talk), PushLost)
+    assert isinstance(failure(talk, PushFailed), PushLost)
 
 
 # ---- cancelled
@@ -195,7 +171,7 @@ def test_a_cancelled_unsent_push_is_never_sent() -> None:
     talk, room = not_yet_joined()
     ref = talk.push(room)
     talk.cancel(room, ref)
-    error = failure(talk)
+    error = failure(talk, PushFailed)
     assert isinstance(error, PushCancelled)
     assert not error.sent
     accept_join(talk, room)
@@ -206,7 +182,7 @@ def test_the_late_reply_to_a_cancelled_push_is_dropped() -> None:
     talk, room = joined()
     ref = talk.push(room)
     talk.cancel(room, ref)
-    error = failure(talk)
+    error = failure(talk, PushFailed)
     assert isinstance(error, PushCancelled)
     assert error.sent
     talk.reply(ref)

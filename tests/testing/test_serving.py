@@ -2,26 +2,20 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
+from room_server import Room
 
 from phx_proto.errors import HandshakeRefused, PushLost
 from phx_proto.events import Connected, Disconnected
 from phx_proto.options import ClientOptions
 from phx_transports import asyncio as on_asyncio
-from phx_transports.server import Server, ServerChannel, on
+from phx_transports.server import Server
 from phx_transports.testing import TestServer, serve
 from phx_transports.threads import Client, connect
 
 QUICK = ClientOptions(heartbeat=0.1)
 PATIENCE = 30.0
-
-
-class Room(ServerChannel):
-    @on("echo")
-    def echo(self, payload: Any) -> Any:
-        return payload
 
 
 @contextmanager

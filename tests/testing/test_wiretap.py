@@ -1,7 +1,6 @@
 """What a test server's wires carried, in words."""
 
 import json
-from typing import Any
 
 import pytest
 
@@ -64,12 +63,8 @@ def test_the_latest_is_kept_of_a_flood() -> None:
     assert lines[0].endswith(" 10")
 
 
-class Room(ServerChannel):
-    async def join(self, topic: str, params: Any) -> None: ...
-
-
 def test_what_goes_wrong_is_told_too() -> None:
-    with serve({"room:*": Room}) as server:
+    with serve({"room:*": ServerChannel}) as server:
         server.faults.refuse(403)
         with pytest.raises(HandshakeRefused):
             connect(server.url, proxy=None)

@@ -63,7 +63,7 @@ class Wire:
         self.reading.set()
         self.code: int | None = None  # of the client's close frame
         self.gone = asyncio.Event()
-        self.heartbeat = asyncio.Event()
+        self._heartbeat = asyncio.Event()
         assert socket.request is not None
         self.path = socket.request.path
         self.headers = socket.request.headers
@@ -80,7 +80,7 @@ class Wire:
                 frame = Frame(*json.loads(data)) if isinstance(data, str) else _binary(data)
                 if frame.event == "heartbeat" and frame.topic == "phoenix":
                     self.heartbeats += 1
-                    self.heartbeat.set()
+                    self._heartbeat.set()
                     if self.answers_heartbeats:  # without waiting behind a flood, so that the next is seen
                         await self.burst(answer(frame))
                     continue
@@ -151,6 +151,35 @@ class Wire:
         """End it as a killed server does."""
         self._socket.transport.abort()
 
+    def write(self, data: bytes) -> None:
+        """Bytes that need not be a frame."""
+        self._socket.transport.write(data)
+
+    def unsent(self) -> int:
+        """Bytes that were written, and that the client's end has no room for."""
+        return self._socket.transport.get_write_buffer_size()
+
+    def stop_reading(self) -> None:
+        """What comes stays in the socket's buffer, and soon in the client's."""
+        self._socket.transport.pause_reading()
+
+    def read_on(self) -> None:
+        self._socket.transport.resume_reading()
+
+    def fall_silent(self) -> None:
+        """Heartbeats are no longer answered."""
+        self.answers_heartbeats = False
+
+    async def heartbeat(self) -> None:
+        """Wait for the next."""
+        self._heartbeat.clear()
+        await self._heartbeat.wait()
+
+    async def ended(self) -> int | None:
+        """Wait for the end; gives the code of the client's close frame."""
+        await self.gone.wait()
+        return self.code
+
 
 def answer(to: Frame, response: Any = None, status: str = "ok") -> str:
     payload = {"status": status, "response": {} if response is None else response}
@@ -186,6 +215,10 @@ class Peer:
     attempts: int = 0
     wires: list[Wire] = field(default_factory=list[Wire])
     _new: "asyncio.Queue[Wire]" = field(default_factory=asyncio.Queue)
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2].partition("/")[0])
 
     async def wire(self) -> Wire:
         """The next connection."""
@@ -265,8 +298,8 @@ async def until(condition: Callable[[], Any]) -> None:
         await asyncio.sleep(0.001)
 
 
-async def turns(count: int = 20) -> None:
-    """Let the loop do what it has."""
+async def turns(count: int = 50) -> None:
+    """Let the loop do what it has: on the loopback, reads that are ready are among it."""
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -281,7 +314,9 @@ def tidy() -> Iterator[None]:
     with collected():
         yield
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    for thread in set(threading.enumerate()) - before:
+    # The threads of the loop's own executor end with the loop.
+    ours = [thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")]
+    for thread in set(ours) - before:
         thread.join(LONG)  # idle ones end by themselves
         assert not thread.is_alive(), thread
     assert contexts == []

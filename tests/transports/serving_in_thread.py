@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import faulthandler
+import inspect
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -11,9 +12,8 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, TypeVar
 
 import peer as on_loop
-from peer import LONG, ONCE, QUICK, Frame
+from peer import LONG, ONCE, QUICK
 
-from phx_transports.server import Server
 from phx_transports.testing import background as start
 from phx_transports.threads import Channel, Client, connect
 
@@ -27,7 +27,6 @@ __all__ = [
     "Wire",
     "connected",
     "dial",
-    "embedded",
     "joined",
     "reserved_port",
     "serving",
@@ -85,113 +84,28 @@ class Loop:
         self.loop.close()
 
 
-class Wire:
-    """The server's side of one connection, see `peer.Wire`."""
+class OnLoop:
+    """What lives on a loop, used from another thread: each call is made there and waited for."""
 
-    def __init__(self, loop: Loop, wire: on_loop.Wire) -> None:
-        self._loop = loop
-        self.on_loop = wire
-
-    @property
-    def params(self) -> dict[str, str]:
-        return self.on_loop.params
-
-    @property
-    def headers(self) -> Any:
-        return self.on_loop.headers
-
-    def receive(self) -> Frame:
-        return self._loop(self.on_loop.receive())
-
-    def expect(self, event: str, topic: str | None = None) -> Frame:
-        return self._loop(self.on_loop.expect(event, topic))
-
-    def accept(self, topic: str | None = None, response: Any = None) -> Frame:
-        return self._loop(self.on_loop.accept(topic, response))
-
-    def let_go(self, topic: str | None = None) -> Frame:
-        return self._loop(self.on_loop.let_go(topic))
-
-    def reply(self, to: Frame, response: Any = None, status: str = "ok") -> None:
-        self._loop(self.on_loop.reply(to, response, status))
-
-    def push(self, topic: str, event: str, payload: Any = None, **refs: Any) -> None:
-        self._loop(self.on_loop.push(topic, event, payload, **refs))
-
-    def send(self, *data: str | bytes) -> None:
-        self._loop(self.on_loop.send(*data))
-
-    def close(self, code: int = 1000, reason: str = "") -> None:
-        self._loop(self.on_loop.close(code, reason))
-
-    def cut(self) -> None:
-        self._loop.do(self.on_loop.cut)
-
-    def burst(self, *frames: str) -> None:
-        """Send them so that they come in one read, if the loopback likes."""
-        self._loop(self.on_loop.burst(*frames))
-
-    def write(self, data: bytes) -> None:
-        """Bytes that need not be a frame."""
-        self._loop.do(lambda: self.on_loop._socket.transport.write(data))
-
-    def unsent(self) -> int:
-        """Bytes that were written, and that the client's end has no room for."""
-        sizes: list[int] = []
-        self._loop.do(lambda: sizes.append(self.on_loop._socket.transport.get_write_buffer_size()))
-        return sizes[0]
-
-    def stop_reading(self) -> None:
-        """What comes stays in the socket's buffer, and soon in the client's."""
-        self._loop.do(self.on_loop._socket.transport.pause_reading)
-
-    def read_on(self) -> None:
-        self._loop.do(self.on_loop._socket.transport.resume_reading)
-
-    def ended(self) -> int | None:
-        """Waits for the end; gives the code of the client's close frame."""
-        self._loop(wait(self.on_loop.gone))
-        return self.on_loop.code
-
-    @property
-    def heartbeats(self) -> int:
-        return self.on_loop.heartbeats
-
-    def fall_silent(self) -> None:
-        """Heartbeats are no longer answered."""
-        self.on_loop.answers_heartbeats = False
-
-    def heartbeat(self) -> None:
-        """Waits for the next."""
-        self._loop.do(self.on_loop.heartbeat.clear)
-        self._loop(wait(self.on_loop.heartbeat))
-
-    def rest(self) -> list[Frame]:
-        return self._loop(self.on_loop.rest())
-
-
-async def wait(event: asyncio.Event) -> None:
-    await event.wait()
-
-
-class Peer:
-    """The server, see `peer.Peer`."""
-
-    def __init__(self, loop: Loop, peer: on_loop.Peer) -> None:
+    def __init__(self, loop: Loop, there: Any) -> None:
         self.loop = loop
-        self.on_loop = peer
+        self.on_loop = there
 
-    @property
-    def url(self) -> str:
-        return self.on_loop.url
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.on_loop, name)
+        if inspect.iscoroutinefunction(value):
+            return lambda *arguments, **options: self.loop(value(*arguments, **options))
+        if inspect.ismethod(value):
+            return lambda *arguments, **options: self.loop.do(lambda: value(*arguments, **options))
+        return value
 
-    @property
-    def port(self) -> int:
-        return int(self.url.rpartition(":")[2].partition("/")[0])
 
-    @property
-    def attempts(self) -> int:
-        return self.on_loop.attempts
+class Wire(OnLoop):
+    """The server's side of one connection: a `peer.Wire`."""
+
+
+class Peer(OnLoop):
+    """The server: a `peer.Peer`."""
 
     def refuse(self, refuse: Callable[[], tuple[int, str] | None]) -> None:
         self.on_loop.refuse = refuse
@@ -222,13 +136,6 @@ def reserved_port() -> Iterator[int]:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))
         yield holder.getsockname()[1]
-
-
-@contextmanager
-def embedded(server: Server) -> Iterator[str]:
-    """The embedded server; gives its URL."""
-    with looping() as loop, loop.entered(server.serve()) as running:
-        yield running.url
 
 
 def dial(peer: Peer, **options: Any) -> Client:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from room_server import server
-from serving_in_thread import LONG, embedded
+from serving_in_thread import LONG
 
 import phx_transports.asyncio
 import phx_transports.threads
 import phx_transports.wsproto
+from phx_transports.testing import serve
 
 OTHER = "OtherProcess: this client belongs to the process that connected it"
 
@@ -55,7 +56,7 @@ def told_by(call: Callable[[], object]) -> str:
 
 @pytest.mark.parametrize("connect", CONNECT, ids=["threads", "wsproto"])
 def test_in_a_fork_calls_raise_at_once_and_closing_leaves_the_parents_connection_alone(connect: Any) -> None:
-    with embedded(server) as url, connect(url) as client:
+    with serve(server) as served, connect(served.url) as client:
         channel = client.join("room:1", {"name": "ann"})
 
         def use_and_close() -> str:
@@ -86,5 +87,5 @@ def test_on_asyncio_too() -> None:
             assert (await channel.push("echo", 2, timeout=LONG)).response == 2
             assert client.stats.reconnects == 0
 
-    with embedded(server) as url:
-        asyncio.run(main(url))
+    with serve(server) as served:
+        asyncio.run(main(served.url))

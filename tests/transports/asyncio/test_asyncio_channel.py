@@ -3,13 +3,12 @@
 import asyncio
 import gc
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from in_memory import TOPIC, on_asyncio
-from peer import Frame, Wire, dial, joined, serving, tidy, turns, until
+from peer import Frame, Wire, dial, joined, serving, turns, until
 
 from phx_proto.errors import (
     PushTimeout,
@@ -20,13 +19,7 @@ from phx_proto.states import ChannelState
 from phx_transports.asyncio import Channel, connect
 from phx_transports.testing import Peer
 
-pytestmark = pytest.mark.asyncio
-
-
-@pytest_asyncio.fixture(autouse=True)
-async def _tidy() -> AsyncIterator[None]:
-    with tidy():
-        yield
+pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("clean_loop")]
 
 
 # ---- joining and leaving --------------------------------------------------------------------------------------------

@@ -4,13 +4,11 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from in_memory import TOPIC, on_asyncio
-from peer import tidy, turns
+from peer import turns
 
 from phx_proto.errors import PushLost
 from phx_proto.handlers.router import Router
@@ -19,13 +17,7 @@ from phx_proto.states import ChannelState, SocketState
 from phx_transports.asyncio import Channel, connect
 from phx_transports.testing import Peer
 
-pytestmark = pytest.mark.asyncio
-
-
-@pytest_asyncio.fixture(autouse=True)
-async def _tidy() -> AsyncIterator[None]:
-    with tidy():
-        yield
+pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("clean_loop")]
 
 
 # ---- closing --------------------------------------------------------------------------------------------------------

@@ -3,13 +3,11 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from peer import LONG, ONCE, QUICK, serving, tidy, turns, until
+from peer import LONG, ONCE, QUICK, serving, turns, until
 from websockets.utils import accept_key
 
 from phx_proto.errors import (
@@ -21,15 +19,9 @@ from phx_proto.handlers.router import Router
 from phx_transports.asyncio import connect
 from phx_transports.testing import Peer
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("clean_loop")]
 
 SECRET = "hush-hush"
-
-
-@pytest_asyncio.fixture(autouse=True)
-async def _tidy() -> AsyncIterator[None]:
-    with tidy():
-        yield
 
 
 # ---- it comes about -------------------------------------------------------------------------------------------------

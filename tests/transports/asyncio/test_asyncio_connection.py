@@ -1,8 +1,5 @@
 import asyncio
 import contextlib
-import datetime
-import gc
-import ipaddress
 import logging
 import socket
 import ssl
@@ -12,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import Authority
+from frames import text
+from peer import turns
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.frames import Frame, Opcode
 from websockets.protocol import SERVER
@@ -28,21 +23,9 @@ from phx_transports.asyncio import connection as module
 from phx_transports.asyncio.connection import FastConnection, open_connection
 from phx_transports.websocket.cutter import Received
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("clean_loop")]
 
 LONG = 5  # seconds until a wait that should be short fails
-
-
-@pytest_asyncio.fixture(autouse=True)
-async def nothing_left_behind() -> AsyncIterator[None]:
-    """No exception reaches the loop, no task stays, no transport is collected open (warnings are errors)."""
-    contexts: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: contexts.append(context))
-    yield
-    gc.collect()
-    await asyncio.sleep(0)
-    assert contexts == []
-    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 class Recorder:
@@ -196,10 +179,6 @@ async def raw_server(handler: Callable[[Raw], Awaitable[None]], *, shake: bool =
     assert failed == []
 
 
-def text(message: str) -> bytes:
-    return Frame(Opcode.TEXT, message.encode()).serialize(mask=False)
-
-
 CLOSE = Frame(Opcode.CLOSE, b"\x03\xe9bye").serialize(mask=False)
 
 
@@ -211,12 +190,6 @@ async def echo(server: ServerConnection) -> None:
 async def until_gone(raw: Raw) -> None:
     while await raw.reader.read(1 << 16):
         pass
-
-
-async def turns(count: int = 50) -> None:
-    """Lets the loop do what it has: on the loopback, reads that are ready are among it."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 # ---- receiving ------------------------------------------------------------------------------------------------------
@@ -556,40 +529,9 @@ async def test_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 # ---- ways to connect ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context with a certificate for 127.0.0.1, and a client's that trusts it."""
-    directory: Path = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "throwaway")])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    chain = directory / "certificate.pem"
-    chain.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(pem)
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(chain)
-    return server, ssl.create_default_context(cadata=certificate.public_bytes(pem).decode())
-
-
-async def test_tls_with_a_certificate_that_is_trusted(authority: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
-    server, client = authority
-    async with serving(echo, ssl=server) as url, connected(url, ssl=client) as (connection, receiver):
+async def test_tls_with_a_certificate_that_is_trusted(authority: Authority) -> None:
+    options = {"ssl": authority.trusting()}
+    async with serving(echo, ssl=authority.server()) as url, connected(url, **options) as (connection, receiver):
         connection.send_text("x" * 1_000_000)
         assert await receiver.until_messages(1) == ["x" * 1_000_000]
         connection.close(1000, "done")
@@ -597,24 +539,24 @@ async def test_tls_with_a_certificate_that_is_trusted(authority: tuple[ssl.SSLCo
         await connection.wait_closed()
 
 
-async def test_tls_dropped_without_a_handshake(authority: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
-    server, client = authority
-    async with serving(echo, ssl=server) as url, connected(url, ssl=client) as (connection, receiver):
+async def test_tls_dropped_without_a_handshake(authority: Authority) -> None:
+    options = {"ssl": authority.trusting()}
+    async with serving(echo, ssl=authority.server()) as url, connected(url, **options) as (connection, receiver):
         connection.abort()
         assert (await receiver.until_closed())[0] is None
 
 
-async def test_tls_with_a_certificate_that_is_not_trusted(authority: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
-    async with serving(echo, ssl=authority[0]) as url:
+async def test_tls_with_a_certificate_that_is_not_trusted(authority: Authority) -> None:
+    async with serving(echo, ssl=authority.server()) as url:
         with pytest.raises(CertificateError, match="self-signed"):
             await open_connection(url, receiver=Recorder(), proxy=None)
 
 
-async def test_tls_that_does_not_verify(authority: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+async def test_tls_that_does_not_verify(authority: Authority) -> None:
     client = ssl.create_default_context()
     client.check_hostname = False
     client.verify_mode = ssl.CERT_NONE
-    async with serving(echo, ssl=authority[0]) as url, connected(url, ssl=client) as (connection, receiver):
+    async with serving(echo, ssl=authority.server()) as url, connected(url, ssl=client) as (connection, receiver):
         connection.send_text("a")
         assert await receiver.until_messages(1) == ["a"]
 

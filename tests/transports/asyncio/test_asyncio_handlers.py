@@ -3,15 +3,14 @@
 import asyncio
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from in_memory import TOPIC, on_asyncio, send_numbers
-from peer import QUICK, Wire, joined, push, tidy, until
+from peer import QUICK, Wire, joined, push, until
 from reported import Reports
 
 from phx_proto.flow import FlowLimits
@@ -22,13 +21,7 @@ from phx_proto.states import ChannelState, SocketState
 from phx_transports.asyncio import Channel
 from phx_transports.testing import Peer
 
-pytestmark = pytest.mark.asyncio
-
-
-@pytest_asyncio.fixture(autouse=True)
-async def _tidy() -> AsyncIterator[None]:
-    with tidy():
-        yield
+pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("clean_loop")]
 
 
 @pytest.fixture

@@ -227,37 +227,20 @@ async def test_a_worker_cancelled_before_it_began_is_replaced() -> None:
         await wait(drain.finished("a"))
 
 
-async def test_a_parked_worker_that_was_cancelled_is_replaced() -> None:
+@pytest.mark.parametrize("when", ["it has ended", "it was cancelled", "it was called"])
+async def test_a_parked_worker_that_is_cancelled_is_replaced(when: str) -> None:
     drain = Drain()
     async with pool_of(drain) as pool:
         pool.add(["a"])
         await wait(drain.finished("a"))
         (worker,) = workers()
+        if when == "it was called":
+            pool.add(["b"])
         worker.cancel()
-        await asyncio.wait([worker])
-        pool.add(["b"])
-        await wait(drain.finished("b"))
-
-
-async def test_a_channel_added_just_after_the_parked_worker_was_cancelled_is_drained() -> None:
-    drain = Drain()
-    async with pool_of(drain) as pool:
-        pool.add(["a"])
-        await wait(drain.finished("a"))
-        (worker,) = workers()
-        worker.cancel()
-        pool.add(["b"])
-        await wait(drain.finished("b"))
-
-
-async def test_a_worker_cancelled_between_its_call_and_its_coming_is_replaced() -> None:
-    drain = Drain()
-    async with pool_of(drain) as pool:
-        pool.add(["a"])
-        await wait(drain.finished("a"))
-        (worker,) = workers()
-        pool.add(["b"])
-        worker.cancel()
+        if when == "it has ended":
+            await asyncio.wait([worker])
+        if when != "it was called":
+            pool.add(["b"])
         await wait(drain.finished("b"))
 
 

@@ -1,10 +1,9 @@
-"""Each adapter in turn, a Dask cluster, and a throwaway authority for TLS."""
+"""Each adapter in turn, and a Dask cluster."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from certificates import Authority
 from serving_in_thread import tidy
 
 from bench.cluster import Cluster, running
@@ -37,8 +36,3 @@ def dask() -> Iterator[Cluster]:
     """A cluster, for executors that leave this process."""
     with running() as cluster:
         yield cluster
-
-
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("tls"))

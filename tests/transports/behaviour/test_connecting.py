@@ -89,7 +89,7 @@ def test_a_server_that_comes_up_shortly_before_the_timeout_is_met(adapter: Adapt
         with serving(port=port) as peer:
             wire = peer.wire()
             done.wait()
-            return wire.params["vsn"]
+            return str(wire.params["vsn"])
 
     coming = start(come_up)
     options = replace(QUICK, reconnect=ReconnectPolicy(schedule=Backoff((0.01, 5.0))))

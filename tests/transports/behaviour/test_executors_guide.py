@@ -12,12 +12,13 @@ from typing import IO, Any
 
 import pytest
 from jobs import Note, die_at_gate, write_note
-from serving_in_thread import LONG, embedded, joined, start, tidy, until
+from serving_in_thread import LONG, joined, start, tidy, until
 from snippets import blocks, run
 
 from bench.cluster import Cluster
 from phx_proto.handlers.router import Router
 from phx_transports.server import Server, ServerChannel
+from phx_transports.testing import serve
 
 from .adapters import TOPIC
 from .shared import Gate, Reports
@@ -40,8 +41,8 @@ def url() -> Iterator[str]:
             for minutes in (1, 2, 3):
                 self.push("usage", {"minutes": minutes})
 
-    with tidy(), embedded(server) as url:
-        yield url
+    with tidy(), serve(server) as served:
+        yield served.url
 
 
 @pytest.fixture

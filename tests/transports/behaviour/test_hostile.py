@@ -112,7 +112,7 @@ def test_a_peer_that_pings_and_does_not_read_is_not_read_either(adapter: Adapter
 
 def left_over(wire: Wire) -> int:
     """What is unsent when nothing is taken any more."""
-    before, left = -1, wire.unsent()
+    before, left = -1, int(wire.unsent())
     while left != before:
         threading.Event().wait(0.2)
         before, left = left, wire.unsent()

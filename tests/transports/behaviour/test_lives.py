@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from peer import push
 from room_server import server
-from serving_in_thread import LONG, QUICK, Flag, embedded, serving, start, until
+from serving_in_thread import LONG, QUICK, Flag, serving, start, until
 
 from phx_proto.backoff import ReconnectPolicy
 from phx_proto.errors import (
@@ -26,6 +26,7 @@ from phx_proto.events import BadFrame, ChannelEnded, Closed, Connected, ConnectF
 from phx_proto.message import Message
 from phx_proto.states import ChannelState, SocketState
 from phx_transports.client.queues import EventQueue
+from phx_transports.testing import serve
 
 from .adapters import TOPIC, Adapter, Wsproto
 from .faces import Channel
@@ -40,7 +41,7 @@ def test_a_whole_conversation_with_the_embedded_server(adapter: Adapter) -> None
     handlers = adapter.handlers()
     heard: list[Any] = []
     handlers.add(lambda message: heard.append(message.payload), "shout")
-    with embedded(server) as url, adapter.connecting(url, router=handlers) as client:
+    with serve(server) as served, adapter.connecting(served.url, router=handlers) as client:
         with client.joined("room:1", {"name": "ann"}) as channel, channel.messages() as messages:
             assert channel.push("echo", {"a": [1, 2.5, None]}).response == {"a": [1, 2.5, None]}
             assert channel.push("echo", b"\x00\xff").response == b"\x00\xff"
@@ -59,7 +60,7 @@ def test_a_whole_conversation_with_the_embedded_server(adapter: Adapter) -> None
 
 
 def test_a_channel_that_the_embedded_server_stops_ends_its_streams_with_why(adapter: Adapter) -> None:
-    with embedded(server) as url, adapter.connecting(url) as client:
+    with serve(server) as served, adapter.connecting(served.url) as client:
         channel = client.join("room:a")
         with channel.stream() as stream:
             channel.cast("stop")

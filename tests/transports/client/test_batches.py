@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from jobs import Demanding, Holding
 
 from phx_proto.errors import InvalidHandler, PayloadMismatch
 from phx_proto.handlers.handler import Handler
@@ -215,21 +216,6 @@ class Counted:
 # ---- the way back ---------------------------------------------------------------------------------------------------
 
 
-class Demanding(Exception):
-    """It is pickled, and cannot be unpickled: its arguments are not those of `Exception`."""
-
-    def __init__(self, what: str, *, where: str) -> None:
-        super().__init__(f"{what} in {where}")
-
-
-class Holding(Exception):
-    """It cannot be pickled."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
-        self.lock = threading.Lock()
-
-
 class Mute(Exception):
     def __init__(self) -> None:
         super().__init__(lambda: None)
@@ -264,8 +250,8 @@ def test_an_error_arrives_as_itself_with_the_traceback_that_it_had() -> None:
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (Demanding("a leak", where="the cellar"), f"{__name__}.Demanding: a leak in the cellar"),
-        (Holding("on"), f"{__name__}.Holding: on"),
+        (Demanding("a leak", where="the cellar"), "jobs.Demanding: a leak in the cellar"),
+        (Holding("on"), "jobs.Holding: on"),
         (Mute(), f"{__name__}.Mute: (its text cannot be made: RuntimeError)"),
     ],
 )

@@ -26,7 +26,7 @@ class Workers(Executor):
     """An executor that is known by its name alone."""
 
 
-class Room:
+class Topic:
     """A channel, as far as a queue needs it."""
 
     def __init__(self, topic: str) -> None:
@@ -70,7 +70,7 @@ class Host:
     def queue(self, topic: str = "t", handler: Handler | None = None) -> HandlerQueue:
         handler = Handler(handle, "n") if handler is None else handler
         kind = HandlerQueue if handler.concurrency is None else ConcurrentQueue
-        return kind(handler, Place.EXECUTOR, Room(topic), None, self.backlog)
+        return kind(handler, Place.EXECUTOR, Topic(topic), None, self.backlog)
 
     def put(self, queue: HandlerQueue, numbers: range, size: int = 100) -> None:
         """What the core does with messages."""

@@ -22,7 +22,7 @@ def message(event: str) -> Message[Any]:
     return Message(join_ref="1", ref=None, topic="room:1", event=event, payload={})
 
 
-class Room:
+class ReadChannel:
     """A channel with one reader; `handled` is what he is done with."""
 
     def __init__(self, select: Any = everything) -> None:
@@ -41,7 +41,7 @@ class Room:
 
 
 def test_what_is_read_is_handled_and_what_waits_is_not() -> None:
-    room = Room()
+    room = ReadChannel()
     room.queue.open()
     room.put(JOINED, message("a"), message("b"))
     assert (room.queue.take(), room.queue.take().event) == (JOINED, "a")
@@ -49,19 +49,19 @@ def test_what_is_read_is_handled_and_what_waits_is_not() -> None:
 
 
 def test_what_is_not_selected_is_handled_at_once() -> None:
-    room = Room(messages_only)
+    room = ReadChannel(messages_only)
     room.queue.open()
     room.put(JOINED, message("a"))
     assert [item.event for item in room.queue.waiting] == ["a"]
     assert room.handled == 0
-    selective = Room(lambda item: None)
+    selective = ReadChannel(lambda item: None)
     selective.queue.open()
     selective.put(message("a"))
     assert (selective.handled, len(selective.queue.waiting)) == (1, 0)
 
 
 def test_the_reader_is_woken_by_what_comes_by_the_end_and_by_the_closing() -> None:
-    room, woken = Room(messages_only), [0]
+    room, woken = ReadChannel(messages_only), [0]
 
     def wake() -> None:
         woken[0] += 1
@@ -77,7 +77,7 @@ def test_the_reader_is_woken_by_what_comes_by_the_end_and_by_the_closing() -> No
 
 @pytest.mark.parametrize("select", [everything, messages_only])
 def test_a_channel_that_is_left_ends_it_behind_its_messages(select: Any) -> None:
-    room = Room(select)
+    room = ReadChannel(select)
     room.queue.open()
     room.put(message("a"), LEFT)
     assert room.queue.ended
@@ -87,14 +87,14 @@ def test_a_channel_that_is_left_ends_it_behind_its_messages(select: Any) -> None
 
 
 def test_what_ended_the_channel_is_the_readers_error() -> None:
-    room = Room()
+    room = ReadChannel()
     room.queue.open()
     room.put(ChannelEnded("room:1", CLOSED))
     assert room.queue.error is CLOSED
 
 
 def test_an_error_of_which_the_core_knows_nothing_is_the_readers_too() -> None:
-    room, error = Room(), ZeroDivisionError()
+    room, error = ReadChannel(), ZeroDivisionError()
     room.queue.open()
     room.session.fail(error)
     room.put(LEFT)
@@ -102,7 +102,7 @@ def test_an_error_of_which_the_core_knows_nothing_is_the_readers_too() -> None:
 
 
 def test_it_has_ended_before_it_is_opened_after_it_was_closed_and_on_a_closed_channel() -> None:
-    room = Room()
+    room = ReadChannel()
     assert room.queue.ended
     room.queue.open()
     assert not room.queue.ended
@@ -114,7 +114,7 @@ def test_it_has_ended_before_it_is_opened_after_it_was_closed_and_on_a_closed_ch
 
 
 def test_what_was_on_its_way_when_it_was_closed_is_handled_and_dropped() -> None:
-    room = Room()
+    room = ReadChannel()
     room.queue.open()
     (tap,) = room.channel.inbox.taps
     room.put(message("a"))
@@ -126,7 +126,7 @@ def test_what_was_on_its_way_when_it_was_closed_is_handled_and_dropped() -> None
 
 
 def test_once_released_everything_counts_as_handled_and_can_still_be_read() -> None:
-    room = Room()
+    room = ReadChannel()
     room.queue.open()
     room.put(message("a"))
     room.session.release_readers()
@@ -140,7 +140,7 @@ def test_once_released_everything_counts_as_handled_and_can_still_be_read() -> N
 
 @pytest.mark.parametrize(("error", "told"), [(CLOSED, CLOSED), (ZeroDivisionError(), None), (None, None)])
 def test_the_clients_end_ends_it_with_its_error(error: Any, told: Any) -> None:
-    room = Room()
+    room = ReadChannel()
     room.queue.open()
     room.put(message("a"))
     if error is not None:

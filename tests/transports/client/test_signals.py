@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 from room_server import server
-from serving_in_thread import LONG, embedded, start, until
+from serving_in_thread import LONG, start, until
 
 import phx_transports.asyncio
 import phx_transports.threads
 import phx_transports.wsproto
 from phx_proto.states import SocketState
 from phx_transports.client.signals import signals_to
+from phx_transports.testing import serve
 
 TAKEN = (signal.SIGINT, signal.SIGTERM)
 
@@ -156,8 +157,8 @@ def test_within_an_application_its_handlers_stay(run: Any, taken: list[int]) -> 
         until(lambda: taken == [signal.SIGTERM])
         assert client.state is SocketState.OPEN
 
-    with embedded(server) as url:
-        run(url, kill)
+    with serve(server) as served:
+        run(served.url, kill)
 
 
 @in_each
@@ -171,8 +172,8 @@ def test_run_can_be_told_to_take_them_and_says_in_the_log_why_it_closes(
         os.kill(os.getpid(), signal.SIGTERM)
         until(lambda: taken or client.state is not SocketState.OPEN)
 
-    with embedded(server) as url:
-        run(url, kill, signals="all")
+    with serve(server) as served:
+        run(served.url, kill, signals="all")
     assert "SIGTERM: the client of ws://" in caplog.text
     assert taken == []
     assert signal.getsignal(signal.SIGTERM) is theirs

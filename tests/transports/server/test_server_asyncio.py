@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 from phoenix_by_hand import OK, Application, Log, connected, conversation, errors, serving
-from phoenix_by_hand import nothing_left_behind as nothing_left_behind
 from websockets.exceptions import InvalidStatus
 
 from phx_proto.errors import InvalidHandler, InvalidPayload
 from phx_proto.formats import V1Server, V2Server
 from phx_transports.server import Refuse, Server, ServerChannel, ServerSocket, Termination, on
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("clean_loop")]
 
 
 # ---- joins ----------------------------------------------------------------------------------------------------------

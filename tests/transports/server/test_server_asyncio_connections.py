@@ -30,7 +30,6 @@ from phoenix_by_hand import (
     serving,
     slow_reader,
 )
-from phoenix_by_hand import nothing_left_behind as nothing_left_behind
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
@@ -38,7 +37,7 @@ from websockets.frames import Frame, Opcode
 from phx_transports.server import Host, RefuseConnect, ServerChannel, ServerOptions, ServerSocket, Termination
 from phx_transports.server.wire import ServerWire
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("clean_loop")]
 
 PATH = "/socket/websocket?vsn=2.0.0"
 

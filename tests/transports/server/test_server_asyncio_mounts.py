@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 from phoenix_by_hand import LONG, Application, Log, connected, errors, handshake, serving, slow_reader
-from phoenix_by_hand import nothing_left_behind as nothing_left_behind
 
 from phx_proto.errors import InvalidHandler
 from phx_transports.server import Host, RefuseConnect, RunningServer, ServerOptions, ServerSocket
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("clean_loop")]
 
 PATH = "/socket/websocket?vsn=2.0.0"
 

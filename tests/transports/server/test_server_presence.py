@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 from phoenix_by_hand import OK, Application, Client, connected, errors, serving
-from phoenix_by_hand import nothing_left_behind as nothing_left_behind
 
 from phx_transports.server import Refuse, ServerChannel, on
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("clean_loop")]
 
 TOPIC = "presence:lobby"
 

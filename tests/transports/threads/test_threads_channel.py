@@ -2,12 +2,11 @@
 
 import math
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from in_memory import TOPIC, on_threads
-from serving_in_thread import LONG, Wire, dial, joined, serving, start, tidy, until
+from serving_in_thread import LONG, Wire, dial, joined, serving, start, until
 
 from phx_proto.errors import (
     ChannelClosed,
@@ -18,11 +17,7 @@ from phx_proto.message import Message
 from phx_transports.testing import Peer
 from phx_transports.threads import Channel
 
-
-@pytest.fixture(autouse=True)
-def _tidy() -> Iterator[None]:
-    with tidy():
-        yield
+pytestmark = pytest.mark.usefixtures("clean_threads")
 
 
 def payloads(messages: list[Message[Any]]) -> list[Any]:

@@ -6,14 +6,13 @@ import math
 import os
 import signal
 import weakref
-from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import pytest
 from in_memory import TOPIC, on_threads
 from room_server import server
-from serving_in_thread import LONG, Flag, connected, embedded, start, tidy, until
+from serving_in_thread import LONG, Flag, connected, start, until
 
 from phx_proto.errors import (
     ChannelClosed,
@@ -24,23 +23,19 @@ from phx_proto.events import BadFrame
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
 from phx_proto.states import SocketState
-from phx_transports.testing import Peer
+from phx_transports.testing import Peer, serve
 from phx_transports.threads import Client, connect
 
+pytestmark = pytest.mark.usefixtures("clean_threads")
+
 T = TypeVar("T")
-
-
-@pytest.fixture(autouse=True)
-def _tidy() -> Iterator[None]:
-    with tidy():
-        yield
 
 
 # ---- with the embedded server ---------------------------------------------------------------------------------------
 
 
 def test_many_threads_push_at_once_and_each_gets_its_own_reply() -> None:
-    with embedded(server) as url, connect(url, proxy=None) as client:
+    with serve(server) as served, connect(served.url, proxy=None) as client:
         channels = [client.join(f"room:{number}") for number in range(4)]
 
         def work(worker: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 from certificates import Authority
-from serving_in_thread import LONG, ONCE, Flag, connected, dial, serving, start, tidy, until
+from serving_in_thread import LONG, ONCE, Flag, connected, dial, serving, start, until
 from websockets.utils import accept_key
 
 from phx_proto.backoff import Backoff, ReconnectPolicy
@@ -34,19 +34,10 @@ from phx_proto.options import ClientOptions
 from phx_transports.testing import Peer
 from phx_transports.threads import connect
 
+pytestmark = pytest.mark.usefixtures("clean_threads")
+
 SECRET = "hush-hush"
 T = TypeVar("T")
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(autouse=True)
-def _tidy() -> Iterator[None]:
-    with tidy():
-        yield
 
 
 @contextmanager

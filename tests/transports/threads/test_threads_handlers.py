@@ -10,7 +10,7 @@ import pytest
 from in_memory import TOPIC, on_threads, send_numbers
 from peer import push
 from reported import Reports
-from serving_in_thread import LONG, Flag, joined, start, tidy, until
+from serving_in_thread import LONG, Flag, joined, start, until
 
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
@@ -20,13 +20,9 @@ from phx_transports.testing import Peer
 from phx_transports.threads import Channel
 from phx_transports.threads.workers import WorkerPool
 
+pytestmark = pytest.mark.usefixtures("clean_threads")
+
 T = TypeVar("T")
-
-
-@pytest.fixture(autouse=True)
-def _tidy() -> Iterator[None]:
-    with tidy():
-        yield
 
 
 @pytest.fixture

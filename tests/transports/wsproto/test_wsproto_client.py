@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from certificates import Authority
 from peer import push
-from serving_in_thread import LONG, ONCE, QUICK, Flag, Peer, Wire, reserved_port, serving, start, tidy
+from serving_in_thread import LONG, ONCE, QUICK, Flag, Peer, Wire, reserved_port, serving, start
 from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
@@ -41,19 +41,10 @@ from phx_transports.wsproto import Channel, Client, connect
 from phx_transports.wsproto.handlers import SPELL
 from phx_transports.wsproto.streams import EventStream
 
+pytestmark = pytest.mark.usefixtures("clean_threads")
+
 #: One attempt, and no other in the time of a test.
 SLOW = ClientOptions(reconnect=ReconnectPolicy(schedule=Backoff((60,))))
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(autouse=True)
-def _tidy() -> Iterator[None]:
-    with tidy():
-        yield
 
 
 def dial(peer: Peer, **options: Any) -> Client:
@@ -97,11 +88,6 @@ def run_until(client: Client, condition: Callable[[], Any]) -> None:
 def script(*steps: Callable[[], Any]) -> "Future[Any]":
     """What the server does, one after another, while the client works."""
     return start(lambda: [step() for step in steps])
-
-
-def burst(wire: Wire, *frames: str) -> None:
-    """Send frames so that they come in one read."""
-    wire._loop(wire.on_loop.burst(*frames))
 
 
 def next_of(events: EventStream, kind: type[Any]) -> Any:

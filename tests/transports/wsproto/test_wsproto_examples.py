@@ -11,16 +11,14 @@ import pytest
 from certificates import Authority
 from processes import environment
 from room_server import server
-from serving_in_thread import LONG, embedded, reserved_port, serving, start, tidy
+from serving_in_thread import LONG, reserved_port, serving, start
+
+from phx_transports.testing import serve
+
+pytestmark = pytest.mark.usefixtures("clean_threads")
 
 PROJECT = Path(__file__).parents[3]
 EXAMPLES = ["trio_client.py", "asyncio_streams_client.py"]
-
-
-@pytest.fixture(autouse=True)
-def _tidy() -> Iterator[None]:
-    with tidy():
-        yield
 
 
 @pytest.fixture(params=EXAMPLES)
@@ -55,8 +53,8 @@ def run(example: str, url: str, **more: str) -> Done:
 
 
 def test_it_joins_pushes_prints_and_closes(example: str) -> None:
-    with embedded(server) as url:
-        done = run(example, url)
+    with serve(server) as served:
+        done = run(example, served.url)
     joined, message, answered = done.out.splitlines()
     assert joined == "joined: {'topic': 'room:lobby'}"
     assert message == "shout {'body': 'hi'}"
