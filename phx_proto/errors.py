@@ -167,6 +167,21 @@ class InvalidHandler(LocalError):
         return f"{self.handler} cannot be a handler: {self.problem}"
 
 
+@dataclass(eq=False, repr=False)
+class StreamNotOpen(LocalError):
+    """A stream was read before its `with` block: nothing had been kept for it.
+
+    Attributes:
+        stream: Which one, e.g. `"messages of topic 'room:1'"`.
+    """
+
+    stream: str
+
+    def __str__(self) -> str:
+        how = "read it within its block: async with … as stream: async for item in stream (blocking: with and for)"
+        return f"the stream of the {self.stream} is not open: {how}"
+
+
 class OtherProcess(LocalError):
     """The client belongs to the process that made it, and this is a fork of that."""
 

@@ -85,6 +85,8 @@ class Handler:
             _check_names(self.event, self.topic)
             if self.concurrency is not None and (type(self.concurrency) is not int or self.concurrency < 1):
                 raise _Refused(f"its concurrency is {self.concurrency!r}; it must be a whole number, 1 or more")
+            if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
+                raise _Refused(f"its executor is {self.executor!r}, and must be a concurrent.futures.Executor")
             kind = _kind(self.function)
             signature = _signature(self.function)
             takes_channel = _takes_channel(signature)

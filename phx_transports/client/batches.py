@@ -184,9 +184,14 @@ class PortabilityCheck:
     Args:
         executor: To a `ProcessPoolExecutor` goes what can be pickled; to Dask, whose pickler takes lambdas and closures
             too, anything but the channel. Any other executor is taken to run everything.
+
+    Raises:
+        TypeError: The executor is none.
     """
 
     def __init__(self, executor: Executor | None) -> None:
+        if executor is not None and not callable(getattr(executor, "submit", None)):
+            raise TypeError(f"executor={executor!r} is not a concurrent.futures.Executor")
         self._default = executor
         self._version = -1  # the router's, when it was looked at
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from phx_proto.channel import Channel
-from phx_proto.errors import PhxError
+from phx_proto.errors import PhxError, StreamNotOpen
 from phx_proto.events import ChannelEnded, ChannelEvent, Closed, Event
 from phx_proto.inbox import Tap, TapItem
 from phx_proto.message import Message
 from phx_proto.queues import Delivery
+from phx_proto.shown import shown
 from phx_proto.states import ChannelState
 
 from .reports import is_exit
@@ -46,20 +47,24 @@ class Queue(Generic[T]):
     Attributes:
         waiting: What has come and was not read.
         ended: Whether nothing will follow that; so it is before it was opened, too.
-        error: What the reader gets then, if it is no plain end.
-        dropped: How many items he has lost, where there is a limit.
+        error: What the reader gets then, if it is no plain end: `StreamNotOpen` until it is opened.
+        dropped: How many items the reader has lost, where there is a limit.
+
+    Args:
+        name: What the stream has, for the error of a reader that has not opened it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         self.waiting: deque[T] = deque()
         self.ended = True
-        self.error: BaseException | None = None
+        self.error: BaseException | None = StreamNotOpen(name)
         self.dropped = 0
         self._wake: Callable[[], object] = _nobody
 
     def open(self, wake: Callable[[], object] = _nobody) -> None:
         """Take what comes from here on; whoever waits for it is told by `wake`."""
         self._wake = wake
+        self.error = None
 
     def close(self) -> None:
         """Take nothing any more, and drop what waits."""
@@ -93,8 +98,7 @@ class MessageQueue(Queue[T]):
         *,
         on_handled: Callable[[Sequence[Delivery]], None],
     ) -> None:
-        super().__init__()
-        self._sizes: deque[int] = deque()  # of what waits, as far as it counts
+        super().__init__(f"messages of topic {shown(channel.topic)}")
         self._channel = channel
         self._session = session
         self._select = select
@@ -169,7 +173,7 @@ class EventQueue(Queue[Event]):
     LIMIT: Final = 10_000
 
     def __init__(self, session: Session) -> None:
-        super().__init__()
+        super().__init__("client's events")
         self._session = session
 
     def open(self, wake: Callable[[], object] = _nobody) -> None:

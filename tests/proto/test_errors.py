@@ -31,6 +31,11 @@ ERRORS: list[tuple[PhxError, str]] = [
         errors.OtherProcess(),
         "this client belongs to the process that connected it: connect a new one in the forked process",
     ),
+    (
+        errors.StreamNotOpen("messages of topic 'room:1'"),
+        "the stream of the messages of topic 'room:1' is not open: read it within its block: "
+        "async with … as stream: async for item in stream (blocking: with and for)",
+    ),
     (errors.NotRegistered("m.f", "it was taken off"), "m.f cannot be taken off: it was taken off"),
     (
         errors.InvalidPresence("room:1", "ann", "is not tracked"),

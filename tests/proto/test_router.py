@@ -338,6 +338,12 @@ def test_names_that_match_nothing_or_promise_too_much_are_refused(event: Any, to
     assert caught.value.problem == problem
 
 
+@pytest.mark.parametrize("executor", [3, "threads", object()])
+def test_an_executor_that_is_none_is_refused(executor: Any) -> None:
+    with pytest.raises(InvalidHandler, match=r"its executor is .*, and must be a concurrent\.futures\.Executor"):
+        Router().add(alone, "balance", executor=executor)
+
+
 @pytest.mark.parametrize("concurrency", [0, -1, 1.5, "2", True])
 def test_a_concurrency_that_is_no_number_from_one_on_is_refused(concurrency: Any) -> None:
     with pytest.raises(InvalidHandler, match=r"concurrency is .*; it must be a whole number, 1 or more"):

@@ -11,6 +11,7 @@ from phx_proto.errors import (
     ChannelClosed,
     ChannelCrashed,
     JoinRefused,
+    StreamNotOpen,
 )
 from phx_proto.events import ChannelEnded, ChannelErrored
 from phx_proto.formats import V2
@@ -31,6 +32,14 @@ def test_a_stream_opened_before_the_join_misses_nothing(adapter: Adapter) -> Non
             wire.send(*(push("room:1", "n", number, join_ref=join.join_ref) for number in range(3)))
             joining.result(LONG)
             assert messages.payloads(3) == [0, 1, 2]
+
+
+def test_a_stream_that_was_not_opened_says_how_to_open_it(adapter: Adapter) -> None:
+    with adapter.connected() as (client, _):
+        channel = client.channel("room:1")
+        for stream in (channel.messages(), channel.stream(), client.events()):
+            with pytest.raises(StreamNotOpen, match="not open: read it within its block: async with"):
+                stream.take(1)
 
 
 def test_a_stream_has_the_lifecycle_in_order(adapter: Adapter) -> None:

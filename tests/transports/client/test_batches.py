@@ -152,6 +152,11 @@ def local_type() -> type:
     return Local
 
 
+def test_an_executor_that_is_none_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"executor=3 is not a concurrent\.futures\.Executor"):
+        PortabilityCheck(3)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("handler", "word"),
     [
