@@ -179,10 +179,10 @@ class Server:
         return tuple(socket for running in self._running for socket in running.sockets)
 
     def broadcast(self, topic: str, event: str, payload: Any) -> None:
-        """Send an event to everyone who has the topic joined; encoded once for all who speak a version.
+        """Send an event to every client that has joined the topic; encoded once for each version of the wire format.
 
         Raises:
-            LocalError: The payload cannot be encoded for one of them; nobody got it.
+            LocalError: The payload cannot be encoded for one of them; it was sent to none.
         """
         self._hub.broadcast(topic, event, payload)
 

@@ -4,10 +4,11 @@ Its calls come one at a time, in the order of the wire: `join`, `joined`, then a
 `terminate` last, which follows every join that was accepted. Channels run beside each other. A handler that raises,
 `SystemExit` and the like included, crashes its channel, is reported, and harms nothing else; a handler that runs when
 its channel ends is left to finish. So it is for what `spawn` runs; a task that the application makes by itself
-(`asyncio.create_task`) is its own: nobody cancels it, and a `SystemExit` in it ends the event loop, as asyncio does.
+(`asyncio.create_task`) is its own: the server does not cancel it, and a `SystemExit` in it ends the event loop, as
+asyncio does.
 
-Calls into a channel that has ended do nothing, for nobody can know in time. `LocalError`s (a payload that cannot be
-encoded) are raised at the call, and crash the channel when its handler lets them through, as on a real server.
+Calls into a channel that has ended do nothing, for the caller cannot know in time. `LocalError`s (a payload that cannot
+be encoded) are raised at the call, and crash the channel when its handler lets them through, as on a real server.
 """
 
 import inspect
@@ -133,7 +134,7 @@ class ServerChannel:
 
     @property
     def presence(self) -> ChannelPresence:
-        """Who is on the topic. What this channel tracks there ends with it."""
+        """The presence of the topic. What this channel tracks there ends with it."""
         return self._control.presence
 
     def attach(self, control: ChannelControl, socket: ServerSocket, topic: str, params: Any) -> None:
@@ -149,15 +150,15 @@ class ServerChannel:
         self._control.push(event, payload)
 
     def broadcast(self, event: str, payload: Any) -> None:
-        """Send an event to everyone who has the topic joined, this client included.
+        """Send an event to every client that has joined the topic, this one included.
 
         Raises:
-            LocalError: The payload cannot be encoded for one of them; nobody got it.
+            LocalError: The payload cannot be encoded for one of them; it was sent to none.
         """
         self._control.broadcast(event, payload)
 
     def broadcast_from(self, event: str, payload: Any) -> None:
-        """Send an event to everyone else who has the topic joined. Raises as `broadcast`."""
+        """Send an event to every other client that has joined the topic. Raises as `broadcast`."""
         self._control.broadcast_from(event, payload)
 
     def reply(self, message: MessageIn, response: Any = NO_RESPONSE, *, status: str = "ok") -> None:

@@ -1,4 +1,4 @@
-"""Who has which topic joined, over all sockets of a server; a broadcast is encoded once for all who speak a version."""
+"""Which sockets of a server have joined which topic; a broadcast is encoded once for each version of the format."""
 
 from typing import Any, Protocol
 
@@ -37,10 +37,10 @@ class Hub:
                 del self._subscribers[topic]
 
     def broadcast(self, topic: str, event: str, payload: Any, *, but: Subscriber | None = None) -> None:
-        """Send to everyone who has the topic joined, but one.
+        """Send to every socket that has joined the topic, but one.
 
         Raises:
-            LocalError: The payload cannot be encoded for one of them; nobody got it.
+            LocalError: The payload cannot be encoded for one of them; it was sent to none.
         """
         receivers = [subscriber for subscriber in self._subscribers.get(topic, ()) if subscriber is not but]
         serializers = {receiver.serializer.vsn: receiver.serializer for receiver in receivers}

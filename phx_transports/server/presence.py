@@ -39,10 +39,10 @@ class ChannelPresence:
         self._ended = False
 
     def track(self, key: str, meta: Any) -> str:
-        """Tell everyone that somebody is here, by this channel.
+        """Add a presence to the topic, and broadcast it.
 
         Args:
-            key: Who, e.g. a user's id. Several channels may track the same key; each has its own meta.
+            key: Whose presence, e.g. a user's id. Several channels may track the same key; each has its own meta.
             meta: A JSON object.
 
         Returns:

@@ -236,7 +236,7 @@ class RunningServer:
                 await self._stop_accepting(self._listener)
             finally:
                 self._listener.close(close_connections=False)
-            for runner in self._context.runners:  # or each would be told of the end of all who go before it
+            for runner in self._context.runners:  # or each would be sent the presence diffs of all that end before it
                 runner.unsubscribe()
             for driver in self._drivers():
                 farewell(driver)

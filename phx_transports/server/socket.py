@@ -43,7 +43,7 @@ class ServerSocket:
         self._control = control
 
     def secrets(self) -> Secrets:
-        """What the client sent in confidence when it connected, for whoever shows text that may repeat it."""
+        """What the client sent in confidence when it connected: to mask it in text that may repeat it."""
         token = [] if self.auth_token is None else [self.auth_token]
         return Secrets([*token, *secrets_in(self.params), *secrets_in_headers(self.headers.items())])
 
@@ -58,6 +58,6 @@ class ServerSocket:
             self._control.abort()
 
     async def writable(self) -> None:
-        """Wait until the client has read enough of what was sent to it, for whoever sends much. Nothing else waits."""
+        """Wait until the client has read enough of what was sent to it. No other call waits for that."""
         if self._control is not None:
             await self._control.writable()

@@ -8,8 +8,8 @@ before it.
 A client waits for a slow application: it is not read from while the driver wants no more, and what it sends before
 its handshake is answered is read up to `EARLY`.
 
-Nobody waits for a slow reader. While its write buffer is full it is not read from, as on a real server; it is dropped
-when the buffer passes `max_buffered`, or has been full for `send_timeout`.
+No call waits for a client that reads slowly. While its write buffer is full it is not read from, as on a real server;
+it is dropped when the buffer passes `max_buffered`, or has been full for `send_timeout`.
 """
 
 import asyncio

@@ -12,8 +12,8 @@ T = TypeVar("T")
 def background(function: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> Future[T]:
     """Call a function that blocks, e.g. `client.run`, on a thread of its own.
 
-    Unlike a pool's, the thread keeps nobody from ending: a call that never ends fails its test, where the test waits
-    for it (`result(5)` raises `TimeoutError`), and not the whole run.
+    Unlike a thread of a pool, this one does not keep the process from ending: a call that never ends fails its test,
+    where the test waits for it (`result(5)` raises `TimeoutError`), and not the whole run.
 
     Args:
         function: What to call.

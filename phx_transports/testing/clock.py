@@ -80,7 +80,7 @@ class Clock:
         return self._now
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
-        """Have something called when the time has come, by whoever advances the clock; not in this call."""
+        """Have something called at that time, on the thread that advances the clock; not in this call."""
         timer = Timer(when, callback)
         with self._lock:
             heapq.heappush(self._timers, (when, next(self._numbers), timer))

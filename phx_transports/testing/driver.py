@@ -133,10 +133,10 @@ class PeerDriver:
         return result
 
     def soon(self, call: Callable[[], None]) -> None:
-        """Nothing: whoever called the core settles afterwards."""
+        """Does nothing: the caller of the core settles afterwards."""
 
     def fail(self, error: BaseException) -> None:
-        """End, and have whoever waits for the end get this."""
+        """End the client with this error."""
         self._session.fail(error)
         self.abort()
 

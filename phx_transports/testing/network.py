@@ -71,7 +71,7 @@ class Network:
         self._turn = threading.Lock()
         self._teller: int | None = None  # the thread that has the turn
         self._lapses: deque[float] = deque()  # seconds that pass when everything under way has arrived
-        self._lapsing = False  # somebody is at it
+        self._lapsing = False  # a thread is advancing the clock
 
     # ---- from the client ---------------------------------------------------------------------------------------------
 
@@ -212,7 +212,7 @@ class Network:
 
     def _next_lapse(self) -> float | None:
         with self.lock:
-            if self._lapsing or not self._lapses:  # one after another: whoever is at it goes on with the next
+            if self._lapsing or not self._lapses:  # the thread that is advancing takes the next, too
                 return None
             self._lapsing = True
             return self._lapses.popleft()

@@ -60,7 +60,7 @@ class ThreadsPeerClient(PeerClient):
             self._peer.perform(command, self)
 
     def flush(self) -> None:
-        """The core was told something: whoever waits for its handlers looks anew."""
+        """The core was given an input: a wait for its handlers looks again."""
         with self._rest:
             self._rest.notify_all()
 
@@ -158,11 +158,11 @@ class ManualIoThread:
         self._timer = self._clock.call_at(deadline, self._due)
 
     def call(self, function: Callable[[], None]) -> None:
-        """Call something on a thread of its own: who asks may be a signal's handler, within anything."""
+        """Call something on a thread of its own: the caller may be a signal handler, which may interrupt anything."""
         threading.Thread(target=function, name="phx-test-call", daemon=True).start()
 
     def _due(self) -> None:
-        self.armed = inf  # whoever is told sets the next one
+        self.armed = inf  # `on_due` sets the next one
         self._on_due()
         self._look()
 

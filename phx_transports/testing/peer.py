@@ -162,7 +162,7 @@ class Peer:
         self._network.settle()
 
     def broadcast(self, topic: str, event: str, payload: Any = None) -> None:
-        """Send an event to everyone who has the topic joined. Raises what `push` raises."""
+        """Send an event on every connection that has joined the topic. Raises what `push` raises."""
         payload = {} if payload is None else payload
         with self._lock:
             self._network.connection_of(topic, f'broadcast "{event}"')
@@ -188,7 +188,7 @@ class Peer:
         self._network.settle()
 
     def presence_state(self, topic: str, entries: Mapping[str, Any] | None = None) -> None:
-        """Tell the client who is there: what a channel with presence pushes after a join.
+        """Push the presence state, as a channel with presence does after a join.
 
         Args:
             topic: One that is joined.
@@ -204,7 +204,7 @@ class Peer:
         self.push(topic, "presence_state", state)
 
     def presence_diff(self, topic: str, *, joins: Mapping[str, Any] | None = None, leaves: Iterable[str] = ()) -> None:
-        """Tell everyone who came and who went. A key in both is an update.
+        """Broadcast a presence diff. A key in both is an update.
 
         Args:
             topic: One that is joined.
@@ -268,7 +268,7 @@ class Peer:
             self._answer_attempt(Refuse(status, data, headers or {}, forward(advance)))
 
     def fail_connect(self, reason: str = "connection refused", *, times: int = 1, advance: float = 0.0) -> None:
-        """Nobody is there for the attempt that is held, or for the next one.
+        """Have the attempt that is held fail without an answer, or the next one.
 
         Args:
             reason: What the client is told.

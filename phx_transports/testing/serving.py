@@ -105,7 +105,7 @@ class AsyncTestServer:
         return self._tap.transcript()
 
     def broadcast(self, topic: str, event: str, payload: Any = None) -> None:
-        """Send an event to everyone who has the topic joined."""
+        """Send an event to every client that has joined the topic."""
         self.app.broadcast(topic, event, {} if payload is None else payload)
 
     def cut(self) -> None:
@@ -178,7 +178,7 @@ class TestServer:
         return self._loop.call(function)
 
     def broadcast(self, topic: str, event: str, payload: Any = None) -> None:
-        """Send an event to everyone who has the topic joined."""
+        """Send an event to every client that has joined the topic."""
         self.call(lambda: self._server.broadcast(topic, event, payload))
 
     def cut(self) -> None:

@@ -16,11 +16,11 @@ from phx_proto.message import PHX_JOIN, PHX_LEAVE
 
 
 class Side(Enum):
-    """Who did it."""
+    """Which side did it."""
 
     CLIENT = "client"
     SERVER = "server"
-    NOTE = "note"  #: nobody: something that helps to understand the rest
+    NOTE = "note"  #: neither: something that helps to understand the rest
 
 
 class Nothing(Enum):

@@ -1,4 +1,4 @@
-"""What passed over the wires of `serve`: kept as it came, and put into words only where somebody wants to read it.
+"""What passed over the wires of `serve`: kept as it came, and put into words only when it is read.
 
 It is written on the server's loop, and may be read by any thread.
 """
