@@ -7,11 +7,12 @@ from enum import Enum
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from phx_proto.commands import OpenTransport
+from phx_proto.commands import Command, OpenTransport
 from phx_proto.formats import V1, V2, Serializer, ServerSerializer, V1Server, V2Server, serializer_for
 from phx_proto.link import Link
 from phx_proto.message import Message
 
+from .clock import Clock
 from .transcript import is_secret
 
 
@@ -41,6 +42,20 @@ class PeerClient(Protocol):
 
     def rest(self, timeout: float, /) -> bool:
         """Wait so many real seconds, if waiting helps, until all is handled; gives whether that is so."""
+        ...
+
+
+class PeerNetwork(Protocol):
+    """The peer, as its clients see it."""
+
+    clock: Clock
+
+    def perform(self, command: Command, client: PeerClient, /) -> None:
+        """Do what the client's core wants done; called from within its step."""
+        ...
+
+    def resolving(self, client: PeerClient, /) -> None:
+        """The client reads its params or its token."""
         ...
 
 

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable
 from concurrent.futures import Future
 from math import inf
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from phx_proto.channel import Channel
 from phx_proto.client import ClientProtocol
@@ -25,9 +25,7 @@ from phx_proto.states import ChannelState, SocketState
 
 from ..client.session import Session
 from .clock import Timer
-
-if TYPE_CHECKING:
-    from .peer import Peer
+from .connection import PeerNetwork
 
 T = TypeVar("T")
 
@@ -41,7 +39,7 @@ class PeerDriver:
         messages: Every message of a joined channel, in order.
     """
 
-    def __init__(self, peer: "Peer", proto: ClientProtocol, settle: Callable[[], None]) -> None:
+    def __init__(self, peer: PeerNetwork, proto: ClientProtocol, settle: Callable[[], None]) -> None:
         self.proto = proto
         self.events: list[Event] = []
         self.messages: list[Message[Any]] = []

@@ -5,18 +5,16 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 import msgspec
 
 from phx_proto.formats import Request, V2Server
 
 from .clock import forward
+from .connection import Connection
 from .errors import CannotPlay, UnexpectedConversation
 from .transcript import shown
-
-if TYPE_CHECKING:
-    from .connection import Connection
 
 __tracebackhide__ = True  # for pytest: a test that fails shows its own lines
 
@@ -65,7 +63,7 @@ class Asked:
 
     __slots__ = ("connection", "expected", "kind", "request")
 
-    def __init__(self, kind: Kind, connection: "Connection", request: Request) -> None:
+    def __init__(self, kind: Kind, connection: Connection, request: Request) -> None:
         self.kind = kind
         self.connection = connection
         self.request = request

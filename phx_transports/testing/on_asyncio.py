@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command, Resolve
@@ -10,10 +10,7 @@ from phx_proto.commands import Command, Resolve
 from ..asyncio.transport import resolve
 from ..client.session import Tell
 from .clock import Timer
-from .connection import PeerClient
-
-if TYPE_CHECKING:
-    from .peer import Peer
+from .connection import PeerClient, PeerNetwork
 
 
 class AsyncioPeerClient(PeerClient):
@@ -23,7 +20,7 @@ class AsyncioPeerClient(PeerClient):
 
     def __init__(
         self,
-        peer: "Peer",
+        peer: PeerNetwork,
         proto: ClientProtocol,
         *,
         tell: Tell,

@@ -6,7 +6,7 @@ There is no thread here: its work is done by the thread that advances the clock,
 import threading
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command, Resolve
@@ -15,10 +15,7 @@ from ..blocking.waits import SLICE
 from ..client.session import Tell
 from ..threads.transport import resolve
 from .clock import Clock, Timer
-from .connection import PeerClient
-
-if TYPE_CHECKING:
-    from .peer import Peer
+from .connection import PeerClient, PeerNetwork
 
 
 class ThreadsPeerClient(PeerClient):
@@ -28,7 +25,7 @@ class ThreadsPeerClient(PeerClient):
 
     def __init__(
         self,
-        peer: "Peer",
+        peer: PeerNetwork,
         proto: ClientProtocol,
         *,
         tell: Tell,
