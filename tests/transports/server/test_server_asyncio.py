@@ -527,15 +527,20 @@ async def test_a_pattern_cannot_be_taken_twice() -> None:
 # ---- errors ---------------------------------------------------------------------------------------------------------
 
 
+async def be_cancelled() -> None:
+    """The task that calls it, a worker, is cancelled from outside."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.Event().wait()
+
+
 async def test_a_worker_cancelled_from_outside_crashes_its_channel_and_others_go_on() -> None:
     application = Application()
 
     @application.on("suicide", topic="x")
     async def suicide(channel: ServerChannel, payload: Any) -> Any:
-        task = asyncio.current_task()
-        assert task is not None
-        task.cancel()
-        await asyncio.Event().wait()
+        await be_cancelled()
 
     async with serving(application) as (_, running), connected(running.url) as client:
         await client.join("x")
@@ -550,10 +555,7 @@ async def test_a_worker_cancelled_in_a_join_crashes_the_join() -> None:
     @application.channel("x")
     class Cancels(ServerChannel):
         async def join(self, topic: str, params: Any) -> Any:
-            task = asyncio.current_task()
-            assert task is not None
-            task.cancel()
-            await asyncio.Event().wait()
+            await be_cancelled()
 
     async with serving(application) as (_, running), connected(running.url) as client:
         answer = await client.ask("1", "1", "x", "phx_join")
@@ -568,10 +570,7 @@ async def test_a_worker_cancelled_in_terminate_ends_its_channel() -> None:
     @application.channel("x")
     class Cancels(ServerChannel):
         async def terminate(self, reason: Termination) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            task.cancel()
-            await asyncio.Event().wait()
+            await be_cancelled()
 
     async with serving(application) as (_, running), connected(running.url) as client:
         await client.join("x")
