@@ -161,7 +161,8 @@ class Channel:
         if self.state in LEAVE_BEGUN:
             raise ChannelClosed(self.topic, "a channel lives once; make a new one to join again")
         if not self._may(ChannelInput.JOIN):
-            raise InvalidState("join", self.state.value)
+            advice = "it is called once, and the channel is rejoined by itself whenever it has to be"
+            raise InvalidState("join", self.state.value, advice, self.topic)
         if not callable(self._params):
             self._encode_join("0", self._params)
         ref = self._client.new_ref()

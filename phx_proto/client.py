@@ -151,7 +151,7 @@ class ClientProtocol:
             InvalidTimeout: The timeout is no number.
         """
         if not self._client.may(SocketInput.CONNECT):
-            raise InvalidState("connect", self.state.value)
+            raise InvalidState("connect", self.state.value, "it is called once; reconnect connects anew")
         if checked_timeout("connect", timeout) != inf:
             self._connect_timeout = timeout
             self._latest_first_try = now + timeout - min(_LAST_TRY * timeout, _LONGEST_LAST_TRY)
@@ -190,7 +190,7 @@ class ClientProtocol:
             InvalidTimeout: The timeout is no number.
         """
         if self._client.connection is None:
-            raise InvalidState("ping", self.state.value)
+            raise InvalidState("ping", self.state.value, "it needs an open connection, see wait_connected")
         return self._client.connection.heartbeat.ping(now, checked_timeout("ping", timeout))
 
     def cancel_ping(self, ref: str) -> None:
@@ -205,7 +205,7 @@ class ClientProtocol:
             InvalidState: It was never connected, or is closed.
         """
         if not self._client.may(SocketInput.RECONNECT):
-            raise InvalidState("reconnect", self.state.value)
+            raise InvalidState("reconnect", self.state.value, "it needs a client that was connected and is not closed")
         self._stop_timer()
         self._drop_attempt()
         if self._client.connection is not None:
@@ -446,6 +446,8 @@ class ClientProtocol:
 
     def _attempt_failed(self, error: ConnectError, now: float) -> None:
         error.mask(self._client.secrets)
+        if isinstance(error, HandshakeRefused):
+            error.url = self.endpoint.redacted
         self._link = None
         self._client.last_error = error
         policy = self.options.reconnect
@@ -484,6 +486,7 @@ class ClientProtocol:
         if last is None or (self._link is not None and self._link.refusal is not None):
             last = self._unfinished(self._connect_timeout)
         if isinstance(last, HandshakeRefused):
+            last.url = self.endpoint.redacted
             self._end(StillRefused.after(self._connect_timeout, last), now)
             return
         assert not isinstance(last, ConnectionClosed), "there was no connection yet"

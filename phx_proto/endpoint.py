@@ -20,7 +20,7 @@ import msgspec
 
 from .commands import Provider
 from .errors import InvalidEndpoint
-from .shown import secrets_in_headers, secrets_in_url
+from .shown import secrets_in_headers, secrets_in_url, shown
 
 #: What everybody may see: the protocol's version, and values that tell nothing.
 _PLAIN: Final = re.compile(r"vsn=.*|[^=]*(=(true|false|null)?)?")
@@ -137,8 +137,8 @@ class Endpoint:
         ours = {*inside, *(_root(name) for name, _ in pairs)}
         kept = (piece for piece in self._query if _root(unquote_plus(piece.partition("=")[0])) not in ours)
         query = "&".join([*kept, *(_encoded(name, text) for name, text in [*pairs, ("vsn", vsn)])])
-        shown = "" if base == self.redacted else self.redacted
-        return Address(f"{base}?{query}", _subprotocols(auth_token), tuple(_checked_headers(self.headers)), shown)
+        to_show = "" if base == self.redacted else self.redacted
+        return Address(f"{base}?{query}", _subprotocols(auth_token), tuple(_checked_headers(self.headers)), to_show)
 
     @property
     def _path_params(self) -> list[str]:
@@ -192,7 +192,9 @@ def _split(url: Any, own_path: str | None) -> tuple[str, tuple[str, ...]]:
     except ValueError:  # its text may quote the URL
         raise InvalidEndpoint("the URL's host or port is not valid: it looks like wss://host:4000/socket") from None
     if parts.scheme not in _SCHEMES:
-        raise InvalidEndpoint("the URL must begin with ws://, wss://, http:// or https://")
+        given = "/".join(url.partition("?")[0].split("/")[:3])  # scheme and host, for the rest may hold secrets
+        given = "" if "@" in url or not given else f", not {shown(given)}"
+        raise InvalidEndpoint(f"the URL must begin with ws://, wss://, http:// or https://{given}")
     if "@" in parts.netloc:
         raise InvalidEndpoint(
             "the URL holds a user or password, which would end up in logs: send an authorization header instead"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
-from .message import Message, Reply
+from .message import PHOENIX_TOPIC, Message, Reply
 from .shown import NO_SECRETS, Secrets, escaped, shown
 
 
@@ -66,13 +66,22 @@ class InvalidEndpoint(LocalError):
 
 @dataclass(eq=False, repr=False)
 class InvalidState(LocalError):
-    """The call does not fit the state, e.g. a second `connect`."""
+    """The call does not fit the state, e.g. a second `connect`.
+
+    Attributes:
+        advice: What to do instead, in words.
+        topic: The channel's, where the state is a channel's.
+    """
 
     call: str
     state: str
+    advice: str = ""
+    topic: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.call} is not possible while the state is {self.state}"
+        where = "" if self.topic is None else f" on topic {shown(self.topic)}"
+        advice = f": {self.advice}" if self.advice else ""
+        return f"{self.call} is not possible{where} while the state is {self.state}{advice}"
 
 
 @dataclass(eq=False, repr=False)
@@ -300,6 +309,7 @@ class HandshakeRefused(ConnectError):
         body: The answer's body, as it came.
         headers: The answer's headers, as they came, names in lower case.
         said: The beginning of the body as text that can be shown.
+        url: The address without its query, where it is known.
     """
 
     problem: str = field(init=False, default="")
@@ -307,6 +317,7 @@ class HandshakeRefused(ConnectError):
     body: bytes = field(default=b"", repr=False)
     headers: dict[str, str] = field(default_factory=dict[str, str], repr=False)
     said: str = field(default="", repr=False)
+    url: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -320,7 +331,8 @@ class HandshakeRefused(ConnectError):
     def __str__(self) -> str:
         said = f": {self.said}" if self.said else ""
         advice = _ADVICE.get(self.status, "") or _redirect(self.status, self.headers.get("location", ""))
-        return f"the server refused the handshake with HTTP {self.status}{said}{advice}"
+        where = f" of {self.url}" if self.url else ""
+        return f"the server refused the handshake{where} with HTTP {self.status}{said}{advice}"
 
 
 _TOO_LONG = (
@@ -399,7 +411,9 @@ class StillRefused(HandshakeRefused, ConnectTimeout):
     @classmethod
     def after(cls, timeout: float, last: HandshakeRefused) -> "StillRefused":
         """The refusal that was the latest when `timeout` seconds were over."""
-        return cls(timeout=timeout, last=last, status=last.status, body=last.body, headers=last.headers, said=last.said)
+        error = cls(timeout=timeout, last=last, status=last.status, body=last.body, headers=last.headers, said=last.said)
+        error.url = last.url
+        return error
 
 
 @dataclass(eq=False, repr=False)
@@ -415,10 +429,21 @@ class ConnectionClosed(RemoteError):
     reason: str = ""
 
     def __str__(self) -> str:
-        code = "without a close code" if self.code is None else f"with code {self.code}"
+        code = "without a close code" if self.code is None else f"with code {self.code}{_CODES.get(self.code, '')}"
         advice = _TOO_BIG if self.code == MESSAGE_TOO_BIG else ""
         return f"the connection is closed {code}{f': {escaped(self.reason, _LONGEST)}' if self.reason else ''}{advice}"
 
+
+#: What close codes mean, by the registry of RFC 6455 §11.7.
+_CODES: Final = {
+    1001: " (going away)",
+    1002: " (protocol error)",
+    1008: " (policy violation)",
+    1009: " (message too big)",
+    1011: " (internal error)",
+    1012: " (service restart)",
+    1013: " (try again later)",
+}
 
 #: The close code of a server to which a message was too big (RFC 6455 §7.4.1).
 MESSAGE_TOO_BIG: Final = 1009
@@ -449,8 +474,15 @@ class JoinRefused(RemoteError):
         self.said = self.said or shown(self.response)
 
     def __str__(self) -> str:
-        advice = " (a topic is joined by its whole name: patterns are for handlers)" if self.topic.endswith("*") else ""
-        return f"the server refused the join of topic {shown(self.topic)}: {self.said}{advice}"
+        return f"the server refused the join of topic {shown(self.topic)}: {self.said} ({self._advice})"
+
+    @property
+    def _advice(self) -> str:
+        if self.topic.endswith("*"):
+            return "a topic is joined by its whole name: patterns are for handlers"
+        if self.response == {"reason": "unmatched topic"}:
+            return "the server has no channel of that name: check the topic"
+        return "check the topic, the join's params, and who the client's params or token say it is"
 
 
 @dataclass(eq=False, repr=False)
@@ -558,7 +590,13 @@ class PushTimeout(RemoteError, TimeoutError):
 
     def __str__(self) -> str:
         how = "was not answered" if self.sent else "could not be sent"
-        return f"push {shown(self.event)} on topic {shown(self.topic)} {how} within {self.timeout:g} s"
+        if not self.sent:
+            advice = " (its channel was not joined in that time: it was not run)"
+        elif self.topic == PHOENIX_TOPIC:
+            advice = ""
+        else:
+            advice = " (it may have run: timeout= waits longer, and cast is for what the server does not answer)"
+        return f"push {shown(self.event)} on topic {shown(self.topic)} {how} within {self.timeout:g} s{advice}"
 
 
 @dataclass(eq=False, repr=False)

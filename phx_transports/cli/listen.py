@@ -25,7 +25,6 @@ from phx_proto.errors import (
     ConnectTimeout,
     HandshakeRefused,
     JoinCancelled,
-    JoinRefused,
     LocalError,
 )
 from phx_proto.events import (
@@ -93,7 +92,8 @@ def run(request: Request) -> int:
         _say(str(error))
         code = 2
     except ConnectError as error:
-        _say(f"{request.shown}: {error}{_advice(error)}")
+        where = "" if isinstance(error, HandshakeRefused) else f"{request.shown}: "  # which names it itself
+        _say(f"{where}{error}{_advice(error)}")
     except PhxError as error:
         _say(f"ended: {error}")
     except BrokenPipeError:
@@ -223,7 +223,7 @@ def _told(event: Event) -> str | None:
         case ChannelErrored(error=error, retry_in=float(retry_in)):
             return f"{error}; next attempt in {retry_in:.2g} s"
         case ChannelEnded(error=PhxError() as error) if not isinstance(error, JoinCancelled):
-            return f"{error}{_advice(error)}"
+            return str(error)
         case BadFrame(problem=problem, excerpt=excerpt):
             return f"a frame was dropped: {problem}; it begins {excerpt}"
         case InboxOverflow(dropped=dropped):
@@ -233,15 +233,8 @@ def _told(event: Event) -> str | None:
 
 
 def _advice(error: PhxError) -> str:
-    match error:
-        case JoinRefused(response={"reason": "unmatched topic"}):
-            return " (the server has no channel of that name: check the topic)"
-        case JoinRefused():
-            return " (check the topic, --join-params, and who --params or --token say you are)"
-        case ConnectTimeout(last=last) if not isinstance(last, HandshakeRefused):
-            return " (check host and port; --timeout waits longer)"
-        case _:
-            return ""
+    refused = isinstance(error, HandshakeRefused) or not isinstance(error, ConnectTimeout)
+    return "" if refused else " (check host and port; --timeout waits longer)"
 
 
 @contextlib.contextmanager

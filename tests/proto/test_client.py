@@ -322,7 +322,7 @@ def test_the_body_of_a_refusal_is_waited_for_a_second_however_it_trickles() -> N
     assert talk.commands()[-1] == AbortTransport(link)
     error = talk.event(Closed).error
     assert isinstance(error, HandshakeRefused)
-    assert (error.status, error.body) == (403, b"no")
+    assert (error.status, error.body, error.url) == (403, b"no", talk.proto.endpoint.redacted)
 
 
 def test_a_refusal_whose_body_is_coming_is_told_at_the_end_of_the_first_connect() -> None:
@@ -333,7 +333,7 @@ def test_a_refusal_whose_body_is_coming_is_told_at_the_end_of_the_first_connect(
     talk.advance(0.5)
     error = talk.event(Closed).error
     assert isinstance(error, StillRefused)
-    assert error.status == 503
+    assert (error.status, error.url) == (503, talk.proto.endpoint.redacted)
 
 
 def test_a_refusal_told_to_a_link_of_the_past_changes_nothing() -> None:

@@ -101,9 +101,10 @@ BLANK = "the URL holds whitespace or control characters: remove or percent-encod
     ("url", "advice"),
     [
         ("", SCHEME),
-        ("host/socket", SCHEME),
-        ("host:4000/socket", SCHEME),
-        ("ftp://host/socket", SCHEME),
+        ("host/socket", f"{SCHEME}, not 'host/socket'"),
+        ("host:4000/socket?token=s", f"{SCHEME}, not 'host:4000/socket'"),
+        ("ftp://host/socket/s3cret", f"{SCHEME}, not 'ftp://host'"),
+        ("ftp://ann:s3cret@host/socket", SCHEME),
         ("ws:///socket", HOST),
         ("ws://:4000/socket", HOST),
         ("ws://a%2fb/socket", HOST),

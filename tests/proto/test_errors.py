@@ -10,9 +10,15 @@ from phx_proto import errors
 from phx_proto.errors import PhxError
 from phx_proto.message import Reply
 
+CHECK = " (check the topic, the join's params, and who the client's params or token say it is)"
+
 ERRORS: list[tuple[PhxError, str]] = [
     (errors.InvalidEndpoint("the URL has no host"), "the URL has no host"),
-    (errors.InvalidState("connect", "open"), "connect is not possible while the state is open"),
+    (errors.InvalidState("finish", "finished"), "finish is not possible while the state is finished"),
+    (
+        errors.InvalidState("join", "joined", "it is called once", "room:1"),
+        "join is not possible on topic 'room:1' while the state is joined: it is called once",
+    ),
     (
         errors.InvalidTimeout("push", math.nan),
         "the timeout of push is a number of seconds, or math.inf for none, not nan",
@@ -71,13 +77,16 @@ ERRORS: list[tuple[PhxError, str]] = [
         errors.HandshakeRefused(status=502, body=b"x" * 998 + b"\xff\n\x1bx"),
         f"the server refused the handshake with HTTP 502: {'x' * 998}\N{REPLACEMENT CHARACTER}…",
     ),
-    (errors.HandshakeRefused(status=500), "the server refused the handshake with HTTP 500"),
+    (
+        errors.HandshakeRefused(status=500, url="wss://example.com/socket/websocket"),
+        "the server refused the handshake of wss://example.com/socket/websocket with HTTP 500",
+    ),
     (errors.ConnectTimeout(timeout=2.0), "no connection within 2 s"),
     (
         errors.ConnectTimeout(timeout=2.0, last=errors.ConnectError("down")),
         "no connection within 2 s; the last attempt: down",
     ),
-    (errors.ConnectionClosed(1001, "away"), "the connection is closed with code 1001: away"),
+    (errors.ConnectionClosed(1001, "away"), "the connection is closed with code 1001 (going away): away"),
     (
         errors.StillRefused.after(3.0, errors.HandshakeRefused(status=429, body=b"later")),
         "no connection within 3 s; the last attempt: the server refused the handshake with HTTP 429: later",
@@ -85,7 +94,12 @@ ERRORS: list[tuple[PhxError, str]] = [
     (errors.ConnectionClosed(), "the connection is closed without a close code"),
     (
         errors.JoinRefused("room:1", {"reason": "no"}),
-        "the server refused the join of topic 'room:1': {'reason': 'no'}",
+        f"the server refused the join of topic 'room:1': {{'reason': 'no'}}{CHECK}",
+    ),
+    (
+        errors.JoinRefused("room:1", {"reason": "unmatched topic"}),
+        "the server refused the join of topic 'room:1': {'reason': 'unmatched topic'} "
+        "(the server has no channel of that name: check the topic)",
     ),
     (
         errors.JoinRefused("room:*", {}),
@@ -94,11 +108,11 @@ ERRORS: list[tuple[PhxError, str]] = [
     ),
     (
         errors.JoinRefused("room:1", "x" * 198),
-        f"the server refused the join of topic 'room:1': '{'x' * 198}'",
+        f"the server refused the join of topic 'room:1': '{'x' * 198}'{CHECK}",
     ),
     (
         errors.JoinRefused("room:1", "x" * 199),
-        f"the server refused the join of topic 'room:1': '{'x' * 198}…",
+        f"the server refused the join of topic 'room:1': '{'x' * 198}…{CHECK}",
     ),
     (errors.JoinTimeout("room:1", 3.0), "the join of topic 'room:1' was not answered within 3 s"),
     (
@@ -115,10 +129,19 @@ ERRORS: list[tuple[PhxError, str]] = [
         errors.InvalidReply("room:1", "shout", "Number out of range"),
         "the server answered 'shout' on topic 'room:1', and its reply cannot be read: Number out of range",
     ),
-    (errors.PushTimeout("room:1", "shout", 3.0), "push 'shout' on topic 'room:1' was not answered within 3 s"),
+    (
+        errors.PushTimeout("room:1", "shout", 3.0),
+        "push 'shout' on topic 'room:1' was not answered within 3 s "
+        "(it may have run: timeout= waits longer, and cast is for what the server does not answer)",
+    ),
+    (
+        errors.PushTimeout("phoenix", "heartbeat", 3.0),
+        "push 'heartbeat' on topic 'phoenix' was not answered within 3 s",
+    ),
     (
         errors.PushTimeout("room:1", "shout", 3.0, sent=False),
-        "push 'shout' on topic 'room:1' could not be sent within 3 s",
+        "push 'shout' on topic 'room:1' could not be sent within 3 s "
+        "(its channel was not joined in that time: it was not run)",
     ),
     (
         errors.PushLost("room:1", "shout", sent=True),
@@ -131,7 +154,7 @@ ERRORS: list[tuple[PhxError, str]] = [
     (
         errors.PushLost("room:1", "shout", sent=True, why=errors.ConnectionClosed(1001, "away")),
         "push 'shout' on topic 'room:1' was lost after it was sent: it may have run or not"
-        " (the connection is closed with code 1001: away)",
+        " (the connection is closed with code 1001 (going away): away)",
     ),
     (
         errors.PushCancelled("room:1", "shout", sent=True),

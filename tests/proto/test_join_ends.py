@@ -241,7 +241,7 @@ def test_a_ping_that_is_lost_to_a_close_tells_it() -> None:
     talk.answers_heartbeats = False
     talk.ping()
     talk.drop(1001, "away")
-    assert "1001: away" in str(talk.event(PushFailed).error)
+    assert "1001 (going away): away" in str(talk.event(PushFailed).error)
 
 
 def test_a_suspect_that_was_left_is_forgotten() -> None:

@@ -253,7 +253,7 @@ def test_each_call_and_input_leads_where_it_should(state: SocketState, call: str
     with pytest.raises(outcome) as caught:
         CALLS[call](talk)
     told = {"code": None, "reason": "the client was closed"} if outcome is C else {"call": call, "state": state.value}
-    assert vars(caught.value) == told
+    assert vars(caught.value).items() >= told.items()
     assert (talk.proto.state, talk.proto.next_timeout()) == (state, deadline)
     assert (talk.commands(), talk.events(), talk.sent()) == ([], [], [])
 

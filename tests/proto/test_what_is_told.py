@@ -161,7 +161,9 @@ def test_the_answer_to_a_join_does_not_show_its_params(params: Any) -> None:
     talk.reply(talk.sent()[-1].ref, "error", {"reason": f"{TOKEN} is unknown"})
     failed = talk.event(JoinFailed)
     assert failed.ref == ref
-    assert str(failed.error) == "the server refused the join of topic 'room:1': {'reason': '[secret] is unknown'}"
+    assert str(failed.error).startswith(
+        "the server refused the join of topic 'room:1': {'reason': '[secret] is unknown'} (check"
+    )
     assert_hidden(failed, failed.error, pickle.loads(pickle.dumps(failed.error)))
 
 

@@ -36,7 +36,7 @@ def test_all_topics_named_are_joined(phx_peer: Peer) -> None:
     phx_peer.expect_join("sim:2").refuse({"reason": "not yours"})
     with pytest.raises(SystemExit) as ended:
         main([phx_peer.url, "sim:1", "sim:2", "--db", ":memory:"], transport=phx_peer)
-    assert str(ended.value) == ("balance_keeper: the server refused the join of topic 'sim:2': {'reason': 'not yours'}")
+    assert "balance_keeper: the server refused the join of topic 'sim:2': {'reason': 'not yours'}" in str(ended.value)
 
 
 def test_ctrl_c_ends_it_while_it_still_joins(phx_peer: Peer) -> None:
@@ -54,7 +54,7 @@ def test_ctrl_c_ends_it_while_it_still_joins(phx_peer: Peer) -> None:
 
 def test_a_connection_that_is_refused_ends_in_a_line_of_text(phx_peer: Peer) -> None:
     phx_peer.refuse_connect(403)
-    with pytest.raises(SystemExit, match="balance_keeper: the server refused the handshake with HTTP 403"):
+    with pytest.raises(SystemExit, match=r"balance_keeper: the server refused the handshake of .* with HTTP 403"):
         main([phx_peer.url, SIM, "--db", ":memory:"], transport=phx_peer)
 
 

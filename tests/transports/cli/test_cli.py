@@ -363,7 +363,7 @@ async def test_a_refused_handshake_is_told_in_one_line_and_ends_with_1(applicati
 
     assert (code, out) == (1, "")
     (_, told) = err.splitlines()
-    assert told.startswith(f"phx: {application.running.url}/websocket: ")
+    assert f"of {application.running.url}/websocket with HTTP 403" in told
     assert "HTTP 403: who are you? (check params, token, vsn and origin)" in err
     assert "secret" not in err
 

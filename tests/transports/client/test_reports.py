@@ -61,7 +61,8 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
         (
             Disconnected(1012, "restart", 2.125),
             logging.WARNING,
-            "disconnected from {place}: the connection is closed with code 1012: restart; next attempt in 2.12 s",
+            "disconnected from {place}: the connection is closed with code 1012 (service restart): restart; "
+            "next attempt in 2.12 s",
         ),
         (
             Disconnected(None, "cut", None),
