@@ -19,8 +19,11 @@ from .commands import Provider
 from .errors import (
     MESSAGE_TOO_BIG,
     ChannelClosed,
+    ChannelClosedByClient,
+    ChannelClosedByServer,
     ChannelCrashed,
     ConnectionClosed,
+    ConnectionClosedByClient,
     InvalidReply,
     InvalidState,
     JoinCancelled,
@@ -29,6 +32,7 @@ from .errors import (
     LocalError,
     NotJoined,
     PhxError,
+    RemoteError,
     ResolveFailed,
 )
 from .events import (
@@ -99,6 +103,7 @@ class Channel:
     __slots__ = (
         "_began",
         "_client",
+        "_end_error",
         "_join",
         "_last_error",
         "_leave",
@@ -133,6 +138,7 @@ class Channel:
         self._began = 0.0  # the attempt, on the reading clock; or the joined state
         self._tries = 0  # attempts that failed in a row
         self._last_error: PhxError | None = None  # what ended the latest attempt, since it was last joined
+        self._end_error: PhxError | None = None  # what ended the channel
         self._sent_params: Any = None  # of its latest join
         self._too_big = 0  # closes with 1009 in a row in which its join was under way
 
@@ -159,7 +165,7 @@ class Channel:
         """
         patience = checked_timeout("join", self._client.options.join.timeout if timeout is None else timeout)
         if self.state in LEAVE_BEGUN:
-            raise ChannelClosed(self.topic, "a channel lives once; make a new one to join again")
+            raise self._closed_by(self.topic, "a channel lives once; make a new one to join again")
         if not self._may(ChannelInput.JOIN):
             advice = "it is called once, and the channel is rejoined by itself whenever it has to be"
             raise InvalidState("join", self.state.value, advice, self.topic)
@@ -204,7 +210,7 @@ class Channel:
         connection.flow.resume(now)
         self._leave = self._call(ref, timeout, self._leave_timed_out, now)
         if self._pushes is not None:
-            self._pushes.close_unsent(_LEFT)
+            self._pushes.close_unsent(ChannelClosedByClient, _LEFT)
         return ref
 
     def push(self, event: str, payload: Any, now: float, *, timeout: float = 10.0) -> str:
@@ -364,7 +370,7 @@ class Channel:
         if self._leave is not None:
             self.left(LeaveEnd.CLOSE, now)
         elif self.state in JOIN_SENT:
-            error = ChannelClosed(self.topic, "the server closed it")
+            error = ChannelClosedByServer(self.topic, "the server closed it")
             if self._client.options.join.server_close is ServerClose.REJOIN:
                 self._fail(error, now)
             else:
@@ -559,9 +565,10 @@ class Channel:
         self._withdraw()
         self._advance(ChannelInput.END)
         if self._join is not None:
-            self._fail_join(error or ConnectionClosed(None, reason))
+            self._fail_join(error or ConnectionClosedByClient(None, reason))
+        self._end_error = error
         if self._pushes is not None:
-            self._pushes.close(reason)
+            self._pushes.close(self._closed_by, reason)
         self._tell(ChannelEnded(self.topic, error))
 
     def _withdraw(self) -> None:
@@ -587,13 +594,18 @@ class Channel:
         if rule is PushRule.UNJOINED:
             raise NotJoined(self.topic)
         if rule is PushRule.ENDED:
-            raise ChannelClosed(self.topic, "nothing can be pushed any more; make a new channel and join it")
+            raise self._closed_by(self.topic, "nothing can be pushed any more; make a new channel and join it")
         if self._pushes is None:
             self._pushes = Pushes(self.topic, self._client)
         self._pushes.call(push, self.join_ref if rule is PushRule.SENT else None, now)
 
     def _call(self, ref: str, timeout: float, action: Action, now: float) -> _Call:
         return _Call(ref, timeout, None if timeout == inf else self._client.timers.at(now + timeout, action))
+
+    @property
+    def _closed_by(self) -> type[ChannelClosed]:
+        """The error for a call on this channel, which has ended, by who ended it."""
+        return ChannelClosedByServer if isinstance(self._end_error, RemoteError) else ChannelClosedByClient
 
     def _tell(self, event: ChannelEvent) -> None:
         self._client.events.append(event)

@@ -33,6 +33,8 @@ from .errors import (
     MESSAGE_TOO_BIG,
     ConnectError,
     ConnectionClosed,
+    ConnectionClosedByClient,
+    ConnectionLost,
     ConnectTimeout,
     HandshakeRefused,
     InvalidState,
@@ -173,7 +175,7 @@ class ClientProtocol:
             ConnectionClosed: The client is closed.
         """
         if self.state in ENDING:
-            raise ConnectionClosed(None, "the client was closed")
+            raise ConnectionClosedByClient(None, "the client was closed")
         if topic in self._client.channels:
             raise TopicInUse(topic)
         channel = self._client.channels[topic] = self._make_channel(topic, params, bound)
@@ -210,7 +212,7 @@ class ClientProtocol:
         self._drop_attempt()
         if self._client.connection is not None:
             self._forget_old_retries(now)
-            error = ConnectionClosed(None, "the application reconnects")
+            error = ConnectionClosedByClient(None, "the application reconnects")
             self._disconnected(error, SocketInput.RECONNECT, 0.0, now)
         else:
             self._client.advance(SocketInput.RECONNECT)
@@ -415,7 +417,7 @@ class ClientProtocol:
 
     def link_closed(self, code: int | None, reason: str, now: float) -> None:
         """The connection is over."""
-        error = ConnectionClosed(code, self._client.secrets.masked(reason[:_LONGEST_REASON]))
+        error = ConnectionLost(code, self._client.secrets.masked(reason[:_LONGEST_REASON]))
         self._link = None
         match LINK_ENDS[self.state]:
             case LinkEnd.FAILED:

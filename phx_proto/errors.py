@@ -1,7 +1,14 @@
 """What can go wrong, and whose fault it was.
 
-`LocalError`: the application asked for what cannot be; raised at the call, which then has changed nothing.
-`RemoteError`: the server or the network ended what was asked for; an event carries it, and the waiting call raises it.
+Each error is of one of three kinds, by who caused it:
+
+- `LocalError`: the application. It asked for what cannot be: the call raises, and has changed nothing. Or it has left
+  the channel or closed the client on which a call waited.
+- `RemoteError`: the server or the network, which ended what was asked for: an event carries it, the waiting call raises
+  it.
+- `Cancelled`: the caller, who gave up what was under way.
+
+Two names stand for both sides, to be caught where it does not matter which it was: `ChannelClosed`, `ConnectionClosed`.
 
 No error shows params, tokens or headers. What a peer said is kept as data (`body`, `response`, `payload`) and shown as
 `said`: bounded, escaped, and with what we sent in confidence masked (see `shown.py`); so `str` and `repr` can be shown
@@ -44,11 +51,15 @@ def _rebuild(kind: type[PhxError], attributes: dict[str, Any]) -> PhxError:
 
 
 class LocalError(PhxError):
-    """The application's own mistake. The call had no effect."""
+    """What the application did: a call that had no effect, or a call that its own leave or close has ended."""
 
 
 class RemoteError(PhxError):
     """What the server or the network did to a request."""
+
+
+class Cancelled(PhxError):
+    """What its own caller gave up."""
 
 
 # ---- the application's mistakes -------------------------------------------------------------------------------------
@@ -215,21 +226,6 @@ class InvalidPresence(LocalError):
 
     def __str__(self) -> str:
         return f"the presence of {shown(self.key)} on topic {shown(self.topic)} {self.problem}"
-
-
-@dataclass(eq=False, repr=False)
-class ChannelClosed(RemoteError):
-    """The channel has ended; a call that waited on it ends, a call made on it is refused.
-
-    Attributes:
-        reason: Who ended it and why, in words.
-    """
-
-    topic: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"the channel of topic {shown(self.topic)} is closed: {escaped(self.reason, _LONGEST)}"
 
 
 # ---- what the wire brought ------------------------------------------------------------------------------------------
@@ -411,13 +407,15 @@ class StillRefused(HandshakeRefused, ConnectTimeout):
     @classmethod
     def after(cls, timeout: float, last: HandshakeRefused) -> "StillRefused":
         """The refusal that was the latest when `timeout` seconds were over."""
-        error = cls(timeout=timeout, last=last, status=last.status, body=last.body, headers=last.headers, said=last.said)
+        error = cls(
+            timeout=timeout, last=last, status=last.status, body=last.body, headers=last.headers, said=last.said
+        )
         error.url = last.url
         return error
 
 
 @dataclass(eq=False, repr=False)
-class ConnectionClosed(RemoteError):
+class ConnectionClosed(PhxError):
     """The connection is closed, or closed while a call waited on it.
 
     Attributes:
@@ -432,6 +430,14 @@ class ConnectionClosed(RemoteError):
         code = "without a close code" if self.code is None else f"with code {self.code}{_CODES.get(self.code, '')}"
         advice = _TOO_BIG if self.code == MESSAGE_TOO_BIG else ""
         return f"the connection is closed {code}{f': {escaped(self.reason, _LONGEST)}' if self.reason else ''}{advice}"
+
+
+class ConnectionClosedByClient(ConnectionClosed, LocalError):
+    """The application closed the client, or had it reconnect."""
+
+
+class ConnectionLost(ConnectionClosed, RemoteError):
+    """The server closed the connection, or it was cut, or nothing was heard on it."""
 
 
 #: What close codes mean, by the registry of RFC 6455 §11.7.
@@ -454,6 +460,29 @@ _TOO_BIG: Final = (
 
 
 # ---- joins and pushes -----------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False, repr=False)
+class ChannelClosed(PhxError):
+    """The channel has ended; a call that waited on it ends, a call made on it is refused.
+
+    Attributes:
+        reason: What ended it, in words.
+    """
+
+    topic: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the channel of topic {shown(self.topic)} is closed: {escaped(self.reason, _LONGEST)}"
+
+
+class ChannelClosedByClient(ChannelClosed, LocalError):
+    """The application left the channel, cancelled its join, or closed the client."""
+
+
+class ChannelClosedByServer(ChannelClosed, RemoteError):
+    """The server closed the channel, did not let it be joined, or could not be reached any more."""
 
 
 @dataclass(eq=False, repr=False)
@@ -512,7 +541,7 @@ class JoinTimeout(RemoteError, TimeoutError):
 
 
 @dataclass(eq=False, repr=False)
-class JoinCancelled(RemoteError):
+class JoinCancelled(Cancelled):
     """A join was given up by its caller, or its channel was left before the answer."""
 
     topic: str
@@ -633,7 +662,7 @@ class PushLost(RemoteError):
 
 
 @dataclass(eq=False, repr=False)
-class PushCancelled(RemoteError):
+class PushCancelled(Cancelled):
     """The caller gave the push up. Unsent it is never sent; a late reply is dropped."""
 
     topic: str

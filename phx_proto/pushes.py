@@ -114,15 +114,15 @@ class Pushes:
         for push in self._all():
             self._drop(push, PushLost(self._topic, push.event, push.sent, why))
 
-    def close_unsent(self, reason: str) -> None:
+    def close_unsent(self, kind: type[ChannelClosed], reason: str) -> None:
         """Nothing more will be sent."""
         for push in self._unsent():
-            self._drop(push, ChannelClosed(self._topic, reason))
+            self._drop(push, kind(self._topic, reason))
 
-    def close(self, reason: str) -> None:
+    def close(self, kind: type[ChannelClosed], reason: str) -> None:
         """Nothing more will come."""
         for push in self._all():
-            self._drop(push, ChannelClosed(self._topic, reason))
+            self._drop(push, kind(self._topic, reason))
 
     def _all(self) -> list[Push]:
         return list(self._by_ref.values())

@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from phx_proto.channel import Channel as CoreChannel
-from phx_proto.errors import ChannelClosed, InvalidHandler, PushTimeout
+from phx_proto.errors import ChannelClosedByClient, InvalidHandler, PushTimeout
 from phx_proto.events import ChannelEvent
 from phx_proto.handlers.handler import Handler
 from phx_proto.handlers.router import F, decorator
@@ -165,13 +165,13 @@ class Channel:
 
         Raises:
             TimeoutError: None came within `timeout` seconds.
-            PhxError: The channel ended first; what ended it, `ChannelClosed` where it was left.
+            PhxError: The channel ended first; what ended it, `ChannelClosedByClient` where it was left.
         """
         async with self._client.timeout(timeout), self.messages() as messages:
             async for message in messages:
                 if message.event == event and (predicate is None or predicate(message)):
                     return message
-        raise ChannelClosed(self.topic, "it was left, or the client was closed")
+        raise ChannelClosedByClient(self.topic, "it was left, or the client was closed")
 
     def track_presence(self) -> Presence:
         """Keep track of who is present, best before the join; its `entries` are then always current.

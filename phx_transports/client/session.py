@@ -9,7 +9,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
-from phx_proto.errors import ConnectionClosed, OtherProcess, PhxError
+from phx_proto.errors import ConnectionClosedByClient, OtherProcess, PhxError
 from phx_proto.events import (
     ChannelJoined,
     Closed,
@@ -178,4 +178,4 @@ def _end(waiters: Iterable[Waiter], result: Any, error: BaseException | None) ->
 
 
 def _closed_by_application() -> PhxError:
-    return ConnectionClosed(None, "the application closed it")
+    return ConnectionClosedByClient(None, "the application closed it")

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from phx_proto.errors import ChannelClosed, PhxError, PushRejected
+from phx_proto.errors import ChannelClosedByClient, PhxError, PushRejected
 from phx_proto.formats import V2, V2Server
 from phx_proto.handlers.handler import HandlerKind
 from phx_proto.message import Message, Reply
@@ -118,7 +118,7 @@ class FakeChannel:
 
     def _sent(self, event: str, payload: Any) -> Sent:
         if self.left:
-            raise ChannelClosed(self.topic, "nothing can be pushed any more; make a new channel and join it")
+            raise ChannelClosedByClient(self.topic, "nothing can be pushed any more; make a new channel and join it")
         message = Message[Any](
             join_ref="1", ref="2", topic=self.topic, event=event, payload={} if payload is None else payload
         )

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from phx_proto.channel import Channel as CoreChannel
-from phx_proto.errors import ChannelClosed, InvalidHandler, PushTimeout
+from phx_proto.errors import ChannelClosedByClient, InvalidHandler, PushTimeout
 from phx_proto.events import ChannelEvent
 from phx_proto.handlers.handler import Handler
 from phx_proto.handlers.router import F, decorator
@@ -164,7 +164,7 @@ class Channel:
 
         Raises:
             TimeoutError: None came within `timeout` seconds.
-            PhxError: The channel ended first; what ended it, `ChannelClosed` where it was left.
+            PhxError: The channel ended first; what ended it, `ChannelClosedByClient` where it was left.
         """
         deadline = deadline_after(timeout)
         with self.messages() as messages:
@@ -172,7 +172,7 @@ class Channel:
                 try:
                     message = messages.next(timeout=deadline - monotonic())
                 except StopIteration:
-                    raise ChannelClosed(self.topic, "it was left, or the client was closed") from None
+                    raise ChannelClosedByClient(self.topic, "it was left, or the client was closed") from None
                 if message.event == event and (predicate is None or predicate(message)):
                     return message
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from phx_proto.errors import (
-    ChannelClosed,
+    ChannelClosedByClient,
+    ChannelClosedByServer,
     ChannelCrashed,
     ConnectionClosed,
+    ConnectionClosedByClient,
     JoinCancelled,
     JoinRefused,
     PushLost,
@@ -105,7 +107,7 @@ class Account:
         for push, (event, sent) in list(who.pushes.items()):
             if not sent:
                 del who.pushes[push]
-                outcomes.append(("failed", topic, event, push, ChannelClosed))
+                outcomes.append(("failed", topic, event, push, ChannelClosedByClient))
         who.state, who.leave, who.join = "leaving", ref, None
         self.leaving.append(who)
         return outcomes
@@ -144,7 +146,7 @@ class Account:
             if who.leave is not None:
                 outcomes.append(("left", who.topic, who.leave, LeaveEnd.DISCONNECTED))
             if who.join is not None:
-                outcomes.append(("join failed", who.topic, who.join, ConnectionClosed))
+                outcomes.append(("join failed", who.topic, who.join, ConnectionClosedByClient))
             outcomes.append(("ended", who.topic))
         self.here, self.leaving, self.pings = {}, [], []
         return outcomes
@@ -202,7 +204,8 @@ class Account:
     def _end(self, who: Membership) -> list[Outcome]:
         if self.here.get(who.topic) is who:
             del self.here[who.topic]
-        failed = [("failed", who.topic, event, ref, ChannelClosed) for ref, (event, _) in who.pushes.items()]
+        closed = ChannelClosedByServer if who.leave is None else ChannelClosedByClient
+        failed = [("failed", who.topic, event, ref, closed) for ref, (event, _) in who.pushes.items()]
         return [*failed, ("ended", who.topic)]
 
     def _lost(self, who: Membership, *, unsent: bool = True) -> list[Outcome]:

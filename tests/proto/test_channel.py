@@ -8,9 +8,11 @@ from conversation import Conversation, connected, failure, names
 from phx_proto.channel import Channel
 from phx_proto.errors import (
     BinaryNotSupported,
-    ChannelClosed,
+    ChannelClosedByClient,
+    ChannelClosedByServer,
     ChannelCrashed,
-    ConnectionClosed,
+    ConnectionClosedByClient,
+    ConnectionLost,
     FieldTooLong,
     InvalidPayload,
     InvalidState,
@@ -112,7 +114,7 @@ def test_a_channel_lives_once(state: str) -> None:
     leave = talk.leave(room)
     if state == "closed":
         talk.reply(leave)
-    with pytest.raises(ChannelClosed) as caught:
+    with pytest.raises(ChannelClosedByClient) as caught:
         room.join(talk.now)
     reason = "a channel lives once; make a new one to join again"
     assert vars(caught.value) == {"topic": "room:1", "reason": reason}
@@ -337,7 +339,7 @@ def test_a_phx_close_closes_the_channel_and_ends_what_waits() -> None:
     talk = Conversation().connect()
     room = talk.joined("room:1")
     talk.close_channel("room:1", room.join_ref)
-    assert isinstance(talk.event(ChannelEnded).error, ChannelClosed)
+    assert isinstance(talk.event(ChannelEnded).error, ChannelClosedByServer)
     assert room.state is ChannelState.CLOSED
     talk.advance(60)
     assert talk.sent() == []
@@ -348,7 +350,7 @@ def test_a_phx_close_of_a_first_join_fails_it() -> None:
     talk = Conversation().connect()
     room = talk.joining("room:1")
     talk.close_channel("room:1", room.join_ref)
-    assert isinstance(failure(talk, JoinFailed), ChannelClosed)
+    assert isinstance(failure(talk, JoinFailed), ChannelClosedByServer)
 
 
 def test_a_phx_close_is_rejoined_if_the_policy_says_so() -> None:
@@ -356,7 +358,7 @@ def test_a_phx_close_is_rejoined_if_the_policy_says_so() -> None:
     room = talk.joined("room:1")
     talk.close_channel("room:1", room.join_ref)
     event = talk.event(ChannelErrored)
-    assert isinstance(event.error, ChannelClosed)
+    assert isinstance(event.error, ChannelClosedByServer)
     talk.advance(1)
     assert names(talk.sent()) == [("room:1", PHX_JOIN)]
 
@@ -369,7 +371,7 @@ def test_a_lost_connection_is_told_to_a_joined_channel_and_it_is_rejoined_at_the
     room = talk.joined("room:1")
     talk.drop(1012, "restart")
     event = talk.event(ChannelErrored)
-    assert isinstance(event.error, ConnectionClosed)
+    assert isinstance(event.error, ConnectionLost)
     assert (event.topic, event.error.code, event.retry_in) == ("room:1", 1012, None)
     assert (room.state, room.join_ref) == (ChannelState.PENDING, None)
     talk.advance(5).accept()
@@ -420,7 +422,7 @@ def test_the_clients_end_closes_every_channel(call: str) -> None:
     events = talk.events()
     assert [event.topic for event in events if isinstance(event, ChannelEnded)] == ["idle", "joining", "joined"]
     (failed,) = [event for event in events if isinstance(event, JoinFailed)]
-    assert isinstance(failed.error, ConnectionClosed)
+    assert isinstance(failed.error, ConnectionClosedByClient)
     assert vars(failed.error) == {"code": None, "reason": "the application closed the client"}
 
 

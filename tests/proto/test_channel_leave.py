@@ -6,7 +6,7 @@ import pytest
 from conversation import Conversation
 
 from phx_proto.channel import Channel
-from phx_proto.errors import ChannelClosed, ChannelCrashed, JoinCancelled, PushLost
+from phx_proto.errors import ChannelClosedByClient, ChannelCrashed, JoinCancelled, PushLost
 from phx_proto.events import ChannelEnded, ChannelErrored, ChannelJoined, JoinFailed, LeaveEnd, LeaveEnded, PushFailed
 from phx_proto.message import PHX_JOIN, PHX_LEAVE
 from phx_proto.states import ChannelState, SocketState
@@ -377,6 +377,6 @@ def test_a_channel_is_not_rejoined_after_its_leave_was_cut_by_the_connection() -
 def test_what_is_asked_of_a_channel_that_is_left_is_refused(call: str) -> None:
     talk, room, _ = leaving()
     arguments: list[Any] = [talk.now] if call == "join" else ["shout", {}, talk.now]
-    with pytest.raises(ChannelClosed):
+    with pytest.raises(ChannelClosedByClient):
         getattr(room, call)(*arguments)
     assert talk.sent() == []

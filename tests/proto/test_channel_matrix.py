@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phx_proto.channel import Channel
-from phx_proto.errors import ChannelClosed, InvalidState, NotJoined, PhxError
+from phx_proto.errors import ChannelClosedByClient, InvalidState, NotJoined, PhxError
 from phx_proto.message import PHX_REPLY
 from phx_proto.states import ChannelState
 
@@ -62,7 +62,7 @@ INPUTS: dict[str, tuple[Callable[[Situation], object], tuple[Outcome, ...]]] = {
     # the application
     "join": (
         lambda at: at.talk.join(at.room),
-        (PENDING, InvalidState, InvalidState, InvalidState, InvalidState, ChannelClosed, ChannelClosed),
+        (PENDING, InvalidState, InvalidState, InvalidState, InvalidState, ChannelClosedByClient, ChannelClosedByClient),
     ),
     "leave": (
         lambda at: at.talk.leave(at.room),
@@ -70,11 +70,11 @@ INPUTS: dict[str, tuple[Callable[[Situation], object], tuple[Outcome, ...]]] = {
     ),
     "push": (
         lambda at: at.talk.push(at.room),
-        (NotJoined, PENDING, JOINING, JOINED, ERRORED, ChannelClosed, ChannelClosed),
+        (NotJoined, PENDING, JOINING, JOINED, ERRORED, ChannelClosedByClient, ChannelClosedByClient),
     ),
     "cast": (
         lambda at: at.talk.cast(at.room),
-        (NotJoined, PENDING, JOINING, JOINED, ERRORED, ChannelClosed, ChannelClosed),
+        (NotJoined, PENDING, JOINING, JOINED, ERRORED, ChannelClosedByClient, ChannelClosedByClient),
     ),
     "cancel": (
         lambda at: at.talk.cancel(at.room, at.call),

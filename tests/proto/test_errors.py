@@ -59,7 +59,14 @@ ERRORS: list[tuple[PhxError, str]] = [
         errors.BufferFull("room:1", 5),
         "5 pushes already wait unsent; topic 'room:1' takes no more until it is joined",
     ),
-    (errors.ChannelClosed("room:1", "it was left"), "the channel of topic 'room:1' is closed: it was left"),
+    (
+        errors.ChannelClosedByClient("room:1", "it was left"),
+        "the channel of topic 'room:1' is closed: it was left",
+    ),
+    (
+        errors.ChannelClosedByServer("room:1", "the server closed it"),
+        "the channel of topic 'room:1' is closed: the server closed it",
+    ),
     (errors.InvalidFrame("not JSON"), "not JSON"),
     (
         errors.PayloadMismatch("room:1", "shout", "Balance", "no id"),
@@ -86,12 +93,12 @@ ERRORS: list[tuple[PhxError, str]] = [
         errors.ConnectTimeout(timeout=2.0, last=errors.ConnectError("down")),
         "no connection within 2 s; the last attempt: down",
     ),
-    (errors.ConnectionClosed(1001, "away"), "the connection is closed with code 1001 (going away): away"),
+    (errors.ConnectionLost(1001, "away"), "the connection is closed with code 1001 (going away): away"),
     (
         errors.StillRefused.after(3.0, errors.HandshakeRefused(status=429, body=b"later")),
         "no connection within 3 s; the last attempt: the server refused the handshake with HTTP 429: later",
     ),
-    (errors.ConnectionClosed(), "the connection is closed without a close code"),
+    (errors.ConnectionClosedByClient(), "the connection is closed without a close code"),
     (
         errors.JoinRefused("room:1", {"reason": "no"}),
         f"the server refused the join of topic 'room:1': {{'reason': 'no'}}{CHECK}",
@@ -180,10 +187,18 @@ def test_the_repr_of_a_refused_handshake_is_short() -> None:
 
 
 def test_every_error_is_in_the_table() -> None:
-    bases = {errors.LocalError, errors.RemoteError}
+    bases = {*BY_CAUSE, errors.ChannelClosed, errors.ConnectionClosed}
     assert {type(error) for error, _ in ERRORS} == {
         kind for kind in kinds(PhxError) if kind.__module__ == errors.__name__
     } - bases
+
+
+BY_CAUSE = (errors.LocalError, errors.RemoteError, errors.Cancelled)
+
+
+@pytest.mark.parametrize("error", [error for error, _ in ERRORS])
+def test_an_error_tells_who_caused_it(error: PhxError) -> None:
+    assert sum(isinstance(error, cause) for cause in BY_CAUSE) == 1
 
 
 @pytest.mark.parametrize(("error", "words"), ERRORS)

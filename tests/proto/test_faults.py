@@ -11,7 +11,7 @@ from conversation import EMPTY, START, Conversation
 
 from phx_proto.commands import AbortTransport, PauseReading, ResumeReading
 from phx_proto.errors import (
-    ChannelClosed,
+    ChannelClosedByServer,
     ChannelCrashed,
     ConnectError,
     ConnectTimeout,
@@ -157,10 +157,10 @@ def test_row_06_a_channel_is_stopped_by_the_server() -> None:
 
     failed, ended = talk.events()
     assert isinstance(failed, PushFailed)
-    assert isinstance(failed.error, ChannelClosed)
+    assert isinstance(failed.error, ChannelClosedByServer)
     assert failed.ref == ref
     assert isinstance(ended, ChannelEnded)
-    assert isinstance(ended.error, ChannelClosed)
+    assert isinstance(ended.error, ChannelClosedByServer)
     assert ended.error.reason == "the server closed it"
 
     talk.advance(3600.0)

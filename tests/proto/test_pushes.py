@@ -10,7 +10,8 @@ from phx_proto.commands import PauseReading, ResumeReading
 from phx_proto.errors import (
     BinaryNotSupported,
     BufferFull,
-    ChannelClosed,
+    ChannelClosedByClient,
+    ChannelClosedByServer,
     FieldTooLong,
     InvalidPayload,
     NotJoined,
@@ -349,7 +350,7 @@ def test_a_cast_that_could_not_be_sent_is_told_of() -> None:
     talk.cast(room, "typing")
     talk.close_channel("room:1", room.join_ref)
     event = talk.event(PushFailed)
-    assert (event.event, type(event.error)) == ("typing", ChannelClosed)
+    assert (event.event, type(event.error)) == ("typing", ChannelClosedByServer)
 
 
 # ---- refused at the call
@@ -405,6 +406,17 @@ def test_a_channel_that_was_never_joined_takes_no_push(call: str) -> None:
         getattr(room, call)("shout", {}, talk.now)
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_push_on_a_channel_that_the_server_closed_or_refused_tells_so(refused: bool) -> None:
+    talk, room = not_yet_joined()
+    if refused:
+        talk.reply(room.join_ref, "error")
+    else:
+        talk.close_channel("room:1", room.join_ref)
+    with pytest.raises(ChannelClosedByServer):
+        room.push("shout", {}, talk.now)
+
+
 @pytest.mark.parametrize("call", ["push", "cast"])
 @pytest.mark.parametrize("end", ["leaving", "closed"])
 def test_a_channel_that_is_left_or_closed_takes_no_push(end: str, call: str) -> None:
@@ -413,7 +425,7 @@ def test_a_channel_that_is_left_or_closed_takes_no_push(end: str, call: str) -> 
     if end == "closed":
         talk.reply(leave)
     talk.sent()
-    with pytest.raises(ChannelClosed) as caught:
+    with pytest.raises(ChannelClosedByClient) as caught:
         getattr(room, call)("shout", {}, talk.now)
     reason = "nothing can be pushed any more; make a new channel and join it"
     assert vars(caught.value) == {"topic": "room:1", "reason": reason}

@@ -7,7 +7,7 @@ import pytest
 from conversation import Conversation
 
 from phx_proto import client_state
-from phx_proto.errors import CertificateError, ConnectError, ConnectionClosed, InvalidState
+from phx_proto.errors import CertificateError, ConnectError, ConnectionClosedByClient, InvalidState
 from phx_proto.handlers.router import Router
 from phx_proto.link import Link
 from phx_proto.states import CHANNEL, SOCKET, ChannelInput, ChannelState, SocketInput, SocketState
@@ -207,7 +207,7 @@ CALLS: dict[str, Callable[[Conversation], object]] = {
     "timeout": time_out,
 }
 
-X, C = InvalidState, ConnectionClosed
+X, C = InvalidState, ConnectionClosedByClient
 #: By call: what comes of it in each state; the order of the columns is that of the states.
 #                               idle     resolving  opening   open      waiting   draining  closing   closed
 OUTCOMES: dict[str, list[Any]] = {

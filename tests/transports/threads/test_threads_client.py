@@ -15,8 +15,9 @@ from room_server import server
 from serving_in_thread import LONG, Flag, connected, start, until
 
 from phx_proto.errors import (
-    ChannelClosed,
+    ChannelClosedByClient,
     ConnectionClosed,
+    ConnectionClosedByClient,
     PushLost,
 )
 from phx_proto.events import BadFrame
@@ -126,7 +127,7 @@ def test_blocked_calls_end_when_the_client_does(phx_peer: Peer) -> None:
             phx_peer.expect_join("room:2").wait()
             client.abort()
             ends = [type(call.exception(LONG)) for call in calls]
-        assert ends == [PushLost, ConnectionClosed, ChannelClosed] + [type(None)] * 4
+        assert ends == [PushLost, ConnectionClosedByClient, ChannelClosedByClient] + [type(None)] * 4
 
 
 def test_a_blocked_wait_for_the_connection_ends_when_the_client_does(phx_peer: Peer) -> None:
