@@ -65,7 +65,7 @@ def test_an_unsent_push_is_never_sent(adapter: Adapter) -> None:
 
 
 def wait_for_unsent(client: Client) -> None:
-    until(lambda: client.native._proto._wire.unsent == 1)
+    until(lambda: client.native._proto._client.unsent == 1)
 
 
 def test_a_join_is_taken_back(adapter: Adapter) -> None:
