@@ -19,6 +19,13 @@ from .errors import CertificateError, ConnectError, ProxyError
 if TYPE_CHECKING:
     from random import Random
 
+__all__ = [
+    "RECONNECT",
+    "REJOIN",
+    "Backoff",
+    "ReconnectPolicy",
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:

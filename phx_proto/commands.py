@@ -10,6 +10,19 @@ import msgspec
 
 from .link import Link
 
+__all__ = [
+    "AbortTransport",
+    "CloseTransport",
+    "Command",
+    "OpenTransport",
+    "PauseReading",
+    "Provider",
+    "Resolve",
+    "ResumeReading",
+    "SendBinary",
+    "SendText",
+]
+
 #: A callable that gives params or a token anew at each connect or join; plain or async.
 Provider: TypeAlias = Callable[[], Any | Awaitable[Any]]
 

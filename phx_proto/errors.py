@@ -23,6 +23,51 @@ from urllib.parse import urlsplit
 from .message import PHOENIX_TOPIC, Message, Reply
 from .shown import NO_SECRETS, Secrets, escaped, shown
 
+__all__ = [
+    "BinaryNotSupported",
+    "BufferFull",
+    "Cancelled",
+    "CertificateError",
+    "ChannelClosed",
+    "ChannelClosedByClient",
+    "ChannelClosedByServer",
+    "ChannelCrashed",
+    "ConnectError",
+    "ConnectTimeout",
+    "ConnectionClosed",
+    "ConnectionClosedByClient",
+    "ConnectionLost",
+    "FieldTooLong",
+    "HandshakeRefused",
+    "InvalidEndpoint",
+    "InvalidFrame",
+    "InvalidHandler",
+    "InvalidPayload",
+    "InvalidPresence",
+    "InvalidReply",
+    "InvalidState",
+    "InvalidTimeout",
+    "JoinCancelled",
+    "JoinRefused",
+    "JoinTimeout",
+    "LocalError",
+    "NotJoined",
+    "NotRegistered",
+    "OtherProcess",
+    "PayloadMismatch",
+    "PhxError",
+    "ProxyError",
+    "PushCancelled",
+    "PushLost",
+    "PushRejected",
+    "PushTimeout",
+    "RemoteError",
+    "ResolveFailed",
+    "StillRefused",
+    "StreamNotOpen",
+    "TopicInUse",
+]
+
 
 class PhxError(Exception):
     """The root of every error of this library."""

@@ -23,6 +23,30 @@ from .message import Reply
 from .presence import PresenceChange
 from .shown import Record
 
+__all__ = [
+    "BadFrame",
+    "ChannelEnded",
+    "ChannelErrored",
+    "ChannelEvent",
+    "ChannelJoined",
+    "Closed",
+    "ConnectFailed",
+    "Connected",
+    "Connecting",
+    "Disconnected",
+    "Event",
+    "InboxOverflow",
+    "JoinFailed",
+    "LeaveEnd",
+    "LeaveEnded",
+    "PatternJoined",
+    "PingAnswered",
+    "PresenceChanged",
+    "PushFailed",
+    "ReplyReceived",
+    "UnclaimedMessages",
+]
+
 # ---- the connection -------------------------------------------------------------------------------------------------
 
 

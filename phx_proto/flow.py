@@ -25,6 +25,11 @@ from .queues import Backlog
 from .requests import Requests
 from .timers import Timer
 
+__all__ = [
+    "MIB",
+    "FlowLimits",
+]
+
 #: Seconds by which differences of readings of the clock may be off.
 TOLERANCE: Final = 1e-6
 

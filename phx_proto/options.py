@@ -7,6 +7,13 @@ from math import inf
 from .backoff import REJOIN, Backoff, ReconnectPolicy
 from .flow import FlowLimits
 
+__all__ = [
+    "ClientOptions",
+    "JoinPolicy",
+    "Refusal",
+    "ServerClose",
+]
+
 
 class Refusal(enum.Enum):
     """What follows when the server refuses a join."""

@@ -26,6 +26,18 @@ import msgspec
 from .errors import InvalidFrame
 from .shown import Record, shown
 
+__all__ = [
+    "PRESENCE_DIFF",
+    "PRESENCE_STATE",
+    "Entries",
+    "Entry",
+    "Meta",
+    "Presence",
+    "PresenceChange",
+    "sync_diff",
+    "sync_state",
+]
+
 PRESENCE_STATE: Final = "presence_state"
 PRESENCE_DIFF: Final = "presence_diff"
 

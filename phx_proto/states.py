@@ -21,6 +21,25 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
+__all__ = [
+    "CHANNEL",
+    "CLOSE_BEGUN",
+    "ENDING",
+    "JOIN_SENT",
+    "LEAVE_BEGUN",
+    "LINK_ENDS",
+    "PUSHES",
+    "SOCKET",
+    "ChannelInput",
+    "ChannelState",
+    "ChannelTable",
+    "LinkEnd",
+    "PushRule",
+    "SocketInput",
+    "SocketState",
+    "SocketTable",
+]
+
 
 class SocketState(enum.Enum):
     """Where a client's connection stands."""

@@ -1,4 +1,7 @@
-"""Phoenix Channels on asyncio: `connect` and handlers, and a server to match."""
+"""Phoenix Channels on asyncio: `connect`, and the client, channels and streams that it leads to.
+
+The server is `phx_transports.server`.
+"""
 
 from .channel import Channel
 from .client import Client, connect

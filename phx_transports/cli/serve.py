@@ -81,7 +81,7 @@ async def _serve(plan: Plan) -> int:
             return 1
         serving = asyncio.create_task(running.run(drain_timeout=_DRAIN))
         await asyncio.sleep(0)  # signals are heard from here on
-        journal.write(f"serving {running.url}; Ctrl+C ends it")
+        journal.write(f"serving {running.url} (Ctrl+C ends it)")
         if not plan.quiet:
             journal.write(_guide(running.url, token=plan.token is not None))
         ends = (serving, journal.failure)

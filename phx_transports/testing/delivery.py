@@ -70,7 +70,8 @@ class Outcomes(tuple[Outcome, ...]):
 
         Raises:
             NothingHandled: No handler got it.
-            BaseException: What a handler raised, as it was raised; several together as an exception group.
+            BaseException: What a handler raised, as it was raised; several together as an exception group, each with a
+                note of its handler's name.
         """
         if not self:
             raise NothingHandled("no handler is registered for this event of this topic")
@@ -80,6 +81,10 @@ class Outcomes(tuple[Outcome, ...]):
             case [error]:
                 raise error
             case errors:
+                for outcome in self:
+                    note = f"raised by {outcome.handler.name}"
+                    if outcome.error is not None and note not in getattr(outcome.error, "__notes__", ()):
+                        outcome.error.add_note(note)
                 raise BaseExceptionGroup("several handlers raised", errors)
 
 

@@ -1,9 +1,11 @@
 """`background`: a call that blocks, while the test goes on."""
 
+import pydoc
 import threading
 
 import pytest
 
+import phx_transports.testing
 from phx_transports.testing import background
 
 PATIENCE = 30.0
@@ -35,3 +37,9 @@ def test_a_call_that_never_ends_fails_only_the_wait_for_it() -> None:
     assert all(thread.daemon for thread in threading.enumerate() if thread.name == "phx-test-background")
     gate.set()
     waiting.result(PATIENCE)
+
+
+def test_help_shows_the_kit() -> None:
+    told = pydoc.plain(pydoc.render_doc(phx_transports.testing))
+    assert "class Peer" in told
+    assert "deliver(router" in told

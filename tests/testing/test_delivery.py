@@ -133,9 +133,13 @@ def test_check_raises_what_several_handlers_raised_together() -> None:
 
     router.add(fail, "tick")
     router.add(fail, "tick")
-    with pytest.raises(ExceptionGroup, match="several handlers raised") as failure:
-        deliver(router, "sim:1", "tick").check()
-    assert [type(error) for error in failure.value.exceptions] == [KeyError, KeyError]
+    outcomes = deliver(router, "sim:1", "tick")
+    for _ in range(2):
+        with pytest.raises(ExceptionGroup, match="several handlers raised") as failure:
+            outcomes.check()
+        assert [type(error) for error in failure.value.exceptions] == [KeyError, KeyError]
+        notes = [error.__notes__ for error in failure.value.exceptions]
+        assert notes == [[f"raised by {outcome.handler.name}"] for outcome in outcomes]
 
 
 def test_check_fails_where_no_handler_was_reached() -> None:

@@ -42,7 +42,7 @@ async def serving(
 
 
 def url_in(text: str) -> str:
-    return text.removeprefix("serving ").partition(";")[0]
+    return text.removeprefix("serving ").partition(" (")[0]
 
 
 @asynccontextmanager
