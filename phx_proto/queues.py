@@ -42,7 +42,7 @@ class Claim:
 Delivery: TypeAlias = tuple[tuple[Handler, ...], Message[Any], int | Claim]
 
 
-_size_of: Any = itemgetter(2)
+_size_of: Callable[[Delivery], int] = itemgetter(2)  # where there is no claim
 
 
 class Backlog:
@@ -81,7 +81,7 @@ class Backlog:
             return
         messages = len(deliveries)  # each waited in one place, and has its size with it
         self.messages -= messages
-        self.size -= deliveries[0][2] if messages == 1 else sum(map(_size_of, deliveries))  # type: ignore[operator]
+        self.size -= sum(map(_size_of, deliveries))
         self.handled += messages
 
     def drop(self, delivery: Delivery) -> bool:

@@ -555,3 +555,8 @@ def test_a_serializer_of_ones_own_is_used_both_ways() -> None:
     assert getattr(sent, "data") == f'[null,"{ref}","phoenix","heartbeat",{{}}]'[::-1]  # noqa: B009
     command.link.receive(f'[null,"{ref}","phoenix","phx_reply",{{"status":"ok"}}]'[::-1], 1.0)
     assert proto.events()[-1] == PingAnswered(ref, 1.0)
+
+
+def test_an_adapter_that_quotes_a_peer_can_mask_what_was_sent_in_confidence() -> None:
+    talk = Conversation(params={"token": "a long secret"}).connect()
+    assert talk.proto.secrets.masked("it was 'a long secret'") == "it was '[secret]'"

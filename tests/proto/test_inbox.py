@@ -11,7 +11,7 @@ from phx_proto.handlers.router import Router
 from phx_proto.inbox import Inbox, RouteTables, Tap
 from phx_proto.message import Message
 from phx_proto.presence import PresenceChange
-from phx_proto.queues import Backlog, Bound, Drop, Place, by_concurrency
+from phx_proto.queues import LARGEST_TURN, Backlog, Bound, Drop, HandlerQueue, Place, by_concurrency
 
 OVER_RANGE = '[null,null,"room:1","{}",1e999]'  # JSON by its form, and no number by its content
 
@@ -482,3 +482,14 @@ def test_what_an_executor_runs_is_told_apart_and_shared_out_among_its_batches() 
     ] * 4
     assert repr(queues[0]) == "HandlerQueue('room:1', builtins.print)"
     assert [len(queue.take()) for queue in queues] == [8, 2, 2, 1, 1]
+
+
+def test_what_a_client_holds_may_be_so_much_that_turns_are_bounded_in_bytes() -> None:
+    talk, room = joined()
+    own = room.add(print, "tick", concurrency=1)
+    talk.serve("room:1", "tick", {"n": "x" * LARGEST_TURN})
+    (queue,) = talk.proto.runnable()
+    assert isinstance(queue, HandlerQueue)
+    assert (queue.handler, queue.heavy) == (own, True)
+    talk.proto.handled(queue.take(), talk.now)
+    assert not queue.heavy

@@ -887,3 +887,10 @@ def test_merging_equals_compiling_all(registrations: list[tuple[str, str, bool]]
     merged = compile_routes(handlers[:cut]).merged(handlers[cut:])
     assert merged.handlers(event) == compile_routes(handlers).handlers(event)
     assert merged.catch_all == compile_routes(handlers).catch_all
+
+
+def test_routes_tell_all_their_handlers() -> None:
+    router = Router()
+    named, every = router.add(alone, "balance"), router.add(alone, "*", topic="sim:*")
+    router.add(alone, "balance", topic="other")
+    assert set(router.routes("sim:1").all) == {named, every}
