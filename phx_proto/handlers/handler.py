@@ -270,6 +270,8 @@ def _wants_channel(signature: inspect.Signature) -> bool:
 
 def _payload_type(function: Callable[..., Any], signature: inspect.Signature, given: Any) -> Any:
     """What the payload is decoded into: what is given or, without that, what the annotation says."""
+    if isinstance(given, str):
+        raise _Refused(f"its payload type is the text {given!r}: give the class itself, without quotes")
     try:
         declared = declared_payload(_innermost(function), signature)
     except UnreadableAnnotation as unreadable:

@@ -117,7 +117,7 @@ def connect(
         HandshakeRefused: The server refused, for good or until the timeout; `status` and `body` tell why.
         ConnectTimeout: The server was not there in time; `last` tells what the latest attempt met.
         CertificateError: The server's certificate was not accepted.
-        InvalidHandler: The router has a handler that cannot run where the executor does.
+        InvalidHandler: The router has a coroutine function, or a handler that cannot run where the executor does.
     """
     for name, provider in (("params", params), ("auth_token", auth_token)):
         if inspect.iscoroutinefunction(provider):
@@ -175,6 +175,8 @@ class Client:
         self.router = proto.router
         self._portability = PortabilityCheck(executor)
         self._portability.router(self.router)
+        for handler in self.router.handlers:
+            check_plain(handler)
         self.lock = threading.Lock()
         self._proto = proto
         proto.unjoined.context = Channel(proto.unjoined, self)
