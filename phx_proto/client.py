@@ -427,7 +427,7 @@ class ClientProtocol:
             case LinkEnd.DRAINED:
                 self._disconnected(error, SocketInput.LOST, None, now)
                 self._go_on_draining(now)
-            case LinkEnd.CLOSED:
+            case _:  # LinkEnd.CLOSED
                 self._end(None, now)
 
     # ---- private: connecting ----------------------------------------------------------------------------------------
