@@ -555,3 +555,9 @@ def test_a_serializer_of_ones_own_is_used_both_ways() -> None:
     assert getattr(sent, "data") == f'[null,"{ref}","phoenix","heartbeat",{{}}]'[::-1]  # noqa: B009
     command.link.receive(f'[null,"{ref}","phoenix","phx_reply",{{"status":"ok"}}]'[::-1], 1.0)
     assert proto.events()[-1] == PingAnswered(ref, 1.0)
+
+
+def test_an_adapter_can_mask_what_was_sent_to_connect() -> None:
+    talk = Conversation(params={"token": "s3cret-token"})
+    talk.proto.connect(talk.now)
+    assert "s3cret-token" not in talk.proto.secrets.masked("you sent s3cret-token")
