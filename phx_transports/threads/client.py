@@ -357,6 +357,8 @@ class Client:
     def run(self, *, signals: SignalPolicy = "unclaimed") -> None:
         """Run until closed. SIGINT and SIGTERM close gracefully; a second one drops the connection.
 
+        It goes on while channels come and go, also when the last has ended: `events()` has `ChannelEnded` for that.
+
         Args:
             signals: Which of the two it takes: those that are `"unclaimed"`, so that those of a web server it runs in
                 stay the server's; `"all"`; or `"none"`. Only the main thread can take any.

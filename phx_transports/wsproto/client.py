@@ -299,7 +299,8 @@ class Client:
         """Let the client work: until it is closed, or for `timeout` seconds.
 
         SIGINT and SIGTERM close it gracefully meanwhile, where it has the main thread; a second one drops the
-        connection.
+        connection. It goes on while channels come and go, also when the last has ended: `events()` has `ChannelEnded`
+        for that.
 
         Args:
             timeout: Seconds; `None` for as long as it lives.
