@@ -64,11 +64,11 @@ class ClientProtocol:
     """One client: a connection that is kept up, and its channels.
 
     Args:
-        url: The socket's mount, e.g. `"wss://example.com/socket"`.
+        url: Where the server mounts the socket, e.g. `"wss://example.com/socket"`.
         params: For the server's `connect/3`; a mapping, or a callable (plain or async) read again at every connect.
         auth_token: For a socket with `auth_token: true`; likewise.
         headers: To send with the handshake.
-        path: Follows the mount instead of `/websocket`; see `Endpoint`.
+        path: Follows the URL instead of `/websocket`; see `Endpoint`.
         serializer: The wire format.
         router: The handlers.
         options: How it behaves.
@@ -427,7 +427,7 @@ class ClientProtocol:
             case LinkEnd.DRAINED:
                 self._disconnected(error, SocketInput.LOST, None, now)
                 self._go_on_draining(now)
-            case _:  # the closing handshake is over
+            case _:  # LinkEnd.CLOSED
                 self._end(None, now)
 
     # ---- private: connecting ----------------------------------------------------------------------------------------

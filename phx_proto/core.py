@@ -35,7 +35,8 @@ class Stats(msgspec.Struct):
         delivered: Messages given to handlers and streams.
         handled: Messages of which every handler and every stream is done.
         unhandled: Messages of a joined channel that no handler wants; never parsed.
-        stale: Messages of an older join, of a topic without a channel, or replies that nobody awaits (any more).
+        stale: Messages of an older join, of a topic without a channel, or replies that no call waits for (any more):
+            the server's answers to `cast` are among them, so a large number is no sign of trouble where casts are used.
         dropped: Messages dropped at a bound, or while closing.
         bad_frames: Frames that were no Phoenix messages.
         connects: Connections opened.

@@ -68,8 +68,9 @@ class Endpoint:
     """A socket of a Phoenix server, as the application names it.
 
     Attributes:
-        url: The socket's mount, e.g. `wss://host/socket`; `/websocket` is appended unless the path ends in it. A query
-            in it is kept, but for params of the same names and `vsn`. `http` and `https` stand for `ws` and `wss`.
+        url: Where the server mounts the socket, e.g. `wss://host/socket`; `/websocket` is appended unless the path ends
+            in it. A query is kept, but for params of the same names and `vsn`. `http` and `https` stand for `ws` and
+            `wss`.
         path: What is appended instead, for a socket with a path of its own: `"/:key"` for Phoenix's
             `websocket: [path: "/:key"]`; empty if the URL is whole. A `:key` in it is taken from the params.
         params: For the server's `connect/3`, or a callable that gives them anew at each connect. Numbers are written

@@ -281,7 +281,7 @@ class InvalidFrame(RemoteError):
     """A frame that is no Phoenix message. Its connection and every other channel go on.
 
     Attributes:
-        envelope: The message without its payload, where that much could be read: who waits for it is told.
+        envelope: The message without its payload, where that much could be read: a call that waits for it ends.
     """
 
     problem: str
@@ -293,7 +293,7 @@ class InvalidFrame(RemoteError):
 
 @dataclass(eq=False, repr=False)
 class PayloadMismatch(RemoteError):
-    """A payload does not fit the type its handler declared, or is not sound; reported like a handler's error."""
+    """A payload does not fit the type its handler declared, or cannot be read; reported like a handler's error."""
 
     topic: str
     event: str
@@ -383,7 +383,7 @@ _TOO_LONG = (
 _ADVICE = {
     401: " (check the token)",
     403: " (check params, token, vsn and origin)",
-    404: " (is the URL the socket's mount, e.g. wss://host/socket? a socket with a path of its own needs `path`)",
+    404: " (does the server mount the socket there, e.g. wss://host/socket? one with a path of its own needs `path`)",
     414: f" {_TOO_LONG}",
     431: f" {_TOO_LONG}",
 }
@@ -400,7 +400,7 @@ def _redirect(status: int, location: str) -> str:
     except ValueError:
         pass  # told as one without a host
     if host is None:
-        return " (it redirects to another path, which is not followed: is the URL the socket's mount?)"
+        return " (it redirects to another path, which is not followed: is the socket mounted there?)"
     place = f"[{host}]" if ":" in host else host
     if port is not None:
         place = f"{place}:{port}"

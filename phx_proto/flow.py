@@ -41,7 +41,9 @@ _BYTES_BETWEEN_PAUSES: Final = MIB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowLimits:
-    """Bounds on messages received and not yet handled, and on their bytes; one read may come on top of each.
+    """Bounds on messages received and not yet handled, and on their bytes.
+
+    One read of the socket may exceed each.
 
     With the defaults a client whose handlers stand still stays within some 100 MB, whatever the size of the messages.
 

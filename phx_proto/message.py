@@ -62,9 +62,11 @@ class Message(_Fields, Generic[P_co], array_like=True, kw_only=True, eq=False, g
         topic: The channel's topic, e.g. `"room:lobby"`.
         event: The event's name, e.g. `"shout"`.
         payload: Any JSON value, or `bytes` from a binary frame, or what a handler's payload type made of it.
+        source: The payload's JSON, where `payload` was read from it; for adapters.
 
-    Reading `payload` of a message from the wire decodes it once. That raises one of `soundness.UNREADABLE` where the
-    payload passed the envelope but is not sound (a number out of range, invalid UTF-8).
+    Reading `payload` of a message from the wire decodes it once. That raises an error (one of those in
+    `phx_proto.soundness.UNREADABLE`) where the payload is JSON that cannot be read: it has a number out of range, say,
+    or invalid UTF-8. The message's other fields can be read all the same.
     A serializer that reads payloads otherwise (decimals, say) makes messages of a subclass that overrides `payload`,
     and `floats`: what a number with a fraction becomes where no type says it.
 
@@ -86,7 +88,7 @@ class Message(_Fields, Generic[P_co], array_like=True, kw_only=True, eq=False, g
 
         @property
         def undecoded(self) -> Any:
-            """The payload as it is held now: `msgspec.Raw` (JSON) if nobody has read it yet, else its value."""
+            """The payload as it is held now, for adapters: `msgspec.Raw` (JSON) until it is read, then its value."""
 
         @undecoded.setter
         def undecoded(self, value: Any) -> None: ...

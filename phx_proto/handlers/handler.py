@@ -54,7 +54,7 @@ class Handler:
         payload_type: What the payload is decoded into and validated against. `None` leaves that to the annotation of
             the function's first parameter, `Message[Balance]`; where that says nothing either, it is taken as it came.
         concurrency: How many messages of one topic it may have in hand, in a queue of its own; more than 1 gives up
-            their order. `None`: it takes its turn in the topic's line, behind all that came before.
+            their order. `None`: it takes turns with the topic's other handlers that have none, message by message.
         around: Makes a context manager that each call is made within, on the loop or the thread of the call; `None` for
             none. What it raises counts as raised by the handler.
         unjoined: Whether it takes messages of topics that have no channel on this client, too. The channel that it gets
@@ -270,6 +270,8 @@ def _wants_channel(signature: inspect.Signature) -> bool:
 
 def _payload_type(function: Callable[..., Any], signature: inspect.Signature, given: Any) -> Any:
     """What the payload is decoded into: what is given or, without that, what the annotation says."""
+    if isinstance(given, str):
+        raise _Refused(f"its payload type is the text {given!r}: give the class itself, without quotes")
     try:
         declared = declared_payload(_innermost(function), signature)
     except UnreadableAnnotation as unreadable:

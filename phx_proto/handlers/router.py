@@ -150,7 +150,8 @@ class Router:
             It is given the handler and its message, and runs where the handler runs.
 
     Attributes:
-        version: Grows with every change; who keeps `Routes` compares it to know when to ask again.
+        version: Grows with every change: for adapters, as are `routes`, `dispatch` and `make`. Whatever keeps `Routes`
+            compares it to know when to ask again.
 
     >>> router = Router()
     >>> @router.on("shout", topic="room:*")
@@ -230,7 +231,7 @@ class Router:
                 Without it the annotation of the function's first parameter says it, `Message[Balance]`; where that says
                 nothing either, the payload is left as it came.
             concurrency: How many messages of one topic it may have in hand, in a queue of its own; more than 1 gives up
-                their order. `None`: it takes its turn in the topic's line.
+                their order. `None`: it takes turns with the topic's other handlers that have none, message by message.
             executor: A `concurrent.futures.Executor` for this handler, a plain function, instead of where the client
                 runs it; in a process pool it takes the message alone.
             unjoined: Whether it takes messages of topics that have no channel on this client, too: some servers push on

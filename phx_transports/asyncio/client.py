@@ -13,7 +13,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from phx_proto.channel import Channel as CoreChannel
 from phx_proto.client import ClientProtocol
@@ -145,6 +145,13 @@ class connect:  # noqa: N801 - used like a function
     async def __aenter__(self) -> "Client":
         self._client = await self._connect()
         return self._client
+
+    if not TYPE_CHECKING:  # which knows that there is no such attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Says what to do where `await` was forgotten."""
+            how = "await it, client = await connect(…), or async with connect(…) as client"
+            raise AttributeError(f"connect has no {name!r}: {how}", name=name, obj=self)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -340,6 +347,8 @@ class Client:
 
     async def run(self, *, signals: SignalPolicy = "unclaimed") -> None:
         """Run until closed. SIGINT and SIGTERM close gracefully; a second one drops the connection.
+
+        It goes on while channels come and go, also when the last has ended: `events()` has `ChannelEnded` for that.
 
         Args:
             signals: Which of the two it takes: those that are `"unclaimed"`, so that those of a web server it runs in

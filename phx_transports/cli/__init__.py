@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = listen.add_argument
-    add("url", metavar="URL", help="the socket's mount, e.g. wss://example.com/socket")
+    add("url", metavar="URL", help="where the server mounts the socket, e.g. wss://example.com/socket")
     add("topics", metavar="TOPIC", nargs="+", help="a topic to join, e.g. room:lobby")
     add("--event", dest="events", action="append", default=[], metavar="E", help="only this event; may be repeated")
     add("--params", type=_object, metavar="JSON", help="params of the socket, an object, or @FILE")
@@ -168,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--header", dest="headers", type=_header, action="append", default=[], metavar="'N: V'", help="of the handshake"
     )
-    add("--path", metavar="P", help="what follows the mount, if not /websocket; e.g. /:key, with `key` in --params")
+    add("--path", metavar="P", help="what follows the URL, if not /websocket; e.g. /:key, with `key` in --params")
     add("--vsn", choices=("1.0.0", "2.0.0"), default="2.0.0", help="the serializer's version (default: 2.0.0)")
     add("--timeout", type=_positive, default=5.0, metavar="S", help="seconds for the first connection (default: 5)")
     listen.set_defaults(run=_listen)
@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     add = serve.add_argument
     add("--host", default="127.0.0.1", metavar="H", help="the address to listen on (default: 127.0.0.1)")
     add("--port", type=_port, default=4000, metavar="N", help="0 for any free one, which is told (default: 4000)")
-    add("--path", type=_path, default="/socket", metavar="P", help="the socket's mount (default: /socket)")
+    add("--path", type=_path, default="/socket", metavar="P", help="where the socket is mounted (default: /socket)")
     add("--token", metavar="T", help="refuse clients without it, as authToken or in params; or set PHX_TOKEN")
     add("--tick", type=_positive, metavar="S", help="seconds between two `tick` events to every room")
     add("--quiet", action="store_true", help="say where it serves, and nothing more")

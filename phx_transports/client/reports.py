@@ -16,7 +16,7 @@ from math import inf
 from typing import Any, Final, TypeAlias
 
 from phx_proto.client import ClientProtocol
-from phx_proto.errors import ConnectionClosed
+from phx_proto.errors import ConnectionClosed, PhxError
 from phx_proto.events import (
     BadFrame,
     ChannelEnded,
@@ -59,13 +59,20 @@ class HandlerError:
     error: BaseException
 
     def __str__(self) -> str:
-        where = f"on event {shown(self.message.event)} of topic {shown(self.message.topic)}"
-        return f"handler {self.handler.name} failed {where}: {shown(self.error, 500)}"
+        return f"handler {self.handler.name} failed {self._where}: {shown(self.error, 500)}"
+
+    @property
+    def _where(self) -> str:
+        return f"on event {shown(self.message.event)} of topic {shown(self.message.topic)}"
 
     @property
     def raisable(self) -> Exception:
-        """The error as something that can be raised anywhere: not a cancellation, nor the end of an iterator."""
+        """The error as something that can be raised anywhere: not a cancellation, nor the end of an iterator.
+
+        A note of it says which handler raised it, and where.
+        """
         if isinstance(self.error, Exception) and not isinstance(self.error, StopIteration):
+            self.error.add_note(f"raised by handler {self.handler.name} {self._where}")
             return self.error
         error = RuntimeError(f"handler {self.handler.name} raised {shown(self.error)}")
         error.__cause__ = self.error
@@ -192,7 +199,9 @@ class Log:
             case Closed(error=error):
                 self._sum_up(inf)
                 if error is not None and self._proto.stats.connects:
-                    self._say(logging.ERROR, "ends", f"the client of {self._place} has ended: {error}")
+                    level = logging.WARNING if is_exit(error) else logging.ERROR
+                    why = error if isinstance(error, PhxError) else shown(error, 500)
+                    self._say(level, "ends", f"the client of {self._place} has ended: {why}")
             case _:
                 pass
         self.due = min(self.due, self._rejoins.due)

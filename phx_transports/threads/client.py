@@ -117,7 +117,7 @@ def connect(
         HandshakeRefused: The server refused, for good or until the timeout; `status` and `body` tell why.
         ConnectTimeout: The server was not there in time; `last` tells what the latest attempt met.
         CertificateError: The server's certificate was not accepted.
-        InvalidHandler: The router has a handler that cannot run where the executor does.
+        InvalidHandler: The router has a coroutine function, or a handler that cannot run where the executor does.
     """
     for name, provider in (("params", params), ("auth_token", auth_token)):
         if inspect.iscoroutinefunction(provider):
@@ -175,6 +175,8 @@ class Client:
         self.router = proto.router
         self._portability = PortabilityCheck(executor)
         self._portability.router(self.router)
+        for handler in self.router.handlers:
+            check_plain(handler)
         self.lock = threading.Lock()
         self._proto = proto
         proto.unjoined.context = Channel(proto.unjoined, self)
@@ -354,6 +356,8 @@ class Client:
 
     def run(self, *, signals: SignalPolicy = "unclaimed") -> None:
         """Run until closed. SIGINT and SIGTERM close gracefully; a second one drops the connection.
+
+        It goes on while channels come and go, also when the last has ended: `events()` has `ChannelEnded` for that.
 
         Args:
             signals: Which of the two it takes: those that are `"unclaimed"`, so that those of a web server it runs in

@@ -102,6 +102,7 @@ def connect(
         HandshakeRefused: The server refused, for good or until the timeout; `status` and `body` tell why.
         ConnectTimeout: The server was not there in time; `last` tells what the latest attempt met.
         CertificateError: The server's certificate was not accepted.
+        InvalidHandler: The router has a coroutine function, or a handler with an executor.
     """
     proto = ClientProtocol(
         url,
@@ -152,6 +153,8 @@ class Client:
         drain_timeout: float,
     ) -> None:
         self.router = proto.router
+        for handler in self.router.handlers:
+            check(handler)
         self.now = monotonic
         self._proto = proto
         proto.unjoined.context = Channel(proto.unjoined, self)
@@ -296,7 +299,8 @@ class Client:
         """Let the client work: until it is closed, or for `timeout` seconds.
 
         SIGINT and SIGTERM close it gracefully meanwhile, where it has the main thread; a second one drops the
-        connection.
+        connection. It goes on while channels come and go, also when the last has ended: `events()` has `ChannelEnded`
+        for that.
 
         Args:
             timeout: Seconds; `None` for as long as it lives.

@@ -34,6 +34,11 @@ async def test_one_connect_connects_once(phx_peer: Peer) -> None:
             await once
 
 
+async def test_an_await_that_was_forgotten_is_told() -> None:
+    with pytest.raises(AttributeError, match=r"connect has no 'join': await it, client = await connect\(…\)"):
+        _ = connect("ws://127.0.0.1/socket").join  # type: ignore[attr-defined]
+
+
 async def test_the_clients_router_is_the_one_given_or_an_empty_one(phx_peer: Peer) -> None:
     router = Router()
     async with connect(phx_peer.url, transport=phx_peer, router=router) as client:

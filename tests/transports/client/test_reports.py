@@ -135,15 +135,26 @@ def test_what_goes_well_is_not_logged(caplog: pytest.LogCaptureFixture, event: E
     assert caplog.records == []
 
 
-def test_the_end_of_a_client_that_was_connected_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("error", "level", "told"),
+    [
+        (ConnectError("refused for good"), logging.ERROR, "refused for good"),
+        (KeyError("m"), logging.ERROR, "KeyError('m')"),
+        (SystemExit("enough"), logging.WARNING, "SystemExit('enough')"),
+    ],
+)
+def test_the_end_of_a_client_that_was_connected_is_logged(
+    caplog: pytest.LogCaptureFixture, error: BaseException, level: int, told: str
+) -> None:
     log, _ = log_of()
     proto = log._proto
     proto.connect(0.0)
     (opening,) = proto.commands()
     assert isinstance(opening, OpenTransport)
     opening.link.opened(None, 0.0)
-    log.event(Closed(ConnectError("refused for good")))
-    assert lines(caplog) == ["the client of wss://example.com/socket/websocket has ended: refused for good"]
+    log.event(Closed(error))
+    assert caplog.records[-1].levelno == level
+    assert lines(caplog) == [f"the client of wss://example.com/socket/websocket has ended: {told}"]
 
 
 # ---- the channels of a lost connection ------------------------------------------------------------------------------
@@ -369,3 +380,4 @@ def test_what_cannot_be_raised_anywhere_is_wrapped(error: BaseException) -> None
 def test_any_other_error_is_raised_as_it_is() -> None:
     error = ValueError()
     assert report(error).raisable is error
+    assert error.__notes__ == [f"raised by handler {__name__}.handle on event 'shout' of topic 'room:1'"]

@@ -280,7 +280,10 @@ def test_coroutine_functions_are_refused_at_the_call(phx_peer: Peer) -> None:
     @router.on("n", topic="room:*")
     async def hear(message: Message[Any]) -> None: ...
 
-    with connect(phx_peer.url, transport=phx_peer, router=router) as client:
+    with pytest.raises(InvalidHandler, match="hear cannot be a handler: it is a coroutine function"):
+        connect(phx_peer.url, transport=phx_peer, router=router)
+    with connect(phx_peer.url, transport=phx_peer) as client:
+        client.router.add(hear, "n", topic="room:*")
         with pytest.raises(InvalidHandler, match="hear cannot be a handler: it is a coroutine function"):
             client.join("room:1")
         with pytest.raises(InvalidPayload, match="coroutine function"):

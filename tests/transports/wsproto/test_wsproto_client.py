@@ -233,6 +233,10 @@ def test_much_that_is_sent_waits_for_the_peer() -> None:
 def test_a_coroutine_function_is_refused_for_nobody_awaits_it() -> None:
     async def later(message: Message[Any]) -> None: ...
 
+    router = Router()
+    router.add(later, "n")
+    with pytest.raises(InvalidHandler, match="make it a plain one"):
+        connect("ws://127.0.0.1/socket", router=router)
     with joined() as (channel, _, _):
         with pytest.raises(InvalidHandler, match="make it a plain one"):
             channel.add(later, "n")
