@@ -97,6 +97,7 @@ class Channel:
         state: Where it stands.
         join_ref: The ref of the latest join sent on this connection; `None` if none was.
         inbox: Its messages that wait for their handlers.
+        response: What the server answered to the latest join, any JSON value or bytes; `None` before.
         context: Whatever the adapter wants to find again with the channel.
     """
 
@@ -117,6 +118,7 @@ class Channel:
         "context",
         "inbox",
         "join_ref",
+        "response",
         "state",
         "topic",
     )
@@ -127,6 +129,7 @@ class Channel:
         self.join_ref: str | None = None
         self.inbox = inbox
         inbox.channel = self
+        self.response: Any = None
         self.context: Any = None
         self._params = params
         self._client = client
@@ -163,7 +166,7 @@ class Channel:
             InvalidPayload: The params cannot be encoded.
             InvalidTimeout: The timeout is no number.
         """
-        patience = checked_timeout("join", self._client.options.join.timeout if timeout is None else timeout)
+        patience = checked_timeout("join", timeout, self._client.options.join.timeout)
         if self.state in LEAVE_BEGUN:
             raise self._closed_by(self.topic, "a channel lives once; make a new one to join again")
         if not self._may(ChannelInput.JOIN):
@@ -179,12 +182,12 @@ class Channel:
         self._ask_for_turn(now)
         return ref
 
-    def leave(self, now: float, *, timeout: float = 10.0) -> str:
+    def leave(self, now: float, *, timeout: float | None = None) -> str:
         """Leave the topic. No message is delivered any more; those in the inbox stay there.
 
         Args:
             now: Monotonic seconds.
-            timeout: Seconds to wait for the server's answer.
+            timeout: Seconds to wait for the server's answer; `None` for the options', `math.inf` for no bound.
 
         Returns:
             The call's ref; it ends in `LeaveEnded`. A second call gets the first's.
@@ -192,7 +195,7 @@ class Channel:
         Raises:
             InvalidTimeout: The timeout is no number.
         """
-        checked_timeout("leave", timeout)
+        patience = self.patience("leave", timeout)
         if self._leave is not None:
             return self._leave.ref
         if self._join is not None:
@@ -208,19 +211,19 @@ class Channel:
         ref = connection.send_leave(self.topic, self.join_ref)
         connection.requests.expect(ref, _LeaveSent(self))
         connection.flow.resume(now)
-        self._leave = self._call(ref, timeout, self._leave_timed_out, now)
+        self._leave = self._call(ref, patience, self._leave_timed_out, now)
         if self._pushes is not None:
             self._pushes.close_unsent(ChannelClosedByClient, _LEFT)
         return ref
 
-    def push(self, event: str, payload: Any, now: float, *, timeout: float = 10.0) -> str:
+    def push(self, event: str, payload: Any, now: float, *, timeout: float | None = None) -> str:
         """Send an event that wants a reply: at once if the channel is joined, else after its join.
 
         Args:
             event: The event's name.
             payload: Any JSON value, or bytes. Leave it as it is until it is sent.
             now: Monotonic seconds.
-            timeout: Seconds from this call; `math.inf` for none.
+            timeout: Seconds from this call; `None` for the options', `math.inf` for no bound.
 
         Returns:
             The push's ref; it ends in `ReplyReceived` or `PushFailed`.
@@ -234,11 +237,19 @@ class Channel:
             BufferFull: Too many pushes wait for their joins.
             InvalidTimeout: The timeout is no number.
         """
-        push = Push(self._client.new_ref(), event, payload, checked_timeout("push", timeout), wants_reply=True)
+        push = Push(self._client.new_ref(), event, payload, self.patience("push", timeout), wants_reply=True)
         self._push(push, now)
         if self._client.connection is not None:  # the caller may be a handler, which waits for the reply before it ends
             self._client.connection.flow.resume(now)
         return push.ref
+
+    def patience(self, call: str, timeout: float | None) -> float:
+        """Seconds that a push or leave may take: those given, or the client's.
+
+        Raises:
+            InvalidTimeout: The timeout is no number.
+        """
+        return checked_timeout(call, timeout, self._client.options.timeout)
 
     def cast(self, event: str, payload: Any, now: float) -> None:
         """Send an event and forget it. Raises what `push` raises."""
@@ -452,6 +463,7 @@ class Channel:
         assert self.join_ref is not None
         connection = self._client.connected
         self._advance(ChannelInput.OK)
+        self.response = response
         self._last_error = None
         self._began = connection.flow.clock(now)
         connection.live[self.topic] = self.inbox

@@ -139,14 +139,14 @@ class ClientProtocol:
         """What was sent in confidence at the latest attempt to connect; for an adapter that quotes what others said."""
         return self._client.secrets
 
-    def connect(self, now: float, *, timeout: float = inf) -> None:
+    def connect(self, now: float, *, timeout: float | None = None) -> None:
         """Connect, and stay connected until closed.
 
         Ends in `Connected`, or in `Closed` with the error: refused for good, or `ConnectTimeout`.
 
         Args:
             now: The time.
-            timeout: Seconds after which the first connect is given up; `math.inf` to keep trying. Later ones are never.
+            timeout: Seconds after which the first connect is given up; `None` to keep trying. Later ones are never.
 
         Raises:
             InvalidState: It was called before.
@@ -154,10 +154,11 @@ class ClientProtocol:
         """
         if not self._client.may(SocketInput.CONNECT):
             raise InvalidState("connect", self.state.value, "it is called once; reconnect connects anew")
-        if checked_timeout("connect", timeout) != inf:
-            self._connect_timeout = timeout
-            self._latest_first_try = now + timeout - min(_LAST_TRY * timeout, _LONGEST_LAST_TRY)
-            self._connect_timer = self._client.timers.at(now + timeout, self._connect_timed_out)
+        patience = checked_timeout("connect", timeout)
+        if patience != inf:
+            self._connect_timeout = patience
+            self._latest_first_try = now + patience - min(_LAST_TRY * patience, _LONGEST_LAST_TRY)
+            self._connect_timer = self._client.timers.at(now + patience, self._connect_timed_out)
         self._client.advance(SocketInput.CONNECT)
         self._dial(now)
 
@@ -181,8 +182,8 @@ class ClientProtocol:
         channel = self._client.channels[topic] = self._make_channel(topic, params, bound)
         return channel
 
-    def ping(self, now: float, *, timeout: float = 10.0) -> str:
-        """Send a heartbeat now, to see how long its answer takes.
+    def ping(self, now: float, *, timeout: float | None = None) -> str:
+        """Send a heartbeat now, to see how long its answer takes; `timeout` is a push's.
 
         Returns:
             The call's ref; it ends in `PingAnswered` or `PushFailed`. `cancel_ping` gives it up.
@@ -193,7 +194,8 @@ class ClientProtocol:
         """
         if self._client.connection is None:
             raise InvalidState("ping", self.state.value, "it needs an open connection, see wait_connected")
-        return self._client.connection.heartbeat.ping(now, checked_timeout("ping", timeout))
+        patience = checked_timeout("ping", timeout, self._client.options.timeout)
+        return self._client.connection.heartbeat.ping(now, patience)
 
     def cancel_ping(self, ref: str) -> None:
         """Give a ping up; one that has ended is ignored."""

@@ -148,7 +148,10 @@ class InvalidTimeout(LocalError):
     timeout: object
 
     def __str__(self) -> str:
-        return f"the timeout of {self.call} is a number of seconds, or math.inf for none, not {shown(self.timeout)}"
+        return (
+            f"the timeout of {self.call} is a number of seconds, math.inf for no bound, or None for the options', "
+            f"not {shown(self.timeout)}"
+        )
 
 
 @dataclass(eq=False, repr=False)
@@ -620,6 +623,7 @@ class PushRejected(RemoteError):
     """The reply's status was not `"ok"`; `check=False` returns such a reply instead.
 
     Attributes:
+        response: What the server said, any JSON value or bytes.
         said: The reply's response as text that can be shown.
     """
 
@@ -630,6 +634,16 @@ class PushRejected(RemoteError):
 
     def __post_init__(self) -> None:
         self.said = self.said or shown(self.reply.response)
+
+    @property
+    def response(self) -> Any:
+        """What the server said."""
+        return self.reply.response
+
+    @property
+    def status(self) -> str:
+        """The reply's status."""
+        return self.reply.status
 
     def __str__(self) -> str:
         return (
@@ -671,6 +685,18 @@ class PushTimeout(RemoteError, TimeoutError):
         else:
             advice = " (it may have run: timeout= waits longer, and cast is for what the server does not answer)"
         return f"push {shown(self.event)} on topic {shown(self.topic)} {how} within {self.timeout:g} s{advice}"
+
+
+@dataclass(eq=False, repr=False)
+class MessageTimeout(RemoteError, TimeoutError):
+    """No message that was waited for came in time."""
+
+    topic: str
+    event: str
+    timeout: float
+
+    def __str__(self) -> str:
+        return f"no {shown(self.event)} that was waited for came on topic {shown(self.topic)} within {self.timeout:g} s"
 
 
 @dataclass(eq=False, repr=False)

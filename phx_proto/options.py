@@ -62,6 +62,9 @@ class ClientOptions:
         open_timeout: Seconds for an attempt to connect, with the callables for params and token.
         close_timeout: Seconds to wait for the server's close frame.
         reconnect: What follows a lost connection or a failed attempt.
+        timeout: Seconds for the answer to a push, a leave or a ping whose own `timeout` is `None`. So with any call of
+            this library: `None` stands for the options' (`join.timeout` for joins), and for no bound where they have
+            none; `math.inf` is no bound.
         join: How channels join and rejoin.
         joins_in_flight: How many joins are sent and not yet answered at most.
         push_buffer: How many pushes may wait for their channel's join, on all channels.
@@ -72,6 +75,7 @@ class ClientOptions:
     open_timeout: float = 10.0
     close_timeout: float = 5.0
     reconnect: ReconnectPolicy = field(default_factory=ReconnectPolicy)
+    timeout: float = 10.0
     join: JoinPolicy = field(default_factory=JoinPolicy)
     joins_in_flight: int = 32
     push_buffer: int = 1000
@@ -81,5 +85,7 @@ class ClientOptions:
         for name in ("heartbeat", "open_timeout", "close_timeout"):
             if not 0 < getattr(self, name) < inf:
                 raise ValueError(f"{name} is positive, finite seconds, not {getattr(self, name)!r}")
+        if not self.timeout > 0:
+            raise ValueError(f"timeout is positive seconds, or math.inf, not {self.timeout!r}")
         if self.joins_in_flight < 1:
             raise ValueError(f"at least one join must be allowed under way, not {self.joins_in_flight}")

@@ -10,6 +10,7 @@ memory follows the timers in use, at a constant cost a cancellation over time.
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
+from math import inf
 from typing import Final, TypeAlias
 
 from .errors import InvalidTimeout
@@ -19,12 +20,14 @@ Action: TypeAlias = Callable[[float], None]
 _FEW: Final = 64  # dead entries not worth a rebuild
 
 
-def checked_timeout(call: str, timeout: object) -> float:
-    """The timeout of an application's call, as it is.
+def checked_timeout(call: str, timeout: object, default: float = inf) -> float:
+    """The timeout of an application's call, as it is; `None` stands for the default.
 
     Raises:
         InvalidTimeout: It is no number; with NaN for a deadline no other would ever be due.
     """
+    if timeout is None:
+        return default
     if not isinstance(timeout, int | float) or timeout != timeout:
         raise InvalidTimeout(call, timeout)
     return timeout

@@ -6,8 +6,10 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from msgspec import UNSET
+
 from phx_proto.channel import Channel as CoreChannel
-from phx_proto.errors import ChannelClosedByClient, InvalidHandler, PushTimeout
+from phx_proto.errors import ChannelClosedByClient, InvalidHandler, MessageTimeout, PushTimeout
 from phx_proto.events import ChannelEvent
 from phx_proto.handlers.handler import Handler
 from phx_proto.handlers.router import F, decorator
@@ -54,6 +56,11 @@ class Channel:
         return self._core.state
 
     @property
+    def response(self) -> Any:
+        """What the server answered to the latest join, any JSON value or bytes; `None` before."""
+        return self._core.response
+
+    @property
     def client(self) -> "Client":
         """The client it belongs to."""
         return self._client
@@ -74,7 +81,7 @@ class Channel:
         """
         return await self._client.ask(calls.join(self._core, timeout=timeout))
 
-    async def leave(self, *, timeout: float = 10.0) -> None:
+    async def leave(self, *, timeout: float | None = None) -> None:
         """Leave, and wait until the server knows; it is over after `timeout` seconds at the latest."""
         await self._client.ask(calls.leave(self._core, timeout=timeout))
 
@@ -82,15 +89,17 @@ class Channel:
         """Send the leave, and do not wait for its answer."""
         self._client.tell(self._core.leave)
 
-    async def push(self, event: str, payload: Any = None, *, timeout: float = 10.0, check: bool = True) -> Reply:
+    async def push(
+        self, event: str, payload: Any = UNSET, *, timeout: float | None = None, check: bool = True
+    ) -> Reply:
         """Send an event and wait for its reply. Before the channel is joined, it waits for that first.
 
         Cancelling the wait cancels the push: unsent it is never sent, and a late reply is dropped.
 
         Args:
             event: The event's name.
-            payload: Any JSON value, or bytes; `None` stands for `{}`.
-            timeout: Seconds from this call; `math.inf` for none.
+            payload: Any JSON value (`None` is `null`), or bytes; `{}` where it is left out.
+            timeout: Seconds from this call; `None` for the client's (`ClientOptions.timeout`), `math.inf` for no bound.
             check: Whether a reply with another status than `"ok"` is raised, or returned like any other.
 
         Raises:
@@ -103,7 +112,7 @@ class Channel:
         rest = timeout if self._client.writable else await self._wait_writable(event, timeout)
         return await self._client.ask(calls.push(self._core, event, payload, timeout=rest, check=check))
 
-    async def cast(self, event: str, payload: Any = None) -> None:
+    async def cast(self, event: str, payload: Any = UNSET) -> None:
         """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
         if not self._client.writable:
             await self._client.wait_writable()
@@ -164,13 +173,18 @@ class Channel:
         """Wait for the next message of an event, one for which `predicate` holds if there is one.
 
         Raises:
-            TimeoutError: None came within `timeout` seconds.
+            MessageTimeout: None came within `timeout` seconds; `None` waits as long as it takes.
             PhxError: The channel ended first; what ended it, `ChannelClosedByClient` where it was left.
         """
-        async with self._client.timeout(timeout), self.messages() as messages:
-            async for message in messages:
-                if message.event == event and (predicate is None or predicate(message)):
-                    return message
+        try:
+            async with self._client.timeout(timeout), self.messages() as messages:
+                async for message in messages:
+                    if message.event == event and (predicate is None or predicate(message)):
+                        return message
+        except TimeoutError:
+            if timeout is None:  # not of this call: the predicate's
+                raise
+            raise MessageTimeout(self.topic, event, timeout) from None
         raise ChannelClosedByClient(self.topic, "it was left, or the client was closed")
 
     def track_presence(self) -> Presence:
@@ -185,8 +199,9 @@ class Channel:
         """Who is present now, by key; needs `track_presence` before the join."""
         return self._core.track_presence().entries
 
-    async def _wait_writable(self, event: str, timeout: float) -> float:
+    async def _wait_writable(self, event: str, given: float | None) -> float:
         """Wait until there is room in the write buffer; gives what is left of the timeout."""
+        timeout = self._core.patience("push", given)
         began = self._client.now()
         try:
             async with self._client.timeout(None if timeout == inf else timeout):

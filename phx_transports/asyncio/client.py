@@ -11,6 +11,7 @@ import random
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
+from math import inf
 from ssl import SSLContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -324,7 +325,7 @@ class Client:
             if self._finishing is not None and not self._runner.is_current:
                 await asyncio.shield(self._finishing)
 
-    async def ping(self, *, timeout: float = 10.0) -> float:
+    async def ping(self, *, timeout: float | None = None) -> float:
         """Send a heartbeat, and wait for its answer.
 
         Returns:
@@ -419,7 +420,7 @@ class Client:
     async def timeout(self, seconds: float | None) -> AsyncGenerator[None]:
         """What `asyncio.timeout` does, by the client's clock."""
         async with asyncio.timeout(None) as bound:
-            if seconds is None:
+            if seconds is None or seconds == inf:
                 yield
                 return
             timer = self._transport.call_at(self.now() + seconds, lambda: bound.reschedule(self._loop.time()))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from msgspec import UNSET
+
 from phx_proto.channel import Channel
 from phx_proto.client import ClientProtocol
 from phx_proto.errors import PushRejected
@@ -36,16 +38,16 @@ def join(channel: Channel, *, timeout: float | None = None) -> Call[Any]:
     return Call(lambda now: channel.join(now, timeout=timeout), channel.cancel_join)
 
 
-def leave(channel: Channel, *, timeout: float = 10.0) -> Call[None]:
+def leave(channel: Channel, *, timeout: float | None = None) -> Call[None]:
     """Leave."""
     return Call(lambda now: channel.leave(now, timeout=timeout), channel.cancel)
 
 
 def push(
-    channel: Channel, event: str, payload: Any = None, *, timeout: float = 10.0, check: bool = True
+    channel: Channel, event: str, payload: Any = UNSET, *, timeout: float | None = None, check: bool = True
 ) -> Call[Reply]:
     """Send an event; gives its reply. With `check`, one that is not ok is raised as `PushRejected`."""
-    body: Any = {} if payload is None else payload
+    body: Any = {} if payload is UNSET else payload
 
     def result(reply: Reply) -> Reply:
         if check and not reply.ok:
@@ -57,9 +59,9 @@ def push(
 
 def cast(channel: Channel, event: str, payload: Any) -> Callable[[float], None]:
     """Send an event, and wait for nothing: for the client's `tell`."""
-    return partial(channel.cast, event, {} if payload is None else payload)
+    return partial(channel.cast, event, {} if payload is UNSET else payload)
 
 
-def ping(proto: ClientProtocol, *, timeout: float = 10.0) -> Call[float]:
+def ping(proto: ClientProtocol, *, timeout: float | None = None) -> Call[float]:
     """Send a heartbeat; gives the seconds that its answer took."""
     return Call(lambda now: proto.ping(now, timeout=timeout), lambda ref, now: proto.cancel_ping(ref))

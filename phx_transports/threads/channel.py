@@ -6,8 +6,10 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from msgspec import UNSET
+
 from phx_proto.channel import Channel as CoreChannel
-from phx_proto.errors import ChannelClosedByClient, InvalidHandler, PushTimeout
+from phx_proto.errors import ChannelClosedByClient, InvalidHandler, MessageTimeout, PushTimeout
 from phx_proto.events import ChannelEvent
 from phx_proto.handlers.handler import Handler, HandlerKind
 from phx_proto.handlers.router import F, decorator
@@ -55,6 +57,11 @@ class Channel:
         return self._core.state
 
     @property
+    def response(self) -> Any:
+        """What the server answered to the latest join, any JSON value or bytes; `None` before."""
+        return self._core.response
+
+    @property
     def client(self) -> "Client":
         """The client it belongs to."""
         return self._client
@@ -75,7 +82,7 @@ class Channel:
         """
         return self._client.ask(calls.join(self._core, timeout=timeout))
 
-    def leave(self, *, timeout: float = 10.0) -> None:
+    def leave(self, *, timeout: float | None = None) -> None:
         """Leave, and wait until the server knows; it is over after `timeout` seconds at the latest."""
         self._client.ask(calls.leave(self._core, timeout=timeout))
 
@@ -83,15 +90,15 @@ class Channel:
         """Send the leave, and do not wait for its answer."""
         self._client.tell(self._core.leave)
 
-    def push(self, event: str, payload: Any = None, *, timeout: float = 10.0, check: bool = True) -> Reply:
+    def push(self, event: str, payload: Any = UNSET, *, timeout: float | None = None, check: bool = True) -> Reply:
         """Send an event and wait for its reply. Before the channel is joined, it waits for that first.
 
         An interrupt (`KeyboardInterrupt`) cancels the push: unsent it is never sent, and a late reply is dropped.
 
         Args:
             event: The event's name.
-            payload: Any JSON value, or bytes; `None` stands for `{}`.
-            timeout: Seconds from this call; `math.inf` for none.
+            payload: Any JSON value (`None` is `null`), or bytes; `{}` where it is left out.
+            timeout: Seconds from this call; `None` for the client's (`ClientOptions.timeout`), `math.inf` for no bound.
             check: Whether a reply with another status than `"ok"` is raised, or returned like any other.
 
         Raises:
@@ -104,7 +111,7 @@ class Channel:
         rest = timeout if self._client.writable else self._wait_writable(event, timeout)
         return self._client.ask(calls.push(self._core, event, payload, timeout=rest, check=check))
 
-    def cast(self, event: str, payload: Any = None) -> None:
+    def cast(self, event: str, payload: Any = UNSET) -> None:
         """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
         if not self._client.writable:
             self._client.wait_writable()
@@ -173,7 +180,7 @@ class Channel:
         """Wait for the next message of an event, one for which `predicate` holds if there is one.
 
         Raises:
-            TimeoutError: None came within `timeout` seconds.
+            MessageTimeout: None came within `timeout` seconds; `None` waits as long as it takes.
             PhxError: The channel ended first; what ended it, `ChannelClosedByClient` where it was left.
         """
         deadline = deadline_after(timeout)
@@ -183,6 +190,8 @@ class Channel:
                     message = messages.next(timeout=deadline - monotonic())
                 except StopIteration:
                     raise ChannelClosedByClient(self.topic, "it was left, or the client was closed") from None
+                except TimeoutError:
+                    raise MessageTimeout(self.topic, event, timeout or 0.0) from None
                 if message.event == event and (predicate is None or predicate(message)):
                     return message
 
@@ -198,8 +207,9 @@ class Channel:
         """Who is present now, by key; needs `track_presence` before the join."""
         return self.track_presence().entries
 
-    def _wait_writable(self, event: str, timeout: float) -> float:
+    def _wait_writable(self, event: str, given: float | None) -> float:
         """Wait until there is room in the write buffer; gives what is left of the timeout."""
+        timeout = self._core.patience("push", given)
         began = monotonic()
         if not self._client.wait_writable(timeout):
             raise PushTimeout(self.topic, event, timeout, sent=False)

@@ -329,7 +329,7 @@ class Client:
             self._io_thread.join()
         waiter.result()
 
-    def ping(self, *, timeout: float = 10.0) -> float:
+    def ping(self, *, timeout: float | None = None) -> float:
         """Send a heartbeat, and wait for its answer.
 
         Returns:

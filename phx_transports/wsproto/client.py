@@ -270,7 +270,7 @@ class Client:
         """Wait until the client has ended; raises why, unless the application closed it."""
         self.run_until_closed(inf)
 
-    def ping(self, *, timeout: float = 10.0) -> float:
+    def ping(self, *, timeout: float | None = None) -> float:
         """Send a heartbeat, and wait for its answer.
 
         Returns:

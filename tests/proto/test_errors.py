@@ -21,7 +21,7 @@ ERRORS: list[tuple[PhxError, str]] = [
     ),
     (
         errors.InvalidTimeout("push", math.nan),
-        "the timeout of push is a number of seconds, or math.inf for none, not nan",
+        "the timeout of push is a number of seconds, math.inf for no bound, or None for the options', not nan",
     ),
     (
         errors.TopicInUse("room:1"),
@@ -135,6 +135,10 @@ ERRORS: list[tuple[PhxError, str]] = [
     (
         errors.InvalidReply("room:1", "shout", "Number out of range"),
         "the server answered 'shout' on topic 'room:1', and its reply cannot be read: Number out of range",
+    ),
+    (
+        errors.MessageTimeout("room:1", "shout", 3.0),
+        "no 'shout' that was waited for came on topic 'room:1' within 3 s",
     ),
     (
         errors.PushTimeout("room:1", "shout", 3.0),

@@ -13,6 +13,7 @@ from conversation import START, Conversation
 from phx_proto.channel import Channel
 from phx_proto.errors import InvalidTimeout
 from phx_proto.events import Closed, LeaveEnded, PushFailed
+from phx_proto.options import ClientOptions
 
 PATIENT: dict[str, Callable[[Conversation, Channel], object]] = {
     "push": lambda talk, room: talk.push(room),
@@ -33,6 +34,23 @@ def test_a_call_waits_ten_seconds_where_it_is_not_told(call: str) -> None:
         talk.advance(seconds)
         ended.append(any(isinstance(event, PushFailed | LeaveEnded | Closed) for event in talk.events()))
     assert ended == [False, True]
+
+
+@pytest.mark.parametrize("call", ["push", "leave"])
+def test_that_is_the_options_to_say(call: str) -> None:
+    talk = Conversation(options=ClientOptions(timeout=2.0)).connect()
+    PATIENT[call](talk, talk.joined("room:1"))
+    ended = []
+    for seconds in (1.999, 0.001):
+        talk.advance(seconds)
+        ended.append(any(isinstance(event, PushFailed | LeaveEnded) for event in talk.events()))
+    assert ended == [False, True]
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, math.nan])
+def test_options_without_patience_are_refused(timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout is positive seconds"):
+        ClientOptions(timeout=timeout)
 
 
 CALLS: dict[str, Callable[[Conversation, Any], object]] = {

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from msgspec import UNSET
+
 from phx_proto.core import Stats
 from phx_proto.events import Event
 from phx_proto.handlers.handler import Handler
@@ -105,10 +107,10 @@ class Channel(Face):
     def leave(self, **options: Any) -> None:
         self.adapter.call(lambda: self.native.leave(**options))
 
-    def push(self, event: str, payload: Any = None, **options: Any) -> Reply:
+    def push(self, event: str, payload: Any = UNSET, **options: Any) -> Reply:
         return self.adapter.call(lambda: self.native.push(event, payload, **options))  # type: ignore[no-any-return]
 
-    def cast(self, event: str, payload: Any = None) -> None:
+    def cast(self, event: str, payload: Any = UNSET) -> None:
         self.adapter.call(lambda: self.native.cast(event, payload))
 
     def on(self, event: str, **options: Any) -> Callable[[Function], Function]:

@@ -46,6 +46,7 @@ def test_a_join_gives_the_servers_answer(adapter: Adapter) -> None:
         assert (channel.state, channel.topic) == (ChannelState.JOINED, "room:1")
         assert channel.client.native is client.native
         assert repr(channel) == "Channel('room:1', joined)"
+        assert channel.native.response == {"at": 5}
 
 
 def test_join_params_may_be_a_callable(adapter: Adapter) -> None:

@@ -11,6 +11,7 @@ from phx_proto.errors import (
     ChannelClosed,
     ChannelCrashed,
     JoinRefused,
+    MessageTimeout,
     StreamNotOpen,
 )
 from phx_proto.events import ChannelEnded, ChannelErrored
@@ -195,8 +196,12 @@ def test_wait_for_gives_the_next_message_that_is_meant(adapter: Adapter) -> None
 
 
 def test_wait_for_waits_only_so_long(adapter: Adapter) -> None:
-    with adapter.joined() as (channel, _, _), pytest.raises(TimeoutError):
-        channel.wait_for("never", timeout=0.01)
+    with adapter.joined() as (channel, _, _):
+        with pytest.raises(
+            MessageTimeout, match=f"no 'never' that was waited for came on topic '{TOPIC}' within"
+        ) as over:
+            channel.wait_for("never", timeout=0.01)
+        assert isinstance(over.value, TimeoutError)
 
 
 def test_wait_for_raises_what_ended_the_channel(adapter: Adapter) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import OpenTransport, SendText
@@ -59,8 +60,8 @@ def test_a_push_that_is_given_up_is_cancelled() -> None:
     assert isinstance(failed.error, PushCancelled)
 
 
-@pytest.mark.parametrize(("payload", "sent"), [(None, "{}"), ([], "[]"), (0, "0")])
-def test_no_payload_is_an_empty_object(payload: Any, sent: str) -> None:
+@pytest.mark.parametrize(("payload", "sent"), [(UNSET, "{}"), (None, "null"), ([], "[]"), (0, "0")])
+def test_no_payload_is_an_empty_object_and_none_is_null(payload: Any, sent: str) -> None:
     proto = connected()
     channel = proto.channel(TOPIC)
     channel.join(0.0)
