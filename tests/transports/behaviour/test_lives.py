@@ -339,6 +339,20 @@ def test_a_close_takes_no_longer_than_the_drain_timeout(adapter: Adapter) -> Non
         assert wire.ended() is None
 
 
+@pytest.mark.parametrize("adapter", ["asyncio", "threads"], indirect=True)  # the other calls handlers itself
+def test_what_a_close_has_no_time_for_is_logged(adapter: Adapter, caplog: pytest.LogCaptureFixture) -> None:
+    handlers = adapter.handlers()
+    go_on = Flag()
+    handlers.add(lambda message: adapter.wait(go_on), "n")
+    with adapter.joined(router=handlers, drain_timeout=0.05) as (channel, wire, _):
+        wire.push(TOPIC, "n", 1)
+        wire.push(TOPIC, "n", 2)
+        until(lambda: channel.client.stats.backlog == 2)
+        channel.client.close()
+        go_on.set()
+    until(lambda: "was closed, and 2 messages are not handled" in caplog.text)
+
+
 def test_a_peer_that_ignores_the_close_frame_keeps_a_close_no_longer_than_the_drain_timeout(adapter: Adapter) -> None:
     with adapter.connected(drain_timeout=0.3) as (client, wire):
         wire.stop_reading()
