@@ -51,7 +51,7 @@ from .handlers.router import HandlerFunction, P, PayloadType
 from .inbox import Inbox, Tap
 from .message import PHX_JOIN, Message, Reply
 from .options import Refusal, ServerClose
-from .presence import Presence
+from .presence import Entries, Presence
 from .pushes import Push, Pushes
 from .shown import secrets_in
 from .states import CHANNEL, JOIN_SENT, LEAVE_BEGUN, PUSHES, ChannelInput, ChannelState, PushRule
@@ -313,6 +313,19 @@ class Channel:
     def track_presence(self) -> Presence:
         """Keep track of who is present; changes come as `PresenceChanged`. Gives the same object every time."""
         return self.inbox.track_presence(self.join_ref if self._joined else None)
+
+    @property
+    def present(self) -> Entries:
+        """Who is present now, by key.
+
+        Raises:
+            InvalidState: It is not tracked.
+        """
+        if self.inbox.presence is None:
+            raise InvalidState(
+                "present", self.state.value, "track_presence comes first, best before the join", self.topic
+            )
+        return self.inbox.presence.entries
 
     def shown(self, value: Any) -> str:
         """What the server said on its topic as text that can be shown, without what was sent in confidence."""

@@ -204,8 +204,8 @@ class Channel:
 
     @property
     def present(self) -> Entries:
-        """Who is present now, by key; needs `track_presence` before the join."""
-        return self.track_presence().entries
+        """Who is present now, by key; `InvalidState` where `track_presence` was not called."""
+        return self._core.present
 
     def _wait_writable(self, event: str, given: float | None) -> float:
         """Wait until there is room in the write buffer; gives what is left of the timeout."""

@@ -4,7 +4,7 @@ import pytest
 from conversation import Conversation
 
 from phx_proto.channel import Channel
-from phx_proto.errors import NotRegistered
+from phx_proto.errors import InvalidState, NotRegistered
 from phx_proto.events import ChannelEnded, ChannelErrored, ChannelJoined, PresenceChanged
 from phx_proto.handlers.router import Router
 from phx_proto.message import PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
@@ -258,3 +258,11 @@ def test_presence_is_tracked_from_the_join_that_stands(when: str) -> None:
     assert room.track_presence() is presence
     talk.serve("room:1", "presence_state", STATE, join_ref=room.join_ref)
     assert talk.event(PresenceChanged).topic == "room:1"
+
+
+def test_who_is_present_is_not_known_until_it_is_tracked() -> None:
+    talk = Conversation().connect()
+    room = talk.joined("room:1")
+    with pytest.raises(InvalidState, match="track_presence comes first"):
+        _ = room.present
+    assert room.track_presence().entries == room.present == {}

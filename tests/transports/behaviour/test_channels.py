@@ -327,6 +327,8 @@ def test_a_channel_has_handlers_of_its_own_until_they_are_taken_back(adapter: Ad
 def test_presence_is_tracked_and_its_changes_are_told(adapter: Adapter) -> None:
     with adapter.connected() as (client, wire), client.events() as events:
         channel = client.channel("room:1")
+        with pytest.raises(InvalidState, match=r"on topic 'room:1' while .* track_presence comes first"):
+            _ = channel.present
         assert channel.track_presence().entries == channel.present == {}
         joining = start(channel.join)
         join_ref = wire.accept().join_ref
