@@ -288,3 +288,9 @@ def test_a_redirect_without_a_target_and_a_target_without_a_redirect_are_told_as
     assert str(errors.HandshakeRefused(status=301)) == "the server refused the handshake with HTTP 301"
     created = errors.HandshakeRefused(status=201, headers={"location": "https://example.com"})
     assert str(created) == "the server refused the handshake with HTTP 201"
+
+
+def test_a_refused_join_and_a_rejected_push_tell_alike_what_the_server_said() -> None:
+    said = {"reason": "no"}
+    refused, rejected = errors.JoinRefused("t", said), errors.PushRejected("t", "e", Reply("error", said))
+    assert (refused.response, refused.status) == (rejected.response, rejected.status) == (said, "error")
