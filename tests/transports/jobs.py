@@ -40,10 +40,13 @@ def die_at_gate(message: Message[Any]) -> None:
 
 
 class Demanding(Exception):
-    """Its arguments are not those of `Exception`, so it cannot be unpickled."""
+    """It cannot be unpickled: what makes it anew demands more than it was pickled with."""
 
     def __init__(self, what: str, *, where: str) -> None:
         super().__init__(f"{what} in {where}")
+
+    def __reduce__(self) -> tuple[type["Demanding"], tuple[str]]:  # also where a library pickles exceptions its own way
+        return Demanding, (str(self),)
 
 
 class Holding(Exception):
