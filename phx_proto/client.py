@@ -44,7 +44,7 @@ from .errors import (
 )
 from .events import Closed, Connected, ConnectFailed, Connecting, Disconnected, Event
 from .formats import V2, Serializer
-from .handlers.handler import WILDCARD
+from .handlers.handler import WILDCARD, Handler
 from .handlers.router import Router
 from .inbox import Inbox, RouteTables, Tap, TapItem
 from .joins import Joining
@@ -76,6 +76,7 @@ class ClientProtocol:
         placement: Where the adapter has handlers wait for their messages.
 
     Attributes:
+        unfinished: Handlers that had messages left when the client ended.
         unjoined: Never joined: its inbox has the messages of topics without a channel, for handlers that take such.
 
     Raises:
@@ -114,6 +115,7 @@ class ClientProtocol:
         self._latest_first_try = inf  # when the first connect is to be tried for the last time
         self._drain_ends = inf
         self._cause: BaseException | None = None  # why the application closes, where it says so
+        self.unfinished: frozenset[Handler] = frozenset()
         self._timer: Timer | None = None  # of the state: open, retry, close or drain timeout
         self._connect_timer: Timer | None = None  # of the first connect as a whole
 
@@ -575,6 +577,8 @@ class ClientProtocol:
         self._stop_connect_timer()
         self._drop_attempt()
         self._client.advance(SocketInput.END)
+        inboxes = [channel.inbox for channel in self._client.channels.values()] if self._held.messages else []
+        self.unfinished = frozenset[Handler]().union(*(inbox.busy_handlers() for inbox in inboxes))
         self._close_channels(error, now)
         self._client.events.append(Closed(error or self._cause))
 

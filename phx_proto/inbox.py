@@ -211,6 +211,14 @@ class Inbox(DeliveryQueue):
         """A handler like those of the client's router."""
         return self._tables.router.make(function, event, **options)
 
+    def busy_handlers(self) -> set[Handler]:
+        """Whose messages wait or are in hand; of the topic's line all handlers, where a worker has its last message."""
+        waiting = {handler for handlers, _, _ in self.deliveries or () for handler in handlers}
+        if self.busy and not waiting:
+            routes = (self._table.default, *self._table.by_event.values())
+            waiting = {handler for route in routes for handler in route.line}
+        return waiting | {handler for handler, queue in (self._queues or {}).items() if queue.busy}
+
     def add(self, handler: Handler) -> None:
         """Give the channel a handler of its own, behind the router's."""
         self._own = (*self._own, handler)

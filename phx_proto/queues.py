@@ -230,6 +230,11 @@ class DeliveryQueue:
         self.deliveries = [*deliveries, *(self.deliveries or ())]
 
     @property
+    def busy(self) -> bool:
+        """Whether messages wait, or are in the hands of a worker."""
+        return self.deliveries is not None
+
+    @property
     def heavy(self) -> bool:
         """Whether the client holds so much that a turn is bounded in bytes."""
         return self._backlog.size > LARGEST_TURN
@@ -281,6 +286,11 @@ class ConcurrentQueue(HandlerQueue):
         super().__init__(handler, place, channel, bound, backlog)
         self.deliveries = []  # for as long as it lives: turns are counted here
         self._turns = 0  # workers that have it
+
+    @property
+    def busy(self) -> bool:
+        """Whether messages wait, or are in the hands of a worker."""
+        return self._turns > 0
 
     @property
     def _limit(self) -> int:

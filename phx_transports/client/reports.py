@@ -199,7 +199,8 @@ class Log:
             case Closed(error=error):
                 self._sum_up(inf)
                 if error is None and (left := self._proto.stats.backlog):  # by an error it ends after its handlers
-                    what = f"{left:,} messages are not handled: it was aborted, or its drain_timeout was over"
+                    names = ", ".join(sorted({handler.name for handler in self._proto.unfinished})) or "streams"
+                    what = f"{left:,} messages are not handled, of {names}: it was aborted, or drain_timeout was over"
                     self._say(logging.WARNING, "closings", f"the client of {self._place} was closed, and {what}")
                 if error is not None and self._proto.stats.connects:
                     level = logging.WARNING if is_exit(error) else logging.ERROR

@@ -493,3 +493,35 @@ def test_what_a_client_holds_may_be_so_much_that_turns_are_bounded_in_bytes() ->
     assert (queue.handler, queue.heavy) == (own, True)
     talk.proto.handled(queue.take(), talk.now)
     assert not queue.heavy
+
+
+def test_a_client_that_ends_tells_whose_messages_were_not_handled() -> None:
+    talk, room = joined()
+    line, own, several = (room.add(print, "tick", concurrency=number) for number in (None, 1, 2))
+    idle = room.add(print, "tock", concurrency=1)
+    talk.serve("room:1", "tock")
+    talk.serve("room:1", "tick")
+    for queue in talk.proto.runnable():
+        if isinstance(queue, HandlerQueue) and queue.handler is idle:
+            talk.proto.handled(queue.take(), talk.now)
+            assert queue.take() == []
+    talk.proto.abort(talk.now)
+    assert talk.proto.unfinished == {line, own, several}
+
+
+def test_what_a_worker_has_in_hand_is_not_handled_either() -> None:
+    talk, room = joined()
+    line = room.add(print, "tick")
+    talk.serve("room:1", "tick")
+    room.inbox.take()
+    talk.proto.abort(talk.now)
+    assert talk.proto.unfinished == {line}
+
+
+def test_a_client_that_handled_all_has_left_nothing() -> None:
+    talk, room = joined()
+    room.add(print, "tick")
+    talk.serve("room:1", "tick")
+    talk.deliveries()
+    talk.proto.abort(talk.now)
+    assert talk.proto.unfinished == set()

@@ -343,14 +343,19 @@ def test_a_close_takes_no_longer_than_the_drain_timeout(adapter: Adapter) -> Non
 def test_what_a_close_has_no_time_for_is_logged(adapter: Adapter, caplog: pytest.LogCaptureFixture) -> None:
     handlers = adapter.handlers()
     go_on = Flag()
-    handlers.add(lambda message: adapter.wait(go_on), "n")
+
+    @handlers.on("n")
+    def slow(message: Message[int]) -> None:
+        adapter.wait(go_on)
+
     with adapter.joined(router=handlers, drain_timeout=0.05) as (channel, wire, _):
         wire.push(TOPIC, "n", 1)
         wire.push(TOPIC, "n", 2)
         until(lambda: channel.client.stats.backlog == 2)
         channel.client.close()
         go_on.set()
-    until(lambda: "was closed, and 2 messages are not handled" in caplog.text)
+    until(lambda: "was closed, and 2 messages are not handled, of " in caplog.text)
+    assert "<locals>.slow: it was aborted, or drain_timeout was over" in caplog.text
 
 
 def test_a_peer_that_ignores_the_close_frame_keeps_a_close_no_longer_than_the_drain_timeout(adapter: Adapter) -> None:
