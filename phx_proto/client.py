@@ -76,7 +76,7 @@ class ClientProtocol:
         placement: Where the adapter has handlers wait for their messages.
 
     Attributes:
-        unfinished: Handlers that had messages left when the client ended.
+        unfinished: Handlers that had messages left when a drain was over its time; `None` where there was none.
         unjoined: Never joined: its inbox has the messages of topics without a channel, for handlers that take such.
 
     Raises:
@@ -115,7 +115,7 @@ class ClientProtocol:
         self._latest_first_try = inf  # when the first connect is to be tried for the last time
         self._drain_ends = inf
         self._cause: BaseException | None = None  # why the application closes, where it says so
-        self.unfinished: frozenset[Handler] = frozenset()
+        self.unfinished: frozenset[Handler] | None = None
         self._timer: Timer | None = None  # of the state: open, retry, close or drain timeout
         self._connect_timer: Timer | None = None  # of the first connect as a whole
 
@@ -567,6 +567,9 @@ class ClientProtocol:
             self.close(now)
 
     def _drain_timed_out(self, now: float) -> None:
+        if self._held.messages:
+            busy = (channel.inbox.busy_handlers() for channel in self._client.channels.values())
+            self.unfinished = frozenset[Handler]().union(*busy)
         self._end(None, now)
 
     def _close_timed_out(self, now: float) -> None:
@@ -577,8 +580,6 @@ class ClientProtocol:
         self._stop_connect_timer()
         self._drop_attempt()
         self._client.advance(SocketInput.END)
-        inboxes = [channel.inbox for channel in self._client.channels.values()] if self._held.messages else []
-        self.unfinished = frozenset[Handler]().union(*(inbox.busy_handlers() for inbox in inboxes))
         self._close_channels(error, now)
         self._client.events.append(Closed(error or self._cause))
 

@@ -51,6 +51,7 @@ __all__ = [
     "JoinRefused",
     "JoinTimeout",
     "LocalError",
+    "MessageTimeout",
     "NotJoined",
     "NotRegistered",
     "OtherProcess",

@@ -198,10 +198,12 @@ class Log:
                 self._say(logging.ERROR, f"messages of {where} dropped", what, count=dropped)
             case Closed(error=error):
                 self._sum_up(inf)
-                if error is None and (left := self._proto.stats.backlog):  # by an error it ends after its handlers
-                    names = ", ".join(sorted({handler.name for handler in self._proto.unfinished})) or "streams"
-                    what = f"{left:,} messages are not handled, of {names}: it was aborted, or drain_timeout was over"
-                    self._say(logging.WARNING, "closings", f"the client of {self._place} was closed, and {what}")
+                if (unfinished := self._proto.unfinished) is not None:
+                    names = ", ".join(sorted({handler.name for handler in unfinished})) or "streams"
+                    left = f"{self._proto.stats.backlog:,} messages are not handled, of {names}"
+                    self._say(
+                        logging.WARNING, "closings", f"drain_timeout was over for the client of {self._place}: {left}"
+                    )
                 if error is not None and self._proto.stats.connects:
                     level = logging.WARNING if is_exit(error) else logging.ERROR
                     why = error if isinstance(error, PhxError) else shown(error, 500)

@@ -495,7 +495,7 @@ def test_what_a_client_holds_may_be_so_much_that_turns_are_bounded_in_bytes() ->
     assert not queue.heavy
 
 
-def test_a_client_that_ends_tells_whose_messages_were_not_handled() -> None:
+def test_a_drain_that_is_over_its_time_tells_whose_messages_were_not_handled() -> None:
     talk, room = joined()
     line, own, several = (room.add(print, "tick", concurrency=number) for number in (None, 1, 2))
     idle = room.add(print, "tock", concurrency=1)
@@ -505,8 +505,9 @@ def test_a_client_that_ends_tells_whose_messages_were_not_handled() -> None:
         if isinstance(queue, HandlerQueue) and queue.handler is idle:
             talk.proto.handled(queue.take(), talk.now)
             assert queue.take() == []
-    talk.proto.abort(talk.now)
-    assert talk.proto.unfinished == {line, own, several}
+    talk.proto.drain(talk.now, timeout=1.0)
+    talk.advance(1.0)
+    assert talk.proto.unfinished == frozenset({line, own, several})
 
 
 def test_what_a_worker_has_in_hand_is_not_handled_either() -> None:
@@ -514,14 +515,20 @@ def test_what_a_worker_has_in_hand_is_not_handled_either() -> None:
     line = room.add(print, "tick")
     talk.serve("room:1", "tick")
     room.inbox.take()
-    talk.proto.abort(talk.now)
-    assert talk.proto.unfinished == {line}
+    talk.proto.drain(talk.now, timeout=1.0)
+    talk.advance(1.0)
+    assert talk.proto.unfinished == frozenset({line})
 
 
-def test_a_client_that_handled_all_has_left_nothing() -> None:
+@pytest.mark.parametrize("handled", [False, True])
+def test_a_client_that_is_aborted_or_has_handled_all_has_left_nothing(handled: bool) -> None:
     talk, room = joined()
     room.add(print, "tick")
     talk.serve("room:1", "tick")
-    talk.deliveries()
-    talk.proto.abort(talk.now)
-    assert talk.proto.unfinished == set()
+    if handled:
+        talk.deliveries()
+        talk.proto.drain(talk.now, timeout=1.0)
+        talk.advance(1.0)  # nobody answers the leave
+    else:
+        talk.proto.abort(talk.now)
+    assert (talk.proto.state.value, talk.proto.unfinished) == ("closed", None)

@@ -354,8 +354,8 @@ def test_what_a_close_has_no_time_for_is_logged(adapter: Adapter, caplog: pytest
         until(lambda: channel.client.stats.backlog == 2)
         channel.client.close()
         go_on.set()
-    until(lambda: "was closed, and 2 messages are not handled, of " in caplog.text)
-    assert "<locals>.slow: it was aborted, or drain_timeout was over" in caplog.text
+    until(lambda: "2 messages are not handled, of " in caplog.text)
+    assert "<locals>.slow\n" in caplog.text
 
 
 def test_a_peer_that_ignores_the_close_frame_keeps_a_close_no_longer_than_the_drain_timeout(adapter: Adapter) -> None:
