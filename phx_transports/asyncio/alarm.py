@@ -11,13 +11,15 @@ class Alarm:
 
     Args:
         call_at: Has something called at a time of the client's clock.
-        on_due: What is called.
+        on_due: What is called, with the deadline.
 
     Attributes:
         armed: The deadline, by that clock; `math.inf` for none.
     """
 
-    def __init__(self, call_at: Callable[[float, Callable[[], object]], Timer], on_due: Callable[[], object]) -> None:
+    def __init__(
+        self, call_at: Callable[[float, Callable[[], object]], Timer], on_due: Callable[[float], object]
+    ) -> None:
         self.armed = inf
         self._call_at = call_at
         self._on_due = on_due
@@ -36,5 +38,5 @@ class Alarm:
             self._timer.cancel()
 
     def _due(self) -> None:
-        self.armed = inf  # whoever is called sets the next one
-        self._on_due()
+        at, self.armed = self.armed, inf  # whoever is called sets the next one
+        self._on_due(at)

@@ -24,6 +24,7 @@ from .streams import MessageStream
 
 if TYPE_CHECKING:
     from .client import Client
+    from .driver import AsyncioDriver
 
 
 class Channel:
@@ -33,11 +34,12 @@ class Channel:
     the client's end. All waits are in seconds.
     """
 
-    __slots__ = ("_client", "_core")
+    __slots__ = ("_client", "_core", "_driver")
 
-    def __init__(self, core: CoreChannel, client: "Client") -> None:
+    def __init__(self, core: CoreChannel, client: "Client", driver: "AsyncioDriver") -> None:
         self._core = core
         self._client = client
+        self._driver = driver
 
     def __repr__(self) -> str:
         return repr(self._core)
@@ -79,15 +81,15 @@ class Channel:
             JoinTimeout: It did not succeed in time; `problem` and `last` say why. The channel is closed.
             LocalError: It was joined before, or the params cannot be sent.
         """
-        return await self._client.ask(calls.join(self._core, timeout=timeout))
+        return await self._driver.ask(calls.join(self._core, timeout=timeout))
 
     async def leave(self, *, timeout: float | None = None) -> None:
         """Leave, and wait until the server knows; it is over after `timeout` seconds at the latest."""
-        await self._client.ask(calls.leave(self._core, timeout=timeout))
+        await self._driver.ask(calls.leave(self._core, timeout=timeout))
 
     def begin_leave(self) -> None:
         """Send the leave, and do not wait for its answer."""
-        self._client.tell(self._core.leave)
+        self._driver.step(self._core.leave)
 
     async def push(
         self, event: str, payload: Any = UNSET, *, timeout: float | None = None, check: bool = True
@@ -109,14 +111,14 @@ class Channel:
             ChannelClosed: The channel is closed.
             LocalError: It cannot be sent: never joined, payload not JSON, buffer full.
         """
-        rest = timeout if self._client.writable else await self._wait_writable(event, timeout)
-        return await self._client.ask(calls.push(self._core, event, payload, timeout=rest, check=check))
+        rest = timeout if self._driver.transport.writable else await self._wait_writable(event, timeout)
+        return await self._driver.ask(calls.push(self._core, event, payload, timeout=rest, check=check))
 
     async def cast(self, event: str, payload: Any = UNSET) -> None:
         """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
-        if not self._client.writable:
-            await self._client.wait_writable()
-        self._client.tell(calls.cast(self._core, event, payload))
+        if not self._driver.transport.writable:
+            await self._driver.transport.wait_writable()
+        self._driver.step(calls.cast(self._core, event, payload))
 
     def on(
         self, event: str, *, payload: Any = None, concurrency: int | None = None, executor: Executor | None = None
@@ -140,7 +142,7 @@ class Channel:
         """
         handler = self._core.add(function, event, payload=payload, concurrency=concurrency, executor=executor)
         try:
-            self._client.check(handler)
+            self._driver.check(handler)
         except InvalidHandler:
             self._core.off(handler)
             raise
@@ -161,11 +163,11 @@ class Channel:
         none. It ends when the channel is left or the client closed; otherwise it raises what ended the channel. What is
         not read counts as not handled, so a slow reader is felt by the server.
         """
-        return MessageStream(self._client.queue(self._core, messages_only))
+        return MessageStream(self._driver.messages(self._core, messages_only))
 
     def stream(self) -> MessageStream[Message[Any] | ChannelEvent]:
         """Like `messages`, with the channel's lifecycle in order: `ChannelJoined`, `ChannelErrored`, `ChannelEnded`."""
-        return MessageStream(self._client.queue(self._core, everything))
+        return MessageStream(self._driver.messages(self._core, everything))
 
     async def wait_for(
         self, event: str, predicate: Callable[[Message[Any]], bool] | None = None, *, timeout: float | None = None
@@ -177,7 +179,7 @@ class Channel:
             PhxError: The channel ended first; what ended it, `ChannelClosedByClient` where it was left.
         """
         try:
-            async with self._client.timeout(timeout), self.messages() as messages:
+            async with self._driver.timeout(timeout), self.messages() as messages:
                 async for message in messages:
                     if message.event == event and (predicate is None or predicate(message)):
                         return message
@@ -202,10 +204,10 @@ class Channel:
     async def _wait_writable(self, event: str, given: float | None) -> float:
         """Wait until there is room in the write buffer; gives what is left of the timeout."""
         timeout = self._core.patience("push", given)
-        began = self._client.now()
+        began = self._driver.now()
         try:
-            async with self._client.timeout(None if timeout == inf else timeout):
-                await self._client.wait_writable()
+            async with self._driver.timeout(None if timeout == inf else timeout):
+                await self._driver.transport.wait_writable()
         except TimeoutError:
             raise PushTimeout(self.topic, event, timeout, sent=False) from None
-        return timeout - (self._client.now() - began)
+        return timeout - (self._driver.now() - began)

@@ -1,54 +1,37 @@
-"""A client on asyncio: the pure core, a WebSocket and the loop's clock.
+"""A client on asyncio, as an application meets it: `connect`, and what that gives."""
 
-Whatever happens (a call, a read, the timer) is told to the core, and then the pump runs: it carries out the core's
-commands, ends the calls that its events end, hands runnable channels to the pool, and arms the one timer. No decision
-of the protocol is taken here.
-"""
-
-import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator, Callable, Generator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import partial
-from math import inf
+from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import Executor
 from ssl import SSLContext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal
 
-from phx_proto.channel import Channel as CoreChannel
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Provider
 from phx_proto.core import Stats
 from phx_proto.endpoint import Headers, Params
 from phx_proto.errors import LocalError
 from phx_proto.formats import Serializer
-from phx_proto.handlers.handler import Handler
 from phx_proto.handlers.router import Router
 from phx_proto.options import ClientOptions
 from phx_proto.queues import Bound
 from phx_proto.states import SocketState
 
 from ..client import calls
-from ..client.batches import PortabilityCheck
-from ..client.calls import Call
-from ..client.ending import Ending
-from ..client.pump import Pump
-from ..client.queues import EventQueue, Item, MessageQueue
-from ..client.reports import Log, OnHandlerError, log_handler_error
-from ..client.session import Session
+from ..client.options import ClientSettings
+from ..client.reports import OnHandlerError, log_handler_error
 from ..client.signals import SignalPolicy
 from ..websocket.cutter import MAX_SIZE
-from .alarm import Alarm
+from ..websocket.options import NetworkOptions
 from .channel import Channel
 from .connection import Factory
-from .handlers import Runner, placement
-from .interfaces import ClientTransport, TransportFactory
+from .driver import AsyncioDriver
+from .handlers import placement
+from .interfaces import TransportFactory
 from .signals import signals_to
 from .streams import EventStream
-from .transport import Transport
-
-T = TypeVar("T")
 
 
 class connect:  # noqa: N801 - used like a function
@@ -125,19 +108,14 @@ class connect:  # noqa: N801 - used like a function
             rng=random.Random() if transport is None else None,
             placement=placement,
         )
+        self._settings = ClientSettings(
+            executor=executor, on_handler_error=on_handler_error, fail_fast=fail_fast, drain_timeout=drain_timeout
+        )
+        self._network = NetworkOptions(
+            ssl=ssl, proxy=proxy, max_size=max_size, compression=compression, factory=factory
+        )
         self._transport = transport
-        self._network = {
-            "ssl": ssl,
-            "proxy": proxy,
-            "max_size": max_size,
-            "compression": compression,
-            "factory": factory,
-        }
         self._timeout = timeout
-        self._executor = executor
-        self._on_handler_error = on_handler_error
-        self._fail_fast = fail_fast
-        self._drain_timeout = drain_timeout
         self._client: Client | None = None
 
     def __await__(self) -> "Generator[Any, None, Client]":
@@ -165,16 +143,9 @@ class connect:  # noqa: N801 - used like a function
             await self._client.abort()  # does nothing where it has closed
 
     async def _connect(self) -> "Client":
-        client = Client(
-            self._proto,
-            network=self._network,
-            transport=self._transport,
-            executor=self._executor,
-            on_handler_error=self._on_handler_error,
-            fail_fast=self._fail_fast,
-            drain_timeout=self._drain_timeout,
-        )
-        client.start(timeout=self._timeout)
+        driver = AsyncioDriver(self._proto, self._settings, network=self._network, transport=self._transport)
+        client = Client(driver)
+        driver.start(self._timeout)
         try:
             await client.wait_connected()
         except BaseException:
@@ -190,67 +161,14 @@ class Client:
         router: The handlers; they may be added and removed at any time.
     """
 
-    def __init__(
-        self,
-        proto: ClientProtocol,
-        *,
-        network: dict[str, Any],
-        transport: TransportFactory | None,
-        executor: Executor | None,
-        on_handler_error: OnHandlerError,
-        fail_fast: bool,
-        drain_timeout: float,
-    ) -> None:
-        self.router = proto.router
-        self._portability = PortabilityCheck(executor)
-        self._portability.router(self.router)
-        self._loop = asyncio.get_running_loop()
-        self._proto = proto
-        proto.unjoined.context = Channel(proto.unjoined, self)
-        self._session = Session()
-        self._log = Log(proto, lambda: self.now())
-        self._session.listeners.append(self._log.event)
-        self._ending = Ending(
-            proto,
-            self._session,
-            tell=self.tell,
-            on_handler_error=self._log.unless(on_handler_error),
-            fail_fast=fail_fast,
-            drain_timeout=drain_timeout,
-            halt=lambda: self._runner.halt(),
-        )
-        self._transport: ClientTransport
-        if transport is None:
-            self._transport = Transport(proto, tell=self.tell, on_crash=self._ending.fail, options=network)
-        else:
-            self._transport = transport.asyncio_transport(proto, tell=self.tell, on_crash=self._ending.fail)
-        self.now = self._transport.now
-        self._own_executor = ThreadPoolExecutor(thread_name_prefix="phx-handler") if executor is None else None
-        self._runner = Runner(
-            executor or cast("Executor", self._own_executor),
-            release=proto.release,
-            on_done=lambda: self._loop.call_soon(self._report_handled),
-            on_error=self._ending.handler_failed,
-            fail_fast=fail_fast,
-        )
-        self._alarm = Alarm(self._transport.call_at, self._due)
-        self._pump = Pump(
-            proto,
-            self._session,
-            perform=self._transport.perform,
-            on_runnable=self._runner.add,
-            on_executable=self._runner.execute,
-            alarm=self._alarm,
-            log=self._log,
-            on_ended=self._ended,
-        )
-        self._idle = asyncio.Event()  # after the core's end: handlers are waited for no longer
-        self._finishing: asyncio.Task[None] | None = None
+    def __init__(self, driver: AsyncioDriver) -> None:
+        self.router = driver.proto.router
+        self._driver = driver
+        self._proto = driver.proto
+        driver.proto.unjoined.context = Channel(driver.proto.unjoined, self, driver)
 
     def __repr__(self) -> str:
         return f"Client({self._proto.endpoint.redacted!r}, {self.state.value})"
-
-    # ---- for the application ----------------------------------------------------------------------------------------
 
     @property
     def state(self) -> SocketState:
@@ -260,12 +178,12 @@ class Client:
     @property
     def error(self) -> BaseException | None:
         """Why it ended; `None` while it has not, or where the application closed it."""
-        return self._session.error
+        return self._driver.session.error
 
     @property
     def stats(self) -> Stats:
         """Counters, as they are now."""
-        self._report_handled()
+        self._driver.report()
         return self._proto.stats
 
     def channel(self, topic: str, params: Any = None, *, bound: Bound | None = None) -> Channel:
@@ -282,9 +200,9 @@ class Client:
             ConnectionClosed: The client is closed.
             InvalidHandler: The router has a handler that cannot run where the executor does.
         """
-        self._portability.router(self.router)
+        self._driver.check_routes(topic)
         core = self._proto.channel(topic, params, bound=bound)
-        core.context = channel = Channel(core, self)
+        core.context = channel = Channel(core, self, self._driver)
         return channel
 
     async def join(self, topic: str, params: Any = None, *, timeout: float | None = None) -> Channel:
@@ -313,17 +231,13 @@ class Client:
             raise
         await channel.leave()
 
-    async def wait_connected(self) -> None:
-        """Wait until the connection is open; raises why the client ended, if it did."""
-        await self._wait(self._session.wait_connected)
+    async def wait_connected(self, *, timeout: float | None = None) -> None:
+        """Wait until the connection is open; raises why the client ended, if it did, and `TimeoutError`."""
+        await self._driver.wait(self._driver.session.wait_connected, timeout)
 
-    async def wait_closed(self) -> None:
-        """Wait until the client has ended; raises why, unless the application closed it."""
-        try:
-            await self._wait(self._session.wait_closed)
-        finally:
-            if self._finishing is not None and not self._runner.is_current:
-                await asyncio.shield(self._finishing)
+    async def wait_closed(self, *, timeout: float | None = None) -> None:
+        """Wait until the client has ended; raises why, unless the application closed it, and `TimeoutError`."""
+        await self._driver.wait_closed(timeout)
 
     async def ping(self, *, timeout: float | None = None) -> float:
         """Send a heartbeat, and wait for its answer.
@@ -336,22 +250,23 @@ class Client:
             PushTimeout: No answer came in time.
             PushLost: The connection went away.
         """
-        return await self.ask(calls.ping(self._proto, timeout=timeout))
+        return await self._driver.ask(calls.ping(self._proto, timeout=timeout))
 
     def reconnect(self) -> None:
         """Drop the connection and connect anew at once, e.g. with a new token; channels rejoin."""
-        self.tell(self._proto.reconnect)
+        self._driver.step(self._proto.reconnect)
 
     def events(self) -> EventStream:
         """What happens to the client: `async with client.events() as events: async for event in events: …`."""
-        return EventStream(EventQueue(self._session))
+        return EventStream(self._driver.events())
 
-    async def run(self, *, signals: SignalPolicy = "unclaimed") -> None:
-        """Run until closed. SIGINT and SIGTERM close gracefully; a second one drops the connection.
+    async def run(self, *, timeout: float | None = None, signals: SignalPolicy = "unclaimed") -> None:
+        """Run until closed, or for so long. SIGINT and SIGTERM close gracefully; a second one drops the connection.
 
         It goes on while channels come and go, also when the last has ended: `events()` has `ChannelEnded` for that.
 
         Args:
+            timeout: Seconds after which it returns, and the client goes on; `None` for as long as it lives.
             signals: Which of the two it takes: those that are `"unclaimed"`, so that those of a web server it runs in
                 stay the server's; `"all"`; or `"none"`. Only the main thread can take any.
 
@@ -359,12 +274,16 @@ class Client:
             PhxError: What ended the client, if not the application or a signal.
             SystemExit: A handler called `sys.exit()`: the client closed gracefully. So with all that is no `Exception`.
         """
-        with signals_to(self._ending.on_signal, signals):
-            await self.wait_closed()
+        with signals_to(self._driver.on_signal, signals):
+            try:
+                await self._driver.wait_closed(timeout)
+            except TimeoutError as error:
+                if error is self.error:
+                    raise
 
     def stop(self) -> None:
         """Begin to close gracefully, as `close` does, and do not wait for it; also from within a handler."""
-        self._ending.stop()
+        self._driver.stop()
 
     async def close(self) -> None:
         """Close gracefully: no new messages, let handlers finish (pushes still work), leave, close with 1000.
@@ -377,104 +296,13 @@ class Client:
 
     async def abort(self) -> None:
         """Close at once, without leaves or handshake; handlers on the loop are cancelled."""
-        self._ending.drop()
+        self._driver.drop()
         await self._wait_ended()
 
-    # ---- for channels, streams and the runner -----------------------------------------------------------------------
-
-    def start(self, *, timeout: float) -> None:
-        """Begin to connect; for `connect`."""
-        self.tell(lambda now: self._proto.connect(now, timeout=timeout))
-
-    def tell(self, call: Callable[[float], T]) -> T:
-        """Tell the core something, and do what it wants done; every input comes this way."""
-        self._session.check_process()
-        result = call(self.now())
-        self._pump.run()
-        return result
-
-    async def ask(self, call: Call[T]) -> T:
-        """Make a call of the core, and wait for its end; cancelled, it is given up."""
-        waiter: asyncio.Future[Any] = self._loop.create_future()
-        ref = self.tell(lambda now: self._session.begin(call.begin, waiter, now))
-        try:
-            return call.result(await waiter)
-        except asyncio.CancelledError:
-            self.tell(partial(call.give_up, ref))
-            raise
-
-    def check(self, handler: Handler) -> None:
-        """Refuse a handler that cannot run here: `InvalidHandler`."""
-        self._portability.handler(handler)
-
-    @property
-    def writable(self) -> bool:
-        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
-        return self._transport.writable
-
-    async def wait_writable(self) -> None:
-        """Give the loop a turn to write what was sent, and wait while the write buffer is full."""
-        await self._transport.wait_writable()
-
-    @contextlib.asynccontextmanager
-    async def timeout(self, seconds: float | None) -> AsyncGenerator[None]:
-        """What `asyncio.timeout` does, by the client's clock."""
-        async with asyncio.timeout(None) as bound:
-            if seconds is None or seconds == inf:
-                yield
-                return
-            timer = self._transport.call_at(self.now() + seconds, lambda: bound.reschedule(self._loop.time()))
-            try:
-                yield
-            finally:
-                timer.cancel()
-
-    def queue(self, core: CoreChannel, select: Callable[[Item], T | None]) -> MessageQueue[T]:
-        """What is to wait for a reader of one of its channels."""
-        return MessageQueue(core, self._session, select, on_handled=self._runner.handled)
-
-    # ---- private ---------------------------------------------------------------------------------------------------
-
-    def _due(self) -> None:
-        self._log.tick()
-        self.tell(self._proto.handle_timeout)
-
-    def _report_handled(self) -> None:
-        self.tell(lambda now: self._proto.handled(self._runner.report(), now))
-
-    async def _wait(self, register: Callable[[asyncio.Future[None]], None]) -> None:
-        self._session.check_process()
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        register(waiter)
-        await waiter
-
     async def _wait_ended(self) -> None:
-        if self._session.is_here and not self._runner.is_current:
+        if self._driver.session.is_here and not self._driver.in_handler:
             try:
                 await self.wait_closed()
             except BaseException as error:  # why it ended is for `run` and `wait_closed` to raise
-                if error is not self._session.error:
+                if error is not self.error:
                     raise
-
-    # ---- private: the end -------------------------------------------------------------------------------------------
-
-    def _ended(self) -> None:
-        """The core has ended."""
-        now = self.now()
-        if self._finishing is None:
-            self._ending.core_ended(now)
-            self._finishing = asyncio.Task(self._finish(), loop=self._loop)
-        if not self._ending.waits(now):
-            self._idle.set()
-
-    async def _finish(self) -> None:
-        """Let handlers have what is still for them, and leave nothing behind."""
-        with contextlib.suppress(TimeoutError):
-            async with self.timeout(self._ending.deadline - self.now()):
-                await self._idle.wait()
-        await self._runner.close()
-        self._session.end_readers()
-        self._alarm.stop()
-        await self._transport.end()
-        if self._own_executor is not None:
-            self._own_executor.shutdown(wait=False, cancel_futures=True)

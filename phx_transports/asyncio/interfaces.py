@@ -1,16 +1,15 @@
 """What a client takes from outside: connections and the time. Real ones, unless `connect` is given others.
 
-The core's commands go out through it, and what comes in is told to the core's links by `tell`. So whoever plays the
-network and the clock of a client, a test for instance, needs to know nothing else of it.
+The core's commands go out through it, and what comes in is told to the core's links in a step of the driver's. So a
+test that plays the network and the clock of a client needs to know nothing else of it.
 """
 
 from collections.abc import Callable
 from typing import Protocol
 
-from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command
 
-from ..client.session import Tell
+from ..client.driver import Driver
 
 
 class Timer(Protocol):
@@ -37,7 +36,7 @@ class ClientTransport(Protocol):
         ...
 
     def perform(self, command: Command) -> None:
-        """Do what the core wants done. Called from within the pump, so it must not pump."""
+        """Do what the core wants done. Called from within a step, so it must not make one."""
         ...
 
     @property
@@ -57,14 +56,6 @@ class ClientTransport(Protocol):
 class TransportFactory(Protocol):
     """Makes the transport of a client; what `connect(…, transport=…)` takes. `phx_transports.testing.Peer` is one."""
 
-    def asyncio_transport(
-        self, proto: ClientProtocol, *, tell: Tell, on_crash: Callable[[BaseException], None]
-    ) -> ClientTransport:
-        """Make it, on the running loop.
-
-        Args:
-            proto: The core.
-            tell: To be used for each input to the core.
-            on_crash: To be told of an error that ends the client.
-        """
+    def asyncio_transport(self, driver: Driver, /) -> ClientTransport:
+        """Make it, on the running loop; its driver is told what comes in (`step`), and what goes wrong (`fail`)."""
         ...

@@ -11,7 +11,6 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
-from phx_proto.client import ClientProtocol
 from phx_proto.commands import (
     AbortTransport,
     CloseTransport,
@@ -26,8 +25,9 @@ from phx_proto.commands import (
 from phx_proto.errors import ConnectError, HandshakeRefused
 from phx_proto.link import Link
 
-from ..client.session import Tell
-from .connection import FastConnection, open_connection
+from ..client.driver import Driver
+from ..websocket.options import NetworkOptions
+from .connection import Factory, FastConnection, open_connection
 from .workers import is_stopped
 
 _TURN: Final = 2**16  # bytes that are sent before the loop gets a turn to write them
@@ -37,27 +37,17 @@ class Transport:
     """Connects for one client, sends, and calls its params and token.
 
     Args:
-        proto: The core.
-        tell: Used for each input to the core.
-        on_crash: Told of an error that was not foreseen; without it there would be a client that does nothing.
-        options: For `open_connection`.
+        driver: Told what comes in, and what goes wrong.
+        network: How connections are opened.
     """
 
-    def __init__(
-        self,
-        proto: ClientProtocol,
-        *,
-        tell: Tell,
-        on_crash: Callable[[BaseException], None],
-        options: dict[str, Any],
-    ) -> None:
-        self.tell = tell
+    def __init__(self, driver: Driver, network: NetworkOptions[Factory]) -> None:
+        self.driver = driver
+        self.step = driver.step
         self.now = asyncio.get_running_loop().time
         self.call_at = asyncio.get_running_loop().call_at
         self._loop = asyncio.get_running_loop()
-        self._proto = proto
-        self._on_crash = on_crash
-        self._options = options
+        self._network = network
         self._links: dict[Link, asyncio.Task[None] | FastConnection] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # that open connections or resolve params
         self._lingering: set[asyncio.Task[None]] = set()  # that wait for the end of dropped connections
@@ -103,7 +93,7 @@ class Transport:
         self._links[command.link] = self._spawn(self._connect(command), self._tasks)
 
     async def _connect(self, command: OpenTransport) -> None:
-        link = command.link
+        link, network = command.link, self._network
         receiver = _Receiver(self, link)
         try:
             connection = await open_connection(
@@ -112,18 +102,22 @@ class Transport:
                 progress=receiver,
                 subprotocols=command.subprotocols,
                 headers=command.headers,
-                **self._options,
+                max_size=network.max_size,
+                compression=network.compression,
+                ssl=network.ssl,
+                proxy=network.proxy,
+                factory=network.factory,
             )
         except ConnectError as error:
             self._links.pop(link, None)
-            self.tell(partial(link.failed, error))
+            self.step(partial(link.failed, error))
         else:
             if not link.current:  # given up meanwhile, and a factory did not let itself be cancelled
                 connection.abort()
                 self._let_go(connection)
                 return
             self._links[link] = connection
-            self.tell(partial(link.opened, connection.subprotocol))
+            self.step(partial(link.opened, connection.subprotocol))
 
     def _send_text(self, command: SendText) -> None:
         self._queued += len(command.data)
@@ -151,7 +145,7 @@ class Transport:
         self._connection(command.link).resume_reading()
 
     def _resolve(self, command: Resolve) -> None:
-        self._spawn(resolve(command, self._proto, self.tell), self._tasks)
+        self._spawn(resolve(command, self.driver), self._tasks)
 
     # ---- what a connection tells ------------------------------------------------------------------------------------
 
@@ -160,7 +154,7 @@ class Transport:
         connection = self._links.pop(link, None)
         if isinstance(connection, FastConnection):
             self._let_go(connection)
-        self.tell(partial(link.closed, code, reason))
+        self.step(partial(link.closed, code, reason))
 
     def blocked(self) -> None:
         """The write buffer is full."""
@@ -184,7 +178,7 @@ class Transport:
         self._spawn(connection.wait_closed(), self._lingering)
 
     def _spawn(self, run: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
-        # Not `create_task`: an eager task factory would run it within the pump.
+        # Not `create_task`: an eager task factory would run it within a step.
         task = asyncio.Task(run, loop=self._loop)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
@@ -193,10 +187,10 @@ class Transport:
 
     def _look_at(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._on_crash(error)
+            self.driver.fail(error)
 
 
-async def resolve(command: Resolve, proto: ClientProtocol, tell: Tell) -> None:
+async def resolve(command: Resolve, driver: Driver) -> None:
     """Call what gives params or a token, and tell the core."""
     try:
         value = command.provider()
@@ -205,9 +199,9 @@ async def resolve(command: Resolve, proto: ClientProtocol, tell: Tell) -> None:
     except (Exception, asyncio.CancelledError) as error:
         if is_stopped(error):
             raise
-        tell(partial(proto.resolve_failed, command.request, error))
+        driver.step(partial(driver.proto.resolve_failed, command.request, error))
     else:
-        tell(partial(proto.resolved, command.request, value))
+        driver.step(partial(driver.proto.resolved, command.request, value))
 
 
 class _Receiver:
@@ -223,13 +217,13 @@ class _Receiver:
         self._link.waits(missing)
 
     def refusing(self, refusal: HandshakeRefused) -> None:
-        self._transport.tell(partial(self._link.refusing, refusal))
+        self._transport.step(partial(self._link.refusing, refusal))
 
     def frames(self, frames: list[str | bytes]) -> None:
-        self._transport.tell(partial(self._link.receive_all, frames))
+        self._transport.step(partial(self._link.receive_all, frames))
 
     def progress(self) -> None:
-        self._transport.tell(self._link.progressed)
+        self._transport.step(self._link.progressed)
 
     def closed(self, code: int | None, reason: str) -> None:
         self._transport.closed(self._link, code, reason)

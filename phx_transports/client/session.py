@@ -43,8 +43,8 @@ class Reader(Protocol):
     def end(self) -> None: ...
 
 
-class Tell(Protocol):
-    """Tells the core something at a time, and does what it wants done; every adapter's client has one."""
+class Step(Protocol):
+    """Tells the core something at a time, and does what it wants done; see `Driver.step`."""
 
     def __call__(self, call: Callable[[float], T], /) -> T: ...
 
@@ -102,6 +102,12 @@ class Session:
         self._for_end.append(waiter)
         if self.closed:
             self._end_settled()
+
+    def forget(self, waiter: Waiter) -> None:
+        """The wait for the connection or the end was given up."""
+        for waiters in (self._for_connection, self._for_end):
+            if waiter in waiters:
+                waiters.remove(waiter)
 
     def fail(self, error: BaseException) -> None:
         """The client is about to end because of this, which the core knows nothing of (`fail_fast`)."""

@@ -152,5 +152,5 @@ class SocketDriver:
                 case Abort():
                     self._wire.drop()
 
-    def _due(self) -> None:
-        self.step(self.protocol.handle_timeout, self._loop.time())
+    def _due(self, at: float) -> None:
+        self.step(self.protocol.handle_timeout, max(at, self._loop.time()))

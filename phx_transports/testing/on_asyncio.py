@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command, Resolve
 
 from ..asyncio.transport import resolve
-from ..client.session import Tell
+from ..client.driver import Driver
 from .clock import Timer
 from .connection import PeerClient, PeerNetwork
 
@@ -18,19 +17,10 @@ class AsyncioPeerClient(PeerClient):
 
     writable = True
 
-    def __init__(
-        self,
-        peer: PeerNetwork,
-        proto: ClientProtocol,
-        *,
-        tell: Tell,
-        on_crash: Callable[[BaseException], None],
-    ) -> None:
+    def __init__(self, peer: PeerNetwork, driver: Driver) -> None:
         self.now = peer.clock.now
         self._peer = peer
-        self._proto = proto
-        self._tell = tell
-        self._on_crash = on_crash
+        self._driver = driver
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()  # that resolve params
         self._later: list[asyncio.TimerHandle] = []
@@ -46,7 +36,7 @@ class AsyncioPeerClient(PeerClient):
         """Do what the core wants done."""
         if isinstance(command, Resolve):
             self._peer.resolving(self)
-            self._spawn(resolve(command, self._proto, self._tell))
+            self._spawn(resolve(command, self._driver))
         else:
             self._peer.perform(command, self)
 
@@ -68,7 +58,7 @@ class AsyncioPeerClient(PeerClient):
 
     def tell(self, call: Callable[[float], None], /) -> None:
         """Give the core an input, and do what it wants done."""
-        self._tell(call)
+        self._driver.step(call)
 
     def soon(self, call: Callable[[], None], /) -> None:
         """Have something called in the loop's next turn."""
@@ -76,7 +66,7 @@ class AsyncioPeerClient(PeerClient):
 
     def fail(self, error: BaseException, /) -> None:
         """End the client with this error."""
-        self._on_crash(error)
+        self._driver.fail(error)
 
     def after(self, seconds: float, call: Callable[[], None], /) -> None:
         """Have something called when so many real seconds have passed."""
@@ -85,7 +75,7 @@ class AsyncioPeerClient(PeerClient):
     @property
     def backlog(self) -> int:
         """How many messages the client has not handled, and still may."""
-        return 0 if self._over else self._proto.stats.backlog
+        return 0 if self._over else self._driver.proto.stats.backlog
 
     def rest(self, timeout: float, /) -> bool:
         """Whether all is handled; no other thread would come to it while this one waits."""

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command, Resolve
 
 from ..blocking.waits import SLICE
-from ..client.session import Tell
+from ..threads.interfaces import TransportDriver
 from ..threads.transport import resolve
 from .clock import Clock, Timer
 from .connection import PeerClient, PeerNetwork
@@ -23,25 +22,11 @@ class ThreadsPeerClient(PeerClient):
 
     writable = True
 
-    def __init__(
-        self,
-        peer: PeerNetwork,
-        proto: ClientProtocol,
-        *,
-        tell: Tell,
-        later: Callable[[Callable[[], None]], None],
-        on_due: Callable[[], None],
-        goes_on: Callable[[], bool],
-        on_end: Callable[[], None],
-        on_crash: Callable[[BaseException], None],
-    ) -> None:
+    def __init__(self, peer: PeerNetwork, driver: TransportDriver) -> None:
         self.now = peer.clock.now
-        self.io_thread = ManualIoThread(peer.clock, later=later, on_due=on_due, goes_on=goes_on, on_end=on_end)
+        self.io_thread = ManualIoThread(peer.clock, driver)
         self._peer = peer
-        self._proto = proto
-        self._tell = tell
-        self._later = later
-        self._on_crash = on_crash
+        self._driver = driver
         self._rest = threading.Condition()
         self._timers: list[threading.Timer] = []
         self._over = False  # the client has ended: what it has not handled it never will
@@ -52,7 +37,7 @@ class ThreadsPeerClient(PeerClient):
         """Do what the core wants done."""
         if isinstance(command, Resolve):
             self._peer.resolving(self)
-            self._later(lambda: resolve(command, self._proto, self._tell))
+            self._driver.later(lambda: resolve(command, self._driver))
         else:
             self._peer.perform(command, self)
 
@@ -78,15 +63,15 @@ class ThreadsPeerClient(PeerClient):
 
     def tell(self, call: Callable[[float], Any], /) -> None:
         """Give the core an input, and do what it wants done."""
-        self._tell(call)
+        self._driver.step(call)
 
     def soon(self, call: Callable[[], None], /) -> None:
         """Have something called when the client's lock is released."""
-        self._later(call)
+        self._driver.later(call)
 
     def fail(self, error: BaseException, /) -> None:
         """End the client with this error."""
-        self._on_crash(error)
+        self._driver.fail(error)
 
     def after(self, seconds: float, call: Callable[[], None], /) -> None:
         """Have something called, on a thread of its own, when so many real seconds have passed."""
@@ -98,7 +83,7 @@ class ThreadsPeerClient(PeerClient):
     @property
     def backlog(self) -> int:
         """How many messages the client has not handled, and still may."""
-        return 0 if self._over else self._proto.stats.backlog
+        return 0 if self._over else self._driver.proto.stats.backlog
 
     def rest(self, timeout: float) -> bool:
         """Wait until every message is handled; gives whether that is so."""
@@ -109,21 +94,10 @@ class ThreadsPeerClient(PeerClient):
 class ManualIoThread:
     """Fulfils `phx_transports.threads.interfaces.ClientIoThread` on the clock of a test."""
 
-    def __init__(
-        self,
-        clock: Clock,
-        *,
-        later: Callable[[Callable[[], None]], None],
-        on_due: Callable[[], None],
-        goes_on: Callable[[], bool],
-        on_end: Callable[[], None],
-    ) -> None:
+    def __init__(self, clock: Clock, driver: TransportDriver) -> None:
         self.armed = inf
         self._clock = clock
-        self._later = later
-        self._on_due = on_due
-        self._goes_on = goes_on
-        self._on_end = on_end
+        self._driver = driver
         self._timer: Timer | None = None
         self._looking = threading.Lock()
         self._looker: int | None = None
@@ -145,7 +119,7 @@ class ManualIoThread:
 
     def wake(self) -> None:
         """Look whether the client has ended, as soon as its lock is released."""
-        self._later(self._look)
+        self._driver.later(self._look)
 
     def arm(self, deadline: float) -> None:
         """Set an earlier deadline."""
@@ -159,8 +133,8 @@ class ManualIoThread:
         threading.Thread(target=function, name="phx-test-call", daemon=True).start()
 
     def _due(self) -> None:
-        self.armed = inf  # `on_due` sets the next one
-        self._on_due()
+        at, self.armed = self.armed, inf  # `on_due` sets the next one
+        self._driver.due(at)
         self._look()
 
     def _look(self) -> None:
@@ -169,8 +143,8 @@ class ManualIoThread:
         with self._looking:
             self._looker = threading.get_ident()
             try:
-                if not self._ended.is_set() and not self._goes_on():
-                    self._on_end()
+                if not self._ended.is_set() and not self._driver.goes_on():
+                    self._driver.finish()
                     self._ended.set()
             finally:
                 self._looker = None

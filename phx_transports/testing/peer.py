@@ -27,7 +27,6 @@ from phx_proto.commands import Command, OpenTransport
 from phx_proto.formats import Request, ServerSerializer
 from phx_proto.message import PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE
 
-from ..client.session import Tell
 from .clock import Clock, forward
 from .connecting import EXPECTED, Accept, ConnectOutcome, Fail, Hold, Refuse
 from .connection import Connection, PeerClient, State, server_frame
@@ -41,7 +40,9 @@ from .transcript import NOTHING, Side, Transcript, doing, named
 
 if TYPE_CHECKING:
     from ..asyncio.interfaces import ClientTransport as AsyncioTransport
+    from ..client.driver import Driver
     from ..threads.interfaces import ClientTransport as ThreadsTransport
+    from ..threads.interfaces import TransportDriver
     from .driver import PeerDriver
 
 __tracebackhide__ = True  # for pytest: a test that fails shows its own lines
@@ -410,19 +411,17 @@ class Peer:
         self._endings.append(driver.abort)
         return driver
 
-    def asyncio_transport(
-        self, proto: ClientProtocol, *, tell: Tell, on_crash: Callable[[BaseException], None]
-    ) -> "AsyncioTransport":
+    def asyncio_transport(self, driver: "Driver", /) -> "AsyncioTransport":
         """Be the network of a client on asyncio; for `phx_transports.asyncio.connect`."""
         from .on_asyncio import AsyncioPeerClient
 
-        return AsyncioPeerClient(self, proto, tell=tell, on_crash=on_crash)
+        return AsyncioPeerClient(self, driver)
 
-    def threads_transport(self, proto: ClientProtocol, **hooks: Any) -> "ThreadsTransport":
+    def threads_transport(self, driver: "TransportDriver", /) -> "ThreadsTransport":
         """Be the network of a client on threads; for `phx_transports.threads.connect`."""
         from .on_threads import ThreadsPeerClient
 
-        return ThreadsPeerClient(self, proto, **hooks)
+        return ThreadsPeerClient(self, driver)
 
     def perform(self, command: Command, client: PeerClient) -> None:
         """Do what a client's core wants done; called by it, from within its step."""

@@ -1,7 +1,8 @@
 """Phoenix Channels on threads: what `phx_transports.asyncio` has, without `await` and without an event loop."""
 
-from .channel import Channel
-from .client import Client, connect
-from .streams import EventStream, MessageStream
+from ..blocking.channel import Channel
+from ..blocking.client import Client
+from ..blocking.streams import EventStream, MessageStream
+from .client import connect
 
 __all__ = ["Channel", "Client", "EventStream", "MessageStream", "connect"]

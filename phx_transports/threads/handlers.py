@@ -26,7 +26,7 @@ from phx_proto.queues import Delivery, DeliveryQueue, HandlerQueue, Place, Place
 from ..client.batches import Batch, Failure
 from ..client.dispatcher import Dispatcher, Outcome
 from ..client.reports import HandlerError, OnHandlerError
-from ..client.session import Tell
+from ..client.session import Step
 from .workers import WorkerPool
 
 #: A worker's work: messages of a queue, which is in its hands until `Runner.report`.
@@ -51,8 +51,8 @@ class Runner:
         proto: The core.
         executor: The user's; `None` for threads of the client's own.
         lock: The client's.
-        tell: Used for each input to the core; it takes the client's lock.
-        on_turns: Calls `report` and tells the core; `tell`, but for speed.
+        step: Used for each input to the core; it takes the client's lock.
+        on_turns: Calls `report` and tells the core; `step`, but for speed.
         later: Has something done after the lock was released.
         on_error: Told what a handler raised; must not raise.
         on_crash: Told of an error that was not foreseen.
@@ -69,7 +69,7 @@ class Runner:
         executor: Executor | None,
         *,
         lock: threading.Lock,
-        tell: Tell,
+        step: Step,
         on_turns: Callable[[], list[Turn]],
         later: Callable[[Callable[[], None]], None],
         on_error: OnHandlerError,
@@ -77,7 +77,7 @@ class Runner:
         fail_fast: bool = False,
     ) -> None:
         self.lock = lock
-        self._tell = tell
+        self._step = step
         self._later = later
         self.on_error = on_error
         self.closed = False
@@ -120,7 +120,7 @@ class Runner:
 
     def handled(self, deliveries: Sequence[Delivery]) -> None:
         """These are done with; not under the lock."""
-        self._tell(lambda now: self._proto.handled(deliveries, now))
+        self._step(lambda now: self._proto.handled(deliveries, now))
 
     def report_batches(self, now: float) -> None:
         """Tell the core how far batches are that run; under the lock."""

@@ -1,17 +1,18 @@
 """What a client takes from outside: connections, the time, and whoever waits for both. Real ones, unless `connect` is
 given others.
 
-The core's commands go out through it, and what comes in is told to the core's links by `tell`. So whoever plays the
-network and the clock of a client, a test for instance, needs to know nothing else of it.
+The core's commands go out through it, and what comes in is told to the core's links in a step of the driver's. So a
+test that plays the network and the clock of a client needs to know nothing else of it.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command
 
-from ..client.session import Tell
+from ..client.session import Step
 
 
 class ClientIoThread(Protocol):
@@ -83,29 +84,48 @@ class ClientTransport(Protocol):
         ...
 
 
+class TransportDriver(Protocol):
+    """The driver of the client, as far as a transport needs it."""
+
+    @property
+    def proto(self) -> ClientProtocol:
+        """The core."""
+        ...
+
+    @property
+    def lock(self) -> threading.Lock:
+        """Held while the core is told something."""
+        ...
+
+    @property
+    def step(self) -> Step:
+        """To be used for each input to the core; it takes the lock."""
+        ...
+
+    def later(self, call: Callable[[], None], /) -> None:
+        """Have something done after the lock was released; under the lock."""
+        ...
+
+    def due(self, at: float, /) -> None:
+        """To be called when the I/O thread's deadline has passed, with that."""
+        ...
+
+    def goes_on(self) -> bool:
+        """Whether to go on while there is no connection; it takes the lock."""
+        ...
+
+    def finish(self) -> None:
+        """The I/O thread's last act."""
+        ...
+
+    def fail(self, error: BaseException, /) -> None:
+        """End the client with an error that was not foreseen."""
+        ...
+
+
 class TransportFactory(Protocol):
     """Makes the transport of a client; what `connect(…, transport=…)` takes. `phx_transports.testing.Peer` is one."""
 
-    def threads_transport(
-        self,
-        proto: ClientProtocol,
-        *,
-        tell: Tell,
-        later: Callable[[Callable[[], None]], None],
-        on_due: Callable[[], None],
-        goes_on: Callable[[], bool],
-        on_end: Callable[[], None],
-        on_crash: Callable[[BaseException], None],
-    ) -> ClientTransport:
-        """Make it.
-
-        Args:
-            proto: The core.
-            tell: To be used for each input to the core; it takes the client's lock.
-            later: Has something done after the lock was released.
-            on_due: To be called when the I/O thread's deadline has passed.
-            goes_on: Whether to go on while there is no connection; it takes the client's lock.
-            on_end: The I/O thread's last act.
-            on_crash: To be told of an error that ends the client.
-        """
+    def threads_transport(self, driver: TransportDriver, /) -> ClientTransport:
+        """Make it."""
         ...

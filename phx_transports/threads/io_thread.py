@@ -25,7 +25,7 @@ class IoThread:
         name: The thread's.
         on_bytes: A connection can be read.
         on_gone: A connection was closed; nothing more comes of it.
-        on_due: The deadline has passed.
+        on_due: The deadline has passed; called with it.
         goes_on: Whether to go on where no connection is left.
         on_end: The thread's last act.
         on_crash: Told of what was not foreseen; must not raise.
@@ -40,7 +40,7 @@ class IoThread:
         *,
         on_bytes: Callable[[Connection], None],
         on_gone: Callable[[Connection], None],
-        on_due: Callable[[], None],
+        on_due: Callable[[float], None],
         goes_on: Callable[[], bool],
         on_end: Callable[[], None],
         on_crash: Callable[[BaseException], None],
@@ -136,8 +136,8 @@ class IoThread:
             self._calls.popleft()()
         now = monotonic()
         if now >= self.armed:
-            self.armed = inf  # whoever is told sets the next one
-            self._on_due()
+            at, self.armed = self.armed, inf  # whoever is told sets the next one
+            self._on_due(at)
         for connection in [one for one, at in self._connections.items() if one.aborted or now >= at]:
             self._remove(connection)
 

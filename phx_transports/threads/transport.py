@@ -12,7 +12,6 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from phx_proto.client import ClientProtocol
 from phx_proto.commands import (
     AbortTransport,
     CloseTransport,
@@ -28,8 +27,10 @@ from phx_proto.errors import ConnectError, HandshakeRefused
 from phx_proto.link import Link
 
 from ..blocking.waits import deadline_after, slice_until
-from ..client.session import Tell
-from .connection import LINGER, Attempt, Connection, open_connection
+from ..client.session import Step
+from ..websocket.options import NetworkOptions
+from .connection import LINGER, Attempt, Connection, Factory, open_connection
+from .interfaces import TransportDriver
 from .io_thread import IoThread
 
 
@@ -37,55 +38,33 @@ class Transport:
     """Connects for one client, sends, and calls its params and token.
 
     Args:
-        proto: The core.
-        lock: The client's.
-        tell: Used for each input to the core; it takes the lock.
-        later: Has something done after the lock was released.
-        on_due: Called when the I/O thread's deadline has passed.
-        goes_on: Whether to go on while there is no connection.
-        on_end: The I/O thread's last act.
-        on_crash: Told of an error that was not foreseen; without it there would be a client that does nothing.
-        options: For `open_connection`.
+        driver: Told what comes in, and what goes wrong.
+        network: How connections are opened.
 
     Attributes:
         io_thread: Reads, and tells the time.
     """
 
-    def __init__(
-        self,
-        proto: ClientProtocol,
-        *,
-        lock: threading.Lock,
-        tell: Tell,
-        later: Callable[[Callable[[], None]], None],
-        on_due: Callable[[], None],
-        goes_on: Callable[[], bool],
-        on_end: Callable[[], None],
-        on_crash: Callable[[BaseException], None],
-        options: dict[str, Any],
-    ) -> None:
+    def __init__(self, driver: TransportDriver, network: NetworkOptions[Factory]) -> None:
         self.now = monotonic
-        self._proto = proto
-        self._lock = lock
-        self._tell = tell
-        self._later = later
+        self._driver = driver
+        self._step = driver.step
+        self._network = network
         self.io_thread = IoThread(
             "phx-client",
             on_bytes=self._read,
             on_gone=self._gone,
-            on_due=on_due,
-            goes_on=goes_on,
-            on_end=on_end,
-            on_crash=on_crash,
+            on_due=driver.due,
+            goes_on=driver.goes_on,
+            on_end=driver.finish,
+            on_crash=driver.fail,
         )
-        self._on_crash = on_crash
-        self._options = options
         self._attempts: dict[Link, Attempt] = {}
         self._connections: dict[Link, Connection] = {}
         self._links: dict[Connection, Link] = {}
         self._current: Connection | None = None  # the one that is sent to
         self._openers: set[threading.Thread] = set()
-        self._room = threading.Condition(lock)
+        self._room = threading.Condition(driver.lock)
         self._senders = 0  # that wait for room
         self._performers: dict[type[Command], Callable[[Any], None]] = {
             OpenTransport: self._open,
@@ -134,29 +113,33 @@ class Transport:
     # ---- the core's commands ----------------------------------------------------------------------------------------
 
     def _open(self, command: OpenTransport) -> None:
-        attempt = self._attempts[command.link] = Attempt(_Progress(command.link, self._tell))
+        attempt = self._attempts[command.link] = Attempt(_Progress(command.link, self._step))
         thread = threading.Thread(
             target=self._guarded, args=(self._connect, command, attempt), name="phx-connect", daemon=True
         )
-        self._later(thread.start)
+        self._driver.later(thread.start)
 
     def _connect(self, command: OpenTransport, attempt: Attempt) -> None:
-        link = command.link
+        link, network = command.link, self._network
         self._openers.add(threading.current_thread())
         try:
             connection = open_connection(
                 command.url,
-                lock=self._lock,
+                lock=self._driver.lock,
                 attempt=attempt,
                 subprotocols=command.subprotocols,
                 headers=command.headers,
-                **self._options,
+                max_size=network.max_size,
+                compression=network.compression,
+                ssl=network.ssl,
+                proxy=network.proxy,
+                factory=network.factory,
             )
         except ConnectError as error:
             failure = error
-            self._tell(lambda now: self._failed(link, failure, now))
+            self._step(lambda now: self._failed(link, failure, now))
         else:
-            self._tell(lambda now: self._opened(link, connection, now))
+            self._step(lambda now: self._opened(link, connection, now))
         finally:
             self._openers.discard(threading.current_thread())
 
@@ -202,10 +185,10 @@ class Transport:
     def _resolve(self, command: Resolve) -> None:
         # A thread of its own: it may take its time, and all others may be waiting for what comes of it.
         thread = threading.Thread(target=self._guarded, args=(self._call, command), name="phx-resolve", daemon=True)
-        self._later(thread.start)
+        self._driver.later(thread.start)
 
     def _call(self, command: Resolve) -> None:
-        resolve(command, self._proto, self._tell)
+        resolve(command, self._driver)
 
     # ---- what a connection tells ------------------------------------------------------------------------------------
 
@@ -214,17 +197,17 @@ class Transport:
         link = self._links[connection]
         frames = connection.receive()
         if frames:
-            self._tell(lambda now: link.receive_all(frames, now))
+            self._step(lambda now: link.receive_all(frames, now))
         elif connection.unfinished:
-            self._tell(link.progressed)
+            self._step(link.progressed)
         if connection.ending is not None:
-            self._tell(lambda now: self._closed(connection, link, now))
+            self._step(lambda now: self._closed(connection, link, now))
         connection.flush()  # what RFC 6455 wants answered
 
     def _gone(self, connection: Connection) -> None:
         """A connection was closed; on the I/O thread."""
         link = self._links.pop(connection)
-        self._tell(lambda now: self._closed(connection, link, now))
+        self._step(lambda now: self._closed(connection, link, now))
 
     def _closed(self, connection: Connection, link: Link, now: float) -> None:
         """The connection of a link is over; a second call does nothing."""
@@ -243,26 +226,26 @@ class Transport:
         try:
             run(*args)
         except BaseException as error:
-            self._on_crash(error)
+            self._driver.fail(error)
 
 
 class _Progress:
     """Tells a link how far its attempt has come."""
 
-    __slots__ = ("_link", "_tell")
+    __slots__ = ("_link", "_step")
 
-    def __init__(self, link: Link, tell: Tell) -> None:
+    def __init__(self, link: Link, step: Step) -> None:
         self._link = link
-        self._tell = tell
+        self._step = step
 
     def waits(self, missing: str) -> None:
         self._link.waits(missing)
 
     def refusing(self, refusal: HandshakeRefused) -> None:
-        self._tell(lambda now: self._link.refusing(refusal, now))
+        self._step(lambda now: self._link.refusing(refusal, now))
 
 
-def resolve(command: Resolve, proto: ClientProtocol, tell: Tell) -> None:
+def resolve(command: Resolve, driver: TransportDriver) -> None:
     """Call what gives params or a token, and tell the core."""
     try:
         value = command.provider()
@@ -271,6 +254,6 @@ def resolve(command: Resolve, proto: ClientProtocol, tell: Tell) -> None:
         if inspect.isawaitable(value):
             raise TypeError("params and token cannot be async with threads: give plain values or functions")
     except BaseException as error:
-        tell(partial(proto.resolve_failed, command.request, error))
+        driver.step(partial(driver.proto.resolve_failed, command.request, error))
     else:
-        tell(partial(proto.resolved, command.request, value))
+        driver.step(partial(driver.proto.resolved, command.request, value))

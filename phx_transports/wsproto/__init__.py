@@ -3,11 +3,12 @@
 from ..extras import needs
 
 with needs("wsproto", extra="wsproto", user="phx_transports.wsproto"):
-    from .channel import Channel
-    from .client import Client, connect
+    from ..blocking.channel import Channel
+    from ..blocking.client import Client
+    from ..blocking.streams import EventStream, MessageStream
+    from .client import connect
     from .engine import Answer, Engine
     from .machine import Machine, Stream, StreamState
-    from .streams import EventStream, MessageStream
 
 __all__ = [
     "Answer",

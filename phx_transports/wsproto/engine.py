@@ -19,22 +19,24 @@ a clock, and streams of bytes:
 
 Whatever it is told ends with a turn, and each turn with a call of `turned`: whoever waits for the engine looks again.
 All of it belongs to one thread, or one event loop. Whole embeddings are examples/trio_client.py and
-examples/asyncio_streams_client.py; the blocking client, which waits for its socket itself, uses the parts of a turn.
+examples/asyncio_streams_client.py.
 """
 
 import contextlib
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Resolve
 from phx_proto.errors import ConnectError
+from phx_proto.queues import Delivery
 
 from ..client.calls import Call
-from ..client.reports import Log, OnHandlerError, log_handler_error, report_to
-from ..client.session import Session
+from ..client.driver import Driver, NoAlarm
+from ..client.options import ClientSettings
+from ..client.reports import OnHandlerError, log_handler_error, report_to
 from ..websocket.cutter import MAX_SIZE
 from ..websocket.handshake import network_error
 from ..websocket.reaching import place_of
@@ -51,17 +53,19 @@ class Answer(Generic[R]):
     """What a call ends with; a `session.Waiter`.
 
     Args:
-        ref: The call's; empty where it has none.
         done: Called when it has ended; must not raise.
         take: What the caller gets of what the event brings; or what it raises.
+
+    Attributes:
+        ref: The call's; empty where it has none.
     """
 
     __slots__ = ("_done", "_ended", "_error", "_outcome", "_take", "ref")
 
     def __init__(
-        self, ref: str = "", done: Callable[[], object] = _ignore, take: Callable[[Any], R] = lambda outcome: outcome
+        self, done: Callable[[], object] = _ignore, take: Callable[[Any], R] = lambda outcome: outcome
     ) -> None:
-        self.ref = ref
+        self.ref = ""
         self._done = done
         self._take = take
         self._ended = False
@@ -87,7 +91,7 @@ class Answer(Generic[R]):
         self._done()
 
 
-class Engine:
+class Engine(Driver):
     """One client, but for its clock and its streams of bytes.
 
     Args:
@@ -119,14 +123,11 @@ class Engine:
         turned: Callable[[], object] = _ignore,
         look: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.proto = proto
+        super().__init__(proto, ClientSettings(on_handler_error=on_handler_error))
         self.machine = Machine(proto, max_size=max_size)
-        self.session = Session()
-        self.log = Log(proto, now)
-        self.session.listeners.append(self.log.event)
-        told = self.log.unless(on_handler_error)
-        self.runner = Runner(proto, now=now, look=look, on_error=partial(report_to, told), on_exit=on_exit)
-        self._now = now
+        told = partial(report_to, self.log.unless(on_handler_error))
+        self.runner = Runner(proto, now=now, look=look, on_error=told, on_exit=on_exit)
+        self.attach(now=now, perform=self.machine.obey, workers=self.runner, alarm=NoAlarm())
         self._turned = turned
 
     # ---- what it tells ----------------------------------------------------------------------------------------------
@@ -144,10 +145,7 @@ class Engine:
     @property
     def deadline(self) -> float:
         """When the next turn is due at the latest; `math.inf` where nothing is."""
-        if self.runner.waiting:
-            return self._now()
-        due = self.proto.next_timeout()
-        return self.log.due if due is None else min(due, self.log.due)
+        return self.now() if self.runner.waiting else self.next_due
 
     def stream(self) -> Stream | None:
         """The stream that is wanted now, as `Machine.stream` gives it."""
@@ -157,30 +155,30 @@ class Engine:
 
     def connect(self) -> None:
         """Begin to connect, and stay connected until closed."""
-        self.proto.connect(self._now())
+        self.proto.connect(self.now())
         self.turn()
 
     def connected(self, stream: Stream) -> None:
         """The stream is open, TLS included."""
-        stream.connected(self._now())
+        stream.connected(self.now())
         self.turn()
 
     def received(self, stream: Stream, data: bytes) -> None:
         """A read of the stream brought this; no bytes where the peer has ended it."""
         if data:
-            stream.receive_data(data, self._now())
+            stream.receive_data(data, self.now())
         else:
-            stream.receive_eof(self._now())
+            stream.receive_eof(self.now())
         self.turn()
 
     def failed(self, stream: Stream, error: Exception) -> None:
         """The stream could not be opened, or broke: the runtime raised this, itself or from an `OSError`."""
-        stream.failed(_problem(stream, error), self._now())
+        stream.failed(_problem(stream, error), self.now())
         self.turn()
 
     def drain(self, *, timeout: float = 10.0) -> None:
         """Begin to close gracefully: what was received is handled, channels are left, the connection is closed."""
-        self.proto.drain(self._now(), timeout=timeout)
+        self.proto.drain(self.now(), timeout=timeout)
         self.turn()
 
     @contextlib.contextmanager
@@ -194,57 +192,51 @@ class Engine:
         Raises:
             LocalError: The core refuses it.
         """
-        answer = self.begin(call, done)
+        answer = Answer(done, call.result)
+        answer.ref = self.begin(call, answer)
         self.turn()
         try:
             yield answer
         except BaseException:
-            call.give_up(answer.ref, self._now())
+            call.give_up(answer.ref, self.now())
             self.turn()
             raise
 
     def turn(self) -> None:
         """Tell the core the time, calls how they ended, and handlers their messages."""
-        self.proto.handle_timeout(self._now())
-        self.report()
-        self.settle()
+        self.proto.handle_timeout(self.now())
+        self.pump()
         if self.runner.work():
-            self.settle()
+            self.pump()
         self._turned()
 
-    # ---- parts, for an embedding that waits by itself ---------------------------------------------------------------
+    # ---- as a driver ------------------------------------------------------------------------------------------------
 
-    def begin(self, call: Call[R], done: Callable[[], object] = _ignore) -> Answer[R]:
-        """Make a call; its answer comes with a later turn."""
-        answer = Answer(call.begin(self._now()), done, call.result)
-        self.session.wait(answer.ref, answer)
-        return answer
-
-    def report(self) -> None:
-        """Tell the core what is handled, and what its callables for params and token give."""
+    def pump(self) -> None:
+        """Do what the core wants done, but for the I/O."""
         self.runner.report()
-        for request in self.machine.requests():
-            try:
-                value = _value_of(request)
-            except Exception as error:
-                self.proto.resolve_failed(request.request, error, self._now())
-            else:
-                self.proto.resolved(request.request, value, self._now())
-
-    def settle(self) -> None:
-        """Tell calls how they ended, and the runner which messages came."""
-        events = self.proto.events()
-        if events:
-            self.session.settle(events)
-            if self.session.closed and self.session.error is None:
-                self.runner.closed = True  # what is left was given up with the client
-        notices = self.proto.notices()
-        if notices:
-            self.session.settle(notices)
-        for tap, item in self.proto.tapped():
-            tap.put(item)
-        self.runner.add(self.proto.runnable())
+        resolve(self.machine, self.proto, self.now)
+        super().pump()
         self.log.tick()
+
+    def on_closed(self) -> None:
+        """What is left for handlers was given up with the client, where the application closed it."""
+        self.runner.closed |= self.error is None
+
+    def handled(self, deliveries: Sequence[Delivery]) -> None:
+        """What a stream's reader has taken is done with."""
+        self.runner.handled(deliveries)
+
+
+def resolve(machine: Machine, proto: ClientProtocol, now: Callable[[], float]) -> None:
+    """Call the core's callables for params and token, and tell it what they give."""
+    for request in machine.requests():
+        try:
+            value = _value_of(request)
+        except Exception as error:
+            proto.resolve_failed(request.request, error, now())
+        else:
+            proto.resolved(request.request, value, now())
 
 
 def _problem(stream: Stream, error: Exception) -> ConnectError:

@@ -12,9 +12,8 @@ from types import CoroutineType
 from typing import Any, Final
 
 from phx_proto.client import ClientProtocol
-from phx_proto.errors import InvalidHandler
-from phx_proto.handlers.handler import Handler, HandlerKind
-from phx_proto.queues import BATCH, Delivery, DeliveryQueue
+from phx_proto.handlers.handler import Handler
+from phx_proto.queues import BATCH, Delivery, DeliveryQueue, HandlerQueue
 
 from ..client.reports import HandlerError, OnHandlerError
 
@@ -64,6 +63,9 @@ class Runner:
     def add(self, queues: Sequence[DeliveryQueue]) -> None:
         """These queues want a worker."""
         self._runnable += queues
+
+    def execute(self, queues: Sequence[HandlerQueue]) -> None:
+        """Never called: handlers with an executor are refused."""
 
     @property
     def at_work(self) -> bool:
@@ -162,18 +164,6 @@ class Runner:
 
 def _never() -> bool:
     return False
-
-
-def check(handler: Handler) -> None:
-    """Refuse a handler that cannot run here.
-
-    Raises:
-        InvalidHandler: It is a coroutine function, or has an executor of its own.
-    """
-    if handler.kind is HandlerKind.ASYNC:
-        raise InvalidHandler(handler.name, "it is a coroutine function, and nobody awaits it here: make it a plain one")
-    if handler.executor is not None:
-        raise InvalidHandler(handler.name, "it has an executor, and this client has one thread: use another adapter")
 
 
 def _refuse(handler: Handler, coroutine: "CoroutineType[Any, Any, Any]") -> None:

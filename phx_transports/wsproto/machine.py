@@ -83,14 +83,18 @@ class Machine:
     def perform(self) -> None:
         """Do what the core wants done. Whatever tells something does that first, so it need not be called."""
         for command in self._proto.commands():
-            match command:
-                case OpenTransport():
-                    self._stream = Stream(command, self)
-                case Resolve():
-                    self._requests.append(command)
-                case _:
-                    assert self._stream is not None, "nothing is sent before there is a connection"
-                    self._stream.obey(command)
+            self.obey(command)
+
+    def obey(self, command: Command) -> None:
+        """Do one thing that the core wants done."""
+        match command:
+            case OpenTransport():
+                self._stream = Stream(command, self)
+            case Resolve():
+                self._requests.append(command)
+            case _:
+                assert self._stream is not None, "nothing is sent before there is a connection"
+                self._stream.obey(command)
 
     @property
     def max_size(self) -> int | None:

@@ -45,7 +45,7 @@ async def test_a_join_cancelled_at_the_moment_of_its_answer_is_left(phx_peer: Pe
             if isinstance(event, ChannelJoined):
                 joining.cancel()
 
-        client._session.listeners.append(cancel_at_the_answer)  # told just before the call that waits
+        client._driver.session.listeners.append(cancel_at_the_answer)  # told just before the call that waits
         join = await phx_peer.expect_join(TOPIC).arrival()
         leave = phx_peer.expect_leave(TOPIC)
         join.reply()
@@ -69,7 +69,7 @@ async def fill(channel: Channel, wire: Wire) -> "asyncio.Task[None]":
             await channel.cast("big", BIG)
 
     casting = asyncio.create_task(cast())
-    await until(lambda: channel.client._transport._blocked is not None)  # type: ignore[attr-defined]
+    await until(lambda: channel.client._driver.transport._blocked is not None)  # type: ignore[attr-defined]
     await turns(100)
     assert not casting.done()
     return casting

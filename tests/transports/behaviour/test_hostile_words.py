@@ -64,7 +64,7 @@ def test_the_answer_to_a_push_is_shown_in_one_short_line(adapter: Adapter) -> No
 @pytest.mark.usefixtures("log")
 def test_a_listener_that_raises_ends_nothing(adapter: Adapter) -> None:
     with adapter.joined() as (channel, wire, _):
-        session = channel.client.native._session
+        session = channel.client.native._driver.session
 
         def fail(event: object) -> None:
             raise ZeroDivisionError

@@ -132,7 +132,7 @@ def test_a_reader_of_events_leaves_them_as_they_were(adapter: Adapter) -> None:
 def test_a_wait_for_a_message_leaves_nothing(adapter: Adapter) -> None:
     with adapter.joined() as (channel, wire, _):
         adapter.interrupt(lambda: channel.wait_for("never"), after=lambda: None)
-        assert channel.client.native._session.readers == set()
+        assert channel.client.native._driver.session.readers == set()
         wire.push(TOPIC, "never")
         until(lambda: channel.client.stats.unhandled == 1)  # nobody keeps it
         alive(channel.client, wire)

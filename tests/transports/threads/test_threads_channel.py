@@ -60,7 +60,7 @@ def fill(channel: Channel, wire: Wire) -> Any:
             channel.cast("big", BIG)
 
     casting = start(cast)
-    until(lambda: channel.client._transport._senders == 1)  # type: ignore[attr-defined]
+    until(lambda: channel.client._driver.transport._senders == 1)  # type: ignore[attr-defined]
     return casting
 
 
@@ -80,7 +80,7 @@ def test_a_push_waits_likewise_and_its_timeout_runs() -> None:
             channel.push("small", timeout=0.02)
         assert not caught.value.sent
         pushing = start(channel.push, "small", timeout=math.inf)
-        until(lambda: channel.client._transport._senders == 2)  # type: ignore[attr-defined]
+        until(lambda: channel.client._driver.transport._senders == 2)  # type: ignore[attr-defined]
         wire.read_on()
         for _ in range(CASTS + 1):
             frame = wire.receive()

@@ -151,8 +151,8 @@ def test_who_waits_for_the_end_waits_only_so_long(phx_peer: Peer) -> None:
 
 def test_what_breaks_in_an_unforeseen_way_ends_the_client_with_that_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with connected() as (client, _):
-        monkeypatch.setattr(client._proto, "handle_timeout", lambda now: 1 / 0)
-        client._io_thread.arm(0.0)
+        monkeypatch.setattr(client._driver.proto, "handle_timeout", lambda now: 1 / 0)
+        client._driver._io_thread.arm(0.0)  # type: ignore[attr-defined]
         with pytest.raises(ZeroDivisionError):
             client.wait_closed()
 

@@ -36,10 +36,11 @@ from phx_proto.handlers.router import Router
 from phx_proto.message import Message
 from phx_proto.options import ClientOptions
 from phx_proto.states import SocketState
+from phx_transports.blocking.streams import EventStream
 from phx_transports.client.reports import HandlerError
 from phx_transports.wsproto import Channel, Client, connect
+from phx_transports.wsproto.driver import WsprotoDriver
 from phx_transports.wsproto.handlers import SPELL
-from phx_transports.wsproto.streams import EventStream
 
 pytestmark = pytest.mark.usefixtures("clean_threads")
 
@@ -78,11 +79,17 @@ def join(client: Client, wire: Wire, topic: str = "room:lobby") -> tuple[Channel
     return channel, frame.join_ref
 
 
+def driver_of(client: Client) -> WsprotoDriver:
+    driver = client._driver
+    assert isinstance(driver, WsprotoDriver)
+    return driver
+
+
 def run_until(client: Client, condition: Callable[[], Any]) -> None:
     """Let the client work until something holds, which another thread may bring about."""
-    deadline = client.now() + LONG
-    while not client.turn_until(lambda: bool(condition()), client.now() + 0.01):
-        assert client.now() < deadline, "it never held"
+    deadline = client._driver.now() + LONG
+    while not driver_of(client).turn_until(lambda: bool(condition()), client._driver.now() + 0.01):
+        assert client._driver.now() < deadline, "it never held"
 
 
 def script(*steps: Callable[[], Any]) -> "Future[Any]":
@@ -200,7 +207,7 @@ class _Awaitable:
     def __await__(self) -> Any: ...
 
 
-@pytest.mark.parametrize("provider", [_async_params, _Awaitable, lambda: 1 / 0])
+@pytest.mark.parametrize("provider", [lambda: _async_params(), _Awaitable, lambda: 1 / 0])
 def test_params_that_cannot_be_had_are_a_failed_attempt(provider: Any) -> None:
     with serving() as peer:
         with pytest.raises(ResolveFailed):
@@ -222,7 +229,7 @@ def test_much_that_is_sent_waits_for_the_peer() -> None:
             channel.cast("blob", large)
             sent_while_blocked += reading.is_alive()
         assert 0 < sent_while_blocked < 200
-        channel.client.turn_until(lambda: not channel.client._transport.full)
+        driver_of(channel.client).wait_writable()
         assert {wire.expect("blob").payload for _ in range(100)} == {large}
         reading.join()
 
@@ -405,9 +412,9 @@ def test_a_peer_that_does_not_end_the_connection_is_not_waited_for_long() -> Non
     ending = Flag()
     with by_hand(lambda sock: ending.wait(), until_close=True) as url:
         client = connect(url)
-        began = client.now()
+        began = client._driver.now()
         client.close()
-        assert client.now() - began < 3
+        assert client._driver.now() - began < 3
         ending.set()
 
 
@@ -475,7 +482,7 @@ def test_a_join_that_is_answered_when_it_is_interrupted_is_left() -> None:
             raise KeyboardInterrupt
 
     with joined() as (channel, wire, _):
-        channel.client._session.listeners.append(interrupt)
+        channel.client._driver.session.listeners.append(interrupt)
         start(wire.accept)
         with pytest.raises(KeyboardInterrupt):
             channel.client.join("room:other")
@@ -492,10 +499,10 @@ def test_an_interrupt_that_comes_within_a_turn_waits_until_it_is_done() -> None:
             told.append(event)
 
     with joined() as (channel, _, _):
-        channel.client._session.listeners.append(interrupt)
+        channel.client._driver.session.listeners.append(interrupt)
         with pytest.raises(KeyboardInterrupt):
             channel.client.ping()
-        channel.client._session.listeners.remove(interrupt)
+        channel.client._driver.session.listeners.remove(interrupt)
         assert len(told) == 1
         assert channel.client.ping() > 0
 

@@ -1,17 +1,15 @@
 """Streams: a channel's messages, or what happens to a client, one after another with `for`.
 
-Each is a context manager, and gets what comes while it is open. Whoever reads keeps the client going meanwhile.
+Each is a context manager, and gets what comes while it is open. Several readers of one stream share its items.
 """
 
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from phx_proto.events import Event
 
-from ..blocking.waits import deadline_after
 from ..client.queues import Queue
-
-if TYPE_CHECKING:
-    from .client import Client
+from .driver import BlockingDriver
+from .waits import deadline_after
 
 T = TypeVar("T")
 
@@ -19,17 +17,17 @@ T = TypeVar("T")
 class _Stream(Generic[T]):
     """Waits for what a queue gets."""
 
-    def __init__(self, queue: Queue[T], client: "Client", *, timeout: float | None) -> None:
+    def __init__(self, queue: Queue[T], driver: BlockingDriver, *, timeout: float | None) -> None:
         self._queue = queue
-        self._client = client
+        self._driver = driver
         self._timeout = timeout
 
     def __enter__(self) -> Self:
-        self._queue.open()
+        self._driver.open(self._queue)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._queue.close()
+        self._driver.close(self._queue)
 
     def __iter__(self) -> Self:
         return self
@@ -48,14 +46,7 @@ class _Stream(Generic[T]):
             StopIteration: The stream has ended.
             PhxError: What ended the channel.
         """
-        queue, deadline = self._queue, deadline_after(timeout)
-        if queue.waiting:
-            return queue.take()
-        if not self._client.turn_until(lambda: bool(queue.waiting) or queue.ended, deadline):
-            raise TimeoutError("nothing came in time")
-        if not queue.waiting:
-            raise queue.error or StopIteration
-        return queue.take()
+        return self._driver.take(self._queue, deadline_after(timeout))
 
 
 class MessageStream(_Stream[T]):

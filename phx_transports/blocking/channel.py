@@ -1,10 +1,10 @@
-"""One topic, as an application meets it in the blocking client."""
+"""One topic, as an application meets it where nobody awaits."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from msgspec import UNSET
 
@@ -17,11 +17,12 @@ from phx_proto.message import Message, Reply
 from phx_proto.presence import Entries, Presence
 from phx_proto.states import ChannelState
 
-from ..blocking.waits import deadline_after
 from ..client import calls
+from ..client.batches import refuse_to_leave
 from ..client.queues import everything, messages_only
-from .handlers import check
+from .driver import BlockingDriver
 from .streams import MessageStream
+from .waits import deadline_after
 
 if TYPE_CHECKING:
     from .client import Client
@@ -34,14 +35,18 @@ class Channel:
     the client's end. All waits are in seconds.
     """
 
-    __slots__ = ("_client", "_core")
+    __slots__ = ("_client", "_core", "_driver")
 
-    def __init__(self, core: CoreChannel, client: "Client") -> None:
+    def __init__(self, core: CoreChannel, client: "Client", driver: BlockingDriver) -> None:
         self._core = core
         self._client = client
+        self._driver = driver
 
     def __repr__(self) -> str:
         return repr(self._core)
+
+    def __reduce__(self) -> NoReturn:
+        refuse_to_leave(self.topic)
 
     @property
     def topic(self) -> str:
@@ -77,18 +82,20 @@ class Channel:
             JoinTimeout: It did not succeed in time; `problem` and `last` say why. The channel is closed.
             LocalError: It was joined before, or the params cannot be sent.
         """
-        return self._client.ask(calls.join(self._core, timeout=timeout))
+        return self._driver.ask(calls.join(self._core, timeout=timeout))
 
     def leave(self, *, timeout: float | None = None) -> None:
         """Leave, and wait until the server knows; it is over after `timeout` seconds at the latest."""
-        self._client.ask(calls.leave(self._core, timeout=timeout))
+        self._driver.ask(calls.leave(self._core, timeout=timeout))
 
     def begin_leave(self) -> None:
         """Send the leave, and do not wait for its answer."""
-        self._client.tell(self._core.leave)
+        self._driver.step(self._core.leave)
 
     def push(self, event: str, payload: Any = UNSET, *, timeout: float | None = None, check: bool = True) -> Reply:
         """Send an event and wait for its reply. Before the channel is joined, it waits for that first.
+
+        An interrupt (`KeyboardInterrupt`) cancels the push: unsent it is never sent, and a late reply is dropped.
 
         Args:
             event: The event's name.
@@ -103,14 +110,14 @@ class Channel:
             ChannelClosed: The channel is closed.
             LocalError: It cannot be sent: never joined, payload not JSON, buffer full.
         """
-        rest = timeout if self._client.writable else self._wait_writable(event, timeout)
-        return self._client.ask(calls.push(self._core, event, payload, timeout=rest, check=check))
+        rest = timeout if self._driver.writable else self._wait_writable(event, timeout)
+        return self._driver.ask(calls.push(self._core, event, payload, timeout=rest, check=check))
 
     def cast(self, event: str, payload: Any = UNSET) -> None:
         """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
-        if not self._client.writable:
-            self._client.wait_writable()
-        self._client.send(calls.cast(self._core, event, payload))
+        if not self._driver.writable:
+            self._driver.wait_writable()
+        self._driver.send(calls.cast(self._core, event, payload))
 
     def on(
         self, event: str, *, payload: Any = None, concurrency: int | None = None, executor: Executor | None = None
@@ -130,15 +137,20 @@ class Channel:
         """Register a function for an event of this channel alone; `off` takes it back.
 
         Raises:
-            InvalidHandler: It could never be called rightly, or not here; a coroutine function, for one.
+            InvalidHandler: It could never be called rightly, or not where the executor runs it; a coroutine function,
+                for one.
         """
-        handler = self._core.add(function, event, payload=payload, concurrency=concurrency, executor=executor)
-        try:
-            check(handler)
-        except InvalidHandler:
-            self._core.off(handler)
-            raise
-        return handler
+
+        def register(now: float) -> Handler:
+            handler = self._core.add(function, event, payload=payload, concurrency=concurrency, executor=executor)
+            try:
+                self._driver.check(handler)
+            except InvalidHandler:
+                self._core.off(handler)
+                raise
+            return handler
+
+        return self._driver.step(register)
 
     def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
         """Take handlers of this channel's own back, and give which; see `Router.off`.
@@ -146,7 +158,7 @@ class Channel:
         Raises:
             NotRegistered: There is none (any more).
         """
-        return self._core.off(what)
+        return self._driver.step(lambda now: self._core.off(what))
 
     def messages(self, *, timeout: float | None = None) -> MessageStream[Message[Any]]:
         """Read the channel's messages one after another, beside its handlers.
@@ -156,13 +168,13 @@ class Channel:
         counts as not handled, so a slow reader is felt by the server.
 
         Args:
-            timeout: Seconds to wait for each, after which `TimeoutError` is raised; `None` for as long as it takes.
+            timeout: Seconds to wait for each, after which `TimeoutError` is raised; one may go on reading.
         """
-        return MessageStream(self._client.queue(self._core, messages_only), self._client, timeout=timeout)
+        return MessageStream(self._driver.messages(self._core, messages_only), self._driver, timeout=timeout)
 
     def stream(self, *, timeout: float | None = None) -> MessageStream[Message[Any] | ChannelEvent]:
         """Like `messages`, with the channel's lifecycle in order: `ChannelJoined`, `ChannelErrored`, `ChannelEnded`."""
-        return MessageStream(self._client.queue(self._core, everything), self._client, timeout=timeout)
+        return MessageStream(self._driver.messages(self._core, everything), self._driver, timeout=timeout)
 
     def wait_for(
         self, event: str, predicate: Callable[[Message[Any]], bool] | None = None, *, timeout: float | None = None
@@ -190,7 +202,7 @@ class Channel:
 
         Changes come as `PresenceChanged` among `Client.events()`.
         """
-        return self._core.track_presence()
+        return self._driver.step(lambda now: self._core.track_presence())
 
     @property
     def present(self) -> Entries:
@@ -201,6 +213,6 @@ class Channel:
         """Wait until there is room in the write buffer; gives what is left of the timeout."""
         timeout = self._core.patience("push", given)
         began = monotonic()
-        if not self._client.wait_writable(timeout):
+        if not self._driver.wait_writable(timeout):
             raise PushTimeout(self.topic, event, timeout, sent=False)
         return timeout - (monotonic() - began)

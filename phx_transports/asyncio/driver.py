@@ -1,0 +1,145 @@
+"""What drives a client on asyncio: the driver with the loop's clock, its timer, and calls that are awaited."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from math import inf
+from typing import Any, TypeVar, cast
+
+from phx_proto.client import ClientProtocol
+from phx_proto.queues import Delivery
+
+from ..client.calls import Call
+from ..client.driver import Driver
+from ..client.options import ClientSettings
+from ..websocket.options import NetworkOptions
+from .alarm import Alarm
+from .connection import Factory
+from .handlers import Runner
+from .interfaces import ClientTransport, TransportFactory
+from .transport import Transport
+
+T = TypeVar("T")
+
+
+class AsyncioDriver(Driver):
+    """Drives the core of one client, on the running loop.
+
+    Args:
+        proto: The core.
+        settings: How handlers are run, and how it ends.
+        network: How connections are opened.
+        transport: Makes the transport instead, for tests.
+
+    Attributes:
+        transport: Its connections.
+    """
+
+    def __init__(
+        self,
+        proto: ClientProtocol,
+        settings: ClientSettings,
+        *,
+        network: NetworkOptions[Factory],
+        transport: TransportFactory | None,
+    ) -> None:
+        super().__init__(proto, settings)
+        self._loop = asyncio.get_running_loop()
+        self.transport: ClientTransport = (
+            Transport(self, network) if transport is None else transport.asyncio_transport(self)
+        )
+        executor = settings.executor
+        self._own_executor = ThreadPoolExecutor(thread_name_prefix="phx-handler") if executor is None else None
+        self._runner = Runner(
+            executor or cast("Executor", self._own_executor),
+            release=proto.release,
+            on_done=lambda: self._loop.call_soon(self.report),
+            on_error=self.handler_failed,
+            fail_fast=settings.fail_fast,
+        )
+        self._timer = Alarm(self.transport.call_at, self.due)
+        self.attach(now=self.transport.now, perform=self.transport.perform, workers=self._runner, alarm=self._timer)
+        self._idle = asyncio.Event()  # after the core's end: handlers are waited for no longer
+        self._finishing: asyncio.Task[None] | None = None
+
+    # ---- handlers ---------------------------------------------------------------------------------------------------
+
+    @property
+    def in_handler(self) -> bool:
+        """Whether this is called from within a handler."""
+        return self._runner.is_current
+
+    def report(self) -> None:
+        """Tell the core what handlers are done with."""
+        self.step(lambda now: self.proto.handled(self._runner.report(), now))
+
+    def handled(self, deliveries: Sequence[Delivery]) -> None:
+        """What a stream's reader has taken is done with."""
+        self._runner.handled(deliveries)
+
+    # ---- waiting ----------------------------------------------------------------------------------------------------
+
+    async def ask(self, call: Call[T]) -> T:
+        """Make a call of the core, and wait for its end; cancelled, it is given up."""
+        waiter: asyncio.Future[Any] = self._loop.create_future()
+        ref = self.begin(call, waiter)
+        try:
+            return call.result(await waiter)
+        except asyncio.CancelledError:
+            self.step(lambda now: call.give_up(ref, now))
+            raise
+
+    async def wait(self, register: "Callable[[asyncio.Future[None]], None]", timeout: float | None = None) -> None:
+        """Wait for the connection or the end, whichever `register` (of the session) waits for."""
+        self.session.check_process()
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        register(waiter)
+        try:
+            async with self.timeout(timeout):
+                await waiter
+        finally:
+            self.session.forget(waiter)
+
+    async def wait_closed(self, timeout: float | None = None) -> None:
+        """Wait until the client has ended and nothing is left of it; raises why."""
+        async with self.timeout(timeout):
+            try:
+                await self.wait(self.session.wait_closed)
+            finally:
+                if self._finishing is not None and not self.in_handler:
+                    await asyncio.shield(self._finishing)
+
+    @contextlib.asynccontextmanager
+    async def timeout(self, seconds: float | None) -> AsyncGenerator[None]:
+        """What `asyncio.timeout` does, by the client's clock."""
+        async with asyncio.timeout(None) as bound:
+            if seconds is None or seconds == inf:
+                yield
+                return
+            timer = self.transport.call_at(self.now() + seconds, lambda: bound.reschedule(self._loop.time()))
+            try:
+                yield
+            finally:
+                timer.cancel()
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def on_closed(self) -> None:
+        """The core has ended."""
+        if self._finishing is None:
+            self._finishing = asyncio.Task(self._finish(), loop=self._loop)
+        if not self.handlers_wanted:
+            self._idle.set()
+
+    async def _finish(self) -> None:
+        """Let handlers have what is still for them, and leave nothing behind."""
+        with contextlib.suppress(TimeoutError):
+            async with self.timeout(self.handlers_until - self.now()):
+                await self._idle.wait()
+        await self._runner.close()
+        self.session.end_readers()
+        self._timer.stop()
+        await self.transport.end()
+        if self._own_executor is not None:
+            self._own_executor.shutdown(wait=False, cancel_futures=True)

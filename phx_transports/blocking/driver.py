@@ -1,0 +1,158 @@
+"""What the blocking face needs of a driver, besides what every client has: how calls and readers wait."""
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from phx_proto.client import ClientProtocol
+from phx_proto.core import Stats
+from phx_proto.errors import InvalidEndpoint, InvalidHandler
+from phx_proto.handlers.handler import Handler, HandlerKind
+
+from ..client.calls import Call
+from ..client.driver import Driver
+from ..client.options import ClientSettings
+from ..client.queues import Queue
+from ..client.session import Waiter
+from ..client.signals import SignalPolicy, uninterrupted
+
+T = TypeVar("T")
+
+
+class BlockingDriver(Driver):
+    """Drives the core of one client, and waits for it where nobody awaits."""
+
+    def __init__(self, proto: ClientProtocol, settings: ClientSettings) -> None:
+        super().__init__(proto, settings)
+        for handler in proto.router.handlers:
+            self.accept(handler)
+
+    # ---- handlers ---------------------------------------------------------------------------------------------------
+
+    def accept(self, handler: Handler) -> None:
+        """Refuse a handler of a kind that cannot run here: `InvalidHandler`."""
+        if handler.kind is HandlerKind.ASYNC:
+            problem = "it is a coroutine function, and nobody awaits it here: make it a plain one"
+            raise InvalidHandler(handler.name, problem)
+
+    def check(self, handler: Handler) -> None:
+        """Refuse a handler that cannot run here: `InvalidHandler`."""
+        self.accept(handler)
+        super().check(handler)
+
+    def check_routes(self, topic: str) -> None:
+        """Refuse a topic that has a handler which cannot run here: `InvalidHandler`."""
+        for handler in self.proto.router.routes(topic).all:
+            self.accept(handler)
+        super().check_routes(topic)
+
+    @property
+    @abstractmethod
+    def in_handler(self) -> bool:
+        """Whether this is called from where the client's end cannot be waited for: from within a handler."""
+
+    @property
+    @abstractmethod
+    def stats(self) -> Stats:
+        """The counters, with all that handlers are done with."""
+
+    # ---- waiting ----------------------------------------------------------------------------------------------------
+
+    def send(self, call: Callable[[float], None]) -> None:
+        """Tell the core to send something for which nobody waits."""
+        self.step(call)
+
+    @property
+    @abstractmethod
+    def writable(self) -> bool:
+        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
+
+    @abstractmethod
+    def wait_writable(self, timeout: float | None = None) -> bool:
+        """Wait while there is no room; gives whether there is room now."""
+
+    def ask(self, call: Call[T]) -> T:
+        """Make a call of the core, and wait for its end; interrupted, it is given up."""
+        refs: list[str] = []
+
+        def begin(waiter: Waiter, now: float) -> None:
+            refs.append(self.session.begin(call.begin, waiter, now))
+
+        try:
+            outcome = self.wait(begin)
+        except BaseException:
+            for ref in refs:
+                uninterrupted(self.step, partial(call.give_up, ref))
+            raise
+        return call.result(outcome())
+
+    def wait_connected(self, timeout: float | None) -> None:
+        """Wait until the connection is open; raises why the client ended, or `TimeoutError`."""
+        self.wait(lambda waiter, now: self.session.wait_connected(waiter), timeout)()
+
+    @abstractmethod
+    def wait(self, begin: Callable[[Waiter, float], None], timeout: float | None = None) -> Callable[[], Any]:
+        """In a step, have something begun that ends a waiter, and wait for that.
+
+        Returns:
+            What gives or raises the outcome.
+
+        Raises:
+            TimeoutError: It had not ended in so many seconds.
+        """
+
+    @abstractmethod
+    def wait_ended(self, timeout: float | None = None) -> bool:
+        """Wait until the client has ended and nothing is left of it; gives whether it has.
+
+        From within a handler only the core's end is waited for.
+        """
+
+    @abstractmethod
+    def run(self, timeout: float | None, signals: SignalPolicy) -> bool:
+        """As `wait_ended`, and heed SIGINT and SIGTERM meanwhile."""
+
+    # ---- readers ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def open(self, queue: Queue[Any]) -> None:
+        """Have a stream's queue take what comes from here on."""
+
+    def close(self, queue: Queue[Any]) -> None:
+        """Have it take nothing any more."""
+        self.step(lambda now: queue.close())
+
+    @abstractmethod
+    def take(self, queue: Queue[T], deadline: float) -> T:
+        """Wait for the next item.
+
+        Raises:
+            TimeoutError: None came until the deadline.
+            StopIteration: Nothing follows.
+            PhxError: What ended the channel.
+        """
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Wait for the end, where that is possible."""
+        if self.session.is_here and not self.in_handler:
+            self.wait_ended()
+
+    def abort(self) -> None:
+        """Close at once, and wait for the end."""
+        self.drop()
+        self.end()
+
+
+def check_providers(**providers: object) -> None:
+    """Refuse what would have to be awaited.
+
+    Raises:
+        InvalidEndpoint: One of them is a coroutine function.
+    """
+    for name, provider in providers.items():
+        if inspect.iscoroutinefunction(provider):
+            raise InvalidEndpoint(f"{name} is a coroutine function, and nobody awaits it here: make it a plain one")

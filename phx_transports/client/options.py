@@ -1,0 +1,23 @@
+"""How a client runs its handlers and how it ends, as that travels from `connect` to the client's parts."""
+
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from .reports import OnHandlerError, log_handler_error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings:
+    """How a client runs its handlers, and how it ends.
+
+    Attributes:
+        executor: For handlers that have none of their own; `None` for what the adapter does without one.
+        on_handler_error: Told what a handler raised.
+        fail_fast: Whether that ends the client.
+        drain_timeout: Seconds that closing may take.
+    """
+
+    executor: Executor | None = None
+    on_handler_error: OnHandlerError = log_handler_error
+    fail_fast: bool = False
+    drain_timeout: float = 10.0

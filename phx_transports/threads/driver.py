@@ -1,0 +1,240 @@
+"""What drives a client on threads: one lock around the core, and one thread that reads and tells the time.
+
+What takes its time is done after the lock was released, by whoever held it (`follow_up`): bytes are written, threads
+started, the log is told. The I/O thread runs no code of the application's: that is for the handlers' threads. All
+threads are daemons, and what is open when the program ends is dropped.
+"""
+
+import atexit
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, TypeVar
+
+from phx_proto.client import ClientProtocol
+from phx_proto.core import Stats
+from phx_proto.events import Event
+from phx_proto.queues import Delivery
+
+from ..blocking.driver import BlockingDriver
+from ..blocking.waits import slice_until, wait_for
+from ..client.options import ClientSettings
+from ..client.queues import Queue
+from ..client.session import Waiter
+from ..client.signals import SignalPolicy, signals_to, uninterrupted
+from ..websocket.options import NetworkOptions
+from .connection import Factory
+from .handlers import Runner, Turn
+from .interfaces import ClientTransport, TransportFactory
+from .transport import Transport
+
+T = TypeVar("T")
+
+
+class ThreadsDriver(BlockingDriver):
+    """Drives the core of one client; any thread may use it.
+
+    Args:
+        proto: The core.
+        settings: How handlers are run, and how it ends.
+        network: How connections are opened.
+        transport: Makes the transport instead, for tests.
+
+    Attributes:
+        lock: Held while the core is told something.
+        transport: Its connections.
+    """
+
+    def __init__(
+        self,
+        proto: ClientProtocol,
+        settings: ClientSettings,
+        *,
+        network: NetworkOptions[Factory],
+        transport: TransportFactory | None,
+    ) -> None:
+        super().__init__(proto, settings)
+        self.lock = threading.Lock()
+        self._to_log: deque[Event] = deque()
+        self._logging = threading.Lock()
+        self._later: deque[Callable[[], None]] = deque()
+        self._readers: dict[Queue[Any], threading.Condition] = {}
+        self._closing = False
+        self.transport: ClientTransport = (
+            Transport(self, network) if transport is None else transport.threads_transport(self)
+        )
+        self._io_thread = self.transport.io_thread
+        self._runner = Runner(
+            proto,
+            settings.executor,
+            lock=self.lock,
+            step=self.step,
+            on_turns=self._next_turns,
+            later=self.later,
+            on_error=self.handler_failed,
+            fail_fast=settings.fail_fast,
+            on_crash=self.fail,
+        )
+        self.attach(now=self.transport.now, perform=self.transport.perform, workers=self._runner, alarm=self._io_thread)
+
+    # ---- steps ------------------------------------------------------------------------------------------------------
+
+    def start(self, timeout: float) -> None:
+        """Begin to connect."""
+        atexit.register(self.abort)
+        self._io_thread.start()
+        super().start(timeout)
+
+    def step(self, call: Callable[[float], T]) -> T:
+        """Tell the core something, and do what it wants done; every input comes this way."""
+        self.session.check_process()
+        with self.lock:
+            result = call(self.now())
+            self.pump()
+        self.follow_up()
+        return result
+
+    def later(self, call: Callable[[], None]) -> None:
+        """Have something done after the lock was released."""
+        self._later.append(call)
+
+    def follow_up(self) -> None:
+        """Do what a step left for after the lock."""
+        self.transport.flush()
+        while self._later:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                self._later.popleft()()
+        while self._to_log and self._logging.acquire(blocking=False):
+            try:
+                self.log.event(self._to_log.popleft())
+            except IndexError:  # another thread was quicker
+                pass
+            finally:
+                self._logging.release()
+        if self.log.due < self._io_thread.armed:
+            with self.lock:
+                if self.log.due < self._io_thread.armed:
+                    self._io_thread.arm(self.log.due)
+
+    def record(self, event: Event) -> None:
+        """Have an event logged after the lock was released."""
+        self._to_log.append(event)
+
+    # ---- handlers ---------------------------------------------------------------------------------------------------
+
+    @property
+    def in_handler(self) -> bool:
+        """Whether this is called from within a handler, or on the I/O thread."""
+        return self._runner.is_current or self._io_thread.is_current
+
+    @property
+    def stats(self) -> Stats:
+        """The counters, with all that handlers are done with."""
+        self.step(self._runner.report_batches)
+        with self.lock:
+            return self.proto.stats
+
+    def handled(self, deliveries: Sequence[Delivery]) -> None:
+        """What a stream's reader has taken is done with; under the lock, `follow_up` comes after it."""
+        self.proto.handled(deliveries, self.now())
+        self.pump()
+
+    def _next_turns(self) -> list[Turn]:
+        """A worker's step from its turns to the next; `step`, but for speed."""
+        with self.lock:
+            turns = self._runner.report(self.now())
+            self.pump()
+        self.follow_up()
+        return turns
+
+    # ---- waiting ----------------------------------------------------------------------------------------------------
+
+    @property
+    def writable(self) -> bool:
+        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
+        return self.transport.writable
+
+    def wait_writable(self, timeout: float | None = None) -> bool:
+        """Wait while the socket takes no more; gives whether there is room now."""
+        return self.transport.wait_writable(timeout)
+
+    def wait(self, begin: Callable[[Waiter, float], None], timeout: float | None = None) -> Callable[[], Any]:
+        """In a step, have something begun that ends a waiter, and wait for that; gives what has its outcome."""
+        waiter: Future[Any] = Future()
+        uninterrupted(self.step, partial(begin, waiter))
+        try:
+            wait_for(waiter, timeout)
+        except BaseException:  # too late, or an interrupt
+            with self.lock:
+                self.session.forget(waiter)
+            raise
+        return waiter.result
+
+    def wait_ended(self, timeout: float | None = None) -> bool:
+        """Wait until the client has ended and nothing is left of it; gives whether it has."""
+        try:
+            self.wait(lambda waiter, now: self.session.wait_closed(waiter), timeout)
+        except TimeoutError:
+            return False
+        if not self.in_handler:
+            self._io_thread.join()
+        return True
+
+    def run(self, timeout: float | None, signals: SignalPolicy) -> bool:
+        """As `wait_ended`, and heed SIGINT and SIGTERM meanwhile."""
+        with signals_to(lambda number: self._io_thread.call(partial(self.on_signal, number)), signals):
+            return self.wait_ended(timeout)
+
+    # ---- readers ----------------------------------------------------------------------------------------------------
+
+    def open(self, queue: Queue[Any]) -> None:
+        """Have a stream's queue take what comes from here on."""
+        with self.lock:
+            self._readers[queue] = changed = threading.Condition(self.lock)
+            queue.open(changed.notify_all)
+
+    def close(self, queue: Queue[Any]) -> None:
+        """Have it take nothing any more."""
+        self.step(lambda now: queue.close())
+        del self._readers[queue]
+
+    def take(self, queue: Queue[T], deadline: float) -> T:
+        """Wait for the next item."""
+        changed = self._readers.get(queue) or threading.Condition(self.lock)
+        with changed:
+            while not queue.waiting:
+                if queue.ended:
+                    raise queue.error or StopIteration
+                patience = slice_until(deadline)
+                if not patience:
+                    raise TimeoutError("nothing came in time")
+                changed.wait(patience)
+            item = queue.take()
+        self.follow_up()
+        return item
+
+    # ---- the end, on the I/O thread ---------------------------------------------------------------------------------
+
+    def on_closed(self) -> None:
+        """The core has ended; under the lock."""
+        if not self._closing:
+            self._closing = True
+            self._io_thread.arm(self.handlers_until)
+        self._io_thread.wake()
+
+    def goes_on(self) -> bool:
+        """Whether there is something to wait for: the core, or handlers of what came before the server's end."""
+        with self.lock:
+            return not self.session.closed or self.handlers_wanted
+
+    def finish(self) -> None:
+        """The I/O thread's last act: leave nothing behind."""
+        self._runner.close()
+        self.transport.end()
+        with self.lock:
+            self.session.end_readers()
+        self.follow_up()
+        atexit.unregister(self.abort)

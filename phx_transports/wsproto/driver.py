@@ -1,0 +1,262 @@
+"""What drives a client on wsproto, on one thread: the machine, a plain socket and `selectors`. No loop, no lock.
+
+Everything happens on the caller's thread, while it waits in a call: in `push`, `join`, `run`, or for the next message
+of a stream. Each turn of such a wait is a step: the core is told what happened (a read, the time), the machine's bytes
+go out, the calls end that the core's events end, and the handlers of the messages that came are called, one after
+another, in the order of the wire within a topic. No decision of the protocol is taken here.
+
+What follows from one thread: between calls nothing happens, heartbeats neither, so a program with other work to do
+gives the client its turns (`client.run(timeout=…)`), or it is cut by the server within a minute. Likewise a handler
+keeps the connection waiting while it works. One that waits in a call of its own (a `push`) lets it go on, but no other
+handler is called meanwhile. Where that will not do, there are `phx_transports.threads` and `phx_transports.asyncio`.
+"""
+
+import contextlib
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from math import inf
+from time import monotonic
+from types import FrameType
+from typing import Any, Final, TypeVar
+
+from phx_proto.client import ClientProtocol
+from phx_proto.core import Stats
+from phx_proto.errors import InvalidHandler
+from phx_proto.handlers.handler import Handler
+from phx_proto.queues import Delivery
+
+from ..blocking.driver import BlockingDriver
+from ..blocking.waits import deadline_after, slice_until
+from ..client.driver import NoAlarm
+from ..client.options import ClientSettings
+from ..client.queues import Queue
+from ..client.session import Waiter
+from ..client.signals import SignalPolicy, give_back, to_take, uninterrupted
+from ..websocket.options import NetworkOptions
+from .engine import Answer, resolve
+from .handlers import Runner
+from .machine import Machine
+from .transport import Factory, Ready, Transport
+
+T = TypeVar("T")
+
+#: Messages that handlers send until they are written.
+_SENT: Final = 100
+
+
+class WsprotoDriver(BlockingDriver):
+    """Drives the core of one client, for one thread.
+
+    Args:
+        proto: The core.
+        settings: How handlers are run, and how it ends.
+        network: How connections are opened; there are no proxies and no compression here.
+    """
+
+    def __init__(self, proto: ClientProtocol, settings: ClientSettings, *, network: NetworkOptions[Factory]) -> None:
+        super().__init__(proto, settings)
+        self._machine = Machine(proto, max_size=network.max_size)
+        self._transport = Transport(self._machine, ssl=network.ssl, factory=network.factory)
+        self._runner = Runner(
+            proto,
+            now=monotonic,
+            look=lambda: self._look(0.0),
+            on_error=self.handler_failed,
+            on_exit=self.handler_failed,
+        )
+        self.attach(now=monotonic, perform=self._machine.obey, workers=self._runner, alarm=NoAlarm())
+        self._sent = 0  # messages by handlers that are not written yet
+        self._ended = False  # whether nothing is left
+        self._signals: deque[int] = deque()  # heard and not yet heeded
+        self._runs = False
+        self._hearing = contextlib.ExitStack()  # of signals, while it runs
+
+    # ---- handlers ---------------------------------------------------------------------------------------------------
+
+    def accept(self, handler: Handler) -> None:
+        """Refuse a handler of a kind that cannot run here: `InvalidHandler`."""
+        super().accept(handler)
+        if handler.executor is not None:
+            problem = "it has an executor, and this client has one thread: use another adapter"
+            raise InvalidHandler(handler.name, problem)
+
+    @property
+    def in_handler(self) -> bool:
+        """Whether this is called from within a handler."""
+        return self._runner.at_work
+
+    @property
+    def stats(self) -> Stats:
+        """The counters, with all that handlers are done with."""
+        self._runner.report()
+        return self.proto.stats
+
+    def handled(self, deliveries: Sequence[Delivery]) -> None:
+        """What a stream's reader has taken is done with."""
+        self._runner.handled(deliveries)
+
+    # ---- waiting ----------------------------------------------------------------------------------------------------
+
+    def send(self, call: Callable[[float], None]) -> None:
+        """Tell the core to send something; what handlers send is written together."""
+        uninterrupted(self._send, call)
+
+    @property
+    def writable(self) -> bool:
+        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
+        return not self._transport.full
+
+    def wait_writable(self, timeout: float | None = None) -> bool:
+        """Wait while so much is to be written that senders should wait; gives whether there is room now."""
+        return self.turn_until(lambda: self.writable, deadline_after(timeout))
+
+    def wait(self, begin: Callable[[Waiter, float], None], timeout: float | None = None) -> Callable[[], Any]:
+        """In a step, have something begun that ends a waiter, and wait for that; gives what has its outcome."""
+        answer = Answer[Any]()
+        uninterrupted(self.step, partial(begin, answer))
+        try:
+            if not self.turn_until(answer.done, deadline_after(timeout)):
+                raise TimeoutError("it took too long")
+        finally:
+            self.session.forget(answer)
+        return answer.result
+
+    def wait_ended(self, timeout: float | None = None) -> bool:
+        """Let the client work until it has ended, or for so long; gives whether it has."""
+        answer = Answer[None]()
+        self.session.wait_closed(answer)
+        try:
+            return self.turn_until(
+                lambda: self._ended or (self._runner.at_work and answer.done()), deadline_after(timeout)
+            )
+        finally:
+            self.session.forget(answer)
+
+    def run(self, timeout: float | None, signals: SignalPolicy) -> bool:
+        """As `wait_ended`, and heed SIGINT and SIGTERM meanwhile."""
+        if self._runs:  # this is a handler that lets the client go on, and signals are heard
+            return self.wait_ended(timeout)
+        self._runs = True
+        try:
+            with self._hearing:
+                self._hearing.enter_context(self._hear_signals(signals))
+                return self.wait_ended(timeout)
+        finally:
+            self._runs = False
+
+    def turn_until(self, condition: Callable[[], bool], deadline: float = inf) -> bool:
+        """Let the client work until something holds; gives whether it does, or the deadline or the end came first."""
+        self.session.check_process()
+        while True:
+            uninterrupted(self.pump)
+            if condition():
+                return True
+            if self._ended or self.now() >= deadline:
+                return False
+            self._turn(condition, deadline)
+
+    # ---- readers ----------------------------------------------------------------------------------------------------
+
+    def open(self, queue: Queue[Any]) -> None:
+        """Have a stream's queue take what comes from here on."""
+        queue.open()
+
+    def close(self, queue: Queue[Any]) -> None:
+        """Have it take nothing any more."""
+        queue.close()
+
+    def take(self, queue: Queue[T], deadline: float) -> T:
+        """Let the client work until the next item is there."""
+        if queue.waiting:
+            return queue.take()
+        if not self.turn_until(lambda: bool(queue.waiting) or queue.ended, deadline):
+            raise TimeoutError("nothing came in time")
+        if not queue.waiting:
+            raise queue.error or StopIteration
+        return queue.take()
+
+    # ---- private: turns ---------------------------------------------------------------------------------------------
+
+    def _turn(self, condition: Callable[[], bool], deadline: float) -> None:
+        """Call the handlers of what has come; if nothing has, wait for something to happen until the deadline."""
+        if self._runner.work(condition, deadline):
+            return
+        if self.session.closed and not self._runner.at_work:
+            self._finish()
+        else:
+            self._look(deadline)
+
+    def _look(self, deadline: float) -> bool:
+        """See to the socket, the time and signals; gives whether handlers may go on."""
+        ready = self._transport.wait(
+            slice_until(min(deadline, self.next_due))
+        )  # a signal may end this, and nothing else
+        return uninterrupted(self._see, ready)
+
+    def _send(self, call: Callable[[float], None]) -> None:
+        self.session.check_process()
+        call(self.now())
+        self._sent += 1
+        if not self._runner.at_work or self._sent >= _SENT:
+            self.pump()
+
+    def _see(self, ready: Ready) -> bool:
+        self._transport.see(ready)
+        now = self.now()
+        self.proto.handle_timeout(now)
+        self._heed_signals()
+        self.pump()
+        self._runner.looked_at = now
+        return not self._runner.closed
+
+    def pump(self) -> None:
+        """Do what the core wants done."""
+        self._sent = 0
+        self._runner.report()
+        resolve(self._machine, self.proto, self.now)
+        if not self._ended:
+            self._transport.pump()
+        super().pump()
+        self.log.tick()
+
+    # ---- private: the end -------------------------------------------------------------------------------------------
+
+    def on_closed(self) -> None:
+        """The core has ended."""
+        self._runner.closed |= not self.handlers_wanted
+
+    def _finish(self) -> None:
+        """After the core has ended, and the handlers have had what came before: leave nothing behind."""
+        self.session.end_readers()
+        self._runner.report()
+        while not self._transport.idle:
+            self._transport.see(self._transport.wait(inf))
+            self._transport.pump()
+        self._hearing.close()  # it uses the transport
+        self._transport.close()
+        self._ended = True
+
+    @contextlib.contextmanager
+    def _hear_signals(self, policy: SignalPolicy) -> Generator[None, None, None]:
+        numbers = to_take(policy, ours=self._on_signal)
+        if not numbers:
+            yield
+            return
+        # The interpreter itself ends the wait: a signal handler is not called while the selector waits.
+        previous_fd = signal.set_wakeup_fd(self._transport.wakeup_fd, warn_on_full_buffer=False)
+        previous = {number: signal.signal(number, self._on_signal) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                give_back(number, handler, ours=self._on_signal)
+            signal.set_wakeup_fd(previous_fd)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals.append(number)
+
+    def _heed_signals(self) -> None:
+        while self._signals:
+            self.on_signal(self._signals.popleft())
