@@ -74,6 +74,7 @@ class ClientProtocol:
         options: How it behaves.
         rng: Spreads retries. Without one every wait is the longest of its range, so a fleet would come back as one.
         placement: Where the adapter has handlers wait for their messages.
+        confidential: Secrets that the adapter sends besides, a proxy's credentials: masked in what others say.
 
     Attributes:
         unfinished: Handlers that had messages left when a drain was over its time; `None` where there was none.
@@ -96,6 +97,7 @@ class ClientProtocol:
         options: ClientOptions | None = None,
         rng: "Random | None" = None,
         placement: Placement = by_concurrency,
+        confidential: Iterable[str] = (),
     ) -> None:
         self.endpoint = Endpoint(url, params=params, auth_token=auth_token, headers=headers, path=path)
         self.router = Router() if router is None else router
@@ -108,6 +110,7 @@ class ClientProtocol:
         self._dialer = Dialer(self.endpoint, self._client, on_address=self._open, on_failure=self._attempt_failed)
         self._link: Link | None = None  # the attempt or connection that counts
         self._suspects: Iterable[Joining] = ()  # channels whose joins may have ended the latest connection
+        self._confidential = tuple(confidential)
         self._links = 0
         self._retries = 0  # since the last stable connection
         self._opened_at = 0.0
@@ -445,7 +448,7 @@ class ClientProtocol:
         self._client.advance(SocketInput.DIAL)
         self._links += 1
         self._link = Link(self, self._links)
-        self._client.secrets = Secrets(address.secrets())
+        self._client.secrets = Secrets((*address.secrets(), *self._confidential))
         self._client.commands.append(
             OpenTransport(self._link, address.url, address.subprotocols, address.headers, address.shown)
         )

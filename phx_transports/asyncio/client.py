@@ -25,6 +25,7 @@ from ..client.reports import OnHandlerError, log_handler_error
 from ..client.signals import SignalPolicy
 from ..websocket.cutter import MAX_SIZE
 from ..websocket.options import NetworkOptions
+from ..websocket.proxies import proxy_secrets
 from .channel import Channel
 from .connection import Factory
 from .driver import AsyncioDriver
@@ -107,6 +108,7 @@ class connect:  # noqa: N801 - used like a function
             options=options,
             rng=random.Random() if transport is None else None,
             placement=placement,
+            confidential=proxy_secrets(proxy),
         )
         self._settings = ClientSettings(
             executor=executor, on_handler_error=on_handler_error, fail_fast=fail_fast, drain_timeout=drain_timeout

@@ -18,6 +18,7 @@ from ..client.options import ClientSettings
 from ..client.reports import OnHandlerError, log_handler_error
 from ..websocket.cutter import MAX_SIZE
 from ..websocket.options import NetworkOptions
+from ..websocket.proxies import proxy_secrets
 from .connection import Factory
 from .driver import ThreadsDriver
 from .handlers import placement
@@ -96,6 +97,7 @@ def connect(
         options=options,
         rng=random.Random() if transport is None else None,
         placement=placement(executor),
+        confidential=proxy_secrets(proxy),
     )
     settings = ClientSettings(
         executor=executor, on_handler_error=on_handler_error, fail_fast=fail_fast, drain_timeout=drain_timeout

@@ -16,8 +16,8 @@ from websockets.uri import parse_uri
 
 import phx_transports.asyncio
 import phx_transports.threads
-from phx_proto.errors import ConnectError, ProxyError
-from phx_transports.websocket.proxies import Tunnel, proxy_for
+from phx_proto.errors import ConnectError, HandshakeRefused, ProxyError
+from phx_transports.websocket.proxies import Tunnel, proxy_for, proxy_secrets
 
 TARGET = parse_uri("wss://server.example/socket")
 
@@ -37,8 +37,8 @@ CONNECTS = pytest.mark.parametrize("connect", [on_asyncio, on_threads])
 
 
 @contextmanager
-def proxying(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
-    """A proxy that answers each request so; gives its place, and what it was asked."""
+def proxying(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """A proxy that answers what comes on each connection so; gives its place, and what it was asked."""
     asked: list[bytes] = []
 
     def serve() -> None:
@@ -48,8 +48,9 @@ def proxying(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
             except OSError:
                 return
             with sock:
-                asked.append(sock.recv(1 << 16))
-                sock.sendall(answer)
+                for answer in answers:
+                    asked.append(sock.recv(1 << 16))
+                    sock.sendall(answer)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, name="proxy")
@@ -151,6 +152,25 @@ def test_a_proxy_that_lets_nobody_through_is_final_and_named(connect: Callable[.
     assert "cret" not in str(caught.value)
     assert len(asked) == 1
     assert b"Proxy-Authorization: Basic bWU6czNAY3JldA==" in asked[0]
+
+
+@CONNECTS
+@pytest.mark.parametrize("echo", [b"s3%40cret", b"s3@cret", b"Basic bWU6czNAY3JldA=="])
+def test_a_proxys_password_is_masked_in_what_comes_through_it(connect: Callable[..., None], echo: bytes) -> None:
+    refusal = b"HTTP/1.1 403 No\r\nContent-Length: %d\r\n\r\nyou sent %s" % (len(echo) + 9, echo)
+    with proxying(b"HTTP/1.1 200 OK\r\n\r\n", refusal) as (place, _), pytest.raises(HandshakeRefused) as caught:
+        connect(proxy=f"http://me:s3%40cret@{place}")
+    assert "you sent" in str(caught.value)
+    assert "[secret]" in str(caught.value)
+    assert "cret" not in str(caught.value).replace("[secret]", "")
+
+
+def test_passwords_of_proxies_are_found_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "s3@:/cret" in proxy_secrets("me:s3%40%3A%2Fcret@proxy.example:3128")
+    assert "s3cret" in proxy_secrets("socks5h://me:s3cret@proxy.example")
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:s3cret@proxy.example")
+    assert "s3cret" in proxy_secrets(True)
+    assert not any(proxy_secrets(None))
 
 
 @CONNECTS
