@@ -21,6 +21,7 @@ LARGEST_BODY: Final = 2**16
 
 _LARGEST_HEAD: Final = 2**16  # bytes; as for bodies
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([2-9][0-9]{2})(?:[ \r\n]|$)")
+_HTTP: Final = b"HTTP/1."
 _LONGEST_STATUS_LINE: Final = 64  # bytes; enough to see the status
 _TLS_ALERT: Final = b"\x15\x03"  # RFC 8446 §5.1: content type and version
 
@@ -78,9 +79,13 @@ class Answer:
         outcome = self._received(data)
         if self._response is not None:
             self.refusal = self._refused(self._response)
+        elif outcome is None and (status := _STATUS_LINE.match(self._head)) is not None:  # its headers are coming
+            self.refusal = HandshakeRefused(status=int(status[1]))
         return self.refusal if outcome is _REFUSED else outcome
 
     def _received(self, data: bytes) -> "Outcome | None":
+        if self._head[: len(_HTTP)] != _HTTP[: len(self._head)]:  # h11 would wait for an empty line
+            return self._unreadable(ended=not data)
         try:
             self._http.receive_data(data)
             while (event := self._http.next_event()) is not h11.NEED_DATA:

@@ -51,15 +51,21 @@ class Authority:
         path.write_bytes(_pem(self._certificate))
         return path
 
-    def server(self, host: str = "127.0.0.1") -> ssl.SSLContext:
-        """A server's context, with a certificate for an address or a name."""
+    def server(self, host: str = "127.0.0.1", *, begins: float = -1.0) -> ssl.SSLContext:
+        """A server's context.
+
+        Args:
+            host: An address or a name, which the certificate is for.
+            begins: From when on it is valid, in hours from now, and for two hours then.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         try:
             who: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
         except ValueError:
             who = x509.DNSName(host)
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "server")])
-        certificate = self._sign(name, key, x509.BasicConstraints(ca=False, path_length=None), _TALKS, who)
+        no_authority = x509.BasicConstraints(ca=False, path_length=None)
+        certificate = self._sign(name, key, no_authority, _TALKS, who, begins=begins)
         chain = self._directory / f"{certificate.serial_number}.pem"
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -76,17 +82,18 @@ class Authority:
         constraints: x509.BasicConstraints,
         usage: x509.KeyUsage,
         *hosts: x509.GeneralName,
+        begins: float = -1.0,
     ) -> x509.Certificate:
         """With all that Python 3.13 wants to see."""
-        now = datetime.datetime.now(datetime.UTC)
+        begin = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=begins)
         builder = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
+            .not_valid_before(begin)
+            .not_valid_after(begin + datetime.timedelta(hours=2))
             .add_extension(constraints, critical=True)
             .add_extension(usage, critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)

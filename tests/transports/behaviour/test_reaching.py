@@ -188,6 +188,7 @@ def test_what_http_allows_is_accepted(adapter: Adapter, head: bytes) -> None:
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 No\r\nContent-Length: 6\r\n\r\nno way", 403, b"no way"),
         (b"HTTP/1.1 403 No\r\nContent-Length: many\r\n\r\nno way", 403, b""),
         (b"HTTP/1.1 403 No\r\nX-Long: " + b"x" * 200_000, 403, b""),
+        (b"HTTP/1.1 403 No\r\nX-Slow: x", 403, b""),
         (
             b"HTTP/1.1 403 No\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
             % len(gzip.compress(b"no way", mtime=0))
@@ -245,6 +246,14 @@ def test_what_is_no_answer_to_a_handshake_is_told(adapter: Adapter, answer: byte
         adapter.connect(url, options=ONCE)
 
 
+@pytest.mark.parametrize(
+    "greeting", [b"220 smtp.example ESMTP\r\n", b"SSH-2.0-OpenSSH\r\n", b"-ERR unknown command\r\n", b"<html>"]
+)
+def test_a_server_of_another_protocol_that_waits_is_told_at_once(adapter: Adapter, greeting: bytes) -> None:
+    with answering(saying(greeting), hang=True) as url, pytest.raises(ConnectError, match="did not answer in HTTP"):
+        adapter.connect(url, options=ONCE)
+
+
 # ---- TLS ------------------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +273,15 @@ def test_a_certificate_for_another_name_says_so(adapter: Adapter, authority: Aut
     with (
         serving(ssl=authority.server("elsewhere.example")) as peer,
         pytest.raises(CertificateError, match=r"it is for another host"),
+    ):
+        adapter.connect(peer.url, ssl=authority.trusting())
+
+
+@pytest.mark.parametrize("begins", [-3.0, 1.0], ids=["expired", "not valid yet"])
+def test_a_certificate_that_is_not_valid_now_says_so(adapter: Adapter, authority: Authority, begins: float) -> None:
+    with (
+        serving(ssl=authority.server(begins=begins)) as peer,
+        pytest.raises(CertificateError, match=r"not valid now: is this machine's clock right\?"),
     ):
         adapter.connect(peer.url, ssl=authority.trusting())
 
