@@ -153,9 +153,9 @@ class Runner:
 
     def failed(self, handler: Handler, message: Message[Any], error: BaseException) -> None:
         """Report what a handler raised in this task; if that is the task's own cancellation, raise it on."""
-        stopped = is_stopped(error)
-        if isinstance(error, GeneratorExit):  # the loop is gone, and its coroutines with it
+        if isinstance(error, GeneratorExit) and not self._pool.at_work:  # the loop is gone, and its coroutines with it
             raise error
+        stopped = is_stopped(error)
         if not (stopped and self.closed):
             self.on_error(HandlerError(handler, message, error))
         if stopped:

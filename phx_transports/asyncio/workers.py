@@ -54,6 +54,14 @@ class WorkerPool(Generic[W]):
             self._queue.extend(pieces)
             self._go_on()
 
+    @property
+    def at_work(self) -> bool:
+        """Whether one of the workers is running this; not so when a coroutine is thrown away after the loop."""
+        try:
+            return self.includes(asyncio.current_task())
+        except RuntimeError:  # there is no loop
+            return False
+
     async def close(self) -> None:
         """Cancel every worker and wait until all have ended; what is not yet taken is forgotten.
 

@@ -81,7 +81,8 @@ class HandlerError:
 
 def is_exit(error: BaseException) -> bool:
     """Whether it is no error but asks for the end: `SystemExit` (`sys.exit()`), `KeyboardInterrupt` and the like."""
-    return not isinstance(error, Exception | CancelledError)
+    # Those two are about a task or a generator, and the second cannot be raised through a coroutine.
+    return not isinstance(error, Exception | CancelledError | GeneratorExit)
 
 
 OnHandlerError: TypeAlias = Callable[[HandlerError], None]

@@ -44,7 +44,12 @@ def stops_iteration(message: Message[Any]) -> None:
         next(iter(()))
 
 
-RAISING = [(fails, ValueError), (cancels, CancelledError), (stops_iteration, StopIteration)]
+def closes(message: Message[Any]) -> None:
+    if message.payload == 1:
+        raise GeneratorExit
+
+
+RAISING = [(fails, ValueError), (cancels, CancelledError), (stops_iteration, StopIteration), (closes, GeneratorExit)]
 
 
 # ---- who is called with what ----------------------------------------------------------------------------------------
@@ -231,7 +236,7 @@ def test_fail_fast_ends_the_client_with_the_handlers_error(
     with adapter.joined(router=handlers, fail_fast=True) as (channel, wire, _), channel.messages() as messages:
         running = start(channel.client.run)
         wire.push(TOPIC, "n", 1)
-        raised = RuntimeError if error is StopIteration else error
+        raised = RuntimeError if error in (StopIteration, GeneratorExit) else error
         with pytest.raises(raised):
             running.result(LONG)
         assert (channel.client.state, channel.state) == (SocketState.CLOSED, ChannelState.CLOSED)

@@ -193,7 +193,7 @@ def test_a_drop_after_it_waits_for_no_handler() -> None:
 # ---- what is no error ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
 @pytest.mark.parametrize("fail_fast", [False, True])
 def test_what_asks_for_the_end_closes_gracefully_and_is_told_to_who_waits_for_it(
     error: BaseException, fail_fast: bool
