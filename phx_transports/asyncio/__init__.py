@@ -3,8 +3,8 @@
 The server is `phx_transports.server`.
 """
 
-from .channel import Channel
-from .client import Client, connect
+from .client import connect
+from .face import Channel, Client
 from .streams import EventStream, MessageStream
 
 __all__ = ["Channel", "Client", "EventStream", "MessageStream", "connect"]

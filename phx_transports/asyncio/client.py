@@ -1,8 +1,7 @@
-"""A client on asyncio, as an application meets it: `connect`, and what that gives."""
+"""A client on asyncio: `connect`. What that gives is in `face`."""
 
-import contextlib
 import random
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import Generator
 from concurrent.futures import Executor
 from ssl import SSLContext
 from types import TracebackType
@@ -10,29 +9,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Provider
-from phx_proto.core import Stats
 from phx_proto.endpoint import Headers, Params
-from phx_proto.errors import LocalError
 from phx_proto.formats import Serializer
 from phx_proto.handlers.router import Router
 from phx_proto.options import ClientOptions
-from phx_proto.queues import Bound
-from phx_proto.states import SocketState
 
-from ..client import calls
 from ..client.options import ClientSettings
 from ..client.reports import OnHandlerError, log_handler_error
-from ..client.signals import SignalPolicy
 from ..websocket.cutter import MAX_SIZE
 from ..websocket.options import NetworkOptions
 from ..websocket.proxies import proxy_secrets
-from .channel import Channel
 from .connection import Factory
 from .driver import AsyncioDriver
+from .face import Client
 from .handlers import placement
 from .interfaces import TransportFactory
-from .signals import signals_to
-from .streams import EventStream
 
 
 class connect:  # noqa: N801 - used like a function
@@ -120,10 +111,10 @@ class connect:  # noqa: N801 - used like a function
         self._timeout = timeout
         self._client: Client | None = None
 
-    def __await__(self) -> "Generator[Any, None, Client]":
+    def __await__(self) -> Generator[Any, None, Client]:
         return self._connect().__await__()
 
-    async def __aenter__(self) -> "Client":
+    async def __aenter__(self) -> Client:
         self._client = await self._connect()
         return self._client
 
@@ -144,7 +135,7 @@ class connect:  # noqa: N801 - used like a function
         finally:
             await self._client.abort()  # does nothing where it has closed
 
-    async def _connect(self) -> "Client":
+    async def _connect(self) -> Client:
         driver = AsyncioDriver(self._proto, self._settings, network=self._network, transport=self._transport)
         client = Client(driver)
         driver.start(self._timeout)
@@ -154,157 +145,3 @@ class connect:  # noqa: N801 - used like a function
             await client.abort()
             raise
         return client
-
-
-class Client:
-    """A connection to a Phoenix server that is kept up, and its channels. Made by `connect`.
-
-    Attributes:
-        router: The handlers; they may be added and removed at any time.
-    """
-
-    def __init__(self, driver: AsyncioDriver) -> None:
-        self.router = driver.proto.router
-        self._driver = driver
-        self._proto = driver.proto
-        driver.proto.unjoined.context = Channel(driver.proto.unjoined, self, driver)
-
-    def __repr__(self) -> str:
-        return f"Client({self._proto.endpoint.redacted!r}, {self.state.value})"
-
-    @property
-    def state(self) -> SocketState:
-        """Where the connection stands."""
-        return self._proto.state
-
-    @property
-    def error(self) -> BaseException | None:
-        """Why it ended; `None` while it has not, or where the application closed it."""
-        return self._driver.session.error
-
-    @property
-    def stats(self) -> Stats:
-        """Counters, as they are now."""
-        self._driver.report()
-        return self._proto.stats
-
-    def channel(self, topic: str, params: Any = None, *, bound: Bound | None = None) -> Channel:
-        """Make a channel that is not joined yet, to give it handlers or streams before its join.
-
-        Args:
-            topic: The topic.
-            params: Payload of its joins; or a callable, plain or async, read at every join: to resume from what was
-                seen last, for instance.
-            bound: Where messages that wait are dropped, if anywhere.
-
-        Raises:
-            TopicInUse: A live channel of the topic exists.
-            ConnectionClosed: The client is closed.
-            InvalidHandler: The router has a handler that cannot run where the executor does.
-        """
-        self._driver.check_routes(topic)
-        core = self._proto.channel(topic, params, bound=bound)
-        core.context = channel = Channel(core, self, self._driver)
-        return channel
-
-    async def join(self, topic: str, params: Any = None, *, timeout: float | None = None) -> Channel:
-        """Join a topic, and wait for the server's answer. Raises what `channel` and `Channel.join` raise."""
-        channel = self.channel(topic, params)
-        try:
-            await channel.join(timeout=timeout)
-        except LocalError:  # the params cannot be sent; the topic is free again
-            await channel.leave()
-            raise
-        return channel
-
-    @contextlib.asynccontextmanager
-    async def joined(
-        self, topic: str, params: Any = None, *, timeout: float | None = None
-    ) -> AsyncGenerator[Channel, None]:
-        """Join a topic for the length of a block, and leave it at its end.
-
-        Where an exception or a cancellation ends the block, the leave is sent and its answer is not waited for.
-        """
-        channel = await self.join(topic, params, timeout=timeout)
-        try:
-            yield channel
-        except BaseException:
-            channel.begin_leave()
-            raise
-        await channel.leave()
-
-    async def wait_connected(self, *, timeout: float | None = None) -> None:
-        """Wait until the connection is open; raises why the client ended, if it did, and `TimeoutError`."""
-        await self._driver.wait(self._driver.session.wait_connected, timeout)
-
-    async def wait_closed(self, *, timeout: float | None = None) -> None:
-        """Wait until the client has ended; raises why, unless the application closed it, and `TimeoutError`."""
-        await self._driver.wait_closed(timeout)
-
-    async def ping(self, *, timeout: float | None = None) -> float:
-        """Send a heartbeat, and wait for its answer.
-
-        Returns:
-            How long it took, in seconds.
-
-        Raises:
-            InvalidState: There is no open connection.
-            PushTimeout: No answer came in time.
-            PushLost: The connection went away.
-        """
-        return await self._driver.ask(calls.ping(self._proto, timeout=timeout))
-
-    def reconnect(self) -> None:
-        """Drop the connection and connect anew at once, e.g. with a new token; channels rejoin."""
-        self._driver.step(self._proto.reconnect)
-
-    def events(self) -> EventStream:
-        """What happens to the client: `async with client.events() as events: async for event in events: …`."""
-        return EventStream(self._driver.events())
-
-    async def run(self, *, timeout: float | None = None, signals: SignalPolicy = "unclaimed") -> None:
-        """Run until closed, or for so long. SIGINT and SIGTERM close gracefully; a second one drops the connection.
-
-        It goes on while channels come and go, also when the last has ended: `events()` has `ChannelEnded` for that.
-
-        Args:
-            timeout: Seconds after which it returns, and the client goes on; `None` for as long as it lives.
-            signals: Which of the two it takes: those that are `"unclaimed"`, so that those of a web server it runs in
-                stay the server's; `"all"`; or `"none"`. Only the main thread can take any.
-
-        Raises:
-            PhxError: What ended the client, if not the application or a signal.
-            SystemExit: A handler called `sys.exit()`: the client closed gracefully. So with all that is no `Exception`.
-        """
-        with signals_to(self._driver.on_signal, signals):
-            try:
-                await self._driver.wait_closed(timeout)
-            except TimeoutError as error:
-                if error is self.error:
-                    raise
-
-    def stop(self) -> None:
-        """Begin to close gracefully, as `close` does, and do not wait for it; also from within a handler."""
-        self._driver.stop()
-
-    async def close(self) -> None:
-        """Close gracefully: no new messages, let handlers finish (pushes still work), leave, close with 1000.
-
-        It takes `drain_timeout` seconds at most. Called from within a handler, it only begins, for it cannot wait for
-        the handler that it is called from.
-        """
-        self.stop()
-        await self._wait_ended()
-
-    async def abort(self) -> None:
-        """Close at once, without leaves or handshake; handlers on the loop are cancelled."""
-        self._driver.drop()
-        await self._wait_ended()
-
-    async def _wait_ended(self) -> None:
-        if self._driver.session.is_here and not self._driver.in_handler:
-            try:
-                await self.wait_closed()
-            except BaseException as error:  # why it ended is for `run` and `wait_closed` to raise
-                if error is not self.error:
-                    raise

@@ -1,7 +1,6 @@
 """Phoenix Channels on threads: what `phx_transports.asyncio` has, without `await` and without an event loop."""
 
-from ..blocking.channel import Channel
-from ..blocking.client import Client
+from ..blocking.face import Channel, Client
 from ..blocking.streams import EventStream, MessageStream
 from .client import connect
 

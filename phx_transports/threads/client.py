@@ -1,4 +1,4 @@
-"""A client on threads: `connect`. What that gives is in `phx_transports.blocking`."""
+"""A client on threads: `connect`. What that gives is in `phx_transports.blocking.face`."""
 
 import random
 from concurrent.futures import Executor
@@ -12,8 +12,8 @@ from phx_proto.formats import Serializer
 from phx_proto.handlers.router import Router
 from phx_proto.options import ClientOptions
 
-from ..blocking.client import Client, opened
 from ..blocking.driver import check_providers
+from ..blocking.face import Client, opened
 from ..client.options import ClientSettings
 from ..client.reports import OnHandlerError, log_handler_error
 from ..websocket.cutter import MAX_SIZE

@@ -3,8 +3,7 @@
 from ..extras import needs
 
 with needs("wsproto", extra="wsproto", user="phx_transports.wsproto"):
-    from ..blocking.channel import Channel
-    from ..blocking.client import Client
+    from ..blocking.face import Channel, Client
     from ..blocking.streams import EventStream, MessageStream
     from .client import connect
     from .engine import Answer, Engine
