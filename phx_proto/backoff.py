@@ -60,7 +60,9 @@ class Backoff:
         return _within(step / 2, step, rng)
 
 
+#: Of connections, as phoenix.js has it.
 RECONNECT: Final = Backoff((0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1, 2, 5))
+#: Of channels, as phoenix.js has it.
 REJOIN: Final = Backoff((1, 2, 5, 10))
 
 

@@ -107,6 +107,7 @@ class Resolve(msgspec.Struct, frozen=True):
         return f"Resolve(request={self.request})"
 
 
+#: All of them.
 Command: TypeAlias = (
     OpenTransport | SendText | SendBinary | CloseTransport | AbortTransport | PauseReading | ResumeReading | Resolve
 )

@@ -284,7 +284,9 @@ class PushFailed(Record, frozen=True):
     error: PhxError
 
 
+#: What `channel.stream()` has among the messages.
 ChannelEvent: TypeAlias = ChannelJoined | ChannelErrored | ChannelEnded
+#: All of them.
 Event: TypeAlias = (
     Connecting
     | ConnectFailed

@@ -38,12 +38,16 @@ __all__ = [
     "sync_state",
 ]
 
+#: The event that says who is present.
 PRESENCE_STATE: Final = "presence_state"
+#: The event that says who came and went.
 PRESENCE_DIFF: Final = "presence_diff"
 
+#: One presence of a key: `phx_ref`, and what the server adds.
 Meta: TypeAlias = dict[str, Any]
 #: `{"metas": [{"phx_ref": …, …}, …]}` and whatever fields the server adds beside them.
 Entry: TypeAlias = dict[str, Any]
+#: All who are present, by key.
 Entries: TypeAlias = Mapping[str, Entry]
 
 

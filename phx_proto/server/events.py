@@ -153,6 +153,7 @@ RELEASES: Final[Mapping[Release, ReleaseRules]] = MappingProxyType(dict(_rules()
 #: 1005 is missing: it stands for a frame without a code, which is fine.
 _BANDIT_REFUSES: Final = (range(1000), range(1004, 1005), range(1006, 1007), range(1012, 3000))
 
+#: How each web server that Phoenix runs on differs.
 HOSTS: Final[Mapping[Host, HostRules]] = MappingProxyType(
     {
         Host.BANDIT: HostRules(1002, 0, 1000, _BANDIT_REFUSES, 1000, 10_000),
@@ -235,6 +236,7 @@ class SocketClosed(msgspec.Struct, frozen=True):
     reason: str
 
 
+#: All events of a server.
 ServerEvent: TypeAlias = JoinRequested | MessageIn | ChannelTerminated | SocketClosed
 
 # ---- commands: what the transport is asked --------------------------------------------------------------------------
@@ -259,4 +261,5 @@ class Abort(msgspec.Struct, frozen=True):
     """End the connection without a close frame; the last command."""
 
 
+#: All commands of a server.
 ServerCommand: TypeAlias = Send | Close | Abort

@@ -19,6 +19,8 @@ from .steps import Broadcasts, ClosesConnection, Crashes, GoesDown, Pushes, Send
 with needs("hypothesis", extra="testing", user="phx_transports.testing.strategies"):
     from hypothesis import strategies as st
 
+__all__ = ["conversations", "events", "messages", "objects", "payloads", "topics"]
+
 
 def topics() -> st.SearchStrategy[str]:
     """Topics that a channel can have, usual ones more often than not."""
