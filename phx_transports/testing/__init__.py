@@ -57,37 +57,25 @@ __all__ = [
 # The plugin is imported in every run of pytest on the machine, and brings this package with it: names are imported when
 # they are first used, so that a run without them pays nothing, and measures the coverage of what it imports itself.
 _MODULES: Final = {
-    "ANYTHING": "expectations",
-    "AsyncTestServer": "serving",
-    "CannotPlay": "errors",
-    "Clock": "clock",
-    "PeerDriver": "driver",
-    "Entry": "transcript",
-    "Expectation": "expectations",
-    "FakeChannel": "channel",
-    "Faults": "faults",
-    "NotScripted": "errors",
-    "NothingHandled": "errors",
-    "Outcome": "delivery",
-    "Outcomes": "delivery",
-    "Peer": "peer",
-    "Sent": "channel",
-    "Side": "transcript",
-    "TestKitError": "errors",
-    "TestServer": "serving",
-    "Transcript": "transcript",
-    "UnexpectedConversation": "errors",
-    "background": "calls",
-    "deliver": "delivery",
-    "deliver_async": "delivery",
-    "serve": "serving",
+    "calls": ("background",),
+    "channel": ("FakeChannel", "Sent"),
+    "clock": ("Clock",),
+    "delivery": ("Outcome", "Outcomes", "deliver", "deliver_async"),
+    "driver": ("PeerDriver",),
+    "errors": ("CannotPlay", "NotScripted", "NothingHandled", "TestKitError", "UnexpectedConversation"),
+    "expectations": ("ANYTHING", "Expectation"),
+    "faults": ("Faults",),
+    "peer": ("Peer",),
+    "serving": ("AsyncTestServer", "TestServer", "serve"),
+    "transcript": ("Entry", "Side", "Transcript"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -151,24 +151,6 @@ class _Face:
         self._fake.left = True
 
 
-class AwaitedChannel(_Face):
-    """The part of `phx_transports.asyncio.Channel` that handlers use."""
-
-    __slots__ = ()
-
-    async def push(self, event: str, payload: Any = None, *, timeout: float = 10.0, check: bool = True) -> Reply:
-        """Give the scripted reply, at once."""
-        return self._fake.answer(event, payload, check=check)
-
-    async def cast(self, event: str, payload: Any = None) -> None:
-        """Keep it."""
-        self._fake.cast(event, payload)
-
-    async def leave(self, *, timeout: float = 10.0) -> None:
-        """Nothing can be sent after it."""
-        self._fake.left = True
-
-
 class BlockingChannel(_Face):
     """The part of `phx_transports.threads.Channel` that handlers use."""
 
@@ -184,4 +166,22 @@ class BlockingChannel(_Face):
 
     def leave(self, *, timeout: float = 10.0) -> None:
         """Nothing can be sent after it."""
-        self._fake.left = True
+        self.begin_leave()
+
+
+class AwaitedChannel(_Face):
+    """The part of `phx_transports.asyncio.Channel` that handlers use."""
+
+    __slots__ = ()
+
+    async def push(self, event: str, payload: Any = None, *, timeout: float = 10.0, check: bool = True) -> Reply:
+        """Give the scripted reply, at once."""
+        return self._fake.answer(event, payload, check=check)
+
+    async def cast(self, event: str, payload: Any = None) -> None:
+        """Keep it."""
+        self._fake.cast(event, payload)
+
+    async def leave(self, *, timeout: float = 10.0) -> None:
+        """Nothing can be sent after it."""
+        self.begin_leave()

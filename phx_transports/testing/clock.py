@@ -4,15 +4,15 @@ Everything that waits for a time waits in one queue. `advance` goes from one due
 off finish before it goes on, so that a heartbeat at 30 s is answered before the next one at 60 s.
 """
 
+import asyncio
 import heapq
 import threading
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Final
 
-from .settling import settle_loop
-
-_MOST: Final = 100_000  # timers in one `advance`, beyond which they set each other anew without end
+_MOST: Final = 100_000  # timers in one `advance`, or turns of a loop, beyond which they go on without end
+_QUIET: Final = 16  # turns in which nothing happened, after which nothing will: no chain of callbacks here is longer
 
 
 def forward(seconds: float) -> float:
@@ -138,3 +138,23 @@ class Clock:
             self._now = max(self._now, when)
         timer.fire()
         return True
+
+
+async def settle_loop(signs: Callable[[], object]) -> None:
+    """Let everything on the event loop go as far as it can, without any time passing.
+
+    Args:
+        signs: Any value that changes while something still happens.
+
+    Raises:
+        RuntimeError: It never comes to rest.
+    """
+    seen, still = signs(), 0
+    for _ in range(_MOST):
+        await asyncio.sleep(0)
+        now = signs()
+        still = still + 1 if now == seen else 0
+        if still == _QUIET:
+            return
+        seen = now
+    raise RuntimeError("the event loop never comes to rest")

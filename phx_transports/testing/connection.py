@@ -1,13 +1,14 @@
-"""The server's end of one connection in memory: what was opened, who is joined, and what is under way to the client."""
+"""A client as the peer sees it, and the server's end of one connection in memory."""
 
 import re
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from phx_proto.commands import Command, OpenTransport
+from phx_proto.commands import Command, OpenTransport, Resolve
 from phx_proto.formats import V1, V2, Serializer, ServerSerializer, V1Server, V2Server, serializer_for
 from phx_proto.link import Link
 from phx_proto.message import Message
@@ -15,48 +16,61 @@ from phx_proto.message import Message
 from .clock import Clock
 from .transcript import is_secret
 
+if TYPE_CHECKING:
+    from ..client.driver import Driver
+    from ..threads.interfaces import TransportDriver
 
-class PeerClient(Protocol):
-    """A client, as the peer sees it. Which adapter it is does not matter."""
+D = TypeVar("D", bound="Driver | TransportDriver")
 
-    def tell(self, call: Callable[[float], None], /) -> None:
+
+class PeerClient(ABC, Generic[D]):
+    """The connections of one client. The client's driver has it in place of the network, and the peer as its client.
+
+    Args:
+        driver: Drives the client's core.
+        clock: The time.
+        perform: Does what the core wants done; called from within a step.
+    """
+
+    def __init__(self, driver: D, clock: Clock, perform: "Callable[[Command, PeerClient[Any]], None]") -> None:
+        self.now = clock.now
+        self._driver = driver
+        self._clock = clock
+        self._perform = perform
+        self._over = False  # the client has ended: what it has not handled it never will
+
+    def perform(self, command: Command) -> None:
+        """Do what the core wants done."""
+        self._perform(command, self)
+
+    def tell(self, call: Callable[[float], None]) -> None:
         """Give the core an input at the clock's time, and do what it wants done. Not called from within `perform`."""
-        ...
+        self._driver.step(call)
 
-    def soon(self, call: Callable[[], None], /) -> None:
-        """Have something called when what is going on in the client is over: `perform` is called from within it."""
-        ...
-
-    def fail(self, error: BaseException, /) -> None:
+    def fail(self, error: BaseException) -> None:
         """End the client with this error."""
-        ...
-
-    def after(self, seconds: float, call: Callable[[], None], /) -> None:
-        """Have something called when so many real seconds have passed, if the client has not ended and may wait."""
-        ...
+        self._driver.fail(error)
 
     @property
     def backlog(self) -> int:
         """How many messages the client has received, has not handled yet, and still may."""
-        ...
+        return 0 if self._over else self._driver.proto.stats.backlog
 
-    def rest(self, timeout: float, /) -> bool:
+    def rest(self, timeout: float) -> bool:
         """Wait so many real seconds, if waiting helps, until all is handled; gives whether that is so."""
-        ...
+        return not self.backlog
 
+    @abstractmethod
+    def resolve(self, command: Resolve) -> None:
+        """Call what gives params or a token, when the step is over, and tell the core."""
 
-class PeerNetwork(Protocol):
-    """The peer, as its clients see it."""
+    @abstractmethod
+    def soon(self, call: Callable[[], None]) -> None:
+        """Have something called when the step is over."""
 
-    clock: Clock
-
-    def perform(self, command: Command, client: PeerClient, /) -> None:
-        """Do what the client's core wants done; called from within its step."""
-        ...
-
-    def resolving(self, client: PeerClient, /) -> None:
-        """The client reads its params or its token."""
-        ...
+    @abstractmethod
+    def after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Have something called when so many real seconds have passed, if the client has not ended and may wait."""
 
 
 class State(Enum):
@@ -71,7 +85,6 @@ class Connection:
     """One attempt to connect, and the connection that became of it.
 
     Attributes:
-        number: Counted from 1.
         link: The client's end.
         client: The client.
         url: Without its query.
@@ -86,13 +99,10 @@ class Connection:
         under_way: What the client will be told, in order.
     """
 
-    def __init__(
-        self, number: int, client: PeerClient, command: OpenTransport, serializer: ServerSerializer | None
-    ) -> None:
+    def __init__(self, client: PeerClient[Any], command: OpenTransport, serializer: ServerSerializer | None) -> None:
         split = urlsplit(command.url)
         query = dict(parse_qsl(split.query, keep_blank_values=True))
         vsn = query.pop("vsn", None)
-        self.number = number
         self.link: Link = command.link
         self.client = client
         self.url = split._replace(query="").geturl()
@@ -132,8 +142,6 @@ def server_frame(serializer: ServerSerializer, join_ref: Any, topic: str, event:
 
 _CLIENTS: Final[Mapping[type, Serializer]] = {V1Server: V1(), V2Server: V2()}
 
-_PARTS: Final = re.compile(r"[\[\]]+")
-
 
 def _secret_param(name: str) -> bool:
-    return any(map(is_secret, _PARTS.split(name)))
+    return any(map(is_secret, re.split(r"[\[\]]+", name)))

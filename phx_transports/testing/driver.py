@@ -9,29 +9,35 @@ Messages are not handled but kept (`messages`), whoever they are for; handlers a
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from math import inf
 from typing import Any, Self, TypeVar
 
 from phx_proto.channel import Channel
 from phx_proto.client import ClientProtocol
-from phx_proto.commands import Resolve
+from phx_proto.commands import Command, Resolve
 from phx_proto.events import Event
 from phx_proto.inbox import Tap, TapItem
 from phx_proto.message import Message, Reply
-from phx_proto.queues import DeliveryQueue
+from phx_proto.queues import Delivery, DeliveryQueue
 from phx_proto.states import ChannelState, SocketState
 
-from ..client.session import Session
-from .clock import Timer
-from .connection import PeerNetwork
+from ..asyncio.alarm import Alarm
+from ..client import calls
+from ..client.calls import Call
+from ..client.driver import Driver
+from ..client.options import ClientSettings
+from .clock import Clock
+from .connection import PeerClient
 
 T = TypeVar("T")
 
 
 class PeerDriver:
-    """Plays the adapter of one client. Made by `Peer.driver`.
+    """A client without an adapter. Made by `Peer.driver`.
 
     Attributes:
         proto: The core; what is called on it directly is seen after `pump`.
@@ -39,21 +45,21 @@ class PeerDriver:
         messages: Every message of a joined channel, in order.
     """
 
-    def __init__(self, peer: PeerNetwork, proto: ClientProtocol, settle: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        proto: ClientProtocol,
+        clock: Clock,
+        perform: Callable[[Command, PeerClient[Any]], None],
+        settle: Callable[[], None],
+    ) -> None:
         self.proto = proto
         self.events: list[Event] = []
         self.messages: list[Message[Any]] = []
-        self._peer = peer
-        self._settle = settle
-        self._session = Session()
-        self._session.listeners.append(self.events.append)
-        self._timer: Timer | None = None
+        self._driver = _SteppedDriver(self, clock, perform, settle)
         self._channels: dict[str, Channel] = {}
 
     def __repr__(self) -> str:
         return f"PeerDriver({self.proto!r})"
-
-    # ---- what an application does ------------------------------------------------------------------------------------
 
     @property
     def state(self) -> SocketState:
@@ -62,19 +68,19 @@ class PeerDriver:
 
     def connect(self, *, timeout: float = inf) -> Self:
         """Begin to connect; a peer that is not told otherwise has accepted when this returns. See `connected`."""
-        self.tell(lambda now: self.proto.connect(now, timeout=timeout))
+        self._driver.start(timeout)
         return self
 
     def connected(self) -> "Future[None]":
         """Ends when the connection is open, or with what ended the client."""
         waiter: Future[None] = Future()
-        self._session.wait_connected(waiter)
+        self._driver.session.wait_connected(waiter)
         return waiter
 
     def closed(self) -> "Future[None]":
         """Ends when the client has ended: with its error, if it has one."""
         waiter: Future[None] = Future()
-        self._session.wait_closed(waiter)
+        self._driver.session.wait_closed(waiter)
         return waiter
 
     def channel(self, topic: str, params: Any = None) -> Channel:
@@ -82,31 +88,29 @@ class PeerDriver:
         channel = self._channels.get(topic)
         if channel is None or channel.state in (ChannelState.LEAVING, ChannelState.CLOSED):
             channel = self._channels[topic] = self.proto.channel(topic, params)
-            channel.inbox.attach(Tap(self._keep))
+            channel.inbox.attach(Tap(self._driver.keep))
         return channel
 
     def join(self, topic: str, params: Any = None, *, timeout: float | None = None) -> "Future[Any]":
         """Join; ends in what the server answered."""
-        channel = self.channel(topic, params)
-        return self._ask(lambda now: channel.join(now, timeout=timeout))
+        return self._ask(calls.join(self.channel(topic, params), timeout=timeout))
 
     def leave(self, topic: str, *, timeout: float = 10.0) -> "Future[None]":
         """Leave; ends when the server knows."""
         channel = self._channels.get(topic) or self.channel(topic)  # one that is being left is left once
-        return self._ask(lambda now: channel.leave(now, timeout=timeout))
+        return self._ask(calls.leave(channel, timeout=timeout))
 
     def push(self, topic: str, event: str, payload: Any = None, *, timeout: float = 10.0) -> "Future[Reply]":
         """Send an event; ends in the reply, whatever its status."""
-        payload = {} if payload is None else payload
-        return self._ask(lambda now: self.channel(topic).push(event, payload, now, timeout=timeout))
+        return self._ask(calls.push(self.channel(topic), event, {} if payload is None else payload, timeout=timeout))
 
     def cast(self, topic: str, event: str, payload: Any = None) -> None:
         """Send an event, and want no reply."""
-        self.tell(lambda now: self.channel(topic).cast(event, {} if payload is None else payload, now))
+        self.tell(calls.cast(self.channel(topic), event, {} if payload is None else payload))
 
     def ping(self, *, timeout: float = 10.0) -> "Future[float]":
         """Send a heartbeat; ends in the seconds that the answer took."""
-        return self._ask(lambda now: self.proto.ping(now, timeout=timeout))
+        return self._ask(calls.ping(self.proto, timeout=timeout))
 
     def reconnect(self) -> None:
         """Drop the connection and connect anew."""
@@ -119,90 +123,106 @@ class PeerDriver:
 
     def abort(self) -> None:
         """Close at once."""
-        self.tell(self.proto.abort)
-
-    # ---- what an adapter does ----------------------------------------------------------------------------------------
-
-    def tell(self, call: Callable[[float], T]) -> T:
-        """Give the core an input, and have everything happen that follows from it."""
-        result = call(self._peer.clock.now())
-        self.pump()
-        self._settle()
-        return result
-
-    def soon(self, call: Callable[[], None]) -> None:
-        """Does nothing: the caller of the core settles afterwards."""
+        self._driver.drop()
 
     def fail(self, error: BaseException) -> None:
         """End the client with this error."""
-        self._session.fail(error)
-        self.abort()
+        self._driver.fail(error)
 
-    def after(self, seconds: float, call: Callable[[], None], /) -> None:
-        """Never: nothing waits here."""
-
-    @property
-    def backlog(self) -> int:
-        """How many messages are not handled: none, unless the test holds some."""
-        return self.proto.stats.backlog
-
-    def rest(self, timeout: float, /) -> bool:
-        """Whether all is handled; no other thread would come to it while this one waits."""
-        return not self.backlog
+    def tell(self, call: Callable[[float], T]) -> T:
+        """Give the core an input, and have everything happen that follows from it."""
+        return self._driver.step(call)
 
     def pump(self) -> None:
         """Do what the core wants done."""
-        proto = self.proto
-        questions: list[Resolve] = []
-        for tap, item in proto.tapped():
-            tap.put(item)
-        self._handle(proto.runnable())
-        while commands := proto.commands():
-            for command in commands:
-                if isinstance(command, Resolve):
-                    questions.append(command)
-                else:
-                    self._peer.perform(command, self)
-        self._session.settle(proto.events())
-        self._arm()
-        for question in questions:
-            self._resolve(question)
+        self._driver.step(lambda now: None)
 
-    # ---- private -----------------------------------------------------------------------------------------------------
-
-    def _ask(self, call: Callable[[float], str]) -> "Future[Any]":
+    def _ask(self, call: Call[Any]) -> "Future[Any]":
         waiter: Future[Any] = Future()
-        self.tell(lambda now: self._session.wait(call(now), waiter))
+        self._driver.begin(call, waiter)
         return waiter
 
-    def _handle(self, queues: list[DeliveryQueue]) -> None:
+
+class _SteppedDriver(Driver):
+    """Drives the core in the caller's own steps, on the test's clock; its workers keep the messages."""
+
+    def __init__(
+        self,
+        face: PeerDriver,
+        clock: Clock,
+        perform: Callable[[Command, PeerClient[Any]], None],
+        settle: Callable[[], None],
+    ) -> None:
+        super().__init__(face.proto, ClientSettings())
+        self._face = face
+        self._settle = settle
+        self._later: deque[Callable[[], object]] = deque()  # what is to be done after the step
+        client = _SteppedClient(self, clock, perform)
+        self.attach(now=clock.now, perform=client.perform, workers=self, alarm=Alarm(clock.call_at, self.due))
+
+    def step(self, call: Callable[[float], T]) -> T:
+        """Tell the core something, and have everything happen that follows from it."""
+        result = super().step(call)
+        while self._later:
+            self._later.popleft()()
+        self._settle()
+        return result
+
+    def later(self, call: Callable[[], object]) -> None:
+        """Have something done after the step."""
+        self._later.append(call)
+
+    def record(self, event: Event) -> None:
+        """Keep an event."""
+        self._face.events.append(event)
+
+    def keep(self, item: TapItem) -> None:
+        """Keep a message of a channel."""
+        if isinstance(item, tuple):
+            self._face.messages.append(item[1])
+            self.handled([item])
+
+    def add(self, queues: Sequence[DeliveryQueue]) -> None:
+        """Handle what waits for handlers; of a channel's messages its tap has told."""
         for queue in queues:
             while deliveries := queue.take():
-                if queue.channel is self.proto.unjoined:  # of a channel's messages a tap has told
-                    self.messages += [message for _, message, _ in deliveries]
-                self.proto.handled(deliveries, self._peer.clock.now())
+                if queue.channel is self.proto.unjoined:
+                    self._face.messages += [message for _, message, _ in deliveries]
+                self.handled(deliveries)
 
-    def _keep(self, item: TapItem) -> None:
-        if isinstance(item, tuple):
-            self.messages.append(item[1])
-            self.proto.handled([item], self._peer.clock.now())
+    execute = add
 
-    def _arm(self) -> None:
-        deadline = self.proto.next_timeout()
-        if self._timer is not None and self._timer.cancelled:
-            self._timer = None
-        if deadline is not None and (self._timer is None or deadline < self._timer.when()):
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._peer.clock.call_at(deadline, lambda: self.tell(self.proto.handle_timeout))
+    def halt(self) -> None:
+        """There is no handler to be begun."""
 
-    def _resolve(self, question: Resolve) -> None:
+    def handled(self, deliveries: Sequence[Delivery]) -> None:
+        """These were kept."""
+        self.later(partial(super().step, lambda now: self.proto.handled(deliveries, now)))
+
+    def on_closed(self) -> None:
+        """Nothing is left to be ended."""
+
+
+class _SteppedClient(PeerClient[_SteppedDriver]):
+    """The same, for the peer: nothing waits here, and the caller of the core settles."""
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Not needed."""
+
+    def after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Never."""
+
+    def resolve(self, command: Resolve) -> None:
+        """Call what gives params or a token, after the step."""
+        self._driver.later(partial(self._resolve, command))
+
+    def _resolve(self, command: Resolve) -> None:
+        proto = self._driver.proto
         try:
-            value = question.provider()
+            value = command.provider()
             if inspect.iscoroutine(value):
                 value = asyncio.run(value)
         except Exception as error:
-            failure = error
-            self.tell(lambda now: self.proto.resolve_failed(question.request, failure, now))
+            self.tell(partial(proto.resolve_failed, command.request, error))
         else:
-            self.tell(lambda now: self.proto.resolved(question.request, value, now))
+            self.tell(partial(proto.resolved, command.request, value))

@@ -1,20 +1,20 @@
 """What the client is to send, and what the server does then: declared before it comes, or taken from what has come."""
 
 import asyncio
-import threading
-from collections.abc import Callable
 from concurrent.futures import Future
-from enum import Enum
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import msgspec
 
 from phx_proto.formats import Request, V2Server
+from phx_proto.message import PHX_LEAVE
 
 from .clock import forward
 from .connection import Connection
 from .errors import CannotPlay, UnexpectedConversation
-from .transcript import shown
+from .network import Network
+from .transcript import NOTHING, described
 
 __tracebackhide__ = True  # for pytest: a test that fails shows its own lines
 
@@ -36,22 +36,7 @@ class _Anything:
 ANYTHING: Final[Any] = _Anything()
 
 
-class Kind(Enum):
-    """What may be expected of a client."""
-
-    JOIN = "join"
-    PUSH = "push"
-    LEAVE = "leave"
-
-
-class Answer(Enum):
-    """What the server does with a message."""
-
-    UNDECIDED = "undecided"  #: nothing yet
-    REPLY = "reply"  #: answers with a status
-    SILENCE = "silence"  #: never answers
-
-
+@dataclass(slots=True, eq=False)
 class Asked:
     """A message of the client that could be expected.
 
@@ -61,16 +46,27 @@ class Asked:
         expected: Whether an expectation has taken it.
     """
 
-    __slots__ = ("connection", "expected", "kind", "request")
-
-    def __init__(self, kind: Kind, connection: Connection, request: Request) -> None:
-        self.kind = kind
-        self.connection = connection
-        self.request = request
-        self.expected = False
+    connection: Connection
+    request: Request
+    expected: bool = False
 
     def __str__(self) -> str:
-        return described(self.kind, self.request.topic, self.request.event, self.request.payload)
+        return described(self.request.event, self.request.topic, self.request.payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the server does with a message.
+
+    Attributes:
+        status: Of its reply; `None` where it never answers.
+        response: Of its reply.
+        advance: Seconds that pass as soon as the message has come.
+    """
+
+    status: str | None
+    response: Any = None
+    advance: float = 0.0
 
 
 class Expectation:
@@ -80,39 +76,18 @@ class Expectation:
     it has come. Until it is said, the client waits; a push that wants no reply is content with that.
     """
 
-    def __init__(
-        self,
-        kind: Kind,
-        topic: str,
-        event: str,
-        payload: Any,
-        *,
-        standing: bool,
-        act: "Callable[[Asked, Answer, str, Any], None]",
-        lapse: Callable[[float], None],
-        settle: Callable[[], None],
-        account: Callable[[], str],
-        lock: "threading.RLock",
-    ) -> None:
-        self._kind = kind
+    def __init__(self, network: Network, topic: str, event: str, payload: Any, *, standing: bool = False) -> None:
+        self._network = network
         self._topic = topic
         self._event = event
         self._payload = payload
         self._standing = standing
-        self._act = act
-        self._lapse = lapse
-        self._settle = settle
-        self._account = account
-        self._lock = lock
-        self._answer = Answer.REPLY if kind is Kind.LEAVE else Answer.UNDECIDED
-        self._status = "ok"
-        self._response: Any = {}
-        self._advance = 0.0
+        self._answer = Answer("ok", {}) if event == PHX_LEAVE else None
         self._asked: Asked | None = None
         self._arrival: Future[None] = Future()
 
     def __str__(self) -> str:
-        return described(self._kind, self._topic, self._event, self._payload)
+        return described(self._event, self._topic, NOTHING if self._payload is ANYTHING else self._payload)
 
     # ---- what the server does ----------------------------------------------------------------------------------------
 
@@ -126,11 +101,11 @@ class Expectation:
             CannotPlay: It is answered already, or its connection is gone.
             LocalError: The response cannot be sent.
         """
-        return self._decide(Answer.REPLY, "ok", {} if response is None else response)
+        return self._decide(Answer("ok", {} if response is None else response))
 
     def refuse(self, response: Any = None) -> Self:
         """Answer with status `"error"`: a join is refused, a push rejected. Raises what `reply` raises."""
-        return self._decide(Answer.REPLY, "error", {} if response is None else response)
+        return self._decide(Answer("error", {} if response is None else response))
 
     def ignore(self, *, advance: float = 0.0) -> Self:
         """Never answer.
@@ -143,8 +118,7 @@ class Expectation:
             CannotPlay: It is answered already.
             ValueError: The seconds are negative.
         """
-        self._advance = forward(advance)
-        return self._decide(Answer.SILENCE, "", None)
+        return self._decide(Answer(None, advance=forward(advance)))
 
     # ---- what came ---------------------------------------------------------------------------------------------------
 
@@ -198,9 +172,8 @@ class Expectation:
         request = asked.request
         return (
             (self._asked is None or self._standing)
-            and self._kind is asked.kind
+            and self._event == request.event
             and _fits(self._topic, request.topic, self._standing)
-            and (self._kind is not Kind.PUSH or self._event == request.event)
             and _equal(self._payload, request.payload)
         )
 
@@ -210,44 +183,31 @@ class Expectation:
         self._asked = asked
         if not self._arrival.done():
             self._arrival.set_result(None)
-        if self._answer is not Answer.UNDECIDED:
-            self._answer_now(asked)
+        self._answer_it()
 
     # ---- private -----------------------------------------------------------------------------------------------------
 
-    def _decide(self, answer: Answer, status: str, response: Any) -> Self:
-        if answer is Answer.REPLY:
-            V2Server().reply(None, None, self._topic, status, response)  # what cannot be sent is refused here and now
-        with self._lock:
-            decided = self._answer is not Answer.UNDECIDED and self._kind is not Kind.LEAVE
-            if decided or (self._answer is Answer.REPLY and self.came):
+    def _decide(self, answer: Answer) -> Self:
+        if answer.status is not None:  # what cannot be sent is refused here and now
+            V2Server().reply(None, None, self._topic, answer.status, answer.response)
+        with self._network.acting():
+            if self._answer is not None and (self._event != PHX_LEAVE or self.came):
                 raise CannotPlay(f"What the server does with the {self} is decided already.")
-            self._answer, self._status, self._response = answer, status, response
-            if self._asked is not None:
-                self._answer_now(self._asked)
-        self._settle()
+            self._answer = answer
+            self._answer_it()
         return self
 
-    def _answer_now(self, asked: Asked) -> None:
-        self._act(asked, self._answer, self._status, self._response)
-        self._lapse(self._advance)
+    def _answer_it(self) -> None:
+        if self._asked is None or self._answer is None:
+            return
+        if self._answer.status is not None:
+            self._network.reply(self._asked.connection, self._asked.request, self._answer.status, self._answer.response)
+        self._network.lapse(self._answer.advance)
 
     def _found(self) -> Asked:
         if self._asked is None:
-            raise UnexpectedConversation(f"The {self} did not come.\n{self._account()}")
+            raise UnexpectedConversation(f"The {self} did not come.\n{self._network.account()}")
         return self._asked
-
-
-def described(kind: Kind, topic: str, event: str, payload: Any) -> str:
-    """A message in words."""
-    carried = "" if payload is ANYTHING else f" {shown(payload)}"
-    match kind:
-        case Kind.JOIN:
-            return f'join of "{topic}"{carried}'
-        case Kind.LEAVE:
-            return f'leave of "{topic}"'
-        case Kind.PUSH:
-            return f'push "{event}" on "{topic}"{carried}'
 
 
 def _fits(wanted: str, topic: str, pattern: bool) -> bool:

@@ -84,52 +84,42 @@ class Faults:
 
 
 class FaultyWire(ServerWire):
-    """A connection with faults."""
+    """A connection with faults. What comes from the client passes through here before the driver gets it."""
 
     def __init__(self, *args: Any, faults: Faults, tap: Wiretap, **options: Any) -> None:
         super().__init__(*args, **options)
         self._faults = faults
         self._tap = tap
         self._number = 0  # by which the tap knows it, once it is open
-        self._gate: _Gate | None = None
+        self._driver: WireEvents | None = None  # once the handshake is over
+        self._late: deque[asyncio.TimerHandle] = deque()
         self._refused = False
 
+    # ---- from the server ---------------------------------------------------------------------------------------------
+
     def begin(self, events: WireEvents) -> None:
-        """The handshake is over: what comes from here on passes the gate."""
         self._number = self._tap.connected()
-        self._gate = _Gate(self, events, self._faults)
-        super().begin(self._gate)
+        self._driver = events
+        super().begin(self)
 
     def put(self, data: str | bytes) -> None:
-        """The server sends a message."""
         self._tap.carried(self._number, Side.SERVER, data)
         super().put(data)
 
     def end(self, code: int) -> None:
-        """The server closes the connection, or answers that the client does."""
         self._tap.tell(self._number, Side.SERVER, f"closes the connection with {code}")
         super().end(code)
 
     def drop(self) -> None:
-        """The server drops the connection."""
         self._tap.tell(self._number, Side.SERVER, "drops the connection")
         super().drop()
 
-    def ended(self, code: int | None, reason: str) -> None:
-        """The client has closed the connection, or it is gone."""
-        words = f"is gone: {reason}" if code is None else f"closes the connection with {code}"
-        self._tap.tell(self._number, Side.CLIENT, words)
-
-    def came(self, messages: list[Received]) -> None:
-        """These came from the client, and get through."""
-        for message in messages:
-            self._tap.carried(self._number, Side.CLIENT, message)
+    # ---- from the client ---------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came."""
         if self._refused:
             return
-        answer = self._faults.next_refusal() if self._gate is None else None
+        answer = self._faults.next_refusal() if self._driver is None else None
         if answer is None:
             super().data_received(data)
             return
@@ -138,57 +128,51 @@ class FaultyWire(ServerWire):
         self.transport.write(answer)
         self.transport.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing more will come, nor get through."""
-        super().connection_lost(exc)
-        if self._gate is not None:
-            self._gate.shut()
-
-
-class _Gate:
-    """Before the driver of one connection."""
-
-    def __init__(self, wire: FaultyWire, events: WireEvents, faults: Faults) -> None:
-        self._wire = wire
-        self._events = events
-        self._faults = faults
-        self._loop = asyncio.get_running_loop()
-        self._late: deque[asyncio.TimerHandle] = deque()
-
     def received(self, messages: list[Received], /) -> None:
+        """One read brought these messages."""
         passed, cut = self._faults.passing(messages)
-        if self._faults.delay or self._late:
-            self._pass_late(passed, cut)
-        else:
+        if not self._faults.delay and not self._late:
             self._pass(passed, cut)
-
-    def closed(self, code: int | None, reason: str, /) -> None:
-        self.shut()
-        self._wire.ended(code, reason)
-        self._events.closed(code, reason)
-
-    def shut(self) -> None:
-        """What is late will not come."""
-        while self._late:
-            self._late.popleft().cancel()
-
-    def _pass_late(self, messages: list[Received], cut: bool) -> None:
-        due = self._loop.time() + self._faults.delay
+            return
+        due = self.loop.time() + self._faults.delay
         if self._late:
             due = max(due, self._late[-1].when())  # never before what came before it
-        self._late.append(self._loop.call_at(due, self._pass_next, messages, cut))
+        self._late.append(self.loop.call_at(due, self._pass_next, passed, cut))
+
+    def closed(self, code: int | None, reason: str, /) -> None:
+        """The client ended the connection, or it broke."""
+        self._forget_late()
+        words = f"is gone: {reason}" if code is None else f"closes the connection with {code}"
+        self._tap.tell(self._number, Side.CLIENT, words)
+        self._told.closed(code, reason)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._forget_late()
+
+    # ---- private -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _told(self) -> WireEvents:
+        assert self._driver is not None, "the handshake is over"
+        return self._driver
+
+    def _forget_late(self) -> None:
+        while self._late:
+            self._late.popleft().cancel()
 
     def _pass_next(self, messages: list[Received], cut: bool) -> None:
         self._late.popleft()
         self._pass(messages, cut)
 
     def _pass(self, messages: list[Received], cut: bool) -> None:
-        self._wire.came(messages)
-        self._events.received(messages)
-        self._wire.flush()
+        for message in messages:
+            self._tap.carried(self._number, Side.CLIENT, message)
+        self._told.received(messages)
+        self.flush()
         if cut:
-            self._wire.drop()
-            self._events.closed(None, "the test cut the connection")
+            self.drop()
+            self._told.closed(None, "the test cut the connection")
 
 
 _SERIALIZERS: Final = (V2Server(), V1Server())

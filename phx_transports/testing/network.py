@@ -10,9 +10,11 @@ tells holds the turn, and takes the client's own lock after it.
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from phx_proto.commands import (
     AbortTransport,
@@ -25,18 +27,50 @@ from phx_proto.commands import (
     SendBinary,
     SendText,
 )
-from phx_proto.errors import ConnectError
 from phx_proto.formats import Request, ServerSerializer
 from phx_proto.link import Link
-from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC
+from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_JOIN, PHX_LEAVE
 
 from .clock import Clock
-from .connecting import Accept, ConnectOutcome, Fail, Hold, Refuse
-from .connection import Connection, PeerClient, State
-from .errors import CannotPlay
-from .transcript import NOTHING, Entry, Side, Transcript
+from .connection import Connection, PeerClient, State, server_frame
+from .errors import CannotPlay, UnexpectedConversation
+from .transcript import NOTHING, Entry, Side, Transcript, described, doing, named
 
 __tracebackhide__ = True  # for pytest: a test that fails shows its own lines
+
+_NOBODY_MOVES_IT: Final = "The client tries again when the clock has moved, and nobody moves it."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectOutcome:
+    """What becomes of an attempt to connect.
+
+    Attributes:
+        expected: In words, where it was expected and did not come.
+        state: Of the connection.
+        side: Which side does it.
+        words: What it is.
+        tell: Tells the link; `None` where the attempt is not answered.
+        advance: Seconds that pass then.
+    """
+
+    expected: str
+    state: State
+    side: Side
+    words: str
+    tell: Callable[[Link, float], None] | None = None
+    advance: float = 0.0
+
+
+def accepted(subprotocol: str | None = None) -> ConnectOutcome:
+    """The attempt to connect succeeds."""
+    return ConnectOutcome(
+        expected="be accepted",
+        state=State.OPEN,
+        side=Side.SERVER,
+        words="accepts the connection",
+        tell=lambda link, now: link.opened(subprotocol, now),
+    )
 
 
 class Network:
@@ -45,29 +79,33 @@ class Network:
     Args:
         clock: The time.
         serializer: Instead of the one that the client asks for.
-        heard: Told each request of a client but its heartbeats, under the lock.
+        heard: Told each request of a client that a test may expect, under the lock.
+        patience: Real seconds after which a client is ended that waits for what will not come.
 
     Attributes:
         lock: Over everything here, and over the peer's script.
         transcript: What was said so far.
         connections: Every attempt to connect so far.
         next_connects: What becomes of the next attempts to connect; they are accepted where nothing is said.
-        now: What the time is.
         heartbeats: Whether they are answered.
     """
 
     def __init__(
-        self, clock: Clock, serializer: ServerSerializer | None, heard: Callable[[Connection, Request], None]
+        self,
+        clock: Clock,
+        serializer: ServerSerializer | None,
+        heard: Callable[[Connection, Request], None],
+        patience: float,
     ) -> None:
         self.lock = threading.RLock()
         self.transcript = Transcript()
         self.connections: list[Connection] = []
         self.next_connects: deque[ConnectOutcome] = deque()
         self.heartbeats = True
-        self.now = clock.now
         self._clock = clock
         self._serializer = serializer
         self._heard = heard
+        self._patience = patience
         self._turn = threading.Lock()
         self._teller: int | None = None  # the thread that has the turn
         self._lapses: deque[float] = deque()  # seconds that pass when everything under way has arrived
@@ -75,7 +113,7 @@ class Network:
 
     # ---- from the client ---------------------------------------------------------------------------------------------
 
-    def perform(self, command: Command, client: PeerClient) -> None:
+    def perform(self, command: Command, client: PeerClient[Any]) -> None:
         """Do what a client's core wants done."""
         with self.lock:
             match command:
@@ -84,7 +122,9 @@ class Network:
                 case SendText(link=link, data=data) | SendBinary(link=link, data=data):
                     self._received(self._of(link), data)
                 case CloseTransport(link=link, code=code, reason=reason):
-                    self._closed(self._of(link), code, reason)
+                    connection = self._of(link)
+                    connection.close_code = code
+                    self.end(connection, code, reason, f"closes the connection with {code}", Side.CLIENT)
                 case AbortTransport(link=link):
                     self._dropped(self._of(link))
                 case PauseReading(link=link):
@@ -94,30 +134,35 @@ class Network:
                     self._of(link).paused = False
                     self.say(Side.CLIENT, "reads on")
                 case Resolve():
-                    raise AssertionError("params and tokens are the adapter's matter")
+                    words = f"A callable that gives params or a token raised, or did not return. {_NOBODY_MOVES_IT}"
+                    self.watch(client, "there are no params, or no token", lambda: [words])
+                    client.resolve(command)
         client.soon(self.settle)
 
-    def _attempted(self, command: OpenTransport, client: PeerClient) -> None:
-        connection = Connection(len(self.connections) + 1, client, command, self._serializer)
+    def _attempted(self, command: OpenTransport, client: PeerClient[Any]) -> None:
+        connection = Connection(client, command, self._serializer)
         self.connections.append(connection)
         self.say(Side.CLIENT, f"connects to {connection}")
-        self._answer(connection, self.next_connects.popleft() if self.next_connects else Accept())
+        self._answer(connection, self.next_connects.popleft() if self.next_connects else accepted())
+        if not any(connection.state is State.OPEN for connection in self.connections):
+            self.watch(client, "there is no connection", lambda: [f"There is no connection. {_NOBODY_MOVES_IT}"])
 
     def _received(self, connection: Connection, data: str | bytes) -> None:
         request = connection.serializer.decode(data)
-        if (request.topic, request.event) != (PHOENIX_TOPIC, HEARTBEAT):
-            self._heard(connection, request)
+        topic, event = request.topic, request.event
+        if (topic, event) == (PHOENIX_TOPIC, HEARTBEAT):
+            self.say(Side.CLIENT, "sends a heartbeat", topic, event)
+            if self.heartbeats:
+                frame = connection.serializer.reply(None, request.ref, topic, "ok", {})
+                self.send(connection, frame, "answers the heartbeat", topic, event)
             return
-        self.say(Side.CLIENT, "sends a heartbeat", PHOENIX_TOPIC, HEARTBEAT)
-        if self.heartbeats:
-            frame = connection.serializer.reply(None, request.ref, PHOENIX_TOPIC, "ok", {})
-            self.send(connection, frame, "answers the heartbeat", PHOENIX_TOPIC, HEARTBEAT)
-
-    def _closed(self, connection: Connection, code: int, reason: str) -> None:
-        self.say(Side.CLIENT, f"closes the connection with {code}")
-        connection.close_code = code
-        connection.over()
-        connection.under_way.append(lambda now: connection.link.closed(code, reason, now))
+        self.say(Side.CLIENT, doing(event, topic), topic, event, NOTHING if event == PHX_LEAVE else request.payload)
+        if event in (PHX_JOIN, PHX_LEAVE) or connection.joined.get(topic) == request.join_ref:
+            self._heard(connection, request)
+        elif topic not in connection.joined:  # as by a real server; with the join_ref of an earlier join it is ignored
+            response = {"reason": "unmatched topic"}
+            frame = connection.serializer.reply(None, request.ref, topic, "error", response)
+            self.send(connection, frame, f'knows no "{topic}"', topic, event, response)
 
     def _dropped(self, connection: Connection) -> None:
         if connection.state is not State.OVER:
@@ -126,6 +171,13 @@ class Network:
         connection.under_way.clear()
 
     # ---- from the server ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def acting(self) -> Generator[None]:
+        """Hold the lock while the test has the server do something; then have it arrive."""
+        with self.lock:
+            yield
+        self.settle()
 
     def send(
         self,
@@ -140,6 +192,32 @@ class Network:
         self.say(Side.SERVER, words, topic, event, payload)
         connection.under_way.append(partial(connection.link.receive, frame))
 
+    def push(
+        self, connection: Connection, join_ref: Any, topic: str, event: str, payload: Any, *, words: str = "pushes {}"
+    ) -> None:
+        """Put an event under way: a broadcast where the join_ref is null."""
+        payload = {} if payload is None else payload
+        frame = server_frame(connection.serializer, join_ref, topic, event, payload)
+        self.send(connection, frame, words.format(f'"{event}" to "{topic}"'), topic, event, payload)
+
+    def reply(self, connection: Connection, request: Request, status: str, response: Any) -> None:
+        """Answer a request, with what follows from that on a real server."""
+        topic, event, join_ref = request.topic, request.event, request.join_ref
+        if connection.state is not State.OPEN:
+            what = described(event, topic, request.payload)
+            raise CannotPlay(f"The {what} cannot be answered: its connection is gone.\n{self.account()}")
+        frame = connection.serializer.reply(join_ref, request.ref, topic, status, response)
+        self.send(connection, frame, f"answers the {named(event, topic)} with {status}", topic, event, response)
+        old = connection.joined.get(topic)
+        if event == PHX_JOIN and status == "ok":
+            connection.joined[topic] = join_ref
+        elif event == PHX_LEAVE and old == join_ref:
+            connection.joined.pop(topic, None)
+        else:
+            return
+        if old is not None:
+            self.send_end(connection, topic, old, PHX_CLOSE, {}, "closes")
+
     def send_end(
         self, connection: Connection, topic: str, join_ref: Any, event: str, payload: dict[str, Any], verb: str
     ) -> None:
@@ -147,9 +225,9 @@ class Network:
         frame = connection.serializer.push(join_ref, topic, event, payload, ref=join_ref)
         self.send(connection, frame, f'{verb} "{topic}"', topic, event, payload or NOTHING)
 
-    def end(self, connection: Connection, code: int | None, reason: str, words: str) -> None:
+    def end(self, connection: Connection, code: int | None, reason: str, words: str, side: Side = Side.SERVER) -> None:
         """Put the end of a connection under way."""
-        self.say(Side.SERVER, words)
+        self.say(side, words)
         connection.over()
         connection.under_way.append(lambda now: connection.link.closed(code, reason, now))
 
@@ -162,24 +240,11 @@ class Network:
             self._answer(held, outcome)
 
     def _answer(self, connection: Connection, outcome: ConnectOutcome) -> None:
-        link, under_way = connection.link, connection.under_way
-        if not isinstance(outcome, Accept):
-            self.lapse(outcome.advance)
-        match outcome:
-            case Accept(subprotocol):
-                connection.state = State.OPEN
-                self.say(Side.SERVER, "accepts the connection")
-                under_way.append(lambda now: link.opened(subprotocol, now))
-            case Refuse(status, body, headers):
-                connection.over()
-                self.say(Side.SERVER, f"refuses the connection with HTTP {status}")
-                under_way.append(lambda now: link.refused(status, headers, body, now))
-            case Fail(reason):
-                connection.over()
-                self.say(Side.NOTE, f"no server is there: {reason}")
-                under_way.append(lambda now: link.failed(ConnectError(reason), now))
-            case Hold():
-                self.say(Side.NOTE, "the handshake is not answered yet")
+        connection.state = outcome.state
+        self.say(outcome.side, outcome.words)
+        self.lapse(outcome.advance)
+        if outcome.tell is not None:
+            connection.under_way.append(partial(outcome.tell, connection.link))
 
     # ---- what is under way -------------------------------------------------------------------------------------------
 
@@ -217,14 +282,54 @@ class Network:
             self._lapsing = True
             return self._lapses.popleft()
 
-    def _next(self) -> tuple[PeerClient, Callable[[float], None]] | None:
+    def _next(self) -> tuple[PeerClient[Any], Callable[[float], None]] | None:
         with self.lock:
             for connection in self.connections:
                 if connection.under_way and not connection.paused:
                     return connection.client, connection.under_way.popleft()
         return None
 
+    # ---- patience ----------------------------------------------------------------------------------------------------
+
+    def watch(
+        self,
+        client: PeerClient[Any],
+        note: str,
+        words: Callable[[], list[str]],
+        *,
+        stuck: Callable[[], bool] | None = None,
+    ) -> None:
+        """End a client that waits for what will not come: better a test that fails than one that waits for ever.
+
+        A client on asyncio or threads blocks the test that calls it, and the clock moves only when the test moves it.
+
+        Args:
+            client: The client.
+            note: What is the matter, for the transcript.
+            words: The beginning of the error with which it is ended.
+            stuck: Whether it still waits when the patience is over; by default, whether nothing was said and no time
+                has passed until then.
+        """
+        before = self._progress()
+
+        def look() -> None:
+            with self.lock:
+                if not (self._progress() == before if stuck is None else stuck()):
+                    return
+                self.say(Side.NOTE, f"{note}: the client is ended")
+                text = "\n".join([*words(), self.account()])
+            client.fail(UnexpectedConversation(text))
+
+        client.after(self._patience, look)
+
+    def _progress(self) -> tuple[int, float]:
+        return len(self.transcript), self._clock.now()
+
     # ---- what is so now ----------------------------------------------------------------------------------------------
+
+    def clients(self) -> list[PeerClient[Any]]:
+        """Who has connected, or tried to."""
+        return list(dict.fromkeys(connection.client for connection in self.connections))
 
     @property
     def joined(self) -> list[str]:

@@ -23,20 +23,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from phx_proto.client import ClientProtocol
-from phx_proto.commands import Command, OpenTransport
+from phx_proto.errors import ConnectError
 from phx_proto.formats import Request, ServerSerializer
 from phx_proto.message import PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE
 
-from .clock import Clock, forward
-from .connecting import EXPECTED, Accept, ConnectOutcome, Fail, Hold, Refuse
-from .connection import Connection, PeerClient, State, server_frame
-from .errors import CannotPlay, TestKitError, UnexpectedConversation
-from .expectations import ANYTHING, Answer, Asked, Expectation, Kind
-from .network import Network
-from .patience import Patience
+from .clock import Clock, forward, settle_loop
+from .connection import Connection, State
+from .errors import TestKitError, UnexpectedConversation
+from .expectations import ANYTHING, Asked, Expectation
+from .network import ConnectOutcome, Network, accepted
 from .presences import Presences
-from .settling import settle_loop
-from .transcript import NOTHING, Side, Transcript, doing, named
+from .transcript import Side, Transcript, named
 
 if TYPE_CHECKING:
     from ..asyncio.interfaces import ClientTransport as AsyncioTransport
@@ -49,8 +46,6 @@ __tracebackhide__ = True  # for pytest: a test that fails shows its own lines
 
 #: Where clients of a peer connect to. No such host exists, and none is looked for.
 URL: Final = "ws://peer.test/socket"
-
-_UNMATCHED: Final = {"reason": "unmatched topic"}
 
 
 class Peer:
@@ -73,9 +68,7 @@ class Peer:
         self, *, clock: Clock | None = None, serializer: ServerSerializer | None = None, patience: float = 10.0
     ) -> None:
         self.clock = Clock() if clock is None else clock
-        self._network = Network(self.clock, serializer, self._heard)
-        self._patience = Patience(patience, self._network)
-        self._lock = self._network.lock
+        self._network = Network(self.clock, serializer, self._heard, patience)
         self._expectations: list[Expectation] = []
         self._standing: list[Expectation] = []  # what is allowed; they come last
         self._asked: list[Asked] = []  # what came that can be expected
@@ -112,7 +105,7 @@ class Peer:
         Returns:
             On which to say what the server does: `.reply(…)`, `.refuse(…)`, `.ignore()`.
         """
-        return self._expect(Kind.JOIN, topic, PHX_JOIN, params)
+        return self._expect(topic, PHX_JOIN, params)
 
     def expect_push(self, topic: str, event: str, payload: Any = ANYTHING) -> Expectation:
         """The client sends an event, whether it wants a reply (`push`) or not (`cast`).
@@ -122,11 +115,11 @@ class Peer:
             event: Which event.
             payload: With which payload; `ANYTHING` within it matches any value there.
         """
-        return self._expect(Kind.PUSH, topic, event, payload)
+        return self._expect(topic, event, payload)
 
     def expect_leave(self, topic: str) -> Expectation:
         """The client leaves a topic. It is answered like any other, unless `.ignore()` is said before it comes."""
-        return self._expect(Kind.LEAVE, topic, PHX_LEAVE, ANYTHING)
+        return self._expect(topic, PHX_LEAVE, ANYTHING)
 
     def allow_join(self, topic: str, response: Any = None) -> None:
         """Accept every join of the topic that nothing else expects, or none.
@@ -135,11 +128,11 @@ class Peer:
             topic: A topic; or the beginning of one and a `*`.
             response: What each is answered; `None` stands for `{}`.
         """
-        self._expect(Kind.JOIN, topic, PHX_JOIN, ANYTHING, standing=True).reply(response)
+        self._expect(topic, PHX_JOIN, ANYTHING, standing=True).reply(response)
 
     def allow_push(self, topic: str, event: str, response: Any = None) -> None:
         """Answer ok to every push of the event that nothing else expects, or none. Arguments as for `allow_join`."""
-        self._expect(Kind.PUSH, topic, event, ANYTHING, standing=True).reply(response)
+        self._expect(topic, event, ANYTHING, standing=True).reply(response)
 
     # ---- what the server sends ---------------------------------------------------------------------------------------
 
@@ -155,23 +148,17 @@ class Peer:
             CannotPlay: The topic is not joined.
             LocalError: The payload cannot be sent.
         """
-        payload = {} if payload is None else payload
-        with self._lock:
+        with self._network.acting():
             connection = self._network.connection_of(topic, f'push "{event}"')
-            frame = server_frame(connection.serializer, connection.joined[topic], topic, event, payload)
-            self._network.send(connection, frame, f'pushes "{event}" to "{topic}"', topic, event, payload)
-        self._network.settle()
+            self._network.push(connection, connection.joined[topic], topic, event, payload)
 
     def broadcast(self, topic: str, event: str, payload: Any = None) -> None:
         """Send an event on every connection that has joined the topic. Raises what `push` raises."""
-        payload = {} if payload is None else payload
-        with self._lock:
+        with self._network.acting():
             self._network.connection_of(topic, f'broadcast "{event}"')
             for connection in self._network.connections:
                 if topic in connection.joined:
-                    frame = server_frame(connection.serializer, None, topic, event, payload)
-                    self._network.send(connection, frame, f'broadcasts "{event}" to "{topic}"', topic, event, payload)
-        self._network.settle()
+                    self._network.push(connection, None, topic, event, payload, words="broadcasts {}")
 
     def push_unjoined(self, topic: str, event: str, payload: Any = None) -> None:
         """Send an event on a topic that the client did not join, as Absinthe does; for handlers with `unjoined=True`.
@@ -180,13 +167,9 @@ class Peer:
             CannotPlay: No connection is open.
             LocalError: The payload cannot be sent.
         """
-        payload = {} if payload is None else payload
-        with self._lock:
+        with self._network.acting():
             connection = self._network.open_connection(f'push "{event}"')
-            frame = connection.serializer.broadcast(topic, event, payload)
-            words = f'pushes "{event}" to "{topic}", which is not joined'
-            self._network.send(connection, frame, words, topic, event, payload)
-        self._network.settle()
+            self._network.push(connection, None, topic, event, payload, words="pushes {}, which is not joined")
 
     def presence_state(self, topic: str, entries: Mapping[str, Any] | None = None) -> None:
         """Push the presence state, as a channel with presence does after a join.
@@ -199,7 +182,7 @@ class Peer:
         Raises:
             CannotPlay: The topic is not joined.
         """
-        with self._lock:
+        with self._network.lock:
             self._network.connection_of(topic, "tell who is present")
             state = self._presences.state(topic, entries)
         self.push(topic, "presence_state", state)
@@ -215,7 +198,7 @@ class Peer:
         Raises:
             CannotPlay: The topic is not joined, or a key is not there to leave.
         """
-        with self._lock:
+        with self._network.lock:
             self._network.connection_of(topic, "tell who came and went")
             diff = self._presences.diff(topic, {} if joins is None else joins, leaves)
         self.broadcast(topic, "presence_diff", diff)
@@ -230,17 +213,15 @@ class Peer:
 
     def send_raw(self, frame: str | bytes) -> None:
         """Send anything at all, `str` as a text frame, `bytes` as a binary one. Raises `CannotPlay` if none is open."""
-        with self._lock:
-            self._network.send(
-                self._network.open_connection("send a frame"), frame, f"sends a frame of its own, of size {len(frame)}"
-            )
-        self._network.settle()
+        with self._network.acting():
+            connection = self._network.open_connection("send a frame")
+            self._network.send(connection, frame, f"sends a frame of its own, of size {len(frame)}")
 
     # ---- what happens to the connection ------------------------------------------------------------------------------
 
     def accept_connect(self, subprotocol: str | None = None) -> None:
         """Accept the attempt that is held, or expect the next one and accept it."""
-        self._answer_attempt(Accept(subprotocol))
+        self._answer_attempt(accepted(subprotocol))
 
     def refuse_connect(
         self,
@@ -265,8 +246,15 @@ class Peer:
             ValueError: The seconds are negative.
         """
         data = body.encode() if isinstance(body, str) else body
-        for _ in range(times):
-            self._answer_attempt(Refuse(status, data, headers or {}, forward(advance)))
+        outcome = ConnectOutcome(
+            expected="be refused",
+            state=State.OVER,
+            side=Side.SERVER,
+            words=f"refuses the connection with HTTP {status}",
+            tell=lambda link, now: link.refused(status, headers or {}, data, now),
+            advance=forward(advance),
+        )
+        self._answer_attempt(outcome, times)
 
     def fail_connect(self, reason: str = "connection refused", *, times: int = 1, advance: float = 0.0) -> None:
         """Have the attempt that is held fail without an answer, or the next one.
@@ -279,8 +267,15 @@ class Peer:
         Raises:
             ValueError: The seconds are negative.
         """
-        for _ in range(times):
-            self._answer_attempt(Fail(reason, forward(advance)))
+        outcome = ConnectOutcome(
+            expected="fail",
+            state=State.OVER,
+            side=Side.NOTE,
+            words=f"no server is there: {reason}",
+            tell=lambda link, now: link.failed(ConnectError(reason), now),
+            advance=forward(advance),
+        )
+        self._answer_attempt(outcome, times)
 
     def hold_connect(self, *, advance: float = 0.0) -> None:
         """Leave the next attempt without an answer, until one of the other three gives it.
@@ -291,8 +286,15 @@ class Peer:
         Raises:
             ValueError: The seconds are negative.
         """
-        with self._lock:
-            self._network.next_connects.append(Hold(forward(advance)))
+        outcome = ConnectOutcome(
+            expected="be held",
+            state=State.ASKED,
+            side=Side.NOTE,
+            words="the handshake is not answered yet",
+            advance=forward(advance),
+        )
+        with self._network.lock:
+            self._network.next_connects.append(outcome)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection with a close frame.
@@ -347,9 +349,9 @@ class Peer:
             UnexpectedConversation: Something came that was not expected, or what was expected did not come.
         """
         self._network.settle()
-        with self._lock:
+        with self._network.lock:
             missing = [str(expectation) for expectation in self._expectations if expectation.missing]
-            missing += [EXPECTED[type(outcome)] for outcome in self._network.next_connects]
+            missing += [f"an attempt to connect, to {outcome.expected}" for outcome in self._network.next_connects]
             surplus = self._surplus()
             if not missing and not surplus:
                 return
@@ -375,7 +377,7 @@ class Peer:
             UnexpectedConversation: They did not.
         """
         self._network.settle()
-        if not all(client.rest(timeout) for client in self._clients()):
+        if not all(client.rest(timeout) for client in self._network.clients()):
             raise UnexpectedConversation(self._unhandled())
 
     async def settled(self, *, timeout: float = 10.0) -> None:
@@ -407,7 +409,8 @@ class Peer:
         """
         from .driver import PeerDriver
 
-        driver = PeerDriver(self, ClientProtocol(self.url) if proto is None else proto, self._network.settle)
+        proto = ClientProtocol(self.url) if proto is None else proto
+        driver = PeerDriver(proto, self.clock, self._network.perform, self._network.settle)
         self._endings.append(driver.abort)
         return driver
 
@@ -415,132 +418,67 @@ class Peer:
         """Be the network of a client on asyncio; for `phx_transports.asyncio.connect`."""
         from .on_asyncio import AsyncioPeerClient
 
-        return AsyncioPeerClient(self, driver)
+        return AsyncioPeerClient(driver, self.clock, self._network.perform)
 
     def threads_transport(self, driver: "TransportDriver", /) -> "ThreadsTransport":
         """Be the network of a client on threads; for `phx_transports.threads.connect`."""
         from .on_threads import ThreadsPeerClient
 
-        return ThreadsPeerClient(self, driver)
-
-    def perform(self, command: Command, client: PeerClient) -> None:
-        """Do what a client's core wants done; called by it, from within its step."""
-        self._network.perform(command, client)
-        if isinstance(command, OpenTransport):
-            self._patience.with_connecting(client)
-
-    def resolving(self, client: PeerClient) -> None:
-        """A client reads its params or its token, which is its adapter's matter; called by it."""
-        self._patience.with_params(client)
+        return ThreadsPeerClient(driver, self.clock, self._network.perform)
 
     def note(self, words: str) -> None:
         """Put a line of the test's own into the transcript."""
-        with self._lock:
+        with self._network.lock:
             self._network.say(Side.NOTE, words)
 
-    def _clients(self) -> list[PeerClient]:
-        return list({id(connection.client): connection.client for connection in self._network.connections}.values())
-
     def _backlog(self) -> int:
-        return sum(client.backlog for client in self._clients())
+        return sum(client.backlog for client in self._network.clients())
 
     def _unhandled(self) -> str:
         return f"Messages that arrived are not handled: {self._backlog()}.\n{self._network.account()}"
 
-    # ---- private: what comes -----------------------------------------------------------------------------------------
+    # ---- private -----------------------------------------------------------------------------------------------------
 
     def _heard(self, connection: Connection, request: Request) -> None:
-        topic, event = request.topic, request.event
-        kind = _KINDS.get(event, Kind.PUSH)
-        payload = NOTHING if kind is Kind.LEAVE else request.payload
-        self._network.say(Side.CLIENT, doing(event, topic), topic, event, payload)
-        if kind is Kind.PUSH and not self._is_live(connection, request):
-            return
-        asked = Asked(kind, connection, request)
+        asked = Asked(connection, request)
+        self._asked.append(asked)
         taker = next((one for one in (*self._expectations, *self._standing) if one.wants(asked)), None)
         if taker is not None:
             taker.take(asked)
-        elif kind is Kind.LEAVE:
+        elif request.event == PHX_LEAVE:
             asked.expected = True
-            self._act(asked, Answer.REPLY, "ok", {})
+            self._network.reply(connection, request, "ok", {})
         else:
-            self._patience.with_answer(
-                connection.client, named(event, topic), expected=lambda: asked.expected, surplus=self._surplus
+            self._network.watch(
+                connection.client,
+                f"nobody answers the {named(request.event, request.topic)}",
+                lambda: ["Nobody answered what the client waits for.", *self._surplus()],
+                stuck=lambda: not asked.expected,
             )
-        self._asked.append(asked)
-
-    def _is_live(self, connection: Connection, request: Request) -> bool:
-        """Whether a push is for a channel that stands; what is not is answered, or ignored, as by a real server."""
-        if request.topic not in connection.joined:
-            frame = connection.serializer.reply(None, request.ref, request.topic, "error", _UNMATCHED)
-            self._network.send(
-                connection, frame, f'knows no "{request.topic}"', request.topic, request.event, _UNMATCHED
-            )
-            return False
-        return bool(connection.joined[request.topic] == request.join_ref)
 
     def _surplus(self) -> list[str]:
         surplus = [f"  {asked}" for asked in self._asked if not asked.expected]
         return ["Came, and was not expected:", *surplus] if surplus else []
 
-    # ---- private: from the test --------------------------------------------------------------------------------------
-
-    def _expect(self, kind: Kind, topic: str, event: str, payload: Any, *, standing: bool = False) -> Expectation:
-        expectation = Expectation(
-            kind,
-            topic,
-            event,
-            payload,
-            standing=standing,
-            act=self._act,
-            lapse=self._network.lapse,
-            settle=self._network.settle,
-            account=self._network.account,
-            lock=self._lock,
-        )
-        with self._lock:
+    def _expect(self, topic: str, event: str, payload: Any, *, standing: bool = False) -> Expectation:
+        expectation = Expectation(self._network, topic, event, payload, standing=standing)
+        with self._network.lock:
             (self._standing if standing else self._expectations).append(expectation)
             for asked in self._asked:
                 if not asked.expected and expectation.wants(asked):
                     expectation.take(asked)
         return expectation
 
-    def _act(self, asked: Asked, answer: Answer, status: str, response: Any) -> None:
-        connection, request = asked.connection, asked.request
-        if answer is not Answer.REPLY:
-            return
-        if connection.state is not State.OPEN:
-            raise CannotPlay(f"The {asked} cannot be answered: its connection is gone.\n{self._network.account()}")
-        topic, serializer = request.topic, connection.serializer
-        join_ref = request.join_ref
-        frame = serializer.reply(join_ref, request.ref, topic, status, response)
-        words = f"answers the {named(request.event, topic)} with {status}"
-        self._network.send(connection, frame, words, topic, request.event, response)
-        if asked.kind is Kind.JOIN and status == "ok":
-            old = connection.joined.get(topic)
-            connection.joined[topic] = join_ref
-            if old is not None:
-                self._network.send_end(connection, topic, old, PHX_CLOSE, {}, "closes")
-        elif asked.kind is Kind.LEAVE and connection.joined.get(topic) == join_ref:
-            del connection.joined[topic]
-            self._network.send_end(connection, topic, join_ref, PHX_CLOSE, {}, "closes")
-
     def _end_channel(self, topic: str, event: str, payload: dict[str, Any], verb: str) -> None:
-        with self._lock:
+        with self._network.acting():
             connection = self._network.connection_of(topic, "end the channel")
             self._network.send_end(connection, topic, connection.joined.pop(topic), event, payload, verb)
-        self._network.settle()
 
     def _end_connection(self, code: int | None, reason: str, words: str) -> None:
-        with self._lock:
-            connection = self._network.open_connection("end the connection")
-            self._network.end(connection, code, reason, words)
-        self._network.settle()
+        with self._network.acting():
+            self._network.end(self._network.open_connection("end the connection"), code, reason, words)
 
-    def _answer_attempt(self, outcome: ConnectOutcome) -> None:
-        with self._lock:
-            self._network.answer_attempt(outcome)
-        self._network.settle()
-
-
-_KINDS: Final = {PHX_JOIN: Kind.JOIN, PHX_LEAVE: Kind.LEAVE}
+    def _answer_attempt(self, outcome: ConnectOutcome, times: int = 1) -> None:
+        for _ in range(times):
+            with self._network.acting():
+                self._network.answer_attempt(outcome)

@@ -7,66 +7,66 @@ A step that a server could not do at that point (push to a topic that is not joi
 list can be played.
 """
 
+from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
+from .errors import CannotPlay
 from .peer import Peer
 
 
+class Step(ABC):
+    """Something that a server may do."""
+
+    __slots__ = ()
+
+    def play(self, peer: Peer) -> None:
+        """Have it happen, if it can."""
+        with suppress(CannotPlay):
+            self._play(peer)
+
+    @abstractmethod
+    def _play(self, peer: Peer) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
-class Pushes:
+class Pushes(Step):
     """The server pushes an event."""
 
     topic: str
     event: str
     payload: Any = field(default_factory=dict[str, Any])
 
-    def play(self, peer: Peer) -> None:
-        """Have it happen."""
-        if self.topic in peer.joined:
-            peer.push(self.topic, self.event, self.payload)
+    def _play(self, peer: Peer) -> None:
+        peer.push(self.topic, self.event, self.payload)
 
 
 @dataclass(frozen=True, slots=True)
-class Broadcasts:
+class Broadcasts(Pushes):
     """It broadcasts an event."""
 
-    topic: str
-    event: str
-    payload: Any = field(default_factory=dict[str, Any])
-
-    def play(self, peer: Peer) -> None:
-        """Have it happen."""
-        if self.topic in peer.joined:
-            peer.broadcast(self.topic, self.event, self.payload)
+    def _play(self, peer: Peer) -> None:
+        peer.broadcast(self.topic, self.event, self.payload)
 
 
 @dataclass(frozen=True, slots=True)
-class Crashes:
+class Crashes(Step):
     """A channel crashes."""
 
     topic: str
 
-    def play(self, peer: Peer) -> None:
-        """Have it happen."""
-        if self.topic in peer.joined:
-            peer.crash(self.topic)
+    def _play(self, peer: Peer) -> None:
+        peer.crash(self.topic)
 
 
 @dataclass(frozen=True, slots=True)
-class ClosesConnection:
-    """It closes the connection.
-
-    Attributes:
-        code: Of the close frame; `None` where the connection is cut without one.
-    """
+class ClosesConnection(Step):
+    """It closes the connection: with this code, or without a close frame where that is `None`."""
 
     code: int | None
 
-    def play(self, peer: Peer) -> None:
-        """Have it happen."""
-        if not peer.connected:
-            return
+    def _play(self, peer: Peer) -> None:
         if self.code is None:
             peer.cut()
         else:
@@ -74,49 +74,33 @@ class ClosesConnection:
 
 
 @dataclass(frozen=True, slots=True)
-class GoesDown:
-    """It cuts the connection, and refuses the next attempts to connect.
-
-    Attributes:
-        status: HTTP's, of the refusals.
-        times: How many.
-    """
+class GoesDown(Step):
+    """It cuts the connection, and refuses so many attempts to connect with this HTTP status."""
 
     status: int
     times: int = 1
 
-    def play(self, peer: Peer) -> None:
-        """Have it happen."""
+    def _play(self, peer: Peer) -> None:
         if peer.connected:
             peer.refuse_connect(self.status, times=self.times)
             peer.cut()
 
 
 @dataclass(frozen=True, slots=True)
-class SendsGarbage:
+class SendsGarbage(Step):
     """It sends what is no Phoenix message."""
 
     frame: str | bytes
 
-    def play(self, peer: Peer) -> None:
-        """Have it happen."""
-        if peer.connected:
-            peer.send_raw(self.frame)
+    def _play(self, peer: Peer) -> None:
+        peer.send_raw(self.frame)
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
-    """Time passes.
-
-    Attributes:
-        seconds: How much.
-    """
+class Waits(Step):
+    """So many seconds pass."""
 
     seconds: float
 
-    def play(self, peer: Peer) -> None:
-        """Have it happen."""
+    def _play(self, peer: Peer) -> None:
         peer.clock.advance(self.seconds)
-
-
-Step: TypeAlias = Pushes | Broadcasts | Crashes | ClosesConnection | GoesDown | SendsGarbage | Waits

@@ -87,6 +87,13 @@ def named(event: Any, topic: Any) -> str:
     return f'push "{event}" on "{topic}"'
 
 
+def described(event: Any, topic: Any, payload: Any) -> str:
+    """What it has sent, in words, with its payload if it has one."""
+    return (
+        named(event, topic) if payload is NOTHING or event == PHX_LEAVE else f"{named(event, topic)} {shown(payload)}"
+    )
+
+
 def shown(value: Any) -> str:
     """A payload as text: compact JSON, secrets masked, and not too long."""
     if isinstance(value, bytes):

@@ -4,9 +4,10 @@ It is written on the server's loop, and may be read by any thread.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from functools import partial
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from phx_proto.errors import InvalidFrame
 from phx_proto.formats import V1, V2, V1Server, V2Server
@@ -18,54 +19,42 @@ from .transcript import NOTHING, Entry, Side, Transcript, doing, named
 #: Frames and other things that are kept, the latest; a flood is nothing that anybody reads.
 KEPT: Final = 500
 
+_Asked: TypeAlias = dict[tuple[int, str], str]  # requests in words, by connection and ref
 
-@dataclass(eq=False)
+
 class Wiretap:
-    """The latest of what the connections of one server carried.
+    """The latest of what the connections of one server carried."""
 
-    Attributes:
-        connections: How many there have been.
-    """
-
-    connections: int = 0
-    _began: float = field(default_factory=monotonic)
-    _kept: "deque[tuple[float, int, Side, Received | _Words]]" = field(default_factory=lambda: deque(maxlen=KEPT))
+    def __init__(self) -> None:
+        self._connections = 0  # there have been so many
+        self._began = monotonic()
+        self._kept: deque[tuple[float, int, Side, Callable[[_Asked], tuple[str, Any]]]] = deque(maxlen=KEPT)
 
     def connected(self) -> int:
         """A connection opened; gives its number, from 1 on."""
-        self.connections += 1
-        self.tell(self.connections, Side.CLIENT, "connects")
-        return self.connections
+        self._connections += 1
+        self.tell(self._connections, Side.CLIENT, "connects")
+        return self._connections
 
     def carried(self, connection: int, side: Side, frame: Received) -> None:
         """A frame came from a side."""
-        self._keep(connection, side, frame)
+        self._keep(connection, side, partial(_READERS[side], frame, connection))
 
     def tell(self, connection: int, side: Side, words: str) -> None:
         """Something else happened."""
-        self._keep(connection, side, _Words(words))
+        self._keep(connection, side, lambda asked: (words, NOTHING))
 
     def transcript(self) -> Transcript:
         """All that is kept, in words. Connections are told apart by their numbers where there were several."""
-        transcript, asked = Transcript(), _Asked()
-        for at, connection, side, what in tuple(self._kept):
-            words, payload = (
-                (what.text, NOTHING) if isinstance(what, _Words) else _READERS[side](what, connection, asked)
-            )
-            numbered = f"#{connection} {words}" if self.connections > 1 and connection else words
+        transcript, asked = Transcript(), dict[tuple[int, str], str]()
+        for at, connection, side, read in tuple(self._kept):
+            words, payload = read(asked)
+            numbered = f"#{connection} {words}" if self._connections > 1 and connection else words
             transcript.entries.append(Entry(at, side, numbered, payload=payload))
         return transcript
 
-    def _keep(self, connection: int, side: Side, what: "Received | _Words") -> None:
-        self._kept.append((monotonic() - self._began, connection, side, what))
-
-
-@dataclass(frozen=True, slots=True)
-class _Words:
-    text: str
-
-
-_Asked = dict[tuple[int, str], str]  # by connection and ref
+    def _keep(self, connection: int, side: Side, read: Callable[[_Asked], tuple[str, Any]]) -> None:
+        self._kept.append((monotonic() - self._began, connection, side, read))
 
 
 def _from_client(frame: Received, connection: int, asked: _Asked) -> tuple[str, Any]:
