@@ -15,8 +15,9 @@ on `events()`, run what `runnable()` gives, and arm one timer for `next_timeout(
 All times are monotonic seconds, of one clock.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -143,6 +144,11 @@ class ClientProtocol:
     def secrets(self) -> Secrets:
         """What was sent in confidence at the latest attempt to connect; for an adapter that quotes what others said."""
         return self._client.secrets
+
+    @property
+    def channels(self) -> Mapping[str, Member]:
+        """Each topic's channel, from its making to its leave or end; always as they are now."""
+        return MappingProxyType(self._client.channels)
 
     def connect(self, now: float, *, timeout: float | None = None) -> None:
         """Connect, and stay connected until closed.
@@ -412,7 +418,7 @@ class ClientProtocol:
         if connection is None:  # closing: what comes now is not wanted any more
             return
         if self._tables.outdated():
-            for channel in self._client.channels.values():
+            for channel in (self.unjoined, *self._client.channels.values()):
                 channel.inbox.refresh()
         self._reader.receive_all(connection, frames, now)
         self._go_on_draining(now)
@@ -571,7 +577,8 @@ class ClientProtocol:
 
     def _drain_timed_out(self, now: float) -> None:
         if self._held.messages:
-            busy = (channel.inbox.busy_handlers() for channel in self._client.channels.values())
+            inboxes = [channel.inbox for channel in (self.unjoined, *self._client.channels.values())]
+            busy = (inbox.busy_handlers() for inbox in inboxes)
             self.unfinished = frozenset[Handler]().union(*busy)
         self._end(None, now)
 

@@ -29,6 +29,7 @@ class Member(Protocol):
     state: ChannelState
     join_ref: str | None
     inbox: Inbox
+    context: Any
 
     def start_join(self, now: float) -> None:
         """It is its turn to join."""

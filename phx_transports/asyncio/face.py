@@ -1,7 +1,7 @@
 """What an application uses under asyncio: a client, and its channels."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from math import inf
@@ -22,6 +22,7 @@ from phx_proto.states import ChannelState, SocketState
 
 from ..client import calls
 from ..client.batches import refuse_to_leave
+from ..client.channels import Channels
 from ..client.queues import everything, messages_only
 from ..client.signals import SignalPolicy
 from .driver import AsyncioDriver
@@ -220,10 +221,12 @@ class Client:
 
     Attributes:
         router: The handlers; they may be added and removed at any time.
+        channels: The live channels by topic; read-only, and always as they are now.
     """
 
     def __init__(self, driver: AsyncioDriver) -> None:
         self.router = driver.proto.router
+        self.channels: Mapping[str, Channel] = Channels(driver.proto)
         self._driver = driver
         self._proto = driver.proto
         driver.proto.unjoined.context = Channel(driver.proto.unjoined, self, driver)

@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from time import monotonic
@@ -31,6 +31,7 @@ from phx_proto.states import ChannelState, SocketState
 
 from ..client import calls
 from ..client.batches import refuse_to_leave
+from ..client.channels import Channels
 from ..client.queues import everything, messages_only
 from ..client.signals import SignalPolicy
 from .driver import BlockingDriver
@@ -236,10 +237,12 @@ class Client:
 
     Attributes:
         router: The handlers; they may be added and removed at any time.
+        channels: The live channels by topic; read-only, and always as they are now.
     """
 
     def __init__(self, driver: BlockingDriver) -> None:
         self.router = driver.proto.router
+        self.channels: Mapping[str, Channel] = Channels(driver.proto)
         self._driver = driver
         self._proto = driver.proto
         driver.proto.unjoined.context = Channel(driver.proto.unjoined, self, driver)

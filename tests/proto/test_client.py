@@ -561,3 +561,12 @@ def test_an_adapter_can_mask_what_was_sent_to_connect() -> None:
     talk = Conversation(params={"token": "s3cret-token"})
     talk.proto.connect(talk.now)
     assert "s3cret-token" not in talk.proto.secrets.masked("you sent s3cret-token")
+
+
+def test_the_channels_of_a_client_are_found_by_topic_until_they_end() -> None:
+    talk = Conversation().connect()
+    channels = talk.proto.channels
+    rooms = {topic: talk.joined(topic) for topic in ("room:1", "room:2")}
+    assert dict(channels) == rooms
+    talk.leave(rooms["room:1"])
+    assert list(channels) == ["room:2"]

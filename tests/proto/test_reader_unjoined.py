@@ -96,6 +96,18 @@ def test_a_handler_may_come_later_and_go() -> None:
     assert talk.deliveries() == [(DOC, DATA, {"n": 1})]
 
 
+def test_a_drain_that_is_over_its_time_tells_of_a_handler_that_came_later() -> None:
+    talk = Conversation().connect()
+    talk.serve(DOC, DATA, {})
+    handler = talk.proto.router.add(take, DATA, unjoined=True)
+    talk.serve(DOC, DATA, {})
+    (inbox,) = talk.proto.runnable()
+    assert len(inbox.take()) == 1
+    talk.proto.drain(talk.now, timeout=1.0)
+    talk.advance(1.0)
+    assert talk.proto.unfinished == frozenset({handler})
+
+
 def test_they_count_towards_the_bounds_and_are_dropped_at_the_hard_one() -> None:
     talk = listening(options=ClientOptions(flow=FlowLimits(high=2, low=0, hard=2)))
     for _ in range(3):

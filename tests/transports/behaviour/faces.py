@@ -1,6 +1,6 @@
 """A client, its channels and streams, as a behaviour is written with them: blocking, whichever adapter is behind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -46,6 +46,10 @@ class Client(Face):
     @property
     def stats(self) -> Stats:
         return self.adapter.call(lambda: self.native.stats)  # type: ignore[no-any-return]
+
+    @property
+    def channels(self) -> Mapping[str, Any]:
+        return self.native.channels  # type: ignore[no-any-return]
 
     def channel(self, topic: str, params: Any = None, **options: Any) -> "Channel":
         return Channel(self.adapter.call(lambda: self.native.channel(topic, params, **options)), self.adapter)

@@ -31,7 +31,7 @@ from phx_proto.states import ChannelState
 
 from .adapters import TOPIC, Adapter
 from .faces import Channel
-from .shared import several_calls
+from .shared import leave, several_calls
 
 # ---- joining and leaving --------------------------------------------------------------------------------------------
 
@@ -80,6 +80,23 @@ def test_two_live_channels_of_one_topic_are_refused(adapter: Adapter) -> None:
         client.channel("room:1")
         with pytest.raises(TopicInUse):
             client.channel("room:1")
+
+
+def test_a_client_knows_its_live_channels_by_topic(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire):
+        channels = client.channels
+        assert (dict(channels), len(channels)) == ({}, 0)
+        waiting = client.channel("room:2")
+        joined, _ = adapter.join(client, wire, "room:1")
+        assert list(channels) == ["room:2", "room:1"]
+        assert list(channels.items()) == [("room:2", waiting.native), ("room:1", joined.native)]
+        assert list(channels.values()) == [waiting.native, joined.native]
+        assert repr(channels) == "Channels({'room:2': Channel('room:2', idle), 'room:1': Channel('room:1', joined)})"
+        leave(joined, wire)
+        waiting.leave()
+        assert (len(channels), channels.get("room:1")) == (0, None)
+        with pytest.raises(TypeError):
+            channels["room:3"] = waiting.native  # type: ignore[index]
 
 
 def test_a_leave_waits_for_the_server(adapter: Adapter) -> None:

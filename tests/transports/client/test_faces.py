@@ -13,13 +13,17 @@ import phx_transports.wsproto
 from phx_transports import asyncio, threads, wsproto
 
 CLIENT = (
-    "abort channel close error events join joined ping reconnect router run state stats stop wait_closed wait_connected"
+    "abort channel channels close error events join joined ping reconnect router run state stats stop wait_closed "
+    "wait_connected"
 )
 CHANNEL = (
     "add begin_leave cast client join leave messages off on present push response state stream topic track_presence "
     "wait_for"
 )
 STREAM = "dropped"
+
+#: What each client has by itself.
+ATTRIBUTES = {"channels", "router"}
 
 #: Calls whose `timeout` only the blocking face has. In asyncio, `asyncio.timeout` bounds the wait for an item.
 STREAMS = {"events", "messages", "stream"}
@@ -37,7 +41,7 @@ def names(of: Any) -> str:
 
 @pytest.mark.parametrize("package", [asyncio, threads, wsproto])
 def test_a_completion_list_has_the_users_words_and_nothing_else(package: Any) -> None:
-    client = {*names(package.Client).split(), "router"}  # an attribute of each client
+    client = {*names(package.Client).split(), *ATTRIBUTES}
     assert " ".join(sorted(client)) == CLIENT
     assert names(package.Channel) == CHANNEL
     streams = {*names(package.EventStream).split()}
@@ -77,7 +81,7 @@ def raised(function: Any) -> list[str]:
 @pytest.mark.parametrize(("kind", "listed"), [("Client", CLIENT), ("Channel", CHANNEL)])
 def test_with_and_without_await_all_calls_are_the_same(kind: str, listed: str) -> None:
     for name in listed.split():
-        if name == "router":
+        if name in ATTRIBUTES:
             continue
         awaited, blocking = (inspect.getattr_static(getattr(package, kind), name) for package in (asyncio, threads))
         assert isinstance(awaited, property) == isinstance(blocking, property), name
