@@ -5,7 +5,9 @@ from itertools import pairwise
 
 from hypothesis import strategies as st
 
-LIMIT = 300  # of the streams below: beyond the 126 from which a header has more bytes
+from fuzz.as_websockets import LIMIT
+
+__all__ = ["CLOSE", "LIMIT", "STREAMS", "cuts", "frame", "pieces", "streams", "text"]
 
 
 def frame(data: bytes = b"", *, head: int = 0x81, mask: bool = False, size: int | None = None) -> bytes:
