@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from .client_socket import Socket
 from .client_state import ClientState
 from .commands import Provider
+from .connection import Connection
 from .errors import (
     MESSAGE_TOO_BIG,
     ChannelClosed,
@@ -95,6 +97,7 @@ class Channel:
     Attributes:
         topic: The topic.
         state: Where it stands.
+        socket: The socket that it is joined on, or is to be.
         join_ref: The ref of the latest join sent on this connection; `None` if none was.
         inbox: Its messages that wait for their handlers.
         response: What the server answered to the latest join, any JSON value or bytes; `None` before.
@@ -119,12 +122,14 @@ class Channel:
         "inbox",
         "join_ref",
         "response",
+        "socket",
         "state",
         "topic",
     )
 
-    def __init__(self, topic: str, params: Any, *, client: ClientState, inbox: Inbox) -> None:
+    def __init__(self, topic: str, params: Any, *, client: ClientState, socket: Socket, inbox: Inbox) -> None:
         self.topic = topic
+        self.socket = socket
         self.state = ChannelState.IDLE
         self.join_ref: str | None = None
         self.inbox = inbox
@@ -177,6 +182,7 @@ class Channel:
         ref = self._client.new_ref()
         self._join = self._call(ref, patience, self._join_timed_out, now)
         self._advance(ChannelInput.JOIN)
+        self.socket.members[self] = None
         if self.topic.endswith(WILDCARD):
             self._client.notices.append(PatternJoined(self.topic))
         self._ask_for_turn(now)
@@ -202,7 +208,7 @@ class Channel:
             self._fail_join(JoinCancelled(self.topic))
         if self.join_ref is None or not self._may(ChannelInput.LEAVE):
             return self._leave_locally(now)
-        connection = self._client.connected
+        connection = self._connected
         self._forget_attempt(now)
         connection.requests.forget(self.join_ref)
         self._withdraw()
@@ -239,8 +245,8 @@ class Channel:
         """
         push = Push(self._client.new_ref(), event, payload, self.patience("push", timeout), wants_reply=True)
         self._push(push, now)
-        if self._client.connection is not None:  # the caller may be a handler, which waits for the reply before it ends
-            self._client.connection.flow.resume(now)
+        if self.connection is not None:  # the caller may be a handler, which waits for the reply before it ends
+            self.connection.flow.resume(now)
         return push.ref
 
     def patience(self, call: str, timeout: float | None) -> float:
@@ -329,13 +335,18 @@ class Channel:
 
     def shown(self, value: Any) -> str:
         """What the server said on its topic as text that can be shown, without what was sent in confidence."""
-        return self._client.secrets.also(secrets_in(self._sent_params)).shown(value)
+        return self.socket.secrets.also(secrets_in(self._sent_params)).shown(value)
 
     # ---- what the connection brings ---------------------------------------------------------------------------------
 
+    @property
+    def connection(self) -> Connection | None:
+        """The open connection of its socket."""
+        return self.socket.connection
+
     def start_join(self, now: float) -> None:
         """It is this channel's turn to join (from `JoinQueue`)."""
-        self._began = self._client.connected.flow.clock(now)
+        self._began = self._connected.flow.clock(now)
         self._timer = self._client.timers.at(now + self._client.options.join.timeout, self._attempt_expired)
         if callable(self._params):
             provider: Provider = self._params
@@ -356,7 +367,7 @@ class Channel:
 
     def replied(self, reply: Reply, now: float) -> None:
         """The reply to its join came."""
-        connection = self._client.connected
+        connection = self._connected
         connection.note_join_answer(now)
         self._too_big = 0
         self._forget_attempt(now)
@@ -370,7 +381,7 @@ class Channel:
     def unreadable(self, problem: str, now: float) -> None:
         """The reply to its join came, and cannot be read."""
         assert self.join_ref is not None
-        connection = self._client.connected
+        connection = self._connected
         connection.note_join_answer(now)
         connection.send_leave(self.topic, self.join_ref)  # the answer may have been ok
         error = InvalidReply(self.topic, PHX_JOIN, problem)
@@ -410,9 +421,9 @@ class Channel:
         assert self.join_ref is not None
         call, self._leave = self._leave, None
         call.stop()
-        if self._client.connection is not None:
-            self._client.connection.requests.forget(call.ref)
-            del self._client.connection.leaving[self.join_ref]
+        if self.connection is not None:
+            self.connection.requests.forget(call.ref)
+            del self.connection.leaving[self.join_ref]
         self._client.events.append(LeaveEnded(self.topic, call.ref, end))
         if self._pushes is not None and end is LeaveEnd.DISCONNECTED:
             self._pushes.lose(why)
@@ -452,7 +463,7 @@ class Channel:
     # ---- private: joining -------------------------------------------------------------------------------------------
 
     def _send_join(self, params: Any, now: float) -> None:
-        connection = self._client.connected
+        connection = self._connected
         ref = self._client.new_ref()
         try:
             frame = self._encode_join(ref, params)
@@ -474,7 +485,7 @@ class Channel:
 
     def _accepted(self, response: Any, now: float) -> None:
         assert self.join_ref is not None
-        connection = self._client.connected
+        connection = self._connected
         self._advance(ChannelInput.OK)
         self.response = response
         self._last_error = None
@@ -498,7 +509,7 @@ class Channel:
             self._fail(error, now)
 
     def _attempt_expired(self, now: float) -> None:
-        connection, timeout = self._client.connected, self._client.options.join.timeout
+        connection, timeout = self._connected, self._client.options.join.timeout
         rest = timeout - (connection.flow.clock(now) - max(self._began, connection.join_answered))
         if rest > TOLERANCE:
             self._timer = self._client.timers.at(connection.flow.after(rest, now), self._attempt_expired)
@@ -507,7 +518,7 @@ class Channel:
 
     def _fail(self, error: PhxError, now: float) -> None:
         """The join, or the attempt to join, is over; another follows."""
-        connection, policy = self._client.connected, self._client.options.join
+        connection, policy = self._connected, self._client.options.join
         if self._joined and connection.flow.clock(now) - self._began >= policy.stable_after:
             self._tries = 0
         self._abandon_unanswered()  # before the next one's turn: its phx_leave goes ahead of that one's phx_join
@@ -528,8 +539,8 @@ class Channel:
 
     def _ask_for_turn(self, now: float) -> None:
         """Join when the queue lets it; without a connection, the next one asks all that are pending."""
-        if self._client.connection is not None:
-            self._client.connection.joins.ask(self, now)
+        if self.connection is not None:
+            self.connection.joins.ask(self, now)
 
     def _forget_attempt(self, now: float) -> None:
         """No attempt to join is under way or planned any more."""
@@ -538,11 +549,11 @@ class Channel:
         if self._request is not None:
             self._client.resolving.pop(self._request, None)
             self._request = None
-        if self._client.connection is not None:
-            self._client.connection.joins.done(self, now)
+        if self.connection is not None:
+            self.connection.joins.done(self, now)
 
     def _abandon_unanswered(self) -> None:
-        connection, ref = self._client.connection, self.join_ref
+        connection, ref = self.connection, self.join_ref
         if connection is not None and ref is not None and connection.requests.is_awaited(ref):
             connection.abandon(self.topic, ref)
 
@@ -553,8 +564,8 @@ class Channel:
 
     def _hindrance(self) -> tuple[str, PhxError | None]:
         """What keeps it from being joined, and what ended the latest attempt."""
-        if self._client.connection is None:
-            return "there is no connection", self._client.last_error
+        if self.connection is None:
+            return "there is no connection", self.socket.last_error
         if self._awaits_answer:
             return "", self._last_error
         if self._request is not None:
@@ -589,6 +600,7 @@ class Channel:
         self._forget_attempt(now)
         self._withdraw()
         self._advance(ChannelInput.END)
+        self.socket.members.pop(self, None)
         if self._join is not None:
             self._fail_join(error or ConnectionClosedByClient(None, reason))
         self._end_error = error
@@ -600,10 +612,16 @@ class Channel:
         """The topic is free for another channel."""
         if self._client.channels.get(self.topic) is self:
             del self._client.channels[self.topic]
-            if self._client.connection is not None:
-                self._client.connection.live.pop(self.topic, None)
+            if self.connection is not None:
+                self.connection.live.pop(self.topic, None)
 
     # ---- private: small things --------------------------------------------------------------------------------------
+
+    @property
+    def _connected(self) -> Connection:
+        """The open connection of its socket; there must be one."""
+        assert self.socket.connection is not None
+        return self.socket.connection
 
     @property
     def _joined(self) -> bool:
@@ -621,7 +639,7 @@ class Channel:
         if rule is PushRule.ENDED:
             raise self._closed_by(self.topic, "nothing can be pushed any more; make a new channel and join it")
         if self._pushes is None:
-            self._pushes = Pushes(self.topic, self._client)
+            self._pushes = Pushes(self, self._client)
         self._pushes.call(push, self.join_ref if rule is PushRule.SENT else None, now)
 
     def _call(self, ref: str, timeout: float, action: Action, now: float) -> _Call:

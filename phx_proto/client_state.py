@@ -1,50 +1,52 @@
-"""The state of one client, that its channels share: where it stands, its connection, who has which topic."""
+"""The state of one client that its sockets and channels share: who has which topic, what waits, how it behaves."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from .connection import Connection, Member
+from .connection import Member
 from .core import Core
-from .errors import ConnectError, ConnectionClosed
+from .endpoint import Endpoint
 from .formats import Serializer
 from .options import ClientOptions
-from .states import SOCKET, SocketInput, SocketState
+from .queues import Backlog
 
 if TYPE_CHECKING:
     from random import Random
 
 
 class ClientState(Core):
-    """What a client has besides what outlives every state of it.
+    """What a client has besides its sockets.
 
     Attributes:
-        state: Where the socket stands.
-        connection: The open connection; `None` while there is none.
+        endpoint: Where its sockets go.
+        confidential: Secrets that the adapter sends besides.
+        options: How it behaves.
+        held: Messages that are received and not handled yet.
         channels: Each topic's channel, from its making to its leave or end.
-        last_error: What ended the latest connection, or attempt to make one.
         unsent: How many pushes wait for their channel's join, on all channels.
     """
 
-    __slots__ = ("channels", "connection", "last_error", "options", "state", "unsent")
+    __slots__ = ("_links", "channels", "confidential", "endpoint", "held", "options", "unsent")
 
-    def __init__(self, serializer: Serializer, rng: "Random | None", options: ClientOptions) -> None:
+    def __init__(
+        self,
+        serializer: Serializer,
+        rng: "Random | None",
+        *,
+        endpoint: Endpoint,
+        confidential: Iterable[str],
+        options: ClientOptions,
+    ) -> None:
         super().__init__(serializer, rng)
+        self.endpoint = endpoint
+        self.confidential = tuple(confidential)
         self.options = options
-        self.state = SocketState.IDLE
-        self.connection: Connection | None = None
+        self.held = Backlog()
         self.channels: dict[str, Member] = {}
-        self.last_error: ConnectError | ConnectionClosed | None = None
         self.unsent = 0
+        self._links = 0
 
-    @property
-    def connected(self) -> Connection:
-        """The open connection; there must be one."""
-        assert self.connection is not None
-        return self.connection
-
-    def may(self, by: SocketInput) -> bool:
-        """Whether the table has a row for this input now."""
-        return (self.state, by) in SOCKET
-
-    def advance(self, by: SocketInput) -> None:
-        """Go where the table leads."""
-        self.state = SOCKET[self.state, by]
+    def new_link(self) -> int:
+        """A number that no other link of this client has had."""
+        self._links += 1
+        return self._links

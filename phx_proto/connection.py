@@ -19,6 +19,7 @@ from .message import PHX_LEAVE, Message, Reply
 from .options import ClientOptions
 from .queues import Backlog
 from .requests import Requests
+from .shown import Secrets
 from .states import ChannelState
 
 
@@ -30,6 +31,11 @@ class Member(Protocol):
     join_ref: str | None
     inbox: Inbox
     context: Any
+
+    @property
+    def connection(self) -> "Connection | None":
+        """The open connection of its socket."""
+        ...
 
     def start_join(self, now: float) -> None:
         """It is its turn to join."""
@@ -68,6 +74,7 @@ class Connection:
         core: What outlives it.
         options: How the client behaves.
         held: The messages that are not handled yet; they outlive it too.
+        secrets: What was sent in confidence to open it.
         suspects: Channels whose joins may have ended the connection before.
         on_silence: Called when the peer counts as dead.
         now: The time.
@@ -79,10 +86,11 @@ class Connection:
         joins: Which channel joins next.
         live: The inboxes of the topics that are joined and take messages.
         leaving: Channels whose leave is not over, by the join_ref that they leave.
+        secrets: As given.
         join_answered: When any join was last answered, on the reading clock (see `flow.py`).
     """
 
-    __slots__ = ("_core", "flow", "heartbeat", "join_answered", "joins", "leaving", "live", "requests")
+    __slots__ = ("_core", "flow", "heartbeat", "join_answered", "joins", "leaving", "live", "requests", "secrets")
 
     def __init__(
         self,
@@ -91,11 +99,13 @@ class Connection:
         options: ClientOptions,
         *,
         held: Backlog,
+        secrets: Secrets,
         suspects: Iterable[Joining],
         on_silence: Callable[[float], None],
         now: float,
     ) -> None:
         self._core = core
+        self.secrets = secrets
         self.requests = Requests(core, link)
         self.flow = Flow(options.flow, held, self.requests, core)
         self.heartbeat = Heartbeat(
@@ -110,6 +120,16 @@ class Connection:
         """It is gone. The rest is for its owner to tell: `leaving`, and all channels."""
         self.flow.end()
         self.heartbeat.end(why)
+
+    def drain(self, now: float) -> None:
+        """The client ends: take nothing new, neither joins nor messages, and read on."""
+        self.joins.stop()
+        self.flow.resume(now)
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is taken."""
+        return self.joins.stopped
 
     def send_leave(self, topic: str, join_ref: str) -> str:
         """Send a phx_leave for a join that was sent on it, answered or not; gives its ref."""

@@ -13,7 +13,6 @@ from .events import Event
 from .formats import Serializer
 from .inbox import Tap, TapItem
 from .queues import DeliveryQueue, HandlerQueue
-from .shown import NO_SECRETS
 from .timers import Timers
 
 if TYPE_CHECKING:
@@ -72,7 +71,6 @@ class Core:
         executable: Queues that wait for an executor, in order.
         tapped: What came for taps, in order.
         resolving: What awaits the answer to a `Resolve` request.
-        secrets: What was sent in confidence at the latest attempt to connect.
     """
 
     __slots__ = (
@@ -85,7 +83,6 @@ class Core:
         "resolving",
         "rng",
         "runnable",
-        "secrets",
         "serializer",
         "stats",
         "tapped",
@@ -104,7 +101,6 @@ class Core:
         self.executable: list[HandlerQueue] = []
         self.tapped: list[tuple[Tap, TapItem]] = []
         self.resolving: dict[int, Resolving] = {}
-        self.secrets = NO_SECRETS
         self._refs = 0
         self._requests = 0
 

@@ -25,14 +25,17 @@ class JoinQueue:
     Args:
         limit: How many joins may be under way at once.
         suspects: Channels whose joins may have ended the connection before this one.
+
+    Attributes:
+        stopped: Whether no more may join.
     """
 
-    __slots__ = ("_limit", "_starting", "_stopped", "_suspects", "_under_way", "_waiting")
+    __slots__ = ("_limit", "_starting", "_suspects", "_under_way", "_waiting", "stopped")
 
     def __init__(self, limit: int, suspects: Iterable[Joining] = ()) -> None:
         self._limit = limit
         self._starting = False
-        self._stopped = False
+        self.stopped = False
         self._waiting: OrderedDict[Joining, None] = OrderedDict()
         self._under_way: dict[Joining, None] = {}  # a set that keeps the order
         self._suspects = dict.fromkeys(suspects)
@@ -47,7 +50,7 @@ class JoinQueue:
 
     def stop(self) -> None:
         """Let no more join."""
-        self._stopped = True
+        self.stopped = True
 
     def suspects(self, *, too_big: bool) -> Iterable[Joining]:
         """The suspects for the next connection, now that this one is gone.
@@ -74,7 +77,7 @@ class JoinQueue:
             return
         self._starting = True
         try:
-            while self._waiting and not self._stopped and len(self._under_way) < (1 if self._suspects else self._limit):
+            while self._waiting and not self.stopped and len(self._under_way) < (1 if self._suspects else self._limit):
                 channel, _ = self._waiting.popitem(last=False)
                 self._under_way[channel] = None
                 channel.start_join(now)

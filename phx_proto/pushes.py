@@ -9,6 +9,7 @@ from math import inf
 from typing import Any
 
 from .client_state import ClientState
+from .connection import Member
 from .errors import BufferFull, ChannelClosed, InvalidReply, LocalError, PhxError, PushCancelled, PushLost, PushTimeout
 from .events import PushFailed, ReplyReceived
 from .message import Message, Reply
@@ -49,10 +50,10 @@ class Push:
 class Pushes:
     """A channel's pushes, in the order of their calls."""
 
-    __slots__ = ("_by_ref", "_client", "_topic")
+    __slots__ = ("_by_ref", "_channel", "_client")
 
-    def __init__(self, topic: str, client: ClientState) -> None:
-        self._topic = topic
+    def __init__(self, channel: Member, client: ClientState) -> None:
+        self._channel = channel
         self._client = client
         self._by_ref: dict[str, Push] = {}
 
@@ -71,7 +72,7 @@ class Pushes:
         else:
             limit = self._client.options.push_buffer
             if self._client.unsent >= limit:
-                raise BufferFull(self._topic, limit)
+                raise BufferFull(self._channel.topic, limit)
             self._client.unsent += 1
             self._by_ref[push.ref] = push
         if push.timeout != inf:
@@ -92,37 +93,37 @@ class Pushes:
         """The reply to a sent push came."""
         self._forget(push)
         self._stop_timer(push)
-        self._client.events.append(ReplyReceived(self._topic, push.event, push.ref, reply))
+        self._client.events.append(ReplyReceived(self._channel.topic, push.event, push.ref, reply))
 
     def unreadable(self, push: Push, problem: str) -> None:
         """The reply to a sent push came and cannot be read."""
-        self._drop(push, InvalidReply(self._topic, push.event, problem))
+        self._drop(push, InvalidReply(self._channel.topic, push.event, problem))
 
     def cancel(self, ref: str) -> None:
         """The caller gives up; unknown refs (ended pushes) are ignored."""
         push = self._by_ref.get(ref)
         if push is not None:
-            self._drop(push, PushCancelled(self._topic, push.event, push.sent))
+            self._drop(push, PushCancelled(self._channel.topic, push.event, push.sent))
 
     def lose_sent(self, why: PhxError) -> None:
         """The connection or the channel's process is gone; what waits unsent waits on."""
         for push in self._sent():
-            self._drop(push, PushLost(self._topic, push.event, push.sent, why))
+            self._drop(push, PushLost(self._channel.topic, push.event, push.sent, why))
 
     def lose(self, why: PhxError | None) -> None:
         """The client is gone."""
         for push in self._all():
-            self._drop(push, PushLost(self._topic, push.event, push.sent, why))
+            self._drop(push, PushLost(self._channel.topic, push.event, push.sent, why))
 
     def close_unsent(self, kind: type[ChannelClosed], reason: str) -> None:
         """Nothing more will be sent."""
         for push in self._unsent():
-            self._drop(push, kind(self._topic, reason))
+            self._drop(push, kind(self._channel.topic, reason))
 
     def close(self, kind: type[ChannelClosed], reason: str) -> None:
         """Nothing more will come."""
         for push in self._all():
-            self._drop(push, kind(self._topic, reason))
+            self._drop(push, kind(self._channel.topic, reason))
 
     def _all(self) -> list[Push]:
         return list(self._by_ref.values())
@@ -139,24 +140,25 @@ class Pushes:
             Message(
                 join_ref=push.ref if join_ref is None else join_ref,
                 ref=push.ref,
-                topic=self._topic,
+                topic=self._channel.topic,
                 event=push.event,
                 payload=push.payload,
             )
         )
 
     def _send(self, push: Push, frame: str | bytes) -> None:
-        requests = self._client.connected.requests
-        requests.send_frame(frame)
+        connection = self._channel.connection
+        assert connection is not None, "its channel is joined"
+        connection.requests.send_frame(frame)
         push.sent = True
         push.payload = None
         if push.wants_reply:
             self._by_ref[push.ref] = push
             push.pushes = self
-            requests.expect(push.ref, push)
+            connection.requests.expect(push.ref, push)
 
     def _timed_out(self, push: Push) -> None:
-        self._drop(push, PushTimeout(self._topic, push.event, push.timeout, push.sent))
+        self._drop(push, PushTimeout(self._channel.topic, push.event, push.timeout, push.sent))
 
     def _drop(self, push: Push, error: PhxError) -> None:
         self._forget(push)
@@ -164,14 +166,14 @@ class Pushes:
 
     def _fail(self, push: Push, error: PhxError) -> None:
         self._stop_timer(push)
-        self._client.events.append(PushFailed(self._topic, push.event, push.ref, error))
+        self._client.events.append(PushFailed(self._channel.topic, push.event, push.ref, error))
 
     def _forget(self, push: Push) -> None:
         del self._by_ref[push.ref]
         if not push.sent:
             self._client.unsent -= 1
-        elif self._client.connection is not None:
-            self._client.connection.requests.forget(push.ref)
+        elif self._channel.connection is not None:
+            self._channel.connection.requests.forget(push.ref)
 
     def _stop_timer(self, push: Push) -> None:
         if push.timer is not None:

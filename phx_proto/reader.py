@@ -23,9 +23,8 @@ from .formats import decode_reply
 from .formats.soundness import UNREADABLE
 from .inbox import PRESENCE_EVENTS, Inbox, Route
 from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
-from .queues import Backlog, DeliveryQueue, Drop, Place
+from .queues import DeliveryQueue, Drop, Place
 from .shown import Secrets, escaped, shown
-from .states import ENDING
 
 #: Messages of topics without a channel, of which the application is told: one or two may follow any leave.
 _MANY: Final = 3
@@ -44,15 +43,13 @@ class Reader:
 
     Args:
         client: The client's state.
-        held: What is received and not yet handled.
         unjoined: The inbox for messages of topics that have no channel.
     """
 
-    __slots__ = ("_client", "_held", "_overflow", "_unclaimed", "_unjoined")
+    __slots__ = ("_client", "_overflow", "_unclaimed", "_unjoined")
 
-    def __init__(self, client: ClientState, held: Backlog, *, unjoined: Inbox) -> None:
+    def __init__(self, client: ClientState, *, unjoined: Inbox) -> None:
         self._client = client
-        self._held = held
         self._overflow: Counter[str | None] = Counter()  # dropped in this read, by topic; None for the whole client
         self._unjoined = unjoined
         self._unclaimed = 0  # messages of topics without a channel that no handler took
@@ -61,8 +58,8 @@ class Reader:
         """Take what one read of the connection brought. Raises nothing, whatever it is."""
         client = self._client
         connection.heartbeat.heard()
-        ending = client.state in ENDING
-        live = _NO_INBOXES if ending or connection.flow.full else connection.live
+        draining = connection.draining
+        live = _NO_INBOXES if draining or connection.flow.full else connection.live
         decode = client.serializer.decode
         runnable = client.runnable
         delivered = unhandled = size = 0
@@ -103,7 +100,7 @@ class Reader:
         client.stats.received += len(frames)  # less the bad ones, see `_bad`
         client.stats.delivered += delivered
         client.stats.unhandled += unhandled
-        if not ending:  # nothing can fill up any more, and replies and leaves have to be heard
+        if not draining:  # nothing can fill up any more, and replies and leaves have to be heard
             connection.flow.received(delivered, size, frames, now)
         if self._overflow:
             self._report_overflow()
@@ -136,7 +133,7 @@ class Reader:
 
     def _admit(self, connection: Connection, inbox: Inbox, route: Route, message: Message[Any], size: int) -> bool:
         """Put it into the inbox, unless there is no room or the client ends; tells whether it was put there."""
-        if self._client.state in ENDING:
+        if connection.draining:
             self._client.stats.dropped += 1
             return False
         if connection.flow.full:
@@ -151,7 +148,7 @@ class Reader:
             queues = [queue for queue in queues if self._has_room(queue)]
         in_line = bool(route.line) and self._has_room(inbox)
         places = in_line + len(queues) + len(route.taps)
-        claim = self._held.claim(size, places)
+        claim = self._client.held.claim(size, places)
         if in_line and inbox.put((route.line, message, claim)):
             self._client.runnable.append(inbox)
         for queue in queues:
@@ -169,7 +166,7 @@ class Reader:
         assert queue.bound is not None
         if queue.bound.drop is Drop.NEWEST:
             return False
-        self._held.drop(queue.drop_oldest())
+        self._client.held.drop(queue.drop_oldest())
         return True
 
     def _reply(self, connection: Connection, message: Message[Any], now: float) -> None:
@@ -209,7 +206,12 @@ class Reader:
         """The channel whose end a phx_close or phx_error tells: by its join_ref, or the one that has the topic."""
         join_ref = message.join_ref
         holder = self._client.channels.get(message.topic)
-        if holder is not None and holder.join_ref is not None and join_ref in (None, holder.join_ref):
+        if (
+            holder is not None
+            and holder.connection is connection
+            and holder.join_ref is not None
+            and join_ref in (None, holder.join_ref)
+        ):
             return holder
         if join_ref is not None:
             return connection.leaving.get(join_ref)
@@ -218,7 +220,7 @@ class Reader:
     def _bad(self, connection: Connection, frame: str | bytes, error: InvalidFrame, now: float) -> None:
         self._client.stats.received -= 1
         self._client.stats.bad_frames += 1
-        self._client.events.append(BadFrame(str(error), _excerpt(frame, self._client.secrets), len(frame)))
+        self._client.events.append(BadFrame(str(error), _excerpt(frame, connection.secrets), len(frame)))
         envelope = error.envelope
         if envelope is None:
             return
@@ -234,7 +236,7 @@ class Reader:
     def _report_overflow(self) -> None:
         for topic, dropped in self._overflow.items():
             self._client.stats.dropped += dropped
-            self._client.events.append(InboxOverflow(topic, dropped, self._held.messages))
+            self._client.events.append(InboxOverflow(topic, dropped, self._client.held.messages))
         self._overflow.clear()
 
     _reserved: ClassVar[dict[str, Callable[["Reader", Connection, Message[Any], float], None]]] = {

@@ -3,8 +3,8 @@
 Theory of operation. A client is one socket and many channels. Each is in one state, and each input moves it along its
 table: `table[state, input]` is the next state, and a pair that is not in the table cannot happen (the core refuses or
 ignores it before it comes here). Below the tables stand the sets and tables that follow from them: all that the core
-asks about a state is asked here. What is done on the way stands in `client.py` and `channel.py`; the diagrams in docs/
-are made from these tables.
+asks about a state is asked here. What is done on the way stands in `client_socket.py` and `channel.py`; the diagrams in
+docs/ are made from these tables.
 
 The socket. Every attempt begins with RESOLVING what params and token are, which takes no time where none is a callable.
 An attempt that fails, or a connection that is lost, leads to WAITING for the next attempt, or to CLOSED where a policy

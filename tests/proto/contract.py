@@ -57,7 +57,8 @@ _ENDINGS: Final[dict[str, tuple[type[Event], ...]]] = {
     "push": (ReplyReceived, PushFailed),
     "ping": (PingAnswered, PushFailed),
 }
-_TABLES: Final = ("channels", "connection", "resolving", "unsent", "timers")
+_TABLES: Final = ("channels", "resolving", "unsent", "timers")  # of the client
+_SOCKET_TABLES: Final = ("connection", "members")  # of each of its sockets
 
 
 @dataclass(slots=True, eq=False)
@@ -424,7 +425,8 @@ class Watched:
         assert isinstance(events[-1], Closed), "the last event is not the end"
         assert self._seen[Closed] == 1
         assert self.client.proto.next_timeout() is None, "a timer is left"
-        left = {name: table for name in _TABLES if (table := getattr(self.client.proto._client, name))}
+        left = [name for name in _TABLES if getattr(self.client.proto._client, name)]
+        left += [name for name in _SOCKET_TABLES if getattr(self.client.proto._socket, name)]
         assert not left, "something is left in the tables"
         assert all(self.ended[ref] == 1 for ref in self.calls), "a call did not end"
         assert self.connection is None, "the client has ended and its connection has not"

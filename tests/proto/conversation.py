@@ -275,7 +275,9 @@ class Conversation:
     @property
     def flow(self) -> Flow:
         """The back-pressure of the open connection."""
-        return self.proto._client.connected.flow
+        connection = self.proto._socket.connection
+        assert connection is not None
+        return connection.flow
 
     # ---- what must always hold
 
@@ -286,7 +288,8 @@ class Conversation:
         self._pump()
         assert self.proto.next_timeout() is None, "a timer is left"
         assert dict(self._ended) == dict.fromkeys(self._calls, 1), "a call did not end exactly once"
-        left = {name: table for name in _TABLES if (table := getattr(self.proto._client, name))}
+        left = [name for name in _TABLES if getattr(self.proto._client, name)]
+        left += [name for name in _SOCKET_TABLES if getattr(self.proto._socket, name)]
         assert not left, "something is left in the tables"
 
     @classmethod
@@ -396,7 +399,8 @@ def names(frames: list[Frame]) -> list[tuple[str, str]]:
 
 # ---- private
 
-_TABLES = ("channels", "connection", "resolving", "unsent")
+_TABLES = ("channels", "resolving", "unsent")  # of the client
+_SOCKET_TABLES = ("connection", "members")  # of each of its sockets
 
 
 def _ended_by(event: Event) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from conversation import Conversation
 
-from phx_proto import client_state
+from phx_proto import client_socket
 from phx_proto.errors import CertificateError, ConnectError, ConnectionClosedByClient, InvalidState
 from phx_proto.handlers.router import Router
 from phx_proto.link import Link
@@ -172,7 +172,7 @@ MAKE: dict[SocketState, Callable[[], Conversation]] = dict(
 
 def link(talk: Conversation) -> Link:
     """The link that counts, or one that does not."""
-    return talk.proto.current_link or Link(talk.proto, 0)
+    return talk.proto._socket.current_link or Link(talk.proto._socket, 0)
 
 
 def time_out(talk: Conversation) -> None:
@@ -269,7 +269,7 @@ def test_every_pair_of_the_socket_table_is_used(monkeypatch: pytest.MonkeyPatch)
             return super().__getitem__(pair)
 
     used: set[Any] = set()
-    monkeypatch.setattr(client_state, "SOCKET", Recorded(SOCKET))
+    monkeypatch.setattr(client_socket, "SOCKET", Recorded(SOCKET))
     for call, outcomes in OUTCOMES.items():
         for state, outcome in zip(SocketState, outcomes, strict=True):
             if isinstance(outcome, SocketState):

@@ -67,9 +67,7 @@ def test_no_payload_is_an_empty_object_and_none_is_null(payload: Any, sent: str)
     channel.join(0.0)
     (joining,) = proto.commands()
     assert isinstance(joining, SendText)
-    link = proto.current_link
-    assert link is not None
-    link.receive_all([f'["{channel.join_ref}","{channel.join_ref}","{TOPIC}","phx_reply",{OK}]'], 0.0)
+    joining.link.receive_all([f'["{channel.join_ref}","{channel.join_ref}","{TOPIC}","phx_reply",{OK}]'], 0.0)
     calls.cast(channel, "shout", payload)(0.0)
     calls.push(channel, "shout", payload, timeout=10.0, check=True).begin(0.0)
     frames = [command.data for command in proto.commands() if isinstance(command, SendText)]

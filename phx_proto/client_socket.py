@@ -1,0 +1,378 @@
+"""One socket that a client keeps up: its attempts to connect, its connection, its retries, and the channels it has.
+
+The state machine is the table `states.SOCKET`; this file is what is done on the way. A client has one socket, or
+several where the server takes only so many topics on each (`sockets.py`); what is the client's as a whole, its end
+above all, is in `client.py`.
+"""
+
+from collections.abc import Iterable, Sequence
+from math import inf
+from typing import Protocol
+
+from .backoff import Attempt
+from .client_state import ClientState
+from .commands import AbortTransport, CloseTransport, OpenTransport
+from .connection import Connection, Member
+from .dialer import Dialer
+from .endpoint import Address
+from .errors import (
+    MESSAGE_TOO_BIG,
+    ConnectError,
+    ConnectionClosed,
+    ConnectionClosedByClient,
+    ConnectionLost,
+    ConnectTimeout,
+    HandshakeRefused,
+    PhxError,
+    StillRefused,
+)
+from .events import Connected, ConnectFailed, Connecting, Disconnected
+from .joins import Joining
+from .link import Link
+from .shown import NO_SECRETS, Secrets
+from .states import LINK_ENDS, SOCKET, ChannelState, LinkEnd, SocketInput, SocketState
+from .timers import Timer
+
+
+class SocketOwner(Protocol):
+    """The client, as its sockets see it."""
+
+    def socket_received(self, connection: Connection, frames: Sequence[str | bytes], now: float) -> None:
+        """One read of a connection brought frames."""
+        ...
+
+    def socket_failed(self, error: PhxError, now: float) -> None:
+        """A socket tries no more: refused for good, too late, or lost under a policy that says so."""
+        ...
+
+    def socket_over(self, now: float) -> None:
+        """A connection is over that was closing, or that handlers finish without."""
+        ...
+
+
+class Socket:
+    """One socket of a client.
+
+    Attributes:
+        state: Where it stands.
+        connection: The open connection; `None` while there is none.
+        members: The channels that it has, from the call of `join` to their end, in that order.
+        last_error: What ended the latest connection, or attempt to make one.
+        secrets: What was sent in confidence at the latest attempt to connect.
+    """
+
+    __slots__ = (
+        "_client",
+        "_connect_timeout",
+        "_connect_timer",
+        "_dialer",
+        "_latest_first_try",
+        "_link",
+        "_opened_at",
+        "_owner",
+        "_retries",
+        "_suspects",
+        "_timer",
+        "connection",
+        "last_error",
+        "members",
+        "secrets",
+        "state",
+    )
+
+    def __init__(self, client: ClientState, owner: SocketOwner) -> None:
+        self.state = SocketState.IDLE
+        self.connection: Connection | None = None
+        self.members: dict[Member, None] = {}  # a set that keeps the order
+        self.last_error: ConnectError | ConnectionClosed | None = None
+        self.secrets = NO_SECRETS
+        self._client = client
+        self._owner = owner
+        self._dialer = Dialer(client.endpoint, client, on_address=self._open, on_failure=self._attempt_failed)
+        self._link: Link | None = None  # the attempt or connection that counts
+        self._suspects: Iterable[Joining] = ()  # channels whose joins may have ended the latest connection
+        self._retries = 0  # since the last stable connection
+        self._opened_at = 0.0
+        self._connect_timeout = inf
+        self._latest_first_try = inf  # when the first connect is to be tried for the last time
+        self._timer: Timer | None = None  # of the state: open, retry or close timeout
+        self._connect_timer: Timer | None = None  # of the first connect as a whole
+
+    # ---- what the client asks for -----------------------------------------------------------------------------------
+
+    def may(self, by: SocketInput) -> bool:
+        """Whether the table has a row for this input now."""
+        return (self.state, by) in SOCKET
+
+    def connect(self, now: float, patience: float = inf) -> None:
+        """Connect, and stay connected; the first connect is given up after so many seconds."""
+        if patience != inf:
+            self._connect_timeout = patience
+            self._latest_first_try = now + patience - min(_LAST_TRY * patience, _LONGEST_LAST_TRY)
+            self._connect_timer = self._client.timers.at(now + patience, self._connect_timed_out)
+        self._advance(SocketInput.CONNECT)
+        self._dial(now)
+
+    def reconnect(self, now: float) -> None:
+        """Drop the connection, or the wait for the next attempt, and connect anew at once."""
+        self._stop_timer()
+        self._drop_attempt()
+        if self.connection is None:
+            self._advance(SocketInput.RECONNECT)
+        else:
+            self._forget_old_retries(now)
+            error = ConnectionClosedByClient(None, "the application reconnects")
+            self._disconnected(error, SocketInput.RECONNECT, 0.0, now)
+        self._dial(now)
+
+    def drain(self, now: float) -> None:
+        """Let no more channel join, and go on with the connection for as long as it stands."""
+        self._stop_timer()
+        self._stop_connect_timer()
+        self._advance(SocketInput.DRAIN)
+        if self.connection is None:
+            self._drop_attempt()
+        else:
+            self.connection.drain(now)
+
+    def close(self, until: float, now: float) -> None:
+        """Close with the closing handshake, which is over at a certain time; at once where there is no connection."""
+        connection = self.connection
+        if connection is None:
+            self.end(None)
+            return
+        self._stop_timer()
+        self._advance(SocketInput.CLOSE)
+        connection.flow.resume(now)  # the server's close frame has to be read
+        self._drop_connection(None)
+        self._client.commands.append(CloseTransport(connection.requests.link, 1000, ""))
+        self._timer = self._client.timers.at(until, self._close_timed_out)
+
+    def end(self, why: PhxError | None) -> None:
+        """Drop what there is, for good; its channels have to be told. Does nothing where it has ended.
+
+        Args:
+            why: What ended it; `None` where the application did.
+        """
+        if not self.may(SocketInput.END):
+            return
+        self._stop_timer()
+        self._stop_connect_timer()
+        self._drop_attempt()
+        self._advance(SocketInput.END)
+        self._drop_connection(why)
+
+    # ---- what the link brings (see `link.py`) -----------------------------------------------------------------------
+
+    @property
+    def current_link(self) -> Link | None:
+        """The attempt or connection that counts; any other is ignored."""
+        return self._link
+
+    def link_opened(self, subprotocol: str | None, now: float) -> None:
+        """The handshake succeeded."""
+        if not self.may(SocketInput.OPENED):
+            return
+        assert self._link is not None
+        client = self._client
+        self._stop_timer()
+        self._stop_connect_timer()
+        self._advance(SocketInput.OPENED)
+        self._opened_at = now
+        connection = self.connection = Connection(
+            self._link,
+            client,
+            client.options,
+            held=client.held,
+            secrets=self.secrets,
+            suspects=self._suspects,
+            on_silence=self._peer_is_silent,
+            now=now,
+        )
+        client.stats.connects += 1
+        client.events.append(Connected(subprotocol, client.stats.connects > 1))
+        connection.joins.open([channel for channel in self.members if channel.state is ChannelState.PENDING], now)
+
+    def link_refusing(self, now: float) -> None:
+        """The server refuses the handshake, and the body that says why is coming."""
+        assert self._timer is not None, "an attempt is bounded"
+        if self.may(SocketInput.OPENED) and self._timer.deadline > now + _BODY_PATIENCE:
+            self._stop_timer()
+            self._timer = self._client.timers.at(now + _BODY_PATIENCE, self._open_timed_out)
+
+    def link_failed(self, error: ConnectError, now: float) -> None:
+        """The attempt failed."""
+        if LINK_ENDS[self.state] is LinkEnd.FAILED:
+            self._attempt_failed(error, now)
+        else:
+            self.link_closed(None, str(error), now)
+
+    def link_received(self, frames: Sequence[str | bytes], now: float) -> None:
+        """One read brought frames."""
+        connection = self.connection
+        if connection is not None:  # closing, what comes is not wanted any more
+            self._owner.socket_received(connection, frames, now)
+
+    def link_progressed(self, now: float) -> None:
+        """Part of a message came."""
+        if self.connection is not None:
+            self.connection.heartbeat.heard()
+
+    def link_closed(self, code: int | None, reason: str, now: float) -> None:
+        """The connection is over."""
+        error = ConnectionLost(code, self.secrets.masked(reason[:_LONGEST_REASON]))
+        self._link = None
+        match LINK_ENDS[self.state]:
+            case LinkEnd.FAILED:
+                self._attempt_failed(ConnectError(str(error)), now)
+            case LinkEnd.LOST:
+                self._lost(error, now)
+            case LinkEnd.DRAINED:
+                self._disconnected(error, SocketInput.LOST, None, now)
+                self._owner.socket_over(now)
+            case _:  # LinkEnd.CLOSED
+                self._close_timed_out(now)
+
+    # ---- private: connecting ----------------------------------------------------------------------------------------
+
+    def _dial(self, now: float) -> None:
+        self._client.events.append(Connecting(self._retries + 1))
+        self._timer = self._client.timers.at(now + self._client.options.open_timeout, self._open_timed_out)
+        self._dialer.begin(now)
+
+    def _open(self, address: Address, now: float) -> None:
+        self._advance(SocketInput.DIAL)
+        self._link = Link(self, self._client.new_link())
+        self.secrets = Secrets((*address.secrets(), *self._client.confidential))
+        self._client.commands.append(
+            OpenTransport(self._link, address.url, address.subprotocols, address.headers, address.shown)
+        )
+
+    def _attempt_failed(self, error: ConnectError, now: float) -> None:
+        client = self._client
+        error.mask(self.secrets)
+        if isinstance(error, HandshakeRefused):
+            error.url = client.endpoint.redacted
+        self._link = None
+        self.last_error = error
+        policy = client.options.reconnect
+        attempt = Attempt(
+            number=self._retries,
+            ever_connected=client.stats.connects > 0,
+            renewable=client.endpoint.renewable,
+            rest=self._latest_first_try - now,
+        )
+        if isinstance(error, HandshakeRefused):
+            delay = policy.after_refusal(error.status, error.headers, attempt, client.rng)
+        else:
+            delay = policy.after_failure(error, attempt, client.rng)
+        if delay is None:
+            self._owner.socket_failed(error, now)
+            return
+        self._stop_timer()
+        self._advance(SocketInput.LOST)
+        client.events.append(ConnectFailed(error, self._retries + 1, delay))
+        self._timer = client.timers.at(now + delay, self._retry)
+
+    def _open_timed_out(self, now: float) -> None:
+        error = self._unfinished(self._client.options.open_timeout)
+        self._drop_attempt()
+        self._attempt_failed(error, now)
+
+    def _unfinished(self, seconds: float) -> ConnectError:
+        """What is to be said of the attempt that is under way, and is given up."""
+        if self._link is None:
+            return ConnectError(f"the callables for params and token did not answer within {seconds:g} s")
+        return self._link.refusal or ConnectError(f"{self._link.missing} within {seconds:g} s")
+
+    def _connect_timed_out(self, now: float) -> None:
+        self._connect_timer = None
+        last = self.last_error
+        if last is None or (self._link is not None and self._link.refusal is not None):
+            last = self._unfinished(self._connect_timeout)
+        if isinstance(last, HandshakeRefused):
+            last.url = self._client.endpoint.redacted
+            self._owner.socket_failed(StillRefused.after(self._connect_timeout, last), now)
+            return
+        assert not isinstance(last, ConnectionClosed), "there was no connection yet"
+        self._owner.socket_failed(ConnectTimeout(timeout=self._connect_timeout, last=last), now)
+
+    def _retry(self, now: float) -> None:
+        self._retries += 1
+        self._advance(SocketInput.RETRY)
+        self._dial(now)
+
+    def _drop_attempt(self) -> None:
+        self._dialer.stop()
+        if self._link is not None:
+            self._client.commands.append(AbortTransport(self._link))
+            self._link = None
+
+    # ---- private: losing the connection -----------------------------------------------------------------------------
+
+    def _lost(self, error: ConnectionClosed, now: float) -> None:
+        self._forget_old_retries(now)
+        delay = self._client.options.reconnect.after_close(error.code, self._retries, self._client.rng)
+        if delay is None:
+            self._owner.socket_failed(error, now)
+            return
+        self._disconnected(error, SocketInput.LOST, delay, now)
+        self._timer = self._client.timers.at(now + delay, self._retry)
+
+    def _forget_old_retries(self, now: float) -> None:
+        """Waits start anew after a connection that has proved stable."""
+        if now - self._opened_at >= self._client.options.reconnect.stable_after:
+            self._retries = 0
+
+    def _disconnected(self, error: ConnectionClosed, by: SocketInput, delay: float | None, now: float) -> None:
+        self._advance(by)
+        self.last_error = error
+        self._client.events.append(Disconnected(error.code, error.reason, delay))
+        self._drop_connection(error)
+        for channel in list(self.members):
+            channel.disconnected(error, now)
+
+    def _drop_connection(self, why: PhxError | None) -> None:
+        """Forget the connection, if there is one."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            too_big = isinstance(why, ConnectionClosed) and why.code == MESSAGE_TOO_BIG
+            self._suspects = connection.joins.suspects(too_big=too_big)
+            connection.end(why)
+
+    def _peer_is_silent(self, now: float) -> None:
+        reason = f"nothing was heard for {self._client.options.heartbeat:g} s after a heartbeat"
+        self._drop_attempt()
+        self.link_closed(None, reason, now)
+
+    # ---- private: small things --------------------------------------------------------------------------------------
+
+    def _close_timed_out(self, now: float) -> None:
+        self.end(None)
+        self._owner.socket_over(now)
+
+    def _advance(self, by: SocketInput) -> None:
+        """Go where the table leads."""
+        self.state = SOCKET[self.state, by]
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _stop_connect_timer(self) -> None:
+        if self._connect_timer is not None:
+            self._connect_timer.cancel()
+            self._connect_timer = None
+            self._latest_first_try = inf
+
+
+#: The first connect is tried for the last time when so much of its timeout is left, or so many seconds.
+_LAST_TRY = 0.03
+_LONGEST_LAST_TRY = 0.3
+
+#: Characters of what is told of a connection's end; a close frame holds 123 bytes.
+_LONGEST_REASON = 1000
+
+#: Seconds for which the body of a refused handshake is waited for.
+_BODY_PATIENCE = 1.0
