@@ -2,6 +2,7 @@
 
 from .events import (
     Abort,
+    BroadcastOut,
     ChannelHandle,
     ChannelTerminated,
     Close,
@@ -21,6 +22,7 @@ from .tracker import Diff, Tracker
 
 __all__ = [
     "Abort",
+    "BroadcastOut",
     "ChannelHandle",
     "ChannelTerminated",
     "Close",

@@ -101,6 +101,8 @@ class HostRules:
         refused_codes: The client's close codes that are answered with 1002.
         answer: What every other code is answered with; `None` for the code itself.
         max_request_line: Bytes; a longer one is answered with HTTP 414.
+        max_fragmented: Bytes of a message in fragments; a larger one is closed with 1009. `None`: as of any message.
+        max_inflation: How many times its size a compressed frame may grow to; at more it is closed with 1009.
     """
 
     idle_code: int
@@ -109,6 +111,8 @@ class HostRules:
     refused_codes: tuple[range, ...]
     answer: int | None
     max_request_line: int
+    max_fragmented: int | None
+    max_inflation: int | None
 
     def close_answer(self, code: int) -> int:
         """The code that answers a client's close frame. 1005, here and there, is a frame that names no code."""
@@ -156,8 +160,8 @@ _BANDIT_REFUSES: Final = (range(1000), range(1004, 1005), range(1006, 1007), ran
 #: How each web server that Phoenix runs on differs.
 HOSTS: Final[Mapping[Host, HostRules]] = MappingProxyType(
     {
-        Host.BANDIT: HostRules(1002, 0, 1000, _BANDIT_REFUSES, 1000, 10_000),
-        Host.COWBOY: HostRules(1000, 10, None, (), None, 8_000),
+        Host.BANDIT: HostRules(1002, 0, 1000, _BANDIT_REFUSES, 1000, 10_000, 8_000_000, 25),
+        Host.COWBOY: HostRules(1000, 10, None, (), None, 8_000, None, None),
     }
 )
 
@@ -207,6 +211,20 @@ class MessageIn(msgspec.Struct, frozen=True, eq=False):
     payload: Any
 
 
+class BroadcastOut(msgspec.Struct, frozen=True, eq=False):
+    """A broadcast that a channel intercepts: handle it, `push` what its client shall get of it, and say `finish`.
+
+    It takes its turn among the channel's messages: one that a message causes comes after that message's reply.
+
+    Attributes:
+        payload: What was broadcast, not encoded; shared by all channels that intercept it.
+    """
+
+    channel: ChannelHandle
+    event: str
+    payload: Any
+
+
 class Termination(enum.Enum):
     """Why a channel is no more."""
 
@@ -237,7 +255,7 @@ class SocketClosed(msgspec.Struct, frozen=True):
 
 
 #: All events of a server.
-ServerEvent: TypeAlias = JoinRequested | MessageIn | ChannelTerminated | SocketClosed
+ServerEvent: TypeAlias = JoinRequested | MessageIn | BroadcastOut | ChannelTerminated | SocketClosed
 
 # ---- commands: what the transport is asked --------------------------------------------------------------------------
 
@@ -255,6 +273,7 @@ class Close(msgspec.Struct, frozen=True):
     """Send a close frame and end the connection; the last command. Code 1005 is a close frame that names no code."""
 
     code: int
+    reason: str = ""
 
 
 class Abort(msgspec.Struct, frozen=True):

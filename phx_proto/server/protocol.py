@@ -6,9 +6,9 @@ that is the order in which things are answered. So this is two kinds of mailbox 
 - The socket's mail: frames that came in, frames that channels want sent, news of channels that ended, a wish to close.
   It is worked off in order of arrival, but stands still while a join waits for the application's answer; the answer
   itself goes out at once, ahead of the mail.
-- A channel's mailbox: its messages and its leave, one at a time; the next comes when the application has finished the
-  one before. A channel that ends takes its mailbox with it, unanswered. An application that has something to say at
-  the end (`last_words`) sends it before `terminated`, and only then the client is told.
+- A channel's mailbox: its messages, broadcasts that it intercepts and its leave, one at a time; the next comes when
+  the application has finished the one before. A channel that ends takes its mailbox with it, unanswered. An application
+  that has something to say at the end (`last_words`) sends it before `terminated`, and only then the client is told.
 
 The frames of one read go through the socket before any channel takes its turn, as processes would run. That decides the
 races: of a leave and a join in one read the join finds the channel still there and replaces it, and the leave is never
@@ -37,6 +37,7 @@ from .events import (
     MESSAGE_COST,
     RELEASES,
     Abort,
+    BroadcastOut,
     ChannelHandle,
     ChannelTerminated,
     Close,
@@ -70,8 +71,10 @@ class _Channel:
     ref: Any
     alive: bool = False
     ending: Termination | None = None  # it ended, and the application's `terminated` is waited for
-    running: MessageIn | None = None
-    mailbox: deque[tuple[Request, int]] = field(default_factory=deque[tuple[Request, int]])  # with the cost of each
+    running: MessageIn | BroadcastOut | None = None
+    mailbox: deque[tuple[Request | BroadcastOut, int]] = field(  # with the cost of each to the client's account
+        default_factory=deque[tuple[Request | BroadcastOut, int]]
+    )
 
     @property
     def speaks(self) -> bool:
@@ -237,8 +240,8 @@ class ServerProtocol:
             frame = self.serializer.reply(channel.name, message.ref, channel.handle.topic, status, response)
             self._post(partial(self._send, frame))
 
-    def finish(self, message: MessageIn) -> None:
-        """The message is handled; the channel takes its next one.
+    def finish(self, message: MessageIn | BroadcastOut) -> None:
+        """The message or broadcast is handled; the channel takes its next one.
 
         Raises:
             InvalidState: It was finished before.
@@ -263,6 +266,13 @@ class ServerProtocol:
         found = self._find("push", channel)
         if found is not None:
             self._post(partial(self._send, self.serializer.push(found.name, channel.topic, event, payload)))
+
+    def intercept(self, channel: ChannelHandle, event: str, payload: Any) -> None:
+        """Give the channel a broadcast on its topic to handle, as `BroadcastOut`. Raises `InvalidState` as `push`."""
+        found = self._find("intercept", channel)
+        if found is not None and found.alive:
+            self._put(found, BroadcastOut(channel, event, payload), 0)
+            self._run()
 
     def stop(self, channel: ChannelHandle) -> None:
         """The channel ends, and its client does not join it again by itself. Raises `InvalidState` as `push`."""
@@ -305,6 +315,22 @@ class ServerProtocol:
     def disconnect(self) -> None:
         """Close the connection; the client is meant to come back, with new credentials perhaps."""
         self._post(partial(self._close, self._release.disconnect, "disconnected by the application"))
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection with a code and words of the application's.
+
+        Args:
+            code: 1000 to 1003, 1007 to 1014, or 3000 to 4999, as RFC 6455 §7.4 has them.
+            reason: 123 bytes in UTF-8 at most.
+
+        Raises:
+            ValueError: No close frame can carry these.
+        """
+        if not any(code in codes for codes in _CLOSE_CODES):
+            raise ValueError(f"a close code is 1000 to 1003, 1007 to 1014 or 3000 to 4999, not {code}")
+        if len(reason.encode()) > _MAX_REASON:
+            raise ValueError(f"a close reason has {_MAX_REASON} bytes at most, not {len(reason.encode())}")
+        self._post(partial(self._close, code, reason or "closed by the application", reason))
 
     def drain(self) -> None:
         """Close the connection because the server goes away: what a real one tells a socket when it drains."""
@@ -390,8 +416,11 @@ class ServerProtocol:
     def _deliver(self, channel: _Channel, request: Request, cost: int) -> None:
         if not channel.alive or not self._fits(channel.join_ref, request):
             return
-        channel.mailbox.append((request, cost))
         self._waiting += cost
+        self._put(channel, request, cost)
+
+    def _put(self, channel: _Channel, item: Request | BroadcastOut, cost: int) -> None:
+        channel.mailbox.append((item, cost))
         if channel.running is None and len(channel.mailbox) == 1:
             self._ready.append(channel)
 
@@ -414,8 +443,8 @@ class ServerProtocol:
         code = 1012 if self._channels else self._host.shutdown_unjoined
         self._end_socket(Abort() if code is None else Close(code), code, "the server shuts down")
 
-    def _close(self, code: int, reason: str) -> None:
-        self._end_socket(Close(code), code, reason)
+    def _close(self, code: int, reason: str, told: str = "") -> None:
+        self._end_socket(Close(code, told), code, reason)
 
     # ---- a channel ---------------------------------------------------------------------------------------------------
 
@@ -424,7 +453,10 @@ class ServerProtocol:
             return
         request, cost = channel.mailbox.popleft()
         self._waiting -= cost
-        if not isinstance(request.event, str):
+        if isinstance(request, BroadcastOut):
+            channel.running = request
+            self._events.append(request)
+        elif not isinstance(request.event, str):
             self._die(channel, Termination.CRASHED)
         elif request.event == PHX_LEAVE:
             frame = self.serializer.reply(channel.name, request.ref, channel.handle.topic, "ok", {})
@@ -529,6 +561,8 @@ class ServerProtocol:
 
 
 _ITEMS: Final[dict[Any, Callable[[Any], Iterable[Any]]]] = {list: iter, dict: lambda value: value.values()}
+_CLOSE_CODES: Final = (range(1000, 1004), range(1007, 1015), range(3000, 5000))
+_MAX_REASON: Final = 123  # bytes
 _REPLY_SIZE: Final = 128  # what a reply is long beside its refs, at most
 _LEVELS: Final = 32  # of nesting that surely can be encoded again, wherever the stack stands
 

@@ -9,16 +9,19 @@ from phx_proto.server.events import HOSTS, Host, Release, ServerOptions, Termina
 from .application import Server
 from .channel import Refuse, ServerChannel, on
 from .handshake import RefuseConnect
-from .mount import Connect
+from .mount import CheckOrigin, Connect, Origin
 from .reports import CallbackError, log_callback_error
 from .running import RunningServer
-from .socket import ServerSocket
+from .socket import ConnectInfo, ServerSocket
 
 __all__ = [
     "HOSTS",
     "CallbackError",
+    "CheckOrigin",
     "Connect",
+    "ConnectInfo",
     "Host",
+    "Origin",
     "Refuse",
     "RefuseConnect",
     "Release",

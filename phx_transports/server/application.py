@@ -33,7 +33,7 @@ from phx_proto.server.tracker import Tracker
 from ..asyncio.workers import WorkerPool
 from .channel import ServerChannel
 from .hub import Hub
-from .mount import Connect, Mount, Origin
+from .mount import CheckOrigin, Connect, Mount, origin_rule
 from .reports import OnError, log_callback_error
 from .runner import ChannelRunner, Context, Definition
 from .running import RunningServer
@@ -52,19 +52,22 @@ _DEFAULTS: Final = ServerOptions()
 class Server:
     """An application that can be served.
 
-    It has one mount from the start; see `mount` for what the first six arguments mean.
+    It has one mount from the start; see `mount` for what the first eight arguments mean.
 
     Args:
         path: Of its mount.
+        websocket: Of its mount.
         connect: Of its mount.
         options: Of its mount, and by default of others; its host is the web server to be.
         check_origin: Of its mount.
         subprotocols: Of its mount.
         auth_token: Of its mount.
+        compress: Of its mount.
         max_connections: How many clients there may be at once, those whose handshake is not over included; one more is
             dropped when it comes. `None` for any number.
         handshake_timeout: Seconds that a client and `connect` have for the handshake.
-        max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
+        max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one. In
+            fragments Bandit takes 8,000,000 bytes at most.
         max_buffered: Bytes that may wait for a slow reader before its connection is dropped.
         send_timeout: Seconds for which a client may read nothing while much waits for it.
         on_error: Told what the application's own code raised; by default it is logged with its traceback.
@@ -74,11 +77,13 @@ class Server:
         self,
         *,
         path: str = "/socket",
+        websocket: str = "/websocket",
         connect: Connect | None = None,
         options: ServerOptions = _DEFAULTS,
-        check_origin: Sequence[str] | None = None,
+        check_origin: CheckOrigin = False,
         subprotocols: Sequence[str] = (),
         auth_token: bool = True,
+        compress: bool = False,
         max_connections: int | None = 16_384,
         handshake_timeout: float = 10.0,
         max_size: int | None = 10_000_000,
@@ -88,14 +93,22 @@ class Server:
     ) -> None:
         self.options = options
         self._mounts: dict[str, Mount] = {}
-        limit = HOSTS[options.host].max_request_line
-        self._wires = WireOptions(max_connections, handshake_timeout, max_size, max_buffered, send_timeout, limit)
+        host = HOSTS[options.host]
+        self._wires = WireOptions(max_connections, handshake_timeout, max_size, max_buffered, send_timeout, host)
         self._on_error = on_error
         self._definitions: dict[str, Definition] = {}
         self._hub = Hub()
         self._tracker = Tracker(Random())
         self._running: set[RunningServer] = set()
-        self.mount(path, connect=connect, check_origin=check_origin, subprotocols=subprotocols, auth_token=auth_token)
+        self.mount(
+            path,
+            websocket=websocket,
+            connect=connect,
+            check_origin=check_origin,
+            subprotocols=subprotocols,
+            auth_token=auth_token,
+            compress=compress,
+        )
 
     # ---- its mounts --------------------------------------------------------------------------------------------------
 
@@ -103,39 +116,50 @@ class Server:
         self,
         path: str,
         *,
+        websocket: str = "/websocket",
         connect: Connect | None = None,
         options: ServerOptions | None = None,
-        check_origin: Sequence[str] | None = None,
+        check_origin: CheckOrigin = False,
         subprotocols: Sequence[str] = (),
         auth_token: bool = True,
+        compress: bool = False,
     ) -> None:
         """Let clients connect at one more path, to the same channels. To be called before serving.
 
         Args:
-            path: Clients connect to it with `/websocket` behind.
+            path: Clients connect to it with `websocket` behind. Both may have variables, which come in the socket's
+                params: `/:tenant/socket`. Of several mounts that match, the first has the client.
+            websocket: The rest of the path; as in Phoenix, it may be one of your own: `"/:key"`.
             connect: Asked about each client; by default everyone is welcome.
             options: The semantics: idle timeout, number of channels, which Phoenix release and web server to be. By
                 default those of the server.
             check_origin: From which origins browsers may connect: `//example.com`, `https://example.com:8080`,
-                `//*.example.com` (as in Phoenix `example.com` too). `None` for any. A client that is no browser sends
-                none, and is welcome.
+                `//*.example.com` (as in Phoenix `example.com` too); `True` for the host that the request itself is
+                for, on any port; `False` for any; or a plain function that is given each origin and returns `True` for
+                one that may. A client that is no browser sends none, and is welcome.
             subprotocols: To choose from; a client that offers others alone is refused. Without any, and without
                 `auth_token`, what is offered is ignored.
             auth_token: Whether a token is read from the subprotocols, and `phoenix` accepted as one. Phoenix does so
                 only where it is asked to.
+            compress: Whether clients that offer it have permessage-deflate. As on Bandit, a message that inflates to
+                more than 25 times its size closes the connection with 1009.
 
         Raises:
-            InvalidHandler: The path is taken.
-            ValueError: What stands in `check_origin` is no origin.
+            InvalidHandler: The path is taken, or `check_origin` is a coroutine function.
+            ValueError: What stands in `check_origin` is no origin, or a variable stands twice in the path.
         """
         mount = Mount(
             path=path.rstrip("/"),
+            websocket=websocket,
             connect=connect,
             options=self.options if options is None else options,
-            check_origin=None if check_origin is None else tuple(map(Origin.allowed, check_origin)),
+            is_allowed=origin_rule(check_origin),
             subprotocols=tuple(subprotocols),
             auth_token=auth_token,
+            compress=compress,
         )
+        if len(set(mount.variables)) < len(mount.variables):
+            raise ValueError(f"a variable stands twice in {mount.address!r}")
         if mount.address in self._mounts:
             raise InvalidHandler(repr(path), "the path is taken by another mount")
         self._mounts[mount.address] = mount
@@ -214,7 +238,7 @@ class Server:
         Raises:
             OSError: It cannot listen there.
         """
-        running = RunningServer(self._context(), self._mounts)
+        running = RunningServer(self._context(), self._mounts.values())
         await running.listen(host, port, ssl, self._wires, wire)
         self._running.add(running)
         try:

@@ -1,20 +1,21 @@
 """A channel as an application writes it: one `ServerChannel` object is one join of one topic.
 
-Its calls come one at a time, in the order of the wire: `join`, `joined`, then a handler for each message, and
-`terminate` last, which follows every join that was accepted. Channels run beside each other. A handler that raises,
-`SystemExit` and the like included, crashes its channel, is reported, and harms nothing else; a handler that runs when
-its channel ends is left to finish. So it is for what `spawn` runs; a task that the application makes by itself
-(`asyncio.create_task`) is its own: the server does not cancel it, and a `SystemExit` in it ends the event loop, as
-asyncio does.
+Its calls come one at a time, in the order of the wire: `join`, `joined`, then a handler for each message or intercepted
+broadcast, and `terminate` last, which follows every join that was accepted. Channels run beside each other. A handler
+that raises, `SystemExit` and the like included, crashes its channel, is reported, and harms nothing else; a handler
+that runs when its channel ends is left to finish. So it is for what `spawn` runs; a task that the application makes by
+itself (`asyncio.create_task`) is its own: the server does not cancel it, and a `SystemExit` in it ends the event loop,
+as asyncio does.
 
 Calls into a channel that has ended do nothing, for the caller cannot know in time. `LocalError`s (a payload that cannot
 be encoded) are raised at the call, and crash the channel when its handler lets them through, as on a real server.
 """
 
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 
+from phx_proto.errors import InvalidHandler
 from phx_proto.message import Reply
 from phx_proto.server.events import MessageIn, Termination
 from phx_proto.shown import shown
@@ -74,7 +75,10 @@ class ServerChannel:
         params: What the client joined with: any JSON value or bytes.
         socket: Of the client, with its own params, id and assigns.
         message: The one in hand, while a handler runs: for `reply` later.
+        intercept: A class's own: the events whose broadcasts on its topic go to `handle_out`, not to the client.
     """
+
+    intercept: ClassVar[Collection[str]] = ()
 
     topic: str
     params: Any
@@ -85,6 +89,8 @@ class ServerChannel:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if isinstance(cls.intercept, str):
+            raise InvalidHandler(cls.__qualname__, f"intercept is a collection of events: ({cls.intercept!r},)")
         cls._events = {
             event: name
             for base in reversed(cls.__mro__)
@@ -114,6 +120,13 @@ class ServerChannel:
             Refuse: The response of an error reply.
         """
         raise NotImplementedError(f"{type(self).__name__} has no handler for event {shown(event)}")
+
+    async def handle_out(self, event: str, payload: Any) -> None:
+        """Handle a broadcast that the class intercepts: `push` what this client shall get of it, or nothing.
+
+        It comes in its turn among the channel's messages. Everyone's channel gets the same payload: leave it as it is.
+        """
+        raise NotImplementedError(f"{type(self).__name__} intercepts {shown(event)} and has no handle_out")
 
     async def terminate(self, reason: Termination) -> None:
         """The channel has ended; what was spawned has been cancelled.

@@ -12,6 +12,7 @@ from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 from phx_proto.formats import ServerSerializer
 from phx_proto.server.events import (
     Abort,
+    BroadcastOut,
     ChannelHandle,
     ChannelTerminated,
     Close,
@@ -33,7 +34,7 @@ __all__ = ["ChannelEvent", "ChannelEvents", "SocketDriver"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-ChannelEvent: TypeAlias = JoinRequested | MessageIn | ChannelTerminated
+ChannelEvent: TypeAlias = JoinRequested | MessageIn | BroadcastOut | ChannelTerminated
 
 
 class ChannelEvents(Protocol):
@@ -98,6 +99,9 @@ class SocketDriver:
     def disconnect(self) -> None:
         self.step(self.protocol.disconnect)
 
+    def close(self, code: int, reason: str) -> None:
+        self.step(self.protocol.close, code, reason)
+
     def shutdown(self) -> None:
         self.step(self.protocol.shutdown)
 
@@ -124,7 +128,7 @@ class SocketDriver:
                 case JoinRequested(channel):
                     events = self._channels[channel] = self._begin_join(self, event)
                     events.put(event)
-                case MessageIn(channel):
+                case MessageIn(channel) | BroadcastOut(channel):
                     self._channels[channel].put(event)
                 case ChannelTerminated(channel):
                     self._channels.pop(channel).put(event)
@@ -147,8 +151,8 @@ class SocketDriver:
             match command:
                 case Send(data):
                     self._wire.put(data)
-                case Close(code):
-                    self._wire.end(code)
+                case Close(code, reason):
+                    self._wire.end(code, reason)
                 case Abort():
                     self._wire.drop()
 

@@ -1,5 +1,6 @@
 """Which sockets of a server have joined which topic; a broadcast is encoded once for each version of the format."""
 
+from collections.abc import Collection
 from typing import Any, Protocol
 
 from phx_proto.formats import ServerSerializer
@@ -18,17 +19,30 @@ class Subscriber(Protocol):
         ...
 
 
+class Join(Protocol):
+    """The join for which a socket has a topic."""
+
+    @property
+    def intercepts(self) -> Collection[str]:
+        """The events whose broadcasts go to `intercept`, not to the client."""
+        ...
+
+    def intercept(self, event: str, payload: Any, /) -> None:
+        """Handle a broadcast; never in this call."""
+        ...
+
+
 class Hub:
     """The subscribers by topic, in the order in which they joined."""
 
     def __init__(self) -> None:
-        self._subscribers: dict[str, dict[Subscriber, object]] = {}  # and for which join each
+        self._subscribers: dict[str, dict[Subscriber, Join]] = {}
 
-    def subscribe(self, topic: str, subscriber: Subscriber, join: object) -> None:
+    def subscribe(self, topic: str, subscriber: Subscriber, join: Join) -> None:
         """From here on the subscriber gets what is broadcast on the topic, until this join of it, or a later, ends."""
         self._subscribers.setdefault(topic, {})[subscriber] = join
 
-    def unsubscribe(self, topic: str, subscriber: Subscriber, join: object) -> None:
+    def unsubscribe(self, topic: str, subscriber: Subscriber, join: Join) -> None:
         """No more; nothing happens if it never did, or does for a later join."""
         subscribers = self._subscribers.get(topic, {})
         if subscribers.get(subscriber) is join:
@@ -42,8 +56,12 @@ class Hub:
         Raises:
             LocalError: The payload cannot be encoded for one of them; it was sent to none.
         """
-        receivers = [subscriber for subscriber in self._subscribers.get(topic, ()) if subscriber is not but]
+        joins = self._subscribers.get(topic, {})
+        intercepting = [join for each, join in joins.items() if event in join.intercepts and each is not but]
+        receivers = [each for each, join in joins.items() if event not in join.intercepts and each is not but]
         serializers = {receiver.serializer.vsn: receiver.serializer for receiver in receivers}
         frames = {vsn: serializer.broadcast(topic, event, payload) for vsn, serializer in serializers.items()}
         for receiver in receivers:
             receiver.fastlane(topic, frames[receiver.serializer.vsn])
+        for join in intercepting:
+            join.intercept(event, payload)

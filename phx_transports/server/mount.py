@@ -4,20 +4,23 @@ The checks and their order are those of Phoenix, with its words where it has any
 the subprotocols, the version, the headers of the upgrade.
 """
 
+import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
+from urllib.parse import unquote
 
 from websockets.datastructures import Headers
 
+from phx_proto.errors import InvalidHandler
 from phx_proto.formats import ServerSerializer, serializer_for
 from phx_proto.server.events import ServerOptions
 
 from .handshake import Offer, RefuseConnect, RequestLine, read_params, take_offer
 from .socket import ServerSocket
 
-__all__ = ["CRASHED", "NOT_FOUND", "Connect", "Mount", "Origin", "serializer_of"]
+__all__ = ["CRASHED", "NOT_FOUND", "CheckOrigin", "Connect", "Mount", "Origin", "origin_rule", "serializer_of"]
 
 #: Accepts a client by returning, after setting the socket's id and assigns; refuses it by raising `RefuseConnect`. Any
 #: other exception is an HTTP 500. It may be a coroutine function, and has the `handshake_timeout` of the server.
@@ -34,18 +37,30 @@ class Mount:
     """One place to connect to; see `Server.mount`."""
 
     path: str
+    websocket: str
     connect: Connect | None
     options: ServerOptions
-    check_origin: "tuple[Origin, ...] | None"
+    is_allowed: "OriginRule"
     subprotocols: tuple[str, ...]
     auth_token: bool
+    compress: bool
 
     @property
     def address(self) -> str:
-        """The path of its WebSocket."""
-        return f"{self.path}/websocket"
+        """The path of its WebSocket, with its variables: `/socket/:tenant/websocket`."""
+        return "/".join(["", *filter(None, f"{self.path}/{self.websocket}".split("/"))])
 
-    def admit(self, line: RequestLine, headers: Headers) -> tuple[Offer, dict[str, Any]]:
+    @property
+    def variables(self) -> list[str]:
+        """Their names."""
+        return _VARIABLE.findall(self.address)
+
+    def match(self, path: str) -> dict[str, str] | None:
+        """The variables of a request's path; `None` if it leads elsewhere."""
+        found = re.fullmatch(_VARIABLE.sub(r"(?P<\1>[^/]+)", re.escape(self.address)) + "/?", path)
+        return None if found is None else {name: unquote(text) for name, text in found.groupdict().items()}
+
+    def admit(self, line: RequestLine, variables: dict[str, str], headers: Headers) -> tuple[Offer, dict[str, Any]]:
         """Check a request for a WebSocket here; its header of subprotocols is taken away.
 
         Returns:
@@ -53,13 +68,15 @@ class Mount:
 
         Raises:
             RefuseConnect: The application need not be asked.
+            Exception: What the application's `check_origin` raises.
         """
         if line.method != "GET":
             raise RefuseConnect(400)
-        if self.check_origin is not None and not _is_allowed(headers.get_all("Origin"), self.check_origin):
-            raise RefuseConnect(403)
+        for origin in map(Origin.sent, headers.get_all("Origin")):  # without one it is no browser's, which might lie
+            if not self.is_allowed(origin, headers["Host"]):
+                raise RefuseConnect(403)
         offer = take_offer(headers, self.subprotocols, auth_token=self.auth_token)
-        params = read_params(line.query)
+        params = read_params(line.query) | variables
         if serializer_of(params) is None:
             raise RefuseConnect(403)
         problem = _upgrade_problem(line.version, headers)
@@ -76,6 +93,9 @@ def serializer_of(params: Mapping[str, Any]) -> ServerSerializer | None:
 
 # ---- private --------------------------------------------------------------------------------------------------------
 
+#: A variable in the path of a mount.
+_VARIABLE: Final = re.compile(r":([a-zA-Z_][a-zA-Z_0-9]*)")
+
 _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 #: An origin as browsers write it (RFC 6454 §6.2) and nothing beyond: no userinfo, path, escape or dot at the end.
@@ -91,7 +111,13 @@ _ALLOWED: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """An origin of a browser, or one that is allowed to be: then without a scheme or a port it stands for any."""
+    """Where a page in a browser came from (RFC 6454), or from where one may come: then a scheme or port is optional.
+
+    Attributes:
+        scheme: In lower case.
+        host: In lower case; of an IPv6 address in brackets.
+        port: The scheme's own if none was given.
+    """
 
     scheme: str | None
     host: str
@@ -111,16 +137,18 @@ class Origin:
         return cls._of(found)
 
     @classmethod
+    def sent(cls, header: str) -> "Origin | None":
+        """Read what a browser sent; `None` for what is no origin."""
+        found = _ORIGIN.fullmatch(header)
+        return None if found is None else cls._of(found)
+
+    @classmethod
     def _of(cls, found: re.Match[str]) -> "Origin":
         scheme, port = (found["scheme"] or "").lower() or None, found["port"]
         return cls(scheme, found["host"].lower(), _PORTS.get(scheme or "") if port is None else int(port))
 
-    def includes(self, origin: str) -> bool:
+    def includes(self, theirs: "Origin") -> bool:
         """Whether a browser's origin is this one. As in Phoenix `*.example.com` is `example.com` too."""
-        found = _ORIGIN.fullmatch(origin)
-        if found is None:
-            return False
-        theirs = self._of(found)
         if self.scheme not in (None, theirs.scheme) or self.port not in (None, theirs.port):
             return False
         if not self.host.startswith("*."):
@@ -128,9 +156,35 @@ class Origin:
         return f".{theirs.host}".endswith(self.host[1:])
 
 
-def _is_allowed(origins: list[str], allowed: tuple[Origin, ...]) -> bool:
-    """Whether a request with these `Origin` headers may come in; without one it is no browser's, which might lie."""
-    return all(any(each.includes(origin) for each in allowed) for origin in origins)
+#: From which origins browsers may connect; see `Server.mount`.
+CheckOrigin: TypeAlias = bool | Iterable[str] | Callable[[Origin], bool]
+
+#: The same, asked of an origin (`None`: what was sent is none) and the request's `Host` header.
+OriginRule: TypeAlias = Callable[[Origin | None, str], bool]
+
+
+def origin_rule(check: CheckOrigin) -> OriginRule:
+    """What a `check_origin` means.
+
+    Raises:
+        InvalidHandler: It is a coroutine function, whose answer would not be waited for.
+        ValueError: What stands in it is no origin.
+    """
+    if check is False:
+        return lambda origin, host: True
+    if check is True:
+        return lambda origin, host: origin is not None and origin.host == _host(host)
+    if callable(check):
+        if inspect.iscoroutinefunction(check):
+            raise InvalidHandler(getattr(check, "__qualname__", repr(check)), "check_origin is a plain function")
+        return lambda origin, host: origin is not None and check(origin) is True
+    allowed = tuple(map(Origin.allowed, check))
+    return lambda origin, host: origin is not None and any(each.includes(origin) for each in allowed)
+
+
+def _host(header: str) -> str | None:
+    origin = Origin.sent(f"http://{header}")
+    return None if origin is None else origin.host
 
 
 def _upgrade_problem(version: str, headers: Headers) -> str | None:

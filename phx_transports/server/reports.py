@@ -21,9 +21,10 @@ class CallbackError:
     """A call into the application raised.
 
     Attributes:
-        call: `"connect"`, `"join"`, `"joined"`, `"handle_in"`, `"terminate"` or `"spawn"`.
-        topic: Of the channel; `None` for `connect`.
-        event: Of the message; `None` for every other call.
+        call: `"check_origin"`, `"connect"`, `"join"`, `"joined"`, `"handle_in"`, `"handle_out"`, `"terminate"`
+            or `"spawn"`.
+        topic: Of the channel; `None` for the first two.
+        event: Of the message or broadcast; `None` for every other call.
         error: What it raised.
         secrets: What the client sent in confidence; `secrets.escaped(text)` is a text without it.
     """

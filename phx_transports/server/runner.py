@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
 from phx_proto.errors import InvalidState
 from phx_proto.message import Reply
-from phx_proto.server.events import ChannelTerminated, JoinRequested, MessageIn, Termination
+from phx_proto.server.events import BroadcastOut, ChannelTerminated, JoinRequested, MessageIn, Termination
 from phx_proto.server.tracker import Tracker
 from phx_proto.shown import Secrets, secrets_in
 
@@ -125,7 +125,7 @@ class ChannelRunner:
             match self._inbox.popleft():
                 case JoinRequested():
                     await self._join()
-                case MessageIn() as message:
+                case MessageIn() | BroadcastOut() as message:
                     await self._message(message)
                 case ChannelTerminated(reason=reason):
                     await self._terminate(reason)
@@ -150,6 +150,13 @@ class ChannelRunner:
             self._context.runners.discard(self)
         if self._inbox:
             self._queue()
+
+    @property
+    def intercepts(self) -> Collection[str]:
+        return () if self._channel is None else self._channel.intercept
+
+    def intercept(self, event: str, payload: Any, /) -> None:
+        self._driver.step(self._driver.protocol.intercept, self._handle, event, payload)
 
     def unsubscribe(self) -> None:
         """Its client gets no more broadcasts."""
@@ -247,17 +254,20 @@ class ChannelRunner:
         self._driver.pump()
         await self.retire()
 
-    async def _message(self, message: MessageIn) -> None:
+    async def _message(self, message: MessageIn | BroadcastOut) -> None:
         protocol, channel = self._driver.protocol, self._channel
         assert channel is not None, "messages come after an accepted join"
-        channel.message = message
         try:
-            reply = await self._reply_to(channel, message)
-            if reply is not None:
-                protocol.reply(message, reply.status, reply.response)
+            if isinstance(message, BroadcastOut):
+                await self._call(partial(channel.handle_out, message.event, message.payload))
+            else:
+                channel.message = message
+                reply = await self._reply_to(channel, message)
+                if reply is not None:
+                    protocol.reply(message, reply.status, reply.response)
         except BaseException as error:
             raise_if_ended(error)
-            self._report("handle_in", error, message.event)
+            self._report("handle_out" if isinstance(message, BroadcastOut) else "handle_in", error, message.event)
             protocol.crash(self._handle)
         finally:
             channel.message = None

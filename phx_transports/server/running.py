@@ -5,7 +5,7 @@ import contextlib
 import inspect
 import logging
 import ssl as tls
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -17,14 +17,18 @@ from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as listen
 from websockets.http11 import Request, Response
 
+from phx_proto.server.events import HOSTS
+from phx_proto.shown import NO_SECRETS
+
 from ..asyncio.signals import signals_to
 from ..client.signals import SignalPolicy
+from .deflate import Deflate
 from .driver import SocketDriver
 from .handshake import NO_OFFER, BadToken, Offer, RefuseConnect, answer_offer, refusal
 from .mount import CRASHED, NOT_FOUND, Mount, serializer_of
 from .reports import raise_if_ended
 from .runner import ChannelRunner, Context
-from .socket import ServerSocket
+from .socket import ConnectInfo, ServerSocket
 from .wire import WRITE_LIMIT, Outbox, ServerWire, WireOptions
 
 __all__ = ["RunningServer"]
@@ -50,7 +54,7 @@ class RunningServer:
         port: Where it listens.
     """
 
-    def __init__(self, context: Context, mounts: Mapping[str, Mount]) -> None:
+    def __init__(self, context: Context, mounts: Collection[Mount]) -> None:
         self.url = ""
         self.port = 0
         self._context = context
@@ -119,7 +123,7 @@ class RunningServer:
             outbox=Outbox(),
             max_buffered=options.max_buffered,
             send_timeout=options.send_timeout,
-            max_request_line=options.max_request_line,
+            host=options.host,
         )
         self._max_connections = options.max_connections
         self._listener = await listen(
@@ -142,7 +146,7 @@ class RunningServer:
         )
         self.port = self._listener.sockets[0].getsockname()[1]
         name = f"[{host}]" if ":" in host else host
-        first = next(iter(self._mounts.values()))
+        first = next(iter(self._mounts))
         self.url = f"{'ws' if ssl is None else 'wss'}://{name}:{self.port}{first.path}"
 
     # ---- a connection ------------------------------------------------------------------------------------------------
@@ -164,24 +168,37 @@ class RunningServer:
         client, line = self._client(connection), connection.request_line
         if "Host" not in request.headers:
             return refusal(RefuseConnect(400))
-        client.mount = self._mounts.get(line.path.removesuffix("/"))
-        if client.mount is None:
+        for mount in self._mounts:
+            variables = mount.match(line.path)
+            if variables is not None:
+                break
+        else:
             return refusal(NOT_FOUND)
+        client.mount = mount
         try:
-            client.offer, client.params = client.mount.admit(line, request.headers)
+            client.offer, client.params = mount.admit(line, variables, request.headers)
         except RefuseConnect as refused:
             return refusal(refused)
         except BadToken:
             return refusal(CRASHED)
+        except BaseException as error:
+            self._context.report("check_origin", error, secrets=lambda: NO_SECRETS)
+            return refusal(CRASHED)
+        if mount.compress:
+            connection.protocol.available_extensions = [Deflate(HOSTS[mount.options.host].max_inflation)]
         return None
 
     async def _response(self, connection: ServerConnection, request: Request, response: Response) -> Response | None:
         """Ask the application about a handshake that is right otherwise."""
+        assert isinstance(connection, ServerWire)
         client = self._client(connection)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS or client.mount is None:
             return None
         headers = {name.lower(): value for name, value in request.headers.raw_items()}
-        socket = ServerSocket(params=client.params, headers=headers, auth_token=client.offer.token)
+        scheme = "ws" if connection.transport.get_extra_info("ssl_object") is None else "wss"
+        uri = f"{scheme}://{headers['host']}{connection.request_line.path}"
+        info = ConnectInfo.of(connection.remote_address, uri, headers)
+        socket = ServerSocket(params=client.params, headers=headers, auth_token=client.offer.token, connect_info=info)
         client.connecting = asyncio.current_task()
         try:
             if client.mount.connect is not None and inspect.isawaitable(asked := client.mount.connect(socket)):

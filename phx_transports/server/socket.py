@@ -1,38 +1,78 @@
 """A client's socket as an application sees it."""
 
+import re
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final, Protocol
 
 from phx_proto.server.events import SocketClosed
 from phx_proto.shown import Secrets, secrets_in, secrets_in_headers
 
-__all__ = ["ServerSocket", "SocketControl"]
+__all__ = ["ConnectInfo", "ServerSocket", "SocketControl"]
 
 
 class SocketControl(Protocol):
     """What a `ServerSocket` asks of its driver; see its methods of the same names."""
 
     def disconnect(self) -> None: ...
+    def close(self, code: int, reason: str) -> None: ...
     def abort(self) -> None: ...
     async def writable(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectInfo:
+    """Where a client came from: as Phoenix's `connect_info`, without what may be a secret, so that it can be logged.
+
+    Attributes:
+        address: The peer's IP address, which is a proxy's where one is in front; `None` where there is no such thing.
+        port: The peer's.
+        uri: Which address it asked for, without the query: that has params.
+        headers: Of the handshake, names in lower case, but for credentials, cookies and tokens.
+    """
+
+    address: str | None
+    port: int | None
+    uri: str
+    headers: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def of(cls, peer: "tuple[Any, ...] | str | None", uri: str, headers: Mapping[str, str]) -> "ConnectInfo":
+        """The information on a handshake; `peer` is its socket's address."""
+        address, port = peer[:2] if isinstance(peer, tuple) else (None, None)
+        told = {name: value for name, value in headers.items() if not _SECRET.search(name)}
+        return cls(address, port, uri, MappingProxyType(told))
+
+
+_SECRET: Final = re.compile(r"auth|cookie|token|secret|password|api-?key|sec-websocket-(key|protocol)")
 
 
 class ServerSocket:
     """One client's connection, as an application sees it; first in `connect`, then in each of its channels.
 
     Attributes:
-        params: Of the URL, as Plug reads them (`a[b]=1` is nested), `vsn` included.
-        headers: Of the handshake, names in lower case.
+        params: Of the URL, as Plug reads them (`a[b]=1` is nested), `vsn` and the variables of the path included.
+        headers: Of the handshake, names in lower case; all of them, and so secrets too.
+        connect_info: Where the client came from.
         auth_token: The token the client offered as a subprotocol.
         id: Set it in `connect`: the name for `Server.disconnect`, e.g. `"user:7"`.
         assigns: The application's own.
         ended: How the connection ended; `None` until then.
     """
 
-    def __init__(self, *, params: dict[str, Any], headers: Mapping[str, str], auth_token: str | None) -> None:
+    def __init__(
+        self,
+        *,
+        params: dict[str, Any],
+        headers: Mapping[str, str],
+        auth_token: str | None,
+        connect_info: ConnectInfo,
+    ) -> None:
         self.params = params
         self.headers = headers
         self.auth_token = auth_token
+        self.connect_info = connect_info
         self.id: str | None = None
         self.assigns: dict[str, Any] = {}
         self.ended: SocketClosed | None = None
@@ -51,6 +91,19 @@ class ServerSocket:
         """Close the connection; the client is meant to come back."""
         if self._control is not None:
             self._control.disconnect()
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection with a code and words for the client; whether it comes back is for the client to say.
+
+        Args:
+            code: 1000 to 1003, 1007 to 1014 or 3000 to 4999.
+            reason: 123 bytes in UTF-8 at most.
+
+        Raises:
+            ValueError: No close frame can carry these.
+        """
+        if self._control is not None:
+            self._control.close(code, reason)
 
     def abort(self) -> None:
         """Drop the connection without a close frame."""

@@ -1,7 +1,7 @@
 """A WebSocket for the server: one call to its driver for each read, one write for all sent in a loop iteration.
 
-The `websockets` library accepts it (TLS, handshake), parses what comes and keeps RFC 6455; its message queue,
-keepalive and compression are off. Nothing here decides about Phoenix: which code answers a client's close frame is the
+The `websockets` library accepts it (TLS, handshake), parses what comes and keeps RFC 6455; its message queue
+and keepalive are off. Nothing here decides about Phoenix: which code answers a client's close frame is the
 driver's to say, and it is told of the messages that came before that frame first, so that they are answered
 before it.
 
@@ -14,15 +14,18 @@ it is dropped when the buffer passes `max_buffered`, or has been full for `send_
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from websockets.asyncio.server import Server as Listener
 from websockets.asyncio.server import ServerConnection
+from websockets.extensions import Extension
 from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol as WebSocketProtocol
+
+from phx_proto.server.events import HostRules
 
 from ..websocket.cutter import Assembler, Received
 from .handshake import Rejected, RequestLine
@@ -49,7 +52,7 @@ class WireOptions:
     max_size: int | None
     max_buffered: int
     send_timeout: float
-    max_request_line: int
+    host: HostRules
 
 
 class WireEvents(Protocol):
@@ -98,9 +101,9 @@ class Outbox:
             wire.flush()
 
 
-def _frame(data: str | bytes) -> bytes:
+def _frame(data: str | bytes, extensions: Sequence[Extension] = ()) -> bytes:
     opcode, payload = (Opcode.TEXT, data.encode()) if isinstance(data, str) else (Opcode.BINARY, data)
-    return Frame(opcode, payload).serialize(mask=False)
+    return Frame(opcode, payload).serialize(mask=False, extensions=extensions)
 
 
 class ServerWire(ServerConnection):
@@ -116,15 +119,15 @@ class ServerWire(ServerConnection):
         outbox: Outbox,
         max_buffered: int,
         send_timeout: float,
-        max_request_line: int,
+        host: HostRules,
         **options: Any,
     ) -> None:
         super().__init__(protocol, server, **options)
-        self.request_line = RequestLine(max_request_line)
+        self.request_line = RequestLine(host.max_request_line)
         self._made = made
         self._lost = lost
         self._events: WireEvents | None = None
-        self._assembler = Assembler(protocol)
+        self._assembler = Assembler(protocol, max_fragmented=host.max_fragmented)
         self._outbox = outbox
         self._out: list[bytes] = []
         self._over = False  # nothing more will be received
@@ -153,18 +156,19 @@ class ServerWire(ServerConnection):
         """Queues one message; written with all others of this loop iteration."""
         if not self._out:
             self._outbox.add(self)
-        self._out.append(self._outbox.frame(data))
+        extensions = self.protocol.extensions
+        self._out.append(_frame(data, extensions) if extensions else self._outbox.frame(data))
 
-    def end(self, code: int) -> None:
+    def end(self, code: int, reason: str = "") -> None:
         """Sends a close frame behind what is queued, or the answer to the client's. 1005: one that names no code."""
         if self.protocol.state is State.OPEN:
             self._close_sent = True
-            self.protocol.send_close(None if code == CloseCode.NO_STATUS_RCVD else code)
+            self.protocol.send_close(None if code == CloseCode.NO_STATUS_RCVD else code, reason)
             self._out += self.protocol.data_to_send()
             self._start_linger()
             self.flush()
         else:
-            data = b"" if code == CloseCode.NO_STATUS_RCVD else Close(code, "").serialize()
+            data = b"" if code == CloseCode.NO_STATUS_RCVD else Close(code, reason).serialize()
             self._part(Frame(Opcode.CLOSE, data).serialize(mask=False))
 
     def drop(self) -> None:
@@ -302,7 +306,12 @@ class ServerWire(ServerConnection):
 
 
 def _split_farewell(writes: list[bytes]) -> bytes:
-    """Takes the library's close frame, if it sent one, and its mark for the end of our side off the end of `writes`."""
+    """Takes the library's close frame, if it sent one, and its mark for the end of our side off the end of `writes`.
+
+    Gives the frame with its code alone, as a real server sends it.
+    """
     if writes and not writes[-1]:
         writes.pop()
-    return writes.pop() if writes and writes[-1][0] & 0x0F == Opcode.CLOSE else b""
+    if not (writes and writes[-1][0] & 0x0F == Opcode.CLOSE):
+        return b""
+    return Frame(Opcode.CLOSE, writes.pop()[2:4]).serialize(mask=False)

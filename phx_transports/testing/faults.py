@@ -106,9 +106,9 @@ class FaultyWire(ServerWire):
         self._tap.carried(self._number, Side.SERVER, data)
         super().put(data)
 
-    def end(self, code: int) -> None:
+    def end(self, code: int, reason: str = "") -> None:
         self._tap.tell(self._number, Side.SERVER, f"closes the connection with {code}")
-        super().end(code)
+        super().end(code, reason)
 
     def drop(self) -> None:
         self._tap.tell(self._number, Side.SERVER, "drops the connection")

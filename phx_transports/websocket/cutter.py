@@ -196,17 +196,19 @@ class Assembler:
         answered: Bytes of all answers to pings.
     """
 
-    __slots__ = ("_fragments", "_parts", "_protocol", "_text", "answered", "problem")
+    __slots__ = ("_fragments", "_most", "_parts", "_protocol", "_text", "answered", "problem")
 
-    def __init__(self, protocol: Protocol) -> None:
+    def __init__(self, protocol: Protocol, *, max_fragmented: int | None = None) -> None:
         """Starts after the handshake.
 
         Args:
             protocol: Open, with its events drained, and the same `max_size` as the cutter's.
+            max_fragmented: The largest message in fragments, in bytes, where less than that.
         """
         self.problem = ""
         self.answered = 0
         self._protocol = protocol
+        self._most = max_fragmented
         self._fragments = 0  # of the message that is coming
         self._parts = bytearray()  # of the fragmented message that is coming
         self._text = False  # whether that is a text message
@@ -224,6 +226,10 @@ class Assembler:
                 if opcode is Opcode.PING:
                     self.answered += _PONG + len(frame.data)
                 continue
+            size = len(self._parts) + len(frame.data)
+            if self._most is not None and size > self._most and not (frame.fin and opcode is not Opcode.CONT):
+                self._fail(CloseCode.MESSAGE_TOO_BIG, f"a message in fragments of more than {self._most} bytes")
+                return True
             if not frame.fin:
                 self._parts += frame.data
                 self._fragments += 1

@@ -12,6 +12,7 @@ from serving import Server
 from phx_proto.errors import LocalError
 from phx_proto.formats import V1Server, V2Server
 from phx_proto.server.events import (
+    BroadcastOut,
     ChannelHandle,
     ChannelTerminated,
     JoinRequested,
@@ -49,7 +50,7 @@ def test_nothing_that_a_client_sends_raises(frames: list[str | bytes], kind: typ
 
 STEPS = st.lists(
     st.tuples(st.just("hear"), st.sampled_from("ab"), st.sampled_from(["phx_join", "phx_leave", "shout"]))
-    | st.tuples(st.sampled_from(["accept", "refuse", "finish", "reply", "push", "stop", "crash"]))
+    | st.tuples(st.sampled_from(["accept", "refuse", "finish", "reply", "push", "intercept", "stop", "crash"]))
     | st.tuples(st.just("broadcast"), st.sampled_from("ab")),
     max_size=30,
 )
@@ -61,7 +62,7 @@ def test_a_socket_keeps_its_promises_in_any_order_of_things(steps: list[tuple[st
     server = Server()
     current = {"a": "0", "b": "0"}
     waiting: list[ChannelHandle] = []
-    handled: list[MessageIn] = []
+    handled: list[MessageIn | BroadcastOut] = []
     accepted: list[ChannelHandle] = []
     terminated: list[ChannelHandle] = []
     sent: list[list[Any]] = []
@@ -70,7 +71,7 @@ def test_a_socket_keeps_its_promises_in_any_order_of_things(steps: list[tuple[st
         for event in server.events():
             if isinstance(event, JoinRequested):
                 waiting.append(event.channel)
-            elif isinstance(event, MessageIn):
+            elif isinstance(event, MessageIn | BroadcastOut):
                 handled.append(event)
             elif isinstance(event, ChannelTerminated):
                 terminated.append(event.channel)
@@ -91,12 +92,12 @@ def test_a_socket_keeps_its_promises_in_any_order_of_things(steps: list[tuple[st
             accepted += [channel] if what == "accept" else []
             getattr(server, what)(channel)
             stood_still = False
-        elif what in ("finish", "reply") and handled:
-            getattr(server, what)(handled[-1])
-            if what == "finish":
-                handled.pop()
-        elif what in ("push", "stop", "crash") and accepted:
-            getattr(server, what)(accepted[-1], *(("tick", {}) if what == "push" else ()))
+        elif what == "finish" and handled:
+            server.finish(handled.pop())
+        elif what == "reply" and handled and isinstance(message := handled[-1], MessageIn):
+            server.reply(message)
+        elif what in ("push", "intercept", "stop", "crash") and accepted:
+            getattr(server, what)(accepted[-1], *(("tick", {}) if what in ("push", "intercept") else ()))
         drain()
         assert not (stood_still and len(sent) > before)
 

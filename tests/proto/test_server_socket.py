@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from serving import UNMATCHED, Server, end, reply
 
-from phx_proto.errors import BinaryNotSupported
+from phx_proto.errors import BinaryNotSupported, InvalidState
 from phx_proto.formats import V1Server, V2Server, serializer_for
 from phx_proto.server.events import (
     Abort,
+    BroadcastOut,
     ChannelHandle,
     ChannelTerminated,
     Close,
@@ -107,6 +108,64 @@ def test_a_broadcast_after_the_channel_ended_is_dropped_even_before_the_news() -
     server.broadcast("room:a", "after", {})
     server.accept(joining)
     assert server.said()[1:] == [[None, None, "room:a", "before", {}], end("1")]
+
+
+# ---- intercepted broadcasts -----------------------------------------------------------------------------------------
+
+
+def test_an_intercepted_broadcast_goes_out_as_a_push_after_the_reply_of_what_caused_it() -> None:
+    server = Server()
+    channel = server.joined("1")
+    message = server.message("1", "2")
+    server.intercept(channel, "news", {"n": 1})
+    assert server.events() == []
+    server.reply(message)
+    server.finish(message)
+    (out,) = server.events()
+    assert isinstance(out, BroadcastOut)
+    assert (out.channel, out.event, out.payload) == (channel, "news", {"n": 1})
+    server.push(channel, out.event, out.payload)
+    server.finish(out)
+    assert server.said() == [reply("1", "2"), ["1", None, "room:a", "news", {"n": 1}]]
+
+
+def test_intercepted_broadcasts_and_messages_take_their_turns_in_the_order_in_which_they_came() -> None:
+    server = Server()
+    channel = server.joined("1")
+    message = server.message("1", "2", event="first")
+    server.intercept(channel, "second", {})
+    server.hear(["1", "3", "room:a", "third", {}])
+    server.intercept(channel, "fourth", {})
+    server.hear(["1", "4", "room:a", "phx_leave", {}])
+    turns: list[str] = []
+    server.finish(message)
+    while isinstance((event := server.events()[0]), MessageIn | BroadcastOut):
+        turns.append(event.event)
+        server.finish(event)
+    assert turns == ["second", "third", "fourth"]
+    assert event == ChannelTerminated(channel, Termination.LEFT)
+
+
+def test_what_a_channel_intercepts_goes_with_it() -> None:
+    server = Server(last_words=True)
+    channel = server.joined("1")
+    message = server.message()
+    server.intercept(channel, "news", {})
+    server.stop(channel)
+    server.intercept(channel, "news", {})
+    server.finish(message)
+    server.terminated(channel)
+    server.intercept(channel, "news", {})
+    assert server.events() == [ChannelTerminated(channel, Termination.STOPPED)]
+    with pytest.raises(InvalidState):
+        server.intercept(server.ask("2"), "news", {})
+
+
+def test_what_waits_to_be_handled_for_a_broadcast_does_not_count_against_the_client() -> None:
+    server = Server(max_waiting=0)
+    server.intercept(server.joined("1"), "news", {"n": "x" * 1_000})
+    server.intercept(server.joined("2", "room:b"), "news", {})
+    assert not server.full
 
 
 def test_a_stopped_channel_is_closed_and_the_others_live_on() -> None:
@@ -278,6 +337,35 @@ def test_an_abort_does_not_wait() -> None:
         ChannelTerminated(channel, Termination.CONNECTION),
         SocketClosed(None, "aborted by the application"),
     ]
+
+
+def test_an_application_closes_with_a_code_and_a_reason_of_its_own() -> None:
+    server = Server()
+    channel = server.joined("1")
+    server.close(4001, "pay first")
+    server.close(4002)
+    assert server.commands() == [Close(4001, "pay first")]
+    assert server.events() == [
+        ChannelTerminated(channel, Termination.CONNECTION),
+        SocketClosed(4001, "pay first"),
+    ]
+
+
+def test_a_close_without_a_reason_is_told_in_words_here_alone() -> None:
+    server = Server()
+    server.close()
+    assert (server.commands(), server.events()) == ([Close(1000)], [SocketClosed(1000, "closed by the application")])
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(999, ""), (1005, ""), (1015, ""), (2999, ""), (5000, ""), (1000, "\u00e9" * 62), (1000, "\ud800")],
+)
+def test_what_no_close_frame_can_carry_is_refused(code: int, reason: str) -> None:
+    server = Server()
+    with pytest.raises(ValueError, match=r"close|surrogates"):
+        server.close(code, reason)
+    assert server.commands() == []
 
 
 def test_a_lost_connection_ends_every_channel_and_the_waiting_join() -> None:

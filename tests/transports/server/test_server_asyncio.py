@@ -3,10 +3,12 @@
 import asyncio
 import base64
 import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from phoenix_by_hand import OK, Application, Log, connected, conversation, errors, serving
+from phoenix_by_hand import OK, Application, Client, Log, Room, connected, conversation, errors, serving
 from websockets.exceptions import InvalidStatus
 
 from phx_proto.errors import InvalidHandler, InvalidPayload
@@ -413,6 +415,82 @@ async def test_a_broadcast_reaches_everyone_and_comes_before_the_reply() -> None
         assert await client.ask("1", "2", "room:a", "broadcast", {"x": 1}) == shout
         assert await client.next() == ["1", "2", "room:a", "phx_reply", OK]
         assert await other.next() == shout
+
+
+class Filtering(Room):
+    """Lets its client have what is meant for everybody, or for it by name."""
+
+    intercept = ("shout", "crash")
+
+    async def handle_out(self, event: str, payload: Any) -> None:
+        if event == "crash":
+            raise RuntimeError("handle_out")
+        if payload.get("to") in (None, self.params.get("name")):
+            self.push(event, payload | {"for": self.params.get("name")})
+
+
+@asynccontextmanager
+async def filtered() -> AsyncIterator[tuple[Application, Client, Client]]:
+    """Two clients whose broadcasts are intercepted, with join_refs 1 and 9."""
+    application = Application()
+    application.channel("filtered:*")(lambda: Filtering(application))
+    async with (
+        serving(application) as (_, running),
+        connected(running.url) as first,
+        connected(running.url, "1.0.0") as second,
+    ):
+        await first.join("filtered:a", "1", {"name": "first"})
+        await second.join("filtered:a", "9", {"name": "second"})
+        yield application, first, second
+
+
+async def test_an_intercepted_broadcast_is_pushed_by_each_channel_after_the_reply_of_what_caused_it() -> None:
+    async with filtered() as (_, first, second):
+        reply = await first.ask("1", "2", "filtered:a", "broadcast", {"n": 1})
+        assert reply == ["1", "2", "filtered:a", "phx_reply", OK]
+        assert await first.next() == ["1", None, "filtered:a", "shout", {"n": 1, "for": "first"}]
+        assert (await second.next())["payload"] == {"n": 1, "for": "second"}
+
+
+async def test_an_intercepted_broadcast_may_be_kept_from_a_client_and_others_go_by_as_ever() -> None:
+    async with filtered() as (application, first, second):
+        application.broadcast("filtered:a", "shout", {"to": "second"})
+        application.broadcast("filtered:a", "other", {})
+        assert await first.next() == [None, None, "filtered:a", "other", {}]
+        assert [(await second.next())["event"] for _ in range(2)] == ["other", "shout"]
+
+
+async def test_broadcast_from_passes_by_the_senders_own_handle_out() -> None:
+    async with filtered() as (_, first, second):
+        await first.ask("1", "2", "filtered:a", "broadcast_from", {"n": 1})
+        assert (await second.next())["payload"]["for"] == "second"
+        await first.alive()
+
+
+async def test_a_handle_out_that_raises_crashes_its_channel_and_is_reported() -> None:
+    async with filtered() as (application, first, _):
+        application.broadcast("filtered:a", "crash", {})
+        assert (await first.next())[3] == "phx_error"
+        await application.terminated.until_count(2)
+        assert errors(application) == [("handle_out", "filtered:a", "crash", "RuntimeError")] * 2
+
+
+async def test_a_class_that_intercepts_needs_a_handle_out() -> None:
+    class Forgetful(Room):
+        intercept = frozenset({"shout"})
+
+    application = Application()
+    application.channel("forgetful:*")(lambda: Forgetful(application))
+    async with serving(application) as (_, running), connected(running.url) as client:
+        await client.join("forgetful:a")
+        application.broadcast("forgetful:a", "shout", {})
+        assert (await client.next())[3] == "phx_error"
+        assert errors(application) == [("handle_out", "forgetful:a", "shout", "NotImplementedError")]
+
+
+async def test_what_is_intercepted_is_a_collection() -> None:
+    with pytest.raises(InvalidHandler, match=r"\('shout',\)"):
+        type("Wrong", (ServerChannel,), {"intercept": "shout"})
 
 
 async def test_broadcast_from_leaves_the_sender_out() -> None:

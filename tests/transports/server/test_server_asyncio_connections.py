@@ -87,6 +87,19 @@ async def test_disconnect_closes_the_sockets_of_an_id() -> None:
         assert await two.closed() == 1001
 
 
+async def test_a_socket_is_closed_with_a_code_and_a_reason() -> None:
+    seen = Log()
+    async with serving(Application(connect=seen.add)) as (_, running), connected(running.url) as client:
+        (socket,) = seen.entries
+        with pytest.raises(ValueError, match="close code"):
+            socket.close(1005)
+        socket.close(4001, "pay first")
+        assert await client.closed() == 4001
+        assert client.websocket.close_reason == "pay first"
+        assert (socket.ended.code, socket.ended.reason) == (4001, "pay first")
+        socket.close(4002)
+
+
 async def test_abort_drops_one_socket_without_a_close_frame() -> None:
     async with conversation() as (application, client):
         (socket,) = application.sockets
@@ -504,6 +517,22 @@ async def test_a_message_over_the_limit_in_fragments_closes_with_1009() -> None:
     async with serving(application) as (_, running), connected(running.url) as client:
         await client.websocket.send(["x" * 100] * 20)
         assert await client.closed() == 1009
+
+
+@pytest.mark.parametrize(
+    ("host", "size", "code"), [(Host.BANDIT, 7, None), (Host.BANDIT, 9, 1009), (Host.COWBOY, 9, None)]
+)
+@pytest.mark.parametrize("first", [0, 1, 2**20])
+async def test_bandit_takes_less_of_a_message_in_fragments(host: Host, size: int, code: int | None, first: int) -> None:
+    text = json.dumps([None, "1", "phoenix", "heartbeat", "x" * (size * 1_000_000)])
+    options = ServerOptions(host=host)
+    async with serving(Application(options=options)) as (_, running), connected(running.url) as client:
+        await client.websocket.send([text[:first], text[first:]])
+        if code is None:
+            assert await client.next() == [None, "1", "phoenix", "phx_reply", OK]
+        else:
+            assert await client.closed() == code
+            assert client.websocket.close_reason == ""
 
 
 @pytest.mark.parametrize("size", [0, 1, 2])

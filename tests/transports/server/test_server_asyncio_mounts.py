@@ -10,7 +10,8 @@ import pytest
 from phoenix_by_hand import LONG, Application, Log, connected, errors, handshake, serving, slow_reader
 
 from phx_proto.errors import InvalidHandler
-from phx_transports.server import Host, RefuseConnect, RunningServer, ServerOptions, ServerSocket
+from phx_transports.asyncio import connect
+from phx_transports.server import Host, Origin, RefuseConnect, RunningServer, ServerOptions, ServerSocket
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("clean_loop")]
 
@@ -71,6 +72,67 @@ async def test_a_path_cannot_be_mounted_twice() -> None:
     application = Application()
     with pytest.raises(InvalidHandler, match="taken"):
         application.mount("/socket/")
+
+
+# ---- paths ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "target", "variables"),
+    [
+        ({"websocket": "/:key"}, "/socket/k7", {"key": "k7"}),
+        ({"websocket": "/:key"}, "/socket/k7/", {"key": "k7"}),
+        ({"websocket": "/:key"}, "/socket/a%2Fb%20%C3%A9", {"key": "a/b \u00e9"}),
+        ({"websocket": "/:key"}, "/socket", None),
+        ({"websocket": "/:key"}, "/socket/k7/websocket", None),
+        ({"websocket": "/ws.1"}, "/socket/ws.1", {}),
+        ({"websocket": "/ws.1"}, "/socket/ws-1", None),
+        ({"websocket": ""}, "/socket", {}),
+        ({"path": "/", "websocket": "/live"}, "/live", {}),
+        ({"path": "/:tenant/socket"}, "/acme/socket/websocket", {"tenant": "acme"}),
+        ({"path": "/t/:tenant", "websocket": "/room-:room"}, "/t/acme/room-1", {"tenant": "acme", "room": "1"}),
+    ],
+)
+async def test_a_path_may_be_of_its_own_and_have_variables(
+    options: dict[str, Any], target: str, variables: dict[str, str] | None
+) -> None:
+    seen = Log()
+    async with serving(Application(connect=seen.add, **options)) as (_, running):
+        assert await status(running, handshake(f"{target}?vsn=2.0.0&a=1")) == (404 if variables is None else 101)
+    assert [socket.params for socket in seen.entries] == (
+        [] if variables is None else [{"vsn": "2.0.0", "a": "1", **variables}]
+    )
+
+
+async def test_a_variable_of_the_path_goes_before_a_param_of_its_name() -> None:
+    seen = Log()
+    async with serving(Application(connect=seen.add, websocket="/:key")) as (_, running):
+        assert await status(running, handshake("/socket/k7?vsn=2.0.0&key=other")) == 101
+    assert seen.entries[0].params["key"] == "k7"
+
+
+async def test_our_client_reaches_a_path_with_a_variable() -> None:
+    seen = Log()
+    async with (
+        serving(Application(connect=seen.add, websocket="/:key")) as (_, running),
+        connect(running.url, path="/:key", params={"key": "a/b"}),
+    ):
+        assert seen.entries[0].params == {"vsn": "2.0.0", "key": "a/b"}
+
+
+async def test_of_two_mounts_the_first_that_matches_has_the_client() -> None:
+    asked = Log()
+    application = Application(path="/a", connect=lambda socket: asked.add("plain"))
+    application.mount("/:name", connect=lambda socket: asked.add(socket.params["name"]))
+    async with serving(application) as (_, running):
+        for path in ("/a", "/b"):
+            assert await status(running, handshake(f"{path}/websocket?vsn=2.0.0")) == 101
+    assert asked.entries == ["plain", "b"]
+
+
+async def test_a_variable_cannot_stand_twice() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        Application(path="/:key", websocket="/:key")
 
 
 # ---- origins --------------------------------------------------------------------------------------------------------
@@ -148,10 +210,99 @@ async def test_a_request_of_several_origins_is_refused() -> None:
         assert await status(running, handshake(PATH, good, evil)) == 403
 
 
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        (None, 101),
+        ("http://localhost", 101),
+        ("https://LOCALHOST:8443", 101),
+        ("http://localhost.evil.example", 403),
+        ("http://evil.example", 403),
+        ("null", 403),
+    ],
+)
+async def test_the_servers_own_host_may_be_the_only_origin(origin: str | None, expected: int) -> None:
+    headers = () if origin is None else (f"Origin: {origin}",)
+    async with serving(Application(check_origin=True)) as (_, running):
+        assert await status(running, handshake(PATH, *headers)) == expected
+
+
+async def test_a_host_that_is_none_is_nobodys_origin() -> None:
+    request = handshake(PATH, "Origin: http://localhost").replace(b"Host: localhost", b"Host: local host")
+    async with serving(Application(check_origin=True)) as (_, running):
+        assert await status(running, request) == 403
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        (None, 101),
+        ("https://good.example", 101),
+        ("https://GOOD.example:443", 101),
+        ("https://good.example:444", 403),
+        ("https://evil.example\\.good.example", 403),
+    ],
+)
+async def test_an_origin_can_be_left_to_a_function(origin: str | None, expected: int) -> None:
+    asked: list[Origin] = []
+
+    def check(origin: Origin) -> bool:
+        asked.append(origin)
+        return origin.host == "good.example" and origin.port == 443
+
+    headers = () if origin is None else (f"Origin: {origin}",)
+    async with serving(Application(check_origin=check)) as (_, running):
+        assert await status(running, handshake(PATH, *headers)) == expected
+    assert all(one.scheme == "https" for one in asked)
+
+
+async def test_only_true_lets_an_origin_in() -> None:
+    async with serving(Application(check_origin=lambda origin: "yes")) as (_, running):
+        assert await status(running, handshake(PATH, "Origin: https://good.example")) == 403
+
+
+async def test_a_function_for_origins_that_raises_is_a_500_and_is_reported() -> None:
+    def crash(origin: Origin) -> bool:
+        raise RuntimeError
+
+    async with serving(Application(check_origin=crash)) as (application, running):
+        assert await status(running, handshake(PATH, "Origin: https://good.example")) == 500
+        assert errors(application) == [("check_origin", None, None, "RuntimeError")]
+
+
+async def test_a_function_for_origins_cannot_be_a_coroutine_function() -> None:
+    async def check(origin: Origin) -> bool:
+        return False
+
+    with pytest.raises(InvalidHandler, match="plain function"):
+        Application(check_origin=check)
+
+
 @pytest.mark.parametrize("pattern", ["example.com", "*.example.com", "//", "//*", "https://a@b.example", "//a.*.b", ""])
 async def test_what_is_no_origin_cannot_be_allowed(pattern: str) -> None:
     with pytest.raises(ValueError, match=r"check_origin takes .* not"):
         Application(check_origin=[pattern])
+
+
+# ---- what connect sees ----------------------------------------------------------------------------------------------
+
+
+async def test_connect_sees_where_a_client_came_from_without_its_secrets() -> None:
+    seen = Log()
+    headers = ("User-Agent: tester", "X-Real-IP: 192.0.2.7", "Authorization: Bearer a", "Cookie: b=c", "X-Api-Key: d")
+    async with serving(Application(connect=seen.add)) as (_, running):
+        assert await status(running, handshake(f"{PATH}&token=e", *headers)) == 101
+        (socket,) = seen.entries
+    info = socket.connect_info
+    assert (info.address, info.uri) == ("127.0.0.1", "ws://localhost/socket/websocket")
+    assert info.port > 0
+    told = {"host", "upgrade", "connection", "sec-websocket-version", "user-agent", "x-real-ip"}
+    assert set(info.headers) == told
+    assert info.headers["x-real-ip"] == "192.0.2.7"
+    assert socket.headers["authorization"] == "Bearer a"
+    assert "192.0.2.7" not in repr(info)
+    with pytest.raises(AttributeError):
+        info.port = 1
 
 
 # ---- subprotocols ---------------------------------------------------------------------------------------------------
