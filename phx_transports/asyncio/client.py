@@ -19,7 +19,7 @@ from ..client.reports import OnHandlerError, log_handler_error
 from ..websocket.cutter import MAX_SIZE
 from ..websocket.options import NetworkOptions
 from ..websocket.proxies import proxy_secrets
-from .connection import Factory
+from .dialing import Factory
 from .driver import AsyncioDriver
 from .face import Client
 from .handlers import placement

@@ -15,7 +15,7 @@ from ..client.driver import Driver
 from ..client.options import ClientSettings
 from ..websocket.options import NetworkOptions
 from .alarm import Alarm
-from .connection import Factory
+from .dialing import Factory
 from .handlers import Runner
 from .interfaces import ClientTransport, TransportFactory
 from .transport import Transport

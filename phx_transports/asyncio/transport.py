@@ -27,7 +27,8 @@ from phx_proto.link import Link
 
 from ..client.driver import Driver
 from ..websocket.options import NetworkOptions
-from .connection import Factory, FastConnection, open_connection
+from .connection import Connection, open_connection
+from .dialing import Factory
 from .workers import is_stopped
 
 _TURN: Final = 2**16  # bytes that are sent before the loop gets a turn to write them
@@ -48,7 +49,7 @@ class Transport:
         self.call_at = asyncio.get_running_loop().call_at
         self._loop = asyncio.get_running_loop()
         self._network = network
-        self._links: dict[Link, asyncio.Task[None] | FastConnection] = {}
+        self._links: dict[Link, asyncio.Task[None] | Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # that open connections or resolve params
         self._lingering: set[asyncio.Task[None]] = set()  # that wait for the end of dropped connections
         self._queued = 0  # bytes sent since the loop last had a turn for them
@@ -93,20 +94,14 @@ class Transport:
         self._links[command.link] = self._spawn(self._connect(command), self._tasks)
 
     async def _connect(self, command: OpenTransport) -> None:
-        link, network = command.link, self._network
-        receiver = _Receiver(self, link)
+        link = command.link
         try:
             connection = await open_connection(
                 command.url,
-                receiver=receiver,
-                progress=receiver,
                 subprotocols=command.subprotocols,
                 headers=command.headers,
-                max_size=network.max_size,
-                compression=network.compression,
-                ssl=network.ssl,
-                proxy=network.proxy,
-                factory=network.factory,
+                network=self._network,
+                receiver=_Receiver(self, link),
             )
         except ConnectError as error:
             self._links.pop(link, None)
@@ -132,7 +127,7 @@ class Transport:
 
     def _abort(self, command: AbortTransport) -> None:
         attempt = self._links.pop(command.link)
-        if isinstance(attempt, FastConnection):
+        if isinstance(attempt, Connection):
             attempt.abort()
             self._let_go(attempt)
         else:
@@ -152,7 +147,7 @@ class Transport:
     def closed(self, link: Link, code: int | None, reason: str) -> None:
         """The connection of a link is over."""
         connection = self._links.pop(link, None)
-        if isinstance(connection, FastConnection):
+        if isinstance(connection, Connection):
             self._let_go(connection)
         self.step(partial(link.closed, code, reason))
 
@@ -168,12 +163,12 @@ class Transport:
 
     # ---- private ----------------------------------------------------------------------------------------------------
 
-    def _connection(self, link: Link) -> FastConnection:
+    def _connection(self, link: Link) -> Connection:
         connection = self._links[link]
-        assert isinstance(connection, FastConnection)
+        assert isinstance(connection, Connection)
         return connection
 
-    def _let_go(self, connection: FastConnection) -> None:
+    def _let_go(self, connection: Connection) -> None:
         self.unblocked()
         self._spawn(connection.wait_closed(), self._lingering)
 

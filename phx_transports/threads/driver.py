@@ -25,8 +25,8 @@ from ..client.options import ClientSettings
 from ..client.queues import Queue
 from ..client.session import Waiter
 from ..client.signals import SignalPolicy, signals_to, uninterrupted
+from ..websocket.dialing import Factory
 from ..websocket.options import NetworkOptions
-from .connection import Factory
 from .handlers import Runner, Turn
 from .interfaces import ClientTransport, TransportFactory
 from .transport import Transport

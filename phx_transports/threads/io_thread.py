@@ -13,7 +13,8 @@ from math import inf
 from time import monotonic
 from typing import Final
 
-from .connection import LINGER, Connection
+from ..websocket.connection import LINGER
+from .connection import Connection
 
 _LONGEST: Final = 3600.0  # seconds; what selectors can wait for has limits
 

@@ -28,8 +28,11 @@ from phx_proto.link import Link
 
 from ..blocking.waits import deadline_after, slice_until
 from ..client.session import Step
+from ..websocket.connection import LINGER
+from ..websocket.dialing import Factory
 from ..websocket.options import NetworkOptions
-from .connection import LINGER, Attempt, Connection, Factory, open_connection
+from .connection import Connection, open_connection
+from .dialing import Attempt
 from .interfaces import TransportDriver
 from .io_thread import IoThread
 
@@ -120,20 +123,16 @@ class Transport:
         self._driver.later(thread.start)
 
     def _connect(self, command: OpenTransport, attempt: Attempt) -> None:
-        link, network = command.link, self._network
+        link = command.link
         self._openers.add(threading.current_thread())
         try:
             connection = open_connection(
                 command.url,
-                lock=self._driver.lock,
-                attempt=attempt,
                 subprotocols=command.subprotocols,
                 headers=command.headers,
-                max_size=network.max_size,
-                compression=network.compression,
-                ssl=network.ssl,
-                proxy=network.proxy,
-                factory=network.factory,
+                network=self._network,
+                lock=self._driver.lock,
+                attempt=attempt,
             )
         except ConnectError as error:
             failure = error

@@ -3,11 +3,16 @@
 import contextlib
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from errno import EINPROGRESS, EWOULDBLOCK
-from typing import Final
+from typing import Final, TypeAlias
+
+from phx_proto.errors import ConnectError
 
 from .reaching import Info, Race
+
+#: Gives a connected stream socket to a host and port, e.g. through a tunnel or to a Unix socket.
+Factory: TypeAlias = Callable[[str, int], socket.socket]
 
 _GOES_ON: Final = frozenset({0, EINPROGRESS, EWOULDBLOCK, 10035})  # 10035: Windows' WSAEWOULDBLOCK
 
@@ -64,3 +69,33 @@ class Dialing:
         while self.sockets:
             with contextlib.suppress(OSError):
                 self.sockets.pop().close()
+
+
+def made_by(factory: Factory, host: str, port: int) -> socket.socket:
+    """The socket that the application's factory gives.
+
+    Raises:
+        ConnectError: The factory failed, or gave no stream.
+    """
+    try:
+        sock = factory(host, port)
+    except Exception as error:
+        raise factory_failed(error) from error
+    return checked_socket(sock)
+
+
+def factory_failed(error: Exception) -> ConnectError:
+    """What is told of a factory that raised this."""
+    return ConnectError(f"the connection factory failed: {error!r}")
+
+
+def checked_socket(sock: socket.socket) -> socket.socket:
+    """A socket of a factory's, if it is a stream; else it is closed.
+
+    Raises:
+        ConnectError: It is not.
+    """
+    if sock.type != socket.SOCK_STREAM:
+        sock.close()
+        raise ConnectError("the connection factory gave a socket that is not a stream")
+    return sock

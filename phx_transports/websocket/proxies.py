@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from typing import Any, Final, Literal
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
-from websockets.exceptions import InvalidProxy, InvalidProxyStatus
+from websockets.exceptions import InvalidProxy
 from websockets.http11 import USER_AGENT
 from websockets.proxy import Proxy, get_proxy, parse_proxy
 from websockets.uri import WebSocketURI
@@ -80,19 +80,6 @@ def proxy_secrets(proxy: str | Literal[True] | None) -> Iterator[str]:
 def named(proxy: Proxy) -> str:
     """The proxy, for people."""
     return f"the proxy {place_of(proxy.host, proxy.port)}"
-
-
-def url_of(proxy: Proxy) -> str:
-    """The proxy's URL, for the library. Secret."""
-    user = "" if proxy.username is None else f"{quote(proxy.username, '')}:{quote(proxy.password or '', '')}@"
-    return f"{proxy.scheme}://{user}{place_of(proxy.host, proxy.port)}"
-
-
-def https_proxy_error(error: Exception, proxy: Proxy, address: WebSocketURI) -> ConnectError:
-    """What the library says of a proxy to which it speaks TLS."""
-    if isinstance(error, InvalidProxyStatus):
-        return _refused(proxy, address, error.response.status_code)
-    return ConnectError(f"{named(proxy)} did not answer in HTTP (is it an HTTP proxy?)")
 
 
 def _refused(proxy: Proxy, address: WebSocketURI, status: int) -> ProxyError:

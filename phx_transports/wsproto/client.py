@@ -15,9 +15,9 @@ from ..blocking.face import Client, opened
 from ..client.options import ClientSettings
 from ..client.reports import OnHandlerError, log_handler_error
 from ..websocket.cutter import MAX_SIZE
+from ..websocket.dialing import Factory
 from ..websocket.options import NetworkOptions
 from .driver import WsprotoDriver
-from .transport import Factory
 
 
 def connect(

@@ -34,11 +34,12 @@ from ..client.options import ClientSettings
 from ..client.queues import Queue
 from ..client.session import Waiter
 from ..client.signals import SignalPolicy, give_back, to_take, uninterrupted
+from ..websocket.dialing import Factory
 from ..websocket.options import NetworkOptions
 from .engine import Answer, resolve
 from .handlers import Runner
 from .machine import Machine
-from .transport import Factory, Ready, Transport
+from .transport import Ready, Transport
 
 T = TypeVar("T")
 

@@ -38,7 +38,7 @@ from ..client.driver import Driver, NoAlarm
 from ..client.options import ClientSettings
 from ..client.reports import OnHandlerError, log_handler_error, report_to
 from ..websocket.cutter import MAX_SIZE
-from ..websocket.handshake import network_error
+from ..websocket.errors import network_error
 from ..websocket.reaching import place_of
 from .handlers import Runner
 from .machine import Machine, Stream

@@ -47,9 +47,10 @@ from phx_proto.errors import ConnectError
 
 from ..websocket.answer import USE_NO_TLS
 from ..websocket.cutter import MAX_SIZE, Cutter, over_limit
+from ..websocket.handshake import Handshake
+from ..websocket.options import NetworkOptions
 from ..websocket.reaching import place_of, tls_name
 from .assembler import Assembler
-from .handshake import Accepted, Handshake, Outcome
 
 _PORTS: Final = {"ws": 80, "wss": 443}
 
@@ -199,12 +200,15 @@ class Stream:
         if self.state is not StreamState.WANTED:
             return
         command = self._command
-        place = place_of(self.host, self.port)
-        self._handshake = Handshake(command.url, place, subprotocols=command.subprotocols, headers=command.headers)
+        network: NetworkOptions[Any] = NetworkOptions(max_size=self._machine.max_size)
         try:
-            self._out += self._handshake.request()
+            self._handshake = Handshake(
+                command.url, subprotocols=command.subprotocols, headers=command.headers, network=network
+            )
         except ConnectError as error:
             self.failed(error, now)
+        else:
+            self._out += self._handshake.request()
 
     def failed(self, error: ConnectError, now: float) -> None:
         """The stream could not be opened, or broke."""
@@ -281,21 +285,22 @@ class Stream:
 
     def _shake(self, data: bytes, now: float) -> bytes:
         """Take a read of the handshake; gives what of it followed that."""
-        if self._handshake is None:
-            advice = "" if self.server_hostname is None else f" ({USE_NO_TLS})"
-            place = place_of(self.host, self.port)
-            outcome: Outcome | None = ConnectError(f"{place} ended the connection before it was open{advice}")
-        else:
-            outcome = self._handshake.receive(data)
-            if outcome is None and self._handshake.refusal is not None:
-                self._command.link.refusing(self._handshake.refusal, now)
-        if isinstance(outcome, ConnectError):
-            self.failed(outcome, now)
-        if not isinstance(outcome, Accepted):
+        link, handshake = self._command.link, self._handshake
+        try:
+            if handshake is None:
+                advice = "" if self.server_hostname is None else f" ({USE_NO_TLS})"
+                raise ConnectError(f"{place_of(self.host, self.port)} ended the connection before it was open{advice}")
+            rest = handshake.receive(data)
+        except ConnectError as error:
+            self.failed(error, now)
+            return b""
+        if rest is None:
+            if handshake.refusal is not None:
+                link.refusing(handshake.refusal, now)
             return b""
         self._handshake = None
         self._connection = Connection(ConnectionType.CLIENT)
         self._assembler = Assembler(self._connection, self._out, max_size=self._machine.max_size)
         self._cutter = Cutter(self._assembler.parse, max_size=self._machine.max_size)
-        self._command.link.opened(outcome.subprotocol, now)
-        return outcome.rest
+        link.opened(handshake.protocol.subprotocol, now)
+        return rest

@@ -8,7 +8,6 @@ so that our close frame is not lost in a reset, and then it is dropped.
 import contextlib
 import socket
 import ssl as tls
-from collections.abc import Callable
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, DefaultSelector, SelectorKey
 from time import monotonic
@@ -16,23 +15,18 @@ from typing import Final, TypeAlias
 
 from phx_proto.errors import ConnectError
 
+from ..websocket.connection import LINGER, WRITE_LIMIT
 from ..websocket.cutter import ANSWERS
-from ..websocket.dialing import Dialing
-from ..websocket.handshake import checked_socket, network_error
+from ..websocket.dialing import Dialing, Factory, made_by
+from ..websocket.errors import network_error, told
 from ..websocket.reaching import address_of, missing_answer, missing_tcp
+from ..websocket.tls import Tls
 from .machine import Machine, Stream, StreamState
-
-#: Seconds that the peer has to end the TCP connection once the WebSocket is over.
-LINGER: Final = 1.0
-
-#: Gives a connected stream socket to a host and port, e.g. through a tunnel or to a Unix socket.
-Factory: TypeAlias = Callable[[str, int], socket.socket]
 
 #: What a wait brought: whose it is, and whether it can be read or written.
 Ready: TypeAlias = list[tuple[SelectorKey, int]]
 
 _READ: Final = 2**17  # bytes a read takes at most
-_WRITE_LIMIT: Final = 2**16  # bytes that may wait for the socket until senders have to wait
 _LONGEST: Final = 3600.0  # seconds; what selectors can wait for has limits
 
 
@@ -63,7 +57,7 @@ class Transport:
     @property
     def full(self) -> bool:
         """Whether so much waits to be written that senders should wait too."""
-        return any(line.waiting >= _WRITE_LIMIT for line in self._lines.values())
+        return any(line.waiting >= WRITE_LIMIT for line in self._lines.values())
 
     @property
     def idle(self) -> bool:
@@ -141,20 +135,22 @@ class Line:
         stream = self.stream
         if stream.server_hostname is not None:
             self._ssl = ssl or tls.create_default_context()
-        elif ssl is not None:
-            self._fail(ConnectError("an SSL context was given for a ws:// URL: use wss://"))
-            return
-        if factory is not None:
-            self._open_by(factory)
-            return
         try:
-            infos = socket.getaddrinfo(stream.host, stream.port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            self._fail(self._network_error(error))
-            return
-        stream.waits(missing_tcp(stream.host, stream.port, infos))
-        self._dialing = Dialing(infos, monotonic())
-        self._dial(self._dialing)
+            if stream.server_hostname is None and ssl is not None:
+                raise ConnectError("an SSL context was given for a ws:// URL: use wss://")
+            if factory is not None:
+                self._sock = made_by(factory, stream.host, stream.port)
+                self._sock.setblocking(False)
+                self._begin(self._sock)
+                return
+            with told(stream.host, stream.port):
+                infos = socket.getaddrinfo(stream.host, stream.port, type=socket.SOCK_STREAM)
+        except ConnectError as error:
+            self._fail(error)
+        else:
+            stream.waits(missing_tcp(stream.host, stream.port, infos))
+            self._dialing = Dialing(infos, monotonic())
+            self._dial(self._dialing)
 
     def ready(self, sock: socket.socket, ready: int) -> None:
         """A socket can be read or written."""
@@ -181,7 +177,7 @@ class Line:
         if state is StreamState.FINISHED:
             self._finish(sock)
         if self._sock is not None:
-            if len(self._out) < _WRITE_LIMIT:
+            if len(self._out) < WRITE_LIMIT:
                 self._answered = stream.answered
             # A peer who reads none of our answers to his pings is not read either: they would queue without bound.
             reading = (stream.reading and stream.answered - self._answered <= ANSWERS) or state is StreamState.FINISHED
@@ -219,18 +215,6 @@ class Line:
             for sock in dialing.sockets:
                 self._selector.unregister(sock)
             dialing.close()
-
-    def _open_by(self, factory: Factory) -> None:
-        stream = self.stream
-        try:
-            self._sock = sock = checked_socket(factory(stream.host, stream.port))
-            sock.setblocking(False)
-        except ConnectError as error:
-            self._fail(error)
-        except Exception as error:
-            self._fail(ConnectError(f"the connection factory failed: {error!r}"))
-        else:
-            self._begin(sock)
 
     def _begin(self, sock: socket.socket) -> None:
         """The socket is connected."""
@@ -271,7 +255,7 @@ class Line:
             try:
                 data, ended = self._decrypt(self._tls, data, now)
             except tls.SSLError as error:
-                self._out += self._tls.send(b"")  # an alert, that tells the server what is wrong
+                self._out += self._tls.send()  # an alert, that tells the server what is wrong
                 self._write(self._sock)
                 self._fail(self._network_error(error))
                 return
@@ -332,48 +316,3 @@ class Line:
     def _network_error(self, error: OSError) -> ConnectError:
         stream = self.stream
         return network_error(error, stream.host, stream.port, secure=stream.server_hostname is not None)
-
-
-class Tls:
-    """TLS as bytes in and bytes out.
-
-    Attributes:
-        open: Whether the handshake is over.
-        ended: Whether the peer has said that nothing follows.
-    """
-
-    def __init__(self, context: tls.SSLContext, server_hostname: str | None) -> None:
-        self.open = False
-        self.ended = False
-        self._incoming, self._outgoing = tls.MemoryBIO(), tls.MemoryBIO()
-        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
-        self._shake()
-
-    def receive(self, data: bytes) -> bytes:
-        """Takes what came; gives what of it is for the stream.
-
-        Raises:
-            ssl.SSLError: The peer broke a rule, or its certificate is not accepted.
-        """
-        self._incoming.write(data)
-        self._shake()
-        parts: list[bytes] = []
-        if self.open:
-            with contextlib.suppress(tls.SSLWantReadError):
-                while part := self._object.read(_READ):
-                    parts.append(part)
-                self.ended = True
-        return b"".join(parts)
-
-    def send(self, data: bytes) -> bytes:
-        """Takes what the stream sends; gives what is to be written for it."""
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._object.write(rest) :]
-        return self._outgoing.read()
-
-    def _shake(self) -> None:
-        if not self.open:
-            with contextlib.suppress(tls.SSLWantReadError):
-                self._object.do_handshake()
-                self.open = True

@@ -19,8 +19,7 @@ CI = (ROOT / ".ci" / "run").read_text("utf-8")
     [
         (r"\.available_subprotocols\b", "websocket/handshake.py"),
         (r"\.parser_exc\b", "websocket/cutter.py"),
-        (r"\bprotocol\.parser\b", "websocket/cutter.py"),
-        (r"\.protocol\.reader\b", "asyncio/connection.py"),
+        (r"\bprotocol\.(parser|reader)\b", "websocket/cutter.py"),
         (r"\"_signal\"", "client/signals.py"),
     ],
 )

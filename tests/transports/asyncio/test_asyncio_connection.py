@@ -19,9 +19,9 @@ from websockets.protocol import Protocol as WebSocketProtocol
 from websockets.utils import accept_key
 
 from phx_proto.errors import CertificateError, ConnectError, HandshakeRefused
-from phx_transports.asyncio import connection as module
-from phx_transports.asyncio.connection import FastConnection, open_connection
+from phx_transports.asyncio.connection import Connection, open_connection
 from phx_transports.websocket.cutter import Received
+from phx_transports.websocket.options import NetworkOptions
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("clean_loop")]
 
@@ -61,6 +61,10 @@ class Recorder:
     def told(self, name: str) -> list[Any]:
         return [value for called, value in self.calls if called == name]
 
+    def waits(self, missing: str) -> None: ...
+
+    def refusing(self, refusal: HandshakeRefused) -> None: ...
+
     async def until(self, condition: Callable[[], Any]) -> None:
         async with asyncio.timeout(LONG):
             while not condition():
@@ -78,12 +82,18 @@ class Recorder:
         return ending
 
 
+async def opened(
+    url: str, receiver: Recorder, *, headers: Any = (), subprotocols: Any = (), **network: Any
+) -> Connection:
+    options = NetworkOptions(**{"proxy": None, **network})
+    return await open_connection(url, subprotocols=subprotocols, headers=headers, network=options, receiver=receiver)
+
+
 @asynccontextmanager
-async def connected(url: str, **options: Any) -> AsyncIterator[tuple[FastConnection, Recorder]]:
+async def connected(url: str, **options: Any) -> AsyncIterator[tuple[Connection, Recorder]]:
     receiver = Recorder()
-    options.setdefault("proxy", None)
     async with asyncio.timeout(LONG):
-        connection = await open_connection(url, receiver=receiver, **options)
+        connection = await opened(url, receiver, **options)
     try:
         yield connection, receiver
     finally:
@@ -244,10 +254,15 @@ async def test_compressed_messages_come_if_compression_was_offered() -> None:
 
 
 async def test_compression_is_not_offered_by_default() -> None:
-    async with serving(echo, compression="deflate") as url, connected(url) as (conn, receiver):
-        conn.send_text("a")
-        assert await receiver.until_messages(1) == ["a"]
-        assert "Sec-WebSocket-Extensions" not in conn._wire.request.headers  # type: ignore[union-attr]
+    requests: list[bytes] = []
+
+    async def handler(raw: Raw) -> None:
+        requests.append(raw.request)
+        raw.write(CLOSE)
+
+    async with raw_server(handler) as url, connected(url) as (_, receiver):
+        await receiver.until_closed()
+    assert b"Extensions" not in requests[0]
 
 
 async def test_a_large_message_comes_whole() -> None:
@@ -404,7 +419,7 @@ async def test_a_refusal_tells_status_body_and_headers(pieces: int) -> None:
     receiver = Recorder()
     async with raw_server(handler, shake=False) as url:
         with pytest.raises(HandshakeRefused) as caught:
-            await open_connection(url, receiver=receiver, proxy=None)
+            await opened(url, receiver)
     assert caught.value.status == 403
     assert caught.value.body == b"no\r\n\r\nentranc"[:13]
     assert caught.value.headers == {"retry-after": "7", "x-two": "a, b", "content-length": "13"}
@@ -422,7 +437,7 @@ async def test_a_redirect_is_not_followed() -> None:
 
     async with raw_server(handler, shake=False) as url:
         with pytest.raises(HandshakeRefused) as caught:
-            await open_connection(url, receiver=Recorder(), proxy=None)
+            await opened(url, Recorder())
     assert (caught.value.status, caught.value.headers["location"]) == (302, "/elsewhere")
     assert requests == 1
 
@@ -445,7 +460,7 @@ async def test_an_answer_that_is_no_handshake_is_explained(answer: bytes | None,
 
     async with raw_server(handler, shake=False) as url:
         with pytest.raises(ConnectError, match=words) as caught:
-            await open_connection(url, receiver=Recorder(), subprotocols=["phoenix"], proxy=None)
+            await opened(url, Recorder(), subprotocols=["phoenix"])
     assert type(caught.value) is ConnectError
     assert "secret" not in str(caught.value)
 
@@ -455,7 +470,7 @@ async def test_a_port_where_nobody_listens() -> None:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         with pytest.raises(ConnectError, match=f"127.0.0.1:{port} refused the connection"):
-            await open_connection(f"ws://127.0.0.1:{port}/socket", receiver=Recorder(), proxy=None)
+            await opened(f"ws://127.0.0.1:{port}/socket", Recorder())
 
 
 @pytest.mark.parametrize(
@@ -471,7 +486,7 @@ async def test_a_network_error_is_explained(error: OSError, words: str, monkeypa
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fail)
     with pytest.raises(ConnectError, match=words):
-        await open_connection("ws://nowhere.invalid/socket", receiver=Recorder(), proxy=None)
+        await opened("ws://nowhere.invalid/socket", Recorder())
 
 
 @pytest.mark.parametrize(
@@ -488,7 +503,7 @@ async def test_a_network_error_is_explained(error: OSError, words: str, monkeypa
 )
 async def test_what_cannot_be_asked_for_is_told_without_secrets(url: str, options: Any, words: str) -> None:
     with pytest.raises(ConnectError, match=words) as caught:
-        await open_connection(url, receiver=Recorder(), **{"proxy": None, **options})
+        await opened(url, Recorder(), **options)
     assert "secret" not in str(caught.value)
 
 
@@ -504,7 +519,7 @@ async def test_an_opening_can_be_cancelled() -> None:
 
     receiver = Recorder()
     async with raw_server(handler, shake=False) as url:
-        task = asyncio.create_task(open_connection(url, receiver=receiver, proxy=None))
+        task = asyncio.create_task(opened(url, receiver))
         await asyncio.wait_for(asked.wait(), LONG)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -549,7 +564,7 @@ async def test_tls_dropped_without_a_handshake(authority: Authority) -> None:
 async def test_tls_with_a_certificate_that_is_not_trusted(authority: Authority) -> None:
     async with serving(echo, ssl=authority.server()) as url:
         with pytest.raises(CertificateError, match="self-signed"):
-            await open_connection(url, receiver=Recorder(), proxy=None)
+            await opened(url, Recorder())
 
 
 async def test_tls_that_does_not_verify(authority: Authority) -> None:
@@ -570,7 +585,7 @@ async def test_tls_to_a_port_without_it() -> None:
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(ConnectError, match="port without TLS") as caught:
-            await open_connection(f"wss://127.0.0.1:{port}/", receiver=Recorder(), proxy=None)
+            await opened(f"wss://127.0.0.1:{port}/", Recorder())
         await turns()
     assert type(caught.value) is ConnectError
 
@@ -605,7 +620,7 @@ async def test_a_factory_that_fails_is_told() -> None:
         raise RuntimeError("no tunnel")
 
     with pytest.raises(ConnectError, match="no tunnel"):
-        await open_connection("ws://host/", receiver=Recorder(), factory=fail)
+        await opened("ws://host/", Recorder(), factory=fail)
 
 
 async def test_a_factory_must_give_a_stream() -> None:
@@ -615,7 +630,7 @@ async def test_a_factory_must_give_a_stream() -> None:
         return made
 
     with pytest.raises(ConnectError, match="not a stream"):
-        await open_connection("ws://host/", receiver=Recorder(), factory=datagrams)
+        await opened("ws://host/", Recorder(), factory=datagrams)
     assert made.fileno() == -1
 
 
@@ -652,20 +667,20 @@ async def test_a_proxy_that_refuses_is_told(answer: bytes, words: str) -> None:
 
     async with raw_server(proxy, shake=False) as url:
         with pytest.raises(ConnectError, match=words):
-            await open_connection("ws://example.invalid/", receiver=Recorder(), proxy=as_proxy(url))
+            await opened("ws://example.invalid/", Recorder(), proxy=as_proxy(url))
 
 
 async def test_a_socks_proxy_says_what_to_install() -> None:
     with pytest.raises(ConnectError, match="python-socks"):
-        await open_connection("ws://example.invalid/", receiver=Recorder(), proxy="socks5://127.0.0.1:1")
+        await opened("ws://example.invalid/", Recorder(), proxy="socks5://127.0.0.1:1")
 
 
 # ---- sending --------------------------------------------------------------------------------------------------------
 
 
-def writes_of(connection: FastConnection, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+def writes_of(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     writes: list[bytes] = []
-    transport = connection._wire.transport
+    transport = connection._transport
     write = transport.write
 
     def record(data: bytes) -> None:
@@ -688,17 +703,6 @@ async def test_what_is_sent_in_one_iteration_is_written_at_once(monkeypatch: pyt
         connection.send_text("again")
         await receiver.until_messages(12)
         assert len(writes) == 2
-
-
-async def test_flush_writes_now_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with serving(echo) as url, connected(url) as (connection, receiver):
-        writes = writes_of(connection, monkeypatch)
-        connection.send_text("a")
-        connection.send_text("b")
-        connection.flush()
-        assert len(writes) == 1
-        await receiver.until_messages(2)
-        assert len(writes) == 1
 
 
 async def test_what_is_sent_while_told_goes_out_with_the_pong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -731,7 +735,7 @@ async def test_a_full_write_buffer_is_told_and_that_it_has_drained() -> None:
         await receiver.until_messages(1)
         for _ in range(1000):
             connection.send_binary(bytes(100_000))
-            connection.flush()
+            await asyncio.sleep(0)
             if receiver.told("blocked"):
                 break
         assert receiver.calls[-1] == ("blocked", None)
@@ -754,7 +758,7 @@ async def test_nothing_is_told_of_writing_once_the_connection_is_over() -> None:
     async with raw_server(handler) as url, connected(url) as (connection, receiver):
         while not receiver.told("blocked"):
             connection.send_binary(bytes(1_000_000))
-            connection.flush()
+            await asyncio.sleep(0)
         full.set()
         assert await receiver.until_closed() == (1001, "bye")
         over.set()
@@ -887,7 +891,7 @@ async def test_our_close_that_is_not_answered_can_be_given_up() -> None:
 async def test_a_peer_that_does_not_end_the_connection_after_its_close_is_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "LINGER", 0.02)
+    monkeypatch.setattr("phx_transports.asyncio.connection.LINGER", 0.02)
     gone = asyncio.Event()
 
     async def handler(raw: Raw) -> None:
@@ -930,7 +934,6 @@ async def test_calls_after_the_end_do_nothing(monkeypatch: pytest.MonkeyPatch) -
         connection.send_text("a")
         connection.send_binary(b"a")
         connection.close()
-        connection.flush()
         connection.pause_reading()
         connection.resume_reading()
         connection.abort()

@@ -605,7 +605,7 @@ def test_the_machine_and_the_engine_touch_no_socket_clock_thread_or_loop() -> No
     code = (
         "import ast, pathlib, phx_transports.wsproto as package\n"
         "home = pathlib.Path(package.__file__).parent\n"
-        "for name in ('machine', 'assembler', 'handshake', 'engine', 'handlers'):\n"
+        "for name in ('machine', 'assembler', 'engine', 'handlers'):\n"
         "    tree = ast.parse((home / f'{name}.py').read_text())\n"
         "    for node in ast.walk(tree):\n"
         "        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []\n"
@@ -614,7 +614,7 @@ def test_the_machine_and_the_engine_touch_no_socket_clock_thread_or_loop() -> No
         "            print(module.partition('.')[0])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    ours = {"assembler", "client", "handlers", "handshake", "machine", "phx_proto", "websocket"}
+    ours = {"assembler", "client", "handlers", "machine", "phx_proto", "websocket"}
     neutral = {
         "collections",
         "contextlib",

@@ -1,0 +1,230 @@
+"""The way to a server on asyncio: TCP, through a proxy where there is one, and TLS on it."""
+
+import asyncio
+import contextlib
+import socket
+import ssl as tls
+from collections.abc import Awaitable, Callable
+from functools import partial
+from math import inf
+from typing import Generic, TypeAlias, TypeVar
+
+from websockets.proxy import Proxy
+from websockets.uri import WebSocketURI
+
+from ..websocket.dialing import checked_socket, factory_failed
+from ..websocket.errors import told
+from ..websocket.handshake import Progress
+from ..websocket.options import NetworkOptions
+from ..websocket.proxies import Tunnel, is_socks, named, proxy_for, socks, socks_error
+from ..websocket.reaching import (
+    Info,
+    Race,
+    address_of,
+    is_numeric,
+    missing_answer,
+    missing_name,
+    missing_tcp,
+    place_of,
+    tls_name,
+)
+
+T = TypeVar("T")
+
+#: Gives a connected stream socket to a host and port, e.g. through a tunnel or to a Unix socket.
+Factory: TypeAlias = Callable[[str, int], Awaitable[socket.socket]]
+
+
+class Dialogue(asyncio.Protocol, Generic[T]):
+    """The beginning of a connection: one request, and its answer. After that reading is paused.
+
+    Args:
+        request: To be sent.
+        receive: Takes each read, `b""` where the connection has ended, and gives the answer once it is whole; raises
+            why there will be none.
+
+    Attributes:
+        answer: Waits for that.
+    """
+
+    def __init__(self, request: bytes, receive: Callable[[bytes], T | None]) -> None:
+        self.answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.answer.add_done_callback(_seen)  # where nobody waits any more, its error is of no interest
+        self._request = request
+        self._receive = receive
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        if self.answer.done():
+            return
+        try:
+            answer = self._receive(data)
+        except Exception as error:
+            self.answer.set_exception(error)
+        else:
+            if answer is not None:
+                self._transport.pause_reading()
+                self.answer.set_result(answer)
+
+    def eof_received(self) -> None:
+        self.data_received(b"")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.data_received(b"")
+
+
+async def dial(
+    address: WebSocketURI, network: NetworkOptions[Factory], progress: Progress, protocol: asyncio.Protocol
+) -> asyncio.Transport:
+    """Connect to a server, with TLS where the URL says so. Cancelling it drops the attempt.
+
+    Args:
+        address: The server's.
+        network: How.
+        progress: Told how far it has come.
+        protocol: Gets the connection.
+
+    Raises:
+        CertificateError: The server's TLS certificate was not accepted.
+        ProxyError: The proxy does not let us through, or cannot be used.
+        ConnectError: Anything else that kept the connection from coming about.
+    """
+    loop = asyncio.get_running_loop()
+    host, port, secure = address.host, address.port, address.secure
+    context = (network.ssl or tls.create_default_context()) if secure else None
+    name = tls_name(host) if secure else None
+    proxy = None if network.factory is not None else proxy_for(address, network.proxy)
+    if proxy is not None and not is_socks(proxy):
+        transport = await _through_http(proxy, address, progress)
+        try:
+            if context is not None:
+                progress.waits(missing_answer(host, port, "", tls=True))
+                with told(host, port, secure=True):
+                    secured = await loop.start_tls(transport, protocol, context, server_hostname=name)
+                assert secured is not None
+                transport = secured
+        except BaseException:
+            transport.abort()
+            raise
+        progress.waits(missing_answer(host, port, "", tls=False))
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        transport.resume_reading()
+        return transport
+    if network.factory is not None:
+        sock = await _made_by(network.factory, address)
+    elif proxy is None:
+        sock = await _connected(host, port, progress)
+    else:
+        sock = await _through_socks(proxy, address, progress)
+    peer = ""
+    if proxy is None:
+        with contextlib.suppress(OSError):
+            peer = address_of(sock.getpeername())
+    if secure:
+        progress.waits(missing_answer(host, port, peer, tls=True))
+    with told(host, port, secure=secure):
+        transport, _ = await loop.create_connection(lambda: protocol, sock=sock, ssl=context, server_hostname=name)
+    progress.waits(missing_answer(host, port, peer, tls=False))
+    return transport
+
+
+async def _made_by(factory: Factory, address: WebSocketURI) -> socket.socket:
+    try:
+        sock = await factory(address.host, address.port)
+    except Exception as error:
+        raise factory_failed(error) from error
+    return checked_socket(sock)
+
+
+async def _through_socks(proxy: Proxy, address: WebSocketURI, progress: Progress) -> socket.socket:
+    progress.waits(f"{named(proxy)} did not connect to {place_of(address.host, address.port)}")
+    way = socks(proxy, "python_socks.async_.asyncio")
+    try:
+        sock: socket.socket = await way.connect(address.host, address.port)
+    except Exception as error:
+        raise socks_error(error, proxy, address) from None
+    return sock
+
+
+async def _through_http(proxy: Proxy, address: WebSocketURI, progress: Progress) -> asyncio.Transport:
+    """A way through a proxy that is asked for it in HTTP; with https:// in its URL, over TLS."""
+    tunnel = Tunnel(proxy, address)
+    sock = await _connected(proxy.host, proxy.port, progress, proxy="the proxy ")
+    progress.waits(tunnel.missing)
+    secure = proxy.scheme == "https"
+    dialogue = Dialogue(tunnel.request, lambda data: tunnel.receive(data) or None)
+    with told(proxy.host, proxy.port, secure=secure, proxy="the proxy "):
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            lambda: dialogue,
+            sock=sock,
+            ssl=tls.create_default_context() if secure else None,
+            server_hostname=tls_name(proxy.host) if secure else None,
+        )
+    try:
+        await dialogue.answer
+    except BaseException:
+        transport.abort()
+        raise
+    return transport
+
+
+async def _connected(host: str, port: int, progress: Progress, *, proxy: str = "") -> socket.socket:
+    """A TCP connection to the first address that answers."""
+    loop = asyncio.get_running_loop()
+    trying: dict[asyncio.Future[None], socket.socket] = {}
+    progress.waits(missing_name(host, proxy=proxy))
+    try:
+        with told(host, port, proxy=proxy):
+            infos = await _looked_up(host, port)
+            progress.waits(missing_tcp(host, port, infos, proxy=proxy))
+            race = Race(infos, loop.time())
+            while True:
+                while (info := race.due(loop.time())) is not None:
+                    try:
+                        sock = socket.socket(info[0], info[1], info[2])
+                    except OSError as error:  # a family that this machine does not have
+                        race.failed(error, loop.time())
+                        continue
+                    sock.setblocking(False)
+                    # Not `create_task`: a task factory of the application's is for tasks of the application.
+                    trying[asyncio.Task(loop.sock_connect(sock, info[4]), loop=loop)] = sock
+                if (lost := race.lost) is not None:
+                    raise lost
+                patience = race.patience(loop.time())
+                done, _ = await asyncio.wait(
+                    trying, timeout=None if patience == inf else patience, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:  # where two have won at once, the other one is closed below
+                    sock = trying.pop(task)
+                    failure = task.exception()
+                    if failure is None:
+                        return sock
+                    sock.close()
+                    if not isinstance(failure, OSError):
+                        raise failure
+                    race.failed(failure, loop.time())
+    finally:
+        for task, sock in trying.items():
+            task.cancel()
+            task.add_done_callback(partial(_close, sock))
+
+
+async def _looked_up(host: str, port: int) -> list[Info]:
+    if is_numeric(host):  # needs no thread
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+def _seen(answer: "asyncio.Future[T]") -> None:
+    if not answer.cancelled():
+        answer.exception()
+
+
+def _close(sock: socket.socket, _: object) -> None:
+    sock.close()

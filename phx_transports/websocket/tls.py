@@ -1,0 +1,60 @@
+"""TLS as bytes in and bytes out, for adapters that own their sockets: threads and wsproto."""
+
+import contextlib
+import ssl
+import threading
+from typing import Final
+
+_READ: Final = 2**17  # bytes that are decrypted at once; a record has 16 KiB at most
+
+
+class Tls:
+    """TLS on one connection. One thread may give it what comes while another one takes what goes.
+
+    Args:
+        context: Which certificates are trusted.
+        server_hostname: Whose certificate it has to be.
+
+    Attributes:
+        open: Whether the handshake is over.
+        ended: Whether the peer has said that nothing follows.
+    """
+
+    def __init__(self, context: ssl.SSLContext, server_hostname: str | None) -> None:
+        self.open = False
+        self.ended = False
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
+        self._lock = threading.Lock()  # OpenSSL's objects are for one thread at a time
+        self._shake()
+
+    def receive(self, data: bytes) -> bytes:
+        """Takes what came; gives what of it is for the reader. In answer there may be something to send.
+
+        Raises:
+            ssl.SSLError: The peer broke a rule, or its certificate is not accepted; it is to be sent an alert.
+        """
+        parts: list[bytes] = []
+        with self._lock:
+            self._incoming.write(data)
+            self._shake()
+            if self.open:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    while part := self._object.read(_READ):
+                        parts.append(part)
+                    self.ended = True
+        return b"".join(parts)
+
+    def send(self, data: bytes = b"") -> bytes:
+        """Takes what is to be sent, once the handshake is over; gives what is to be written for it."""
+        rest = memoryview(data)
+        with self._lock:
+            while rest:
+                rest = rest[self._object.write(rest) :]
+            return self._outgoing.read()
+
+    def _shake(self) -> None:
+        if not self.open:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self._object.do_handshake()
+                self.open = True
