@@ -4,19 +4,20 @@ Every message is handled twice: by a coroutine on the loop and by a plain functi
 numbers that the server gives its events, and at the end the books must agree with what the server sent.
 """
 
+import argparse
 import asyncio
 import contextlib
-import signal
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from phx_proto import ChannelState, Message, PhxError, Router, SocketState
+from phx_proto import Message, PhxError, Router
 from phx_proto.errors import ChannelCrashed, HandshakeRefused, JoinRefused
 from phx_proto.events import ChannelErrored, ChannelJoined, Connected, ConnectFailed, Disconnected, Event
 
 from ..asyncio import Channel, Client, EventStream, connect
+from ..asyncio.signals import signals_to
 from ..client.reports import HandlerError
 from ..server import RunningServer
 from .fleet import SIMS, TOPICS, UNKNOWN, Balance, Fleet
@@ -27,7 +28,7 @@ _PATIENCE: Final = 10.0  # seconds at the end for what is still on its way
 _LONGEST_OUTAGE: Final = 0.8  # seconds
 
 
-def run(seconds: float, rate: float) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Run the demo.
 
     Returns:
@@ -37,7 +38,7 @@ def run(seconds: float, rate: float) -> int:
         BrokenPipeError: Nobody reads stdout any more.
     """
     try:
-        return 0 if asyncio.run(_run(seconds, rate)) else 1
+        return 0 if asyncio.run(_run(arguments.seconds, arguments.rate)) else 1
     except BaseExceptionGroup as group:
         if group.subgroup(BrokenPipeError) is None:
             raise
@@ -139,7 +140,7 @@ class Demo:
         """Perform for so many seconds, or until Ctrl+C; then wait for what is still on its way."""
         self._outage = min(_LONGEST_OUTAGE, seconds * 0.08)
         connecting = connect(self._running.url, router=self.router(), on_handler_error=self._handler_failed, proxy=None)
-        with _interrupts(self._loop, self._stop):
+        with signals_to(self._interrupted, "all"):
             async with connecting as client, client.events() as events, asyncio.TaskGroup() as group:
                 self._screen.note(0.0, f"connected to {self._running.url}")
                 channels = {topic: client.channel(topic, self._since(topic)) for topic in TOPICS}
@@ -156,6 +157,11 @@ class Demo:
                 drawing.cancel()
                 watching.cancel()
                 self._screen.show(self._frame(client, channels))
+
+    def _interrupted(self, number: int) -> None:
+        if self._stop.is_set():
+            raise KeyboardInterrupt  # out of the loop: the second one ends the process
+        self._stop.set()
 
     async def _perform(self, client: Client, channels: dict[str, Channel], seconds: float) -> None:
         script: tuple[tuple[float, Callable[[Client, dict[str, Channel]], Awaitable[None]]], ...] = (
@@ -287,17 +293,14 @@ class Demo:
         then, before = self._recent[0] if self._recent else (self._began, 0)
         self._recent.append((now, handled))
         return Frame(
-            url=self._running.url,
-            state=client.state.value,
-            open=client.state is SocketState.OPEN,
+            state=client.state,
             elapsed=now - self._began,
             handled=handled,
             rate=(handled - before) / max(now - then, 0.001),
             rows=tuple(
                 Row(
                     topic=topic,
-                    state=channel.state.value,
-                    joined=channel.state is ChannelState.JOINED,
+                    state=channel.state,
                     sent=self._fleet.logs[topic].sent,
                     handled=self.books[topic].handled,
                     cents=self.books[topic].cents,
@@ -326,27 +329,3 @@ class Demo:
 
 def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
-@contextlib.contextmanager
-def _interrupts(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> Generator[None, None, None]:
-    """Let the first Ctrl+C set `stop`, where the loop can; a second one ends the process."""
-
-    def interrupted() -> None:
-        stop.set()
-        release()
-
-    def release() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, interrupted)
-    except NotImplementedError:  # Windows: Ctrl+C ends it at once
-        yield
-        return
-    try:
-        yield
-    finally:
-        release()

@@ -4,6 +4,7 @@ Lines are written by one thread, behind a plain handler: a reader that stands st
 and, through it, the reading from the server, while heartbeats go on. A payload is printed as it came, not parsed.
 """
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -18,15 +19,8 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from phx_proto import V1, V2, Endpoint, Message, PhxError, Router, Serializer
-from phx_proto.errors import (
-    ConnectError,
-    ConnectionClosed,
-    ConnectTimeout,
-    HandshakeRefused,
-    JoinCancelled,
-    LocalError,
-)
+from phx_proto import Message, PhxError, Router
+from phx_proto.errors import ConnectError, ConnectionClosed, JoinCancelled, LocalError
 from phx_proto.events import (
     BadFrame,
     ChannelEnded,
@@ -38,44 +32,29 @@ from phx_proto.events import (
     Event,
     InboxOverflow,
 )
-from phx_proto.shown import escaped
 
-from ..asyncio import Client, EventStream, connect
-
-_LONGEST: Final = 2000  # characters of what is said of an event
+from ..asyncio import Client, EventStream
+from ..client.reports import HandlerError
+from .arguments import built
+from .target import Target, say
 
 _DRAIN: Final = 2.0  # seconds for closing; a reader that stands still must not keep us longer
 
-_SERIALIZERS: Final[dict[str, type[Serializer]]] = {"1.0.0": V1, "2.0.0": V2}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Target):
     """What the command line asks for.
 
     Attributes:
-        events: Names of events; `"*"` for every one.
-        timeout: Seconds for the first connection.
+        events: Names of events; none for every one.
     """
 
-    url: str
-    topics: tuple[str, ...]
-    events: tuple[str, ...]
-    params: dict[str, Any] | None
+    topics: list[str]
+    events: list[str]
     join_params: Any
-    token: str | None
-    headers: tuple[tuple[str, str], ...]
-    vsn: str
-    timeout: float
-    path: str | None = None
-
-    @property
-    def shown(self) -> str:
-        """The address, without what is secret."""
-        return Endpoint(self.url, params=self.params, path=self.path).redacted
 
 
-def run(request: Request) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Listen until Ctrl+C, or until there is nothing left to listen to.
 
     Returns:
@@ -84,22 +63,22 @@ def run(request: Request) -> int:
     Raises:
         BrokenPipeError: Nobody reads stdout any more.
     """
+    request = built(Request, arguments)
     printer = Printer(sys.stdout.buffer)
     code = 1
     try:
         code = asyncio.run(_listen(request, printer))
     except LocalError as error:
-        _say(str(error))
+        say(str(error))
         code = 2
     except ConnectError as error:
-        where = "" if isinstance(error, HandshakeRefused) else f"{request.shown}: "  # which names it itself
-        _say(f"{where}{error}{_advice(error)}")
+        request.say_unreachable(error)
     except PhxError as error:
-        _say(f"ended: {error}")
+        say(f"ended: {error}")
     except BrokenPipeError:
         raise
     except OSError as error:
-        _say(f"cannot write to stdout: {error.strerror}")
+        say(f"cannot write to stdout: {error.strerror}")
     if printer.unwritten:
         os._exit(code)  # Python would wait for a reader that stands still, or try once more and complain
     return code
@@ -152,29 +131,23 @@ class _Line(msgspec.Struct, omit_defaults=True):
 
 async def _listen(request: Request, printer: Printer) -> int:
     router = Router()
-    for event in request.events:
+    for event in dict.fromkeys(request.events or "*"):
         router.add(printer.print, event)
+    topics = list(dict.fromkeys(request.topics))
     executor = ThreadPoolExecutor(1, thread_name_prefix="phx-print")
-    connecting = connect(
-        request.url,
-        params=request.params,
-        auth_token=request.token,
-        headers=request.headers,
-        path=request.path,
+    connecting = request.connect(
         router=router,
-        serializer=_SERIALIZERS[request.vsn](),
-        timeout=request.timeout,
         executor=executor,
-        on_handler_error=lambda report: None,  # it ends the client, and is told then
+        on_handler_error=_keep_quiet,
         fail_fast=True,
         drain_timeout=_DRAIN,
     )
-    _say(f"connecting to {request.shown}")
+    say(f"connecting to {request.shown}")
     try:
         async with connecting as client, client.events() as events:
-            live = set(request.topics)
+            live = set(topics)
             telling = asyncio.create_task(_tell(client, events, live))
-            joining = asyncio.gather(*(_join(client, topic, request.join_params) for topic in request.topics))
+            joining = asyncio.gather(*(_join(client, topic, request.join_params) for topic in topics))
             with _until_nobody_reads(client):
                 await client.run()
             await telling
@@ -184,6 +157,10 @@ async def _listen(request: Request, printer: Printer) -> int:
             return 0 if live else 1
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _keep_quiet(report: HandlerError) -> None:
+    """It ends the client, and is told then."""
 
 
 async def _join(client: Client, topic: str, params: Any) -> LocalError | None:
@@ -203,7 +180,7 @@ async def _tell(client: Client, events: EventStream, live: set[str]) -> None:
     async for event in events:
         text = _told(event)
         if text is not None:
-            _say(text)
+            say(text)
         if isinstance(event, ChannelEnded) and event.error is not None and not isinstance(event.error, JoinCancelled):
             live.discard(event.topic)
             if not live:
@@ -232,11 +209,6 @@ def _told(event: Event) -> str | None:
             return None
 
 
-def _advice(error: PhxError) -> str:
-    refused = isinstance(error, HandshakeRefused) or not isinstance(error, ConnectTimeout)
-    return "" if refused else " (check host and port; --timeout waits longer)"
-
-
 @contextlib.contextmanager
 def _until_nobody_reads(client: Client) -> Generator[None, None, None]:
     """Close the client when the other end of the pipe is closed, without waiting for a message to find that out."""
@@ -256,8 +228,3 @@ def _until_nobody_reads(client: Client) -> Generator[None, None, None]:
 def _nobody_reads(loop: asyncio.AbstractEventLoop, out: int, client: Client) -> None:
     loop.remove_reader(out)
     client.stop()
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):
-        print(f"phx: {escaped(text, _LONGEST)}", file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from phx_proto import ChannelState, SocketState
 from phx_proto.shown import escaped
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ class Row:
     """A topic, at a moment."""
 
     topic: str
-    state: str
-    joined: bool
+    state: ChannelState
     sent: int
     handled: int
     cents: int
@@ -37,9 +37,7 @@ class Frame:
         rate: Messages handled a second, lately.
     """
 
-    url: str
-    state: str
-    open: bool
+    state: SocketState
     elapsed: float
     handled: int
     rate: float
@@ -89,11 +87,9 @@ class PlainScreen:
         if frame.elapsed < self._next:
             return
         self._next += 1.0
-        joined = sum(row.joined for row in frame.rows)
-        self.note(
-            frame.elapsed,
-            f"{frame.handled:,} messages, {frame.rate:,.0f}/s; {frame.state}, {joined}/{len(frame.rows)} topics joined",
-        )
+        joined = sum(row.state is ChannelState.JOINED for row in frame.rows)
+        topics = f"{frame.state.value}, {joined}/{len(frame.rows)} topics joined"
+        self.note(frame.elapsed, f"{frame.handled:,} messages, {frame.rate:,.0f}/s; {topics}")
 
     def note(self, elapsed: float, text: str, *, trouble: bool = False) -> None:
         print(f"{elapsed:5.1f} {'!' if trouble else ' '} {escaped(text, _LONGEST_NOTE)}", flush=True)
@@ -133,7 +129,7 @@ class LiveScreen:
 
         text = Text.assemble(
             ("phx demo  ", "bold"),
-            (f"{frame.state:<10}", "bold green" if frame.open else "bold red"),
+            (f"{frame.state.value:<10}", "bold green" if frame.state is SocketState.OPEN else "bold red"),
             f"{frame.elapsed:5.1f} s  {frame.handled:>9,} messages {frame.rate:>9,.0f}/s",
         )
         text.no_wrap = True
@@ -153,7 +149,7 @@ class LiveScreen:
             behind = row.sent - row.handled > frame.rate / 10 + 10
             table.add_row(
                 Text(row.topic),
-                Text(row.state, "green" if row.joined else "red"),
+                Text(row.state.value, "green" if row.state is ChannelState.JOINED else "red"),
                 f"{row.sent:,}",
                 Text(f"{row.handled:,}", "yellow" if behind else ""),
                 f"{row.cents / 100:.2f}",

@@ -4,8 +4,8 @@ Each thing that happens is one line on stdout. Clients choose what stands in the
 print is escaped and a long line is cut. Of params only the names are shown: they hold tokens.
 """
 
+import argparse
 import asyncio
-import contextlib
 import os
 import sys
 import time
@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from phx_proto.server.events import MessageIn
-from phx_proto.shown import shown
+from phx_proto.shown import escaped, shown
 
 from ..server import (
     CallbackError,
@@ -32,6 +32,8 @@ from ..server import (
     Termination,
     on,
 )
+from .arguments import built
+from .target import say
 
 _PRIVATE: Final = "room:private"
 _LONGEST_LINE: Final = 300
@@ -58,7 +60,7 @@ class Plan:
     quiet: bool
 
 
-def run(plan: Plan) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl+C.
 
     Returns:
@@ -67,7 +69,7 @@ def run(plan: Plan) -> int:
     Raises:
         BrokenPipeError: Nobody reads stdout any more.
     """
-    return asyncio.run(_serve(plan))
+    return asyncio.run(_serve(built(Plan, arguments)))
 
 
 async def _serve(plan: Plan) -> int:
@@ -77,7 +79,7 @@ async def _serve(plan: Plan) -> int:
         try:
             running = await stack.enter_async_context(rooms.server.serve(plan.host, plan.port))
         except (OSError, UnicodeError) as error:
-            _complain(f"cannot listen on {plan.host}:{plan.port}: {_why(error)}")
+            say(f"cannot listen on {plan.host}:{plan.port}: {_why(error)}")
             return 1
         serving = asyncio.create_task(running.run(drain_timeout=_DRAIN))
         await asyncio.sleep(0)  # signals are heard from here on
@@ -97,7 +99,7 @@ def _code(journal: "Journal") -> int:
     error = journal.failure.result()
     if isinstance(error, BrokenPipeError):
         raise error
-    _complain(f"cannot write to stdout: {error.strerror}")
+    say(f"cannot write to stdout: {error.strerror}")
     os._exit(1)  # Python would try once more and complain
 
 
@@ -113,8 +115,7 @@ class Journal:
 
     def tell(self, text: str) -> None:
         """Write one line, with the time of day."""
-        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:_LONGEST_LINE])
-        self.write(f"{time.strftime('%H:%M:%S')}  {shown}{'…' if len(text) > _LONGEST_LINE else ''}")
+        self.write(f"{time.strftime('%H:%M:%S')}  {escaped(text, _LONGEST_LINE)}")
 
     def write(self, text: str) -> None:
         """Write text as it is, at once."""
@@ -294,8 +295,3 @@ def _why(error: OSError | UnicodeError) -> str:
     if isinstance(error, OSError) and not isinstance(error, gaierror) and error.errno is not None:
         return os.strerror(error.errno)
     return (isinstance(error, OSError) and error.strerror) or str(error)
-
-
-def _complain(text: str) -> None:
-    with contextlib.suppress(OSError):
-        print(f"phx: {text}", file=sys.stderr, flush=True)

@@ -64,11 +64,9 @@ class PeerClient(ABC, Generic[D]):
     def resolve(self, command: Resolve) -> None:
         """Call what gives params or a token, when the step is over, and tell the core."""
 
-    @abstractmethod
     def soon(self, call: Callable[[], None]) -> None:
-        """Have something called when the step is over."""
+        """Have something called when the step is over; not needed where the caller of the core settles."""
 
-    @abstractmethod
     def after(self, seconds: float, call: Callable[[], None]) -> None:
         """Have something called when so many real seconds have passed, if the client has not ended and may wait."""
 

@@ -11,9 +11,11 @@ One that raises does not keep the next from running, as in production.
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import partial
+from typing import Any
 
 from phx_proto.formats import V2, V2Server
 from phx_proto.handlers.handler import Handler, HandlerKind
@@ -120,9 +122,14 @@ def deliver(
     """
     if _loop_is_running():
         raise RuntimeError("an event loop is running here: use `await deliver_async(…)`")
-    message, channel = _message(topic, event, payload), channel or FakeChannel(topic)
-    with _LazyRunner() as runner:
-        return Outcomes([_run(handler, message, channel, runner.run) for handler in _handlers(router, message)])
+    with closing(asyncio.Runner()) as runner:  # it makes a loop when there is something to run
+
+        def finish(call: _Call) -> Any:
+            return runner.run(call()) if call.handler.kind is HandlerKind.ASYNC else call()
+
+        return Outcomes(
+            [_caught(call, partial(finish, call)) for call in _calls(router, topic, event, payload, channel)]
+        )
 
 
 async def deliver_async(
@@ -131,72 +138,53 @@ async def deliver_async(
     """Do what `deliver` does, for a caller on an event loop: coroutine functions run on it, plain ones in a thread."""
     from ..asyncio.workers import is_stopped  # here, for `deliver` needs no asyncio client
 
-    message, channel = _message(topic, event, payload), channel or FakeChannel(topic)
     outcomes: list[Outcome] = []
-    for handler in _handlers(router, message):
-        if handler.kind is HandlerKind.PLAIN:
-            outcomes.append(await asyncio.to_thread(_run, handler, message, channel, _refuse))
+    for call in _calls(router, topic, event, payload, channel):
+        if call.handler.kind is HandlerKind.PLAIN:
+            outcomes.append(await asyncio.to_thread(_caught, call, call))
             continue
         try:
-            outcomes.append(Outcome(handler, await handler.call(handler.accept(message), channel.face(handler.kind))))
+            outcomes.append(Outcome(call.handler, await call()))
         except (Exception, asyncio.CancelledError) as error:
             if is_stopped(error):
                 raise
-            outcomes.append(Outcome(handler, error=error))
+            outcomes.append(Outcome(call.handler, error=error))
     return Outcomes(outcomes)
 
 
 # ---- private --------------------------------------------------------------------------------------------------------
 
 
-def _message(topic: str, event: str, payload: Any) -> Message[Any]:
-    """The message as the client reads it off the wire."""
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A handler, and what it gets."""
+
+    handler: Handler
+    message: Message[Any]
+    channel: FakeChannel
+
+    def __call__(self) -> Any:
+        returned = self.handler.call(self.handler.accept(self.message), self.channel.face(self.handler.kind))
+        if self.handler.kind is HandlerKind.PLAIN and inspect.iscoroutine(returned):
+            returned.close()
+            raise TypeError(f"{self.handler.name} returned a coroutine: declare it with `async def` to have it awaited")
+        return returned
+
+
+def _calls(router: Router, topic: str, event: str, payload: Any, channel: FakeChannel | None) -> list[_Call]:
+    """For each handler that the message reaches, which is read as the client reads it off the wire."""
     if event in RESERVED_EVENTS:
         raise ValueError(f"{event!r} is the protocol's own and reaches no handler; a `Peer` plays what a server does")
-    frame = server_frame(V2Server(), None, topic, event, {} if payload is None else payload)
-    return V2().decode(frame)
+    message = V2().decode(server_frame(V2Server(), None, topic, event, {} if payload is None else payload))
+    channel = channel or FakeChannel(topic)
+    return [_Call(dispatch.handler, message, channel) for dispatch in router.dispatch(message)]
 
 
-def _handlers(router: Router, message: Message[Any]) -> Iterator[Handler]:
-    return (dispatch.handler for dispatch in router.dispatch(message))
-
-
-def _run(
-    handler: Handler, message: Message[Any], channel: FakeChannel, run: Callable[[Coroutine[Any, Any, Any]], Any]
-) -> Outcome:
+def _caught(call: _Call, run: Callable[[], Any]) -> Outcome:
     try:
-        returned = handler.call(handler.accept(message), channel.face(handler.kind))
-        if inspect.iscoroutine(returned):
-            if handler.kind is HandlerKind.PLAIN:
-                returned.close()
-                raise TypeError(f"{handler.name} returned a coroutine: declare it with `async def` to have it awaited")
-            returned = run(returned)
-        return Outcome(handler, returned)
+        return Outcome(call.handler, run())
     except (Exception, asyncio.CancelledError) as error:
-        return Outcome(handler, error=error)
-
-
-def _refuse(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    raise AssertionError("a plain handler has no coroutine to run")
-
-
-class _LazyRunner:
-    """An event loop that is made when the first coroutine is there to run."""
-
-    def __init__(self) -> None:
-        self._runner: asyncio.Runner | None = None
-
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        if self._runner is None:
-            self._runner = asyncio.Runner()
-        return self._runner.run(coroutine)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._runner is not None:
-            self._runner.close()
+        return Outcome(call.handler, error=error)
 
 
 def _loop_is_running() -> bool:

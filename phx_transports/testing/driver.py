@@ -204,14 +204,6 @@ class _SteppedDriver(Driver):
 
 
 class _SteppedClient(PeerClient[_SteppedDriver]):
-    """The same, for the peer: nothing waits here, and the caller of the core settles."""
-
-    def soon(self, call: Callable[[], None]) -> None:
-        """Not needed."""
-
-    def after(self, seconds: float, call: Callable[[], None]) -> None:
-        """Never."""
-
     def resolve(self, command: Resolve) -> None:
         """Call what gives params or a token, after the step."""
         self._driver.later(partial(self._resolve, command))

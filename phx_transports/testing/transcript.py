@@ -23,13 +23,8 @@ class Side(Enum):
     NOTE = "note"  #: neither: something that helps to understand the rest
 
 
-class Nothing(Enum):
-    """For an entry without payload: `None` is a payload."""
-
-    NOTHING = "nothing"
-
-
-NOTHING: Final = Nothing.NOTHING
+#: For an entry without payload: `None` is a payload.
+NOTHING: Final[Any] = msgspec.UNSET
 
 
 @dataclass(frozen=True, slots=True)

@@ -355,7 +355,7 @@ async def test_a_long_line_is_cut() -> None:
         channel = await client.join("room:lobby")
         await channel.push("essay", {"text": "." * 10_000})
 
-        assert re.fullmatch(r".{300}…", await told(process, "anon-1 pushed essay"))
+        assert re.fullmatch(r".{299}…", await told(process, "anon-1 pushed essay"))
 
 
 async def test_quiet_it_says_where_it_serves_and_nothing_more() -> None:

@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from phx_proto.message import Message
-from phx_transports.cli.listen import Printer, _say
+from phx_transports.cli.listen import Printer
 from phx_transports.cli.screen import PlainScreen
+from phx_transports.cli.target import say
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_a_line_is_json_without_anything_that_a_terminal_obeys(payload: bytes, l
 
 def test_what_is_said_and_drawn_holds_nothing_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
     hostile = "\x1b[2J\n\x9b\u202e"
-    _say(f"closed: {hostile}")
+    say(f"closed: {hostile}")
     PlainScreen().note(1.0, hostile)
     shown = capsys.readouterr()
     assert shown.err == "phx: closed: \\x1b[2J\\n\\x9b\\u202e\n"

@@ -1,0 +1,63 @@
+"""The server that a command talks to, and how a command speaks of what happens."""
+
+import contextlib
+import sys
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from phx_proto import V1, V2, Endpoint, PhxError, Serializer
+from phx_proto.errors import ConnectTimeout, HandshakeRefused
+from phx_proto.shown import escaped
+
+from ..asyncio import connect
+
+_LONGEST: Final = 2000  # characters of what is said of an event
+
+_SERIALIZERS: Final[dict[str, type[Serializer]]] = {"1.0.0": V1, "2.0.0": V2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A server, as the command line names it.
+
+    Attributes:
+        timeout: Seconds for the first connection.
+    """
+
+    url: str = field(repr=False)
+    params: dict[str, Any] | None = field(repr=False)
+    token: str | None = field(repr=False)
+    headers: list[tuple[str, str]] = field(repr=False)
+    path: str | None
+    vsn: str
+    timeout: float
+
+    @property
+    def shown(self) -> str:
+        """The address, without what is secret."""
+        return Endpoint(self.url, params=self.params, path=self.path).redacted
+
+    def connect(self, **options: Any) -> connect:
+        """The client, with these options besides."""
+        return connect(
+            self.url,
+            params=self.params,
+            auth_token=self.token,
+            headers=self.headers,
+            path=self.path,
+            serializer=_SERIALIZERS[self.vsn](),
+            timeout=self.timeout,
+            **options,
+        )
+
+    def say_unreachable(self, error: PhxError) -> None:
+        """Say why it cannot be reached."""
+        where = "" if isinstance(error, HandshakeRefused) else f"{self.shown}: "  # which names it itself
+        said = isinstance(error, HandshakeRefused) or not isinstance(error, ConnectTimeout)
+        say(f"{where}{error}{'' if said else ' (check host and port; --timeout waits longer)'}")
+
+
+def say(text: str) -> None:
+    """Tell one line on stderr. Servers choose what stands in it, so what a terminal would obey is escaped."""
+    with contextlib.suppress(OSError):
+        print(f"phx: {escaped(text, _LONGEST)}", file=sys.stderr, flush=True)
