@@ -49,7 +49,8 @@ from .events import (
 )
 from .flow import TOLERANCE
 from .handlers.handler import WILDCARD, Handler
-from .handlers.router import HandlerFunction, P, PayloadType
+from .handlers.payloads import P, PayloadType
+from .handlers.router import HandlerFunction
 from .inbox import Inbox, Tap
 from .message import PHX_JOIN, Message, Reply
 from .options import Refusal, ServerClose
@@ -309,7 +310,7 @@ class Channel:
         return self.inbox.off(what)
 
     def attach(self, tap: Tap) -> None:
-        """Let a tap read every message, and the channel's lifecycle, from here on."""
+        """Let a tap read its messages, and the channel's lifecycle, from here on."""
         self.inbox.attach(tap)
 
     def detach(self, tap: Tap) -> None:

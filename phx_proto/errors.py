@@ -40,9 +40,11 @@ __all__ = [
     "FieldTooLong",
     "HandshakeRefused",
     "InvalidEndpoint",
+    "InvalidEvent",
     "InvalidFrame",
     "InvalidHandler",
     "InvalidPayload",
+    "InvalidPayloadType",
     "InvalidPresence",
     "InvalidReply",
     "InvalidState",
@@ -234,6 +236,27 @@ class InvalidHandler(LocalError):
 
     def __str__(self) -> str:
         return f"{self.handler} cannot be a handler: {self.problem}"
+
+
+@dataclass(eq=False, repr=False)
+class InvalidEvent(LocalError):
+    """No stream can have the messages of such an event."""
+
+    problem: str
+
+    def __str__(self) -> str:
+        return f"the stream is refused: {escaped(self.problem, _LONGEST)}"
+
+
+@dataclass(eq=False, repr=False)
+class InvalidPayloadType(LocalError):
+    """No payload or response can be decoded into the type."""
+
+    payload_type: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"payload type {self.payload_type} cannot be decoded: {self.problem}"
 
 
 @dataclass(eq=False, repr=False)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+from .errors import InvalidEvent
 from .events import ChannelEvent
-from .handlers.handler import Handler
+from .handlers.handler import WILDCARD, Handler, event_problem
 from .handlers.router import Router, Routes, select_handlers
 from .message import RESERVED_EVENTS
 from .presence import PRESENCE_DIFF, PRESENCE_STATE, Presence
@@ -27,13 +28,22 @@ TapItem: TypeAlias = Delivery | ChannelEvent
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tap:
-    """Somebody who gets every message of a channel, and its lifecycle events among them.
+    """Gets a channel's messages of one event, or of all, and its lifecycle events among them.
 
     Attributes:
         put: Takes the next item. Called by the adapter with what `ClientProtocol.tapped` gives; the core calls nobody.
+        event: Whose messages; `"*"` for every event's.
+
+    Raises:
+        InvalidEvent: No message can be of such an event.
     """
 
     put: Callable[[TapItem], None]
+    event: str = WILDCARD
+
+    def __post_init__(self) -> None:
+        if problem := event_problem(self.event):
+            raise InvalidEvent(problem)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +53,7 @@ class Route:
     Attributes:
         line: Handlers in the topic's line.
         queued: Handlers with a queue of their own, and where that is.
-        taps: Who reads everything.
+        taps: Streams that read it.
     """
 
     line: tuple[Handler, ...] = ()
@@ -92,6 +102,10 @@ def _fast(route: Route) -> FastRoute:
     return None if route.queued or route.taps else route.line
 
 
+def _readers(taps: tuple[Tap, ...], event: str) -> tuple[Tap, ...]:
+    return tuple(tap for tap in taps if tap.event in (event, WILDCARD))
+
+
 class RouteTables:
     """The route tables of one client.
 
@@ -133,8 +147,11 @@ class RouteTables:
         return self._route(self.router.unjoined(topic, event), ())
 
     def _sorted(self, routes: Routes, taps: tuple[Tap, ...]) -> RouteTable:
-        by_event = {event: self._route(handlers, taps) for event, handlers in routes.by_event.items()}
-        return RouteTable(by_event, self._route(routes.catch_all, taps))
+        by_event = {
+            event: self._route(routes.handlers(event), _readers(taps, event))
+            for event in (*routes.by_event, *(tap.event for tap in taps))
+        }
+        return RouteTable(by_event, self._route(routes.catch_all, _readers(taps, WILDCARD)))
 
     def _route(self, handlers: tuple[Handler, ...], taps: tuple[Tap, ...]) -> Route:
         placed = [(handler, self._placement(handler)) for handler in handlers]
@@ -151,7 +168,7 @@ class Inbox(DeliveryQueue):
     Attributes:
         fast_routes: The routes by event, where a message needs nothing but delivery; `None` where it needs more.
         default: The same for every event that is not in `fast_routes`.
-        taps: Who reads everything.
+        taps: Streams that read it.
         presence: Who is there, if that is tracked.
     """
 
@@ -236,7 +253,7 @@ class Inbox(DeliveryQueue):
         return found
 
     def attach(self, tap: Tap) -> None:
-        """Let somebody read everything from here on."""
+        """Let it read what comes from here on."""
         self.taps = (*self.taps, tap)
         self.refresh()
 

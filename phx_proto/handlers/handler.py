@@ -8,20 +8,16 @@ The core never calls a handler's function; `call` is there for adapters.
 """
 
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from decimal import Decimal
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import msgspec
-
-from ..errors import InvalidHandler, PayloadMismatch
-from ..formats.soundness import UNREADABLE
+from ..errors import InvalidHandler, InvalidPayloadType
 from ..message import RESERVED_EVENTS, Message
 from .annotations import NoMessage, UnreadableAnnotation, contradicts, declared_payload, read_signature
+from .payloads import PayloadDecoder, payload_decoder, type_name
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -78,7 +74,7 @@ class Handler:
     run: Callable[..., Any] = field(init=False, repr=False)
     kind: HandlerKind = field(init=False)
     takes_channel: bool = field(init=False)
-    _decoders: dict[type, msgspec.json.Decoder[Any]] | None = field(init=False, repr=False)
+    _decoder: PayloadDecoder | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -96,10 +92,11 @@ class Handler:
                 "kind": kind,
                 "takes_channel": takes_channel,
                 "payload_type": payload_type,
-                "_decoders": None if payload_type is None else _decoders(payload_type),
+                "_decoder": None if payload_type is None else payload_decoder(payload_type),
             }
-        except _Refused as refused:
-            raise InvalidHandler(self.name, str(refused)) from refused.__cause__
+        except (_Refused, InvalidPayloadType) as refused:
+            problem = f"its {refused}" if isinstance(refused, InvalidPayloadType) else str(refused)
+            raise InvalidHandler(self.name, problem) from refused.__cause__
         for name, value in derived.items():
             object.__setattr__(self, name, value)
 
@@ -111,26 +108,13 @@ class Handler:
     def accept(self, message: Message[Any]) -> Message[Any]:
         """The message as this handler gets it: itself, or a copy with the payload in the declared type.
 
-        The message given stays as it is, so that handlers with different types can share it. A payload from the wire
-        is decoded from its JSON also where it was read before: numbers are what was written.
+        The message given stays as it is, so that handlers with different types can share it.
 
         Raises:
             PayloadMismatch: The payload does not fit the type, or is not sound. Without a declared type nothing is
                 checked here: what is wrong shows when the payload is read.
         """
-        if self._decoders is None:
-            return message
-        held = message.undecoded
-        if message.source is not msgspec.UNSET:
-            held = message.source
-        try:
-            if type(held) is msgspec.Raw:
-                return message.with_payload(self._decoders[message.floats].decode(held))
-            return message.with_payload(msgspec.convert(held, self.payload_type, str_keys=True))
-        except _UNFIT as error:
-            expected = _type_name(self.payload_type)
-            # from None: the payload's content must not reach a log by way of the cause's text either.
-            raise PayloadMismatch(message.topic, message.event, expected, _problem(error)) from None
+        return message if self._decoder is None else self._decoder.accept(message)
 
     def call(self, message: Message[Any], channel: object) -> Any:
         """Call the function in its form; for adapters, the core calls no user code.
@@ -169,18 +153,24 @@ class _Refused(Exception):
     """Why a registration is refused; becomes `InvalidHandler`."""
 
 
-def _check_names(event: object, topic: object) -> None:
-    for what, name in (("event", event), ("topic", topic)):
-        if not isinstance(name, str):
-            raise _Refused(f"its {what} is {name!r}, and must be a string")
-    assert isinstance(event, str)
-    assert isinstance(topic, str)
+def event_problem(event: object) -> str | None:
+    """Why nothing can be registered for an event; `None` where it can."""
+    if not isinstance(event, str):
+        return f"its event is {event!r}, and must be a string"
     if not event:
-        raise _Refused("its event is empty")
+        return "its event is empty"
     if event in RESERVED_EVENTS:
-        raise _Refused(f"event {event!r} is the protocol's own; joins, replies and closings are events of the client")
+        return f"event {event!r} is the protocol's own; joins, replies and closings are events of the client"
     if WILDCARD in event and event != WILDCARD:
-        raise _Refused(f"event {event!r} is no pattern: name one event, or use '*' for all")
+        return f"event {event!r} is no pattern: name one event, or use '*' for all"
+    return None
+
+
+def _check_names(event: object, topic: object) -> None:
+    if problem := event_problem(event):
+        raise _Refused(problem)
+    if not isinstance(topic, str):
+        raise _Refused(f"its topic is {topic!r}, and must be a string")
     if not topic:
         raise _Refused("its topic is empty")
     if WILDCARD in topic[:-1]:
@@ -284,73 +274,6 @@ def _payload_type(function: Callable[..., Any], signature: inspect.Signature, gi
     if given is None:
         return declared
     if declared is not None and contradicts(given, declared):
-        wanted, got = (_type_name(kind) for kind in (declared, given))
+        wanted, got = (type_name(kind) for kind in (declared, given))
         raise _Refused(f"it takes Message[{wanted}], and payload={got} is given: leave payload out, or make them agree")
     return given
-
-
-def _decoders(payload_type: Any) -> dict[type, msgspec.json.Decoder[Any]]:
-    """By what a number with a fraction becomes where the type leaves that open."""
-    try:
-        decoders: dict[type, msgspec.json.Decoder[Any]] = {
-            float: msgspec.json.Decoder(payload_type),
-            Decimal: msgspec.json.Decoder(payload_type, float_hook=Decimal),
-        }
-        unknown = _unknown_class(msgspec.inspect.type_info(payload_type))
-    except (TypeError, ValueError, NameError, AttributeError) as error:  # the last two: annotations that lead nowhere
-        raise _Refused(f"its payload type {_type_name(payload_type)} cannot be decoded: {error}") from error
-    if unknown is not None:
-        raise _Refused(
-            f"its payload type {_type_name(payload_type)} cannot be decoded: nothing is known of "
-            f"{_type_name(unknown)} (make it a msgspec.Struct, a dataclass or a TypedDict)"
-        )
-    return decoders
-
-
-def _unknown_class(info: msgspec.inspect.Type) -> type | None:
-    """A class without which no payload of the type is whole, and of which msgspec knows no fields.
-
-    msgspec makes a decoder for it all the same, and that refuses every message. Members of a union and fields that
-    need not be there are let pass: a payload can do without them.
-    """
-    waiting: list[Any] = [info]
-    seen = set[int]()
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, msgspec.inspect.CustomType) and node.cls is not object:
-            return node.cls
-        if id(node) in seen or isinstance(node, msgspec.inspect.UnionType):
-            continue
-        seen.add(id(node))
-        for name in node.__struct_fields__:
-            part: Any = getattr(node, name)
-            members: list[Any] = [*part] if isinstance(part, tuple) else [part]
-            waiting += filter(_is_needed, members)
-    return None
-
-
-def _is_needed(member: object) -> bool:
-    return isinstance(member, msgspec.inspect.Type) or (isinstance(member, msgspec.inspect.Field) and member.required)
-
-
-def _type_name(payload_type: Any) -> str:
-    return payload_type.__qualname__ if isinstance(payload_type, type) else str(payload_type)
-
-
-#: What decoding a payload can raise. `TypeError`: an unhashable member of a set; `ArithmeticError`: a Decimal.
-_UNFIT: Final = (*UNREADABLE, TypeError, ArithmeticError)
-
-_PROBLEMS: Final[dict[type[Exception], str]] = {
-    UnicodeDecodeError: "it is not valid UTF-8",
-    RecursionError: "it is nested too deeply",
-    SystemError: "it has a number out of range",
-}
-
-#: Where msgspec quotes a value of the payload.
-_QUOTED: Final = re.compile(r"(['\"]).*\1", re.DOTALL)
-
-
-def _problem(error: Exception) -> str:
-    if isinstance(error, msgspec.MsgspecError):
-        return _QUOTED.sub("'…'", str(error))[:200]
-    return _PROBLEMS.get(type(error), f"it cannot be built ({type(error).__name__})")

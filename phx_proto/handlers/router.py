@@ -13,26 +13,21 @@ brings every shorter one), so there are no more different tables than patterns, 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from types import UnionType
 from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar, overload
-from typing import _SpecialForm as SpecialForm  # pyright: ignore[reportPrivateUsage] - what mypy takes Optional[…] for
 
 import msgspec
 
 from ..errors import InvalidHandler, NotRegistered
 from ..message import Message
 from .handler import WILDCARD, Around, Handler, handler_name
+from .payloads import P, PayloadType
 
 F = TypeVar("F", bound=Callable[..., Any])
-P = TypeVar("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
 
 #: What can handle messages with payloads of a type, for type checkers. A handler of `Message[Any]` fits every type.
 HandlerFunction: TypeAlias = Callable[[Message[P]], Any] | Callable[[Message[P], Any], Any]
-
-#: A payload's type as it is given to `on` and `add`.
-PayloadType: TypeAlias = type[P] | UnionType | SpecialForm | None
 
 #: What `on` gives where the payload's type is given: a decorator of functions that handle such messages.
 Registers: TypeAlias = Callable[[Callable[Concatenate[Message[P], Q], R]], Callable[Concatenate[Message[P], Q], R]]

@@ -13,7 +13,8 @@ from phx_proto.channel import Channel as CoreChannel
 from phx_proto.core import Stats
 from phx_proto.errors import ChannelClosedByClient, InvalidHandler, LocalError, MessageTimeout, PushTimeout
 from phx_proto.events import ChannelEvent
-from phx_proto.handlers.handler import Handler
+from phx_proto.handlers.handler import WILDCARD, Handler
+from phx_proto.handlers.payloads import D, PayloadType
 from phx_proto.handlers.router import F, decorator
 from phx_proto.message import Message, Reply
 from phx_proto.presence import Entries, Presence
@@ -159,32 +160,56 @@ class Channel:
         """
         return self._core.off(what)
 
-    def messages(self) -> MessageStream[Message[Any]]:
+    def messages(self, event: str = WILDCARD, *, payload: PayloadType[D] = None) -> MessageStream[Message[D]]:
         """Read the channel's messages one after another, beside its handlers.
 
         `async with channel.messages() as messages: async for message in messages: …`. Opened before the join it misses
         none. It ends when the channel is left or the client closed; otherwise it raises what ended the channel. What is
         not read counts as not handled, so a slow reader is felt by the server.
-        """
-        return MessageStream(self._driver.messages(self._core, messages_only))
 
-    def stream(self) -> MessageStream[Message[Any] | ChannelEvent]:
-        """Like `messages`, with the channel's lifecycle in order: `ChannelJoined`, `ChannelErrored`, `ChannelEnded`."""
-        return MessageStream(self._driver.messages(self._core, everything))
-
-    async def wait_for(
-        self, event: str, predicate: Callable[[Message[Any]], bool] | None = None, *, timeout: float | None = None
-    ) -> Message[Any]:
-        """Wait for the next message of an event, one for which `predicate` holds if there is one.
+        Args:
+            event: Whose messages; `"*"` for every event's.
+            payload: The payload's type, as at `Router.add`. A message that does not fit is passed over, and reported to
+                `on_handler_error` like a handler's, with `PayloadMismatch`; so with `fail_fast` it ends the client.
 
         Raises:
-            MessageTimeout: None came within `timeout` seconds; `None` waits as long as it takes.
+            InvalidEvent: No message can be of such an event.
+            InvalidPayloadType: Nothing can be decoded into the type.
+        """
+        return MessageStream(self._driver.messages(self._core, messages_only, event, payload))
+
+    def stream(
+        self, event: str = WILDCARD, *, payload: PayloadType[D] = None
+    ) -> MessageStream[Message[D] | ChannelEvent]:
+        """Like `messages`, with the channel's lifecycle in order: `ChannelJoined`, `ChannelErrored`, `ChannelEnded`."""
+        return MessageStream(self._driver.messages(self._core, everything, event, payload))
+
+    async def wait_for(
+        self,
+        event: str,
+        predicate: Callable[[Message[D]], bool] | None = None,
+        *,
+        payload: PayloadType[D] = None,
+        timeout: float | None = None,
+    ) -> Message[D]:
+        """Wait for the next message of an event, one for which `predicate` holds if there is one.
+
+        Args:
+            event: The event's name; `"*"` for any.
+            predicate: Whether it is the one; called with each message of the event.
+            payload: The payload's type, as at `messages`.
+            timeout: Seconds to wait for it; `None` for as long as it takes.
+
+        Raises:
+            MessageTimeout: None came in time.
             PhxError: The channel ended first; what ended it, `ChannelClosedByClient` where it was left.
+            InvalidEvent: No message can be of such an event.
+            InvalidPayloadType: Nothing can be decoded into the type.
         """
         try:
-            async with self._driver.timeout(timeout), self.messages() as messages:
+            async with self._driver.timeout(timeout), self.messages(event, payload=payload) as messages:
                 async for message in messages:
-                    if message.event == event and (predicate is None or predicate(message)):
+                    if predicate is None or predicate(message):
                         return message
         except TimeoutError:
             if timeout is None:  # not of this call: the predicate's

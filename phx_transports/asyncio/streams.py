@@ -32,12 +32,17 @@ class _Stream(Generic[T]):
 
     async def __anext__(self) -> T:
         queue = self._queue
-        while not queue.waiting:
-            if queue.ended:
-                raise queue.error or StopAsyncIteration
-            self._changed.clear()
-            await self._changed.wait()
-        return queue.take()
+        while True:
+            while not queue.waiting:
+                if queue.ended:
+                    raise queue.error or StopAsyncIteration
+                self._changed.clear()
+                await self._changed.wait()
+            item = queue.take()
+            if queue.accept is None:
+                return item
+            if (accepted := queue.accept(item)) is not None:
+                return accepted
 
 
 class MessageStream(_Stream[T]):

@@ -22,7 +22,8 @@ from phx_proto.errors import (
     PushTimeout,
 )
 from phx_proto.events import ChannelEvent
-from phx_proto.handlers.handler import Handler
+from phx_proto.handlers.handler import WILDCARD, Handler
+from phx_proto.handlers.payloads import D, PayloadType
 from phx_proto.handlers.router import F, decorator
 from phx_proto.message import PHX_JOIN, Message, Reply
 from phx_proto.presence import Entries, Presence
@@ -171,33 +172,61 @@ class Channel:
         """
         return self._driver.step(lambda now: self._core.off(what))
 
-    def messages(self, *, timeout: float | None = None) -> MessageStream[Message[Any]]:
+    def messages(
+        self, event: str = WILDCARD, *, payload: PayloadType[D] = None, timeout: float | None = None
+    ) -> MessageStream[Message[D]]:
         """Read the channel's messages one after another, beside its handlers.
 
-        `with channel.messages() as messages: for message in messages: …`. Opened before the join it misses none. It
-        ends when the channel is left or the client closed; otherwise it raises what ended the channel. What is not read
-        counts as not handled, so a slow reader is felt by the server.
+        `with channel.messages() as messages: for message in messages: …`. Opened before the join it misses
+        none. It ends when the channel is left or the client closed; otherwise it raises what ended the channel. What is
+        not read counts as not handled, so a slow reader is felt by the server.
 
         Args:
+            event: Whose messages; `"*"` for every event's.
+            payload: The payload's type, as at `Router.add`. A message that does not fit is passed over, and reported to
+                `on_handler_error` like a handler's, with `PayloadMismatch`; so with `fail_fast` it ends the client.
             timeout: Seconds to wait for each, after which `TimeoutError` is raised; one may go on reading.
-        """
-        return MessageStream(self._driver.messages(self._core, messages_only), self._driver, timeout=timeout)
-
-    def stream(self, *, timeout: float | None = None) -> MessageStream[Message[Any] | ChannelEvent]:
-        """Like `messages`, with the channel's lifecycle in order: `ChannelJoined`, `ChannelErrored`, `ChannelEnded`."""
-        return MessageStream(self._driver.messages(self._core, everything), self._driver, timeout=timeout)
-
-    def wait_for(
-        self, event: str, predicate: Callable[[Message[Any]], bool] | None = None, *, timeout: float | None = None
-    ) -> Message[Any]:
-        """Wait for the next message of an event, one for which `predicate` holds if there is one.
 
         Raises:
-            MessageTimeout: None came within `timeout` seconds; `None` waits as long as it takes.
+            InvalidEvent: No message can be of such an event.
+            InvalidPayloadType: Nothing can be decoded into the type.
+        """
+        return MessageStream(
+            self._driver.messages(self._core, messages_only, event, payload), self._driver, timeout=timeout
+        )
+
+    def stream(
+        self, event: str = WILDCARD, *, payload: PayloadType[D] = None, timeout: float | None = None
+    ) -> MessageStream[Message[D] | ChannelEvent]:
+        """Like `messages`, with the channel's lifecycle in order: `ChannelJoined`, `ChannelErrored`, `ChannelEnded`."""
+        return MessageStream(
+            self._driver.messages(self._core, everything, event, payload), self._driver, timeout=timeout
+        )
+
+    def wait_for(
+        self,
+        event: str,
+        predicate: Callable[[Message[D]], bool] | None = None,
+        *,
+        payload: PayloadType[D] = None,
+        timeout: float | None = None,
+    ) -> Message[D]:
+        """Wait for the next message of an event, one for which `predicate` holds if there is one.
+
+        Args:
+            event: The event's name; `"*"` for any.
+            predicate: Whether it is the one; called with each message of the event.
+            payload: The payload's type, as at `messages`.
+            timeout: Seconds to wait for it; `None` for as long as it takes.
+
+        Raises:
+            MessageTimeout: None came in time.
             PhxError: The channel ended first; what ended it, `ChannelClosedByClient` where it was left.
+            InvalidEvent: No message can be of such an event.
+            InvalidPayloadType: Nothing can be decoded into the type.
         """
         deadline = deadline_after(timeout)
-        with self.messages() as messages:
+        with self.messages(event, payload=payload) as messages:
             while True:
                 try:
                     message = messages.next(timeout=deadline - monotonic())
@@ -205,7 +234,7 @@ class Channel:
                     raise ChannelClosedByClient(self.topic, "it was left, or the client was closed") from None
                 except TimeoutError:
                     raise MessageTimeout(self.topic, event, timeout or 0.0) from None
-                if message.event == event and (predicate is None or predicate(message)):
+                if predicate is None or predicate(message):
                     return message
 
     def track_presence(self) -> Presence:

@@ -46,7 +46,13 @@ class _Stream(Generic[T]):
             StopIteration: The stream has ended.
             PhxError: What ended the channel.
         """
-        return self._driver.take(self._queue, deadline_after(timeout))
+        deadline = deadline_after(timeout)
+        while True:
+            item = self._driver.take(self._queue, deadline)
+            if self._queue.accept is None:
+                return item
+            if (accepted := self._queue.accept(item)) is not None:
+                return accepted
 
 
 class MessageStream(_Stream[T]):

@@ -266,7 +266,7 @@ class Demo:
 
     def _handler_failed(self, report: HandlerError) -> None:
         self._handler_errors += 1
-        name = report.handler.name.rpartition(".")[2]
+        name = report.name.rpartition(".")[2]
         text = f"handler {name} raised {report.error!r} on {report.message.topic}; all goes on"
         self._screen.note(self._elapsed, text, trouble=True)
 

@@ -21,8 +21,11 @@ from typing import Any, Protocol, TypeVar
 from phx_proto.channel import Channel
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command
+from phx_proto.errors import PayloadMismatch
 from phx_proto.events import Event
 from phx_proto.handlers.handler import Handler
+from phx_proto.handlers.payloads import PayloadDecoder, payload_decoder
+from phx_proto.message import Message
 from phx_proto.queues import Delivery, DeliveryQueue, HandlerQueue
 from phx_proto.states import SocketState
 
@@ -201,9 +204,27 @@ class Driver(ABC):
     def handled(self, deliveries: Sequence[Delivery]) -> None:
         """What a stream's reader has taken is done with; within a step, or followed by one."""
 
-    def messages(self, channel: Channel, select: Callable[[Item], T | None]) -> MessageQueue[T]:
-        """What is to wait for a reader of a channel."""
-        return MessageQueue(channel, self.session, select, on_handled=self.handled)
+    def messages(
+        self, channel: Channel, select: Callable[[Item], T | None], event: str, payload: Any
+    ) -> MessageQueue[Any]:
+        """What is to wait for a reader of a channel; with a payload type, messages with such payloads alone.
+
+        Raises:
+            InvalidEvent: No message can be of such an event.
+            InvalidPayloadType: Nothing can be decoded into the type.
+        """
+        accept = None if payload is None else partial(self._accept, payload_decoder(payload))
+        return MessageQueue(channel, self.session, select, event=event, accept=accept, on_handled=self.handled)
+
+    def _accept(self, decoder: PayloadDecoder, item: Item) -> Item | None:
+        """The item as the reader gets it; `None` for a message that does not fit, which is reported."""
+        if not isinstance(item, Message):
+            return item
+        try:
+            return decoder.accept(item)
+        except PayloadMismatch as error:
+            self.handler_failed(HandlerError(None, item, error))
+            return None
 
     def events(self) -> EventQueue:
         """What is to wait for a reader of the client's events."""
@@ -230,7 +251,7 @@ class Driver(ABC):
         self.step(partial(self._exit, error))
 
     def handler_failed(self, report: HandlerError) -> None:
-        """A handler raised.
+        """A handler raised, or a message did not fit the payload type of its handler or its stream.
 
         What is no error but asks for the end, `SystemExit` or `KeyboardInterrupt`, is heeded: the client closes
         gracefully, and whoever waits for its end gets that raised. So does what `on_handler_error` raises likewise.

@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 from phx_proto.channel import Channel
 from phx_proto.errors import PhxError, StreamNotOpen
 from phx_proto.events import ChannelEnded, ChannelEvent, Closed, Event
+from phx_proto.handlers.handler import WILDCARD
 from phx_proto.inbox import Tap, TapItem
 from phx_proto.message import Message
 from phx_proto.queues import Delivery
@@ -49,12 +50,15 @@ class Queue(Generic[T]):
         ended: Whether nothing will follow that; so it is before it was opened, too.
         error: What the reader gets then, if it is no plain end: `StreamNotOpen` until it is opened.
         dropped: How many items the reader has lost, where there is a limit.
+        accept: Makes of an item that was taken what the reader gets; `None` where the item is that already. It gives
+            `None` for an item that is not for the reader, who waits on. With threads, it is called without the lock.
 
     Args:
         name: What the stream has, for the error of a reader that has not opened it.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, accept: Callable[[T], T | None] | None = None) -> None:
+        self.accept = accept
         self.waiting: deque[T] = deque()
         self.ended = True
         self.error: BaseException | None = StreamNotOpen(name)
@@ -87,7 +91,12 @@ class MessageQueue(Queue[T]):
         channel: The core's.
         session: The client's.
         select: What the reader gets of an item; `None` where it is to get nothing.
+        event: Whose messages are read; `"*"` for every event's.
+        accept: See `Queue`.
         on_handled: Told of messages that are done with.
+
+    Raises:
+        InvalidEvent: No message can be of such an event.
     """
 
     def __init__(
@@ -96,14 +105,16 @@ class MessageQueue(Queue[T]):
         session: Session,
         select: Callable[[Item], T | None],
         *,
+        event: str = WILDCARD,
+        accept: Callable[[T], T | None] | None = None,
         on_handled: Callable[[Sequence[Delivery]], None],
     ) -> None:
-        super().__init__(f"messages of topic {shown(channel.topic)}")
+        super().__init__(f"messages of topic {shown(channel.topic)}", accept)
         self._channel = channel
         self._session = session
         self._select = select
         self._on_handled = on_handled
-        self._tap = Tap(self._put)
+        self._tap = Tap(self._put, event)
         self._counted = False
         self._claims: deque[Delivery | None] = deque()  # of each item that waits; `None` where it does not count
 

@@ -46,20 +46,25 @@ _LONGEST_LINE: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class HandlerError:
-    """A handler raised, or its message did not fit its payload type.
+    """A handler raised, or a message did not fit the payload type of its handler or its stream.
 
     Attributes:
-        handler: Which one.
+        handler: Which one; `None` for a stream.
         message: What it was given.
-        error: What it raised; `PayloadMismatch` where it was not called at all.
+        error: What it raised; `PayloadMismatch` where it was not given the message at all.
     """
 
-    handler: Handler
+    handler: Handler | None
     message: Message[Any]
     error: BaseException
 
     def __str__(self) -> str:
-        return f"handler {self.handler.name} failed {self._where}: {shown(self.error, 500)}"
+        return f"{self.name} failed {self._where}: {shown(self.error, 500)}"
+
+    @property
+    def name(self) -> str:
+        """What failed, in words: `"handler app.save"`, `"a stream"`."""
+        return "a stream" if self.handler is None else f"handler {self.handler.name}"
 
     @property
     def _where(self) -> str:
@@ -72,9 +77,9 @@ class HandlerError:
         A note of it says which handler raised it, and where.
         """
         if isinstance(self.error, Exception) and not isinstance(self.error, StopIteration):
-            self.error.add_note(f"raised by handler {self.handler.name} {self._where}")
+            self.error.add_note(f"raised by {self.name} {self._where}")
             return self.error
-        error = RuntimeError(f"handler {self.handler.name} raised {shown(self.error)}")
+        error = RuntimeError(f"{self.name} raised {shown(self.error)}")
         error.__cause__ = self.error
         return error
 
@@ -142,7 +147,7 @@ class Log:
 
     def handler_failed(self, report: HandlerError) -> None:
         """Log a handler's error: with its traceback, if there was none of the kind just before."""
-        kind = f"errors of handler {report.handler.name} ({type(report.error).__name__})"
+        kind = f"errors of {report.name} ({type(report.error).__name__})"
         with self._lock:
             self._say(logging.ERROR, kind, str(report), error=report.error)
         self._flush()

@@ -67,6 +67,11 @@ ERRORS: list[tuple[PhxError, str]] = [
         errors.ChannelClosedByServer("room:1", "the server closed it"),
         "the channel of topic 'room:1' is closed: the server closed it",
     ),
+    (errors.InvalidEvent("its event is empty"), "the stream is refused: its event is empty"),
+    (
+        errors.InvalidPayloadType("Balance", "nothing is known of it"),
+        "payload type Balance cannot be decoded: nothing is known of it",
+    ),
     (errors.InvalidFrame("not JSON"), "not JSON"),
     (
         errors.PayloadMismatch("room:1", "shout", "Balance", "no id"),

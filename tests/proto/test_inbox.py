@@ -6,6 +6,7 @@ import pytest
 from conversation import Conversation
 
 from phx_proto.channel import Channel
+from phx_proto.errors import InvalidEvent
 from phx_proto.events import BadFrame, ChannelEnded, ChannelErrored, ChannelJoined, InboxOverflow, PresenceChanged
 from phx_proto.handlers.router import Router
 from phx_proto.inbox import Inbox, RouteTables, Tap
@@ -115,6 +116,24 @@ def test_taps_come_last() -> None:
     room.attach(second)
     assert consumers(talk, room, "tick") == (handler, first, second)
     assert consumers(talk, room, "tock") == (first, second)
+
+
+def test_a_tap_may_read_one_event_alone() -> None:
+    talk, room = joined()
+    handler = room.add(print, "*")
+    every, tick, unheard = Tap(nobody), Tap(nobody, "tick"), Tap(nobody, "unheard")
+    for tap in (tick, every, unheard):
+        room.attach(tap)
+    assert consumers(talk, room, "tick") == (handler, tick, every)
+    assert consumers(talk, room, "tock") == (handler, every)
+    room.detach(every)
+    assert consumers(talk, room, "tock") == (handler,)
+
+
+@pytest.mark.parametrize("event", ["", "phx_close", "ti*", 5])
+def test_a_tap_of_what_is_no_event_is_refused(event: Any) -> None:
+    with pytest.raises(InvalidEvent):
+        Tap(nobody, event)
 
 
 def test_handlers_that_come_and_go_while_the_channel_is_joined_are_heeded() -> None:

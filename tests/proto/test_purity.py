@@ -42,7 +42,7 @@ ALLOWED = frozenset(
         "urllib.parse",
     }
 )
-ALLOWED_FOR_TYPES = ALLOWED | {"contextlib", "random"}
+ALLOWED_FOR_TYPES = ALLOWED | {"contextlib", "random", "typing_extensions"}
 
 #: Builtins through which a module reaches what its imports do not show.
 LOOPHOLES = frozenset({"__import__", "breakpoint", "compile", "eval", "exec", "input", "open", "print"})

@@ -16,6 +16,5 @@ class Reports:
 
     def told(self) -> list[tuple[str, Any, str]]:
         return [
-            (report.handler.name.rpartition(".")[2], report.message.payload, type(report.error).__name__)
-            for report in self.all
+            (report.name.rpartition(".")[2], report.message.payload, type(report.error).__name__) for report in self.all
         ]

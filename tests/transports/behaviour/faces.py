@@ -127,11 +127,11 @@ class Channel(Face):
     def off(self, handler: Handler) -> None:
         self.adapter.call(lambda: self.native.off(handler))
 
-    def messages(self) -> "Stream":
-        return Stream(self.native.messages(), self.adapter)
+    def messages(self, *event: str, **options: Any) -> "Stream":
+        return Stream(self.native.messages(*event, **options), self.adapter)
 
-    def stream(self) -> "Stream":
-        return Stream(self.native.stream(), self.adapter)
+    def stream(self, *event: str, **options: Any) -> "Stream":
+        return Stream(self.native.stream(*event, **options), self.adapter)
 
     def wait_for(self, event: str, predicate: Callable[[Message[Any]], bool] | None = None, **options: Any) -> Any:
         return self.adapter.call(lambda: self.native.wait_for(event, predicate, **options))

@@ -3,6 +3,7 @@
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from peer import push
 from serving_in_thread import LONG, Flag, start, until
@@ -10,8 +11,11 @@ from serving_in_thread import LONG, Flag, start, until
 from phx_proto.errors import (
     ChannelClosed,
     ChannelCrashed,
+    InvalidEvent,
+    InvalidPayloadType,
     JoinRefused,
     MessageTimeout,
+    PayloadMismatch,
     StreamNotOpen,
 )
 from phx_proto.events import ChannelEnded, ChannelErrored
@@ -20,7 +24,7 @@ from phx_proto.message import Message
 from phx_proto.states import ChannelState
 
 from .adapters import TOPIC, Adapter
-from .shared import leave, numbers, several_calls
+from .shared import Reports, leave, numbers, several_calls
 
 
 def test_a_stream_opened_before_the_join_misses_nothing(adapter: Adapter) -> None:
@@ -254,3 +258,86 @@ def test_a_typed_handler_gets_exact_decimals_whoever_has_read_the_payload(adapte
         assert next(messages).payload["each"] == 12.3
         read.set()
         until(lambda: seen == [EXACT])
+
+
+# ---- of one event, and of one type ----------------------------------------------------------------------------------
+
+
+class Price(msgspec.Struct):
+    price: Decimal
+
+
+PRICES = [push(TOPIC, "price", {"price": "a lot"}), PRICE]
+
+
+def test_a_stream_of_one_event_has_that_alone_and_the_lifecycle(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _), channel.messages("n") as numbers, channel.stream("m") as stream:
+        wire.send(push(TOPIC, "m", 1), push(TOPIC, "n", 2), push(TOPIC, "other", 3), push(TOPIC, "m", 4))
+        assert numbers.payloads(1) == [2]
+        assert stream.payloads(2) == [1, 4]
+        stats = channel.client.stats
+        assert (stats.delivered, stats.unhandled, stats.backlog) == (3, 1, 0)
+        leave(channel, wire)
+        assert list(stream) == [ChannelEnded(TOPIC, None)]
+
+
+def test_a_stream_gives_payloads_of_its_type_and_passes_over_others_with_a_report(adapter: Adapter) -> None:
+    reported = Reports()
+    with (
+        adapter.joined(on_handler_error=reported) as (channel, wire, _),
+        channel.stream(payload=Price) as stream,
+        channel.messages("price") as untyped,
+    ):
+        wire.send(*PRICES)
+        assert stream.payloads(1) == [Price(Decimal("1234567890123456.78"))]
+        assert untyped.payloads(2)[0] == {"price": "a lot"}
+        assert reported.told() == [("a stream", {"price": "a lot"}, "PayloadMismatch")]
+        report = reported.all[0]
+        assert str(report) == f"a stream failed on event 'price' of topic '{TOPIC}': {report.error!r}"
+        until(lambda: channel.client.stats.backlog == 0)
+        leave(channel, wire)
+        assert list(stream) == [ChannelEnded(TOPIC, None)]
+
+
+def test_a_payload_that_does_not_fit_its_stream_ends_a_client_that_fails_fast(adapter: Adapter) -> None:
+    with adapter.joined(fail_fast=True) as (channel, wire, _), channel.messages("price", payload=Price) as prices:
+        wire.send(PRICES[0])
+        for raises in (lambda: next(prices), channel.client.wait_closed):
+            with pytest.raises(PayloadMismatch, match="the payload of 'price' on topic 'room:lobby' is not a Price"):
+                raises()
+
+
+def test_wait_for_gives_payloads_of_its_type(adapter: Adapter) -> None:
+    reported = Reports()
+    with adapter.joined(on_handler_error=reported) as (channel, wire, _):
+        go_on = Flag()
+
+        def send() -> None:
+            while not go_on.is_set():
+                wire.send(*PRICES)
+
+        sending = start(send)
+        message = channel.wait_for("price", lambda message: message.payload.price > 1, payload=Price, timeout=LONG)
+        go_on.set()
+        sending.result(LONG)
+        assert message.payload == Price(Decimal("1234567890123456.78"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "problem"),
+    [
+        (("phx_close",), InvalidEvent, "the stream is refused: event 'phx_close' is the protocol's own"),
+        (("pri*",), InvalidEvent, "is no pattern: name one event, or use '\\*' for all"),
+        (("price", "Price"), InvalidPayloadType, "payload type 'Price' cannot be decoded: give the class itself"),
+        (("price", Adapter), InvalidPayloadType, "nothing is known of Adapter"),
+    ],
+)
+def test_a_stream_that_could_never_have_anything_is_refused(
+    adapter: Adapter, arguments: tuple[Any, ...], error: type[Exception], problem: str
+) -> None:
+    event, payload = (*arguments, None)[:2]
+    with adapter.connected() as (client, _):
+        channel = client.channel("room:1")
+        for refused in (channel.messages, channel.stream, channel.wait_for):
+            with pytest.raises(error, match=problem):
+                refused(event, payload=payload)

@@ -1,0 +1,147 @@
+"""Payloads of a declared type: how they are decoded, and what is said of one that does not fit.
+
+Handlers, streams and replies decode by the same `PayloadDecoder`. Whatever can be wrong with a type is found out when
+the decoder is made, so that a message costs one decoding.
+"""
+
+import re
+from decimal import Decimal
+from functools import lru_cache
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import _SpecialForm as SpecialForm  # pyright: ignore[reportPrivateUsage] - what mypy takes Optional[…] for
+
+import msgspec
+
+from ..errors import InvalidPayloadType, PayloadMismatch
+from ..formats.soundness import UNREADABLE
+from ..message import Message
+
+P = TypeVar("P")
+
+#: A payload's type as it is given to `on`, `add`, `messages` and `push`.
+PayloadType: TypeAlias = type[P] | UnionType | SpecialForm | None
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    #: A payload's type where it is given, and `Any` where it is not.
+    D = TypeVarWithDefault("D", default=Any)
+else:
+    D = TypeVar("D")
+
+
+class PayloadDecoder:
+    """Decodes payloads into one type.
+
+    Attributes:
+        payload_type: The type.
+        name: Its name, for errors.
+
+    Raises:
+        InvalidPayloadType: Nothing can be decoded into it.
+    """
+
+    __slots__ = ("_json", "name", "payload_type")
+
+    def __init__(self, payload_type: Any) -> None:
+        self.payload_type = payload_type
+        self.name = type_name(payload_type)
+        if isinstance(payload_type, str):
+            raise InvalidPayloadType(repr(payload_type), "give the class itself, without quotes")
+        try:
+            # By what a number with a fraction becomes where the type leaves that open.
+            self._json: dict[type, msgspec.json.Decoder[Any]] = {
+                float: msgspec.json.Decoder(payload_type),
+                Decimal: msgspec.json.Decoder(payload_type, float_hook=Decimal),
+            }
+            unknown = _unknown_class(msgspec.inspect.type_info(payload_type))
+        except (TypeError, ValueError, NameError, AttributeError) as error:  # the last two: annotations leading nowhere
+            raise InvalidPayloadType(self.name, str(error)) from error
+        if unknown is not None:
+            advice = "make it a msgspec.Struct, a dataclass or a TypedDict"
+            raise InvalidPayloadType(self.name, f"nothing is known of {type_name(unknown)} ({advice})")
+
+    def accept(self, message: Message[Any]) -> Message[Any]:
+        """A copy of the message with its payload in the type. The message given stays as it is, for others to read.
+
+        A payload from the wire is decoded from its JSON also where it was read before: numbers are what was written.
+
+        Raises:
+            PayloadMismatch: The payload does not fit the type, or is not sound.
+        """
+        held = message.undecoded if message.source is msgspec.UNSET else message.source
+        try:
+            if type(held) is msgspec.Raw:
+                return message.with_payload(self._json[message.floats].decode(held))
+            return message.with_payload(msgspec.convert(held, self.payload_type, str_keys=True))
+        except _UNFIT as error:
+            # from None: the payload's content must not reach a log by way of the cause's text either.
+            raise PayloadMismatch(message.topic, message.event, self.name, _problem(error)) from None
+
+
+def payload_decoder(payload_type: Any) -> PayloadDecoder:
+    """The decoder of a type; of one that was asked for lately, the same.
+
+    Raises:
+        InvalidPayloadType: Nothing can be decoded into it.
+    """
+    try:
+        return _cached_decoder(payload_type)
+    except TypeError:  # a type that cannot be hashed, e.g. Annotated with something in it that cannot
+        return PayloadDecoder(payload_type)
+
+
+# Making one takes a hundred times as long as decoding a small payload, and a call like `push(response=Model)` has no
+# place to keep it. Global, for what is kept depends on the type alone; bounded, for types can be made at run time.
+_cached_decoder: Final = lru_cache(maxsize=256)(PayloadDecoder)
+
+
+def type_name(payload_type: Any) -> str:
+    """A type's name, for errors."""
+    return payload_type.__qualname__ if isinstance(payload_type, type) else str(payload_type)
+
+
+def _unknown_class(info: msgspec.inspect.Type) -> type | None:
+    """A class without which no payload of the type is whole, and of which msgspec knows no fields.
+
+    msgspec makes a decoder for it all the same, and that refuses every message. Members of a union and fields that
+    need not be there are let pass: a payload can do without them.
+    """
+    waiting: list[Any] = [info]
+    seen = set[int]()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, msgspec.inspect.CustomType) and node.cls is not object:
+            return node.cls
+        if id(node) in seen or isinstance(node, msgspec.inspect.UnionType):
+            continue
+        seen.add(id(node))
+        for name in node.__struct_fields__:
+            part: Any = getattr(node, name)
+            members: list[Any] = [*part] if isinstance(part, tuple) else [part]
+            waiting += filter(_is_needed, members)
+    return None
+
+
+def _is_needed(member: object) -> bool:
+    return isinstance(member, msgspec.inspect.Type) or (isinstance(member, msgspec.inspect.Field) and member.required)
+
+
+#: What decoding a payload can raise. `TypeError`: an unhashable member of a set; `ArithmeticError`: a Decimal.
+_UNFIT: Final = (*UNREADABLE, TypeError, ArithmeticError)
+
+_PROBLEMS: Final[dict[type[Exception], str]] = {
+    UnicodeDecodeError: "it is not valid UTF-8",
+    RecursionError: "it is nested too deeply",
+    SystemError: "it has a number out of range",
+}
+
+#: Where msgspec quotes a value of the payload.
+_QUOTED: Final = re.compile(r"(['\"]).*\1", re.DOTALL)
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, msgspec.MsgspecError):
+        return _QUOTED.sub("'…'", str(error))[:200]
+    return _PROBLEMS.get(type(error), f"it cannot be built ({type(error).__name__})")

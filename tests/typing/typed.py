@@ -1,0 +1,41 @@
+"""What a type checker is to say of typed streams and replies, with `await` and without. See `registration.py`."""
+
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+
+from typing import Any, assert_type
+
+import msgspec
+
+from phx_proto import Message
+from phx_proto.events import ChannelEvent
+from phx_transports import asyncio, threads
+
+
+class Balance(msgspec.Struct):
+    amount: int
+
+
+async def awaited(channel: asyncio.Channel) -> None:
+    async with channel.messages("balance", payload=Balance) as balances:
+        assert_type(balances, asyncio.MessageStream[Message[Balance]])
+        async for balance in balances:
+            assert_type(balance.payload, Balance)
+    assert_type(channel.messages(), asyncio.MessageStream[Message[Any]])
+    assert_type(channel.stream(payload=Balance), asyncio.MessageStream[Message[Balance] | ChannelEvent])
+    assert_type(await channel.wait_for("balance"), Message[Any])
+    balance = await channel.wait_for("balance", lambda message: message.payload.amount > 0, payload=Balance)
+    assert_type(balance, Message[Balance])
+    channel.messages("balance", payload="Balance")  # type: ignore[arg-type]
+
+
+def blocking(channel: threads.Channel) -> None:
+    with channel.messages("balance", payload=Balance) as balances:
+        assert_type(balances, threads.MessageStream[Message[Balance]])
+        for balance in balances:
+            assert_type(balance.payload, Balance)
+    assert_type(channel.messages(), threads.MessageStream[Message[Any]])
+    assert_type(channel.stream(payload=Balance), threads.MessageStream[Message[Balance] | ChannelEvent])
+    assert_type(channel.wait_for("balance"), Message[Any])
+    balance = channel.wait_for("balance", lambda message: message.payload.amount > 0, payload=Balance)
+    assert_type(balance, Message[Balance])
+    channel.messages("balance", payload="Balance")  # type: ignore[arg-type]
