@@ -40,12 +40,14 @@ from .formats import V2, Serializer
 from .handlers.handler import WILDCARD, Handler
 from .handlers.router import Router
 from .inbox import Inbox, RouteTables, Tap, TapItem
+from .longpoll import carried
 from .options import ClientOptions
 from .queues import Bound, Delivery, DeliveryQueue, HandlerQueue, Placement, by_concurrency
 from .reader import Reader
 from .shown import Secrets
 from .states import CLOSE_BEGUN, ENDING, SocketInput, SocketState
 from .timers import Timer, checked_timeout
+from .transports import TransportName, Transports
 
 if TYPE_CHECKING:
     from random import Random
@@ -59,7 +61,10 @@ class ClientProtocol:
         params: For the server's `connect/3`; a mapping, or a callable (plain or async) read again at every connect.
         auth_token: For a socket with `auth_token: true`; likewise.
         headers: To send with the handshake.
-        path: Follows the URL instead of `/websocket`; see `Endpoint`.
+        path: Follows the URL instead of `/websocket` or `/longpoll`; see `Endpoint`.
+        transport: What carries the messages.
+        fallback: Seconds that a WebSocket has to open and to carry a message; then, and where it fails, long polling is
+            tried. `None` for WebSockets alone. See `transports.py`.
         serializer: The wire format.
         router: The handlers.
         options: How it behaves.
@@ -83,6 +88,8 @@ class ClientProtocol:
         auth_token: str | Provider | None = None,
         headers: Headers = (),
         path: str | None = None,
+        transport: TransportName = "websocket",
+        fallback: float | None = None,
         serializer: Serializer | None = None,
         router: Router | None = None,
         options: ClientOptions | None = None,
@@ -90,7 +97,10 @@ class ClientProtocol:
         placement: Placement = by_concurrency,
         confidential: Iterable[str] = (),
     ) -> None:
-        self.endpoint = Endpoint(url, params=params, auth_token=auth_token, headers=headers, path=path)
+        transports = Transports(transport, fallback)
+        self.endpoint = Endpoint(
+            url, params=params, auth_token=auth_token, headers=headers, path=path, transport=transport
+        )
         self.router = Router() if router is None else router
         self.options = ClientOptions() if options is None else options
         self._client = ClientState(
@@ -99,6 +109,7 @@ class ClientProtocol:
             endpoint=self.endpoint,
             confidential=confidential,
             options=self.options,
+            transports=transports,
         )
         self._socket = Socket(self._client, self)
         self._tables = RouteTables(self.router, placement)
@@ -285,6 +296,8 @@ class ClientProtocol:
 
     def commands(self) -> list[Command]:
         """What is to be done now, in order; each is given once."""
+        if self._client.polls:
+            return carried(self._client)
         commands = self._client.commands
         if commands:
             self._client.commands = []

@@ -17,6 +17,7 @@ from .dialer import Dialer
 from .endpoint import Address
 from .errors import (
     MESSAGE_TOO_BIG,
+    CertificateError,
     ConnectError,
     ConnectionClosed,
     ConnectionClosedByClient,
@@ -24,11 +25,14 @@ from .errors import (
     ConnectTimeout,
     HandshakeRefused,
     PhxError,
+    ProxyError,
+    ResolveFailed,
     StillRefused,
 )
 from .events import Connected, ConnectFailed, Connecting, Disconnected
 from .joins import Joining
 from .link import Link
+from .longpoll import PollingLink
 from .shown import NO_SECRETS, Secrets
 from .states import LINK_ENDS, SOCKET, ChannelState, LinkEnd, SocketInput, SocketState
 from .timers import Timer
@@ -62,6 +66,7 @@ class Socket:
     """
 
     __slots__ = (
+        "_address",
         "_client",
         "_connect_timeout",
         "_connect_timer",
@@ -70,6 +75,7 @@ class Socket:
         "_link",
         "_opened_at",
         "_owner",
+        "_patience",
         "_retries",
         "_suspects",
         "_timer",
@@ -93,6 +99,8 @@ class Socket:
         self._suspects: Iterable[Joining] = ()  # channels whose joins may have ended the latest connection
         self._retries = 0  # since the last stable connection
         self._opened_at = 0.0
+        self._address = client.endpoint.redacted  # of this attempt, for errors
+        self._patience = inf  # seconds for this attempt
         self._connect_timeout = inf
         self._latest_first_try = inf  # when the first connect is to be tried for the last time
         self._timer: Timer | None = None  # of the state: open, retry or close timeout
@@ -190,7 +198,8 @@ class Socket:
             now=now,
         )
         client.stats.connects += 1
-        client.events.append(Connected(subprotocol, client.stats.connects > 1))
+        client.events.append(Connected(subprotocol, client.stats.connects > 1, client.transports.current))
+        self._begin_trial(now)
         connection.joins.open([channel for channel in self.members if channel.state is ChannelState.PENDING], now)
 
     def link_refusing(self, now: float) -> None:
@@ -218,6 +227,12 @@ class Socket:
         if self.connection is not None:
             self.connection.heartbeat.heard()
 
+    def link_confided(self, secret: str) -> None:
+        """The server gave something that opens the session to whoever has it."""
+        self.secrets = self.secrets.also([secret])
+        if self.connection is not None:
+            self.connection.secrets = self.secrets
+
     def link_closed(self, code: int | None, reason: str, now: float) -> None:
         """The connection is over."""
         error = ConnectionLost(code, self.secrets.masked(reason[:_LONGEST_REASON]))
@@ -237,14 +252,27 @@ class Socket:
 
     def _dial(self, now: float) -> None:
         self._client.events.append(Connecting(self._retries + 1))
-        self._timer = self._client.timers.at(now + self._client.options.open_timeout, self._open_timed_out)
-        self._dialer.begin(now)
+        self._patience = self._client.options.open_timeout
+        self._timer = self._client.timers.at(now + self._patience, self._open_timed_out)
+        self._dialer.begin(self._client.transports.current, now)
 
     def _open(self, address: Address, now: float) -> None:
         self._advance(SocketInput.DIAL)
-        self._link = Link(self, self._client.new_link())
-        self.secrets = Secrets((*address.secrets(), *self._client.confidential))
-        self._client.commands.append(
+        client = self._client
+        self._address = address.redacted
+        self.secrets = Secrets((*address.secrets(), *client.confidential))
+        trial = client.transports.trial
+        if trial is not None and trial < self._patience:
+            self._stop_timer()
+            self._patience = trial
+            self._timer = client.timers.at(now + trial, self._open_timed_out)
+        if address.transport == "longpoll":
+            polling = PollingLink(self, client.new_link(), address, client, patience=client.options.poll_timeout)
+            self._link = polling
+            polling.open()
+            return
+        self._link = Link(self, client.new_link())
+        client.commands.append(
             OpenTransport(self._link, address.url, address.subprotocols, address.headers, address.shown)
         )
 
@@ -252,7 +280,7 @@ class Socket:
         client = self._client
         error.mask(self.secrets)
         if isinstance(error, HandshakeRefused):
-            error.url = client.endpoint.redacted
+            error.url = self._address
         self._link = None
         self.last_error = error
         policy = client.options.reconnect
@@ -266,6 +294,8 @@ class Socket:
             delay = policy.after_refusal(error.status, error.headers, attempt, client.rng)
         else:
             delay = policy.after_failure(error, attempt, client.rng)
+        if not isinstance(error, CertificateError | ProxyError | ResolveFailed):  # these would meet any transport
+            delay = client.transports.after_failure(delay)
         if delay is None:
             self._owner.socket_failed(error, now)
             return
@@ -275,7 +305,7 @@ class Socket:
         self._timer = client.timers.at(now + delay, self._retry)
 
     def _open_timed_out(self, now: float) -> None:
-        error = self._unfinished(self._client.options.open_timeout)
+        error = self._unfinished(self._patience)
         self._drop_attempt()
         self._attempt_failed(error, now)
 
@@ -285,13 +315,32 @@ class Socket:
             return ConnectError(f"the callables for params and token did not answer within {seconds:g} s")
         return self._link.refusal or ConnectError(f"{self._link.missing} within {seconds:g} s")
 
+    def _begin_trial(self, now: float) -> None:
+        """Polling has shown that it works; a WebSocket shows it by a message, where there is something to fall back to.
+
+        phoenix.js pings for that, too.
+        """
+        transports = self._client.transports
+        if transports.current == "longpoll":
+            transports.keep()
+        elif (trial := transports.trial) is not None and self.connection is not None:
+            self.connection.heartbeat.prove()
+            self._timer = self._client.timers.at(now + trial, self._end_trial)
+
+    def _end_trial(self, now: float) -> None:
+        if self._client.stats.received:
+            self._client.transports.keep()
+        else:
+            self._drop_attempt()
+            self.link_closed(None, "nothing came through the WebSocket", now)
+
     def _connect_timed_out(self, now: float) -> None:
         self._connect_timer = None
         last = self.last_error
         if last is None or (self._link is not None and self._link.refusal is not None):
             last = self._unfinished(self._connect_timeout)
         if isinstance(last, HandshakeRefused):
-            last.url = self._client.endpoint.redacted
+            last.url = self._address
             self._owner.socket_failed(StillRefused.after(self._connect_timeout, last), now)
             return
         assert not isinstance(last, ConnectionClosed), "there was no connection yet"
@@ -312,7 +361,11 @@ class Socket:
 
     def _lost(self, error: ConnectionClosed, now: float) -> None:
         self._forget_old_retries(now)
+        self._stop_timer()
         delay = self._client.options.reconnect.after_close(error.code, self._retries, self._client.rng)
+        if self._client.stats.received:
+            self._client.transports.keep()
+        delay = self._client.transports.after_failure(delay)
         if delay is None:
             self._owner.socket_failed(error, now)
             return

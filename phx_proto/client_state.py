@@ -9,6 +9,7 @@ from .endpoint import Endpoint
 from .formats import Serializer
 from .options import ClientOptions
 from .queues import Backlog
+from .transports import Transports
 
 if TYPE_CHECKING:
     from random import Random
@@ -21,12 +22,13 @@ class ClientState(Core):
         endpoint: Where its sockets go.
         confidential: Secrets that the adapter sends besides.
         options: How it behaves.
+        transports: What its sockets are connected with.
         held: Messages that are received and not handled yet.
         channels: Each topic's channel, from its making to its leave or end.
         unsent: How many pushes wait for their channel's join, on all channels.
     """
 
-    __slots__ = ("_links", "channels", "confidential", "endpoint", "held", "options", "unsent")
+    __slots__ = ("_links", "channels", "confidential", "endpoint", "held", "options", "transports", "unsent")
 
     def __init__(
         self,
@@ -36,11 +38,13 @@ class ClientState(Core):
         endpoint: Endpoint,
         confidential: Iterable[str],
         options: ClientOptions,
+        transports: Transports,
     ) -> None:
         super().__init__(serializer, rng)
         self.endpoint = endpoint
         self.confidential = tuple(confidential)
         self.options = options
+        self.transports = transports
         self.held = Backlog()
         self.channels: dict[str, Member] = {}
         self.unsent = 0

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from .link import Link
+from .link import Exchange, Link
 
 __all__ = [
     "AbortTransport",
@@ -16,10 +16,13 @@ __all__ = [
     "Command",
     "OpenTransport",
     "PauseReading",
+    "PauseSending",
     "Provider",
     "Resolve",
     "ResumeReading",
+    "ResumeSending",
     "SendBinary",
+    "SendRequest",
     "SendText",
 ]
 
@@ -76,7 +79,10 @@ class CloseTransport(msgspec.Struct, frozen=True):
 
 
 class AbortTransport(msgspec.Struct, frozen=True):
-    """Drop the connection, or the attempt to make one, without a handshake. Nothing more need be told."""
+    """Drop the connection, or the attempt to make one, without a handshake. Nothing more need be told.
+
+    Of a link that is polled: drop its requests and the connections that they went over.
+    """
 
     link: Link
 
@@ -89,6 +95,42 @@ class PauseReading(msgspec.Struct, frozen=True):
 
 class ResumeReading(msgspec.Struct, frozen=True):
     """Read on."""
+
+    link: Link
+
+
+class SendRequest(msgspec.Struct, frozen=True, eq=False):
+    """Send an HTTP request, and tell the exchange what comes of it: `answered` or `failed`.
+
+    A link that is polled has no other commands but this one, `PauseSending`, `ResumeSending` and `AbortTransport`. It
+    has two requests under way at most, and each goes over a connection of its own, which the next may use again.
+
+    Attributes:
+        method: `GET` or `POST`.
+        url: `http://` or `https://`, whole. Secret.
+        headers: To send besides HTTP's own; values are Latin-1. Secret.
+        body: Empty for `GET`.
+    """
+
+    link: Link
+    exchange: Exchange
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"SendRequest(link={self.link!r}, {self.method}, {len(self.body)} bytes)"
+
+
+class PauseSending(msgspec.Struct, frozen=True):
+    """Have callers wait before they send more: much is queued in the core, which long polling sends one by one."""
+
+    link: Link
+
+
+class ResumeSending(msgspec.Struct, frozen=True):
+    """There is room again."""
 
     link: Link
 
@@ -109,5 +151,15 @@ class Resolve(msgspec.Struct, frozen=True):
 
 #: All of them.
 Command: TypeAlias = (
-    OpenTransport | SendText | SendBinary | CloseTransport | AbortTransport | PauseReading | ResumeReading | Resolve
+    OpenTransport
+    | SendText
+    | SendBinary
+    | CloseTransport
+    | AbortTransport
+    | PauseReading
+    | ResumeReading
+    | SendRequest
+    | PauseSending
+    | ResumeSending
+    | Resolve
 )

@@ -6,6 +6,7 @@ nothing in it has to be reset: requests without an answer, joins under way, leav
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 from .core import Core
@@ -109,7 +110,12 @@ class Connection:
         self.requests = Requests(core, link)
         self.flow = Flow(options.flow, held, self.requests, core)
         self.heartbeat = Heartbeat(
-            options.heartbeat, on_silence=on_silence, core=core, requests=self.requests, flow=self.flow, now=now
+            options.heartbeat if link.heartbeats else inf,
+            on_silence=on_silence,
+            core=core,
+            requests=self.requests,
+            flow=self.flow,
+            now=now,
         )
         self.joins = JoinQueue(options.joins_in_flight, suspects)
         self.live: dict[str, Inbox] = {}

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from random import Random
 
 
+class Polled(Protocol):
+    """A link that is polled; see `longpoll.py`."""
+
+    def flush(self) -> None: ...
+
+
 class Resolving(Protocol):
     """What awaits the value of a callable."""
 
@@ -70,6 +76,7 @@ class Core:
         runnable: Queues that wait for a worker of the adapter's, in order.
         executable: Queues that wait for an executor, in order.
         tapped: What came for taps, in order.
+        polls: Links that are polled, as long as they live.
         resolving: What awaits the answer to a `Resolve` request.
     """
 
@@ -80,6 +87,7 @@ class Core:
         "events",
         "executable",
         "notices",
+        "polls",
         "resolving",
         "rng",
         "runnable",
@@ -100,6 +108,7 @@ class Core:
         self.runnable: list[DeliveryQueue] = []
         self.executable: list[HandlerQueue] = []
         self.tapped: list[tuple[Tap, TapItem]] = []
+        self.polls: list[Polled] = []
         self.resolving: dict[int, Resolving] = {}
         self._refs = 0
         self._requests = 0

@@ -6,12 +6,13 @@ from typing import Any
 from .core import Core
 from .endpoint import Address, Endpoint
 from .errors import ConnectError, InvalidEndpoint, ResolveFailed
+from .transports import TransportName
 
 
 class Dialer:
     """Asks what an endpoint's callables say now, and makes the address of one attempt from it."""
 
-    __slots__ = ("_core", "_endpoint", "_on_address", "_on_failure", "_questions", "_values")
+    __slots__ = ("_core", "_endpoint", "_on_address", "_on_failure", "_questions", "_transport", "_values")
 
     def __init__(
         self,
@@ -25,11 +26,13 @@ class Dialer:
         self._core = core
         self._on_address = on_address
         self._on_failure = on_failure
+        self._transport: TransportName = "websocket"
         self._questions: dict[int, str] = {}  # not answered yet: request to name
         self._values: dict[str, Any] = {}
 
-    def begin(self, now: float) -> None:
+    def begin(self, transport: TransportName, now: float) -> None:
         """Ends in one of the two callbacks: at once where nothing has to be called."""
+        self._transport = transport
         providers = self._endpoint.providers
         given = {"params": self._endpoint.params, "auth_token": self._endpoint.auth_token}
         self._values = {name: value for name, value in given.items() if name not in providers}
@@ -58,7 +61,7 @@ class Dialer:
 
     def _finish(self, now: float) -> None:
         try:
-            address = self._endpoint.request(self._core.serializer.vsn, **self._values)
+            address = self._endpoint.request(self._core.serializer.vsn, **self._values, transport=self._transport)
         except InvalidEndpoint as error:  # static values were tried when the endpoint was made
             self._on_failure(ResolveFailed(str(error)), now)
         else:

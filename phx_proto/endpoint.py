@@ -21,6 +21,7 @@ import msgspec
 from .commands import Provider
 from .errors import InvalidEndpoint
 from .shown import secrets_in_headers, secrets_in_url, shown
+from .transports import TransportName
 
 #: What everybody may see: the protocol's version, and values that tell nothing.
 _PLAIN: Final = re.compile(r"vsn=.*|[^=]*(=(true|false|null)?)?")
@@ -36,7 +37,9 @@ class Address(msgspec.Struct, frozen=True):
     Attributes:
         url: Whole. Secret.
         subprotocols: To offer, in this order, verbatim. Secret.
-        headers: To send besides the handshake's own. Secret.
+        headers: To send besides the handshake's own; with every request of long polling. Secret.
+        token_header: The header that carries the auth token when a long-polling session opens, if there is one. Secret.
+        transport: What it is opened with.
     """
 
     url: str
@@ -44,9 +47,16 @@ class Address(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
     #: The URL for logs, where params are in its path; elsewhere it is the URL without its query.
     shown: str = ""
+    token_header: tuple[tuple[str, str], ...] = ()
+    transport: TransportName = "websocket"
 
     def __repr__(self) -> str:
-        return f"Address(url={self.shown or self.url.partition('?')[0]!r}, …)"
+        return f"Address(url={self.redacted!r}, …)"
+
+    @property
+    def redacted(self) -> str:
+        """The URL for logs and errors."""
+        return self.shown or self.url.partition("?")[0]
 
     def secrets(self) -> Iterator[str]:
         """What is in it that no text of a peer is to be shown with: token, credentials, values of params."""
@@ -56,6 +66,7 @@ class Address(msgspec.Struct, frozen=True):
         if self.shown:  # params stand in its path
             yield from (unquote(part) for part in {*base.split("/")} - {*self.shown.split("/")})
         yield from secrets_in_headers(self.headers)
+        yield from (value.encode("latin-1").decode() for _, value in self.token_header)
         for subprotocol in self.subprotocols:
             if subprotocol.startswith(_TOKEN_PREFIX):
                 encoded = subprotocol.removeprefix(_TOKEN_PREFIX)
@@ -68,11 +79,12 @@ class Endpoint:
     """A socket of a Phoenix server, as the application names it.
 
     Attributes:
-        url: Where the server mounts the socket, e.g. `wss://host/socket`; `/websocket` is appended unless the path ends
-            in it. A query is kept, but for params of the same names and `vsn`. `http` and `https` stand for `ws` and
-            `wss`.
+        url: Where the server mounts the socket, e.g. `wss://host/socket`; `/websocket` or `/longpoll` is appended,
+            unless the path ends in it. A query is kept, but for params of the same names and `vsn`. `http` and `https`
+            stand for `ws` and `wss`, and the reverse where it is polled.
         path: What is appended instead, for a socket with a path of its own: `"/:key"` for Phoenix's
             `websocket: [path: "/:key"]`; empty if the URL is whole. A `:key` in it is taken from the params.
+        transport: Whose path `path` is, and the one that is connected with unless another is asked for.
         params: For the server's `connect/3`, or a callable that gives them anew at each connect. Numbers are written
             as in JSON, booleans as `true` and `false`, `None` as an empty text; an empty mapping or list leaves no
             trace. A param named `vsn` is ignored: the serializer decides.
@@ -94,12 +106,13 @@ class Endpoint:
     auth_token: str | Provider | None = None
     headers: Headers = ()
     path: str | None = None
+    transport: TransportName = "websocket"
     #: The address without its query: scheme, host, port and path. For logs.
     redacted: str = field(init=False)
     _query: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        base, query = _split(self.url, self.path)
+        base, query = _split(self.url, self.path, self.transport)
         object.__setattr__(self, "redacted", base)
         object.__setattr__(self, "_query", query)
         given = {name: None if callable(value) else value for name, value in self._sources()}
@@ -120,26 +133,35 @@ class Endpoint:
         """Whether the next attempt may come with other credentials than the last."""
         return bool(self.providers)
 
-    def request(self, vsn: str, params: Any = None, auth_token: Any = None) -> Address:
+    def request(
+        self, vsn: str, params: Any = None, auth_token: Any = None, *, transport: TransportName | None = None
+    ) -> Address:
         """The address of one attempt.
 
         Args:
             vsn: The serializer's version.
             params: The endpoint's, or what its callable gave.
             auth_token: The endpoint's, or what its callable gave.
+            transport: To connect with; by default the endpoint's own. Another one has its usual path.
 
         Raises:
             InvalidEndpoint: They cannot be sent, or one that the path needs is not there.
         """
+        transport = transport or self.transport
         flat = _flat_params(params)
-        base = self._filled(dict(flat))
-        inside = {"vsn", *self._path_params}
+        if transport == self.transport:
+            base, inside = self._filled(dict(flat)), {"vsn", *self._path_params}
+        else:
+            base, inside = _split(self.url, None, transport)[0], {"vsn"}
         pairs = [pair for pair in flat if _root(pair[0]) not in inside]
         ours = {*inside, *(_root(name) for name, _ in pairs)}
         kept = (piece for piece in self._query if _root(unquote_plus(piece.partition("=")[0])) not in ours)
         query = "&".join([*kept, *(_encoded(name, text) for name, text in [*pairs, ("vsn", vsn)])])
-        to_show = "" if base == self.redacted else self.redacted
-        return Address(f"{base}?{query}", _subprotocols(auth_token), tuple(_checked_headers(self.headers)), to_show)
+        to_show = self.redacted if transport == self.transport and base != self.redacted else ""
+        url, headers = f"{base}?{query}", tuple(_checked_headers(self.headers))
+        if transport == "longpoll":
+            return Address(url, (), headers, to_show, _token_header(auth_token), transport)
+        return Address(url, _subprotocols(auth_token), headers, to_show)
 
     @property
     def _path_params(self) -> list[str]:
@@ -167,7 +189,10 @@ class Endpoint:
 
 # ---- the URL --------------------------------------------------------------------------------------------------------
 
-_SCHEMES: Final = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
+_SCHEMES: Final[Mapping[TransportName, Mapping[str, str]]] = {
+    "websocket": {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"},
+    "longpoll": {"ws": "http", "wss": "https", "http": "http", "https": "https"},
+}
 
 _HOST: Final = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+(%[A-Za-z0-9._~-]+)?\]")
 _LONGEST_LABEL: Final = 63  # RFC 1035 §2.3.4
@@ -179,8 +204,8 @@ _SAFE_IN_PATH: Final = "/%:@!$&'()*+,;=~"
 _SAFE_IN_QUERY: Final = f"{_SAFE_IN_PATH}?"
 
 
-def _split(url: Any, own_path: str | None) -> tuple[str, tuple[str, ...]]:
-    """The URL without its query and with `/websocket`, and the pieces of the query; both ASCII."""
+def _split(url: Any, own_path: str | None, transport: TransportName) -> tuple[str, tuple[str, ...]]:
+    """The URL without its query and with the transport's path, and the pieces of the query; both ASCII."""
     if not isinstance(url, str):
         raise InvalidEndpoint(f"the URL must be str, not {_kind(url)}")
     if _UNPRINTABLE.search(url):
@@ -192,7 +217,8 @@ def _split(url: Any, own_path: str | None) -> tuple[str, tuple[str, ...]]:
         host, port = _ascii_host(parts.hostname or ""), parts.port
     except ValueError:  # its text may quote the URL
         raise InvalidEndpoint("the URL's host or port is not valid: it looks like wss://host:4000/socket") from None
-    if parts.scheme not in _SCHEMES:
+    schemes = _SCHEMES[transport]
+    if parts.scheme not in schemes:
         given = "/".join(url.partition("?")[0].split("/")[:3])  # scheme and host, for the rest may hold secrets
         given = "" if "@" in url or not given else f", not {shown(given)}"
         raise InvalidEndpoint(f"the URL must begin with ws://, wss://, http:// or https://{given}")
@@ -205,11 +231,11 @@ def _split(url: Any, own_path: str | None) -> tuple[str, tuple[str, ...]]:
     if port == 0:
         raise InvalidEndpoint("the URL's port is 0, to which nobody can connect")
     place = host if port is None else f"{host}:{port}"
-    path = quote(_websocket_path(parts.path), safe=_SAFE_IN_PATH)
+    path = quote(_transport_path(parts.path, transport), safe=_SAFE_IN_PATH)
     if own_path is not None:
         path = f"{quote(parts.path.removesuffix('/'), safe=_SAFE_IN_PATH)}{_quoted_path(own_path)}" or "/"
     query = quote(parts.query, safe=_SAFE_IN_QUERY)
-    return f"{_SCHEMES[parts.scheme]}://{place}{path}", tuple(piece for piece in query.split("&") if piece)
+    return f"{schemes[parts.scheme]}://{place}{path}", tuple(piece for piece in query.split("&") if piece)
 
 
 def _ascii_host(host: str) -> str:
@@ -234,9 +260,11 @@ def _ascii_host(host: str) -> str:
     return host
 
 
-def _websocket_path(path: str) -> str:
+def _transport_path(path: str, transport: TransportName) -> str:
     mount = path.removesuffix("/")
-    return path if mount.endswith("/websocket") else f"{mount}/websocket"
+    if mount.endswith(f"/{transport}"):
+        return path
+    return f"{mount.removesuffix('/websocket')}/{transport}"
 
 
 #: In a path that was given: the name of a param that stands there.
@@ -330,6 +358,7 @@ def _kind(value: object) -> str:
 _TOKEN_PREFIX: Final = "base64url.bearer.phx."
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
+_TOKEN_HEADER: Final = re.compile(r"[!-~\x80-\xff]([\t -~\x80-\xff]*[!-~\x80-\xff])?")
 _HANDSHAKE_HEADER: Final = re.compile(r"host|connection|upgrade|sec-websocket-.*", re.IGNORECASE)
 
 
@@ -337,15 +366,28 @@ def _subprotocols(token: Any) -> tuple[str, ...]:
     """The offer that carries the token; in the standard alphabet despite the prefix, as phoenix.js and Phoenix do."""
     if token is None:
         return ()
+    return ("phoenix", f"{_TOKEN_PREFIX}{b64encode(_token_bytes(token)).decode().rstrip('=')}")
+
+
+def _token_header(token: Any) -> tuple[tuple[str, str], ...]:
+    """The header that carries the token where there are no subprotocols: as it is, in UTF-8."""
+    if token is None:
+        return ()
+    value = _token_bytes(token).decode("latin-1")
+    if not _TOKEN_HEADER.fullmatch(value):
+        raise InvalidEndpoint("auth_token has control characters or outer spaces, which no header of HTTP can carry")
+    return (("x-phoenix-authtoken", value),)
+
+
+def _token_bytes(token: Any) -> bytes:
     if not isinstance(token, str):
         raise InvalidEndpoint(f"auth_token must be str, not {_kind(token)}")
     if not token:
         raise InvalidEndpoint("auth_token is empty: give None if there is no token")
     try:
-        encoded = b64encode(token.encode()).decode().rstrip("=")
+        return token.encode()
     except UnicodeEncodeError:  # its text quotes the token
         raise InvalidEndpoint("auth_token holds a lone surrogate, which is no text") from None
-    return ("phoenix", f"{_TOKEN_PREFIX}{encoded}")
 
 
 def _checked_headers(headers: Headers) -> Iterator[tuple[str, str]]:

@@ -22,6 +22,7 @@ from .errors import ConnectError, PhxError
 from .message import Reply
 from .presence import PresenceChange
 from .shown import Record
+from .transports import TransportName
 
 __all__ = [
     "BadFrame",
@@ -78,10 +79,12 @@ class Connected(Record, frozen=True):
     Attributes:
         subprotocol: The one the server chose, if any.
         reconnected: Whether there was a connection before.
+        transport: What carries the messages.
     """
 
     subprotocol: str | None
     reconnected: bool
+    transport: TransportName = "websocket"
 
 
 class Disconnected(Record, frozen=True):

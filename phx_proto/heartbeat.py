@@ -37,7 +37,7 @@ class _Ping:
 
 
 class Heartbeat:
-    """The heartbeats of one connection, which begin with it."""
+    """The heartbeats of one connection, which begin with it; none where the interval is `math.inf`."""
 
     __slots__ = ("_core", "_flow", "_interval", "_on_silence", "_pings", "_requests", "_silent_since", "_timer")
 
@@ -58,13 +58,18 @@ class Heartbeat:
         self._flow = flow
         self._silent_since: float | None = None  # reading clock, of the first heartbeat since something was heard
         self._pings: dict[str, _Ping] = {}
-        self._timer = core.timers.at(now + interval, self._beat)
+        self._timer = core.timers.at(now + interval, self._beat) if interval < inf else None
 
     def end(self, why: PhxError | None) -> None:
         """The connection is gone, because of this; pings under way are lost."""
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         for ping in list(self._pings.values()):
             self._fail(ping, PushLost(PHOENIX_TOPIC, HEARTBEAT, sent=True, why=why))
+
+    def prove(self) -> None:
+        """Send a heartbeat now, to see whether anything comes back."""
+        self._send()
 
     def heard(self) -> None:
         """Something came in."""

@@ -5,7 +5,7 @@ ignores what it is told, so no adapter needs an `if` for callbacks that come lat
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from .errors import ConnectError, HandshakeRefused
 
@@ -21,6 +21,7 @@ class LinkOwner(Protocol):
     def link_closed(self, code: int | None, reason: str, now: float) -> None: ...
     def link_received(self, frames: Sequence[str | bytes], now: float) -> None: ...
     def link_progressed(self, now: float) -> None: ...
+    def link_confided(self, secret: str) -> None: ...
 
 
 class Link:
@@ -30,6 +31,9 @@ class Link:
     """
 
     __slots__ = ("_owner", "missing", "number", "refusal")
+
+    #: Whether heartbeats tell a dead peer from a quiet one.
+    heartbeats: ClassVar[bool] = True
 
     def __init__(self, owner: LinkOwner, number: int) -> None:
         self._owner = owner
@@ -104,6 +108,11 @@ class Link:
         if self.current:
             self._owner.link_progressed(now)
 
+    def confided(self, secret: str) -> None:
+        """The server gave a token, which is to be shown to nobody."""
+        if self.current:
+            self._owner.link_confided(secret)
+
     def closed(self, code: int | None, reason: str, now: float) -> None:
         """The connection is over.
 
@@ -114,3 +123,41 @@ class Link:
         """
         if self.current:
             self._owner.link_closed(code, reason, now)
+
+
+class ExchangeOwner(Protocol):
+    """The link behind an HTTP request, as the exchange sees it."""
+
+    def exchange_answered(
+        self, exchange: "Exchange", status: int, headers: Mapping[str, str], body: bytes, now: float
+    ) -> None: ...
+    def exchange_failed(self, exchange: "Exchange", error: ConnectError, now: float) -> None: ...
+    def exchange_progressed(self, exchange: "Exchange", now: float) -> None: ...
+
+
+class Exchange:
+    """One HTTP request of a link that is polled. What is told of one that no longer matters is ignored.
+
+    Attributes:
+        age: For how many ticks of its link's clock nothing has come.
+        limit: At which age it counts as lost.
+    """
+
+    __slots__ = ("_owner", "age", "limit")
+
+    def __init__(self, owner: ExchangeOwner, limit: int) -> None:
+        self._owner = owner
+        self.age = 0
+        self.limit = limit
+
+    def answered(self, status: int, headers: Mapping[str, str], body: bytes, now: float) -> None:
+        """The whole answer came, with whichever status; names of headers in lower case."""
+        self._owner.exchange_answered(self, status, headers, body, now)
+
+    def failed(self, error: ConnectError, now: float) -> None:
+        """No answer will come, or no whole one."""
+        self._owner.exchange_failed(self, error, now)
+
+    def progressed(self, now: float) -> None:
+        """A part of the answer came: the peer lives."""
+        self._owner.exchange_progressed(self, now)

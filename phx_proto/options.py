@@ -59,6 +59,7 @@ class ClientOptions:
 
     Attributes:
         heartbeat: Seconds between heartbeats, and of silence after one until the connection counts as dead.
+        poll_timeout: Seconds for which a poll may bring nothing, in long polling; servers hold one for 10.
         open_timeout: Seconds for an attempt to connect, with the callables for params and token.
         close_timeout: Seconds to wait for the server's close frame.
         reconnect: What follows a lost connection or a failed attempt.
@@ -72,6 +73,7 @@ class ClientOptions:
     """
 
     heartbeat: float = 30.0
+    poll_timeout: float = 20.0
     open_timeout: float = 10.0
     close_timeout: float = 5.0
     reconnect: ReconnectPolicy = field(default_factory=ReconnectPolicy)
@@ -82,7 +84,7 @@ class ClientOptions:
     flow: FlowLimits = field(default_factory=FlowLimits)
 
     def __post_init__(self) -> None:
-        for name in ("heartbeat", "open_timeout", "close_timeout"):
+        for name in ("heartbeat", "poll_timeout", "open_timeout", "close_timeout"):
             if not 0 < getattr(self, name) < inf:
                 raise ValueError(f"{name} is positive, finite seconds, not {getattr(self, name)!r}")
         if not self.timeout > 0:

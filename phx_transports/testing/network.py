@@ -22,9 +22,12 @@ from phx_proto.commands import (
     Command,
     OpenTransport,
     PauseReading,
+    PauseSending,
     Resolve,
     ResumeReading,
+    ResumeSending,
     SendBinary,
+    SendRequest,
     SendText,
 )
 from phx_proto.formats import Request, ServerSerializer
@@ -137,6 +140,8 @@ class Network:
                     words = f"A callable that gives params or a token raised, or did not return. {_NOBODY_MOVES_IT}"
                     self.watch(client, "there are no params, or no token", lambda: [words])
                     client.resolve(command)
+                case SendRequest() | PauseSending() | ResumeSending():
+                    raise AssertionError("a peer speaks WebSocket, and no long polling")
         client.soon(self.settle)
 
     def _attempted(self, command: OpenTransport, client: PeerClient[Any]) -> None:

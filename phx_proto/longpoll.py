@@ -1,0 +1,369 @@
+"""Long polling: a link whose messages travel in HTTP requests and their answers.
+
+Theory of operation. A `PollingLink` stands where a WebSocket's link does: the core sends to it with the same commands,
+and hears of it in the same way. `carried` takes the commands for such a link from the core's, and puts the HTTP
+requests in their place that carry them, so that an adapter sees `SendRequest` alone.
+
+- A GET without a token opens a session; then there is always one GET under way, which the server holds until it has
+  messages (the poll), except while reading is paused. Each poll carries the newest token.
+- What is sent is queued and goes out in POSTs, one at a time, which keeps the order: a hundred messages at most, one a
+  line. What cannot stand in a line (V1, or text with a line break) goes alone.
+- The server forgets a poll's messages when it has sent them. So an answer that is lost, unreadable or no success is a
+  lost connection, whichever request it belongs to; the next session is opened anew.
+
+There are no heartbeats, for polls show that the peer lives. One clock of few ticks bounds all requests: a poll that
+brings nothing for `patience` seconds is lost, and a POST may take longer for each message, for the server answers it
+when it has handled all of them.
+
+The session's token opens the session to whoever has it, and is a secret.
+"""
+
+from base64 import b64encode
+from collections import deque
+from collections.abc import Mapping
+from math import inf
+from typing import Any, ClassVar, Final
+from urllib.parse import quote
+
+import msgspec
+
+from .commands import (
+    AbortTransport,
+    CloseTransport,
+    Command,
+    PauseReading,
+    PauseSending,
+    ResumeReading,
+    ResumeSending,
+    SendBinary,
+    SendRequest,
+    SendText,
+)
+from .core import Core
+from .endpoint import Address
+from .errors import MESSAGE_TOO_BIG, ConnectError
+from .link import Exchange, Link, LinkOwner
+from .timers import Timer
+
+#: Messages in one POST; a server drops what is over that.
+_LARGEST_BATCH: Final = 100
+
+#: Bytes in one POST of several messages; servers take 8,000,000.
+_LARGEST_BODY: Final = 2**20
+
+#: Bytes that may wait for a POST until callers have to wait.
+_WRITE_LIMIT: Final = 2**18
+
+#: Ticks for which a poll may bring nothing, and how many more a POST may take for each of its messages.
+_TICKS: Final = 4
+_TICKS_A_MESSAGE: Final = 2
+
+#: Seconds from one empty answer to the next poll at least, for a server that does not hold polls.
+_PACE: Final = 0.5
+
+_OURS: Final = frozenset({"accept", "content-type", "x-phoenix-authtoken", "x-phoenix-longpoll-token"})
+
+#: HTTP statuses of a request that was too large.
+_TOO_LARGE: Final = (400, 413)
+_SURELY_NOT_TOO_LARGE: Final = 10**6  # bytes
+
+
+class _Answer(msgspec.Struct):
+    status: int
+    token: str | None = None
+    messages: list[Any] = []
+
+
+_decode: Final = msgspec.json.Decoder(_Answer).decode
+
+
+class PollingLink(Link):
+    """One session, from the first GET to its end.
+
+    Args:
+        owner: The client behind it.
+        number: Of the attempt.
+        address: Where to.
+        core: For commands and timers.
+        patience: Seconds for which a poll may bring nothing.
+
+    Attributes:
+        over: Nothing more is sent or heard.
+    """
+
+    __slots__ = (
+        "_address",
+        "_closing",
+        "_core",
+        "_full",
+        "_pace",
+        "_paused",
+        "_poll",
+        "_polled_at",
+        "_post",
+        "_post_size",
+        "_queue",
+        "_queued",
+        "_tick",
+        "_ticking",
+        "_token",
+        "over",
+    )
+
+    heartbeats: ClassVar[bool] = False
+
+    def __init__(self, owner: LinkOwner, number: int, address: Address, core: Core, *, patience: float) -> None:
+        super().__init__(owner, number)
+        self._address = address
+        self._core = core
+        self._tick = patience / _TICKS
+        self._token: str | None = None  # while there is none, the first GET is under way
+        self._poll: Exchange | None = None
+        self._post: Exchange | None = None
+        self._post_size = 0  # bytes
+        self._queue: deque[str | bytes] = deque()
+        self._queued = 0  # bytes, or characters
+        self._full = False  # callers were told to wait
+        self._paused = False
+        self._closing = False
+        self.over = False
+        self._polled_at = -inf  # when the latest poll began, as far as is known
+        self._pace: Timer | None = None  # until the next poll
+        self._ticking: Timer | None = None
+
+    def open(self) -> None:
+        """Begin: a GET without a token."""
+        self._core.polls.append(self)
+        self._poll = self._request("GET", self._address.token_header)
+
+    # ---- what the core wants ----------------------------------------------------------------------------------------
+
+    def take(self, command: Command) -> None:
+        """One of the core's commands for this link; `flush` follows."""
+        match command:
+            case SendText(data=data) | SendBinary(data=data):
+                self._queue.append(data)
+                self._queued += len(data)
+            case PauseReading():
+                self._paused = True
+            case ResumeReading():
+                self._paused = False
+            case CloseTransport():
+                self._closing = True
+            case _:
+                assert isinstance(command, AbortTransport)
+                self._end()
+
+    def flush(self) -> None:
+        """Send the requests that may be sent now."""
+        if self.over or self._token is None:
+            return
+        if self._poll is None and self._pace is None and not self._paused and not self._closing:
+            self._poll = self._request("GET", ())
+        if self._post is None:
+            if self._queue:
+                self._send()
+            elif self._closing:
+                self._end()
+                self._core.timers.at(-inf, lambda now: self.closed(1000, "", now))  # at once, with the time
+                return
+        full = self._queued >= _WRITE_LIMIT
+        if full is not self._full:
+            self._full = full
+            self._core.commands.append(PauseSending(self) if full else ResumeSending(self))
+
+    # ---- what came of a request -------------------------------------------------------------------------------------
+
+    def exchange_answered(
+        self, exchange: Exchange, status: int, headers: Mapping[str, str], body: bytes, now: float
+    ) -> None:
+        """The whole answer to a request came."""
+        if self.over or not self.current:
+            return
+        if exchange is self._post:
+            self._posted(status, body, now)
+        elif self._token is None:
+            self._opened(status, headers, body, now)
+        else:
+            self._polled(status, body, now)
+
+    def exchange_failed(self, exchange: Exchange, error: ConnectError, now: float) -> None:
+        """A request has no answer."""
+        if self.over or not self.current:
+            return
+        if self._token is None:
+            self._end()
+            self.failed(error, now)
+        else:
+            self._lost(f"{self._name(exchange)} was lost: {error}", now)
+
+    def exchange_progressed(self, exchange: Exchange, now: float) -> None:
+        """A part of the answer to a request came."""
+        exchange.age = 0
+        self.progressed(now)
+
+    # ---- private: answers -------------------------------------------------------------------------------------------
+
+    def _opened(self, status: int, headers: Mapping[str, str], body: bytes, now: float) -> None:
+        answer = _read(body) if status == 200 else None
+        if answer is not None and answer.status == 410 and answer.token:
+            self._poll = None
+            self._keep(answer.token)
+            self._polled_at = now
+            self._ticking = self._core.timers.at(now + self._tick, self._ticked)
+            self.opened(None, now)
+            return
+        self._end()
+        if answer is not None and 400 <= answer.status <= 599 and answer.status != 410:
+            self.refused(answer.status, headers, body, now)
+        elif status != 200:
+            self.refused(status, headers, body, now)
+        else:
+            self.failed(ConnectError(f"{self._address.redacted} did not answer as long polling of Phoenix does"), now)
+
+    def _polled(self, status: int, body: bytes, now: float) -> None:
+        answer = _read(body) if status == 200 else None
+        if answer is None:
+            self._lost(f"a poll was answered with {_what(status)}", now)
+        elif answer.status not in (200, 204):
+            self._lost(_GONE if answer.status in (410, 403) else f"a poll was answered with {answer.status}", now)
+        else:
+            self._poll = None
+            if answer.token:
+                self._keep(answer.token)
+            if not answer.messages and now - self._polled_at < _PACE:
+                self._pace = self._core.timers.at(self._polled_at + _PACE, self._paced)
+            self._polled_at = now
+            if answer.messages:
+                self.receive_all([each if isinstance(each, str) else _as_text(each) for each in answer.messages], now)
+
+    def _posted(self, status: int, body: bytes, now: float) -> None:
+        answer = _read(body) if status == 200 else None
+        match answer:
+            case _Answer(status=200):
+                self._post = None
+            case _Answer(status=410):
+                self._lost(_GONE, now)
+            case _Answer(status=408):
+                self._lost("the server did not handle what was sent in its time (408)", now)
+            case _Answer(status=other):
+                self._lost(f"what was sent was answered with {other}", now)
+            case _ if status in _TOO_LARGE and self._post_size > _SURELY_NOT_TOO_LARGE:
+                self._lost(f"a POST of {self._post_size} bytes was answered with HTTP {status}", now, MESSAGE_TOO_BIG)
+            case _:
+                self._lost(f"what was sent was answered with {_what(status)}", now)
+
+    def _keep(self, token: str) -> None:
+        if token != self._token:
+            self._token = token
+            self.confided(token)
+
+    def _lost(self, reason: str, now: float, code: int | None = None) -> None:
+        self._end()
+        self.closed(code, reason, now)
+
+    def _end(self) -> None:
+        self.over = True
+        self._queue.clear()
+        for timer in (self._pace, self._ticking):
+            if timer is not None:
+                timer.cancel()
+        self._core.polls.remove(self)
+        self._core.commands.append(AbortTransport(self))
+
+    # ---- private: requests ------------------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        """POST what is queued, as much of it as one body carries."""
+        first = self._queue.popleft()
+        if _is_whole_body(first):
+            kind, count, body = "application/json", 1, _encoded(first)
+        else:
+            lines = [_encoded(first)]
+            size = len(first)
+            while self._queue and len(lines) < _LARGEST_BATCH:
+                size += len(self._queue[0])
+                if size > _LARGEST_BODY or _is_whole_body(self._queue[0]):
+                    break
+                lines.append(_encoded(self._queue.popleft()))
+            kind, count, body = "application/x-ndjson", len(lines), b"\n".join(lines)
+        self._queued = sum(map(len, self._queue))
+        self._post_size = len(body)
+        self._post = self._request("POST", (("content-type", kind),), body, _TICKS + _TICKS_A_MESSAGE * count)
+
+    def _request(
+        self, method: str, headers: tuple[tuple[str, str], ...], body: bytes = b"", limit: int = _TICKS
+    ) -> Exchange:
+        url = self._address.url
+        given = ((name, value) for name, value in self._address.headers if name.lower() not in _OURS)
+        fields = [*given, ("accept", "application/json"), *headers]
+        if self._token is not None:
+            url = f"{url}&token={quote(self._token, safe='')}"
+            fields.append(("x-phoenix-longpoll-token", self._token))
+        exchange = Exchange(self, limit)
+        self._core.commands.append(SendRequest(self, exchange, method, url, tuple(fields), body))
+        return exchange
+
+    def _paced(self, now: float) -> None:
+        self._pace = None
+        self._polled_at = now
+
+    def _ticked(self, now: float) -> None:
+        self._ticking = self._core.timers.at(now + self._tick, self._ticked)
+        for exchange in (self._poll, self._post):
+            if exchange is not None:
+                exchange.age += 1
+                if exchange.age > exchange.limit:
+                    self._lost(f"{self._name(exchange)} was not answered", now)
+                    return
+
+    def _name(self, exchange: Exchange) -> str:
+        return "what was sent" if exchange is self._post else "a poll"
+
+
+def carried(core: Core) -> list[Command]:
+    """The core's commands for its adapter: those for links that are polled are given as requests."""
+    asked, core.commands = core.commands, []
+    for command in asked:
+        link = getattr(command, "link", None)
+        if isinstance(link, PollingLink) and not (link.over or isinstance(command, _PASSED_ON)):
+            link.take(command)
+        else:
+            core.commands.append(command)
+    for polled in tuple(core.polls):
+        polled.flush()
+    done, core.commands = core.commands, []
+    return done
+
+
+# ---- private --------------------------------------------------------------------------------------------------------
+
+_PASSED_ON: Final = (SendRequest, PauseSending, ResumeSending)
+
+_GONE: Final = "the session is gone: the server ended it, or was restarted"
+
+
+def _read(body: bytes) -> _Answer | None:
+    """An answer's body; `None` where it is none of Phoenix."""
+    try:
+        return _decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+def _what(status: int) -> str:
+    return "what is no answer of Phoenix" if status == 200 else f"HTTP {status}"
+
+
+def _as_text(element: Any) -> str:
+    """What is no text is no message either; the core reports it."""
+    return msgspec.json.encode(element).decode()
+
+
+def _is_whole_body(frame: str | bytes) -> bool:
+    """Whether it cannot stand in a line beside others."""
+    return isinstance(frame, str) and (not frame.startswith("[") or "\n" in frame or "\r" in frame)
+
+
+def _encoded(frame: str | bytes) -> bytes:
+    return frame.encode() if isinstance(frame, str) else b64encode(frame)
