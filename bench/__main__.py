@@ -120,15 +120,20 @@ def main() -> int:
 
 
 def _core(plan: Plan) -> None:
-    task = Task("core", plan.port, plan.messages)
-    contenders = [
-        Contender("orjson.loads of the frame", CORE, replace(task, options={"contender": "orjson"})),
-        Contender("core, event nobody handles", CORE, replace(task, options={"contender": "unhandled"})),
-        Contender("core, payload undecoded", CORE, replace(task, options={"contender": "undecoded"})),
-        Contender("core, payload decoded", CORE, replace(task, options={"contender": "decoded"})),
-        Contender("core, payload decoded into a Struct", CORE, replace(task, options={"contender": "typed"})),
-    ]
-    _costs("core: receive_all to dispatch, no I/O", compare(contenders, plan.rounds, LIMIT))
+    works = {
+        "orjson": "orjson.loads of the frame",
+        "unhandled": "core, event nobody handles",
+        "undecoded": "core, payload undecoded",
+        "decoded": "core, payload decoded",
+        "typed": "core, payload decoded into a Struct",
+    }
+    for topics in (plan.topics[0], plan.topics[-1]):
+        task = Task("core", plan.port, plan.messages, topics)
+        contenders = [
+            Contender(name, CORE, replace(task, options={"contender": contender})) for contender, name in works.items()
+        ]
+        title = f"core: receive_all to dispatch, no I/O, {_count(topics)}"
+        _costs(title, compare(contenders, plan.rounds, LIMIT))
 
 
 def _client(plan: Plan) -> None:

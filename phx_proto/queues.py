@@ -81,7 +81,7 @@ class Backlog:
             return
         messages = len(deliveries)  # each waited in one place, and has its size with it
         self.messages -= messages
-        self.size -= sum(map(_size_of, deliveries))
+        self.size -= _size_of(deliveries[0]) if messages == 1 else sum(map(_size_of, deliveries))
         self.handled += messages
 
     def drop(self, delivery: Delivery) -> bool:

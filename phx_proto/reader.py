@@ -19,7 +19,7 @@ from .client_state import ClientState
 from .connection import Connection, Member
 from .errors import InvalidFrame
 from .events import BadFrame, InboxOverflow, PresenceChanged, UnclaimedMessages
-from .formats import decode_reply
+from .formats import V2, decode_reply
 from .formats.soundness import UNREADABLE
 from .inbox import PRESENCE_EVENTS, Inbox, Route
 from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
@@ -31,9 +31,12 @@ _MANY: Final = 3
 
 _NO_INBOXES: Final[dict[str, Inbox]] = {}
 
-#: Characters up to which a frame counts as that many bytes. One that is longer, and not ASCII, is asked for its memory:
-#: Python holds a text in which there is one emoji in four bytes a character.
+#: Characters up to which a text frame is short: it cannot be nested too deeply, and counts as that many bytes. A longer
+#: one that is not ASCII counts as the memory it takes: Python holds a text with one emoji in four bytes a character.
 _SHORT: Final = 256
+
+#: What decoding raises in the loop of `Reader.receive_all`, where the frame is looked at again.
+_UNDECODED: Final = (InvalidFrame, *UNREADABLE)
 
 
 class Reader:
@@ -46,10 +49,13 @@ class Reader:
         unjoined: The inbox for messages of topics that have no channel.
     """
 
-    __slots__ = ("_client", "_overflow", "_unclaimed", "_unjoined")
+    __slots__ = ("_client", "_decode_short", "_overflow", "_unclaimed", "_unjoined")
 
     def __init__(self, client: ClientState, *, unjoined: Inbox) -> None:
+        serializer = client.serializer
         self._client = client
+        # A subclass of V2 may have a `decode` of its own.
+        self._decode_short = serializer.decode_short if type(serializer) is V2 else serializer.decode
         self._overflow: Counter[str | None] = Counter()  # dropped in this read, by topic; None for the whole client
         self._unjoined = unjoined
         self._unclaimed = 0  # messages of topics without a channel that no handler took
@@ -60,43 +66,49 @@ class Reader:
         connection.heartbeat.heard()
         draining = connection.draining
         live = _NO_INBOXES if draining or connection.flow.full else connection.live
-        decode = client.serializer.decode
+        decode, decode_short = client.serializer.decode, self._decode_short
         runnable = client.runnable
-        delivered = unhandled = size = 0
+        undelivered = unhandled = size = 0
         for frame in frames:
+            length = len(frame)
             try:
-                message = decode(frame)
-            except InvalidFrame as error:
-                self._bad(connection, frame, error, now)
-                continue
+                if length <= _SHORT and type(frame) is str:
+                    message = decode_short(frame)
+                else:
+                    if not frame.isascii():
+                        length = frame.__sizeof__()
+                    message = decode(frame)
+            except _UNDECODED:
+                again = self._decode(connection, frame, now)
+                if again is None:
+                    undelivered += 1
+                    continue
+                message = again
             inbox = live.get(message.topic)
             if inbox is not None:
                 join_ref = message.join_ref
                 if join_ref is None or join_ref == inbox.channel.join_ref:
                     handlers = inbox.fast_routes.get(message.event, inbox.default)
                     if handlers:
-                        length = len(frame)
-                        if length > _SHORT and not frame.isascii():
-                            length = frame.__sizeof__()
                         deliveries = inbox.deliveries
                         if deliveries is None:
                             inbox.deliveries = [(handlers, message, length)]
                             runnable.append(inbox)
                         else:
                             deliveries.append((handlers, message, length))
-                        delivered += 1
                         size += length
                         continue
                     if handlers is not None:
                         unhandled += 1
                         continue
             try:
-                length = len(frame) if frame.isascii() else frame.__sizeof__()
                 if self._other(connection, message, length, now):
-                    delivered += 1
                     size += length
+                    continue
             except InvalidFrame as error:
                 self._bad(connection, frame, error, now)
+            undelivered += 1
+        delivered = len(frames) - undelivered - unhandled
         client.stats.received += len(frames)  # less the bad ones, see `_bad`
         client.stats.delivered += delivered
         client.stats.unhandled += unhandled
@@ -104,6 +116,14 @@ class Reader:
             connection.flow.received(delivered, size, frames, now)
         if self._overflow:
             self._report_overflow()
+
+    def _decode(self, connection: Connection, frame: str | bytes, now: float) -> Message[Any] | None:
+        """The message in a frame that the loop could not decode; `None` where there is none, which is reported."""
+        try:
+            return self._client.serializer.decode(frame)
+        except InvalidFrame as error:
+            self._bad(connection, frame, error, now)
+            return None
 
     def _other(self, connection: Connection, message: Message[Any], size: int, now: float) -> bool:
         """A message that the loop has no fast route for; gives whether it was delivered, and so is held now."""

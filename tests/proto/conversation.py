@@ -25,7 +25,7 @@ from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command, OpenTransport, Resolve, SendBinary, SendText
 from phx_proto.events import ChannelEvent, Event, JoinFailed, PushFailed
 from phx_proto.flow import Flow
-from phx_proto.formats import V1, V2, V1Server, V2Server
+from phx_proto.formats import V1, V2, Serializer, V1Server, V2Server
 from phx_proto.link import Link
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, Message
 from phx_proto.options import ClientOptions, JoinPolicy
@@ -57,16 +57,24 @@ class Conversation:
         options: The client's.
         url: The client's.
         vsn: 2 or 1.
+        serializer: The client's, of that version, if not the library's own.
         settings: More arguments for `ClientProtocol`.
     """
 
     _going_on: ClassVar[list["Conversation"]] = []
 
     def __init__(
-        self, options: ClientOptions | None = None, *, url: str = URL, vsn: int = 2, now: float = START, **settings: Any
+        self,
+        options: ClientOptions | None = None,
+        *,
+        url: str = URL,
+        vsn: int = 2,
+        serializer: Serializer | None = None,
+        now: float = START,
+        **settings: Any,
     ) -> None:
         self._server = V2Server() if vsn == 2 else V1Server()
-        self._client = V2() if vsn == 2 else V1()
+        self._client = serializer or (V2() if vsn == 2 else V1())
         self.proto = ClientProtocol(url, serializer=self._client, options=options, **settings)
         self.now = now
         self.answers_heartbeats = True

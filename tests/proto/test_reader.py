@@ -22,8 +22,9 @@ from phx_proto.events import (
     ReplyReceived,
 )
 from phx_proto.flow import FlowLimits
+from phx_proto.formats import V2
 from phx_proto.handlers.router import Router
-from phx_proto.message import Reply
+from phx_proto.message import Message, Reply
 from phx_proto.options import ClientOptions
 from phx_proto.queues import Bound, Drop
 from phx_proto.states import ChannelState, SocketState
@@ -37,6 +38,16 @@ def listening(vsn: int = 2, **settings: Any) -> tuple[Conversation, Channel]:
     router.add(lambda message: None, "*")
     talk = Conversation(vsn=vsn, router=router, **settings).connect()
     return talk, talk.joined("room:1")
+
+
+def test_a_serializer_that_extends_v2_decodes_every_frame_with_its_own_decode() -> None:
+    class Renaming(V2):
+        def decode(self, frame: str | bytes, /) -> Message[Any]:
+            return super().decode(str(frame).replace('"tick"', '"tock"'))
+
+    talk, _ = listening(serializer=Renaming())
+    talk.receive(GOOD)
+    assert talk.deliveries() == [("room:1", "tock", {"n": 1})]
 
 
 # ---- garbage --------------------------------------------------------------------------------------------------------
