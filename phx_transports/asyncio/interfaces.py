@@ -15,13 +15,8 @@ from ..client.driver import Driver
 class Timer(Protocol):
     """Something to be called at a time; an `asyncio.TimerHandle` is one."""
 
-    def when(self) -> float:
-        """The time at which it is due."""
-        ...
-
-    def cancel(self) -> None:
-        """It will not be called."""
-        ...
+    def when(self) -> float: ...
+    def cancel(self) -> None: ...
 
 
 class ClientTransport(Protocol):
@@ -37,7 +32,6 @@ class ClientTransport(Protocol):
 
     def perform(self, command: Command) -> None:
         """Do what the core wants done. Called from within a step, so it must not make one."""
-        ...
 
     @property
     def writable(self) -> bool:
@@ -46,11 +40,9 @@ class ClientTransport(Protocol):
 
     async def wait_writable(self) -> None:
         """Give the loop a turn to write what was sent, and wait while there is no room."""
-        ...
 
     async def end(self) -> None:
         """After the core has ended: give up what is under way, and wait until nothing is left."""
-        ...
 
 
 class TransportFactory(Protocol):

@@ -7,25 +7,16 @@ the write buffer is full.
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any, Final
 
-from phx_proto.commands import (
-    AbortTransport,
-    CloseTransport,
-    Command,
-    OpenTransport,
-    PauseReading,
-    Resolve,
-    ResumeReading,
-    SendBinary,
-    SendText,
-)
+from phx_proto.commands import OpenTransport, Resolve, SendBinary, SendText
 from phx_proto.errors import ConnectError, HandshakeRefused
 from phx_proto.link import Link
 
 from ..client.driver import Driver
+from ..client.transport import CommandTransport
 from ..websocket.options import NetworkOptions
 from .connection import Connection, open_connection
 from .dialing import Factory
@@ -34,7 +25,7 @@ from .workers import is_stopped
 _TURN: Final = 2**16  # bytes that are sent before the loop gets a turn to write them
 
 
-class Transport:
+class Transport(CommandTransport[asyncio.Task[None], Connection]):
     """Connects for one client, sends, and calls its params and token.
 
     Args:
@@ -43,31 +34,17 @@ class Transport:
     """
 
     def __init__(self, driver: Driver, network: NetworkOptions[Factory]) -> None:
+        super().__init__()
         self.driver = driver
         self.step = driver.step
         self.now = asyncio.get_running_loop().time
         self.call_at = asyncio.get_running_loop().call_at
         self._loop = asyncio.get_running_loop()
         self._network = network
-        self._links: dict[Link, asyncio.Task[None] | Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # that open connections or resolve params
         self._lingering: set[asyncio.Task[None]] = set()  # that wait for the end of dropped connections
         self._queued = 0  # bytes sent since the loop last had a turn for them
         self._blocked: asyncio.Future[None] | None = None  # while the write buffer is full
-        self._performers: dict[type[Command], Callable[[Any], None]] = {
-            OpenTransport: self._open,
-            SendText: self._send_text,
-            SendBinary: self._send_binary,
-            CloseTransport: self._close,
-            AbortTransport: self._abort,
-            PauseReading: self._pause_reading,
-            ResumeReading: self._resume_reading,
-            Resolve: self._resolve,
-        }
-
-    def perform(self, command: Command) -> None:
-        """Do what the core wants done."""
-        self._performers[type(command)](command)
 
     @property
     def writable(self) -> bool:
@@ -91,7 +68,7 @@ class Transport:
     # ---- the core's commands ----------------------------------------------------------------------------------------
 
     def _open(self, command: OpenTransport) -> None:
-        self._links[command.link] = self._spawn(self._connect(command), self._tasks)
+        self.attempts[command.link] = self._spawn(self._connect(command), self._tasks)
 
     async def _connect(self, command: OpenTransport) -> None:
         link = command.link
@@ -104,40 +81,27 @@ class Transport:
                 receiver=_Receiver(self, link),
             )
         except ConnectError as error:
-            self._links.pop(link, None)
+            self.attempts.pop(link, None)
             self.step(partial(link.failed, error))
         else:
             if not link.current:  # given up meanwhile, and a factory did not let itself be cancelled
-                connection.abort()
-                self._let_go(connection)
+                self._drop(connection)
                 return
-            self._links[link] = connection
+            del self.attempts[link]
+            self.connections[link] = connection
             self.step(partial(link.opened, connection.subprotocol))
 
     def _send_text(self, command: SendText) -> None:
         self._queued += len(command.data)
-        self._connection(command.link).send_text(command.data)
+        super()._send_text(command)
 
     def _send_binary(self, command: SendBinary) -> None:
         self._queued += len(command.data)
-        self._connection(command.link).send_binary(command.data)
+        super()._send_binary(command)
 
-    def _close(self, command: CloseTransport) -> None:
-        self._connection(command.link).close(command.code, command.reason)
-
-    def _abort(self, command: AbortTransport) -> None:
-        attempt = self._links.pop(command.link)
-        if isinstance(attempt, Connection):
-            attempt.abort()
-            self._let_go(attempt)
-        else:
-            attempt.cancel()
-
-    def _pause_reading(self, command: PauseReading) -> None:
-        self._connection(command.link).pause_reading()
-
-    def _resume_reading(self, command: ResumeReading) -> None:
-        self._connection(command.link).resume_reading()
+    def _drop(self, connection: Connection) -> None:
+        connection.abort()
+        self._let_go(connection)
 
     def _resolve(self, command: Resolve) -> None:
         self._spawn(resolve(command, self.driver), self._tasks)
@@ -146,8 +110,8 @@ class Transport:
 
     def closed(self, link: Link, code: int | None, reason: str) -> None:
         """The connection of a link is over."""
-        connection = self._links.pop(link, None)
-        if isinstance(connection, Connection):
+        connection = self.connections.pop(link, None)
+        if connection is not None:
             self._let_go(connection)
         self.step(partial(link.closed, code, reason))
 
@@ -162,11 +126,6 @@ class Transport:
             self._blocked = None
 
     # ---- private ----------------------------------------------------------------------------------------------------
-
-    def _connection(self, link: Link) -> Connection:
-        connection = self._links[link]
-        assert isinstance(connection, Connection)
-        return connection
 
     def _let_go(self, connection: Connection) -> None:
         self.unblocked()

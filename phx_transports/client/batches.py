@@ -230,6 +230,12 @@ class PortabilityCheck:
             raise InvalidHandler(handler.name, problem) from error
 
 
+def refuse_coroutine(handler: Handler, returned: "CoroutineType[Any, Any, Any]") -> NoReturn:
+    """What happens to a coroutine that a handler returned where nobody awaits: `TypeError`."""
+    returned.close()
+    raise TypeError(f"{handler.name} returned a coroutine, and nobody awaits it here: make it a plain function")
+
+
 def refuse_to_leave(topic: str) -> NoReturn:
     """What a channel does when it is pickled.
 

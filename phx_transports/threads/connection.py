@@ -33,16 +33,15 @@ class Connection(WebSocket):
         lock: The client's.
 
     Attributes:
-        paused: Whether it is not to be read.
         stuck: Whether the socket takes no more; the reading thread is to call `writable` when it does.
         aborted: Whether the socket is to be closed now.
-        on_work: Called when there is something for the reading thread to write.
+        on_work: Called when the reading thread is to look at it anew: there is something to write, or it is over.
         on_room: Called when something was written.
     """
 
     def __init__(self, stream: Stream, handshake: Handshake, rest: bytes, *, lock: threading.Lock) -> None:
         super().__init__(handshake)
-        self.paused = False
+        self._paused = False
         self.stuck = False
         self.aborted = False
         self.on_work: Callable[[], None] = _nothing
@@ -74,6 +73,15 @@ class Connection(WebSocket):
             self._queued += len(data)
             self._outbox.append(data)
 
+    def pause_reading(self) -> None:
+        """It is not to be read."""
+        self._paused = True
+
+    def resume_reading(self) -> None:
+        """It is to be read again."""
+        self._paused = False
+        self.on_work()
+
     # ---- by any thread, outside the lock ----------------------------------------------------------------------------
 
     @property
@@ -84,7 +92,7 @@ class Connection(WebSocket):
     @property
     def readable(self) -> bool:
         """Whether it is to be read."""
-        return not self.paused and self._may_be_read
+        return not self._paused and self._may_be_read
 
     def flush(self) -> None:
         """Writes what is queued, as far as the socket takes it."""
@@ -106,6 +114,7 @@ class Connection(WebSocket):
         """Drops the connection without a handshake, and what is queued with it. Nothing more is received."""
         self.aborted = True
         self._outbox.clear()
+        self.on_work()
 
     def _write(self) -> None:
         while self._unwritten or self._take():

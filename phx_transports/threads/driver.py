@@ -127,18 +127,15 @@ class ThreadsDriver(BlockingDriver):
 
     @property
     def in_handler(self) -> bool:
-        """Whether this is called from within a handler, or on the I/O thread."""
         return self._runner.is_current or self._io_thread.is_current
 
     @property
     def stats(self) -> Stats:
-        """The counters, with all that handlers are done with."""
         self.step(self._runner.report_batches)
         with self.lock:
             return self.proto.stats
 
-    def handled(self, deliveries: Sequence[Delivery]) -> None:
-        """What a stream's reader has taken is done with; under the lock, `follow_up` comes after it."""
+    def handled(self, deliveries: Sequence[Delivery]) -> None:  # under the lock; `follow_up` comes after it
         self.proto.handled(deliveries, self.now())
         self.pump()
 
@@ -154,15 +151,12 @@ class ThreadsDriver(BlockingDriver):
 
     @property
     def writable(self) -> bool:
-        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
         return self.transport.writable
 
     def wait_writable(self, timeout: float | None = None) -> bool:
-        """Wait while the socket takes no more; gives whether there is room now."""
         return self.transport.wait_writable(timeout)
 
     def wait(self, begin: Callable[[Waiter, float], None], timeout: float | None = None) -> Callable[[], Any]:
-        """In a step, have something begun that ends a waiter, and wait for that; gives what has its outcome."""
         waiter: Future[Any] = Future()
         uninterrupted(self.step, partial(begin, waiter))
         try:
@@ -174,7 +168,6 @@ class ThreadsDriver(BlockingDriver):
         return waiter.result
 
     def wait_ended(self, timeout: float | None = None) -> bool:
-        """Wait until the client has ended and nothing is left of it; gives whether it has."""
         try:
             self.wait(lambda waiter, now: self.session.wait_closed(waiter), timeout)
         except TimeoutError:
@@ -184,25 +177,21 @@ class ThreadsDriver(BlockingDriver):
         return True
 
     def run(self, timeout: float | None, signals: SignalPolicy) -> bool:
-        """As `wait_ended`, and heed SIGINT and SIGTERM meanwhile."""
         with signals_to(lambda number: self._io_thread.call(partial(self.on_signal, number)), signals):
             return self.wait_ended(timeout)
 
     # ---- readers ----------------------------------------------------------------------------------------------------
 
     def open(self, queue: Queue[Any]) -> None:
-        """Have a stream's queue take what comes from here on."""
         with self.lock:
             self._readers[queue] = changed = threading.Condition(self.lock)
             queue.open(changed.notify_all)
 
     def close(self, queue: Queue[Any]) -> None:
-        """Have it take nothing any more."""
         self.step(lambda now: queue.close())
         del self._readers[queue]
 
     def take(self, queue: Queue[T], deadline: float) -> T:
-        """Wait for the next item."""
         changed = self._readers.get(queue) or threading.Condition(self.lock)
         with changed:
             while not queue.waiting:

@@ -17,13 +17,12 @@ from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from functools import partial
 from types import CoroutineType
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from phx_proto.client import ClientProtocol
-from phx_proto.handlers.handler import Handler
 from phx_proto.queues import Delivery, DeliveryQueue, HandlerQueue, Place, Placement, by_concurrency
 
-from ..client.batches import Batch, Failure
+from ..client.batches import Batch, Failure, refuse_coroutine
 from ..client.dispatcher import Dispatcher, Outcome
 from ..client.reports import HandlerError, OnHandlerError
 from ..client.session import Step
@@ -186,14 +185,9 @@ class Runner:
                     message = item if handler.payload_type is None else handler.accept(item)
                     returned = handler.run(message, channel) if handler.takes_channel else handler.run(message)
                     if returned.__class__ is CoroutineType:
-                        _refuse(handler, returned)
+                        refuse_coroutine(handler, returned)
                 except BaseException as error:
                     self.on_error(HandlerError(handler, item, error))
-
-
-def _refuse(handler: Handler, coroutine: "CoroutineType[Any, Any, Any]") -> None:
-    coroutine.close()
-    raise TypeError(f"{handler.name} returned a coroutine, and threads await nothing: make it a plain function")
 
 
 def _run_here(runner: int, batch: Batch) -> list[Failure]:

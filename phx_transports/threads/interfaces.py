@@ -12,42 +12,23 @@ from typing import Protocol
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command
 
+from ..client.driver import Alarm
 from ..client.session import Step
 
 
-class ClientIoThread(Protocol):
+class ClientIoThread(Alarm, Protocol):
     """Tells the time, and does what has to be done by none of the application's threads; see `io_thread.IoThread`.
 
-    Attributes:
-        armed: The deadline, by the client's clock; `math.inf` for none.
+    All but `start` and `join` may be called with or without the client's lock.
     """
 
-    armed: float
-
-    def start(self) -> None:
-        """Begin."""
-        ...
-
-    def join(self) -> None:
-        """Wait until it has ended: when `goes_on` says no, after `on_end`."""
-        ...
+    def start(self) -> None: ...
+    def join(self) -> None: ...
+    def wake(self) -> None: ...
+    def call(self, function: Callable[[], None]) -> None: ...
 
     @property
-    def is_current(self) -> bool:
-        """Whether this is called from within it."""
-        ...
-
-    def wake(self) -> None:
-        """Have everything looked at anew; with or without the client's lock."""
-        ...
-
-    def arm(self, deadline: float) -> None:
-        """Set an earlier deadline; with or without the client's lock."""
-        ...
-
-    def call(self, function: Callable[[], None]) -> None:
-        """Have something called without any lock; a signal's handler may ask for it."""
-        ...
+    def is_current(self) -> bool: ...
 
 
 class ClientTransport(Protocol):
@@ -64,11 +45,9 @@ class ClientTransport(Protocol):
 
     def perform(self, command: Command) -> None:
         """Do what the core wants done. Called under the client's lock, so it must not tell it anything."""
-        ...
 
     def flush(self) -> None:
         """Whoever has told the core something has released the lock: what was queued can be written."""
-        ...
 
     @property
     def writable(self) -> bool:
@@ -81,46 +60,30 @@ class ClientTransport(Protocol):
 
     def end(self) -> None:
         """After the core has ended: wait for what is under way."""
-        ...
 
 
 class TransportDriver(Protocol):
-    """The driver of the client, as far as a transport needs it."""
+    """The driver of the client, as far as a transport needs it; see `ThreadsDriver`."""
 
     @property
-    def proto(self) -> ClientProtocol:
-        """The core."""
-        ...
+    def proto(self) -> ClientProtocol: ...
 
     @property
-    def lock(self) -> threading.Lock:
-        """Held while the core is told something."""
-        ...
+    def lock(self) -> threading.Lock: ...
 
     @property
-    def step(self) -> Step:
-        """To be used for each input to the core; it takes the lock."""
-        ...
+    def step(self) -> Step: ...
 
-    def later(self, call: Callable[[], None], /) -> None:
-        """Have something done after the lock was released; under the lock."""
-        ...
-
-    def due(self, at: float, /) -> None:
-        """To be called when the I/O thread's deadline has passed, with that."""
-        ...
+    def later(self, call: Callable[[], None], /) -> None: ...
+    def due(self, at: float, /) -> None: ...
+    def fail(self, error: BaseException, /) -> None: ...
 
     def goes_on(self) -> bool:
-        """Whether to go on while there is no connection; it takes the lock."""
+        """Whether the I/O thread is to go on while there is no connection; it takes the lock."""
         ...
 
     def finish(self) -> None:
         """The I/O thread's last act."""
-        ...
-
-    def fail(self, error: BaseException, /) -> None:
-        """End the client with an error that was not foreseen."""
-        ...
 
 
 class TransportFactory(Protocol):

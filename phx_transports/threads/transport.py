@@ -5,29 +5,19 @@ queued under the client's lock and written after it was released, so whoever sen
 takes no more (`wait_writable`).
 """
 
-import inspect
 import threading
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from typing import Any
 
-from phx_proto.commands import (
-    AbortTransport,
-    CloseTransport,
-    Command,
-    OpenTransport,
-    PauseReading,
-    Resolve,
-    ResumeReading,
-    SendBinary,
-    SendText,
-)
+from phx_proto.commands import OpenTransport, Resolve
 from phx_proto.errors import ConnectError, HandshakeRefused
 from phx_proto.link import Link
 
 from ..blocking.waits import deadline_after, slice_until
 from ..client.session import Step
+from ..client.transport import CommandTransport, plain_value
 from ..websocket.connection import LINGER
 from ..websocket.dialing import Factory
 from ..websocket.options import NetworkOptions
@@ -37,7 +27,7 @@ from .interfaces import TransportDriver
 from .io_thread import IoThread
 
 
-class Transport:
+class Transport(CommandTransport[Attempt, Connection]):
     """Connects for one client, sends, and calls its params and token.
 
     Args:
@@ -49,6 +39,7 @@ class Transport:
     """
 
     def __init__(self, driver: TransportDriver, network: NetworkOptions[Factory]) -> None:
+        super().__init__()
         self.now = monotonic
         self._driver = driver
         self._step = driver.step
@@ -62,27 +53,11 @@ class Transport:
             on_end=driver.finish,
             on_crash=driver.fail,
         )
-        self._attempts: dict[Link, Attempt] = {}
-        self._connections: dict[Link, Connection] = {}
         self._links: dict[Connection, Link] = {}
         self._current: Connection | None = None  # the one that is sent to
         self._openers: set[threading.Thread] = set()
         self._room = threading.Condition(driver.lock)
         self._senders = 0  # that wait for room
-        self._performers: dict[type[Command], Callable[[Any], None]] = {
-            OpenTransport: self._open,
-            SendText: self._send_text,
-            SendBinary: self._send_binary,
-            CloseTransport: self._close,
-            AbortTransport: self._abort,
-            PauseReading: self._pause_reading,
-            ResumeReading: self._resume_reading,
-            Resolve: self._resolve,
-        }
-
-    def perform(self, command: Command) -> None:
-        """Do what the core wants done; under the lock."""
-        self._performers[type(command)](command)
 
     def flush(self) -> None:
         """Write what was queued; after the lock was released."""
@@ -116,7 +91,7 @@ class Transport:
     # ---- the core's commands ----------------------------------------------------------------------------------------
 
     def _open(self, command: OpenTransport) -> None:
-        attempt = self._attempts[command.link] = Attempt(_Progress(command.link, self._step))
+        attempt = self.attempts[command.link] = Attempt(_Progress(command.link, self._step))
         thread = threading.Thread(
             target=self._guarded, args=(self._connect, command, attempt), name="phx-connect", daemon=True
         )
@@ -143,43 +118,19 @@ class Transport:
             self._openers.discard(threading.current_thread())
 
     def _failed(self, link: Link, error: ConnectError, now: float) -> None:
-        self._attempts.pop(link, None)
+        self.attempts.pop(link, None)
         link.failed(error, now)
 
     def _opened(self, link: Link, connection: Connection, now: float) -> None:
-        if self._attempts.pop(link, None) is None:  # given up meanwhile
+        if self.attempts.pop(link, None) is None:  # given up meanwhile
             connection.destroy()
             return
         connection.on_work = self.io_thread.wake
         connection.on_room = self._has_room
-        self._connections[link] = self._current = connection
+        self.connections[link] = self._current = connection
         self._links[connection] = link
         link.opened(connection.subprotocol, now)
         self.io_thread.add(connection)
-
-    def _send_text(self, command: SendText) -> None:
-        self._connections[command.link].send_text(command.data)
-
-    def _send_binary(self, command: SendBinary) -> None:
-        self._connections[command.link].send_binary(command.data)
-
-    def _close(self, command: CloseTransport) -> None:
-        self._connections[command.link].close(command.code, command.reason)
-
-    def _abort(self, command: AbortTransport) -> None:
-        attempt = self._attempts.pop(command.link, None)
-        if attempt is not None:
-            attempt.cancel()
-            return
-        self._connections.pop(command.link).abort()
-        self.io_thread.wake()
-
-    def _pause_reading(self, command: PauseReading) -> None:
-        self._connections[command.link].paused = True
-
-    def _resume_reading(self, command: ResumeReading) -> None:
-        self._connections[command.link].paused = False
-        self.io_thread.wake()
 
     def _resolve(self, command: Resolve) -> None:
         # A thread of its own: it may take its time, and all others may be waiting for what comes of it.
@@ -210,7 +161,7 @@ class Transport:
 
     def _closed(self, connection: Connection, link: Link, now: float) -> None:
         """The connection of a link is over; a second call does nothing."""
-        if self._connections.pop(link, None) is not None:
+        if self.connections.pop(link, None) is not None:
             assert connection.ending is not None
             link.closed(*connection.ending, now)
 
@@ -247,11 +198,7 @@ class _Progress:
 def resolve(command: Resolve, driver: TransportDriver) -> None:
     """Call what gives params or a token, and tell the core."""
     try:
-        value = command.provider()
-        if inspect.iscoroutine(value):
-            value.close()
-        if inspect.isawaitable(value):
-            raise TypeError("params and token cannot be async with threads: give plain values or functions")
+        value = plain_value(command)
     except BaseException as error:
         driver.step(partial(driver.proto.resolve_failed, command.request, error))
     else:

@@ -77,7 +77,6 @@ class WsprotoDriver(BlockingDriver):
     # ---- handlers ---------------------------------------------------------------------------------------------------
 
     def accept(self, handler: Handler) -> None:
-        """Refuse a handler of a kind that cannot run here: `InvalidHandler`."""
         super().accept(handler)
         if handler.executor is not None:
             problem = "it has an executor, and this client has one thread: use another adapter"
@@ -85,36 +84,29 @@ class WsprotoDriver(BlockingDriver):
 
     @property
     def in_handler(self) -> bool:
-        """Whether this is called from within a handler."""
         return self._runner.at_work
 
     @property
     def stats(self) -> Stats:
-        """The counters, with all that handlers are done with."""
         self._runner.report()
         return self.proto.stats
 
     def handled(self, deliveries: Sequence[Delivery]) -> None:
-        """What a stream's reader has taken is done with."""
         self._runner.handled(deliveries)
 
     # ---- waiting ----------------------------------------------------------------------------------------------------
 
-    def send(self, call: Callable[[float], None]) -> None:
-        """Tell the core to send something; what handlers send is written together."""
+    def send(self, call: Callable[[float], None]) -> None:  # what handlers send is written together
         uninterrupted(self._send, call)
 
     @property
     def writable(self) -> bool:
-        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
         return not self._transport.full
 
     def wait_writable(self, timeout: float | None = None) -> bool:
-        """Wait while so much is to be written that senders should wait; gives whether there is room now."""
         return self.turn_until(lambda: self.writable, deadline_after(timeout))
 
     def wait(self, begin: Callable[[Waiter, float], None], timeout: float | None = None) -> Callable[[], Any]:
-        """In a step, have something begun that ends a waiter, and wait for that; gives what has its outcome."""
         answer = Answer[Any]()
         uninterrupted(self.step, partial(begin, answer))
         try:
@@ -125,7 +117,6 @@ class WsprotoDriver(BlockingDriver):
         return answer.result
 
     def wait_ended(self, timeout: float | None = None) -> bool:
-        """Let the client work until it has ended, or for so long; gives whether it has."""
         answer = Answer[None]()
         self.session.wait_closed(answer)
         try:
@@ -136,7 +127,6 @@ class WsprotoDriver(BlockingDriver):
             self.session.forget(answer)
 
     def run(self, timeout: float | None, signals: SignalPolicy) -> bool:
-        """As `wait_ended`, and heed SIGINT and SIGTERM meanwhile."""
         if self._runs:  # this is a handler that lets the client go on, and signals are heard
             return self.wait_ended(timeout)
         self._runs = True
@@ -161,15 +151,12 @@ class WsprotoDriver(BlockingDriver):
     # ---- readers ----------------------------------------------------------------------------------------------------
 
     def open(self, queue: Queue[Any]) -> None:
-        """Have a stream's queue take what comes from here on."""
         queue.open()
 
     def close(self, queue: Queue[Any]) -> None:
-        """Have it take nothing any more."""
         queue.close()
 
     def take(self, queue: Queue[T], deadline: float) -> T:
-        """Let the client work until the next item is there."""
         if queue.waiting:
             return queue.take()
         if not self.turn_until(lambda: bool(queue.waiting) or queue.ended, deadline):

@@ -23,13 +23,11 @@ examples/asyncio_streams_client.py.
 """
 
 import contextlib
-import inspect
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from phx_proto.client import ClientProtocol
-from phx_proto.commands import Resolve
 from phx_proto.errors import ConnectError
 from phx_proto.queues import Delivery
 
@@ -37,6 +35,7 @@ from ..client.calls import Call
 from ..client.driver import Driver, NoAlarm
 from ..client.options import ClientSettings
 from ..client.reports import OnHandlerError, log_handler_error, report_to
+from ..client.transport import plain_value
 from ..websocket.cutter import MAX_SIZE
 from ..websocket.errors import network_error
 from ..websocket.reaching import place_of
@@ -232,7 +231,7 @@ def resolve(machine: Machine, proto: ClientProtocol, now: Callable[[], float]) -
     """Call the core's callables for params and token, and tell it what they give."""
     for request in machine.requests():
         try:
-            value = _value_of(request)
+            value = plain_value(request)
         except Exception as error:
             proto.resolve_failed(request.request, error, now())
         else:
@@ -246,12 +245,3 @@ def _problem(stream: Stream, error: Exception) -> ConnectError:
     if isinstance(cause, OSError):
         return network_error(cause, stream.host, stream.port, secure=stream.server_hostname is not None)
     return ConnectError(f"no connection to {place_of(stream.host, stream.port)}: {cause!r}")
-
-
-def _value_of(request: Resolve) -> Any:
-    value = request.provider()
-    if inspect.iscoroutine(value):
-        value.close()
-    if inspect.isawaitable(value):
-        raise TypeError("params and token cannot be async here: give plain values or functions")
-    return value

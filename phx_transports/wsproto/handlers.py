@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from types import CoroutineType
-from typing import Any, Final
+from typing import Final
 
 from phx_proto.client import ClientProtocol
-from phx_proto.handlers.handler import Handler
 from phx_proto.queues import BATCH, Delivery, DeliveryQueue, HandlerQueue
 
+from ..client.batches import refuse_coroutine
 from ..client.reports import HandlerError, OnHandlerError
 
 #: Seconds that handlers may take in a row until the socket and the time are looked at.
@@ -144,7 +144,7 @@ class Runner:
                     message = item if handler.payload_type is None else handler.accept(item)
                     returned = handler.run(message, channel) if handler.takes_channel else handler.run(message)
                     if returned.__class__ is CoroutineType:
-                        _refuse(handler, returned)
+                        refuse_coroutine(handler, returned)
                 except KeyboardInterrupt:
                     raise
                 except SystemExit as error:
@@ -164,8 +164,3 @@ class Runner:
 
 def _never() -> bool:
     return False
-
-
-def _refuse(handler: Handler, coroutine: "CoroutineType[Any, Any, Any]") -> None:
-    coroutine.close()
-    raise TypeError(f"{handler.name} returned a coroutine, and nobody awaits it here: make it a plain function")

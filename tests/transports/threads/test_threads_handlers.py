@@ -168,7 +168,7 @@ def test_a_coroutine_function_registered_too_late_to_be_refused_is_reported(phx_
         router.add(hear, "n")
         phx_peer.push(TOPIC, "n")
         all_handled(phx_peer, channel)
-        assert "threads await nothing" in str(reports.all[0].error)
+        assert "nobody awaits it here" in str(reports.all[0].error)
 
 
 def test_an_executor_that_is_shut_down_is_reported_for_each_message(phx_peer: Peer, router: Router) -> None:

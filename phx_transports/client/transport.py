@@ -1,0 +1,119 @@
+"""How the core's commands are carried out: attempts to connect, and connections, by their links. Free of I/O."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+from phx_proto.commands import (
+    AbortTransport,
+    CloseTransport,
+    Command,
+    OpenTransport,
+    PauseReading,
+    Resolve,
+    ResumeReading,
+    SendBinary,
+    SendText,
+)
+from phx_proto.link import Link
+
+
+class Attempt(Protocol):
+    """An attempt to connect."""
+
+    def cancel(self) -> object:
+        """Give it up."""
+
+
+class Connection(Protocol):
+    """An open connection. Nothing here waits, and what is sent when it is over goes nowhere."""
+
+    def send_text(self, data: str, /) -> None: ...
+    def send_binary(self, data: bytes, /) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+    def close(self, code: int, reason: str, /) -> None:
+        """Start the closing handshake, behind what was sent."""
+
+    def abort(self) -> None:
+        """Drop it without a handshake."""
+
+
+A = TypeVar("A", bound=Attempt)
+C = TypeVar("C", bound=Connection)
+
+
+class CommandTransport(ABC, Generic[A, C]):
+    """The connections of one client; an adapter's transport extends it.
+
+    Attributes:
+        attempts: Those under way.
+        connections: Those that are open.
+    """
+
+    def __init__(self) -> None:
+        self.attempts: dict[Link, A] = {}
+        self.connections: dict[Link, C] = {}
+        self._performers: dict[type[Command], Callable[[Any], None]] = {
+            OpenTransport: self._open,
+            SendText: self._send_text,
+            SendBinary: self._send_binary,
+            CloseTransport: self._close,
+            AbortTransport: self._abort,
+            PauseReading: self._pause_reading,
+            ResumeReading: self._resume_reading,
+            Resolve: self._resolve,
+        }
+
+    def perform(self, command: Command) -> None:
+        """Do what the core wants done; within a step of the driver's, so it makes none."""
+        self._performers[type(command)](command)
+
+    @abstractmethod
+    def _open(self, command: OpenTransport) -> None:
+        """Begin an attempt, and tell the link what comes of it."""
+
+    @abstractmethod
+    def _resolve(self, command: Resolve) -> None:
+        """Begin to call what gives params or a token, and tell the core what that gives."""
+
+    def _send_text(self, command: SendText) -> None:
+        self.connections[command.link].send_text(command.data)
+
+    def _send_binary(self, command: SendBinary) -> None:
+        self.connections[command.link].send_binary(command.data)
+
+    def _close(self, command: CloseTransport) -> None:
+        self.connections[command.link].close(command.code, command.reason)
+
+    def _abort(self, command: AbortTransport) -> None:
+        attempt = self.attempts.pop(command.link, None)
+        if attempt is not None:
+            attempt.cancel()
+        else:
+            self._drop(self.connections.pop(command.link))
+
+    def _drop(self, connection: C) -> None:
+        connection.abort()
+
+    def _pause_reading(self, command: PauseReading) -> None:
+        self.connections[command.link].pause_reading()
+
+    def _resume_reading(self, command: ResumeReading) -> None:
+        self.connections[command.link].resume_reading()
+
+
+def plain_value(command: Resolve) -> Any:
+    """What a plain callable for params or a token gives.
+
+    Raises:
+        BaseException: What that raises; `TypeError` where it would have to be awaited.
+    """
+    value = command.provider()
+    if inspect.iscoroutine(value):
+        value.close()
+    if inspect.isawaitable(value):
+        raise TypeError("params and token cannot be async here: give plain values or functions")
+    return value
