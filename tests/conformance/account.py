@@ -18,6 +18,7 @@ from phx_proto.errors import (
     PushLost,
 )
 from phx_proto.events import (
+    BadFrame,
     ChannelEnded,
     ChannelErrored,
     ChannelJoined,
@@ -66,6 +67,8 @@ def plain(event: Event) -> Outcome:
             return "disconnected", code, reason
         case Closed(error):
             return "closed", error
+        case BadFrame():
+            return ("bad frame",)
         case _:
             return "unforeseen", event
 

@@ -29,6 +29,7 @@ class Connection:
         status: Of the answer.
         headers: Of the answer, names as they came.
         body: Of the answer, as text.
+        token: The auth token that a session of long polling was opened with.
         lines: What followed.
     """
 
@@ -40,6 +41,7 @@ class Connection:
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict[str, str])
     body: str = ""
+    token: str | None = None
     lines: list[Line] = field(default_factory=list[Line])
 
     @property

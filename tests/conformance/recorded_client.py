@@ -13,8 +13,9 @@ rejoin that the recording has as well.
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from math import inf
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 from account import Account, Membership, Outcome, plain
@@ -34,6 +35,7 @@ from phx_proto.link import Link
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
 from phx_proto.options import ClientOptions, JoinPolicy
 from phx_proto.states import ChannelState, SocketState
+from phx_proto.transports import TransportName
 
 _OPTIONS: Final = ClientOptions(
     heartbeat=1e9, join=JoinPolicy(timeout=1e9, backoff=Backoff((1e-9,))), joins_in_flight=10_000
@@ -52,6 +54,8 @@ class RecordedClient:
         presences: How often the server's own list of who is there could be compared.
     """
 
+    TRANSPORT: ClassVar[TransportName] = "websocket"
+
     def __init__(self, handshake: Connection) -> None:
         self.problems: list[tuple[Any, ...]] = []
         self.seen: list[Outcome] = []
@@ -67,6 +71,8 @@ class RecordedClient:
             serializer=V1() if isinstance(self._server, V1Server) else V2(),
             router=router,
             options=_OPTIONS,
+            transport=self.TRANSPORT,
+            auth_token=handshake.token,
         )
         self._account = Account()
         self._channels: dict[str, Channel] = {}
@@ -75,11 +81,14 @@ class RecordedClient:
         self._joined_with: dict[str, Any] = {}  # topic: the recorded join_ref of its current join
         self._requests: dict[str, Request] = {}  # ours: what it has to carry
         self.core.connect(handshake.time)
+        self.link: Link = self._open(handshake)
+        assert [type(event) for event in self.core.events()] == [Connecting, Connected]
+
+    def _open(self, handshake: Connection) -> Link:
         (opening,) = self.core.commands()
         assert isinstance(opening, OpenTransport)
-        self.link: Link = opening.link
-        self.link.opened(handshake.subprotocol, handshake.time)
-        assert [type(event) for event in self.core.events()] == [Connecting, Connected]
+        opening.link.opened(handshake.subprotocol, handshake.time)
+        return opening.link
 
     def play(self, line: Line) -> None:
         """One line of the recording."""
@@ -190,8 +199,10 @@ class RecordedClient:
     def _receive(self, line: Line) -> tuple[list[Outcome], list[Outcome]]:
         frame, message = self._translated(line.data)
         self.link.receive(frame, line.time)
-        if self._is_over:
-            return [], []
+        return ([], []) if self._is_over else self._brings(message)
+
+    def _brings(self, message: Message[Any]) -> tuple[list[Outcome], list[Outcome]]:
+        """What comes of a message, and what is delivered."""
         outcomes, is_delivered = self._account.received(message)
         return outcomes, [(message.topic, message.event, message.payload)] if is_delivered else []
 
@@ -272,11 +283,14 @@ class RecordedClient:
                 if ours != event[5]:
                     self.problems.append(("presence", dict(ours), event[5]))
 
-    def _check_sent(self) -> None:
+    def _sent(self) -> Iterator[str | bytes]:
         for command in self.core.commands():
-            if not isinstance(command, SendText | SendBinary):
-                continue
-            sent = self._server.decode(command.data)
+            if isinstance(command, SendText | SendBinary):
+                yield command.data
+
+    def _check_sent(self) -> None:
+        for data in self._sent():
+            sent = self._server.decode(data)
             asked = self._requests.pop(sent.ref, None)
             if asked is None:
                 continue
