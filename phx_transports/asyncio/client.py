@@ -16,10 +16,7 @@ from phx_proto.options import ClientOptions
 
 from ..client.options import ClientSettings
 from ..client.reports import OnHandlerError, log_handler_error
-from ..websocket.cutter import MAX_SIZE
-from ..websocket.options import NetworkOptions
-from ..websocket.proxies import proxy_secrets
-from .dialing import Factory
+from ..websocket.options import MAX_SIZE, AsyncFactory, NetworkOptions, proxy_secrets
 from .driver import AsyncioDriver
 from .face import Client
 from .handlers import placement
@@ -81,7 +78,7 @@ class connect:  # noqa: N801 - used like a function
         proxy: str | Literal[True] | None = True,
         max_size: int | None = MAX_SIZE,
         compression: Literal["deflate"] | None = None,
-        factory: Factory | None = None,
+        factory: AsyncFactory | None = None,
         transport: TransportFactory | None = None,
         executor: Executor | None = None,
         on_handler_error: OnHandlerError = log_handler_error,

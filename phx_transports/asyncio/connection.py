@@ -13,8 +13,8 @@ from phx_proto.errors import ConnectError
 from ..websocket.connection import DROPPED, LINGER, NO_CLOSE_FRAME, WRITE_LIMIT, WebSocket
 from ..websocket.cutter import Received
 from ..websocket.handshake import Handshake, Progress
-from ..websocket.options import NetworkOptions
-from .dialing import Dialogue, Factory, dial
+from ..websocket.options import AsyncFactory, NetworkOptions
+from .dialing import Dialogue, dial
 
 
 class Receiver(Progress, Protocol):
@@ -189,7 +189,7 @@ async def open_connection(
     *,
     subprotocols: Sequence[str] = (),
     headers: Sequence[tuple[str, str]] = (),
-    network: NetworkOptions[Factory],
+    network: NetworkOptions[AsyncFactory],
     receiver: Receiver,
 ) -> Connection:
     """Opens a WebSocket. Cancelling it drops the attempt; there is no timeout of its own.

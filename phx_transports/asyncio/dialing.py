@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import socket
 import ssl as tls
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeVar
 
 from websockets.proxy import Proxy
 from websockets.uri import WebSocketURI
@@ -15,7 +15,7 @@ from websockets.uri import WebSocketURI
 from ..websocket.dialing import checked_socket, factory_failed
 from ..websocket.errors import told
 from ..websocket.handshake import Progress
-from ..websocket.options import NetworkOptions
+from ..websocket.options import AsyncFactory, NetworkOptions
 from ..websocket.proxies import Tunnel, is_socks, named, proxy_for, socks, socks_error
 from ..websocket.reaching import (
     Info,
@@ -30,9 +30,6 @@ from ..websocket.reaching import (
 )
 
 T = TypeVar("T")
-
-#: Gives a connected stream socket to a host and port, e.g. through a tunnel or to a Unix socket.
-Factory: TypeAlias = Callable[[str, int], Awaitable[socket.socket]]
 
 
 class Dialogue(asyncio.Protocol, Generic[T]):
@@ -79,7 +76,7 @@ class Dialogue(asyncio.Protocol, Generic[T]):
 
 
 async def dial(
-    address: WebSocketURI, network: NetworkOptions[Factory], progress: Progress, protocol: asyncio.Protocol
+    address: WebSocketURI, network: NetworkOptions[AsyncFactory], progress: Progress, protocol: asyncio.Protocol
 ) -> asyncio.Transport:
     """Connect to a server, with TLS where the URL says so. Cancelling it drops the attempt.
 
@@ -134,7 +131,7 @@ async def dial(
     return transport
 
 
-async def _made_by(factory: Factory, address: WebSocketURI) -> socket.socket:
+async def _made_by(factory: AsyncFactory, address: WebSocketURI) -> socket.socket:
     try:
         sock = await factory(address.host, address.port)
     except Exception as error:

@@ -13,12 +13,10 @@ from phx_proto.queues import Delivery
 from ..client.calls import Call
 from ..client.driver import Driver
 from ..client.options import ClientSettings
-from ..websocket.options import NetworkOptions
+from ..websocket.options import AsyncFactory, NetworkOptions
 from .alarm import Alarm
-from .dialing import Factory
 from .handlers import Runner
 from .interfaces import ClientTransport, TransportFactory
-from .transport import Transport
 
 T = TypeVar("T")
 
@@ -41,14 +39,18 @@ class AsyncioDriver(Driver):
         proto: ClientProtocol,
         settings: ClientSettings,
         *,
-        network: NetworkOptions[Factory],
+        network: NetworkOptions[AsyncFactory],
         transport: TransportFactory | None,
     ) -> None:
         super().__init__(proto, settings)
         self._loop = asyncio.get_running_loop()
-        self.transport: ClientTransport = (
-            Transport(self, network) if transport is None else transport.asyncio_transport(self)
-        )
+        self.transport: ClientTransport
+        if transport is None:
+            from .transport import Transport  # no sooner: see websocket/options.py
+
+            self.transport = Transport(self, network)
+        else:
+            self.transport = transport.asyncio_transport(self)
         executor = settings.executor
         self._own_executor = ThreadPoolExecutor(thread_name_prefix="phx-handler") if executor is None else None
         self._runner = Runner(

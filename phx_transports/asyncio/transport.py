@@ -17,9 +17,8 @@ from phx_proto.link import Link
 
 from ..client.driver import Driver
 from ..client.transport import CommandTransport
-from ..websocket.options import NetworkOptions
+from ..websocket.options import AsyncFactory, NetworkOptions
 from .connection import Connection, open_connection
-from .dialing import Factory
 from .workers import is_stopped
 
 _TURN: Final = 2**16  # bytes that are sent before the loop gets a turn to write them
@@ -33,7 +32,7 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
         network: How connections are opened.
     """
 
-    def __init__(self, driver: Driver, network: NetworkOptions[Factory]) -> None:
+    def __init__(self, driver: Driver, network: NetworkOptions[AsyncFactory]) -> None:
         super().__init__()
         self.driver = driver
         self.step = driver.step

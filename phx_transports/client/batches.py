@@ -7,9 +7,10 @@ of the way back: one that cannot be pickled would fail all of its batch, and one
 
 import contextlib
 import pickle
+import sys
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from types import CoroutineType
 from typing import Any, NoReturn, Protocol
@@ -213,7 +214,7 @@ class PortabilityCheck:
             InvalidHandler: It cannot be sent to another process.
         """
         executor = handler.executor or self._default
-        pickles = isinstance(executor, ProcessPoolExecutor)
+        pickles = is_process_pool(executor)
         leaves = pickles or type(executor).__module__.partition(".")[0] == "distributed"  # which is not imported
         if handler.kind is HandlerKind.ASYNC:
             if handler.executor is not None:
@@ -234,6 +235,12 @@ def refuse_coroutine(handler: Handler, returned: "CoroutineType[Any, Any, Any]")
     """What happens to a coroutine that a handler returned where nobody awaits: `TypeError`."""
     returned.close()
     raise TypeError(f"{handler.name} returned a coroutine, and nobody awaits it here: make it a plain function")
+
+
+def is_process_pool(executor: Executor | None) -> bool:
+    """Whether it is a `ProcessPoolExecutor`, whose module takes long to import and is not imported to find out."""
+    module = sys.modules.get("concurrent.futures.process")
+    return module is not None and isinstance(executor, module.ProcessPoolExecutor)
 
 
 def refuse_to_leave(topic: str) -> NoReturn:

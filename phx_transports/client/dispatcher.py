@@ -12,7 +12,7 @@ is.
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from phx_proto.handlers.handler import Handler
 from phx_proto.queues import BATCH, LARGEST_TURN, Delivery, HandlerQueue, size_of
 
-from .batches import Batch, Failure, Halt, Progress
+from .batches import Batch, Failure, Halt, Progress, is_process_pool
 from .reports import HandlerError, OnHandlerError
 
 
@@ -217,6 +217,6 @@ def workers_of(executor: Executor) -> int:
     The standard pools keep it in an attribute without documentation, which is used here alone; of others nothing is
     known, so one batch more than there are processors is kept under way.
     """
-    if isinstance(executor, (ThreadPoolExecutor, ProcessPoolExecutor)):
+    if isinstance(executor, ThreadPoolExecutor) or is_process_pool(executor):
         return int(getattr(executor, "_max_workers", 0)) or 1
     return (os.cpu_count() or 1) + 1

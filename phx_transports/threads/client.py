@@ -16,10 +16,7 @@ from ..blocking.driver import check_providers
 from ..blocking.face import Client, opened
 from ..client.options import ClientSettings
 from ..client.reports import OnHandlerError, log_handler_error
-from ..websocket.cutter import MAX_SIZE
-from ..websocket.dialing import Factory
-from ..websocket.options import NetworkOptions
-from ..websocket.proxies import proxy_secrets
+from ..websocket.options import MAX_SIZE, Factory, NetworkOptions, proxy_secrets
 from .driver import ThreadsDriver
 from .handlers import placement
 from .interfaces import TransportFactory

@@ -16,10 +16,9 @@ from collections.abc import Callable, Sequence
 
 from ..websocket.connection import DROPPED, NO_CLOSE_FRAME, WRITE_LIMIT, WebSocket
 from ..websocket.cutter import Received
-from ..websocket.dialing import Factory
 from ..websocket.errors import told
 from ..websocket.handshake import Handshake
-from ..websocket.options import NetworkOptions
+from ..websocket.options import Factory, NetworkOptions
 from .dialing import Attempt, Stream, dial
 
 

@@ -14,10 +14,10 @@ from websockets.uri import WebSocketURI
 
 from phx_proto.errors import ConnectError, ProxyError
 
-from ..websocket.dialing import Dialing, Factory, made_by
+from ..websocket.dialing import Dialing, made_by
 from ..websocket.errors import told
 from ..websocket.handshake import Progress
-from ..websocket.options import NetworkOptions
+from ..websocket.options import Factory, NetworkOptions
 from ..websocket.proxies import SOCKS_TIMEOUT, Tunnel, is_socks, named, proxy_for, socks, socks_error
 from ..websocket.reaching import address_of, missing_answer, missing_name, missing_tcp, place_of, tls_name
 from ..websocket.tls import Tls

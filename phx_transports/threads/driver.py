@@ -25,11 +25,9 @@ from ..client.options import ClientSettings
 from ..client.queues import Queue
 from ..client.session import Waiter
 from ..client.signals import SignalPolicy, signals_to, uninterrupted
-from ..websocket.dialing import Factory
-from ..websocket.options import NetworkOptions
+from ..websocket.options import Factory, NetworkOptions
 from .handlers import Runner, Turn
 from .interfaces import ClientTransport, TransportFactory
-from .transport import Transport
 
 T = TypeVar("T")
 
@@ -63,9 +61,13 @@ class ThreadsDriver(BlockingDriver):
         self._later: deque[Callable[[], None]] = deque()
         self._readers: dict[Queue[Any], threading.Condition] = {}
         self._closing = False
-        self.transport: ClientTransport = (
-            Transport(self, network) if transport is None else transport.threads_transport(self)
-        )
+        self.transport: ClientTransport
+        if transport is None:
+            from .transport import Transport  # no sooner: see websocket/options.py
+
+            self.transport = Transport(self, network)
+        else:
+            self.transport = transport.threads_transport(self)
         self._io_thread = self.transport.io_thread
         self._runner = Runner(
             proto,

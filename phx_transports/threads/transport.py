@@ -19,8 +19,7 @@ from ..blocking.waits import deadline_after, slice_until
 from ..client.session import Step
 from ..client.transport import CommandTransport, plain_value
 from ..websocket.connection import LINGER
-from ..websocket.dialing import Factory
-from ..websocket.options import NetworkOptions
+from ..websocket.options import Factory, NetworkOptions
 from .connection import Connection, open_connection
 from .dialing import Attempt
 from .interfaces import TransportDriver

@@ -24,9 +24,6 @@ Received: TypeAlias = str | bytes
 #: a close frame was read, or the connection failed.
 Parse: TypeAlias = Callable[[bytes, list[Received]], bool]
 
-#: The largest message that clients take by default, in bytes; Phoenix servers send frames as large as their payloads.
-MAX_SIZE: Final = 16 * 2**20
-
 #: Bytes of answers to pings that may wait for a peer who reads nothing, until he is not read either.
 ANSWERS: Final = 2**16
 

@@ -3,16 +3,14 @@
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from errno import EINPROGRESS, EWOULDBLOCK
-from typing import Final, TypeAlias
+from typing import Final
 
 from phx_proto.errors import ConnectError
 
+from .options import Factory
 from .reaching import Info, Race
-
-#: Gives a connected stream socket to a host and port, e.g. through a tunnel or to a Unix socket.
-Factory: TypeAlias = Callable[[str, int], socket.socket]
 
 _GOES_ON: Final = frozenset({0, EINPROGRESS, EWOULDBLOCK, 10035})  # 10035: Windows' WSAEWOULDBLOCK
 

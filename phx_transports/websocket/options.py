@@ -1,10 +1,22 @@
-"""How a client's connections are opened, as that travels from `connect` to the transport."""
+"""How a client's connections are opened, as that travels from `connect` to the transport.
 
+What opens them is imported when the first is opened: with it come websockets, h11, and HTTP of the standard library,
+which take longer to import than all of this library.
+"""
+
+import socket
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from ssl import SSLContext
-from typing import Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeAlias, TypeVar
+from urllib.parse import unquote
 
-from .cutter import MAX_SIZE
+#: The largest message that clients take by default, in bytes; Phoenix servers send frames as large as their payloads.
+MAX_SIZE: Final = 16 * 2**20
+
+#: Gives a connected stream socket to a host and port, e.g. through a tunnel or to a Unix socket.
+Factory: TypeAlias = Callable[[str, int], socket.socket]
+AsyncFactory: TypeAlias = Callable[[str, int], Awaitable[socket.socket]]
 
 F = TypeVar("F")
 
@@ -26,3 +38,12 @@ class NetworkOptions(Generic[F]):
     max_size: int | None = MAX_SIZE
     compression: Literal["deflate"] | None = None
     factory: F | None = None
+
+
+def proxy_secrets(proxy: str | Literal[True] | None) -> Iterator[str]:
+    """The passwords, alone and with their users, of a proxy or of all in the environment; see `proxy_for`."""
+    from urllib.request import getproxies
+
+    for url in getproxies().values() if proxy is True else [proxy or ""]:
+        credentials = unquote(url.rpartition("@")[0].rpartition("/")[2])
+        yield from (credentials, credentials.partition(":")[2])

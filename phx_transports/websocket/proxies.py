@@ -6,12 +6,10 @@ TLS with the server; SOCKS is `python-socks`'s. No text made here shows the prox
 
 import base64
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from typing import Any, Final, Literal
-from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies
+from urllib.parse import urlsplit
 
 from websockets.exceptions import InvalidProxy
 from websockets.http11 import USER_AGENT
@@ -68,13 +66,6 @@ def proxy_for(address: WebSocketURI, proxy: str | Literal[True] | None) -> Proxy
     except ValueError:
         raise ProxyError("the proxy's URL is not valid: its host, port or credentials cannot be read") from None
     return replace(parsed, port=_SOCKS_PORT) if without_port and parsed.scheme in _SOCKS else parsed
-
-
-def proxy_secrets(proxy: str | Literal[True] | None) -> Iterator[str]:
-    """The passwords, alone and with their users, of a proxy or of all in the environment; see `proxy_for`."""
-    for url in getproxies().values() if proxy is True else [proxy or ""]:
-        credentials = unquote(url.rpartition("@")[0].rpartition("/")[2])
-        yield from (credentials, credentials.partition(":")[2])
 
 
 def named(proxy: Proxy) -> str:

@@ -14,9 +14,7 @@ from ..blocking.driver import check_providers
 from ..blocking.face import Client, opened
 from ..client.options import ClientSettings
 from ..client.reports import OnHandlerError, log_handler_error
-from ..websocket.cutter import MAX_SIZE
-from ..websocket.dialing import Factory
-from ..websocket.options import NetworkOptions
+from ..websocket.options import MAX_SIZE, Factory, NetworkOptions
 from .driver import WsprotoDriver
 
 

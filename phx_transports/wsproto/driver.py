@@ -34,8 +34,7 @@ from ..client.options import ClientSettings
 from ..client.queues import Queue
 from ..client.session import Waiter
 from ..client.signals import SignalPolicy, give_back, to_take, uninterrupted
-from ..websocket.dialing import Factory
-from ..websocket.options import NetworkOptions
+from ..websocket.options import Factory, NetworkOptions
 from .engine import Answer, resolve
 from .handlers import Runner
 from .machine import Machine

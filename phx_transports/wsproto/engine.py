@@ -36,8 +36,8 @@ from ..client.driver import Driver, NoAlarm
 from ..client.options import ClientSettings
 from ..client.reports import OnHandlerError, log_handler_error, report_to
 from ..client.transport import plain_value
-from ..websocket.cutter import MAX_SIZE
 from ..websocket.errors import network_error
+from ..websocket.options import MAX_SIZE
 from ..websocket.reaching import place_of
 from .handlers import Runner
 from .machine import Machine, Stream

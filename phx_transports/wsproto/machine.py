@@ -46,9 +46,9 @@ from phx_proto.commands import (
 from phx_proto.errors import ConnectError
 
 from ..websocket.answer import USE_NO_TLS
-from ..websocket.cutter import MAX_SIZE, Cutter, over_limit
+from ..websocket.cutter import Cutter, over_limit
 from ..websocket.handshake import Handshake
-from ..websocket.options import NetworkOptions
+from ..websocket.options import MAX_SIZE, NetworkOptions
 from ..websocket.reaching import place_of, tls_name
 from .assembler import Assembler
 

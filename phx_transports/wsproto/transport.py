@@ -17,8 +17,9 @@ from phx_proto.errors import ConnectError
 
 from ..websocket.connection import LINGER, WRITE_LIMIT
 from ..websocket.cutter import ANSWERS
-from ..websocket.dialing import Dialing, Factory, made_by
+from ..websocket.dialing import Dialing, made_by
 from ..websocket.errors import network_error, told
+from ..websocket.options import Factory
 from ..websocket.reaching import address_of, missing_answer, missing_tcp
 from ..websocket.tls import Tls
 from .machine import Machine, Stream, StreamState

@@ -52,3 +52,15 @@ def test_ci_holds_everything_that_users_install_to_its_oldest_version() -> None:
 def test_the_guide_says_the_oldest_version_of_each(requirement: str) -> None:
     name, floor = requirement.split(">=")
     assert f"| {name} | {floor} |" in GUIDE
+
+
+@pytest.mark.parametrize("adapter", ["asyncio", "threads"])
+def test_what_takes_long_to_import_is_imported_where_it_is_used(adapter: str) -> None:
+    heavy = ["websockets", "h11", "http.client", "email", "multiprocessing", "importlib.metadata"]
+    code = f"import sys, phx_transports.{adapter}; print([name for name in {heavy} if name in sys.modules])"
+    command = [sys.executable, "-S", "-c", code]  # -S: without what the environment imports at its start
+    paths = [str(ROOT), *(path for path in sys.path if path.endswith("site-packages"))]
+    done = subprocess.run(
+        command, env={"PYTHONPATH": ":".join(paths)}, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout == "[]\n"

@@ -17,7 +17,8 @@ from websockets.uri import parse_uri
 import phx_transports.asyncio
 import phx_transports.threads
 from phx_proto.errors import ConnectError, HandshakeRefused, ProxyError
-from phx_transports.websocket.proxies import Tunnel, proxy_for, proxy_secrets
+from phx_transports.websocket.options import proxy_secrets
+from phx_transports.websocket.proxies import Tunnel, proxy_for
 
 TARGET = parse_uri("wss://server.example/socket")
 
