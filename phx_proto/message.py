@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
+from msgspec.structs import replace
 
 from .shown import Record, shown
 
@@ -98,7 +99,7 @@ class Message(_Fields, Generic[P_co], array_like=True, kw_only=True, eq=False, g
 
     def with_payload(self, payload: Any) -> "Message[Any]":
         """The same message around another payload, e.g. a decoded one; this one stays as it is."""
-        return msgspec.structs.replace(self, payload=payload, source=UNSET)
+        return replace(self, payload=payload, source=UNSET)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Message):

@@ -125,7 +125,7 @@ _CONTENDERS: dict[str, Callable[[list[str]], Contender]] = {
     "unhandled": lambda topics: _core(topics, None, event="another"),
     "undecoded": lambda topics: _core(topics, None),
     "decoded": lambda topics: _core(topics, lambda handler, message: message.payload),
-    "typed": lambda topics: _core(topics, Handler.accept, Balance),
+    "typed": lambda topics: _core(topics, lambda handler, message: handler.accept(message), Balance),
 }
 
 

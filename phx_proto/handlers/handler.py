@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from ..errors import InvalidHandler, InvalidPayloadType
 from ..message import RESERVED_EVENTS, Message
 from .annotations import NoMessage, UnreadableAnnotation, contradicts, declared_payload, read_signature
-from .payloads import PayloadDecoder, payload_decoder, type_name
+from .payloads import payload_decoder, type_name
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -58,6 +58,9 @@ class Handler:
         run: What an adapter calls, in the form that `takes_channel` tells: the function, within `around`.
         kind: How it is run.
         takes_channel: Whether it is called with `(message, channel)` or with `(message)`.
+        accept: Gives the message as this handler gets it: itself, or a copy with the payload in the declared type.
+            Raises `PayloadMismatch` where that does not fit. Without a declared type nothing is checked: what is wrong
+            shows when the payload is read.
 
     Raises:
         InvalidHandler: It could never be called rightly.
@@ -74,7 +77,7 @@ class Handler:
     run: Callable[..., Any] = field(init=False, repr=False)
     kind: HandlerKind = field(init=False)
     takes_channel: bool = field(init=False)
-    _decoder: PayloadDecoder | None = field(init=False, repr=False)
+    accept: Callable[[Message[Any]], Message[Any]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -92,7 +95,7 @@ class Handler:
                 "kind": kind,
                 "takes_channel": takes_channel,
                 "payload_type": payload_type,
-                "_decoder": None if payload_type is None else payload_decoder(payload_type),
+                "accept": _unchanged if payload_type is None else payload_decoder(payload_type).accept,
             }
         except (_Refused, InvalidPayloadType) as refused:
             problem = f"its {refused}" if isinstance(refused, InvalidPayloadType) else str(refused)
@@ -104,17 +107,6 @@ class Handler:
     def name(self) -> str:
         """The function's name with its module, for logs; of a callable object, its class's."""
         return handler_name(self.function)
-
-    def accept(self, message: Message[Any]) -> Message[Any]:
-        """The message as this handler gets it: itself, or a copy with the payload in the declared type.
-
-        The message given stays as it is, so that handlers with different types can share it.
-
-        Raises:
-            PayloadMismatch: The payload does not fit the type, or is not sound. Without a declared type nothing is
-                checked here: what is wrong shows when the payload is read.
-        """
-        return message if self._decoder is None else self._decoder.accept(message)
 
     def call(self, message: Message[Any], channel: object) -> Any:
         """Call the function in its form; for adapters, the core calls no user code.
@@ -147,6 +139,10 @@ def handler_name(function: Callable[..., Any]) -> str:
 
 
 # ---- what a registration must be ------------------------------------------------------------------------------------
+
+
+def _unchanged(message: Message[Any]) -> Message[Any]:
+    return message
 
 
 class _Refused(Exception):

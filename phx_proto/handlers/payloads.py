@@ -5,6 +5,7 @@ the decoder is made, so that a message costs one decoding.
 """
 
 import re
+from collections.abc import Callable
 from decimal import Decimal
 from functools import lru_cache
 from types import UnionType
@@ -42,7 +43,7 @@ class PayloadDecoder:
         InvalidPayloadType: Nothing can be decoded into it.
     """
 
-    __slots__ = ("_json", "name", "payload_type")
+    __slots__ = ("_decode", "name", "payload_type")
 
     def __init__(self, payload_type: Any) -> None:
         self.payload_type = payload_type
@@ -51,9 +52,9 @@ class PayloadDecoder:
             raise InvalidPayloadType(repr(payload_type), "give the class itself, without quotes")
         try:
             # By what a number with a fraction becomes where the type leaves that open.
-            self._json: dict[type, msgspec.json.Decoder[Any]] = {
-                float: msgspec.json.Decoder(payload_type),
-                Decimal: msgspec.json.Decoder(payload_type, float_hook=Decimal),
+            self._decode: dict[type, Callable[[msgspec.Raw], Any]] = {
+                float: msgspec.json.Decoder(payload_type).decode,
+                Decimal: msgspec.json.Decoder(payload_type, float_hook=Decimal).decode,
             }
             unknown = _unknown_class(msgspec.inspect.type_info(payload_type))
         except (TypeError, ValueError, NameError, AttributeError) as error:  # the last two: annotations leading nowhere
@@ -70,11 +71,13 @@ class PayloadDecoder:
         Raises:
             PayloadMismatch: The payload does not fit the type, or is not sound.
         """
-        held = message.undecoded if message.source is msgspec.UNSET else message.source
+        json = message.undecoded
+        if type(json) is not msgspec.Raw:
+            json = message.source
         try:
-            if type(held) is msgspec.Raw:
-                return message.with_payload(self._json[message.floats].decode(held))
-            return message.with_payload(msgspec.convert(held, self.payload_type, str_keys=True))
+            if json is msgspec.UNSET:
+                return message.with_payload(msgspec.convert(message.undecoded, self.payload_type, str_keys=True))
+            return message.with_payload(self._decode[message.floats](json))
         except _UNFIT as error:
             # from None: the payload's content must not reach a log by way of the cause's text either.
             raise PayloadMismatch(message.topic, message.event, self.name, _problem(error)) from None
