@@ -223,7 +223,7 @@ class Channel:
             self._pushes.close_unsent(ChannelClosedByClient, _LEFT)
         return ref
 
-    def push(self, event: str, payload: Any, now: float, *, timeout: float | None = None) -> str:
+    def push(self, event: str, payload: Any, now: float, *, timeout: float | None = None, raw: bool = False) -> str:
         """Send an event that wants a reply: at once if the channel is joined, else after its join.
 
         Args:
@@ -231,6 +231,8 @@ class Channel:
             payload: Any JSON value, or bytes. Leave it as it is until it is sent.
             now: Monotonic seconds.
             timeout: Seconds from this call; `None` for the options', `math.inf` for no bound.
+            raw: Whether the response of an ok reply is left undecoded: a message whose payload it is, for the
+                `PayloadDecoder` of a type.
 
         Returns:
             The push's ref; it ends in `ReplyReceived` or `PushFailed`.
@@ -244,7 +246,7 @@ class Channel:
             BufferFull: Too many pushes wait for their joins.
             InvalidTimeout: The timeout is no number.
         """
-        push = Push(self._client.new_ref(), event, payload, self.patience("push", timeout), wants_reply=True)
+        push = Push(self._client.new_ref(), event, payload, self.patience("push", timeout), wants_reply=True, raw=raw)
         self._push(push, now)
         if self.connection is not None:  # the caller may be a handler, which waits for the reply before it ends
             self.connection.flow.resume(now)

@@ -13,7 +13,14 @@ from msgspec.structs import replace
 
 from .shown import Record, shown
 
-P_co = TypeVar("P_co", covariant=True)
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    P_co = TypeVarWithDefault("P_co", covariant=True, default=Any)
+    R_co = TypeVarWithDefault("R_co", covariant=True, default=Any)
+else:
+    P_co = TypeVar("P_co", covariant=True)
+    R_co = TypeVar("R_co", covariant=True)
 
 PHOENIX_TOPIC: Final = "phoenix"
 HEARTBEAT: Final = "heartbeat"
@@ -120,16 +127,16 @@ class Message(_Fields, Generic[P_co], array_like=True, kw_only=True, eq=False, g
         )
 
 
-class Reply(Record, frozen=True):
+class Reply(Record, Generic[R_co], frozen=True):
     """The server's answer to a push.
 
     Attributes:
         status: `"ok"` or `"error"` by custom; a server may answer any string.
-        response: Any JSON value, or `bytes`.
+        response: Any JSON value, or `bytes`, or what the type asked for made of it.
     """
 
     status: str
-    response: Any = None
+    response: R_co = None  # type: ignore[assignment]
 
     @property
     def ok(self) -> bool:

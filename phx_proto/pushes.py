@@ -24,6 +24,7 @@ class Push:
         ref: Its own, unique on this client.
         timeout: Seconds from the call; `math.inf` for a cast.
         wants_reply: `False` for a cast.
+        raw: Whether the response of an ok reply is left undecoded.
         sent: Whether it is on the wire.
     """
 
@@ -32,6 +33,7 @@ class Push:
     payload: Any
     timeout: float
     wants_reply: bool
+    raw: bool = False
     sent: bool = False
     timer: Timer | None = None
     pushes: "Pushes | None" = None

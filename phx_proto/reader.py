@@ -23,6 +23,7 @@ from .formats import V2, decode_reply
 from .formats.soundness import UNREADABLE
 from .inbox import PRESENCE_EVENTS, Inbox, Route
 from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
+from .pushes import Push
 from .queues import DeliveryQueue, Drop, Place
 from .shown import Secrets, escaped, shown
 
@@ -193,7 +194,7 @@ class Reader:
         ref = message.ref or ""
         awaiting = connection.requests.find(ref)
         if awaiting is not None:
-            reply = decode_reply(message)
+            reply = decode_reply(message, raw=isinstance(awaiting, Push) and awaiting.raw)
             connection.requests.forget(ref)
             awaiting.replied(reply, now)
         elif message.topic != PHOENIX_TOPIC:  # the answers to heartbeats have been heard, and are no more than that

@@ -43,8 +43,20 @@ class Serializer(Protocol):
         ...
 
 
-def decode_reply(message: Message[Any]) -> Reply:
+class _RawReply(msgspec.Struct):
+    status: str
+    response: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_decode_raw_reply = msgspec.json.Decoder(_RawReply).decode
+
+
+def decode_reply(message: Message[Any], *, raw: bool = False) -> Reply:
     """Read the answer out of a `phx_reply`, whichever serializer made the message.
+
+    Args:
+        message: The message; it is not to be read any more.
+        raw: Whether the response of an ok reply is left as it came: it is the message then, around the response.
 
     Raises:
         InvalidFrame: The payload is not sound, or not a status with a response.
@@ -54,6 +66,12 @@ def decode_reply(message: Message[Any]) -> Reply:
     Reply(status='ok', response={})
     """
     try:
+        if raw:
+            held = message.undecoded
+            answer = _decode_raw_reply(held) if type(held) is msgspec.Raw else msgspec.convert(held, Reply)
+            reply = Reply(answer.status, message.with_payload(answer.response))
+            if reply.ok:
+                return reply
         return msgspec.convert(message.payload, Reply)
     except UNREADABLE as error:
         raise InvalidFrame(describe(error), message.with_payload(None)) from None

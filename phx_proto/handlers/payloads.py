@@ -20,8 +20,11 @@ from ..message import Message
 
 P = TypeVar("P")
 
-#: A payload's type as it is given to `on`, `add`, `messages` and `push`.
-PayloadType: TypeAlias = type[P] | UnionType | SpecialForm | None
+#: A payload's type that is no class: `A | B`, `Optional[A]`. A checker knows nothing of what it makes of payloads.
+SpecialType: TypeAlias = UnionType | SpecialForm
+
+#: A payload's type as it is given to `on`, `add` and `messages`.
+PayloadType: TypeAlias = type[P] | SpecialType | None
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault

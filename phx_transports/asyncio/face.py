@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from math import inf
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, overload
 
 from msgspec import UNSET
 
@@ -14,7 +14,7 @@ from phx_proto.core import Stats
 from phx_proto.errors import ChannelClosedByClient, InvalidHandler, LocalError, MessageTimeout, PushTimeout
 from phx_proto.events import ChannelEvent
 from phx_proto.handlers.handler import WILDCARD, Handler
-from phx_proto.handlers.payloads import D, PayloadType
+from phx_proto.handlers.payloads import D, P, PayloadType, SpecialType
 from phx_proto.handlers.router import F, decorator
 from phx_proto.message import Message, Reply
 from phx_proto.presence import Entries, Presence
@@ -95,8 +95,36 @@ class Channel:
         """Send the leave, and do not wait for its answer."""
         self._driver.step(self._core.leave)
 
+    @overload
     async def push(
-        self, event: str, payload: Any = UNSET, *, timeout: float | None = None, check: bool = True
+        self,
+        event: str,
+        payload: Any = UNSET,
+        *,
+        response: type[P],
+        timeout: float | None = None,
+        check: Literal[True] = True,
+    ) -> Reply[P]: ...
+
+    @overload
+    async def push(
+        self,
+        event: str,
+        payload: Any = UNSET,
+        *,
+        response: object = None,
+        timeout: float | None = None,
+        check: bool = True,
+    ) -> Reply: ...
+
+    async def push(
+        self,
+        event: str,
+        payload: Any = UNSET,
+        *,
+        response: Any = None,
+        timeout: float | None = None,
+        check: bool = True,
     ) -> Reply:
         """Send an event and wait for its reply. Before the channel is joined, it waits for that first.
 
@@ -105,18 +133,22 @@ class Channel:
         Args:
             event: The event's name.
             payload: Any JSON value (`None` is `null`), or bytes; `{}` where it is left out.
+            response: The type of an ok reply's response: decoded into it once, numbers as they were written.
             timeout: Seconds from this call; `None` for the client's (`ClientOptions.timeout`), `math.inf` for no bound.
-            check: Whether a reply with another status than `"ok"` is raised, or returned like any other.
+            check: Whether a reply with another status than `"ok"` is raised. If not, it is returned, and its response
+                stays as it came, whatever type was asked for.
 
         Raises:
             PushRejected: The reply's status was not `"ok"`.
+            InvalidReply: The reply cannot be read, or its response is not of the type; what was asked for may be done.
             PushTimeout: No reply came in time.
             PushLost: The connection or the channel went away under it; `sent` tells whether it may have run.
             ChannelClosed: The channel is closed.
-            LocalError: It cannot be sent: never joined, payload not JSON, buffer full.
+            LocalError: It cannot be sent: never joined, payload not JSON, buffer full, no type for a response.
         """
         rest = timeout if self._driver.transport.writable else await self._wait_writable(event, timeout)
-        return await self._driver.ask(calls.push(self._core, event, payload, timeout=rest, check=check))
+        call = calls.push(self._core, event, payload, response=response, timeout=rest, check=check)
+        return await self._driver.ask(call)
 
     async def cast(self, event: str, payload: Any = UNSET) -> None:
         """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
@@ -184,14 +216,34 @@ class Channel:
         """Like `messages`, with the channel's lifecycle in order: `ChannelJoined`, `ChannelErrored`, `ChannelEnded`."""
         return MessageStream(self._driver.messages(self._core, everything, event, payload))
 
+    @overload
     async def wait_for(
         self,
         event: str,
-        predicate: Callable[[Message[D]], bool] | None = None,
+        predicate: Callable[[Message[P]], bool] | None = None,
         *,
-        payload: PayloadType[D] = None,
+        payload: type[P],
         timeout: float | None = None,
-    ) -> Message[D]:
+    ) -> Message[P]: ...
+
+    @overload
+    async def wait_for(
+        self,
+        event: str,
+        predicate: Callable[[Message], bool] | None = None,
+        *,
+        payload: SpecialType | None = None,
+        timeout: float | None = None,
+    ) -> Message: ...
+
+    async def wait_for(
+        self,
+        event: str,
+        predicate: Callable[[Message], bool] | None = None,
+        *,
+        payload: Any = None,
+        timeout: float | None = None,
+    ) -> Message:
         """Wait for the next message of an event, one for which `predicate` holds if there is one.
 
         Args:

@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from functools import partial
 from time import monotonic
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self, overload
 
 from msgspec import UNSET
 
@@ -23,7 +23,7 @@ from phx_proto.errors import (
 )
 from phx_proto.events import ChannelEvent
 from phx_proto.handlers.handler import WILDCARD, Handler
-from phx_proto.handlers.payloads import D, PayloadType
+from phx_proto.handlers.payloads import D, P, PayloadType, SpecialType
 from phx_proto.handlers.router import F, decorator
 from phx_proto.message import PHX_JOIN, Message, Reply
 from phx_proto.presence import Entries, Presence
@@ -104,7 +104,37 @@ class Channel:
         """Send the leave, and do not wait for its answer."""
         self._driver.step(self._core.leave)
 
-    def push(self, event: str, payload: Any = UNSET, *, timeout: float | None = None, check: bool = True) -> Reply:
+    @overload
+    def push(
+        self,
+        event: str,
+        payload: Any = UNSET,
+        *,
+        response: type[P],
+        timeout: float | None = None,
+        check: Literal[True] = True,
+    ) -> Reply[P]: ...
+
+    @overload
+    def push(
+        self,
+        event: str,
+        payload: Any = UNSET,
+        *,
+        response: object = None,
+        timeout: float | None = None,
+        check: bool = True,
+    ) -> Reply: ...
+
+    def push(
+        self,
+        event: str,
+        payload: Any = UNSET,
+        *,
+        response: Any = None,
+        timeout: float | None = None,
+        check: bool = True,
+    ) -> Reply:
         """Send an event and wait for its reply. Before the channel is joined, it waits for that first.
 
         An interrupt (`KeyboardInterrupt`) cancels the push: unsent it is never sent, and a late reply is dropped.
@@ -112,18 +142,22 @@ class Channel:
         Args:
             event: The event's name.
             payload: Any JSON value (`None` is `null`), or bytes; `{}` where it is left out.
+            response: The type of an ok reply's response: decoded into it once, numbers as they were written.
             timeout: Seconds from this call; `None` for the client's (`ClientOptions.timeout`), `math.inf` for no bound.
-            check: Whether a reply with another status than `"ok"` is raised, or returned like any other.
+            check: Whether a reply with another status than `"ok"` is raised. If not, it is returned, and its response
+                stays as it came, whatever type was asked for.
 
         Raises:
             PushRejected: The reply's status was not `"ok"`.
+            InvalidReply: The reply cannot be read, or its response is not of the type; what was asked for may be done.
             PushTimeout: No reply came in time.
             PushLost: The connection or the channel went away under it; `sent` tells whether it may have run.
             ChannelClosed: The channel is closed.
-            LocalError: It cannot be sent: never joined, payload not JSON, buffer full.
+            LocalError: It cannot be sent: never joined, payload not JSON, buffer full, no type for a response.
         """
         rest = timeout if self._driver.writable else self._wait_writable(event, timeout)
-        return self._driver.ask(calls.push(self._core, event, payload, timeout=rest, check=check))
+        call = calls.push(self._core, event, payload, response=response, timeout=rest, check=check)
+        return self._driver.ask(call)
 
     def cast(self, event: str, payload: Any = UNSET) -> None:
         """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
@@ -203,14 +237,34 @@ class Channel:
             self._driver.messages(self._core, everything, event, payload), self._driver, timeout=timeout
         )
 
+    @overload
     def wait_for(
         self,
         event: str,
-        predicate: Callable[[Message[D]], bool] | None = None,
+        predicate: Callable[[Message[P]], bool] | None = None,
         *,
-        payload: PayloadType[D] = None,
+        payload: type[P],
         timeout: float | None = None,
-    ) -> Message[D]:
+    ) -> Message[P]: ...
+
+    @overload
+    def wait_for(
+        self,
+        event: str,
+        predicate: Callable[[Message], bool] | None = None,
+        *,
+        payload: SpecialType | None = None,
+        timeout: float | None = None,
+    ) -> Message: ...
+
+    def wait_for(
+        self,
+        event: str,
+        predicate: Callable[[Message], bool] | None = None,
+        *,
+        payload: Any = None,
+        timeout: float | None = None,
+    ) -> Message:
         """Wait for the next message of an event, one for which `predicate` holds if there is one.
 
         Args:

@@ -12,8 +12,9 @@ from msgspec import UNSET
 
 from phx_proto.channel import Channel
 from phx_proto.client import ClientProtocol
-from phx_proto.errors import PushRejected
-from phx_proto.message import Reply
+from phx_proto.errors import InvalidReply, PayloadMismatch, PushRejected
+from phx_proto.handlers.payloads import PayloadDecoder, payload_decoder
+from phx_proto.message import Message, Reply
 
 R = TypeVar("R")
 
@@ -44,17 +45,42 @@ def leave(channel: Channel, *, timeout: float | None = None) -> Call[None]:
 
 
 def push(
-    channel: Channel, event: str, payload: Any = UNSET, *, timeout: float | None = None, check: bool = True
+    channel: Channel,
+    event: str,
+    payload: Any = UNSET,
+    *,
+    response: Any = None,
+    timeout: float | None = None,
+    check: bool = True,
 ) -> Call[Reply]:
-    """Send an event; gives its reply. With `check`, one that is not ok is raised as `PushRejected`."""
+    """Send an event; gives its reply. With `check`, one that is not ok is raised as `PushRejected`.
+
+    Raises:
+        InvalidPayloadType: Nothing can be decoded into the type of the response.
+    """
     body: Any = {} if payload is UNSET else payload
+    decoder = None if response is None else payload_decoder(response)
 
     def result(reply: Reply) -> Reply:
         if check and not reply.ok:
             raise PushRejected(channel.topic, event, reply, channel.shown(reply.response))
-        return reply
+        return reply if decoder is None or not reply.ok else decoded_reply(reply, decoder, channel.topic, event)
 
-    return Call(lambda now: channel.push(event, body, now, timeout=timeout), channel.cancel, result)
+    raw = decoder is not None
+    return Call(lambda now: channel.push(event, body, now, timeout=timeout, raw=raw), channel.cancel, result)
+
+
+def decoded_reply(reply: Reply[Message], decoder: PayloadDecoder, topic: str, event: str) -> Reply:
+    """A reply to a push whose response was left undecoded, with the response decoded.
+
+    Raises:
+        InvalidReply: The response does not fit.
+    """
+    try:
+        return Reply(reply.status, decoder.accept(reply.response).payload)
+    except PayloadMismatch as misfit:
+        problem = f"its response is not a {misfit.expected}: {misfit.problem}"
+        raise InvalidReply(topic, event, problem) from None  # as in `PayloadDecoder.accept`
 
 
 def cast(channel: Channel, event: str, payload: Any) -> Callable[[float], None]:

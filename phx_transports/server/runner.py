@@ -284,7 +284,9 @@ class ChannelRunner:
             answer = await self._call(call)
         except Refuse as refused:
             return Reply("error", refused.response)
-        return answer if answer is None or isinstance(answer, Reply) else Reply("ok", answer)
+        if answer is None or isinstance(answer, Reply):
+            return answer  # pyright: ignore[reportUnknownVariableType] - a reply with any response
+        return Reply("ok", answer)
 
     async def _terminate(self, reason: Termination) -> None:
         channel = self._channel

@@ -13,12 +13,16 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import msgspec
+
 from phx_proto.errors import ChannelClosedByClient, PhxError, PushRejected
 from phx_proto.formats import V2, V2Server
 from phx_proto.handlers.handler import HandlerKind
+from phx_proto.handlers.payloads import payload_decoder
 from phx_proto.message import Message, Reply
 from phx_proto.states import ChannelState
 
+from ..client.calls import decoded_reply
 from .errors import NotScripted
 
 __tracebackhide__ = True  # for pytest: a test that fails shows its own lines
@@ -90,7 +94,7 @@ class FakeChannel:
         """The one of the two that a handler of this kind gets."""
         return self.awaited if kind is HandlerKind.ASYNC else self.blocking
 
-    def answer(self, event: str, payload: Any, *, check: bool) -> Reply:
+    def answer(self, event: str, payload: Any, *, response: Any, check: bool) -> Reply:
         """What becomes of a push; for the two."""
         self.pushes.append(self._sent(event, payload))
         script = self._script.get(event)
@@ -104,7 +108,10 @@ class FakeChannel:
             raise answer
         if check and not answer.ok:
             raise PushRejected(self.topic, event, answer)
-        return answer
+        if response is None or not answer.ok:
+            return answer
+        raw = Message[Any](topic=self.topic, event=event, payload=msgspec.Raw(msgspec.json.encode(answer.response)))
+        return decoded_reply(Reply(answer.status, raw), payload_decoder(response), self.topic, event)
 
     def cast(self, event: str, payload: Any) -> None:
         """What becomes of a cast; for the two."""
@@ -156,9 +163,11 @@ class BlockingChannel(_Face):
 
     __slots__ = ()
 
-    def push(self, event: str, payload: Any = None, *, timeout: float = 10.0, check: bool = True) -> Reply:
+    def push(
+        self, event: str, payload: Any = None, *, response: Any = None, timeout: float = 10.0, check: bool = True
+    ) -> Reply:
         """Give the scripted reply, at once."""
-        return self._fake.answer(event, payload, check=check)
+        return self._fake.answer(event, payload, response=response, check=check)
 
     def cast(self, event: str, payload: Any = None) -> None:
         """Keep it."""
@@ -174,9 +183,11 @@ class AwaitedChannel(_Face):
 
     __slots__ = ()
 
-    async def push(self, event: str, payload: Any = None, *, timeout: float = 10.0, check: bool = True) -> Reply:
+    async def push(
+        self, event: str, payload: Any = None, *, response: Any = None, timeout: float = 10.0, check: bool = True
+    ) -> Reply:
         """Give the scripted reply, at once."""
-        return self._fake.answer(event, payload, check=check)
+        return self._fake.answer(event, payload, response=response, check=check)
 
     async def cast(self, event: str, payload: Any = None) -> None:
         """Keep it."""

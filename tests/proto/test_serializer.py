@@ -381,6 +381,23 @@ def test_a_reply_may_come_decoded(payload: Any) -> None:
     assert decode_reply(Message(topic="t", event="phx_reply", payload=payload)) == Reply("ok", b"\x00")
 
 
+@each_exact_frame
+def test_the_response_of_an_ok_reply_can_be_left_as_it_came(client: Serializer, form: str) -> None:
+    reply = decode_reply(client.decode(form % '{"status":"ok","response":[0.10]}'), raw=True)
+    assert (reply.status, bytes(reply.response.undecoded)) == ("ok", b"[0.10]")
+    assert str(reply.response.payload) == "[Decimal('0.10')]"
+    error = decode_reply(client.decode(form % '{"status":"error","response":[0.10]}'), raw=True)
+    assert str(error.response) == "[Decimal('0.10')]"
+
+
+def test_a_response_of_bytes_or_of_nothing_can_be_left_as_it_came_too() -> None:
+    binary = decode_reply(Message(topic="t", event="phx_reply", payload=Reply("ok", b"\x00")), raw=True)
+    nothing = decode_reply(V2().decode('["1","2","t","phx_reply",{"status":"ok"}]'), raw=True)
+    assert (binary.response.payload, nothing.response.payload) == (b"\x00", None)
+    with pytest.raises(InvalidFrame):
+        decode_reply(V2().decode('["1","2","t","phx_reply",{"response":5}]'), raw=True)
+
+
 # ---- reading what comes from a client --------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from phx_proto.errors import InvalidPayload, PayloadMismatch, PushRejected, PushTimeout
+from phx_proto.errors import InvalidPayload, InvalidReply, PayloadMismatch, PushRejected, PushTimeout
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
 from phx_transports.testing import FakeChannel, NothingHandled, NotScripted, Sent, deliver, deliver_async
@@ -306,6 +306,14 @@ def test_a_push_that_the_test_did_not_script_fails_the_test(event: str) -> None:
         "the handler pushed 'save' on topic 'room:lobby', and the test gave no reply for it: "
         "FakeChannel.reply('save', …)"
     )
+
+
+def test_a_scripted_reply_comes_as_the_type_that_the_handler_asks_for() -> None:
+    channel = FakeChannel("room:lobby").reply("save", [1]).refuse("get", "no").blocking
+    assert channel.push("save", response=set[int]).response == {1}
+    with pytest.raises(InvalidReply, match=r"its response is not a list\[str\]"):
+        channel.push("save", response=list[str])
+    assert channel.push("get", response=int, check=False).response == "no"
 
 
 def test_replies_come_one_after_another_and_the_last_one_stays() -> None:

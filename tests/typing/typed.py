@@ -6,7 +6,7 @@ from typing import Any, assert_type
 
 import msgspec
 
-from phx_proto import Message
+from phx_proto import Message, Reply
 from phx_proto.events import ChannelEvent
 from phx_transports import asyncio, threads
 
@@ -27,6 +27,11 @@ async def awaited(channel: asyncio.Channel) -> None:
     assert_type(balance, Message[Balance])
     channel.messages("balance", payload="Balance")  # type: ignore[arg-type]
 
+    assert_type(await channel.push("get"), Reply)
+    assert_type((await channel.push("get", response=Balance)).response, Balance)
+    assert_type((await channel.push("get", response=dict[str, int])).response, dict[str, int])
+    assert_type((await channel.push("get", response=Balance, check=False)).response, Any)
+
 
 def blocking(channel: threads.Channel) -> None:
     with channel.messages("balance", payload=Balance) as balances:
@@ -39,3 +44,8 @@ def blocking(channel: threads.Channel) -> None:
     balance = channel.wait_for("balance", lambda message: message.payload.amount > 0, payload=Balance)
     assert_type(balance, Message[Balance])
     channel.messages("balance", payload="Balance")  # type: ignore[arg-type]
+
+    assert_type(channel.push("get"), Reply)
+    assert_type(channel.push("get", response=Balance).response, Balance)
+    assert_type(channel.push("get", response=dict[str, int]).response, dict[str, int])
+    assert_type(channel.push("get", response=Balance, check=False).response, Any)

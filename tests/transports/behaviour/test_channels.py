@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 from peer import push
-from serving_in_thread import LONG, QUICK, Flag, serving, start, until
+from serving_in_thread import LONG, QUICK, Flag, Wire, serving, start, until
 
 from phx_proto.errors import (
     InvalidHandler,
     InvalidPayload,
+    InvalidPayloadType,
     InvalidReply,
     InvalidState,
     JoinCancelled,
@@ -24,7 +25,7 @@ from phx_proto.errors import (
 )
 from phx_proto.events import ChannelJoined, PresenceChanged
 from phx_proto.formats import V2
-from phx_proto.message import Message
+from phx_proto.message import Message, Reply
 from phx_proto.options import JoinPolicy
 from phx_proto.queues import Bound, Drop
 from phx_proto.states import ChannelState
@@ -311,6 +312,62 @@ def test_a_reply_that_cannot_be_read_ends_its_push_at_once(adapter: Adapter) -> 
         asking = start(channel.push, "again")
         wire.reply(wire.expect("again"), 1)
         assert asking.result(LONG).response == 1
+
+
+class Sum(msgspec.Struct):
+    total: Decimal
+    parts: dict[str, Any]
+
+
+OPEN = '{"total":1234567890123456.78,"parts":{"a":0.10}}'
+
+
+def answer(wire: Wire, join_ref: str, response: str, status: str = "ok") -> None:
+    ref = wire.expect("sum").ref
+    wire.send(f'["{join_ref}","{ref}","{TOPIC}","phx_reply",{{"status":"{status}","response":{response}}}]')
+
+
+def test_a_reply_comes_in_the_type_that_was_asked_for_with_every_number_as_it_was_written(adapter: Adapter) -> None:
+    with adapter.joined(serializer=V2(floats=Decimal)) as (channel, wire, join_ref):
+        pushing = start(channel.push, "sum", response=Sum)
+        answer(wire, join_ref, OPEN)
+        total = Decimal("1234567890123456.78")
+        assert repr(pushing.result(LONG)) == repr(Reply("ok", Sum(total, {"a": Decimal("0.10")})))
+
+
+def test_a_response_that_does_not_fit_says_what_is_wrong_with_it(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, join_ref):
+        for response, problem in (('{"total":"s3cret"}', "Invalid decimal string"), ("[1e999]", "Expected `object`")):
+            pushing = start(channel.push, "sum", response=Sum)
+            answer(wire, join_ref, response)
+            with pytest.raises(InvalidReply) as misfit:
+                pushing.result(LONG)
+            assert str(misfit.value).startswith(
+                f"the server answered 'sum' on topic '{TOPIC}', and its reply cannot be read: "
+                f"its response is not a Sum: {problem}"
+            )
+            assert "s3cret" not in repr(misfit.value)
+
+
+def test_an_error_reply_stays_as_it_came_whatever_type_was_asked_for(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, join_ref):
+        for check in (True, False):
+            pushing = start(channel.push, "sum", response=Sum, check=check)
+            answer(wire, join_ref, '{"reason":"no"}', "error")
+            if check:
+                with pytest.raises(PushRejected) as rejected:
+                    pushing.result(LONG)
+                assert rejected.value.response == {"reason": "no"}
+            else:
+                assert pushing.result(LONG).response == {"reason": "no"}
+
+
+def test_a_push_whose_response_can_be_of_no_such_type_is_not_sent(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _):
+        with pytest.raises(InvalidPayloadType):
+            channel.push("sum", response="Sum")
+        channel.cast("next")
+        assert wire.receive().event == "next"
 
 
 # ---- handlers of its own, presence, bounds --------------------------------------------------------------------------
