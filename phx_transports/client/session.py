@@ -85,6 +85,10 @@ class Session:
         """The event with this ref ends the call; several calls may share one (a second `leave` gets the first's)."""
         self._calls.setdefault(ref, []).append(waiter)
 
+    def awaits(self, ref: str) -> bool:
+        """Whether a call waits for the event with this ref."""
+        return ref in self._calls
+
     def begin(self, call: Callable[[float], str], waiter: Waiter, now: float) -> str:
         """Make a call of the core, which the event with its ref ends; gives the ref."""
         ref = call(now)

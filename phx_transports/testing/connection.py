@@ -56,6 +56,18 @@ class PeerClient(ABC, Generic[D]):
         """How many messages the client has received, has not handled yet, and still may."""
         return 0 if self._over else self._driver.proto.stats.backlog
 
+    @property
+    def at_work(self) -> list[tuple[str, str]]:
+        """Topic and name of each handler that has not handled all of its messages."""
+        channels = tuple(self._driver.proto.channels.values())
+        return sorted(
+            (channel.topic, handler.name) for channel in channels for handler in channel.inbox.busy_handlers()
+        )
+
+    def awaits(self, ref: str) -> bool:
+        """Whether a call waits for the reply to the request with this ref."""
+        return self._driver.session.awaits(ref)
+
     def rest(self, timeout: float) -> bool:
         """Wait so many real seconds, if waiting helps, until all is handled; gives whether that is so."""
         return not self.backlog

@@ -8,13 +8,13 @@ from typing import Any, Final, Self
 import msgspec
 
 from phx_proto.formats import Request, V2Server
-from phx_proto.message import PHX_LEAVE
+from phx_proto.message import PHX_JOIN, PHX_LEAVE
 
 from .clock import forward
 from .connection import Connection
 from .errors import CannotPlay, UnexpectedConversation
 from .network import Network
-from .transcript import NOTHING, described
+from .transcript import NOTHING, Side, described
 
 __tracebackhide__ = True  # for pytest: a test that fails shows its own lines
 
@@ -77,6 +77,9 @@ class Expectation:
     """
 
     def __init__(self, network: Network, topic: str, event: str, payload: Any, *, standing: bool = False) -> None:
+        for pattern in (topic, event) if standing else ():
+            if "*" in pattern[:-1]:
+                raise ValueError(f'in {pattern!r} the "*" must be the last character')
         self._network = network
         self._topic = topic
         self._event = event
@@ -139,6 +142,8 @@ class Expectation:
     def wait(self, timeout: float = 10.0) -> Self:
         """Wait until it has come; for a test whose client is blocked in another thread.
 
+        What came before it was expected, and was answered then, is over: this waits for the next.
+
         Args:
             timeout: Real seconds, after which the test fails.
 
@@ -172,8 +177,11 @@ class Expectation:
         request = asked.request
         return (
             (self._asked is None or self._standing)
-            and self._event == request.event
-            and _fits(self._topic, request.topic, self._standing)
+            and _fits(self._topic, request.topic)
+            and (
+                self._event == request.event
+                or (request.event not in (PHX_JOIN, PHX_LEAVE) and _fits(self._event, request.event))
+            )
             and _equal(self._payload, request.payload)
         )
 
@@ -206,12 +214,18 @@ class Expectation:
 
     def _found(self) -> Asked:
         if self._asked is None:
-            raise UnexpectedConversation(f"The {self} did not come.\n{self._network.account()}")
+            raise UnexpectedConversation(f"The {self} did not come.{self._earlier()}\n{self._network.account()}")
         return self._asked
 
+    def _earlier(self) -> str:
+        for entry in reversed(self._network.transcript.entries):
+            if entry.side is Side.CLIENT and (entry.topic, entry.event) == (self._topic, self._event):
+                return f" One came at {entry.at:.3f}, and something else had expected or allowed it."
+        return ""
 
-def _fits(wanted: str, topic: str, pattern: bool) -> bool:
-    return topic.startswith(wanted[:-1]) if pattern and wanted.endswith("*") else topic == wanted
+
+def _fits(pattern: str, name: str) -> bool:
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
 def _equal(wanted: Any, got: Any) -> bool:

@@ -358,7 +358,7 @@ class Network:
 
     def account(self) -> str:
         """The transcript under its heading."""
-        return f"The conversation:\n{self.transcript}"
+        return f"The conversation:\n{self.transcript.folded}"
 
     def say(
         self, side: Side, words: str, topic: str | None = None, event: str | None = None, payload: Any = NOTHING

@@ -19,6 +19,7 @@ Connects, heartbeats and leaves need not be expected: they are answered as a ser
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -46,6 +47,9 @@ __tracebackhide__ = True  # for pytest: a test that fails shows its own lines
 
 #: Where clients of a peer connect to. No such host exists, and none is looked for.
 URL: Final = "ws://peer.test/socket"
+
+_GLANCE: Final = 0.05  # real seconds between two looks at handlers
+_STUCK: Final = 0.25  # real seconds for a handler that waits for a reply which nobody gives
 
 
 class Peer:
@@ -99,7 +103,7 @@ class Peer:
         """The client joins, or rejoins, a topic.
 
         Args:
-            topic: Which.
+            topic: Which; or the beginning of one and a `*`, for any that begins so.
             params: With which params; a struct or dataclass is compared as it is on the wire.
 
         Returns:
@@ -111,8 +115,8 @@ class Peer:
         """The client sends an event, whether it wants a reply (`push`) or not (`cast`).
 
         Args:
-            topic: To which topic.
-            event: Which event.
+            topic: To which topic; or the beginning of one and a `*`.
+            event: Which event; or the beginning of one and a `*`.
             payload: With which payload; `ANYTHING` within it matches any value there.
         """
         return self._expect(topic, event, payload)
@@ -127,11 +131,23 @@ class Peer:
         Args:
             topic: A topic; or the beginning of one and a `*`.
             response: What each is answered; `None` stands for `{}`.
+
+        Raises:
+            ValueError: There is a `*` before the end.
         """
         self._expect(topic, PHX_JOIN, ANYTHING, standing=True).reply(response)
 
     def allow_push(self, topic: str, event: str, response: Any = None) -> None:
-        """Answer ok to every push of the event that nothing else expects, or none. Arguments as for `allow_join`."""
+        """Answer ok to every push of the event that nothing else expects, or none.
+
+        Args:
+            topic: A topic; or the beginning of one and a `*`.
+            event: An event; or the beginning of one and a `*`, and `"*"` for any.
+            response: What each is answered; `None` stands for `{}`.
+
+        Raises:
+            ValueError: There is a `*` before the end.
+        """
         self._expect(topic, event, ANYTHING, standing=True).reply(response)
 
     # ---- what the server sends ---------------------------------------------------------------------------------------
@@ -358,6 +374,9 @@ class Peer:
             parts = ["The conversation did not go as expected.", *surplus]
             if missing:
                 parts += ["Was expected, and did not come:", *(f"  {line}" for line in missing)]
+            unused = [f"  {expectation}" for expectation in self._standing if not expectation.came]
+            if surplus and unused:
+                parts += ["Was allowed, and did not come:", *unused]
             raise UnexpectedConversation("\n".join([*parts, self._network.account()]))
 
     def end(self) -> None:
@@ -371,33 +390,31 @@ class Peer:
         A handler that waits for a reply gets it only from an expectation that was declared before.
 
         Args:
-            timeout: Real seconds for handlers to end; what is not read of a stream counts as not handled.
+            timeout: Real seconds for handlers to end; what is not read of a stream counts as not handled. A handler
+                that waits for a reply which nobody gives is waited for no longer than a quarter of a second.
 
         Raises:
-            UnexpectedConversation: They did not.
+            UnexpectedConversation: They did not; the text names them, and what they wait for.
         """
         self._network.settle()
-        if not all(client.rest(timeout) for client in self._network.clients()):
-            raise UnexpectedConversation(self._unhandled())
+        began = monotonic()
+        for client in self._network.clients():
+            while not client.rest(_GLANCE):
+                self._give_up(monotonic() - began, timeout)
 
     async def settled(self, *, timeout: float = 10.0) -> None:
         """Have everything that is under way arrive and be handled, and the event loop come to rest.
 
-        Args:
-            timeout: Real seconds for handlers to end; what is not read of a stream counts as not handled.
-
-        Raises:
-            UnexpectedConversation: They did not.
+        Arguments and errors are those of `settle`.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
+        began = monotonic()
         while True:
             self._network.settle()
             await settle_loop(lambda: (len(self.transcript), self._backlog()))
             if not self._backlog():
                 return
-            if loop.time() > deadline:
-                raise UnexpectedConversation(self._unhandled())
+            self._give_up(monotonic() - began, timeout)
+            await asyncio.sleep(0.001)
 
     # ---- clients -----------------------------------------------------------------------------------------------------
 
@@ -434,8 +451,26 @@ class Peer:
     def _backlog(self) -> int:
         return sum(client.backlog for client in self._network.clients())
 
-    def _unhandled(self) -> str:
-        return f"Messages that arrived are not handled: {self._backlog()}.\n{self._network.account()}"
+    def _give_up(self, waited: float, timeout: float) -> None:
+        """Raise if handlers have been waited for long enough."""
+        with self._network.lock:
+            at_work = [(topic, name) for client in self._network.clients() for topic, name in client.at_work]
+            topics = {topic for topic, _ in at_work}
+            unanswered = [
+                asked
+                for asked in self._asked
+                if asked.request.topic in topics and asked.connection.client.awaits(asked.request.ref)
+            ]
+            if waited < min(timeout, _STUCK if unanswered else timeout):
+                return
+            parts = [
+                f"Messages that arrived are not handled: {self._backlog()}.",
+                *(f'  {name} is at work on "{topic}"' for topic, name in at_work),
+                *([] if at_work else ["  what waits in a stream counts until it is read"]),
+                *(f"  nobody answers the {asked}" for asked in unanswered),
+                *self._surplus(),
+            ]
+            raise UnexpectedConversation("\n".join([*parts, self._network.account()]))
 
     # ---- private -----------------------------------------------------------------------------------------------------
 

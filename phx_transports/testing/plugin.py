@@ -69,10 +69,10 @@ def pytest_runtest_makereport(
     report = yield
     if report.failed:
         for server in item.stash.get(_SERVERS, ()):
-            report.sections.append(("conversation with phx_server", str(server.transcript)))
+            report.sections.append(("conversation with phx_server", server.transcript.folded))
     peer = item.stash.get(_PEER, None)
     if peer is not None and report.failed and "The conversation:" not in report.longreprtext:
-        report.sections.append(("conversation with phx_peer", str(peer.transcript)))
+        report.sections.append(("conversation with phx_peer", peer.transcript.folded))
     return report
 
 

@@ -61,6 +61,15 @@ class Transcript:
     def __str__(self) -> str:
         return "\n".join(map(str, self.entries)) or "   (nothing was said)"
 
+    @property
+    def folded(self) -> str:
+        """As it is printed, but of a long one the beginning and the end alone."""
+        left_out = len(self.entries) - _HEAD - _TAIL
+        if left_out <= 0:
+            return str(self)
+        fold = f"           … {left_out:,} more lines, which `print(transcript)` shows …"
+        return "\n".join([*map(str, self.entries[:_HEAD]), fold, *map(str, self.entries[-_TAIL:])])
+
     def __iter__(self) -> Iterator[Entry]:
         return iter(tuple(self.entries))
 
@@ -114,6 +123,8 @@ def is_secret(name: object) -> bool:
     return isinstance(name, str) and _SECRET.search(name) is not None
 
 
+_HEAD: Final = 12  # lines of a long conversation that are shown
+_TAIL: Final = 38
 _WIDTH: Final = 200
 _OBJECT: type[Any] = dict
 _ARRAYS: tuple[type[Any], ...] = (list, tuple)

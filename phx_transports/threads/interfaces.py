@@ -13,7 +13,7 @@ from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command
 
 from ..client.driver import Alarm
-from ..client.session import Step
+from ..client.session import Session, Step
 
 
 class ClientIoThread(Alarm, Protocol):
@@ -67,6 +67,11 @@ class TransportDriver(Protocol):
 
     @property
     def proto(self) -> ClientProtocol: ...
+
+    @property
+    def session(self) -> Session:
+        """The calls that wait."""
+        ...
 
     @property
     def lock(self) -> threading.Lock: ...

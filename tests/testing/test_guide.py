@@ -23,7 +23,7 @@ def modules() -> dict[str, dict[str, Any]]:
 
 
 def _tests(module: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in module.items() if name.startswith("test_")}
+    return {name: value for name, value in module.items() if re.match(r"test_|\w+Test$|anyio_backend$", name)}
 
 
 MODULES = modules()

@@ -282,6 +282,45 @@ def test_pushes_that_are_allowed_are_answered() -> None:
         assert [client.push(LOBBY, "tick").result(0).response for _ in range(2)] == [{"n": 1}] * 2
 
 
+def test_a_pattern_allows_every_push_of_a_topic_and_neither_its_join_nor_its_leave() -> None:
+    with Peer() as peer:
+        client = joined(peer)
+        peer.allow_push("room:*", "*")
+        assert [client.push(LOBBY, event).result(0).status for event in ("tick", "tock")] == ["ok", "ok"]
+        leave = peer.expect_leave(LOBBY)
+        client.leave(LOBBY).result(0)
+        assert leave.came
+
+
+def test_a_pattern_is_expected_once() -> None:
+    with Peer() as peer:
+        peer.expect_join("room:*").reply({"n": 1})
+        peer.expect_join("room:*").reply({"n": 2})
+        client = peer.driver().connect()
+        assert [client.join(topic).result(0)["n"] for topic in ("room:1", "room:2")] == [1, 2]
+
+
+@pytest.mark.parametrize(("topic", "event"), [("ro*m:lobby", "shout"), ("room:lobby", "*_msg")])
+def test_a_pattern_that_is_none_is_refused(topic: str, event: str) -> None:
+    with pytest.raises(ValueError, match=r'the "\*" must be the last character'):
+        Peer().allow_push(topic, event)
+
+
+def test_a_pattern_that_is_mistyped_is_noted() -> None:
+    peer = Peer()
+    peer.allow_join("romo:*")
+    peer.driver().connect().join(LOBBY)
+    with pytest.raises(UnexpectedConversation) as failure:
+        peer.verify()
+    words, _, _ = str(failure.value).partition("The conversation:")
+    assert words.splitlines()[1:] == [
+        "Came, and was not expected:",
+        '  join of "room:lobby" {}',
+        "Was allowed, and did not come:",
+        '  join of "romo:*"',
+    ]
+
+
 def test_a_response_that_cannot_be_sent_is_refused_where_it_is_given() -> None:
     with pytest.raises(InvalidPayload):
         Peer().expect_push(LOBBY, "shout").reply({"n": float("nan")})
@@ -759,6 +798,32 @@ def test_what_is_waited_for_in_vain_fails_the_test() -> None:
     peer = Peer()
     with pytest.raises(UnexpectedConversation, match='The join of "room:lobby" did not come'):
         peer.expect_join(LOBBY).wait(timeout=0.01)
+
+
+def test_what_came_before_it_was_waited_for_is_told() -> None:
+    with Peer() as peer:
+        joined(peer)
+        peer.clock.advance(2)
+        expectation = peer.expect_join(LOBBY)
+        with pytest.raises(UnexpectedConversation) as failure:
+            expectation.wait(timeout=0.01)
+        assert str(failure.value).startswith(
+            'The join of "room:lobby" did not come. One came at 0.000, and something else had expected or allowed it.\n'
+        )
+        peer.driver().connect().join(LOBBY)
+        expectation.reply()
+
+
+def test_of_a_long_conversation_a_failure_shows_the_beginning_and_the_end() -> None:
+    with Peer() as peer:
+        joined(peer)
+        peer.clock.advance(3600)
+        with pytest.raises(CannotPlay) as failure:
+            peer.push("room:other", "shout")
+        lines = str(failure.value).splitlines()[2:]
+        assert len(lines) == 51
+        assert lines[12] == "           … 194 more lines, which `print(transcript)` shows …"
+        assert [lines[0], lines[-1]] == [str(peer.transcript.entries[0]), str(peer.transcript.entries[-1])]
 
 
 def test_the_transcript_can_be_read_entry_by_entry() -> None:

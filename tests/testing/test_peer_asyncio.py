@@ -182,7 +182,52 @@ async def test_what_is_not_handled_in_time_fails_the_test(phx_peer: Peer) -> Non
             phx_peer.push(LOBBY, "one")
             with pytest.raises(UnexpectedConversation) as failure:
                 await phx_peer.settled(timeout=0.01)
-    assert str(failure.value).startswith("Messages that arrived are not handled: 1.\nThe conversation:\n")
+    assert str(failure.value).startswith(
+        "Messages that arrived are not handled: 1.\n"
+        "  what waits in a stream counts until it is read\n"
+        "The conversation:\n"
+    )
+
+
+async def test_a_handler_that_waits_for_a_reply_which_nobody_gives_is_named_with_its_push() -> None:
+    peer = Peer()
+    router = Router()
+
+    @router.on("low")
+    async def top_up(message: Message[Any], channel: Channel) -> None:
+        await channel.push("top_up", {"cents": 7})
+
+    peer.allow_join(LOBBY)
+    with pytest.raises(UnexpectedConversation) as failure:
+        async with connect(peer.url, transport=peer, router=router) as client:
+            await client.join(LOBBY)
+            peer.push(LOBBY, "low")
+            async with asyncio.timeout(5):
+                await peer.settled()
+    words, _, _ = str(failure.value).partition("The conversation:")
+    assert words.splitlines() == [
+        "Messages that arrived are not handled: 1.",
+        f'  {top_up.__module__}.{top_up.__qualname__} is at work on "room:lobby"',
+        '  nobody answers the push "top_up" on "room:lobby" {"cents":7}',
+        "Came, and was not expected:",
+        '  push "top_up" on "room:lobby" {"cents":7}',
+    ]
+
+
+async def test_a_handler_that_takes_its_time_is_waited_for(phx_peer: Peer) -> None:
+    router, done = Router(), list[str]()
+
+    @router.on("tick")
+    async def work(message: Message[Any]) -> None:
+        await asyncio.sleep(0.4)
+        done.append(message.event)
+
+    phx_peer.allow_join(LOBBY)
+    async with connect(phx_peer.url, transport=phx_peer, router=router) as client:
+        await client.join(LOBBY)
+        phx_peer.push(LOBBY, "tick")
+        await phx_peer.settled()
+    assert done == ["tick"]
 
 
 async def test_what_a_client_left_when_it_ended_is_not_waited_for(phx_peer: Peer) -> None:

@@ -170,7 +170,29 @@ def test_what_is_not_handled_in_time_fails_the_test(phx_peer: Peer) -> None:
         phx_peer.push(LOBBY, "one")
         with pytest.raises(UnexpectedConversation) as failure:
             phx_peer.settle(timeout=0.01)
-    assert str(failure.value).startswith("Messages that arrived are not handled: 1.\nThe conversation:\n")
+    assert str(failure.value).startswith(
+        "Messages that arrived are not handled: 1.\n"
+        "  what waits in a stream counts until it is read\n"
+        "The conversation:\n"
+    )
+
+
+def test_a_handler_that_waits_for_a_reply_which_nobody_gives_is_named_with_its_push(phx_peer: Peer) -> None:
+    router = Router()
+
+    @router.on("low")
+    def top_up(message: Message[Any], channel: Channel) -> None:
+        channel.push("top_up")
+
+    client = connect(phx_peer.url, transport=phx_peer, router=router)
+    joined(phx_peer, client)
+    phx_peer.push(LOBBY, "low")
+    with pytest.raises(UnexpectedConversation) as failure:
+        phx_peer.settle(timeout=inf)
+    assert f'{top_up.__qualname__} is at work on "room:lobby"\n  nobody answers the push "top_up"' in str(failure.value)
+    phx_peer.allow_push(LOBBY, "top_*")
+    phx_peer.settle()
+    client.close()
 
 
 def test_what_a_client_left_when_it_ended_is_not_waited_for(phx_peer: Peer) -> None:
