@@ -51,29 +51,25 @@ def phx_server(request: pytest.FixtureRequest) -> "Iterator[Callable[..., TestSe
         yield start
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Verify the peer of a test that has passed."""
-    result = yield
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Verify the peer of a test that has passed: called after the test has run, and not where it has failed."""
     failure = _failure_of(item.stash.get(_PEER, None))
     if failure is not None:
         pytest.fail(failure, pytrace=False)  # it says all there is: a traceback shows only the kit's own code
-    return result
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: "pytest.CallInfo[None]"
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+@pytest.hookimpl(hookwrapper=True)  # not `wrapper`, which pluggy has since 1.2 only
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
     """Show the conversations of a test that has failed, unless the failure's own text does."""
-    report = yield
+    outcome = yield
+    report: pytest.TestReport = outcome.get_result()
     if report.failed:
         for server in item.stash.get(_SERVERS, ()):
             report.sections.append(("conversation with phx_server", server.transcript.folded))
     peer = item.stash.get(_PEER, None)
     if peer is not None and report.failed and "The conversation:" not in report.longreprtext:
         report.sections.append(("conversation with phx_peer", peer.transcript.folded))
-    return report
 
 
 # ---- private --------------------------------------------------------------------------------------------------------
