@@ -17,6 +17,7 @@ from .events import (
     SocketClosed,
     Termination,
 )
+from .longpoll import PollAnswer, PollRequest, Polls, PollSession
 from .protocol import ServerProtocol
 from .tracker import Diff, Tracker
 
@@ -30,6 +31,10 @@ __all__ = [
     "Host",
     "JoinRequested",
     "MessageIn",
+    "PollAnswer",
+    "PollRequest",
+    "PollSession",
+    "Polls",
     "Release",
     "Send",
     "ServerCommand",

@@ -161,6 +161,11 @@ class ServerProtocol:
         limit = self._options.max_waiting
         return limit is not None and self._waiting > limit
 
+    @property
+    def ready(self) -> bool:
+        """Whether all that came was handled: no join waits for its answer, and there is room for more."""
+        return self._joining is None and not self.full
+
     def touched(self, now: float) -> None:
         """Bytes came from the client that are no message: a ping, a pong, a part of a frame."""
         if self._open and self._options.timeout is not None:

@@ -1,0 +1,339 @@
+"""Long polling on the server's side: HTTP requests in, their answers out, between a client and its `ServerProtocol`.
+
+Theory of operation. On a real server (`Phoenix.Transports.LongPoll`) a session is a process with a mailbox, and each
+HTTP request is a process that asks it something and waits so long. That decides what a client sees:
+
+- A request is first let in: the session has to take notice within `patience`. One that is busy with a join, or is gone,
+  does not, and the request is treated like one without a session: a GET opens a new one, a POST is told 410.
+- A POST hands over its messages one by one. The next goes when the one before was handled; one that is not handled
+  within the `window` ends the POST with 408, and it may still be handled later.
+- A poll is answered when there are messages, with all of them; after the `window` with none. A later poll takes the
+  messages from one that still waits.
+- A session ends when the last poll began longer ago than one and a half windows, which is looked at each one and a half
+  windows. A message that kills the socket kills the session, and nobody is told: its POST runs into 408.
+
+`Polls` has the sessions of one mount. It decides nothing about the application: a GET without a session is an opening,
+which the adapter answers with `open`, `refuse` or `crash`.
+"""
+
+import enum
+from base64 import b64decode
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from ..timers import Timer, Timers
+
+#: Messages of one POST that are handled; the rest is dropped.
+LARGEST_BATCH: Final = 100
+
+#: Bytes of a POST's body; a larger one is answered with HTTP 400.
+LARGEST_BODY: Final = 8_000_000
+
+#: Windows for which an ended session is remembered, so that a request for it has to wait as on a real server.
+_REMEMBERED: Final = 4
+
+NDJSON: Final = "application/x-ndjson"
+
+
+class PollRequest(msgspec.Struct, frozen=True, eq=False):
+    """One HTTP request for a mount's `/longpoll`.
+
+    Attributes:
+        method: `GET` or `POST`; any other is answered with HTTP 400.
+        token: Of the session that it is for, if it names one. Secret.
+        content_type: Of the body, as the header says; only `NDJSON` has several messages.
+        body: Of a POST.
+    """
+
+    method: str
+    token: str | None = None
+    content_type: str = ""
+    body: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"PollRequest({self.method}, {len(self.body)} bytes)"
+
+
+class PollAnswer(msgspec.Struct, frozen=True):
+    """What is to be answered to a request.
+
+    Attributes:
+        status: Of HTTP; what long polling means by a status is in the body.
+        body: JSON, or empty.
+    """
+
+    request: PollRequest
+    status: int
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"PollAnswer({self.request!r}, HTTP {self.status}, {len(self.body)} bytes)"
+
+
+class _Step(enum.Enum):
+    """What a request asks of its session."""
+
+    LET_IN = "to be taken notice of"
+    DISPATCH = "to have its next message handled"
+    FLUSH = "to be given the messages"
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A request that waits for its session.
+
+    Attributes:
+        frames: Of a POST: those that are not handed over yet.
+        timer: When it waits no longer; `None` once it was answered.
+    """
+
+    request: PollRequest
+    frames: deque[str | bytes]
+    timer: Timer | None = None
+
+
+class PollSession:
+    """One session, in front of one `ServerProtocol`. Made by `Polls.open`.
+
+    Attributes:
+        token: Opens the session to whoever has it. Secret.
+        buffered: Bytes, or characters, that wait for a poll.
+        over: Nothing is handled any more.
+    """
+
+    def __init__(self, polls: "Polls", token: str, now: float) -> None:
+        self.token = token
+        self.buffered = 0
+        self.over = False
+        self._polls = polls
+        self._mail: deque[tuple[_Step, _Waiting]] = deque()
+        self._handled: _Waiting | None = None  # whose message was given last
+        self._poll: _Waiting | None = None  # that waits for messages
+        self._buffer: list[str | bytes] = []
+        self._polled_at = now
+        self._look_again(now)
+
+    def __repr__(self) -> str:
+        return f"PollSession({'over' if self.over else 'alive'}, {self.buffered} bytes)"
+
+    # ---- for the socket ---------------------------------------------------------------------------------------------
+
+    def put(self, data: str | bytes) -> None:
+        """A frame for the client; `flush` follows when all that comes at once has come."""
+        if not self.over:
+            self._buffer.append(data)
+            self.buffered += len(data)
+
+    def flush(self) -> None:
+        """Answer the poll that waits, if there is something for it."""
+        if self._poll is not None and self._buffer:
+            self._give(self._poll)
+
+    def take(self, now: float) -> str | bytes | None:
+        """The next message for the socket; `None` while there is none.
+
+        To be asked for while the socket is ready, as it is when it has handled the one before; see
+        `ServerProtocol.ready`.
+        """
+        if self.over:
+            return None
+        handled, self._handled = self._handled, None
+        if handled is not None and handled.timer is not None:
+            if handled.frames:
+                self._wait(_Step.DISPATCH, handled, now)
+            else:
+                self._answer(handled, {"status": 200})
+        while self._mail:
+            step, waiting = self._mail.popleft()
+            if step is _Step.DISPATCH:
+                self._handled = waiting
+                return waiting.frames.popleft()
+            if waiting.timer is None:
+                continue
+            if step is _Step.LET_IN:
+                self._wait(_Step.DISPATCH if waiting.frames else _Step.FLUSH, waiting, now)
+            else:
+                self._polled_at = now
+                self._poll = waiting
+                self.flush()
+        return None
+
+    def end(self) -> None:
+        """The socket is over; who waits is not told."""
+        self.over = True
+        self._buffer.clear()
+        self.buffered = 0
+
+    # ---- for `Polls` ------------------------------------------------------------------------------------------------
+
+    def request(self, request: PollRequest, frames: deque[str | bytes], now: float) -> None:
+        """A request has come; a poll has no frames."""
+        self._wait(_Step.LET_IN, _Waiting(request, frames), now)
+
+    def forget(self, request: PollRequest) -> None:
+        """The connection of a poll is gone: what comes is kept for the next one."""
+        if self._poll is not None and self._poll.request is request:
+            self._done(self._poll)
+            self._poll = None
+
+    # ---- private ----------------------------------------------------------------------------------------------------
+
+    def _wait(self, step: _Step, waiting: _Waiting, now: float) -> None:
+        self._done(waiting)
+        seconds = self._polls.patience if step is _Step.LET_IN else self._polls.window
+        late: dict[_Step, Callable[[_Waiting], None]] = {
+            _Step.LET_IN: self._not_let_in,
+            _Step.DISPATCH: self._not_handled,
+            _Step.FLUSH: self._nothing_came,
+        }
+        waiting.timer = self._polls.timers.at(now + seconds, lambda now: late[step](waiting))
+        self._mail.append((step, waiting))
+
+    def _not_let_in(self, waiting: _Waiting) -> None:
+        self._done(waiting)
+        self._polls.without_session(waiting.request)
+
+    def _not_handled(self, waiting: _Waiting) -> None:
+        while len(waiting.frames) > 1 or (waiting is self._handled and waiting.frames):
+            waiting.frames.pop()  # but not the one that was handed over, and may still be handled
+        self._answer(waiting, {"status": 408})
+
+    def _nothing_came(self, waiting: _Waiting) -> None:
+        if self._poll is waiting:
+            self._poll = None
+        self._answer(waiting, {"status": 204, "token": self.token, "messages": []})
+
+    def _give(self, waiting: _Waiting) -> None:
+        self._poll = None
+        frames, self._buffer = self._buffer, []
+        self.buffered = 0
+        try:
+            texts = [frame if isinstance(frame, str) else frame.decode() for frame in frames]
+        except UnicodeDecodeError:  # bytes were never meant to come this way; a real server loses them, too
+            self._done(waiting)
+            self._polls.crash(waiting.request)
+            return
+        self._answer(waiting, {"status": 200, "token": self.token, "messages": texts})
+
+    def _answer(self, waiting: _Waiting, body: dict[str, Any]) -> None:
+        self._done(waiting)
+        self._polls.answer(waiting.request, 200, body)
+
+    def _done(self, waiting: _Waiting) -> None:
+        if waiting.timer is not None:
+            waiting.timer.cancel()
+            waiting.timer = None
+
+    def _look_again(self, now: float) -> None:
+        self._polls.timers.at(now + 1.5 * self._polls.window, self._look)
+
+    def _look(self, now: float) -> None:
+        """See whether the client still polls."""
+        if self.over:
+            self._polls.timers.at(now + _REMEMBERED * self._polls.window, self._forgotten)
+        elif now - self._polled_at > 1.5 * self._polls.window:
+            self._polls.expired.append(self)
+            self._look_again(now)
+        else:
+            self._look_again(now)
+
+    def _forgotten(self, now: float) -> None:
+        del self._polls.sessions[self.token]
+
+
+class Polls:
+    """The sessions of one mount.
+
+    Args:
+        window: Seconds that a poll waits for messages, and a message of a POST to be handled (`window_ms`).
+        patience: Seconds that a session has to take notice of a request (`pubsub_timeout_ms`).
+
+    Attributes:
+        sessions: By their tokens, those that ended lately too.
+        expired: Those whose clients poll no more; to be taken out by the adapter.
+        openings: Requests that want a new session; likewise.
+        answers: What is to be answered; likewise.
+        timers: All that waits.
+    """
+
+    def __init__(self, *, window: float = 10.0, patience: float = 2.0) -> None:
+        self.window = window
+        self.patience = patience
+        self.sessions: dict[str, PollSession] = {}
+        self.expired: list[PollSession] = []
+        self.openings: list[PollRequest] = []
+        self.answers: list[PollAnswer] = []
+        self.timers = Timers()
+
+    def request(self, request: PollRequest, now: float) -> PollSession | None:
+        """A request has come; gives the session that it is for, to be worked off (`take`)."""
+        if request.method not in ("GET", "POST"):
+            self.answer(request, 400, None)
+            return None
+        session = self.sessions.get(request.token or "")
+        if session is None:
+            self.without_session(request)
+            return None
+        try:
+            frames = _frames(request) if request.method == "POST" else deque[str | bytes]()
+        except ValueError:
+            self.crash(request)
+            return None
+        session.request(request, frames, now)
+        return session
+
+    def open(self, request: PollRequest, token: str, now: float) -> PollSession:
+        """The application takes a client.
+
+        Args:
+            request: The opening.
+            token: A new one that nobody can guess.
+            now: Monotonic seconds.
+        """
+        session = self.sessions[token] = PollSession(self, token, now)
+        self.answer(request, 200, {"status": 410, "token": token, "messages": []})
+        return session
+
+    def refuse(self, request: PollRequest) -> None:
+        """It does not; a client gets no other status than 403 for it."""
+        self.answer(request, 200, {"status": 403})
+
+    def crash(self, request: PollRequest) -> None:
+        """It failed."""
+        self.answer(request, 500, {"errors": {"detail": "Internal Server Error"}})
+
+    # ---- for sessions -----------------------------------------------------------------------------------------------
+
+    def without_session(self, request: PollRequest) -> None:
+        """There is no session for it, or none that takes notice."""
+        if request.method == "GET":
+            self.openings.append(request)
+        else:
+            self.answer(request, 200, {"status": 410})
+
+    def answer(self, request: PollRequest, status: int, body: dict[str, Any] | None) -> None:
+        """A request is answered."""
+        self.answers.append(PollAnswer(request, status, b"" if body is None else msgspec.json.encode(body)))
+
+
+# ---- private --------------------------------------------------------------------------------------------------------
+
+
+def _frames(request: PollRequest) -> deque[str | bytes]:
+    """The messages of a POST.
+
+    Raises:
+        ValueError: A line is neither text nor base64.
+    """
+    if request.content_type != NDJSON:
+        return deque([_text(request.body)])
+    lines = request.body.replace(b"\r\n", b"\n").split(b"\n")[:LARGEST_BATCH]
+    return deque(_text(line) if line.startswith(b"[") else b64decode(line, validate=True) for line in lines)
+
+
+def _text(body: bytes) -> str:
+    return body.decode("utf-8", "surrogateescape")  # what is not UTF-8 is no JSON either
