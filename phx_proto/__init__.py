@@ -21,6 +21,7 @@ from .message import Message, Reply
 from .options import ClientOptions, JoinPolicy, Refusal, ServerClose
 from .presence import Presence, PresenceChange
 from .queues import Bound, Drop, Place
+from .resume import Resume
 from .server import ServerProtocol
 from .states import ChannelState, SocketState
 
@@ -53,6 +54,7 @@ __all__ = [
     "ReconnectPolicy",
     "Refusal",
     "Reply",
+    "Resume",
     "Router",
     "Serializer",
     "ServerClose",

@@ -324,6 +324,14 @@ class Channel:
         return self.inbox.track_presence(self.join_ref if self._joined else None)
 
     @property
+    def last_seen(self) -> Any:
+        """The id of the message that was handled last, or that it began with; `None` for none, or without `resume`.
+
+        It may call the function of `resume`, and raises what that raises.
+        """
+        return None if self.inbox.position is None else self.inbox.position.read()
+
+    @property
     def present(self) -> Entries:
         """Who is present now, by key.
 
@@ -351,8 +359,9 @@ class Channel:
         """It is this channel's turn to join (from `JoinQueue`)."""
         self._began = self._connected.flow.clock(now)
         self._timer = self._client.timers.at(now + self._client.options.join.timeout, self._attempt_expired)
-        if callable(self._params):
-            provider: Provider = self._params
+        position = self.inbox.position
+        if callable(self._params) or (position is not None and callable(position.resume.by)):
+            provider: Provider = self._params if position is None else self._read_params
             self._request = self._client.resolve(provider, self)
         else:
             self._send_join(self._params, now)
@@ -365,7 +374,8 @@ class Channel:
     def resolve_failed(self, request: int, error: BaseException, now: float) -> None:
         """The callable for the params raised."""
         self._request = None
-        problem = f"the callable for the params of topic {self.topic!r} raised {type(error).__name__}"
+        what = "params" if self.inbox.position is None else "params or the position"
+        problem = f"the callable for the {what} of topic {self.topic!r} raised {type(error).__name__}"
         self._fail(ResolveFailed(problem, raised=error), now)
 
     def replied(self, reply: Reply, now: float) -> None:
@@ -481,7 +491,16 @@ class Channel:
         connection.requests.send_frame(frame)
         connection.flow.resume(now)  # a handler may wait for it, as with `push`
 
+    def _read_params(self) -> Any:
+        """Called by the adapter, for it may call the application's functions: that of the position, too."""
+        assert self.inbox.position is not None
+        self.inbox.position.read()
+        return self._params() if callable(self._params) else self._params
+
     def _encode_join(self, ref: str, params: Any) -> str | bytes:
+        position = self.inbox.position
+        if position is not None:
+            params = position.join_params(self.topic, params)
         payload: Any = {} if params is None else params
         join = Message[Any](join_ref=ref, ref=ref, topic=self.topic, event=PHX_JOIN, payload=payload)
         return self._client.serializer.encode(join)

@@ -44,6 +44,7 @@ from .longpoll import carried
 from .options import ClientOptions
 from .queues import Bound, Delivery, DeliveryQueue, HandlerQueue, Placement, by_concurrency
 from .reader import Reader
+from .resume import Resume
 from .shown import Secrets
 from .states import CLOSE_BEGUN, ENDING, SocketInput, SocketState
 from .timers import Timer, checked_timeout
@@ -113,7 +114,7 @@ class ClientProtocol:
         )
         self._socket = Socket(self._client, self)
         self._tables = RouteTables(self.router, placement)
-        self.unjoined = self._make_channel(WILDCARD, None, None)
+        self.unjoined = self._make_channel(WILDCARD, None)
         self._reader = Reader(self._client, unjoined=self.unjoined.inbox)
         self._drain_ends = inf
         self._drain_timer: Timer | None = None
@@ -163,7 +164,9 @@ class ClientProtocol:
             raise InvalidState("connect", self.state.value, "it is called once; reconnect connects anew")
         self._socket.connect(now, checked_timeout("connect", timeout))
 
-    def channel(self, topic: str, params: Any = None, *, bound: Bound | None = None) -> Channel:
+    def channel(
+        self, topic: str, params: Any = None, *, bound: Bound | None = None, resume: Resume | None = None
+    ) -> Channel:
         """Make a channel; it does nothing until it is joined.
 
         Args:
@@ -171,6 +174,7 @@ class ClientProtocol:
             params: Payload of its joins, any JSON value or bytes; or a callable (plain or async) read at every join,
                 e.g. to resume from what was seen last.
             bound: Where to drop messages that wait, if anywhere.
+            resume: How its joins go on after what was handled last; its param is added to `params`.
 
         Raises:
             TopicInUse: A live channel of the topic exists.
@@ -180,7 +184,7 @@ class ClientProtocol:
             raise ConnectionClosedByClient(None, "the client was closed")
         if topic in self._client.channels:
             raise TopicInUse(topic)
-        channel = self._client.channels[topic] = self._make_channel(topic, params, bound)
+        channel = self._client.channels[topic] = self._make_channel(topic, params, bound, resume)
         return channel
 
     def ping(self, now: float, *, timeout: float | None = None) -> str:
@@ -402,6 +406,8 @@ class ClientProtocol:
     def _tell_end(self, error: PhxError | None) -> None:
         self._client.events.append(Closed(error or self._cause))
 
-    def _make_channel(self, topic: str, params: Any, bound: Bound | None) -> Channel:
-        inbox = Inbox(topic, self._tables, bound, self._client.held)
+    def _make_channel(
+        self, topic: str, params: Any, bound: Bound | None = None, resume: Resume | None = None
+    ) -> Channel:
+        inbox = Inbox(topic, self._tables, bound, self._client.held, resume)
         return Channel(topic, params, client=self._client, socket=self._socket, inbox=inbox)

@@ -19,6 +19,7 @@ from .handlers.router import Router, Routes, select_handlers
 from .message import RESERVED_EVENTS
 from .presence import PRESENCE_DIFF, PRESENCE_STATE, Presence
 from .queues import Backlog, Bound, ConcurrentQueue, Delivery, DeliveryQueue, HandlerQueue, Place, Placement
+from .resume import Position, Resume
 
 PRESENCE_EVENTS = frozenset({PRESENCE_STATE, PRESENCE_DIFF})
 
@@ -170,11 +171,25 @@ class Inbox(DeliveryQueue):
         default: The same for every event that is not in `fast_routes`.
         taps: Streams that read it.
         presence: Who is there, if that is tracked.
+        position: How far its messages are handled, if the topic is resumed.
     """
 
-    __slots__ = ("_own", "_queues", "_table", "_tables", "_topic", "default", "fast_routes", "presence", "taps")
+    __slots__ = (
+        "_own",
+        "_queues",
+        "_table",
+        "_tables",
+        "_topic",
+        "default",
+        "fast_routes",
+        "position",
+        "presence",
+        "taps",
+    )
 
-    def __init__(self, topic: str, tables: RouteTables, bound: Bound | None, backlog: Backlog) -> None:
+    def __init__(
+        self, topic: str, tables: RouteTables, bound: Bound | None, backlog: Backlog, resume: Resume | None = None
+    ) -> None:
         super().__init__(bound, backlog)
         self._topic = topic
         self._tables = tables
@@ -185,6 +200,7 @@ class Inbox(DeliveryQueue):
         self.default: FastRoute
         self.taps: tuple[Tap, ...] = ()
         self.presence: Presence | None = None
+        self.position = None if resume is None else Position(resume)
         self.refresh()
 
     def __repr__(self) -> str:
@@ -199,7 +215,7 @@ class Inbox(DeliveryQueue):
         if self._queues:  # what a queue that goes still holds is in the hands of a worker, or waits for one
             kept = self._table.queued
             self._queues = {handler: queue for handler, queue in self._queues.items() if handler in kept}
-        if self.bound is not None:
+        if self.bound is not None or self.position is not None:
             self.fast_routes, self.default = _EVERYTHING_SLOW, None
             return
         self.fast_routes, self.default = self._table.fast, self._table.fast_default

@@ -36,6 +36,9 @@ class Claim:
         self.size = size
         self.places = places
 
+    def settle(self) -> None:
+        """It waits nowhere any more."""
+
 
 #: Who is to have it, in order; what; and the size of its frame, or the claim that it shares with other places.
 #: A bare tuple, for there is one a message.
@@ -71,8 +74,12 @@ class Backlog:
         """What a message of so many bytes counts for in each of the places where it is to wait."""
         if places < 2:
             return size
+        return self.track(Claim(size, places))
+
+    def track(self, claim: Claim) -> Claim:
+        """See to it that the claim is settled, though its message may wait in one place."""
         self._claims += 1
-        return Claim(size, places)
+        return claim
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
         """These are handled; a message is when it waits nowhere any more."""
@@ -92,6 +99,7 @@ class Backlog:
             if claim.places:
                 return False
             self._claims -= 1
+            claim.settle()
             claim = claim.size
         self.messages -= 1
         self.size -= claim

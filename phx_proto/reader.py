@@ -149,16 +149,20 @@ class Reader:
         route = inbox.route(event)
         if not route.wanted:
             self._client.stats.unhandled += 1
+            if inbox.position is not None:
+                inbox.position.expect(message, size, places=0)
             return False
         return self._admit(connection, inbox, route, message, size)
 
     def _admit(self, connection: Connection, inbox: Inbox, route: Route, message: Message[Any], size: int) -> bool:
         """Put it into the inbox, unless there is no room or the client ends; tells whether it was put there."""
-        if connection.draining:
-            self._client.stats.dropped += 1
-            return False
-        if connection.flow.full:
-            self._overflow[None] += 1
+        if connection.draining or connection.flow.full:
+            if connection.draining:
+                self._client.stats.dropped += 1
+            else:
+                self._overflow[None] += 1
+            if inbox.position is not None:
+                inbox.position.lose()
             return False
         return self._deliver(inbox, route, message, size)
 
@@ -169,7 +173,13 @@ class Reader:
             queues = [queue for queue in queues if self._has_room(queue)]
         in_line = bool(route.line) and self._has_room(inbox)
         places = in_line + len(queues) + len(route.taps)
-        claim = self._client.held.claim(size, places)
+        position = inbox.position
+        if position is None:
+            claim = self._client.held.claim(size, places)
+        else:
+            claim = position.expect(message, size, places)
+            if places:
+                self._client.held.track(claim)
         if in_line and inbox.put((route.line, message, claim)):
             self._client.runnable.append(inbox)
         for queue in queues:

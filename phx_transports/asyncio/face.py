@@ -19,6 +19,7 @@ from phx_proto.handlers.router import F, decorator
 from phx_proto.message import Message, Reply
 from phx_proto.presence import Entries, Presence
 from phx_proto.queues import Bound
+from phx_proto.resume import Resume
 from phx_proto.states import ChannelState, SocketState
 
 from ..client import calls
@@ -65,6 +66,14 @@ class Channel:
     def response(self) -> Any:
         """What the server answered to the latest join, any JSON value or bytes; `None` before."""
         return self._core.response
+
+    @property
+    def last_seen(self) -> Any:
+        """The id of the message that was handled last, where the channel resumes: to begin with at the next start.
+
+        `None` while there is none. It may call the function of its `Resume`, and raises what that raises.
+        """
+        return self._core.last_seen
 
     @property
     def client(self) -> "Client":
@@ -327,7 +336,9 @@ class Client:
         self._driver.report()
         return self._proto.stats
 
-    def channel(self, topic: str, params: Any = None, *, bound: Bound | None = None) -> Channel:
+    def channel(
+        self, topic: str, params: Any = None, *, bound: Bound | None = None, resume: Resume | None = None
+    ) -> Channel:
         """Make a channel that is not joined yet, to give it handlers or streams before its join.
 
         Args:
@@ -335,6 +346,7 @@ class Client:
             params: Payload of its joins; or a callable, plain or async, read at every join: to resume from what was
                 seen last, for instance.
             bound: Where messages that wait are dropped, if anywhere.
+            resume: How its joins go on after the message that was handled last; its param is added to `params`.
 
         Raises:
             TopicInUse: A live channel of the topic exists.
@@ -342,13 +354,15 @@ class Client:
             InvalidHandler: The router has a handler that cannot run where the executor does.
         """
         self._driver.check_routes(topic)
-        core = self._proto.channel(topic, params, bound=bound)
+        core = self._proto.channel(topic, params, bound=bound, resume=resume)
         core.context = channel = Channel(core, self, self._driver)
         return channel
 
-    async def join(self, topic: str, params: Any = None, *, timeout: float | None = None) -> Channel:
+    async def join(
+        self, topic: str, params: Any = None, *, timeout: float | None = None, resume: Resume | None = None
+    ) -> Channel:
         """Join a topic, and wait for the server's answer. Raises what `channel` and `Channel.join` raise."""
-        channel = self.channel(topic, params)
+        channel = self.channel(topic, params, resume=resume)
         try:
             await channel.join(timeout=timeout)
         except LocalError:  # the params cannot be sent; the topic is free again
@@ -358,13 +372,13 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def joined(
-        self, topic: str, params: Any = None, *, timeout: float | None = None
+        self, topic: str, params: Any = None, *, timeout: float | None = None, resume: Resume | None = None
     ) -> AsyncGenerator[Channel, None]:
         """Join a topic for the length of a block, and leave it at its end.
 
         Where an exception or a cancellation ends the block, the leave is sent and its answer is not waited for.
         """
-        channel = await self.join(topic, params, timeout=timeout)
+        channel = await self.join(topic, params, timeout=timeout, resume=resume)
         try:
             yield channel
         except BaseException:

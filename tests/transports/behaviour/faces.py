@@ -102,6 +102,10 @@ class Channel(Face):
         return self.native.state  # type: ignore[no-any-return]
 
     @property
+    def last_seen(self) -> Any:
+        return self.native.last_seen
+
+    @property
     def client(self) -> Client:
         return Client(self.native.client, self.adapter)
 

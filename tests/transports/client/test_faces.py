@@ -17,8 +17,8 @@ CLIENT = (
     "wait_connected"
 )
 CHANNEL = (
-    "add begin_leave cast client join leave messages off on present push response state stream topic track_presence "
-    "wait_for"
+    "add begin_leave cast client join last_seen leave messages off on present push response state stream topic "
+    "track_presence wait_for"
 )
 STREAM = "dropped"
 

@@ -1,0 +1,141 @@
+"""Resuming a topic: each join tells the server which message was handled last, so that it sends those after it.
+
+A position moves when a message was handled: by all its handlers and streams, and all messages before it likewise. So
+what was received and lost at a cut, or dropped at the hard bound, is asked for again; what was received and waits for
+its handlers while the topic is joined anew comes twice: a handler must stand that.
+
+Handled is what `Stats.handled` counts. A handler that raised has handled its message: `on_handler_error` was told. A
+message that a bounded queue dropped, or that no handler wants, is passed over.
+"""
+
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, cast
+
+from .errors import InvalidPayload
+from .formats.soundness import UNREADABLE
+from .message import PHX_JOIN, Message
+from .queues import Claim
+
+__all__ = ["Resume"]
+
+#: Gives the id of a message; `None` for one that has none. It is called by the adapter, as params are.
+IdOf: TypeAlias = Callable[[Message[Any]], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """How a topic is resumed: what a message's id is, and under which name the next join tells it.
+
+    >>> Resume(by="id", param="since")
+    Resume(by='id', param='since', start=None, events=None)
+
+    Attributes:
+        by: The field of the payload that has the id; or a function of the message.
+        param: The join's param for the id of the message handled last.
+        start: The id to begin with, e.g. from a store; `None` for a first join without the param.
+        events: Whose messages have ids; `None` for all. Others do not move the position.
+    """
+
+    by: str | IdOf
+    param: str
+    start: Any = None
+    events: Collection[str] | None = None
+
+    def id_of(self, message: Message[Any]) -> Any:
+        """The id of a message; `None` where it has none."""
+        if not isinstance(self.by, str):
+            return self.by(message)
+        try:
+            payload: Any = message.payload
+        except UNREADABLE:
+            return None
+        return cast("Mapping[str, Any]", payload).get(self.by) if isinstance(payload, Mapping) else None
+
+    def counts(self, message: Message[Any]) -> bool:
+        """Whether it moves the position; a function is not asked yet."""
+        if self.events is not None and message.event not in self.events:
+            return False
+        return not isinstance(self.by, str) or self.id_of(message) is not None
+
+
+#: Handled messages that may wait for one before them; then the position stands still until the next join.
+_MOST_PENDING: Final = 2**16
+
+
+class Position:
+    """How far one channel has got.
+
+    Args:
+        resume: What it goes by.
+
+    Attributes:
+        resume: As given.
+    """
+
+    __slots__ = ("_last", "_latest", "_lost", "_pending", "_read", "resume")
+
+    def __init__(self, resume: Resume) -> None:
+        self.resume = resume
+        self._latest: Message[Any] | None = None  # of those that count and were handled
+        self._read: Message[Any] | None = None  # whose id `_last` is
+        self._last = resume.start
+        self._pending: deque[_Pending] = deque()
+        self._lost = False  # a message after these was, in this join
+
+    def read(self) -> Any:
+        """The id of the message that was handled last; it calls the application's function, if there is one."""
+        message = self._latest
+        if message is not None and message is not self._read:
+            found = self.resume.id_of(message)
+            self._last = self._last if found is None else found
+            self._read = message
+        return self._last
+
+    def expect(self, message: Message[Any], size: int, places: int) -> Claim:
+        """The claim of a message that waits in so many places."""
+        pending = _Pending(size, places, message, self)
+        if not self._lost:
+            self._pending.append(pending)
+            self.advance()
+            self._lost = len(self._pending) >= _MOST_PENDING
+        return pending
+
+    def lose(self) -> None:
+        """A message was lost: none after it counts, until the topic is joined anew."""
+        self._lost = True
+
+    def advance(self) -> None:
+        """Go on past what was handled."""
+        passed: list[Message[Any]] = []
+        while self._pending and not self._pending[0].places:
+            passed.append(self._pending.popleft().message)
+        self._latest = next(filter(self.resume.counts, reversed(passed)), self._latest)
+
+    def join_params(self, topic: str, params: Any) -> Any:
+        """The params of the next join.
+
+        Raises:
+            InvalidPayload: The given ones are no object.
+        """
+        self._lost = False
+        if isinstance(self.resume.by, str):  # else the adapter has called the function
+            self.read()
+        if self._last is None:
+            return params
+        if params is not None and not isinstance(params, Mapping):
+            raise InvalidPayload(topic, PHX_JOIN, "the params", f"are no object, and resume adds {self.resume.param!r}")
+        return {**cast("Mapping[str, Any]", params or {}), self.resume.param: self._last}
+
+
+class _Pending(Claim):
+    __slots__ = ("message", "position")
+
+    def __init__(self, size: int, places: int, message: Message[Any], position: Position) -> None:
+        super().__init__(size, places)
+        self.message = message
+        self.position = position
+
+    def settle(self) -> None:
+        self.position.advance()
