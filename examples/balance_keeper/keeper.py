@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Final, Self
 
-from phx_proto import ClientOptions, JoinPolicy, Refusal
+from phx_proto import ClientOptions, JoinPolicy, Refusal, Resume
 from phx_proto.events import ChannelEnded
 from phx_transports.threads import connect
 from phx_transports.threads.interfaces import TransportFactory
@@ -52,7 +52,8 @@ class Keeper:
             self._events = stack.enter_context(self._client.events())
             self._client.join(POLICY)
             for topic in self._topics:
-                self._join(topic)
+                start = self._store.account(topic).last_id
+                self._client.join(topic, resume=Resume(by="id", param="since", start=start))
             self._stack = stack.pop_all()
         return self
 
@@ -71,9 +72,3 @@ class Keeper:
             if isinstance(event, ChannelEnded) and event.error is not None:
                 raise event.error
         self._client.wait_closed()
-
-    def _join(self, topic: str) -> None:
-        def params() -> dict[str, int]:  # read again at every rejoin
-            return {"since": self._store.account(topic).last_id}
-
-        self._client.join(topic, params)
