@@ -29,6 +29,7 @@ from phx_proto.events import (
     Event,
     InboxOverflow,
     PatternJoined,
+    ReplyReceived,
     UnclaimedMessages,
 )
 from phx_proto.handlers.handler import Handler
@@ -137,9 +138,15 @@ class Log:
 
     def event(self, event: Event) -> None:
         """Log what an operator wants to know: connections lost and back, channels in trouble, input dropped."""
-        with self._lock:
-            self._event(event)
-        self._flush()
+        if self.wants(event):
+            with self._lock:
+                self._event(event)
+            self._flush()
+
+    @staticmethod
+    def wants(event: Event) -> bool:
+        """Whether an event may have to be logged; replies, of which there is one for each push, never are."""
+        return type(event) is not ReplyReceived
 
     def unless(self, on_error: OnHandlerError) -> OnHandlerError:
         """Who is told of handlers' errors: the application, or this log where it left that to the log."""

@@ -78,7 +78,7 @@ class Session:
 
     def check_process(self) -> None:
         """Refuse a fork: `OtherProcess`."""
-        if not self.is_here:
+        if os.getpid() != self._process:  # `is_here`, spelled out: this is in every step
             raise OtherProcess
 
     def wait(self, ref: str, waiter: Waiter) -> None:

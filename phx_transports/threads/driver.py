@@ -123,7 +123,8 @@ class ThreadsDriver(BlockingDriver):
 
     def record(self, event: Event) -> None:
         """Have an event logged after the lock was released."""
-        self._to_log.append(event)
+        if self.log.wants(event):
+            self._to_log.append(event)
 
     # ---- handlers ---------------------------------------------------------------------------------------------------
 

@@ -95,8 +95,9 @@ class WebSocket(ABC):
     def _cut(self, data: bytes) -> list[Received]:
         """Takes a read, and gives the messages completed by it. Sets `ending` when it was the last."""
         messages = self._cutter.cut(data)
-        if not self.full:
-            self._answered = self._assembler.answered
+        answered = self._assembler.answered
+        if answered != self._answered and not self.full:
+            self._answered = answered
         if self._cutter.ended and self.ending is None:
             close = self._protocol.close_rcvd
             self.ending = (None, self._assembler.problem) if close is None else (int(close.code), close.reason)
@@ -108,7 +109,7 @@ class WebSocket(ABC):
 
         Only these count, not all that is to be written: a server that waits for us to read reads nothing meanwhile.
         """
-        return not (self.full and self._assembler.answered - self._answered > ANSWERS)
+        return self._assembler.answered - self._answered <= ANSWERS or not self.full
 
     def _lost(self, problem: str) -> None:
         """The connection is gone; if it was not over yet, that is why."""
