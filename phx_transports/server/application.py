@@ -63,6 +63,7 @@ class Server:
         subprotocols: Of its mount.
         auth_token: Of its mount.
         compress: Of its mount.
+        longpoll: Of its mount.
         max_connections: How many clients there may be at once, those whose handshake is not over included; one more is
             dropped when it comes. `None` for any number.
         handshake_timeout: Seconds that a client and `connect` have for the handshake.
@@ -84,6 +85,7 @@ class Server:
         subprotocols: Sequence[str] = (),
         auth_token: bool = True,
         compress: bool = False,
+        longpoll: bool = True,
         max_connections: int | None = 16_384,
         handshake_timeout: float = 10.0,
         max_size: int | None = 10_000_000,
@@ -108,6 +110,7 @@ class Server:
             subprotocols=subprotocols,
             auth_token=auth_token,
             compress=compress,
+            longpoll=longpoll,
         )
 
     # ---- its mounts --------------------------------------------------------------------------------------------------
@@ -123,6 +126,7 @@ class Server:
         subprotocols: Sequence[str] = (),
         auth_token: bool = True,
         compress: bool = False,
+        longpoll: bool = True,
     ) -> None:
         """Let clients connect at one more path, to the same channels. To be called before serving.
 
@@ -143,6 +147,8 @@ class Server:
                 only where it is asked to.
             compress: Whether clients that offer it have permessage-deflate. As on Bandit, a message that inflates to
                 more than 25 times its size closes the connection with 1009.
+            longpoll: Whether clients may poll instead, at `path` with `/longpoll` behind. Phoenix lets them only where
+                it is asked to.
 
         Raises:
             InvalidHandler: The path is taken, or `check_origin` is a coroutine function.
@@ -157,6 +163,7 @@ class Server:
             subprotocols=tuple(subprotocols),
             auth_token=auth_token,
             compress=compress,
+            longpoll=longpoll,
         )
         if len(set(mount.variables)) < len(mount.variables):
             raise ValueError(f"a variable stands twice in {mount.address!r}")

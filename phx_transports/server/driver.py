@@ -27,7 +27,7 @@ from phx_proto.server.protocol import ServerProtocol
 from ..asyncio.alarm import Alarm
 from ..websocket.cutter import Received
 from .socket import ServerSocket
-from .wire import ServerWire
+from .wire import WireEvents
 
 __all__ = ["ChannelEvent", "ChannelEvents", "SocketDriver"]
 
@@ -43,6 +43,17 @@ class ChannelEvents(Protocol):
     def put(self, event: ChannelEvent, /) -> None:
         """Handle it after those before it; never in this call."""
         ...
+
+
+class SocketWire(Protocol):
+    """A connection as its driver sees it; see `ServerWire`, and `PollingWire`."""
+
+    def begin(self, events: WireEvents, /) -> None: ...
+    def put(self, data: str | bytes, /) -> None: ...
+    def end(self, code: int, reason: str = "", /) -> None: ...
+    def drop(self) -> None: ...
+    def settled(self, protocol: ServerProtocol, /) -> None: ...
+    async def writable(self) -> None: ...
 
 
 class SocketDriver:
@@ -61,7 +72,7 @@ class SocketDriver:
         self,
         socket: ServerSocket,
         serializer: ServerSerializer,
-        wire: ServerWire,
+        wire: SocketWire,
         options: ServerOptions,
         *,
         topics: tuple[str, ...],
@@ -135,7 +146,7 @@ class SocketDriver:
                     self._send()  # the end of one that has no last words
                 case SocketClosed():
                     self.socket.ended = event
-        self._wire.want(more=not protocol.full)
+        self._wire.settled(protocol)
         deadline = protocol.next_timeout()
         if deadline is None:
             self._alarm.stop()

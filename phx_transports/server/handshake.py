@@ -146,16 +146,17 @@ class RequestLine:
         limit: How long the line may be, in bytes.
 
     Attributes:
+        is_read: Whether the line is known.
         early: What came behind the request.
     """
 
-    __slots__ = ("_limit", "_line", "_read", "_tail", "_whole", "early", "method", "path", "query", "version")
+    __slots__ = ("_limit", "_line", "_tail", "_whole", "early", "is_read", "method", "path", "query", "version")
 
     def __init__(self, limit: int) -> None:
         self.method = self.path = self.query = self.version = ""
         self._limit = limit
         self._line = bytearray()
-        self._read = False
+        self.is_read = False
         self._tail = b"\r\n"  # the last bytes that were shown: of the request line, at first
         self._whole = False
         self.early = bytearray()
@@ -166,7 +167,7 @@ class RequestLine:
         Raises:
             Rejected: The line is too long, or none.
         """
-        if self._read:
+        if self.is_read:
             return self._take_headers(data)
         self._line += data
         line, end, rest = bytes(self._line).partition(b"\r\n")
@@ -179,9 +180,16 @@ class RequestLine:
             raise Rejected(_MALFORMED)
         self.method, target, self.version = parts
         self.path, _, self.query = target.partition("?")
-        self._read = True
+        self.is_read = True
         self._line.clear()
-        return b"GET / HTTP/1.1\r\n" + self._take_headers(rest)
+        return _SHOWN + self._take_headers(rest)
+
+    def raw(self, seen: bytes) -> bytes:
+        """The request as it came, where the library shall not see it: with what `take` gave first."""
+        target = f"{self.path}?{self.query}" if self.query else self.path
+        line = f"{self.method} {target} {self.version}\r\n".encode("ascii", "surrogateescape")
+        early, self.early = self.early, bytearray()
+        return line + seen.removeprefix(_SHOWN) + early
 
     def _take_headers(self, data: bytes) -> bytes:
         if self._whole:
@@ -199,6 +207,7 @@ class RequestLine:
 
 # ---- private --------------------------------------------------------------------------------------------------------
 
+_SHOWN: Final = b"GET / HTTP/1.1\r\n"
 _TOO_LONG: Final = b"HTTP/1.0 414 Request-URI Too Long\r\nconnection: close\r\n\r\n"
 _MALFORMED: Final = b"HTTP/1.0 400 Bad Request\r\nconnection: close\r\n\r\n"
 

@@ -44,11 +44,12 @@ class Mount:
     subprotocols: tuple[str, ...]
     auth_token: bool
     compress: bool
+    longpoll: bool
 
     @property
     def address(self) -> str:
         """The path of its WebSocket, with its variables: `/socket/:tenant/websocket`."""
-        return "/".join(["", *filter(None, f"{self.path}/{self.websocket}".split("/"))])
+        return _joined(self.path, self.websocket)
 
     @property
     def variables(self) -> list[str]:
@@ -57,8 +58,19 @@ class Mount:
 
     def match(self, path: str) -> dict[str, str] | None:
         """The variables of a request's path; `None` if it leads elsewhere."""
-        found = re.fullmatch(_VARIABLE.sub(r"(?P<\1>[^/]+)", re.escape(self.address)) + "/?", path)
-        return None if found is None else {name: unquote(text) for name, text in found.groupdict().items()}
+        return _matched(self.address, path)
+
+    def match_polls(self, path: str) -> dict[str, str] | None:
+        """The same for a request of long polling."""
+        return _matched(_joined(self.path, "longpoll"), path) if self.longpoll else None
+
+    def admits(self, origins: Iterable[str], host: str) -> bool:
+        """Whether a page from there may connect; without an origin it is no browser's, which might lie.
+
+        Raises:
+            Exception: What the application's `check_origin` raises.
+        """
+        return all(self.is_allowed(origin, host) for origin in map(Origin.sent, origins))
 
     def admit(self, line: RequestLine, variables: dict[str, str], headers: Headers) -> tuple[Offer, dict[str, Any]]:
         """Check a request for a WebSocket here; its header of subprotocols is taken away.
@@ -72,9 +84,8 @@ class Mount:
         """
         if line.method != "GET":
             raise RefuseConnect(400)
-        for origin in map(Origin.sent, headers.get_all("Origin")):  # without one it is no browser's, which might lie
-            if not self.is_allowed(origin, headers["Host"]):
-                raise RefuseConnect(403)
+        if not self.admits(headers.get_all("Origin"), headers["Host"]):
+            raise RefuseConnect(403)
         offer = take_offer(headers, self.subprotocols, auth_token=self.auth_token)
         params = read_params(line.query) | variables
         if serializer_of(params) is None:
@@ -92,6 +103,16 @@ def serializer_of(params: Mapping[str, Any]) -> ServerSerializer | None:
 
 
 # ---- private --------------------------------------------------------------------------------------------------------
+
+
+def _joined(*parts: str) -> str:
+    return "/".join(["", *filter(None, "/".join(parts).split("/"))])
+
+
+def _matched(address: str, path: str) -> dict[str, str] | None:
+    found = re.fullmatch(_VARIABLE.sub(r"(?P<\1>[^/]+)", re.escape(address)) + "/?", path)
+    return None if found is None else {name: unquote(text) for name, text in found.groupdict().items()}
+
 
 #: A variable in the path of a mount.
 _VARIABLE: Final = re.compile(r":([a-zA-Z_][a-zA-Z_0-9]*)")

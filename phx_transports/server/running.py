@@ -5,27 +5,30 @@ import contextlib
 import inspect
 import logging
 import ssl as tls
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from itertools import islice
 from typing import Any, Final, cast
 
+from msgspec.structs import replace
 from websockets.asyncio.server import Server as Listener
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as listen
 from websockets.http11 import Request, Response
 
-from phx_proto.server.events import HOSTS
+from phx_proto.server.events import HOSTS, ServerOptions
 from phx_proto.shown import NO_SECRETS
 
 from ..asyncio.signals import signals_to
 from ..client.signals import SignalPolicy
 from .deflate import Deflate
-from .driver import SocketDriver
+from .driver import SocketDriver, SocketWire
 from .handshake import NO_OFFER, BadToken, Offer, RefuseConnect, answer_offer, refusal
+from .http import HttpConnection, HttpRequest
 from .mount import CRASHED, NOT_FOUND, Mount, serializer_of
+from .polling import Polling, PollingWire
 from .reports import raise_if_ended
 from .runner import ChannelRunner, Context
 from .socket import ConnectInfo, ServerSocket
@@ -61,6 +64,7 @@ class RunningServer:
         self._mounts = mounts
         self._clients: dict[ServerWire, _Client] = {}
         self._listener: Listener | None = None
+        self._polling: dict[Mount, Polling] = {}
         self._closing = False
         self._max_connections: int | None = None
         self._closed = asyncio.Event()
@@ -123,8 +127,11 @@ class RunningServer:
             outbox=Outbox(),
             max_buffered=options.max_buffered,
             send_timeout=options.send_timeout,
+            handshake_timeout=options.handshake_timeout,
             host=options.host,
+            speaks=self._speaks,
         )
+        self._polling = {mount: Polling(mount, self, options) for mount in self._mounts if mount.longpoll}
         self._max_connections = options.max_connections
         self._listener = await listen(
             self._open,
@@ -161,6 +168,26 @@ class RunningServer:
         client = self._clients.pop(wire)
         if client.connecting is not None:
             client.connecting.cancel()
+
+    def _speaks(self, wire: ServerWire) -> HttpConnection | None:
+        """Whether a connection is one of long polling, by its request line."""
+        if all(mount.match_polls(wire.request_line.path) is None for mount in self._mounts):
+            return None
+        scheme = "http" if wire.transport.get_extra_info("ssl_object") is None else "https"
+        return HttpConnection(wire.transport, partial(self._polled, wire.remote_address, scheme))
+
+    def _polled(self, peer: Any, scheme: str, request: HttpRequest) -> None:
+        """A request came on a connection of long polling."""
+        if "host" not in request.headers:
+            request.connection.answer(request, 400, {}, b"")
+            return
+        for mount, polling in self._polling.items():
+            variables = mount.match_polls(request.path)
+            if variables is not None:
+                uri = f"{scheme}://{request.headers['host']}{request.path}"
+                polling.request(request, variables, ConnectInfo.of(peer, uri, request.headers))
+                return
+        request.connection.answer(request, NOT_FOUND.status, NOT_FOUND.headers, NOT_FOUND.body)
 
     def _request(self, connection: ServerConnection, request: Request) -> Response | None:
         """What can be refused without asking the application, and what the library must not see."""
@@ -201,16 +228,11 @@ class RunningServer:
         socket = ServerSocket(params=client.params, headers=headers, auth_token=client.offer.token, connect_info=info)
         client.connecting = asyncio.current_task()
         try:
-            if client.mount.connect is not None and inspect.isawaitable(asked := client.mount.connect(socket)):
-                await asked
-        except RefuseConnect as refused:
-            return refusal(refused, client.offer)
-        except BaseException as error:
-            raise_if_ended(error)
-            self._context.report("connect", error, secrets=socket.secrets)
-            return refusal(CRASHED)
+            refused = await self.ask(client.mount, socket)
         finally:
             client.connecting = None
+        if refused is not None:
+            return refusal(refused, NO_OFFER if refused is CRASHED else client.offer)
         client.socket = socket
         answer_offer(response, client.offer)
         return None
@@ -221,24 +243,55 @@ class RunningServer:
         client = self._client(connection)
         assert client.mount is not None, "the library opens what was accepted"
         assert client.socket is not None, "the application was asked"
-        serializer = serializer_of(client.params)
+        client.driver = self._driven(client.socket, connection, client.mount.options)
+        await connection.wait_closed()
+
+    # ---- what long polling asks for (see `polling.py`) ---------------------------------------------------------------
+
+    async def ask(self, mount: Mount, socket: ServerSocket) -> RefuseConnect | None:
+        """Ask the application about a client; gives how it is refused, if it is."""
+        try:
+            if mount.connect is not None and inspect.isawaitable(asked := mount.connect(socket)):
+                await asked
+        except RefuseConnect as refused:
+            return refused
+        except BaseException as error:
+            raise_if_ended(error)
+            self._context.report("connect", error, secrets=socket.secrets)
+            return CRASHED
+        return None
+
+    def admits_origin(self, mount: Mount, origins: Sequence[str], host: str) -> bool | None:
+        """Whether a page from there may connect; `None` where the application fails to say."""
+        try:
+            return mount.admits(origins, host)
+        except BaseException as error:
+            self._context.report("check_origin", error, secrets=lambda: NO_SECRETS)
+            return None
+
+    def drive(self, mount: Mount, socket: ServerSocket, wire: PollingWire) -> SocketDriver:
+        """Begin with the socket of a session, which has a timeout of its own."""
+        return self._driven(socket, wire, replace(mount.options, timeout=None))
+
+    def _driven(self, socket: ServerSocket, wire: SocketWire, options: ServerOptions) -> SocketDriver:
+        serializer = serializer_of(socket.params)
         assert serializer is not None, "the version was looked at in the request"
-        client.driver = SocketDriver(
-            client.socket,
+        return SocketDriver(
+            socket,
             serializer,
-            connection,
-            client.mount.options,
+            wire,
+            options,
             topics=tuple(self._context.definitions),
             begin_join=partial(ChannelRunner, self._context),
         )
-        await connection.wait_closed()
 
     def _client(self, connection: ServerConnection) -> _Client:
         assert isinstance(connection, ServerWire)
         return self._clients.get(connection) or _Client()  # one that is gone already: what is written there is lost
 
     def _drivers(self) -> list[SocketDriver]:
-        return [client.driver for client in self._clients.values() if client.driver is not None]
+        drivers = [client.driver for client in self._clients.values() if client.driver is not None]
+        return drivers + [driver for polling in self._polling.values() for driver in polling.drivers.values()]
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
@@ -265,6 +318,8 @@ class RunningServer:
                     await self._settled()
         finally:
             self.cut()
+            for polling in self._polling.values():
+                await polling.close()
             await self._context.pool.close()
             for runner in tuple(self._context.runners):
                 await runner.retire()

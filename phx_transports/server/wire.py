@@ -26,9 +26,11 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol as WebSocketProtocol
 
 from phx_proto.server.events import HostRules
+from phx_proto.server.protocol import ServerProtocol
 
 from ..websocket.cutter import Assembler, Received
 from .handshake import Rejected, RequestLine
+from .http import HttpConnection
 
 __all__ = ["EARLY", "LINGER", "WRITE_LIMIT", "Outbox", "ServerWire", "WireEvents", "WireOptions"]
 
@@ -119,12 +121,18 @@ class ServerWire(ServerConnection):
         outbox: Outbox,
         max_buffered: int,
         send_timeout: float,
+        handshake_timeout: float,
         host: HostRules,
+        speaks: "Callable[[ServerWire], HttpConnection | None]",
         **options: Any,
     ) -> None:
         super().__init__(protocol, server, **options)
         self.request_line = RequestLine(host.max_request_line)
         self._made = made
+        self._speaks = speaks
+        self._http: HttpConnection | None = None  # where the client polls
+        self._handshake_timeout = handshake_timeout
+        self._impatience: asyncio.TimerHandle | None = None  # until the request line has come
         self._lost = lost
         self._events: WireEvents | None = None
         self._assembler = Assembler(protocol, max_fragmented=host.max_fragmented)
@@ -151,6 +159,10 @@ class ServerWire(ServerConnection):
         if more is not self._wanted:
             self._wanted = more
             self._regulate()
+
+    def settled(self, protocol: ServerProtocol) -> None:
+        """The driver has done what the core wanted: reads on, or not."""
+        self.want(more=not protocol.full)
 
     def put(self, data: str | bytes) -> None:
         """Queues one message; written with all others of this loop iteration."""
@@ -197,11 +209,16 @@ class ServerWire(ServerConnection):
     # ---- from the transport ------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
+        # Not yet the server's part of it, which begins to wait for the handshake of a WebSocket.
+        super(ServerConnection, self).connection_made(transport)
+        self._impatience = self.loop.call_later(self._handshake_timeout, self.transport.abort)
         self._made(self)
 
     def data_received(self, data: bytes) -> None:
         if self._over:
+            return
+        if self._http is not None:
+            self._http.receive(data)
             return
         if self._events is None:
             self._handshake(data)
@@ -218,15 +235,20 @@ class ServerWire(ServerConnection):
             self.flush()
 
     def eof_received(self) -> None:
+        if self._http is not None:
+            self.transport.close()
+            return
         super().eof_received()
         self._broken("the client ended the connection without a close frame")
         self._start_linger()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._linger, self._stuck):
+        for timer in (self._linger, self._stuck, self._impatience):
             if timer is not None:
                 timer.cancel()
         self._linger = self._stuck = None
+        if self._http is not None:
+            self._http.lost()
         super().connection_lost(exc)
         self._broken("the connection was dropped" if exc is None else f"the connection broke: {exc}")
         self._lost(self)
@@ -253,13 +275,22 @@ class ServerWire(ServerConnection):
 
     def _handshake(self, data: bytes) -> None:
         try:
-            super().data_received(self.request_line.take(data))
+            seen = self.request_line.take(data)
         except Rejected as rejected:
             self._over = True
             self.transport.write(rejected.answer)
             self.transport.close()
-        else:
-            self.want(more=len(self.request_line.early) <= EARLY)
+            return
+        if self.request_line.is_read and self._impatience is not None:
+            self._impatience.cancel()
+            self._impatience = None
+            self._http = self._speaks(self)
+            if self._http is not None:
+                self._http.receive(self.request_line.raw(seen))
+                return
+            super().connection_made(self.transport)
+        super().data_received(seen)
+        self.want(more=len(self.request_line.early) <= EARLY)
 
     def _finish(self, events: WireEvents, farewell: bytes) -> None:
         """The client's close frame came, or it broke the rules of WebSocket: this was the last read."""

@@ -1,0 +1,165 @@
+"""HTTP/1.1 on one connection of a server, a request at a time: for long polling. On h11, free of I/O but for writing.
+
+Requests are answered in turn, and what a client sends behind one waits for its answer. A body is read whole.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final
+
+import h11
+
+from phx_proto.server.longpoll import LARGEST_BODY
+
+__all__ = ["HttpConnection", "HttpRequest"]
+
+#: Seconds for which a connection may be idle between two requests, or in the middle of one.
+IDLE: Final = 60.0
+
+_LARGEST_HEAD: Final = 2**16  # bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HttpRequest:
+    """One request, which wants an answer.
+
+    Attributes:
+        method: In capitals.
+        target: Path and query, as they came. Secret.
+        headers: Names in lower case; of several with one name, the last. Secret.
+        body: Whole; `None` if it is too large to be read.
+        connection: Where the answer goes.
+    """
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes | None
+    connection: "HttpConnection"
+
+    @property
+    def path(self) -> str:
+        return self.target.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        return self.target.partition("?")[2]
+
+
+class HttpConnection:
+    """Reads requests, and writes their answers.
+
+    Args:
+        transport: Of the connection.
+        on_request: Given each request; answers it now or later.
+
+    Attributes:
+        on_lost: Called if the connection is gone before the request that it has is answered.
+    """
+
+    def __init__(self, transport: asyncio.Transport, on_request: Callable[[HttpRequest], None]) -> None:
+        self.on_lost: Callable[[], None] = _nothing
+        self._transport = transport
+        self._on_request = on_request
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_LARGEST_HEAD)
+        self._head: h11.Request | None = None
+        self._body = bytearray()
+        self._asked: HttpRequest | None = None  # has no answer yet
+        self._loop = asyncio.get_running_loop()
+        self._heard_at = self._loop.time()
+        self._idle = self._loop.call_later(IDLE, self._look)
+
+    def receive(self, data: bytes) -> None:
+        """Bytes came."""
+        self._heard_at = self._loop.time()
+        try:
+            self._http.receive_data(data)
+            self._read()
+        except h11.RemoteProtocolError as error:
+            self._refuse(error.error_status_hint)
+
+    def answer(self, request: HttpRequest, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Answer a request; one whose connection is gone, or that was answered, is ignored."""
+        if request is not self._asked:
+            return
+        self._asked = None
+        self.on_lost = _nothing
+        self._heard_at = self._loop.time()
+        self._write(status, headers, body)
+        if self._http.our_state is not h11.DONE:
+            self._transport.close()
+            return
+        try:
+            self._http.start_next_cycle()
+            self._read()
+        except h11.RemoteProtocolError as error:
+            self._refuse(error.error_status_hint)
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self._idle.cancel()
+        if self._asked is not None:
+            self._asked = None
+            self.on_lost()
+
+    # ---- private ----------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        while self._asked is None:
+            match event := self._http.next_event():
+                case h11.Request():
+                    self._head = event
+                    self._body.clear()
+                    if self._http.they_are_waiting_for_100_continue:
+                        go_on = h11.InformationalResponse(status_code=100, headers=[])
+                        self._transport.write(self._http.send(go_on) or b"")
+                case h11.Data(data=data):
+                    self._body += data
+                    if len(self._body) > LARGEST_BODY:
+                        self._ask(None)
+                case h11.EndOfMessage():
+                    self._ask(bytes(self._body))
+                case h11.ConnectionClosed():
+                    self._transport.close()
+                    return
+                case _:
+                    return
+
+    def _ask(self, body: bytes | None) -> None:
+        head = self._head
+        assert head is not None, "a body follows its head"
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
+        request = HttpRequest(head.method.decode().upper(), head.target.decode("latin-1"), headers, body, self)
+        self._asked = request
+        self._on_request(request)
+
+    def _write(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        fields = {"date": formatdate(usegmt=True), **headers, "content-length": str(len(body))}
+        phrase = next((each.phrase for each in HTTPStatus if each == status), "")
+        response = h11.Response(status_code=status, headers=list(fields.items()), reason=phrase)
+        parts = [self._http.send(response)]
+        if body and self._head is not None and self._head.method != b"HEAD":
+            parts.append(self._http.send(h11.Data(data=body)))
+        if self._http.our_state is h11.SEND_BODY:
+            parts.append(self._http.send(h11.EndOfMessage()))
+        self._transport.write(b"".join(filter(None, parts)))
+
+    def _refuse(self, status: int) -> None:
+        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._write(status, {"connection": "close"}, b"")
+        self._transport.close()
+
+    def _look(self) -> None:
+        """Close a connection on which nothing happens."""
+        rest = self._heard_at + IDLE - self._loop.time()
+        if rest <= 0 and self._asked is None:
+            self._transport.close()
+        else:
+            self._idle = self._loop.call_later(max(rest, 1.0), self._look)
+
+
+def _nothing() -> None:
+    """Nobody waits."""

@@ -1,0 +1,270 @@
+"""Long polling on one mount: the HTTP around `Polls`, and what stands in the place of a WebSocket for each session.
+
+No protocol decision is made here. As with `Phoenix.Transports.LongPoll` any page may ask (CORS): the origin is checked.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from secrets import token_urlsafe
+from typing import Final, Protocol
+
+from phx_proto.server.longpoll import PollRequest, Polls, PollSession
+from phx_proto.server.protocol import ServerProtocol
+
+from ..asyncio.alarm import Alarm
+from .driver import SocketDriver
+from .handshake import RefuseConnect, read_params
+from .http import HttpRequest
+from .mount import CRASHED, Mount, serializer_of
+from .socket import ConnectInfo, ServerSocket
+from .wire import WRITE_LIMIT, WireEvents, WireOptions
+
+__all__ = ["Polling", "PollingWire"]
+
+_HEADERS: Final[Mapping[str, str]] = {
+    "access-control-allow-origin": "*",
+    "cache-control": "max-age=0, private, must-revalidate",
+    "content-type": "application/json; charset=utf-8",
+}
+
+_PREFLIGHT: Final[Mapping[str, str]] = {
+    "access-control-allow-origin": "*",
+    "access-control-allow-methods": "get, post, options",
+    "access-control-max-age": "3600",
+}
+
+_TOKEN_BYTES: Final = 32
+
+
+class PollingWire:
+    """Stands where a WebSocket's wire does: what is sent waits for a poll. All methods are called on its loop."""
+
+    def __init__(self, session: PollSession, polling: "Polling") -> None:
+        self.session = session
+        self.events: WireEvents | None = None
+        self.ready = True  # the socket is
+        self._polling = polling
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def begin(self, events: WireEvents) -> None:
+        """Starts telling."""
+        self.events = events
+
+    def put(self, data: str | bytes) -> None:
+        """Queues one message for the next poll."""
+        self.session.put(data)
+        self._polling.soon(self)
+
+    def end(self, code: int, reason: str = "") -> None:
+        """Ends the session; its client sees that by its requests, which then are for none."""
+        self.drop()
+
+    def drop(self) -> None:
+        """Ends the session."""
+        self.session.end()
+        self._polling.ended(self)
+        self._room.set()
+
+    def settled(self, protocol: ServerProtocol) -> None:
+        """The driver has done what the core wanted."""
+        self.ready = protocol.ready
+        self._polling.soon(self)
+
+    async def writable(self) -> None:
+        """Waits until a poll has taken enough, or the session is over."""
+        await self._room.wait()
+
+    def work(self, now: float) -> None:
+        """Hands the socket what was posted, as long as it takes more, and the client what was sent."""
+        session = self.session
+        while self.ready and (frame := session.take(now)) is not None:
+            assert self.events is not None, "a session has its driver from the start"
+            self.events.received([frame])
+        session.flush()
+        if session.buffered < WRITE_LIMIT:
+            self._room.set()
+        else:
+            self._room.clear()
+            if session.buffered > self._polling.max_buffered:
+                self.lost("the client reads too slowly")
+
+    def lost(self, reason: str) -> None:
+        """Its client is gone."""
+        if self.events is not None and not self.session.over:
+            self.events.closed(None, reason)
+
+
+class PollingServer(Protocol):
+    """What the server does for an opening; see `RunningServer`."""
+
+    async def ask(self, mount: Mount, socket: ServerSocket, /) -> RefuseConnect | None: ...
+    def drive(self, mount: Mount, socket: ServerSocket, wire: PollingWire, /) -> SocketDriver: ...
+    def admits_origin(self, mount: Mount, origins: Sequence[str], host: str, /) -> bool | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request that has no answer yet, and what its path and its connection say of it."""
+
+    http: HttpRequest
+    variables: Mapping[str, str]
+    info: ConnectInfo
+
+    def socket(self, *, auth_token: bool) -> ServerSocket:
+        """The client that wants a session by it."""
+        headers = self.http.headers
+        token = headers.get("x-phoenix-authtoken") if auth_token else None
+        params = {**read_params(self.http.query), **self.variables}
+        return ServerSocket(
+            params=params,
+            headers=headers,
+            auth_token=None if token is None else token.encode("latin-1").decode("utf-8", "replace"),
+            connect_info=self.info,
+        )
+
+
+class Polling:
+    """The sessions of one mount, for as long as a server runs.
+
+    Args:
+        mount: Where.
+        server: Asks the application about a client, and drives its socket.
+        options: How much may wait, and how many sessions there may be.
+
+    Attributes:
+        drivers: Of the sessions that live.
+        max_buffered: Bytes that may wait for a client's polls.
+    """
+
+    def __init__(self, mount: Mount, server: PollingServer, options: WireOptions) -> None:
+        self.drivers: dict[PollingWire, SocketDriver] = {}
+        self.max_buffered = options.max_buffered
+        self._mount = mount
+        self._server = server
+        self._options = options
+        self._polls = Polls()
+        self._asked: dict[PollRequest, _Asked] = {}
+        self._wires: dict[PollSession, PollingWire] = {}
+        self._opening: dict[PollRequest, asyncio.Task[None]] = {}
+        self._touched: dict[PollingWire, None] = {}  # a set that keeps the order
+        self._loop = asyncio.get_running_loop()
+        self._alarm = Alarm(self._loop.call_at, self._due)
+
+    def request(self, http: HttpRequest, variables: Mapping[str, str], info: ConnectInfo) -> None:
+        """A request for this mount has come; `info` is of its connection."""
+        headers = http.headers
+        origins = [headers["origin"]] if "origin" in headers else []
+        admitted = self._server.admits_origin(self._mount, origins, headers["host"])
+        if not admitted:
+            status, body = (200, b'{"status":403}') if admitted is False else (CRASHED.status, CRASHED.body)
+            http.connection.answer(http, status, _HEADERS, body)
+        elif http.method == "OPTIONS":
+            asked = {"access-control-allow-headers": headers.get("access-control-request-headers", "")}
+            http.connection.answer(http, 200, {**_PREFLIGHT, **asked}, b"")
+        elif http.body is None:
+            http.connection.answer(http, 400, _HEADERS, b'{"errors":{"detail":"Bad Request"}}')
+        else:
+            self._poll(http, http.body, _Asked(http, variables, info))
+
+    def soon(self, wire: PollingWire) -> None:
+        """Have a session worked off, when all that happens in this iteration of the loop has happened."""
+        if not self._touched:
+            self._loop.call_soon(self._work)
+        self._touched[wire] = None
+
+    def ended(self, wire: PollingWire) -> None:
+        """A session is over."""
+        self.drivers.pop(wire, None)
+        self._wires.pop(wire.session, None)
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        self._alarm.stop()
+        for task in self._opening.values():
+            task.cancel()
+        await asyncio.gather(*self._opening.values(), return_exceptions=True)
+
+    # ---- private ----------------------------------------------------------------------------------------------------
+
+    def _poll(self, http: HttpRequest, body: bytes, asked: _Asked) -> None:
+        token = http.headers.get("x-phoenix-longpoll-token") or read_params(http.query).get("token")
+        kind = http.headers.get("content-type", "")
+        request = PollRequest(http.method, token if isinstance(token, str) else None, kind, body)
+        self._asked[request] = asked
+        http.connection.on_lost = partial(self._lost, request)
+        session = self._polls.request(request, self._loop.time())
+        if session in self._wires:
+            self.soon(self._wires[session])
+        self._settle()
+
+    def _lost(self, request: PollRequest) -> None:
+        """The connection of a request is gone before its answer."""
+        self._asked.pop(request, None)
+        session = self._polls.sessions.get(request.token or "")
+        if session is not None:
+            session.forget(request)
+        if request in self._opening:
+            self._opening[request].cancel()
+
+    def _work(self) -> None:
+        while self._touched:  # work may touch others, and the same once more
+            wire = next(iter(self._touched))
+            del self._touched[wire]
+            wire.work(self._loop.time())
+        self._settle()
+
+    def _due(self, at: float) -> None:
+        self._polls.timers.fire(max(at, self._loop.time()))
+        while self._polls.expired:
+            wire = self._wires.get(self._polls.expired.pop())
+            if wire is not None:
+                wire.lost("the client polls no more")
+        self._settle()
+
+    def _settle(self) -> None:
+        """Answer what is to be answered, begin what is to be opened, and set the alarm."""
+        polls = self._polls
+        for request in polls.openings:
+            self._opening[request] = asyncio.Task(self._open(request), loop=self._loop)
+        polls.openings.clear()
+        answers, polls.answers = polls.answers, []
+        for answer in answers:
+            asked = self._asked.pop(answer.request, None)
+            if asked is not None:
+                asked.http.connection.answer(asked.http, answer.status, _HEADERS, answer.body)
+        deadline = polls.timers.next()
+        if deadline is None:
+            self._alarm.stop()
+        elif deadline < self._alarm.armed:
+            self._alarm.arm(deadline)
+
+    async def _open(self, request: PollRequest) -> None:
+        """Ask the application about a client that wants a session."""
+        polls, mount = self._polls, self._mount
+        asked, limit = self._asked.get(request), self._options.max_connections
+        try:
+            if asked is None:  # gone already
+                return
+            socket = asked.socket(auth_token=mount.auth_token)
+            if serializer_of(socket.params) is None:
+                polls.refuse(request)
+                return
+            if limit is not None and len(self.drivers) >= limit:
+                polls.crash(request)
+                return
+            async with asyncio.timeout(self._options.handshake_timeout):
+                refused = await self._server.ask(mount, socket)
+            if refused is not None:
+                (polls.crash if refused is CRASHED else polls.refuse)(request)
+                return
+            session = polls.open(request, token_urlsafe(_TOKEN_BYTES), self._loop.time())
+            wire = self._wires[session] = PollingWire(session, self)
+            self.drivers[wire] = self._server.drive(mount, socket, wire)
+        except TimeoutError:
+            polls.crash(request)
+        finally:
+            del self._opening[request]
+            self._settle()
