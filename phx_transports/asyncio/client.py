@@ -14,7 +14,7 @@ from phx_proto.formats import Serializer
 from phx_proto.handlers.router import Router
 from phx_proto.options import ClientOptions
 
-from ..client.options import ClientSettings
+from ..client.options import ClientSettings, first_timeout
 from ..client.reports import OnHandlerError, log_handler_error
 from ..websocket.options import MAX_SIZE, AsyncFactory, NetworkOptions, proxy_secrets
 from .driver import AsyncioDriver
@@ -40,7 +40,11 @@ class connect:  # noqa: N801 - used like a function
         router: The handlers. Without one, `client.router` is empty, for you to fill.
         serializer: The wire format; V2 by default.
         options: How the client behaves: heartbeat, retries, joins, bounds.
-        timeout: Seconds to wait for the first connection; `math.inf` to keep trying until it comes.
+        timeout: Seconds for the first connection; `math.inf` to keep trying until it comes. By default 10, or no end
+            where nobody waits for it.
+        wait: Whether to wait for the first connection. If not, the client is given at once, and connects in the
+            background; see docs/connecting.md. What is raised below for want of a connection is then raised by
+            `wait_connected` and `run`, and told as events.
         ssl: For `wss://`; by default the system's certificates are trusted and the host's name is verified.
         proxy: A proxy's URL (HTTP or SOCKS), `None` for none, `True` for what the environment says.
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
@@ -73,7 +77,8 @@ class connect:  # noqa: N801 - used like a function
         router: Router | None = None,
         serializer: Serializer | None = None,
         options: ClientOptions | None = None,
-        timeout: float = 10.0,
+        timeout: float | None = None,
+        wait: bool = True,
         ssl: SSLContext | None = None,
         proxy: str | Literal[True] | None = True,
         max_size: int | None = MAX_SIZE,
@@ -105,7 +110,8 @@ class connect:  # noqa: N801 - used like a function
             ssl=ssl, proxy=proxy, max_size=max_size, compression=compression, factory=factory
         )
         self._transport = transport
-        self._timeout = timeout
+        self._timeout = first_timeout(timeout, wait=wait)
+        self._wait = wait
         self._client: Client | None = None
 
     def __await__(self) -> Generator[Any, None, Client]:
@@ -137,7 +143,8 @@ class connect:  # noqa: N801 - used like a function
         client = Client(driver)
         driver.start(self._timeout)
         try:
-            await client.wait_connected()
+            if self._wait:
+                await client.wait_connected()
         except BaseException:
             await client.abort()
             raise

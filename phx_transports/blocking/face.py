@@ -34,6 +34,7 @@ from phx_proto.states import ChannelState, SocketState
 from ..client import calls
 from ..client.batches import refuse_to_leave
 from ..client.channels import Channels
+from ..client.options import first_timeout
 from ..client.queues import everything, messages_only
 from ..client.signals import SignalPolicy
 from .driver import BlockingDriver
@@ -500,12 +501,13 @@ class Client:
             raise self.error
 
 
-def opened(driver: BlockingDriver, timeout: float) -> Client:
-    """A client that has connected within so many seconds; raises why it has not."""
+def opened(driver: BlockingDriver, timeout: float | None, *, wait: bool) -> Client:
+    """A client that connects within so many seconds; where it is waited for, this raises why it has not."""
     client = Client(driver)
     try:
-        driver.start(timeout)
-        client.wait_connected()
+        driver.start(first_timeout(timeout, wait=wait))
+        if wait:
+            client.wait_connected()
     except BaseException:
         client.abort()
         raise

@@ -2,6 +2,7 @@
 
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from math import inf
 
 from .reports import OnHandlerError, log_handler_error
 
@@ -21,3 +22,15 @@ class ClientSettings:
     on_handler_error: OnHandlerError = log_handler_error
     fail_fast: bool = False
     drain_timeout: float = 10.0
+
+
+def first_timeout(given: float | None, *, wait: bool) -> float:
+    """Seconds after which the first connect is given up.
+
+    Args:
+        given: By the application; `None` where it says nothing.
+        wait: Whether it waits for the connection.
+    """
+    if given is not None:
+        return given
+    return 10.0 if wait else inf

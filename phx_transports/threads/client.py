@@ -32,7 +32,8 @@ def connect(
     router: Router | None = None,
     serializer: Serializer | None = None,
     options: ClientOptions | None = None,
-    timeout: float = 10.0,
+    timeout: float | None = None,
+    wait: bool = True,
     ssl: SSLContext | None = None,
     proxy: str | Literal[True] | None = True,
     max_size: int | None = MAX_SIZE,
@@ -60,7 +61,11 @@ def connect(
         router: The handlers, all of them plain functions. Without one, `client.router` is empty, for you to fill.
         serializer: The wire format; V2 by default.
         options: How the client behaves: heartbeat, retries, joins, bounds.
-        timeout: Seconds to wait for the first connection; `math.inf` to keep trying until it comes.
+        timeout: Seconds for the first connection; `math.inf` to keep trying until it comes. By default 10, or no end
+            where nobody waits for it.
+        wait: Whether to wait for the first connection. If not, the client is given at once, and connects in the
+            background; see docs/connecting.md. What is raised below for want of a connection is then raised by
+            `wait_connected` and `run`, and told as events.
         ssl: For `wss://`; by default the system's certificates are trusted and the host's name is verified.
         proxy: A proxy's URL (HTTP or SOCKS), `None` for none, `True` for what the environment says.
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
@@ -100,4 +105,4 @@ def connect(
         executor=executor, on_handler_error=on_handler_error, fail_fast=fail_fast, drain_timeout=drain_timeout
     )
     network = NetworkOptions(ssl=ssl, proxy=proxy, max_size=max_size, compression=compression, factory=factory)
-    return opened(ThreadsDriver(proto, settings, network=network, transport=transport), timeout)
+    return opened(ThreadsDriver(proto, settings, network=network, transport=transport), timeout, wait=wait)

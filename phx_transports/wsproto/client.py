@@ -28,7 +28,8 @@ def connect(
     router: Router | None = None,
     serializer: Serializer | None = None,
     options: ClientOptions | None = None,
-    timeout: float = 10.0,
+    timeout: float | None = None,
+    wait: bool = True,
     ssl: SSLContext | None = None,
     max_size: int | None = MAX_SIZE,
     factory: Factory | None = None,
@@ -52,7 +53,11 @@ def connect(
             is empty, for you to fill.
         serializer: The wire format; V2 by default.
         options: How the client behaves: heartbeat, retries, joins, bounds.
-        timeout: Seconds to wait for the first connection; `math.inf` to keep trying until it comes.
+        timeout: Seconds for the first connection; `math.inf` to keep trying until it comes. By default 10, or no end
+            where nobody waits for it.
+        wait: Whether to wait for the first connection. If not, the client is given at once, and connects during its
+            calls; see docs/connecting.md. What is raised below for want of a connection is then raised by
+            `wait_connected` and `run`, and told as events.
         ssl: For `wss://`; by default the system's certificates are trusted and the host's name is verified.
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
         factory: Makes the TCP connection instead, from host and port (a tunnel, a Unix socket).
@@ -81,4 +86,4 @@ def connect(
     )
     settings = ClientSettings(on_handler_error=on_handler_error, fail_fast=fail_fast, drain_timeout=drain_timeout)
     network = NetworkOptions(ssl=ssl, max_size=max_size, factory=factory)
-    return opened(WsprotoDriver(proto, settings, network=network), timeout)
+    return opened(WsprotoDriver(proto, settings, network=network), timeout, wait=wait)
