@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from snippets import blocks
 
+from phx_proto import errors
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
@@ -20,3 +22,9 @@ def test_every_page_is_in_the_navigation_once() -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(DOCS / page)])
 def test_a_page_with_code_has_a_test_that_runs_it(page: str) -> None:
     assert f'"{page}"' in TESTS
+
+
+def test_every_error_has_its_cause_and_remedy() -> None:
+    page = (DOCS / "reference" / "errors.md").read_text("utf-8")
+    absent = [name for name in errors.__all__ if f"`{name}`" not in page]
+    assert not absent
