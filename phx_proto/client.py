@@ -15,7 +15,7 @@ on `events()`, run what `runnable()` gives, and arm one timer for `next_timeout(
 All times are monotonic seconds, of one clock.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -282,12 +282,13 @@ class ClientProtocol:
             self._socket.connection.flow.handled(now)
         self._go_on_draining(now)
 
-    def release(self, deliveries: Sequence[Delivery]) -> None:
+    @property
+    def release(self) -> Callable[[Sequence[Delivery]], None]:
         """The first half of `handled`: they count no more. The second, `handled((), now)`, may follow once for many.
 
         So an adapter need not keep what is done with until it tells the core the time.
         """
-        self._client.held.release(deliveries)
+        return self._client.held.release
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due; does nothing when nothing is."""

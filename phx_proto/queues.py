@@ -220,14 +220,15 @@ class DeliveryQueue:
         if not waiting:
             self.end_turn()
             return []
-        if self._backlog.size > LARGEST_TURN:  # `heavy`, spelled out
-            limit = min(limit, fitting(waiting))
-        if len(waiting) <= limit:
-            self.deliveries = []
-            return waiting
-        taken = waiting[:limit]
-        del waiting[:limit]
-        return taken
+        if len(waiting) > 1:
+            if self._backlog.size > LARGEST_TURN:  # `heavy`, spelled out
+                limit = min(limit, fitting(waiting))
+            if len(waiting) > limit:
+                taken = waiting[:limit]
+                del waiting[:limit]
+                return taken
+        self.deliveries = []
+        return waiting
 
     def end_turn(self) -> None:
         """The worker has found nothing more; the next message has the queue given out again."""

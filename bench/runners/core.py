@@ -80,6 +80,7 @@ def _core(
     event: str = "balance",
 ) -> Contender:
     proto, link = _joined(topics, event, payload)
+    release = proto.release
     expected = itertools.count(READ, READ)
 
     def read(frames: list[str]) -> None:
@@ -90,7 +91,7 @@ def _core(
                     for handler in handlers:
                         if dispatch is not None:
                             dispatch(handler, message)
-                proto.release(deliveries)
+                release(deliveries)
         proto.handled((), 2.0)
         proto.commands()
         proto.events()
