@@ -1,4 +1,4 @@
-// The scenarios in Node: `node in_node.mjs <the stage's URL>`.
+// The scenarios in Node: `node in_node.mjs <the stage's URL> [longpoll]`.
 
 import WebSocket from "ws"
 
@@ -6,5 +6,5 @@ import {run} from "./scenarios.mjs"
 
 const show = ({name, ok, error, ms}) => console.log(`${ok ? "ok    " : "FAILED"} ${name} (${ms} ms) ${error}`)
 
-await run({WebSocket, url: process.argv[2], show})
+await run({WebSocket, url: process.argv[2], polls: process.argv[3] === "longpoll", show})
 process.exit(0)

@@ -57,6 +57,8 @@ class Rooms:
 
     def _connect(self, socket: ServerSocket) -> None:
         params = {name: value for name, value in socket.params.items() if name != "vsn"}
+        if "token" in params:  # a browser asks again by itself, and meets a session that is gone: it gets a new one
+            return
         if socket.auth_token not in (None, TOKEN):
             self.note("refuse", socket.auth_token)
             raise RefuseConnect(403)

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -91,22 +92,23 @@ _FLAGS: Final = (
 
 
 def _program(runtime: str) -> str | None:
-    return next(filter(None, map(shutil.which, _PROGRAMS[runtime])), None)
+    return next(filter(None, map(shutil.which, _PROGRAMS[runtime.partition("-")[0]])), None)
 
 
 @asynccontextmanager
-async def _in_node(stage: Stage) -> AsyncGenerator[Play]:
-    async with _process("node", str(HERE / "in_node.mjs"), f"ws://{stage.address}/stage") as play:
+async def _in_node(stage: Stage, *, transport: str = "websocket") -> AsyncGenerator[Play]:
+    async with _process("node", str(HERE / "in_node.mjs"), f"ws://{stage.address}/stage", transport) as play:
         yield play
 
 
 @asynccontextmanager
-async def _in_chromium(stage: Stage) -> AsyncGenerator[Play]:
+async def _in_chromium(stage: Stage, *, transport: str = "websocket") -> AsyncGenerator[Play]:
     # Its helpers may still write there while it is killed: what that leaves behind is the system's to tidy.
     with tempfile.TemporaryDirectory(prefix="phx-chromium-", ignore_cleanup_errors=True) as profile:
-        arguments = (*_FLAGS, f"--user-data-dir={profile}", f"http://{stage.address}/")
+        arguments = (*_FLAGS, f"--user-data-dir={profile}", f"http://{stage.address}/?{transport}")
         async with _process("chromium", *arguments, TMPDIR=profile) as play:
-            yield Play(play.process, play.said, lambda: _take_screenshot(play.said))
+            photograph = None if transport == "longpoll" else lambda: _take_screenshot(play.said)
+            yield Play(play.process, play.said, photograph)
 
 
 @asynccontextmanager
@@ -163,4 +165,11 @@ async def _call(browser: ClientConnection, method: str, params: Any, session: Ma
     raise RuntimeError("the browser said no more")
 
 
-_RUNTIMES: Final[Mapping[str, Playing]] = MappingProxyType({"node": _in_node, "chromium": _in_chromium})
+_RUNTIMES: Final[Mapping[str, Playing]] = MappingProxyType(
+    {
+        "node": _in_node,
+        "chromium": _in_chromium,
+        "node-longpoll": partial(_in_node, transport="longpoll"),
+        "chromium-longpoll": partial(_in_chromium, transport="longpoll"),
+    }
+)

@@ -3,7 +3,7 @@
 // Each scenario gets a server of its own, started by the stage (stage.py) on the other side of a WebSocket: `t.ask` makes
 // the stage act on that server. A scenario that throws has failed. What the server saw is compared in test_phoenix_js.py.
 
-import {Presence, Socket} from "phoenix"
+import {LongPoll, Presence, Socket} from "phoenix"
 
 const PATIENCE = 5000 // ms that anything may take before the scenario fails
 
@@ -423,6 +423,93 @@ const scenarios = {
   },
 }
 
+// ---- over long polling ----------------------------------------------------------------------------------------------
+
+// Left out: heartbeats, of which there are none; binary messages to the client and V1, which phoenix.js cannot send so;
+// what waits until the server has missed a client, which takes 15 s and more.
+const polled = {
+  ...Object.fromEntries([
+    "connect_with_params",
+    "join_ok",
+    "join_refused_then_accepted",
+    "join_of_a_topic_without_a_channel",
+    "join_that_crashes",
+    "join_timed_out_then_accepted",
+    "rejoin_after_a_crash",
+    "duplicate_join_the_client_leaves_the_old_one",
+    "duplicate_join_the_server_replaces_the_old_one",
+    "leave",
+    "stopped_by_the_server",
+    "push_ok_error_and_custom_status",
+    "push_timeout",
+    "push_before_the_join_is_answered",
+    "replies_come_in_order_and_to_their_own_pushes",
+    "broadcast_to_all_to_the_others_and_from_outside",
+    "pushed_by_the_server",
+    "presence_of_two_users",
+  ].map(name => [name, scenarios[name]])),
+
+  async polled_with_auth_token(t) {
+    const socket = await t.connected({authToken: "sekret~~~~"})
+    t.equal([socket.conn instanceof LongPoll, socket.conn.token.length > 20], [true, true])
+  },
+
+  async polled_refused_until_the_token_is_right(t) {
+    const socket = t.socket({authToken: "wrong"})
+    const closes = t.closes(socket)
+    socket.connect()
+    await closes.reach(1)
+    t.equal(closes.items, [1008])
+  },
+
+  async polled_large_message_and_bytes_to_the_server(t) {
+    const channel = await t.joined()
+    const text = "é".repeat(500_000)
+    const [status, response] = await t.answer(channel.push("bounce", {text}))
+    t.equal([status, response.text === text], ["ok", true])
+    const bytes = new Uint8Array([0, 1, 127, 128, 255]).buffer
+    t.equal(await t.answer(channel.push("from_binary", bytes)), ["ok", {hex: "00017f80ff"}])
+  },
+
+  async polled_many_messages_at_once(t) { // more than one POST takes
+    const channel = await t.joined()
+    const replies = t.seen("replies")
+    for (let n = 0; n < 350; n++) channel.push("bounce", {n}).receive("ok", ({n: back}) => replies.add([n, back]))
+    await replies.reach(350)
+    t.equal(replies.items, Array.from({length: 350}, (_, n) => [n, n]))
+  },
+
+  async polled_rejoin_after_a_server_restart(t) {
+    const socket = await t.connected()
+    const channels = [socket.channel(ROOM), socket.channel("room:other")]
+    const joins = channels.map(channel => t.joins(channel))
+    await Promise.all(joins.map(each => each.reach(1)))
+    await t.ask("restart")
+    await Promise.all(joins.map(each => each.reach(2)))
+    t.equal(await t.answer(channels[0].push("echo", {n: 1})), ["ok", {n: 1}])
+  },
+
+  async polled_rejoin_after_a_cut(t) {
+    const socket = await t.connected()
+    const joins = t.joins(socket.channel(ROOM))
+    await joins.reach(1)
+    await t.ask("cut")
+    await joins.reach(2)
+  },
+
+  async polled_because_the_websocket_does_not_open(t) {
+    class Blocked {
+      constructor() { setTimeout(() => this.onerror?.({}), 0) }
+      close() {}
+    }
+    const socket = t.socket({transport: Blocked, longPollFallbackMs: 500})
+    await t.open(socket)
+    const channel = socket.channel(ROOM)
+    await t.joins(channel).reach(1)
+    t.equal(socket.conn instanceof LongPoll, true)
+  },
+}
+
 // ---- what scenarios use ---------------------------------------------------------------------------------------------
 
 class Theatre {
@@ -615,12 +702,13 @@ class Stage {
 /**
  * Run every scenario, one after the other.
  *
- * WebSocket: of the environment. url: of the stage. show: is told `{name, ok, error, ms}` of each.
+ * WebSocket: of the environment. url: of the stage. polls: whether they are played over long polling. show: is told
+ * `{name, ok, error, ms}` of each.
  */
-export async function run({WebSocket, url, show}) {
+export async function run({WebSocket, url, polls, show}) {
   const stage = await Stage.enter(WebSocket, url)
-  for (const [name, play] of Object.entries(scenarios)) {
-    const theatre = new Theatre(stage, await stage.ask("begin", {name}), WebSocket)
+  for (const [name, play] of Object.entries(polls ? polled : scenarios)) {
+    const theatre = new Theatre(stage, await stage.ask("begin", {name}), polls ? LongPoll : WebSocket)
     const start = performance.now()
     const result = {name, ok: true, error: ""}
     try {

@@ -78,9 +78,10 @@ class Stage:
     def _file(self, connection: ServerConnection, request: Request) -> Response | None:
         if request.path == "/stage":
             return None
-        if request.path not in _FILES:
+        file = request.path.partition("?")[0]
+        if file not in _FILES:
             return connection.respond(HTTPStatus.NOT_FOUND, "")
-        path, kind = _FILES[request.path]
+        path, kind = _FILES[file]
         body = path.read_bytes()
         headers = Headers({"Content-Type": kind, "Content-Length": str(len(body)), "Connection": "close"})
         return Response(200, "OK", headers, body)

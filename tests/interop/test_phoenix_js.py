@@ -151,6 +151,44 @@ SCENARIOS: Final[Mapping[str, Seen]] = MappingProxyType(
 )
 
 
+_LEFT_OUT: Final = frozenset(
+    {
+        "connect_with_auth_token",
+        "connect_refused_until_the_token_is_right",
+        "disconnect_and_connect_again",
+        "rejoin_after_a_server_restart",
+        "rejoin_after_a_cut",
+        "large_messages",
+        "binary_push_and_reply",
+        "binary_broadcast_and_server_push",
+        "presence_ends_with_its_connection",
+        "presence_in_sync_after_a_reconnect",
+        "presence_in_sync_after_a_server_restart",
+        "heartbeats_keep_a_connection",
+        "heartbeat_timeout",
+        "disconnected_by_id",
+        "v1_join_push_broadcast_and_leave",
+        "v1_and_v2_on_one_topic",
+        "v1_join_refused_crash_and_heartbeats",
+        "v1_gets_no_binary",
+    }
+)
+
+POLLED: Final[Mapping[str, Seen]] = MappingProxyType(
+    {name: seen for name, seen in SCENARIOS.items() if name not in _LEFT_OUT}
+    | {
+        "polled_with_auth_token": Seen((("connect", V2, {}, TOKEN),)),
+        "polled_refused_until_the_token_is_right": Seen((("refuse", "wrong"),)),
+        "polled_large_message_and_bytes_to_the_server": Seen(JOINED),
+        "polled_many_messages_at_once": Seen(JOINED),
+        "polled_rejoin_after_a_server_restart": Seen(
+            (*JOINED, join(OTHER), *JOINED, join(OTHER), ECHO), closes=(1012,)
+        ),
+        "polled_rejoin_after_a_cut": Seen((*JOINED, *JOINED), closes=(None,)),
+        "polled_because_the_websocket_does_not_open": Seen(JOINED),
+    }
+)
+
 #: Several clients act at once here: the order of the journal is not told.
 AT_ONCE: Final = frozenset({"disconnected_by_id", "presence_in_sync_after_a_server_restart"})
 
@@ -185,17 +223,31 @@ def stage(request: pytest.FixtureRequest) -> Stage:
     return stage_of(request.param)
 
 
+@pytest.fixture(params=RUNTIMES)
+def polled(request: pytest.FixtureRequest) -> Stage:
+    return stage_of(f"{request.param}-longpoll")
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_phoenix_js(stage: Stage, scenario: str) -> None:
-    result, seen = stage.results[scenario], SCENARIOS[scenario]
+    check(stage, scenario, SCENARIOS[scenario])
+
+
+@pytest.mark.parametrize("scenario", POLLED)
+def test_phoenix_js_over_long_polling(polled: Stage, scenario: str) -> None:
+    check(polled, scenario, POLLED[scenario])
+
+
+def check(stage: Stage, scenario: str, seen: Seen) -> None:
+    result = stage.results[scenario]
     assert result.error == "", "the client"
     order = by_text if scenario in AT_ONCE else list
     assert order(result.journal) == order(seen.journal)
     assert tuple(code for code, _ in result.closes) == seen.closes
 
 
-def test_every_scenario_has_its_test(stage: Stage) -> None:
-    assert list(stage.results) == list(SCENARIOS)
+def test_every_scenario_has_its_test(stage: Stage, polled: Stage) -> None:
+    assert (list(stage.results), list(polled.results)) == (list(SCENARIOS), list(POLLED))
 
 
 def test_the_browser_leaves_a_screenshot() -> None:
