@@ -28,3 +28,18 @@ def test_every_error_has_its_cause_and_remedy() -> None:
     page = (DOCS / "reference" / "errors.md").read_text("utf-8")
     absent = [name for name in errors.__all__ if f"`{name}`" not in page]
     assert not absent
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"], ids=lambda path: path.name
+)
+def test_the_links_of_a_file_that_is_no_page_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\(([^)]*)\)", path.read_text("utf-8"))
+    absent = [link for link in links if not link.startswith("https://") and not (ROOT / link).exists()]
+    assert not absent
+
+
+def test_the_picture_of_the_demo_loads_nothing() -> None:
+    picture = (DOCS / "demo.svg").read_text("utf-8")
+    assert "Nothing was lost" in picture.replace("&#160;", " ")
+    assert not re.search(r"@font-face|@import|href|src", picture)
