@@ -8,14 +8,12 @@ from phx_proto.errors import InvalidState, NotRegistered
 from phx_proto.events import ChannelEnded, ChannelErrored, ChannelJoined, PresenceChanged
 from phx_proto.handlers.router import Router
 from phx_proto.message import PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
+from phx_proto.inbox import Tap
 from phx_proto.states import ChannelState
 
 
-class Reading:
-    """A tap that is asked for in the inbox; what it would read is seen there."""
-
-    def put(self, item: object) -> None:
-        raise AssertionError("the core calls nobody")
+def nobody(item: object) -> None:
+    raise AssertionError("the core calls nobody")
 
 
 def listening(vsn: int = 2) -> tuple[Conversation, Channel]:
@@ -203,7 +201,7 @@ def test_a_handler_that_was_taken_back_gets_nothing() -> None:
 def test_a_tap_reads_every_message_and_the_lifecycle_in_order() -> None:
     talk = Conversation().connect()
     room = talk.channel("room:1")
-    tap: Any = Reading()
+    tap = Tap(nobody)
     room.attach(tap)
     talk.join(room)
     talk.reply(room.join_ref)
@@ -218,7 +216,7 @@ def test_a_tap_reads_every_message_and_the_lifecycle_in_order() -> None:
 def test_a_tap_that_was_detached_reads_no_more() -> None:
     talk = Conversation().connect()
     room = talk.joined("room:1")
-    tap: Any = Reading()
+    tap = Tap(nobody)
     room.attach(tap)
     room.detach(tap)
     room.detach(tap)
