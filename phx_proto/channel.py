@@ -319,9 +319,20 @@ class Channel:
         """Let it read no more; one that is not there is ignored."""
         self.inbox.detach(tap)
 
-    def track_presence(self) -> Presence:
-        """Keep track of who is present; changes come as `PresenceChanged`. Gives the same object every time."""
-        return self.inbox.track_presence(self.join_ref if self._joined else None)
+    def track_presence(self, *, state: str | None = None, diff: str | None = None) -> Presence:
+        """Keep track of who is present, best before the join. Gives the same object every time.
+
+        Changes come as `PresenceChanged`; and as messages `presence_join` and `presence_leave`, whose payloads are the
+        entries by key, to the handlers and taps that name these events. Such a handler or tap begins to track, too.
+
+        Args:
+            state: The event that brings the whole state; `None` for `"presence_state"`, or what was given before.
+            diff: The event that brings a change; `None` for `"presence_diff"`, or what was given before.
+
+        Raises:
+            InvalidEvent: No message can be of such an event.
+        """
+        return self.inbox.track_presence(state=state, diff=diff)
 
     @property
     def last_seen(self) -> Any:

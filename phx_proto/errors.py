@@ -240,12 +240,12 @@ class InvalidHandler(LocalError):
 
 @dataclass(eq=False, repr=False)
 class InvalidEvent(LocalError):
-    """No stream can have the messages of such an event."""
+    """No message can be of such an event, so there is none to read."""
 
     problem: str
 
     def __str__(self) -> str:
-        return f"the stream is refused: {escaped(self.problem, _LONGEST)}"
+        return f"no message can be read of it: {escaped(self.problem, _LONGEST)}"
 
 
 @dataclass(eq=False, repr=False)

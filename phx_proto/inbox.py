@@ -17,11 +17,9 @@ from .events import ChannelEvent
 from .handlers.handler import WILDCARD, Handler, event_problem
 from .handlers.router import Router, Routes, select_handlers
 from .message import RESERVED_EVENTS
-from .presence import PRESENCE_DIFF, PRESENCE_STATE, Presence
+from .presence import PRESENCE_JOIN, PRESENCE_LEAVE, Presence
 from .queues import Backlog, Bound, ConcurrentQueue, Delivery, DeliveryQueue, HandlerQueue, Place, Placement
 from .resume import Position, Resume
-
-PRESENCE_EVENTS = frozenset({PRESENCE_STATE, PRESENCE_DIFF})
 
 #: What comes through a tap. A delivery is to be reported to `ClientProtocol.handled` when it was read.
 TapItem: TypeAlias = Delivery | ChannelEvent
@@ -79,12 +77,14 @@ class RouteTable:
     Attributes:
         by_event: For every event registered by name.
         default: For every other.
+        changes: For `presence_join` and `presence_leave`, those who name the event; empty where nobody does.
         fast: The same for the loop of `Reader.receive_all`, with `None` for the protocol's own events.
         fast_default: The same for every event that is not in `fast`.
     """
 
     by_event: Mapping[str, Route]
     default: Route
+    changes: Mapping[str, Route] = field(default_factory=dict[str, Route])
     fast: Mapping[str, FastRoute] = field(init=False, repr=False)
     fast_default: FastRoute = field(init=False, repr=False)
 
@@ -152,7 +152,14 @@ class RouteTables:
             event: self._route(routes.handlers(event), _readers(taps, event))
             for event in (*routes.by_event, *(tap.event for tap in taps))
         }
-        return RouteTable(by_event, self._route(routes.catch_all, _readers(taps, WILDCARD)))
+        changes = {
+            event: self._route(
+                tuple(handler for handler in routes.handlers(event) if handler.event == event),
+                tuple(tap for tap in taps if tap.event == event),
+            )
+            for event in by_event.keys() & {PRESENCE_JOIN, PRESENCE_LEAVE}
+        }
+        return RouteTable(by_event, self._route(routes.catch_all, _readers(taps, WILDCARD)), changes)
 
     def _route(self, handlers: tuple[Handler, ...], taps: tuple[Tap, ...]) -> Route:
         placed = [(handler, self._placement(handler)) for handler in handlers]
@@ -160,6 +167,7 @@ class RouteTables:
         return Route(line, tuple(both for both in placed if both[1] is not Place.LINE), taps)
 
 
+_NOWHERE: Final = Route()
 _EVERYTHING_SLOW: Final[Mapping[str, FastRoute]] = {}
 
 
@@ -215,16 +223,22 @@ class Inbox(DeliveryQueue):
         if self._queues:  # what a queue that goes still holds is in the hands of a worker, or waits for one
             kept = self._table.queued
             self._queues = {handler: queue for handler, queue in self._queues.items() if handler in kept}
+        if self._table.changes and self.presence is None:
+            self.presence = Presence()
         if self.bound is not None or self.position is not None:
             self.fast_routes, self.default = _EVERYTHING_SLOW, None
             return
         self.fast_routes, self.default = self._table.fast, self._table.fast_default
-        if self.presence is not None:
-            self.fast_routes = {**self.fast_routes, **dict.fromkeys(PRESENCE_EVENTS)}
+        if (presence := self.presence) is not None:
+            self.fast_routes = {**self.fast_routes, presence.state_event: None, presence.diff_event: None}
 
     def route(self, event: str) -> Route:
         """Who is to have a message of the event."""
         return self._table.by_event.get(event, self._table.default)
+
+    def change_route(self, event: str) -> Route:
+        """Who is to have what `presence_join` or `presence_leave` tells: those alone who name the event."""
+        return self._table.changes.get(event, _NOWHERE)
 
     def unjoined_route(self, topic: str, event: str) -> Route:
         """Who is to have a message of a topic that has no channel; this inbox takes it then."""
@@ -278,13 +292,16 @@ class Inbox(DeliveryQueue):
         self.taps = tuple(other for other in self.taps if other is not tap)
         self.refresh()
 
-    def track_presence(self, join_ref: str | None) -> Presence:
-        """Keep track of who is there, beginning with the join that stands; gives the same object every time."""
+    def track_presence(self, *, state: str | None, diff: str | None) -> Presence:
+        """Keep track of who is there; gives the same object every time. See `Channel.track_presence`."""
+        for event in (state, diff):
+            if event is not None and (problem := event_problem(event)):
+                raise InvalidEvent(problem)
         if self.presence is None:
             self.presence = Presence()
-            if join_ref is not None:
-                self.presence.joined(join_ref)
-            self.refresh()
+        self.presence.state_event = state or self.presence.state_event
+        self.presence.diff_event = diff or self.presence.diff_event
+        self.refresh()
         return self.presence
 
     def joined(self, join_ref: str) -> None:

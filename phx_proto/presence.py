@@ -28,6 +28,8 @@ from .shown import Record, shown
 
 __all__ = [
     "PRESENCE_DIFF",
+    "PRESENCE_JOIN",
+    "PRESENCE_LEAVE",
     "PRESENCE_STATE",
     "Entries",
     "Entry",
@@ -42,6 +44,10 @@ __all__ = [
 PRESENCE_STATE: Final = "presence_state"
 #: The event that says who came and went.
 PRESENCE_DIFF: Final = "presence_diff"
+
+#: What really changed, as messages for the handlers and streams that name these; no server sends them.
+PRESENCE_JOIN: Final = "presence_join"
+PRESENCE_LEAVE: Final = "presence_leave"
 
 #: One presence of a key: `phx_ref`, and what the server adds.
 Meta: TypeAlias = dict[str, Any]
@@ -66,6 +72,10 @@ class PresenceChange(Record, frozen=True):
 class Presence:
     """The presence of one topic.
 
+    Attributes:
+        state_event: The event that brings the whole state; a server may name it otherwise (`presence.js`, `events`).
+        diff_event: The event that brings a change.
+
     >>> presence = Presence()
     >>> presence.joined("1")
     >>> presence.receive("presence_state", {"ann": {"metas": [{"phx_ref": "a"}]}}, join_ref="1")
@@ -74,9 +84,21 @@ class Presence:
     ['ann']
     """
 
-    __slots__ = ("_entries", "_join_ref", "_pending", "_pending_size", "_snapshot", "_synced", "_undone")
+    __slots__ = (
+        "_entries",
+        "_join_ref",
+        "_pending",
+        "_pending_size",
+        "_snapshot",
+        "_synced",
+        "_undone",
+        "diff_event",
+        "state_event",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, *, state_event: str = PRESENCE_STATE, diff_event: str = PRESENCE_DIFF) -> None:
+        self.state_event = state_event
+        self.diff_event = diff_event
         self._entries: dict[str, Entry] = {}
         self._join_ref: str | None = None
         self._synced = False
@@ -120,10 +142,10 @@ class Presence:
         if join_ref is not None and join_ref != self._join_ref:
             return None
         try:
-            if event == PRESENCE_STATE:
+            if event == self.state_event:
                 return self._receive_state(_checked_entries(event, payload))
-            if event == PRESENCE_DIFF:
-                return self._receive_diff(_Diff.checked(payload))
+            if event == self.diff_event:
+                return self._receive_diff(_Diff.checked(event, payload))
         except RecursionError:  # what was shallow enough to be decoded need not be so to be compared
             raise InvalidFrame(f"the payload of {shown(event)} is nested too deeply") from None
         return None
@@ -258,7 +280,7 @@ def sync_diff(current: Entries, diff: Any) -> tuple[dict[str, Entry], PresenceCh
     Raises:
         InvalidFrame: `diff` is not the payload of one.
     """
-    checked = _Diff.checked(diff)
+    checked = _Diff.checked(PRESENCE_DIFF, diff)
     state = dict(current)
     _merge(state, checked)
     return state, _change(current, state, [*checked.joins, *checked.leaves])
@@ -272,9 +294,9 @@ class _Diff(msgspec.Struct, frozen=True):
     leaves: dict[str, Entry]
 
     @classmethod
-    def checked(cls, payload: Any) -> "_Diff":
-        fields = _object(PRESENCE_DIFF, payload)
-        return cls(*(_checked_entries(f"{PRESENCE_DIFF}.{name}", fields.get(name)) for name in ("joins", "leaves")))
+    def checked(cls, where: str, payload: Any) -> "_Diff":
+        fields = _object(where, payload)
+        return cls(*(_checked_entries(f"{where}.{name}", fields.get(name)) for name in ("joins", "leaves")))
 
 
 #: How many diffs wait for a state, and how large they may be together, by `_size`.

@@ -21,10 +21,12 @@ from .errors import InvalidFrame
 from .events import BadFrame, InboxOverflow, PresenceChanged, UnclaimedMessages
 from .formats import V2, decode_reply
 from .formats.soundness import UNREADABLE
-from .inbox import PRESENCE_EVENTS, Inbox, Route
+from .inbox import Inbox, Route
 from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
+from .presence import PRESENCE_JOIN, PRESENCE_LEAVE, PresenceChange
 from .pushes import Push
 from .queues import DeliveryQueue, Drop, Place
+from .resume import Position
 from .shown import Secrets, escaped, shown
 
 #: Messages of topics without a channel, of which the application is told: one or two may follow any leave.
@@ -103,12 +105,12 @@ class Reader:
                         unhandled += 1
                         continue
             try:
-                if self._other(connection, message, length, now):
-                    size += length
-                    continue
+                deliveries_made = self._other(connection, message, length, now)
             except InvalidFrame as error:
                 self._bad(connection, frame, error, now)
-            undelivered += 1
+                deliveries_made = 0
+            size += deliveries_made * length
+            undelivered += 1 - deliveries_made
         delivered = len(frames) - undelivered - unhandled
         client.stats.received += len(frames)  # less the bad ones, see `_bad`
         client.stats.delivered += delivered
@@ -126,8 +128,11 @@ class Reader:
             self._bad(connection, frame, error, now)
             return None
 
-    def _other(self, connection: Connection, message: Message[Any], size: int, now: float) -> bool:
-        """A message that the loop has no fast route for; gives whether it was delivered, and so is held now."""
+    def _other(self, connection: Connection, message: Message[Any], size: int, now: float) -> int:
+        """A message that the loop has no fast route for; gives how many were delivered, and so are held now.
+
+        A change of presence may make more of one: see `_tell_change`.
+        """
         event = message.event
         if event in self._reserved:
             self._reserved[event](self, connection, message, now)
@@ -138,42 +143,74 @@ class Reader:
             if not route.wanted:
                 self._unclaimed_message(message)
                 return False
-            return self._admit(connection, self._unjoined, route, message, size)
+            return self._admit(connection, self._unjoined, route, message, size, None)
         if inbox is None or (message.join_ref is not None and message.join_ref != inbox.channel.join_ref):
             self._client.stats.stale += 1
             return False
-        if event in PRESENCE_EVENTS and inbox.presence is not None:
-            change = inbox.presence.receive(event, _sound_payload(message), join_ref=message.join_ref)
+        delivered = 0
+        presence = inbox.presence
+        if presence is not None and event in (presence.state_event, presence.diff_event):
+            change = presence.receive(event, _sound_payload(message), join_ref=None)  # which was looked at above
             if change is not None:
                 self._client.events.append(PresenceChanged(message.topic, change))
+                delivered = self._tell_change(connection, inbox, message, change, size)
         route = inbox.route(event)
-        if not route.wanted:
+        if route.wanted:
+            return delivered + self._admit(connection, inbox, route, message, size, inbox.position)
+        if not delivered:
             self._client.stats.unhandled += 1
             if inbox.position is not None:
                 inbox.position.expect(message, size, places=0)
-            return False
-        return self._admit(connection, inbox, route, message, size)
+        return delivered
 
-    def _admit(self, connection: Connection, inbox: Inbox, route: Route, message: Message[Any], size: int) -> bool:
-        """Put it into the inbox, unless there is no room or the client ends; tells whether it was put there."""
+    def _tell_change(
+        self, connection: Connection, inbox: Inbox, cause: Message[Any], change: PresenceChange, size: int
+    ) -> int:
+        """Tell handlers and streams that name these events who came and who left; gives how many messages that took."""
+        told = 0
+        for event, entries in ((PRESENCE_JOIN, change.joins), (PRESENCE_LEAVE, change.leaves)):
+            route = inbox.change_route(event)
+            if entries and route.wanted:
+                message = Message[Any](join_ref=cause.join_ref, topic=cause.topic, event=event, payload=entries)
+                told += self._admit(connection, inbox, route, message, size, None)
+        return told
+
+    def _admit(
+        self,
+        connection: Connection,
+        inbox: Inbox,
+        route: Route,
+        message: Message[Any],
+        size: int,
+        position: Position | None,
+    ) -> bool:
+        """Put it into the inbox, unless there is no room or the client ends; tells whether it was put there.
+
+        Args:
+            connection: Where it came.
+            inbox: Its channel's.
+            route: Who is to have it.
+            message: The message.
+            size: Of its frame.
+            position: What it moves on once it is handled, if anything.
+        """
         if connection.draining or connection.flow.full:
             if connection.draining:
                 self._client.stats.dropped += 1
             else:
                 self._overflow[None] += 1
-            if inbox.position is not None:
-                inbox.position.lose()
+            if position is not None:
+                position.lose()
             return False
-        return self._deliver(inbox, route, message, size)
+        return self._deliver(inbox, route, message, size, position)
 
-    def _deliver(self, inbox: Inbox, route: Route, message: Message[Any], size: int) -> bool:
+    def _deliver(self, inbox: Inbox, route: Route, message: Message[Any], size: int, position: Position | None) -> bool:
         """Put it wherever it is to wait; gives whether that is anywhere."""
         queues = [inbox.queue(handler, place) for handler, place in route.queued]
         if inbox.bound is not None:
             queues = [queue for queue in queues if self._has_room(queue)]
         in_line = bool(route.line) and self._has_room(inbox)
         places = in_line + len(queues) + len(route.taps)
-        position = inbox.position
         if position is None:
             claim = self._client.held.claim(size, places)
         else:

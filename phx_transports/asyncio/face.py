@@ -278,12 +278,21 @@ class Channel:
             raise MessageTimeout(self.topic, event, timeout) from None
         raise ChannelClosedByClient(self.topic, "it was left, or the client was closed")
 
-    def track_presence(self) -> Presence:
+    def track_presence(self, *, state: str | None = None, diff: str | None = None) -> Presence:
         """Keep track of who is present, best before the join; its `entries` are then always current.
 
-        Changes come as `PresenceChanged` among `Client.events()`.
+        Changes come as `PresenceChanged` among `Client.events()`; and as messages `presence_join` and `presence_leave`,
+        whose payloads are the entries by key, to the handlers and streams that name these events. Such a handler or
+        stream begins to track, too.
+
+        Args:
+            state: The event that brings the whole state; `None` for `"presence_state"`, or what was given before.
+            diff: The event that brings a change; `None` for `"presence_diff"`, or what was given before.
+
+        Raises:
+            InvalidEvent: No message can be of such an event.
         """
-        return self._core.track_presence()
+        return self._core.track_presence(state=state, diff=diff)
 
     @property
     def present(self) -> Entries:

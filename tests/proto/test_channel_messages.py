@@ -1,5 +1,3 @@
-from typing import Any
-
 import pytest
 from conversation import Conversation
 
@@ -7,8 +5,8 @@ from phx_proto.channel import Channel
 from phx_proto.errors import InvalidState, NotRegistered
 from phx_proto.events import ChannelEnded, ChannelErrored, ChannelJoined, PresenceChanged
 from phx_proto.handlers.router import Router
-from phx_proto.message import PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
 from phx_proto.inbox import Tap
+from phx_proto.message import PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
 from phx_proto.states import ChannelState
 
 

@@ -67,7 +67,7 @@ ERRORS: list[tuple[PhxError, str]] = [
         errors.ChannelClosedByServer("room:1", "the server closed it"),
         "the channel of topic 'room:1' is closed: the server closed it",
     ),
-    (errors.InvalidEvent("its event is empty"), "the stream is refused: its event is empty"),
+    (errors.InvalidEvent("its event is empty"), "no message can be read of it: its event is empty"),
     (
         errors.InvalidPayloadType("Balance", "nothing is known of it"),
         "payload type Balance cannot be decoded: nothing is known of it",

@@ -8,9 +8,11 @@ from conversation import Conversation
 from phx_proto.channel import Channel
 from phx_proto.errors import InvalidEvent
 from phx_proto.events import BadFrame, ChannelEnded, ChannelErrored, ChannelJoined, InboxOverflow, PresenceChanged
+from phx_proto.flow import FlowLimits
 from phx_proto.handlers.router import Router
 from phx_proto.inbox import Inbox, RouteTables, Tap
 from phx_proto.message import Message
+from phx_proto.options import ClientOptions
 from phx_proto.presence import PresenceChange
 from phx_proto.queues import LARGEST_TURN, Backlog, Bound, Drop, HandlerQueue, Place, by_concurrency
 
@@ -425,6 +427,107 @@ def test_presence_is_kept_up_when_handlers_are_too_slow() -> None:
     talk.serve("room:1", "tick")
     talk.serve("room:1", "presence_state", ANN, join_ref=room.join_ref)
     assert dict(presence.entries) == ANN
+
+
+BOB = {"bob": {"metas": [{"phx_ref": "b"}]}}
+CHANGES = ["presence_join", "presence_leave"]
+
+
+def told(talk: Conversation) -> list[tuple[str, Any]]:
+    """What handlers get: events and payloads."""
+    return [(event, payload) for _, event, payload in talk.deliveries()]
+
+
+def test_who_joins_and_who_leaves_is_told_to_handlers_that_name_these_events() -> None:
+    router = Router()
+    for event in CHANGES:
+        router.add(print, event)
+    talk, room = joined(router)
+    talk.serve("room:1", "presence_diff", {"joins": BOB, "leaves": {}})  # waits for the state
+    talk.serve("room:1", "presence_state", ANN, join_ref=room.join_ref)
+    talk.serve("room:1", "presence_diff", {"joins": {}, "leaves": ANN})
+    talk.serve("room:1", "presence_diff", {"joins": ANN, "leaves": BOB})
+    assert told(talk) == [
+        ("presence_join", ANN | BOB),
+        ("presence_leave", ANN),
+        ("presence_join", ANN),
+        ("presence_leave", BOB),
+    ]
+    assert dict(room.present) == ANN
+    stats = talk.proto.stats
+    assert (stats.delivered, stats.handled, stats.unhandled, stats.backlog) == (4, 4, 1, 0)  # the diff that waited
+
+
+def test_who_joins_is_not_told_to_handlers_of_every_event() -> None:
+    talk, room = joined()
+    room.add(print, "*")
+    room.attach(Tap(nobody))
+    named = room.add(print, "presence_join")
+    talk.serve("room:1", "presence_state", ANN, join_ref=room.join_ref)
+    deliveries = room.inbox.take()
+    assert [(message.event, named in handlers) for handlers, message, _ in deliveries] == [
+        ("presence_join", True),
+        ("presence_state", False),
+    ]
+    assert [len(handlers) for handlers, _, _ in deliveries] == [1, 1]
+    talk.proto.handled(deliveries, talk.now)
+    assert [item.event for item in talk.tapped() if isinstance(item, Message)] == ["presence_state"]
+    assert talk.proto.stats.backlog == 0
+
+
+def test_a_tap_of_who_leaves_begins_to_track() -> None:
+    talk = Conversation().connect()
+    room = talk.channel("room:1")
+    room.attach(Tap(nobody, "presence_leave"))
+    talk.join(room)
+    talk.reply(room.join_ref)
+    talk.serve("room:1", "presence_state", ANN | BOB, join_ref=room.join_ref)
+    talk.serve("room:1", "presence_diff", {"joins": {}, "leaves": BOB})
+    items = talk.tapped()
+    assert [(item.event, item.payload) for item in items if isinstance(item, Message)] == [("presence_leave", BOB)]
+
+
+def test_nothing_is_tracked_where_nobody_asks() -> None:
+    router = Router()
+    router.add(print, "presence_join", topic="room:2")
+    router.add(print, "*")
+    talk, room = joined(router)
+    talk.serve("room:1", "presence_state", ANN, join_ref=room.join_ref)
+    assert told(talk) == [("presence_state", ANN)]
+    assert talk.events() == []
+    assert room.inbox.presence is None
+
+
+@pytest.mark.parametrize("bound", [None, Bound(10, Drop.NEWEST)])
+def test_presence_may_have_events_of_other_names(bound: Bound | None) -> None:
+    talk, room = joined(bound=bound)
+    presence = room.track_presence(state="here")
+    assert room.track_presence(diff="moved") is room.track_presence() is presence
+    room.add(print, "presence_join")
+    talk.serve("room:1", "presence_state", BOB, join_ref=room.join_ref)
+    talk.serve("room:1", "here", ANN, join_ref=room.join_ref)
+    talk.serve("room:1", "moved", {"joins": BOB, "leaves": {}})
+    assert told(talk) == [("presence_join", ANN), ("presence_join", BOB)]
+    talk.serve("room:1", "moved", [])
+    assert [event.problem for event in talk.events() if isinstance(event, BadFrame)] == ["moved is not an object"]
+
+
+@pytest.mark.parametrize("names", [{"state": "phx_reply"}, {"diff": ""}])
+def test_presence_of_what_is_no_event_is_refused(names: dict[str, str]) -> None:
+    _, room = joined()
+    with pytest.raises(InvalidEvent):
+        room.track_presence(**names)
+    assert room.inbox.presence is None
+
+
+def test_who_joins_is_dropped_where_there_is_no_room() -> None:
+    options = ClientOptions(flow=FlowLimits(high=1, low=0, hard=1))
+    talk = Conversation(options=options).connect()
+    room = talk.joined("room:1")
+    room.add(print, "presence_join")
+    for entries in (ANN, {}, BOB):
+        talk.serve("room:1", "presence_state", entries, join_ref=room.join_ref)
+    assert (talk.proto.stats.dropped, told(talk)) == (1, [("presence_join", ANN)])
 
 
 @pytest.mark.parametrize("bound", [None, Bound(10, Drop.NEWEST)])

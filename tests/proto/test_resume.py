@@ -120,6 +120,16 @@ def test_a_message_is_handled_when_all_its_handlers_and_streams_have_it() -> Non
     assert topic.room.last_seen == 1
 
 
+def test_who_joins_moves_no_position() -> None:
+    topic = Resumed()
+    topic.room.add(print, "presence_join")
+    topic.serve(1)
+    topic.talk.serve("room:1", "presence_state", {})
+    topic.talk.serve("room:1", "presence_diff", {"joins": {"id": {"metas": [{"phx_ref": "a"}]}}, "leaves": {}})
+    assert [event for _, event, _ in topic.talk.deliveries()] == ["n", "presence_join"]
+    assert topic.rejoined() == {"since": 1}
+
+
 def test_it_begins_where_it_is_told_and_keeps_the_other_params() -> None:
     topic = Resumed(Resume(by="id", param="since", start=40), {"name": "ann", "since": "not this"})
     assert topic.first == {"name": "ann", "since": 40}

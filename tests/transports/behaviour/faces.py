@@ -140,8 +140,8 @@ class Channel(Face):
     def wait_for(self, event: str, predicate: Callable[[Message[Any]], bool] | None = None, **options: Any) -> Any:
         return self.adapter.call(lambda: self.native.wait_for(event, predicate, **options))
 
-    def track_presence(self) -> Any:
-        return self.adapter.call(lambda: self.native.track_presence())
+    def track_presence(self, **names: str) -> Any:
+        return self.adapter.call(lambda: self.native.track_presence(**names))
 
     @property
     def present(self) -> Any:

@@ -443,6 +443,24 @@ def test_decimals_of_presence_are_exact_in_its_entries_and_in_typed_handlers(ada
         assert str(seen[0]["ann"].metas[0].limit) == "12.30"
 
 
+def test_who_joins_and_leaves_is_told_to_handlers_and_streams_that_name_it(adapter: Adapter) -> None:
+    handlers = adapter.handlers()
+    seen: list[Any] = []
+    handlers.add(lambda message: seen.append(list(message.payload)), "presence_join")
+    with adapter.connected(router=handlers) as (client, wire):
+        channel = client.channel("room:1")
+        channel.track_presence(state="here", diff="moved")
+        with channel.messages("presence_leave", payload=dict[str, Entry]) as leaves:
+            joining = start(channel.join)
+            join_ref = wire.accept().join_ref
+            joining.result(LONG)
+            ann = {"ann": {"metas": [{"phx_ref": "a", "limit": 1}]}}
+            wire.send(push("room:1", "here", ann, join_ref=join_ref))
+            wire.send(push("room:1", "moved", {"joins": {}, "leaves": ann}))
+            assert next(leaves).payload["ann"].metas[0].limit == 1
+            until(lambda: seen == [["ann"]])
+
+
 def test_a_bound_keeps_the_latest(adapter: Adapter) -> None:
     handlers = adapter.handlers()
     seen: list[Any] = []

@@ -326,7 +326,7 @@ def test_wait_for_gives_payloads_of_its_type(adapter: Adapter) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "problem"),
     [
-        (("phx_close",), InvalidEvent, "the stream is refused: event 'phx_close' is the protocol's own"),
+        (("phx_close",), InvalidEvent, "no message can be read of it: event 'phx_close' is the protocol's own"),
         (("pri*",), InvalidEvent, "is no pattern: name one event, or use '\\*' for all"),
         (("price", "Price"), InvalidPayloadType, "payload type 'Price' cannot be decoded: give the class itself"),
         (("price", Adapter), InvalidPayloadType, "nothing is known of Adapter"),
