@@ -57,6 +57,7 @@ from .options import Refusal, ServerClose
 from .presence import Entries, Presence
 from .pushes import Push, Pushes
 from .shown import secrets_in
+from .sockets import Sockets
 from .states import CHANNEL, JOIN_SENT, LEAVE_BEGUN, PUSHES, ChannelInput, ChannelState, PushRule
 from .timers import Action, Timer, checked_timeout
 
@@ -116,6 +117,7 @@ class Channel:
         "_pushes",
         "_request",
         "_sent_params",
+        "_sockets",
         "_timer",
         "_too_big",
         "_tries",
@@ -128,9 +130,9 @@ class Channel:
         "topic",
     )
 
-    def __init__(self, topic: str, params: Any, *, client: ClientState, socket: Socket, inbox: Inbox) -> None:
+    def __init__(self, topic: str, params: Any, *, client: ClientState, sockets: Sockets, inbox: Inbox) -> None:
         self.topic = topic
-        self.socket = socket
+        self.socket: Socket = sockets.first
         self.state = ChannelState.IDLE
         self.join_ref: str | None = None
         self.inbox = inbox
@@ -139,6 +141,7 @@ class Channel:
         self.context: Any = None
         self._params = params
         self._client = client
+        self._sockets = sockets
         self._pushes: Pushes | None = None  # made on first use: most channels only listen
         self._join: _Call | None = None
         self._leave: _Call | None = None
@@ -183,7 +186,7 @@ class Channel:
         ref = self._client.new_ref()
         self._join = self._call(ref, patience, self._join_timed_out, now)
         self._advance(ChannelInput.JOIN)
-        self.socket.members[self] = None
+        self._sockets.place(self, now)
         if self.topic.endswith(WILDCARD):
             self._client.notices.append(PatternJoined(self.topic))
         self._ask_for_turn(now)
@@ -377,6 +380,15 @@ class Channel:
         else:
             self._send_join(self._params, now)
 
+    def move(self, now: float) -> None:
+        """Its socket takes no more topics: join on another."""
+        self._forget_attempt(now)
+        self.join_ref = None
+        self._advance(ChannelInput.MOVE)
+        self.socket.remove(self, now)
+        self._sockets.place(self, now)
+        self._ask_for_turn(now)
+
     def resolved(self, request: int, value: Any, now: float) -> None:
         """The params that were asked for are here."""
         self._request = None
@@ -394,6 +406,10 @@ class Channel:
         connection = self._connected
         connection.note_join_answer(now)
         self._too_big = 0
+        if not reply.ok and self._sockets.learn(connection, reply):
+            for channel in (self, *connection.joins.dismiss()):
+                channel.move(now)
+            return
         self._forget_attempt(now)
         for older in [channel for channel in connection.leaving.values() if channel.topic == self.topic]:
             older.superseded(now)
@@ -633,7 +649,7 @@ class Channel:
         self._forget_attempt(now)
         self._withdraw()
         self._advance(ChannelInput.END)
-        self.socket.members.pop(self, None)
+        self.socket.remove(self, now)
         if self._join is not None:
             self._fail_join(error or ConnectionClosedByClient(None, reason))
         self._end_error = error

@@ -35,7 +35,7 @@ from .errors import (
     PhxError,
     TopicInUse,
 )
-from .events import Closed, Event
+from .events import Closed, Event, SocketEnded
 from .formats import V2, Serializer
 from .handlers.handler import WILDCARD, Handler
 from .handlers.router import Router
@@ -46,6 +46,7 @@ from .queues import Bound, Delivery, DeliveryQueue, HandlerQueue, Placement, by_
 from .reader import Reader
 from .resume import Resume
 from .shown import Secrets
+from .sockets import Sockets
 from .states import CLOSE_BEGUN, ENDING, SocketInput, SocketState
 from .timers import Timer, checked_timeout
 from .transports import TransportName, Transports
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 
 
 class ClientProtocol:
-    """One client: a connection that is kept up, and its channels.
+    """One client: a socket that is kept up, or several (see `sockets.py`), and its channels.
 
     Args:
         url: Where the server mounts the socket, e.g. `"wss://example.com/socket"`.
@@ -112,7 +113,7 @@ class ClientProtocol:
             options=self.options,
             transports=transports,
         )
-        self._socket = Socket(self._client, self)
+        self._sockets = Sockets(self._client, self)
         self._tables = RouteTables(self.router, placement)
         self.unjoined = self._make_channel(WILDCARD, None)
         self._reader = Reader(self._client, unjoined=self.unjoined.inbox)
@@ -128,19 +129,29 @@ class ClientProtocol:
 
     @property
     def state(self) -> SocketState:
-        """Where the connection stands."""
-        return self._socket.state
+        """Where the client stands as a whole.
+
+        That is the state of the socket which is farthest from being open: `OPEN` means that every topic has its
+        connection. A further socket that is being opened for more topics counts once an attempt has failed.
+        """
+        return self._sockets.state
 
     @property
     def stats(self) -> Stats:
         """Counters, as they are now: a copy."""
         held = self._client.held
-        return replace(self._client.stats, handled=held.handled, backlog=held.messages, backlog_bytes=held.size)
+        return replace(
+            self._client.stats,
+            handled=held.handled,
+            backlog=held.messages,
+            backlog_bytes=held.size,
+            sockets=len(self._sockets.all),
+        )
 
     @property
     def secrets(self) -> Secrets:
         """What was sent in confidence at the latest attempt to connect; for an adapter that quotes what others said."""
-        return self._socket.secrets
+        return self._sockets.secrets
 
     @property
     def channels(self) -> Mapping[str, Member]:
@@ -160,9 +171,9 @@ class ClientProtocol:
             InvalidState: It was called before.
             InvalidTimeout: The timeout is no number.
         """
-        if not self._socket.may(SocketInput.CONNECT):
+        if not self._sockets.first.may(SocketInput.CONNECT):
             raise InvalidState("connect", self.state.value, "it is called once; reconnect connects anew")
-        self._socket.connect(now, checked_timeout("connect", timeout))
+        self._sockets.first.connect(now, checked_timeout("connect", timeout))
 
     def channel(
         self, topic: str, params: Any = None, *, bound: Bound | None = None, resume: Resume | None = None
@@ -188,7 +199,7 @@ class ClientProtocol:
         return channel
 
     def ping(self, now: float, *, timeout: float | None = None) -> str:
-        """Send a heartbeat now, to see how long its answer takes; `timeout` is a push's.
+        """Send a heartbeat now, on the first open socket, to see how long its answer takes; `timeout` is a push's.
 
         Returns:
             The call's ref; it ends in `PingAnswered` or `PushFailed`. `cancel_ping` gives it up.
@@ -197,25 +208,27 @@ class ClientProtocol:
             InvalidState: There is no open connection.
             InvalidTimeout: The timeout is no number.
         """
-        connection = self._socket.connection
+        connection = next(self._sockets.connections, None)
         if connection is None:
             raise InvalidState("ping", self.state.value, "it needs an open connection, see wait_connected")
         return connection.heartbeat.ping(now, checked_timeout("ping", timeout, self.options.timeout))
 
     def cancel_ping(self, ref: str) -> None:
         """Give a ping up; one that has ended is ignored."""
-        if self._socket.connection is not None:
-            self._socket.connection.heartbeat.cancel(ref)
+        for connection in self._sockets.connections:
+            connection.heartbeat.cancel(ref)
 
     def reconnect(self, now: float) -> None:
-        """Drop the connection, or the wait for the next attempt, and connect anew at once, e.g. with a new token.
+        """Drop the connections, and waits for the next attempt, and connect anew at once, e.g. with a new token.
 
         Raises:
             InvalidState: It was never connected, or is closed.
         """
-        if not self._socket.may(SocketInput.RECONNECT):
+        sockets = [socket for socket in self._sockets.all if socket.may(SocketInput.RECONNECT)]
+        if not sockets:
             raise InvalidState("reconnect", self.state.value, "it needs a client that was connected and is not closed")
-        self._socket.reconnect(now)
+        for socket in sockets:
+            socket.reconnect(now)
 
     def drain(self, now: float, *, timeout: float = 10.0, error: BaseException | None = None) -> None:
         """Close gracefully: take no new messages, let handlers finish (pushes still work), leave, close with 1000.
@@ -231,10 +244,12 @@ class ClientProtocol:
             InvalidTimeout: The timeout is no number.
         """
         checked_timeout("drain", timeout)
-        if not self._socket.may(SocketInput.DRAIN):
+        sockets = [socket for socket in self._sockets.all if socket.may(SocketInput.DRAIN)]
+        if not sockets:
             return
         self._cause = self._cause or error
-        self._socket.drain(now)
+        for socket in sockets:
+            socket.drain(now)
         self._drain_ends = now + timeout
         if timeout != inf:
             self._drain_timer = self._client.timers.at(self._drain_ends, self._drain_timed_out)
@@ -246,7 +261,8 @@ class ClientProtocol:
             return
         channels = self._all_channels()
         self._stop_drain_timer()
-        self._socket.close(min(now + self.options.close_timeout, self._drain_ends), now)
+        for socket in self._sockets.all:
+            socket.close(min(now + self.options.close_timeout, self._drain_ends), now)
         self._close_channels(channels, None, now)
         self.socket_over(now)
 
@@ -257,7 +273,7 @@ class ClientProtocol:
             now: The time.
             error: Why, where the application gives up: a handler's error, say. `Closed` tells it.
         """
-        if self._socket.may(SocketInput.END):
+        if self.state is not SocketState.CLOSED:
             self._cause = self._cause or error
             self._end(None, now)
 
@@ -278,8 +294,8 @@ class ClientProtocol:
     def handled(self, deliveries: Sequence[Delivery], now: float) -> None:
         """These deliveries, that a queue's `take` gave, or that came through a tap, are done with."""
         self.release(deliveries)
-        if self._socket.connection is not None:
-            self._socket.connection.flow.handled(now)
+        for connection in self._sockets.connections:
+            connection.flow.handled(now)
         self._go_on_draining(now)
 
     @property
@@ -343,7 +359,11 @@ class ClientProtocol:
             self._client.tapped = []
         return tapped
 
-    # ---- what its socket tells (see `client_socket.py`) -------------------------------------------------------------
+    # ---- what its sockets tell (see `client_socket.py`) -------------------------------------------------------------
+
+    def socket_opened(self, now: float) -> None:
+        """A connection is open, the first of all."""
+        self._sockets.start(now)
 
     def socket_received(self, connection: Connection, frames: Sequence[str | bytes], now: float) -> None:
         """One read of the connection brought frames."""
@@ -351,14 +371,29 @@ class ClientProtocol:
             for channel in (self.unjoined, *self._client.channels.values()):
                 channel.inbox.refresh()
         self._reader.receive_all(connection, frames, now)
+        if connection.flow.paused:  # what is held is bounded for all together
+            for other in self._sockets.connections:
+                other.flow.pause(now)
         self._go_on_draining(now)
 
-    def socket_failed(self, error: PhxError, now: float) -> None:
-        """The socket tries no more."""
-        self._end(error, now)
+    def socket_failed(self, socket: Socket, error: PhxError, now: float) -> None:
+        """A socket tries no more: the client's end, but not where it was never open and others are."""
+        if socket.was_open or socket is self._sockets.first:
+            self._end(error, now)
+            return
+        channels = list(socket.members)
+        self._client.events.append(SocketEnded(error, socket.number))
+        socket.end(error)
+        self._close_channels(channels, error, now)
+        self._sockets.forget_ended()
+
+    def socket_empty(self, socket: Socket, now: float) -> None:
+        """A socket has had no topic for a moment."""
+        self._sockets.close_empty(socket, now)
 
     def socket_over(self, now: float) -> None:
         """A connection is over that was closing, or that handlers finish without."""
+        self._sockets.forget_ended()
         if self.state is SocketState.CLOSED:
             self._tell_end(None)
         else:
@@ -368,13 +403,13 @@ class ClientProtocol:
 
     def _go_on_draining(self, now: float) -> None:
         """Where the client is being drained: leave when handlers are done, close when the leaves are over."""
-        if self.state is not SocketState.DRAINING or self._client.held.messages > 0:
+        if self._sockets.first.state is not SocketState.DRAINING or self._client.held.messages > 0:
             return
-        connection = self._socket.connection
-        if connection is not None:
+        connections = list(self._sockets.connections)
+        if connections:
             for channel in list(self._client.channels.values()):
                 channel.leave(now, timeout=inf)  # the drain's own timeout bounds it
-        if connection is None or not connection.leaving:
+        if not any(connection.leaving for connection in connections):
             self.close(now)
 
     def _drain_timed_out(self, now: float) -> None:
@@ -388,13 +423,15 @@ class ClientProtocol:
         """Drop everything, for good."""
         channels = self._all_channels()
         self._stop_drain_timer()
-        self._socket.end(error)
+        for socket in self._sockets.all:
+            socket.end(error)
         self._close_channels(channels, error, now)
         self._tell_end(error)
 
     def _all_channels(self) -> list[Member]:
         """Every channel that has to be told of the end."""
-        return list(dict.fromkeys([*self._client.channels.values(), *self._socket.members]))
+        members = (channel for socket in self._sockets.all for channel in socket.members)
+        return list(dict.fromkeys([*self._client.channels.values(), *members]))
 
     def _close_channels(self, channels: Iterable[Member], error: PhxError | None, now: float) -> None:
         for channel in channels:
@@ -411,4 +448,4 @@ class ClientProtocol:
         self, topic: str, params: Any, bound: Bound | None = None, resume: Resume | None = None
     ) -> Channel:
         inbox = Inbox(topic, self._tables, bound, self._client.held, resume)
-        return Channel(topic, params, client=self._client, socket=self._socket, inbox=inbox)
+        return Channel(topic, params, client=self._client, sockets=self._sockets, inbox=inbox)

@@ -30,23 +30,30 @@ from .errors import (
     StillRefused,
 )
 from .events import Connected, ConnectFailed, Connecting, Disconnected
-from .joins import Joining
 from .link import Link
 from .longpoll import PollingLink
 from .shown import NO_SECRETS, Secrets
-from .states import LINK_ENDS, SOCKET, ChannelState, LinkEnd, SocketInput, SocketState
+from .states import CLOSE_BEGUN, ENDING, LINK_ENDS, SOCKET, ChannelState, LinkEnd, SocketInput, SocketState
 from .timers import Timer
 
 
 class SocketOwner(Protocol):
     """The client, as its sockets see it."""
 
+    def socket_opened(self, now: float) -> None:
+        """A connection is open, the first of all."""
+        ...
+
     def socket_received(self, connection: Connection, frames: Sequence[str | bytes], now: float) -> None:
         """One read of a connection brought frames."""
         ...
 
-    def socket_failed(self, error: PhxError, now: float) -> None:
+    def socket_failed(self, socket: "Socket", error: PhxError, now: float) -> None:
         """A socket tries no more: refused for good, too late, or lost under a policy that says so."""
+        ...
+
+    def socket_empty(self, socket: "Socket", now: float) -> None:
+        """A socket other than the first has had no topic for a moment."""
         ...
 
     def socket_over(self, now: float) -> None:
@@ -58,7 +65,9 @@ class Socket:
     """One socket of a client.
 
     Attributes:
+        number: Which of the client's: 0 for its first.
         state: Where it stands.
+        was_open: Whether it has had a connection.
         connection: The open connection; `None` while there is none.
         members: The channels that it has, from the call of `join` to their end, in that order.
         last_error: What ended the latest connection, or attempt to make one.
@@ -71,6 +80,7 @@ class Socket:
         "_connect_timeout",
         "_connect_timer",
         "_dialer",
+        "_empty_timer",
         "_latest_first_try",
         "_link",
         "_opened_at",
@@ -82,11 +92,15 @@ class Socket:
         "connection",
         "last_error",
         "members",
+        "number",
         "secrets",
         "state",
+        "was_open",
     )
 
-    def __init__(self, client: ClientState, owner: SocketOwner) -> None:
+    def __init__(self, number: int, client: ClientState, owner: SocketOwner) -> None:
+        self.number = number
+        self.was_open = False
         self.state = SocketState.IDLE
         self.connection: Connection | None = None
         self.members: dict[Member, None] = {}  # a set that keeps the order
@@ -96,7 +110,7 @@ class Socket:
         self._owner = owner
         self._dialer = Dialer(client.endpoint, client, on_address=self._open, on_failure=self._attempt_failed)
         self._link: Link | None = None  # the attempt or connection that counts
-        self._suspects: Iterable[Joining] = ()  # channels whose joins may have ended the latest connection
+        self._suspects: Iterable[Member] = ()  # channels whose joins may have ended the latest connection
         self._retries = 0  # since the last stable connection
         self._opened_at = 0.0
         self._address = client.endpoint.redacted  # of this attempt, for errors
@@ -105,12 +119,18 @@ class Socket:
         self._latest_first_try = inf  # when the first connect is to be tried for the last time
         self._timer: Timer | None = None  # of the state: open, retry or close timeout
         self._connect_timer: Timer | None = None  # of the first connect as a whole
+        self._empty_timer: Timer | None = None
 
     # ---- what the client asks for -----------------------------------------------------------------------------------
 
     def may(self, by: SocketInput) -> bool:
         """Whether the table has a row for this input now."""
         return (self.state, by) in SOCKET
+
+    @property
+    def untried(self) -> bool:
+        """Whether no attempt of it has succeeded or failed yet."""
+        return not self.was_open and self.last_error is None
 
     def connect(self, now: float, patience: float = inf) -> None:
         """Connect, and stay connected; the first connect is given up after so many seconds."""
@@ -133,10 +153,15 @@ class Socket:
             self._disconnected(error, SocketInput.RECONNECT, 0.0, now)
         self._dial(now)
 
+    def remove(self, channel: Member, now: float) -> None:
+        """It has the channel no longer; one that it has not is ignored."""
+        self.members.pop(channel, None)
+        if not self.members and self.number and self._empty_timer is None and self.state not in ENDING:
+            self._empty_timer = self._client.timers.at(now + _LONGEST_EMPTY, self._still_empty)
+
     def drain(self, now: float) -> None:
         """Let no more channel join, and go on with the connection for as long as it stands."""
-        self._stop_timer()
-        self._stop_connect_timer()
+        self._stop_timers()
         self._advance(SocketInput.DRAIN)
         if self.connection is None:
             self._drop_attempt()
@@ -145,11 +170,13 @@ class Socket:
 
     def close(self, until: float, now: float) -> None:
         """Close with the closing handshake, which is over at a certain time; at once where there is no connection."""
+        if self.state in CLOSE_BEGUN:
+            return
         connection = self.connection
         if connection is None:
             self.end(None)
             return
-        self._stop_timer()
+        self._stop_timers()
         self._advance(SocketInput.CLOSE)
         connection.flow.resume(now)  # the server's close frame has to be read
         self._drop_connection(None)
@@ -164,8 +191,7 @@ class Socket:
         """
         if not self.may(SocketInput.END):
             return
-        self._stop_timer()
-        self._stop_connect_timer()
+        self._stop_timers()
         self._drop_attempt()
         self._advance(SocketInput.END)
         self._drop_connection(why)
@@ -198,9 +224,13 @@ class Socket:
             now=now,
         )
         client.stats.connects += 1
-        client.events.append(Connected(subprotocol, client.stats.connects > 1, client.transports.current))
+        client.stats.reconnects += self.was_open
+        client.events.append(Connected(subprotocol, self.was_open, client.transports.current, self.number))
+        self.was_open = True
         self._begin_trial(now)
         connection.joins.open([channel for channel in self.members if channel.state is ChannelState.PENDING], now)
+        if client.stats.connects == 1:
+            self._owner.socket_opened(now)
 
     def link_refusing(self, now: float) -> None:
         """The server refuses the handshake, and the body that says why is coming."""
@@ -251,7 +281,7 @@ class Socket:
     # ---- private: connecting ----------------------------------------------------------------------------------------
 
     def _dial(self, now: float) -> None:
-        self._client.events.append(Connecting(self._retries + 1))
+        self._client.events.append(Connecting(self._retries + 1, self.number))
         self._patience = self._client.options.open_timeout
         self._timer = self._client.timers.at(now + self._patience, self._open_timed_out)
         self._dialer.begin(self._client.transports.current, now)
@@ -295,13 +325,13 @@ class Socket:
         else:
             delay = policy.after_failure(error, attempt, client.rng)
         if not isinstance(error, CertificateError | ProxyError | ResolveFailed):  # these would meet any transport
-            delay = client.transports.after_failure(delay)
+            delay = self._after_failure(delay)
         if delay is None:
-            self._owner.socket_failed(error, now)
+            self._owner.socket_failed(self, error, now)
             return
         self._stop_timer()
         self._advance(SocketInput.LOST)
-        client.events.append(ConnectFailed(error, self._retries + 1, delay))
+        client.events.append(ConnectFailed(error, self._retries + 1, delay, self.number))
         self._timer = client.timers.at(now + delay, self._retry)
 
     def _open_timed_out(self, now: float) -> None:
@@ -341,10 +371,10 @@ class Socket:
             last = self._unfinished(self._connect_timeout)
         if isinstance(last, HandshakeRefused):
             last.url = self._address
-            self._owner.socket_failed(StillRefused.after(self._connect_timeout, last), now)
+            self._owner.socket_failed(self, StillRefused.after(self._connect_timeout, last), now)
             return
         assert not isinstance(last, ConnectionClosed), "there was no connection yet"
-        self._owner.socket_failed(ConnectTimeout(timeout=self._connect_timeout, last=last), now)
+        self._owner.socket_failed(self, ConnectTimeout(timeout=self._connect_timeout, last=last), now)
 
     def _retry(self, now: float) -> None:
         self._retries += 1
@@ -363,14 +393,18 @@ class Socket:
         self._forget_old_retries(now)
         self._stop_timer()
         delay = self._client.options.reconnect.after_close(error.code, self._retries, self._client.rng)
-        if self._client.stats.received:
-            self._client.transports.keep()
-        delay = self._client.transports.after_failure(delay)
+        delay = self._after_failure(delay)
         if delay is None:
-            self._owner.socket_failed(error, now)
+            self._owner.socket_failed(self, error, now)
             return
         self._disconnected(error, SocketInput.LOST, delay, now)
         self._timer = self._client.timers.at(now + delay, self._retry)
+
+    def _after_failure(self, delay: float | None) -> float | None:
+        """When the next attempt follows, perhaps with another transport: not where messages came, on any socket."""
+        if self._client.stats.received:
+            self._client.transports.keep()
+        return self._client.transports.after_failure(delay)
 
     def _forget_old_retries(self, now: float) -> None:
         """Waits start anew after a connection that has proved stable."""
@@ -380,7 +414,7 @@ class Socket:
     def _disconnected(self, error: ConnectionClosed, by: SocketInput, delay: float | None, now: float) -> None:
         self._advance(by)
         self.last_error = error
-        self._client.events.append(Disconnected(error.code, error.reason, delay))
+        self._client.events.append(Disconnected(error.code, error.reason, delay, self.number))
         self._drop_connection(error)
         for channel in list(self.members):
             channel.disconnected(error, now)
@@ -404,9 +438,21 @@ class Socket:
         self.end(None)
         self._owner.socket_over(now)
 
+    def _still_empty(self, now: float) -> None:
+        self._empty_timer = None
+        if not self.members:
+            self._owner.socket_empty(self, now)
+
     def _advance(self, by: SocketInput) -> None:
         """Go where the table leads."""
         self.state = SOCKET[self.state, by]
+
+    def _stop_timers(self) -> None:
+        """It goes to its end."""
+        self._stop_timer()
+        self._stop_connect_timer()
+        if self._empty_timer is not None:
+            self._empty_timer.cancel()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -423,6 +469,9 @@ class Socket:
 #: The first connect is tried for the last time when so much of its timeout is left, or so many seconds.
 _LAST_TRY = 0.03
 _LONGEST_LAST_TRY = 0.3
+
+#: Seconds for which a socket is kept without a topic, unless it is the first; another topic may follow.
+_LONGEST_EMPTY = 1.0
 
 #: Characters of what is told of a connection's end; a close frame holds 123 bytes.
 _LONGEST_REASON = 1000

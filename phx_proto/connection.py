@@ -14,7 +14,7 @@ from .errors import ConnectionClosed, PhxError
 from .flow import Flow
 from .heartbeat import Heartbeat
 from .inbox import Inbox
-from .joins import Joining, JoinQueue
+from .joins import JoinQueue
 from .link import Link
 from .message import PHX_LEAVE, Message, Reply
 from .options import ClientOptions
@@ -40,6 +40,10 @@ class Member(Protocol):
 
     def start_join(self, now: float) -> None:
         """It is its turn to join."""
+        ...
+
+    def move(self, now: float) -> None:
+        """Its socket takes no more topics: join on another."""
         ...
 
     def leave(self, now: float, *, timeout: float = ...) -> str:
@@ -87,11 +91,23 @@ class Connection:
         joins: Which channel joins next.
         live: The inboxes of the topics that are joined and take messages.
         leaving: Channels whose leave is not over, by the join_ref that they leave.
+        limit: How many topics the server takes on it; `None` while it has refused none.
         secrets: As given.
         join_answered: When any join was last answered, on the reading clock (see `flow.py`).
     """
 
-    __slots__ = ("_core", "flow", "heartbeat", "join_answered", "joins", "leaving", "live", "requests", "secrets")
+    __slots__ = (
+        "_core",
+        "flow",
+        "heartbeat",
+        "join_answered",
+        "joins",
+        "leaving",
+        "limit",
+        "live",
+        "requests",
+        "secrets",
+    )
 
     def __init__(
         self,
@@ -101,7 +117,7 @@ class Connection:
         *,
         held: Backlog,
         secrets: Secrets,
-        suspects: Iterable[Joining],
+        suspects: Iterable[Member],
         on_silence: Callable[[float], None],
         now: float,
     ) -> None:
@@ -120,6 +136,7 @@ class Connection:
         self.joins = JoinQueue(options.joins_in_flight, suspects)
         self.live: dict[str, Inbox] = {}
         self.leaving: dict[str, Member] = {}
+        self.limit: int | None = None
         self.join_answered = 0.0
 
     def end(self, why: PhxError | None) -> None:

@@ -44,9 +44,12 @@ class Stats(msgspec.Struct):
             the server's answers to `cast` are among them, so a large number is no sign of trouble where casts are used.
         dropped: Messages dropped at a bound, or while closing.
         bad_frames: Frames that were no Phoenix messages.
-        connects: Connections opened.
+        connects: Connections opened, on all sockets.
+        reconnects: Those of them that were not a socket's first.
         backlog: Messages delivered and not yet handled, now.
         backlog_bytes: Bytes of their frames.
+        sockets: Sockets that the client has, open or not, now: several where the server takes only so many topics on
+            each.
     """
 
     received: int = 0
@@ -57,13 +60,10 @@ class Stats(msgspec.Struct):
     dropped: int = 0
     bad_frames: int = 0
     connects: int = 0
+    reconnects: int = 0
     backlog: int = 0
     backlog_bytes: int = 0
-
-    @property
-    def reconnects(self) -> int:
-        """Connections opened after the first."""
-        return max(0, self.connects - 1)
+    sockets: int = 1
 
 
 class Core:

@@ -45,6 +45,7 @@ __all__ = [
     "PresenceChanged",
     "PushFailed",
     "ReplyReceived",
+    "SocketEnded",
     "UnclaimedMessages",
 ]
 
@@ -56,9 +57,11 @@ class Connecting(Record, frozen=True):
 
     Attributes:
         attempt: Counted from 1 since the last stable connection.
+        socket: Which socket of the client's: 0 for its first.
     """
 
     attempt: int
+    socket: int = 0
 
 
 class ConnectFailed(Record, frozen=True):
@@ -66,11 +69,13 @@ class ConnectFailed(Record, frozen=True):
 
     Attributes:
         retry_in: Seconds until the next attempt.
+        socket: Which socket of the client's: 0 for its first.
     """
 
     error: ConnectError
     attempt: int
     retry_in: float
+    socket: int = 0
 
 
 class Connected(Record, frozen=True):
@@ -78,13 +83,15 @@ class Connected(Record, frozen=True):
 
     Attributes:
         subprotocol: The one the server chose, if any.
-        reconnected: Whether there was a connection before.
+        reconnected: Whether the socket had a connection before.
         transport: What carries the messages.
+        socket: Which socket of the client's: 0 for its first.
     """
 
     subprotocol: str | None
     reconnected: bool
     transport: TransportName = "websocket"
+    socket: int = 0
 
 
 class Disconnected(Record, frozen=True):
@@ -94,11 +101,25 @@ class Disconnected(Record, frozen=True):
         code: The close frame's code; `None` where none came.
         reason: The close frame's reason, with what was sent in confidence masked, or what happened in words.
         retry_in: Seconds until the next attempt; `None` where none follows, for the client is closing.
+        socket: Which socket of the client's: 0 for its first. The topics of the others go on.
     """
 
     code: int | None
     reason: str
     retry_in: float | None
+    socket: int = 0
+
+
+class SocketEnded(Record, frozen=True):
+    """A further socket is no longer kept up, and the client goes on without it.
+
+    Attributes:
+        error: Why it could not be opened at all: its topics have ended with that. `None` where no topic was left on it.
+        socket: Its number, which no other gets.
+    """
+
+    error: PhxError | None
+    socket: int
 
 
 class Closed(Record, frozen=True):
@@ -295,6 +316,7 @@ Event: TypeAlias = (
     | ConnectFailed
     | Connected
     | Disconnected
+    | SocketEnded
     | Closed
     | PingAnswered
     | BadFrame

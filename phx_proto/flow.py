@@ -117,14 +117,19 @@ class Flow:
         self._held.add(messages, size)
         if self._allowance > 0:
             self._allowance -= sum(map(len, frames))
-        elif self._reached(self._limits.high, self._limits.high_bytes) and not (self.paused or self._requests.awaited):
-            self._pause(now)
+        elif self._reached(self._limits.high, self._limits.high_bytes):
+            self.pause(now)
 
     def handled(self, now: float) -> None:
         """Messages were handled: there may be room again."""
         if self._held.messages <= self._limits.low and self._held.size <= self._limits.low_bytes:
             self._allowance = 0
             self.resume(now)
+
+    def pause(self, now: float) -> None:
+        """Read no more for now, unless a call waits for a reply, or a pause was as long as it may be."""
+        if not (self.paused or self._allowance > 0 or self._requests.awaited):
+            self._pause(now)
 
     def resume(self, now: float) -> None:
         """Read on, if reading stands still: there is room, or a call waits for a reply."""

@@ -10,7 +10,7 @@ connection these come first and one by one, so that the one to blame is found, a
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 
 class Joining(Protocol):
@@ -19,7 +19,10 @@ class Joining(Protocol):
     def start_join(self, now: float) -> None: ...
 
 
-class JoinQueue:
+J = TypeVar("J", bound=Joining)
+
+
+class JoinQueue(Generic[J]):
     """Which channel joins next on one connection.
 
     Args:
@@ -32,15 +35,15 @@ class JoinQueue:
 
     __slots__ = ("_limit", "_starting", "_suspects", "_under_way", "_waiting", "stopped")
 
-    def __init__(self, limit: int, suspects: Iterable[Joining] = ()) -> None:
+    def __init__(self, limit: int, suspects: Iterable[J] = ()) -> None:
         self._limit = limit
         self._starting = False
         self.stopped = False
-        self._waiting: OrderedDict[Joining, None] = OrderedDict()
-        self._under_way: dict[Joining, None] = {}  # a set that keeps the order
+        self._waiting: OrderedDict[J, None] = OrderedDict()
+        self._under_way: dict[J, None] = {}  # a set that keeps the order
         self._suspects = dict.fromkeys(suspects)
 
-    def open(self, pending: Iterable[Joining], now: float) -> None:
+    def open(self, pending: Iterable[J], now: float) -> None:
         """The connection is open: let those join that want to."""
         self._waiting = OrderedDict.fromkeys(pending)
         self._suspects = {channel: None for channel in self._suspects if channel in self._waiting}
@@ -52,7 +55,7 @@ class JoinQueue:
         """Let no more join."""
         self.stopped = True
 
-    def suspects(self, *, too_big: bool) -> Iterable[Joining]:
+    def suspects(self, *, too_big: bool) -> Iterable[J]:
         """The suspects for the next connection, now that this one is gone.
 
         Args:
@@ -60,12 +63,18 @@ class JoinQueue:
         """
         return self._under_way if too_big else self._suspects
 
-    def ask(self, channel: Joining, now: float) -> None:
+    def dismiss(self) -> list[J]:
+        """Those that wait for their turn shall not get it here; gives them."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        return waiting
+
+    def ask(self, channel: J, now: float) -> None:
         """Let the channel join when its turn has come."""
         self._waiting[channel] = None
         self._start(now)
 
-    def done(self, channel: Joining, now: float) -> None:
+    def done(self, channel: J, now: float) -> None:
         """The channel's join is answered or given up, or it no longer wants its turn."""
         self._waiting.pop(channel, None)
         self._under_way.pop(channel, None)

@@ -70,6 +70,8 @@ class ClientOptions:
         joins_in_flight: How many joins are sent and not yet answered at most.
         push_buffer: How many pushes may wait for their channel's join, on all channels.
         flow: Bounds on messages received and not yet handled.
+        topics_per_socket: How many topics are joined on one socket; more have the client open further sockets. `None`
+            for as many as the server takes, which its refusal tells.
     """
 
     heartbeat: float = 30.0
@@ -82,6 +84,7 @@ class ClientOptions:
     joins_in_flight: int = 32
     push_buffer: int = 1000
     flow: FlowLimits = field(default_factory=FlowLimits)
+    topics_per_socket: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("heartbeat", "poll_timeout", "open_timeout", "close_timeout"):
@@ -91,3 +94,5 @@ class ClientOptions:
             raise ValueError(f"timeout is positive seconds, or math.inf, not {self.timeout!r}")
         if self.joins_in_flight < 1:
             raise ValueError(f"at least one join must be allowed under way, not {self.joins_in_flight}")
+        if self.topics_per_socket is not None and self.topics_per_socket < 1:
+            raise ValueError(f"a socket has room for at least one topic, not for {self.topics_per_socket}")

@@ -96,10 +96,14 @@ class Secrets:
 
     def also(self, values: Iterable[str]) -> "Secrets":
         """These and more."""
-        more = Secrets(values)
-        more._forms = sorted({*self._forms, *more._forms}, key=_longest_first)
-        more._longest = max(self._longest, more._longest)
-        return more
+        return self.merged(Secrets(values))
+
+    def merged(self, *others: "Secrets") -> "Secrets":
+        """These and those of others."""
+        merged = Secrets()
+        merged._forms = sorted({*self._forms}.union(*(other._forms for other in others)), key=_longest_first)
+        merged._longest = max(self._longest, *(other._longest for other in others), 0)
+        return merged
 
     def masked(self, text: str) -> str:
         """The text without the secrets."""

@@ -1,9 +1,9 @@
 """The states of a socket and of a channel, and the tables that join them.
 
-Theory of operation. A client is one socket and many channels. Each is in one state, and each input moves it along its
-table: `table[state, input]` is the next state, and a pair that is not in the table cannot happen (the core refuses or
-ignores it before it comes here). Below the tables stand the sets and tables that follow from them: all that the core
-asks about a state is asked here. What is done on the way stands in `client_socket.py` and `channel.py`; the diagrams in
+Theory of operation. A client is one socket or several, and many channels. Each is in one state, and each input moves it
+along its table: `table[state, input]` is the next state, and a pair that is not in the table cannot happen (the core
+refuses or ignores it before it comes here). Below the tables stands what follows from them: all that the core asks
+about a state is asked here. What is done on the way stands in `client_socket.py` and `channel.py`; the diagrams in
 docs/ are made from these tables.
 
 The socket. Every attempt begins with RESOLVING what params and token are, which takes no time where none is a callable.
@@ -23,6 +23,7 @@ from typing import Final, TypeAlias
 
 __all__ = [
     "CHANNEL",
+    "CLIENT_STATES",
     "CLOSE_BEGUN",
     "ENDING",
     "JOIN_SENT",
@@ -88,6 +89,7 @@ class ChannelInput(enum.Enum):
     OK = "ok"  # it is accepted
     FAIL = "fail"  # refused, timed out or crashed; it will be tried again
     LOST = "lost"  # the connection is gone
+    MOVE = "move"  # its socket takes no more topics, and another is to have it
     RETRY = "retry"  # the time to try again has come
     LEAVE = "leave"  # phx_leave goes out
     END = "end"  # for good
@@ -134,11 +136,13 @@ CHANNEL: ChannelTable = MappingProxyType(
         (ChannelState.PENDING, ChannelInput.SEND): ChannelState.JOINING,
         (ChannelState.PENDING, ChannelInput.FAIL): ChannelState.ERRORED,
         (ChannelState.PENDING, ChannelInput.LOST): ChannelState.PENDING,
+        (ChannelState.PENDING, ChannelInput.MOVE): ChannelState.PENDING,
         (ChannelState.PENDING, ChannelInput.LEAVE): ChannelState.LEAVING,
         (ChannelState.PENDING, ChannelInput.END): ChannelState.CLOSED,
         (ChannelState.JOINING, ChannelInput.OK): ChannelState.JOINED,
         (ChannelState.JOINING, ChannelInput.FAIL): ChannelState.ERRORED,
         (ChannelState.JOINING, ChannelInput.LOST): ChannelState.PENDING,
+        (ChannelState.JOINING, ChannelInput.MOVE): ChannelState.PENDING,
         (ChannelState.JOINING, ChannelInput.LEAVE): ChannelState.LEAVING,
         (ChannelState.JOINING, ChannelInput.END): ChannelState.CLOSED,
         (ChannelState.JOINED, ChannelInput.FAIL): ChannelState.ERRORED,
@@ -167,6 +171,19 @@ LEAVE_BEGUN: Final = frozenset(ChannelState) - {state for state, by in CHANNEL i
 
 #: A join stands with the server: it was sent on this connection, and nothing has ended it.
 JOIN_SENT: Final = frozenset(to for (_, by), to in CHANNEL.items() if by in (ChannelInput.SEND, ChannelInput.OK))
+
+
+#: The state of a client as a whole is the first of these that one of its sockets is in: it is open when all are.
+CLIENT_STATES: Final = (
+    SocketState.DRAINING,
+    SocketState.WAITING,
+    SocketState.RESOLVING,
+    SocketState.OPENING,
+    SocketState.IDLE,
+    SocketState.OPEN,
+    SocketState.CLOSING,
+    SocketState.CLOSED,
+)
 
 
 class LinkEnd(enum.Enum):

@@ -38,6 +38,10 @@ from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PH
 Outcome: TypeAlias = tuple[Any, ...]
 
 
+#: What the server answers to the join of one topic too many.
+TOO_MANY = {"reason": "too many channels joined"}
+
+
 def plain(event: Event) -> Outcome:
     """An event as an outcome."""
     match event:
@@ -175,6 +179,9 @@ class Account:
         return []
 
     def _joined(self, who: Membership, status: str, response: Any) -> list[Outcome]:
+        if response == TOO_MANY and any(other.state == "joined" for other in self.here.values()):
+            who.join_ref = ""  # it is joined on another connection, and of that nothing comes here
+            return []
         join, who.join = who.join, None
         if status == "ok":
             who.state = "joined"

@@ -426,7 +426,7 @@ class Watched:
         assert self._seen[Closed] == 1
         assert self.client.proto.next_timeout() is None, "a timer is left"
         left = [name for name in _TABLES if getattr(self.client.proto._client, name)]
-        left += [name for name in _SOCKET_TABLES if getattr(self.client.proto._socket, name)]
+        left += [n for n in _SOCKET_TABLES for socket in self.client.proto._sockets.all if getattr(socket, n)]
         assert not left, "something is left in the tables"
         assert all(self.ended[ref] == 1 for ref in self.calls), "a call did not end"
         assert self.connection is None, "the client has ended and its connection has not"

@@ -283,9 +283,7 @@ class Conversation:
     @property
     def flow(self) -> Flow:
         """The back-pressure of the open connection."""
-        connection = self.proto._socket.connection
-        assert connection is not None
-        return connection.flow
+        return next(self.proto._sockets.connections).flow
 
     # ---- what must always hold
 
@@ -297,7 +295,7 @@ class Conversation:
         assert self.proto.next_timeout() is None, "a timer is left"
         assert dict(self._ended) == dict.fromkeys(self._calls, 1), "a call did not end exactly once"
         left = [name for name in _TABLES if getattr(self.proto._client, name)]
-        left += [name for name in _SOCKET_TABLES if getattr(self.proto._socket, name)]
+        left += [name for name in _SOCKET_TABLES for socket in self.proto._sockets.all if getattr(socket, name)]
         assert not left, "something is left in the tables"
 
     @classmethod

@@ -47,7 +47,7 @@ def everything(talk: Conversation) -> list[Any]:
     """What a client gives away, and what can be asked of it."""
     proto = talk.proto
     objects: list[Any] = [*talk.commands(), *talk.events(), proto, proto.endpoint, proto.options, proto.stats]
-    objects += [*talk.links, *proto._client.channels.values(), proto._client, proto._socket]
+    objects += [*talk.links, *proto._client.channels.values(), proto._client, *proto._sockets.all]
     return objects
 
 

@@ -115,7 +115,7 @@ def test_reconnect_drops_the_connection_and_opens_another_at_once() -> None:
     assert {type(event) for event in (errored, failed)} == {ChannelErrored, PushFailed}
     assert talk.commands()[0] == AbortTransport(old)
     assert talk.link is not old
-    assert talk.proto._socket.connection is None
+    assert talk.proto._sockets.first.connection is None
 
 
 def test_reconnect_reads_the_token_again() -> None:

@@ -19,8 +19,8 @@ def starts(askers: list[Asker]) -> list[list[float]]:
     return [asker.starts for asker in askers]
 
 
-def opened(limit: int) -> JoinQueue:
-    queue = JoinQueue(limit)
+def opened(limit: int) -> JoinQueue[Asker]:
+    queue = JoinQueue[Asker](limit)
     queue.open([], 0.0)
     return queue
 
@@ -33,7 +33,7 @@ def test_below_the_limit_a_join_starts_at_once() -> None:
 
 def test_the_opening_starts_as_many_as_the_limit_allows_in_their_order() -> None:
     first, second, third = waiting = askers(3)
-    JoinQueue(2).open([first, second, third], 5.0)
+    JoinQueue[Asker](2).open([first, second, third], 5.0)
     assert starts(waiting) == [[5.0], [5.0], []]
 
 
@@ -108,7 +108,7 @@ def test_suspects_are_kept_over_a_connection_that_ends_for_another_reason() -> N
 
 
 def test_joins_that_end_while_they_start_let_the_next_ones_start_however_many_they_are() -> None:
-    queue = JoinQueue(1)
+    queue = JoinQueue[Asker](1)
 
     class EndsAtOnce(Asker):
         def start_join(self, now: float) -> None:
@@ -118,3 +118,13 @@ def test_joins_that_end_while_they_start_let_the_next_ones_start_however_many_th
     waiting: list[Asker] = [EndsAtOnce() for _ in range(10_000)]
     queue.open([*waiting], 1.0)
     assert starts(waiting) == [[1.0]] * 10_000
+
+
+def test_those_that_wait_can_be_sent_away_and_the_next_to_ask_gets_the_next_turn() -> None:
+    first, second, third, fourth = waiting = askers(4)
+    queue = JoinQueue[Asker](1)
+    queue.open([first, second, third], 1.0)
+    assert queue.dismiss() == [second, third]
+    queue.ask(fourth, 2.0)
+    queue.done(first, 3.0)
+    assert starts(waiting) == [[1.0], [], [], [3.0]]

@@ -49,11 +49,13 @@ CHANNEL_MOVES = """
     pending  send   joining
     pending  fail   errored
     pending  lost   pending
+    pending  move   pending
     pending  leave  leaving
     pending  end    closed
     joining  ok     joined
     joining  fail   errored
     joining  lost   pending
+    joining  move   pending
     joining  leave  leaving
     joining  end    closed
     joined   fail   errored
@@ -172,7 +174,8 @@ MAKE: dict[SocketState, Callable[[], Conversation]] = dict(
 
 def link(talk: Conversation) -> Link:
     """The link that counts, or one that does not."""
-    return talk.proto._socket.current_link or Link(talk.proto._socket, 0)
+    socket = talk.proto._sockets.first
+    return socket.current_link or Link(socket, 0)
 
 
 def time_out(talk: Conversation) -> None:

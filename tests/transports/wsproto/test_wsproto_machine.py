@@ -352,7 +352,7 @@ class Heard:
         stream = rig.open()
         self.messages: list[str | bytes] = []
         self.ending: tuple[int | None, str] | None = None
-        link = rig.proto._socket.current_link
+        link = rig.proto._sockets.first.current_link
         assert link is not None
         stream._command = _Command(self)  # type: ignore[assignment]
         answers = b""

@@ -1,0 +1,124 @@
+"""Which socket has which topic: a client begins with one socket, and has more where the server asks for them.
+
+Phoenix since 1.8.9 joins only so many topics on a socket (`max_channels_per_transport`, 100 by default) and refuses the
+next with `{"reason": "too many channels joined"}` (PROTOCOL.md). That refusal is not shown to the application. It tells
+how many topics the connection takes: those that are joined on it, and those whose leave is not over. The join is sent
+on another socket, an open one that has room or a new one, and so is every join that still waits for its turn on the
+full one. A socket without a topic is closed after a moment, but for the first. Beyond that, a topic stays on its
+socket.
+
+What a connection takes dies with it, for the next may lead to another server; then the largest number that was learned
+or seen joined is taken to hold, as for new sockets, until a refusal says otherwise. Where a refused join was alone on
+its socket another socket would not help, and the refusal is one like any other.
+"""
+
+from collections.abc import Iterator
+from itertools import count
+from math import inf
+from typing import Final, Protocol
+
+from .client_socket import Socket, SocketOwner
+from .client_state import ClientState
+from .connection import Connection, Member
+from .events import SocketEnded
+from .message import Reply
+from .shown import Secrets
+from .states import CLIENT_STATES, ENDING, SocketInput, SocketState
+
+#: What the server answers to the join of one topic too many, as its `reason`.
+_TOO_MANY: Final = "too many channels joined"
+
+
+class Placed(Member, Protocol):
+    """A channel that has a socket."""
+
+    socket: Socket
+
+
+class Sockets:
+    """The sockets of one client.
+
+    Attributes:
+        all: Those that are kept up, the client's first before all others, and those that are being closed.
+    """
+
+    __slots__ = ("_client", "_limit", "_numbers", "_owner", "all")
+
+    def __init__(self, client: ClientState, owner: SocketOwner) -> None:
+        self._client = client
+        self._owner = owner
+        self._numbers = count()
+        limit = client.options.topics_per_socket
+        self._limit = inf if limit is None else limit
+        self.all = [self._make()]
+
+    @property
+    def first(self) -> Socket:
+        """The one that a client begins with, and has until its end."""
+        return self.all[0]
+
+    @property
+    def state(self) -> SocketState:
+        """The client's: that of the socket which is farthest from being open, see `ClientProtocol.state`."""
+        states = {socket.state for socket in self.all if socket is self.first or not socket.untried}
+        return next(state for state in CLIENT_STATES if state in states)
+
+    @property
+    def connections(self) -> Iterator[Connection]:
+        """Those that are open."""
+        return (socket.connection for socket in self.all if socket.connection is not None)
+
+    @property
+    def secrets(self) -> Secrets:
+        """What was sent in confidence at the latest attempt of each to connect."""
+        return self.first.secrets.merged(*(socket.secrets for socket in self.all[1:]))
+
+    def place(self, channel: Placed, now: float) -> None:
+        """Give a channel to a socket that has room for it, open if possible; a new one if there is none."""
+        roomy = [socket for socket in self.all if self._has_room(socket)]
+        channel.socket = next((socket for socket in roomy if socket.connection), None) or (
+            roomy[0] if roomy else self._add(now)
+        )
+        channel.socket.members[channel] = None
+
+    def learn(self, connection: Connection, refusal: Reply) -> bool:
+        """Look at the refusal of a join; gives whether the reason is that another socket is needed."""
+        response = refusal.response
+        held = len(connection.live) + len(connection.leaving)
+        if not held or not isinstance(response, dict) or response.get("reason") != _TOO_MANY:
+            return False
+        connection.limit = held
+        self._limit = max(known.limit or len(known.live) for known in self.connections)
+        return True
+
+    def start(self, now: float) -> None:
+        """The first socket is open for the first time: connect those that waited for that."""
+        for socket in self.all:
+            if socket.may(SocketInput.CONNECT):
+                socket.connect(now)
+
+    def close_empty(self, socket: Socket, now: float) -> None:
+        """Close a socket that has no topic (any more)."""
+        self._client.events.append(SocketEnded(None, socket.number))
+        socket.close(now + self._client.options.close_timeout, now)
+        self.forget_ended()
+
+    def forget_ended(self) -> None:
+        """Forget the sockets that have ended, but for the first."""
+        self.all[1:] = [socket for socket in self.all[1:] if socket.state is not SocketState.CLOSED]
+
+    def _has_room(self, socket: Socket) -> bool:
+        if socket.state in ENDING:
+            return socket is self.first  # the client ends, and nothing is joined any more
+        limit = self._limit if socket.connection is None else socket.connection.limit or self._limit
+        return len(socket.members) < limit
+
+    def _make(self) -> Socket:
+        return Socket(next(self._numbers), self._client, self._owner)
+
+    def _add(self, now: float) -> Socket:
+        socket = self._make()
+        self.all.append(socket)
+        if self._client.stats.connects:
+            socket.connect(now)
+        return socket
