@@ -7,6 +7,7 @@ came, to `LARGEST_BODY`, whatever frames it. How long a body is waited for is th
 No text made here shows the request, or what the server answered but its status: they may hold tokens.
 """
 
+import contextlib
 import re
 import zlib
 from dataclasses import dataclass
@@ -138,6 +139,9 @@ class Answer:
 USE_TLS: Final = "is this a TLS port? then use wss://"
 USE_NO_TLS: Final = "is this a port without TLS? then use ws://"
 
+#: How to inflate what is encoded so; what is called deflate comes with zlib's header (RFC 9110 §8.4.1.2) or without.
+_WINDOW_BITS: Final = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}
+
 _REFUSED: Final = HandshakeRefused()  # stands for the one of this answer
 
 
@@ -147,9 +151,7 @@ def _fields(response: h11.Response | h11.InformationalResponse) -> list[tuple[st
 
 def _uncompressed(body: bytes, encoding: str) -> bytes:
     """The body as it is to be read, also where it was cut; servers compress without being asked."""
-    if encoding.strip().lower() not in {"gzip", "x-gzip", "deflate"}:
-        return body
-    try:
-        return zlib.decompressobj(wbits=47).decompress(body, LARGEST_BODY)
-    except zlib.error:
-        return body
+    for bits in _WINDOW_BITS.get(encoding.strip().lower(), ()):
+        with contextlib.suppress(zlib.error):
+            return zlib.decompressobj(wbits=bits).decompress(body, LARGEST_BODY)
+    return body

@@ -5,9 +5,12 @@ TLS with the server; SOCKS is `python-socks`'s. No text made here shows the prox
 """
 
 import base64
+import contextlib
 import re
+import urllib.request
 from dataclasses import replace
 from importlib import import_module
+from ipaddress import ip_address, ip_network
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -27,6 +30,11 @@ SOCKS_TIMEOUT: Final = 10.0
 _LARGEST_ANSWER: Final = 2**16  # bytes
 _SOCKS_PORT: Final = 1080
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r\n]")  # some proxies still speak HTTP/1.0
+
+#: An address or a network; with a port only in brackets, for `::1:80` is an address.
+_NO_PROXY: Final = re.compile(
+    r"(?:\[(?P<bracketed>[^\]]+)\]|(?P<plain>[^\[\]/]+))(?P<length>/[0-9]+)?(?::(?P<port>[0-9]+))?"
+)
 
 #: Scheme: python-socks' name of the protocol, and whether the proxy looks the server's name up.
 _SOCKS: Final = {
@@ -53,7 +61,9 @@ def proxy_for(address: WebSocketURI, proxy: str | Literal[True] | None) -> Proxy
     Raises:
         ProxyError: Its URL is not valid.
     """
-    url = get_proxy(address) if proxy is True else proxy
+    if proxy is True:
+        proxy = None if _excepted(address.host, address.port) else get_proxy(address)
+    url = proxy
     if url is None:
         return None
     if "://" not in url:
@@ -66,6 +76,22 @@ def proxy_for(address: WebSocketURI, proxy: str | Literal[True] | None) -> Proxy
     except ValueError:
         raise ProxyError("the proxy's URL is not valid: its host, port or credentials cannot be read") from None
     return replace(parsed, port=_SOCKS_PORT) if without_port and parsed.scheme in _SOCKS else parsed
+
+
+def _excepted(host: str, port: int) -> bool:
+    """Whether `no_proxy` names this address, in brackets or by its network: `urllib` knows neither."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    for entry in urllib.request.getproxies().get("no", "").split(","):
+        found = _NO_PROXY.fullmatch(entry.strip())
+        if found is None or found["port"] not in (None, str(port)):
+            continue
+        with contextlib.suppress(ValueError):  # a name
+            if address in ip_network((found["bracketed"] or found["plain"]) + (found["length"] or ""), strict=False):
+                return True
+    return False
 
 
 def named(proxy: Proxy) -> str:

@@ -4,6 +4,7 @@ import gzip
 import socket
 import ssl
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -196,6 +197,9 @@ def test_what_http_allows_is_accepted(adapter: Adapter, head: bytes) -> None:
             403,
             b"no way",
         ),
+        (b"HTTP/1.1 403 No\r\nContent-Encoding: deflate\r\n\r\n" + zlib.compress(b"no way"), 403, b"no way"),
+        (b"HTTP/1.1 403 No\r\nContent-Encoding: deflate\r\n\r\n" + zlib.compress(b"no way")[2:-4], 403, b"no way"),
+        (b"HTTP/1.1 403 No\r\nContent-Encoding: gzip\r\n\r\nnot zipped", 403, b"not zipped"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", 200, b"hi"),
     ],
 )

@@ -113,6 +113,37 @@ def test_the_environment_can_want_no_proxy_for_a_host(name: str, monkeypatch: py
     assert proxy_for(TARGET, None) is None
 
 
+@pytest.mark.parametrize(
+    ("host", "exceptions", "excepted"),
+    [
+        ("[::1]", "[::1]", True),
+        ("[::1]", "::1", True),
+        ("[::1]", "elsewhere.example, [::1]:8443", True),
+        ("[::1]", "[::1]:443", False),
+        ("[::2]", "[::1]", False),
+        ("[fd00::5]", "fd00::/8", True),
+        ("[fd00::5]", "[fd00::]/8", True),
+        ("[fe80::5]", "fd00::/8", False),
+        ("10.1.2.3", "10.0.0.0/8", True),
+        ("10.1.2.3", "10.9.9.9/8", True),
+        ("10.1.2.3", "192.168.0.0/16,fd00::/8", False),
+        ("10.1.2.3", "10.1.2.3", True),
+        ("10.1.2.3", "10.1.2.3:8443", True),
+        ("10.1.2.3", "10.1.2.3:1", False),
+        ("10.1.2.3", "10.0.0.0/99,[", False),
+        ("server.example", "10.0.0.0/8", False),
+        ("server.example", "server.example", True),
+        ("10.1.2.3", "*", True),
+    ],
+)
+def test_no_proxy_may_name_addresses_and_networks(
+    host: str, exceptions: str, *, excepted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.example")
+    monkeypatch.setenv("no_proxy", exceptions)
+    assert (proxy_for(parse_uri(f"wss://{host}:8443/socket"), True) is None) is excepted
+
+
 # ---- what is said ---------------------------------------------------------------------------------------------------
 
 
