@@ -2,28 +2,23 @@
 
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
-from concurrent.futures import Executor
-from functools import partial
 from math import inf
-from typing import Any, Literal, NoReturn, overload
+from typing import Any, Literal, overload
 
 from msgspec import UNSET
 
-from phx_proto.channel import Channel as CoreChannel
 from phx_proto.core import Stats
-from phx_proto.errors import ChannelClosedByClient, InvalidHandler, LocalError, MessageTimeout, PushTimeout
+from phx_proto.errors import ChannelClosedByClient, LocalError, MessageTimeout, PushTimeout
 from phx_proto.events import ChannelEvent
-from phx_proto.handlers.handler import WILDCARD, Handler
+from phx_proto.handlers.handler import WILDCARD
 from phx_proto.handlers.payloads import D, P, PayloadType, SpecialType
-from phx_proto.handlers.router import F, decorator
 from phx_proto.message import Message, Reply
-from phx_proto.presence import Entries, Presence
 from phx_proto.queues import Bound
 from phx_proto.resume import Resume
-from phx_proto.states import ChannelState, SocketState
+from phx_proto.states import SocketState
 
 from ..client import calls
-from ..client.batches import refuse_to_leave
+from ..client.channel import ChannelFace
 from ..client.channels import Channels
 from ..client.queues import everything, messages_only
 from ..client.signals import SignalPolicy
@@ -32,53 +27,14 @@ from .signals import signals_to
 from .streams import EventStream, MessageStream
 
 
-class Channel:
+class Channel(ChannelFace["Client", AsyncioDriver]):
     """A topic on a client. Made by `Client.channel`, `Client.join` or `Client.joined`.
 
     It lives once: joined, rejoined whenever it has to be, and closed for good by a leave, a refused join, the server or
     the client's end. All waits are in seconds.
     """
 
-    __slots__ = ("_client", "_core", "_driver")
-
-    def __init__(self, core: CoreChannel, client: "Client", driver: AsyncioDriver) -> None:
-        self._core = core
-        self._client = client
-        self._driver = driver
-
-    def __repr__(self) -> str:
-        return repr(self._core)
-
-    def __reduce__(self) -> NoReturn:
-        refuse_to_leave(self.topic)
-
-    @property
-    def topic(self) -> str:
-        """The topic."""
-        return self._core.topic
-
-    @property
-    def state(self) -> ChannelState:
-        """Where it stands."""
-        return self._core.state
-
-    @property
-    def response(self) -> Any:
-        """What the server answered to the latest join, any JSON value or bytes; `None` before."""
-        return self._core.response
-
-    @property
-    def last_seen(self) -> Any:
-        """The id of the message that was handled last, where the channel resumes: to begin with at the next start.
-
-        `None` while there is none. It may call the function of its `Resume`, and raises what that raises.
-        """
-        return self._core.last_seen
-
-    @property
-    def client(self) -> "Client":
-        """The client it belongs to."""
-        return self._client
+    __slots__ = ()
 
     async def join(self, *, timeout: float | None = None) -> Any:
         """Join, now or as soon as the connection is open, and wait for the answer.
@@ -99,10 +55,6 @@ class Channel:
     async def leave(self, *, timeout: float | None = None) -> None:
         """Leave, and wait until the server knows; it is over after `timeout` seconds at the latest."""
         await self._driver.ask(calls.leave(self._core, timeout=timeout))
-
-    def begin_leave(self) -> None:
-        """Send the leave, and do not wait for its answer."""
-        self._driver.step(self._core.leave)
 
     @overload
     async def push(
@@ -164,42 +116,6 @@ class Channel:
         if not self._driver.transport.writable:
             await self._driver.transport.wait_writable()
         self._driver.step(calls.cast(self._core, event, payload))
-
-    def on(
-        self, event: str, *, payload: Any = None, concurrency: int | None = None, executor: Executor | None = None
-    ) -> Callable[[F], F]:
-        """Register the decorated function for an event of this channel alone; see `Router.on`."""
-        return decorator(partial(self.add, payload=payload, concurrency=concurrency, executor=executor), event)
-
-    def add(
-        self,
-        function: Callable[..., Any],
-        event: str,
-        *,
-        payload: Any = None,
-        concurrency: int | None = None,
-        executor: Executor | None = None,
-    ) -> Handler:
-        """Register a function for an event of this channel alone; `off` takes it back.
-
-        Raises:
-            InvalidHandler: It could never be called rightly, or not where the executor runs it.
-        """
-        handler = self._core.add(function, event, payload=payload, concurrency=concurrency, executor=executor)
-        try:
-            self._driver.check(handler)
-        except InvalidHandler:
-            self._core.off(handler)
-            raise
-        return handler
-
-    def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
-        """Take handlers of this channel's own back, and give which; see `Router.off`.
-
-        Raises:
-            NotRegistered: There is none (any more).
-        """
-        return self._core.off(what)
 
     def messages(self, event: str = WILDCARD, *, payload: PayloadType[D] = None) -> MessageStream[Message[D]]:
         """Read the channel's messages one after another, beside its handlers.
@@ -277,27 +193,6 @@ class Channel:
                 raise
             raise MessageTimeout(self.topic, event, timeout) from None
         raise ChannelClosedByClient(self.topic, "it was left, or the client was closed")
-
-    def track_presence(self, *, state: str | None = None, diff: str | None = None) -> Presence:
-        """Keep track of who is present, best before the join; its `entries` are then always current.
-
-        Changes come as `PresenceChanged` among `Client.events()`; and as messages `presence_join` and `presence_leave`,
-        whose payloads are the entries by key, to the handlers and streams that name these events. Such a handler or
-        stream begins to track, too.
-
-        Args:
-            state: The event that brings the whole state; `None` for `"presence_state"`, or what was given before.
-            diff: The event that brings a change; `None` for `"presence_diff"`, or what was given before.
-
-        Raises:
-            InvalidEvent: No message can be of such an event.
-        """
-        return self._core.track_presence(state=state, diff=diff)
-
-    @property
-    def present(self) -> Entries:
-        """Who is present now, by key; `InvalidState` where `track_presence` was not called."""
-        return self._core.present
 
     async def _wait_writable(self, event: str, given: float | None) -> float:
         """Wait until there is room in the write buffer; gives what is left of the timeout."""

@@ -3,36 +3,30 @@
 import contextlib
 import inspect
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import Executor
-from functools import partial
 from time import monotonic
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self, overload
+from typing import Any, Literal, Self, overload
 
 from msgspec import UNSET
 
-from phx_proto.channel import Channel as CoreChannel
 from phx_proto.core import Stats
 from phx_proto.errors import (
     ChannelClosedByClient,
-    InvalidHandler,
     InvalidPayload,
     LocalError,
     MessageTimeout,
     PushTimeout,
 )
 from phx_proto.events import ChannelEvent
-from phx_proto.handlers.handler import WILDCARD, Handler
+from phx_proto.handlers.handler import WILDCARD
 from phx_proto.handlers.payloads import D, P, PayloadType, SpecialType
-from phx_proto.handlers.router import F, decorator
 from phx_proto.message import PHX_JOIN, Message, Reply
-from phx_proto.presence import Entries, Presence
 from phx_proto.queues import Bound
 from phx_proto.resume import Resume
-from phx_proto.states import ChannelState, SocketState
+from phx_proto.states import SocketState
 
 from ..client import calls
-from ..client.batches import refuse_to_leave
+from ..client.channel import ChannelFace
 from ..client.channels import Channels
 from ..client.options import first_timeout
 from ..client.queues import everything, messages_only
@@ -42,53 +36,14 @@ from .streams import EventStream, MessageStream
 from .waits import deadline_after
 
 
-class Channel:
+class Channel(ChannelFace["Client", BlockingDriver]):
     """A topic on a client. Made by `Client.channel`, `Client.join` or `Client.joined`.
 
     It lives once: joined, rejoined whenever it has to be, and closed for good by a leave, a refused join, the server or
     the client's end. All waits are in seconds.
     """
 
-    __slots__ = ("_client", "_core", "_driver")
-
-    def __init__(self, core: CoreChannel, client: "Client", driver: BlockingDriver) -> None:
-        self._core = core
-        self._client = client
-        self._driver = driver
-
-    def __repr__(self) -> str:
-        return repr(self._core)
-
-    def __reduce__(self) -> NoReturn:
-        refuse_to_leave(self.topic)
-
-    @property
-    def topic(self) -> str:
-        """The topic."""
-        return self._core.topic
-
-    @property
-    def state(self) -> ChannelState:
-        """Where it stands."""
-        return self._core.state
-
-    @property
-    def response(self) -> Any:
-        """What the server answered to the latest join, any JSON value or bytes; `None` before."""
-        return self._core.response
-
-    @property
-    def last_seen(self) -> Any:
-        """The id of the message that was handled last, where the channel resumes: to begin with at the next start.
-
-        `None` while there is none. It may call the function of its `Resume`, and raises what that raises.
-        """
-        return self._core.last_seen
-
-    @property
-    def client(self) -> "Client":
-        """The client it belongs to."""
-        return self._client
+    __slots__ = ()
 
     def join(self, *, timeout: float | None = None) -> Any:
         """Join, now or as soon as the connection is open, and wait for the answer.
@@ -109,10 +64,6 @@ class Channel:
     def leave(self, *, timeout: float | None = None) -> None:
         """Leave, and wait until the server knows; it is over after `timeout` seconds at the latest."""
         self._driver.ask(calls.leave(self._core, timeout=timeout))
-
-    def begin_leave(self) -> None:
-        """Send the leave, and do not wait for its answer."""
-        self._driver.step(self._core.leave)
 
     @overload
     def push(
@@ -174,47 +125,6 @@ class Channel:
         if not self._driver.writable:
             self._driver.wait_writable()
         self._driver.send(calls.cast(self._core, event, payload))
-
-    def on(
-        self, event: str, *, payload: Any = None, concurrency: int | None = None, executor: Executor | None = None
-    ) -> Callable[[F], F]:
-        """Register the decorated function for an event of this channel alone; see `Router.on`."""
-        return decorator(partial(self.add, payload=payload, concurrency=concurrency, executor=executor), event)
-
-    def add(
-        self,
-        function: Callable[..., Any],
-        event: str,
-        *,
-        payload: Any = None,
-        concurrency: int | None = None,
-        executor: Executor | None = None,
-    ) -> Handler:
-        """Register a function for an event of this channel alone; `off` takes it back.
-
-        Raises:
-            InvalidHandler: It could never be called rightly, or not where the executor runs it; a coroutine function,
-                for one.
-        """
-
-        def register(now: float) -> Handler:
-            handler = self._core.add(function, event, payload=payload, concurrency=concurrency, executor=executor)
-            try:
-                self._driver.check(handler)
-            except InvalidHandler:
-                self._core.off(handler)
-                raise
-            return handler
-
-        return self._driver.step(register)
-
-    def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
-        """Take handlers of this channel's own back, and give which; see `Router.off`.
-
-        Raises:
-            NotRegistered: There is none (any more).
-        """
-        return self._driver.step(lambda now: self._core.off(what))
 
     def messages(
         self, event: str = WILDCARD, *, payload: PayloadType[D] = None, timeout: float | None = None
@@ -300,27 +210,6 @@ class Channel:
                     raise MessageTimeout(self.topic, event, timeout or 0.0) from None
                 if predicate is None or predicate(message):
                     return message
-
-    def track_presence(self, *, state: str | None = None, diff: str | None = None) -> Presence:
-        """Keep track of who is present, best before the join; its `entries` are then always current.
-
-        Changes come as `PresenceChanged` among `Client.events()`; and as messages `presence_join` and `presence_leave`,
-        whose payloads are the entries by key, to the handlers and streams that name these events. Such a handler or
-        stream begins to track, too.
-
-        Args:
-            state: The event that brings the whole state; `None` for `"presence_state"`, or what was given before.
-            diff: The event that brings a change; `None` for `"presence_diff"`, or what was given before.
-
-        Raises:
-            InvalidEvent: No message can be of such an event.
-        """
-        return self._driver.step(lambda now: self._core.track_presence(state=state, diff=diff))
-
-    @property
-    def present(self) -> Entries:
-        """Who is present now, by key; `InvalidState` where `track_presence` was not called."""
-        return self._core.present
 
     def _wait_writable(self, event: str, given: float | None) -> float:
         """Wait until there is room in the write buffer; gives what is left of the timeout."""

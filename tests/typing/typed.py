@@ -1,6 +1,6 @@
-"""What a type checker is to say of typed streams and replies, with `await` and without. See `registration.py`."""
+"""What a type checker is to say of a channel's handlers, streams and replies, awaited or not. See `registration.py`."""
 
-# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true, reportUnusedFunction=false
 
 from typing import Any, assert_type
 
@@ -13,6 +13,26 @@ from phx_transports import asyncio, threads
 
 class Balance(msgspec.Struct):
     amount: int
+
+
+def save(message: Message[Balance], channel: Any) -> None: ...
+
+
+def registered(awaited: asyncio.Channel, blocking: threads.Channel) -> None:
+    awaited.add(save, "balance", payload=Balance)
+    blocking.add(save, "balance")
+    awaited.add(save, "balance", payload=int)  # type: ignore[arg-type]
+    blocking.add(save, "balance", payload=int)  # type: ignore[arg-type]
+
+    @awaited.on("balance", payload=Balance)
+    async def keep(message: Message[Balance]) -> int:
+        return message.payload.amount
+
+    @awaited.on("balance", payload=int)  # type: ignore[arg-type]
+    async def awaited_misfit(message: Message[Balance]) -> None: ...
+
+    @blocking.on("balance", payload=int)  # type: ignore[arg-type]
+    def blocking_misfit(message: Message[Balance]) -> None: ...
 
 
 async def awaited(channel: asyncio.Channel) -> None:

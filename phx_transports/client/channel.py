@@ -1,0 +1,146 @@
+"""What the channels of both faces have in common: all that waits for nothing."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, Generic, NoReturn, TypeVar, overload
+
+from phx_proto.channel import Channel as CoreChannel
+from phx_proto.errors import InvalidHandler
+from phx_proto.handlers.handler import Handler
+from phx_proto.handlers.payloads import P, PayloadType
+from phx_proto.handlers.router import F, HandlerFunction, Q, R, Registers, decorator
+from phx_proto.presence import Entries, Presence
+from phx_proto.states import ChannelState
+
+from .batches import refuse_to_leave
+from .driver import Driver
+
+ClientT = TypeVar("ClientT")
+DriverT = TypeVar("DriverT", bound=Driver)
+
+
+class ChannelFace(Generic[ClientT, DriverT]):
+    """A topic on a client, as far as nothing has to be waited for.
+
+    Args:
+        core: The core's channel.
+        client: The client it belongs to.
+        driver: The client's.
+    """
+
+    __slots__ = ("_client", "_core", "_driver")
+
+    def __init__(self, core: CoreChannel, client: ClientT, driver: DriverT) -> None:
+        self._core = core
+        self._client = client
+        self._driver = driver
+
+    def __repr__(self) -> str:
+        return repr(self._core)
+
+    def __reduce__(self) -> NoReturn:
+        refuse_to_leave(self.topic)
+
+    @property
+    def topic(self) -> str:
+        """The topic."""
+        return self._core.topic
+
+    @property
+    def state(self) -> ChannelState:
+        """Where it stands."""
+        return self._core.state
+
+    @property
+    def response(self) -> Any:
+        """What the server answered to the latest join, any JSON value or bytes; `None` before."""
+        return self._core.response
+
+    @property
+    def last_seen(self) -> Any:
+        """The id of the message that was handled last, where the channel resumes: to begin with at the next start.
+
+        `None` while there is none. It may call the function of its `Resume`, and raises what that raises.
+        """
+        return self._core.last_seen
+
+    @property
+    def client(self) -> ClientT:
+        """The client it belongs to."""
+        return self._client
+
+    def begin_leave(self) -> None:
+        """Send the leave, and do not wait for its answer."""
+        self._driver.step(self._core.leave)
+
+    @overload
+    def on(  # type: ignore[overload-overlap]
+        self, event: str, *, payload: type[P], concurrency: int | None = None, executor: Executor | None = None
+    ) -> Registers[P, Q, R]: ...
+
+    @overload
+    def on(
+        self, event: str, *, payload: object = None, concurrency: int | None = None, executor: Executor | None = None
+    ) -> Callable[[F], F]: ...
+
+    def on(
+        self, event: str, *, payload: Any = None, concurrency: int | None = None, executor: Executor | None = None
+    ) -> Any:
+        """Register the decorated function for an event of this channel alone; see `Router.on`."""
+        return decorator(partial(self.add, payload=payload, concurrency=concurrency, executor=executor), event)
+
+    def add(
+        self,
+        function: HandlerFunction[P],
+        event: str,
+        *,
+        payload: PayloadType[P] = None,
+        concurrency: int | None = None,
+        executor: Executor | None = None,
+    ) -> Handler:
+        """Register a function for an event of this channel alone; `off` takes it back.
+
+        Raises:
+            InvalidHandler: It could never be called rightly, or not where this client runs it.
+        """
+
+        def register(now: float) -> Handler:
+            handler = self._core.add(function, event, payload=payload, concurrency=concurrency, executor=executor)
+            try:
+                self._driver.check(handler)
+            except InvalidHandler:
+                self._core.off(handler)
+                raise
+            return handler
+
+        return self._driver.step(register)
+
+    def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
+        """Take handlers of this channel's own back, and give which; see `Router.off`.
+
+        Raises:
+            NotRegistered: There is none (any more).
+        """
+        return self._driver.step(lambda now: self._core.off(what))
+
+    def track_presence(self, *, state: str | None = None, diff: str | None = None) -> Presence:
+        """Keep track of who is present, best before the join; its `entries` are then always current.
+
+        Changes come as `PresenceChanged` among `Client.events()`; and as messages `presence_join` and `presence_leave`,
+        whose payloads are the entries by key, to the handlers and streams that name these events. Such a handler or
+        stream begins to track, too.
+
+        Args:
+            state: The event that brings the whole state; `None` for `"presence_state"`, or what was given before.
+            diff: The event that brings a change; `None` for `"presence_diff"`, or what was given before.
+
+        Raises:
+            InvalidEvent: No message can be of such an event.
+        """
+        return self._driver.step(lambda now: self._core.track_presence(state=state, diff=diff))
+
+    @property
+    def present(self) -> Entries:
+        """Who is present now, by key; `InvalidState` where `track_presence` was not called."""
+        return self._core.present
