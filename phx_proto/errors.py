@@ -17,7 +17,8 @@ to anybody, and never raise.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, cast
+from string import Formatter
+from typing import Any, ClassVar, Final, cast, dataclass_transform
 from urllib.parse import urlsplit
 
 from .message import PHOENIX_TOPIC, Message, Reply
@@ -72,8 +73,27 @@ __all__ = [
 ]
 
 
+class _Words(Formatter):
+    """Fills in an error's words: `{name!r}` by `shown`, `{name!s}` by `escaped`, for a peer may have said it."""
+
+    def convert_field(self, value: Any, conversion: Any) -> Any:
+        if conversion is None:
+            return value
+        return shown(value) if conversion == "r" else escaped(str(value), _LONGEST)
+
+
+@dataclass_transform(eq_default=False, field_specifiers=(field,))
 class PhxError(Exception):
-    """The root of every error of this library."""
+    """The root of every error of this library. Each kind is a dataclass."""
+
+    #: What `str` gives, with the fields' names in braces.
+    _words: ClassVar[str] = "{problem!s}"
+
+    def __init_subclass__(cls) -> None:
+        dataclass(eq=False, repr=False)(cls)
+
+    def __str__(self) -> str:
+        return _WORDS.vformat(self._words, (), vars(self))
 
     def __repr__(self) -> str:
         names = (one.name for one in fields(cast("Any", self)) if one.repr)
@@ -84,6 +104,8 @@ class PhxError(Exception):
         # Handlers may run in other processes, so errors travel; Exception's own way forgets keyword arguments.
         return _rebuild, (type(self), self.__dict__)
 
+
+_WORDS: Final = _Words()
 
 #: Characters of a text that may hold words of others.
 _LONGEST: Final = 1000
@@ -113,17 +135,12 @@ class Cancelled(PhxError):
 # ---- the application's mistakes -------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False, repr=False)
 class InvalidEndpoint(LocalError):
     """The URL, the params or the token cannot be made into an address."""
 
     problem: str
 
-    def __str__(self) -> str:
-        return self.problem
 
-
-@dataclass(eq=False, repr=False)
 class InvalidState(LocalError):
     """The call does not fit the state, e.g. a second `connect`.
 
@@ -143,41 +160,33 @@ class InvalidState(LocalError):
         return f"{self.call} is not possible{where} while the state is {self.state}{advice}"
 
 
-@dataclass(eq=False, repr=False)
 class InvalidTimeout(LocalError):
     """A call's timeout is no number of seconds."""
 
     call: str
     timeout: object
 
-    def __str__(self) -> str:
-        return (
-            f"the timeout of {self.call} is a number of seconds, math.inf for no bound, or None for the options', "
-            f"not {shown(self.timeout)}"
-        )
+    _words = (
+        "the timeout of {call} is a number of seconds, math.inf for no bound, or None for the options', not {timeout!r}"
+    )
 
 
-@dataclass(eq=False, repr=False)
 class TopicInUse(LocalError):
     """A live channel of the topic exists; use it, or leave it first."""
 
     topic: str
 
-    def __str__(self) -> str:
-        return f"a channel of topic {shown(self.topic)} is already live on this client: use that one, or leave it first"
+    _words = "a channel of topic {topic!r} is already live on this client: use that one, or leave it first"
 
 
-@dataclass(eq=False, repr=False)
 class NotJoined(LocalError):
     """A push on a channel that was never asked to join."""
 
     topic: str
 
-    def __str__(self) -> str:
-        return f"the channel of topic {shown(self.topic)} was never joined: call join before push"
+    _words = "the channel of topic {topic!r} was never joined: call join before push"
 
 
-@dataclass(eq=False, repr=False)
 class InvalidPayload(LocalError):
     """A payload that a Phoenix server would answer by closing the socket, or that cannot be encoded at all.
 
@@ -190,76 +199,61 @@ class InvalidPayload(LocalError):
     where: str
     problem: str
 
-    def __str__(self) -> str:
-        what = f"{escaped(self.where)} {escaped(self.problem)}"
-        return f"cannot send event {shown(self.event)} on topic {shown(self.topic)}: {what}"
+    _words = "cannot send event {event!r} on topic {topic!r}: {where!s} {problem!s}"
 
 
-@dataclass(eq=False, repr=False)
 class FieldTooLong(LocalError):
     """A field of a binary message is over the 255 UTF-8 bytes its header can count."""
 
     field: str
     size: int
 
-    def __str__(self) -> str:
-        return f"{self.field} has {self.size} bytes; a binary message takes 255 at most (send JSON, or shorten it)"
+    _words = "{field} has {size} bytes; a binary message takes 255 at most (send JSON, or shorten it)"
 
 
-@dataclass(eq=False, repr=False)
 class BinaryNotSupported(LocalError):
     """A payload of bytes on a serializer that has no binary form."""
 
     vsn: str
 
-    def __str__(self) -> str:
-        return f"serializer {self.vsn} cannot carry bytes: use vsn 2.0.0, or encode the payload as text"
+    _words = "serializer {vsn} cannot carry bytes: use vsn 2.0.0, or encode the payload as text"
 
 
-@dataclass(eq=False, repr=False)
 class BufferFull(LocalError):
     """Too many pushes wait for their channel to be joined."""
 
     topic: str
     limit: int
 
-    def __str__(self) -> str:
-        return f"{self.limit} pushes already wait unsent; topic {shown(self.topic)} takes no more until it is joined"
+    _words = "{limit} pushes already wait unsent; topic {topic!r} takes no more until it is joined"
 
 
-@dataclass(eq=False, repr=False)
 class InvalidHandler(LocalError):
     """A function, or the event, topic or payload type it is registered for, cannot be a handler's."""
 
     handler: str
     problem: str
 
-    def __str__(self) -> str:
-        return f"{self.handler} cannot be a handler: {self.problem}"
+    _words = "{handler} cannot be a handler: {problem}"
 
 
-@dataclass(eq=False, repr=False)
 class InvalidEvent(LocalError):
     """No message can be of such an event, so there is none to read."""
 
     problem: str
 
-    def __str__(self) -> str:
-        return f"no message can be read of it: {escaped(self.problem, _LONGEST)}"
+    _words = "no message can be read of it: {problem!s}"
 
 
-@dataclass(eq=False, repr=False)
 class InvalidPayloadType(LocalError):
     """No payload or response can be decoded into the type."""
 
     payload_type: str
     problem: str
 
-    def __str__(self) -> str:
-        return f"payload type {self.payload_type} cannot be decoded: {self.problem}"
+    _words = "payload type {payload_type} cannot be decoded: {problem}"
 
 
-@dataclass(eq=False, repr=False)
 class StreamNotOpen(LocalError):
     """A stream was read before its `with` block: nothing had been kept for it.
 
@@ -269,26 +263,24 @@ class StreamNotOpen(LocalError):
 
     stream: str
 
-    def __str__(self) -> str:
-        how = "read it within its block: async with … as stream: async for item in stream (blocking: with and for)"
-        return f"the stream of the {self.stream} is not open: {how}"
+    _words = (
+        "the stream of the {stream} is not open: "
+        "read it within its block: async with … as stream: async for item in stream (blocking: with and for)"
+    )
 
 
 class OtherProcess(LocalError):
     """The client belongs to the process that made it, and this is a fork of that."""
 
-    def __str__(self) -> str:
-        return "this client belongs to the process that connected it: connect a new one in the forked process"
+    _words = "this client belongs to the process that connected it: connect a new one in the forked process"
 
 
 class NotRegistered(InvalidHandler):
     """What `off` was to take back is not there."""
 
-    def __str__(self) -> str:
-        return f"{self.handler} cannot be taken off: {self.problem}"
+    _words = "{handler} cannot be taken off: {problem}"
 
 
-@dataclass(eq=False, repr=False)
 class InvalidPresence(LocalError):
     """A presence that cannot be tracked or updated so."""
 
@@ -296,14 +288,12 @@ class InvalidPresence(LocalError):
     key: str
     problem: str
 
-    def __str__(self) -> str:
-        return f"the presence of {shown(self.key)} on topic {shown(self.topic)} {self.problem}"
+    _words = "the presence of {key!r} on topic {topic!r} {problem}"
 
 
 # ---- what the wire brought ------------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False, repr=False)
 class InvalidFrame(RemoteError):
     """A frame that is no Phoenix message. Its connection and every other channel go on.
 
@@ -314,11 +304,7 @@ class InvalidFrame(RemoteError):
     problem: str
     envelope: Message[Any] | None = field(default=None, repr=False)
 
-    def __str__(self) -> str:
-        return escaped(self.problem, _LONGEST)
 
-
-@dataclass(eq=False, repr=False)
 class PayloadMismatch(RemoteError):
     """A payload does not fit the type its handler declared, or cannot be read; reported like a handler's error."""
 
@@ -327,37 +313,29 @@ class PayloadMismatch(RemoteError):
     expected: str
     problem: str
 
-    def __str__(self) -> str:
-        problem = escaped(self.problem, _LONGEST)
-        return f"the payload of {shown(self.event)} on topic {shown(self.topic)} is not a {self.expected}: {problem}"
+    _words = "the payload of {event!r} on topic {topic!r} is not a {expected}: {problem!s}"
 
 
 # ---- the connection -------------------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False, repr=False)
 class ConnectError(RemoteError):
     """An attempt to connect failed before the server answered."""
 
     problem: str
 
     def __post_init__(self) -> None:
-        """The end of the chain of those of its kinds."""
-
-    def __str__(self) -> str:
-        return escaped(self.problem, _LONGEST)
+        """The last of the chain of `StillRefused`."""
 
     def mask(self, secrets: Secrets) -> None:
         """Show these no more: what the peer, a proxy or a library said may repeat what was sent to connect."""
         self.problem = secrets.masked(self.problem)
 
 
-@dataclass(eq=False, repr=False)
 class CertificateError(ConnectError):
     """The server's TLS certificate was not accepted: final at the first connect, for it would be refused again."""
 
 
-@dataclass(eq=False, repr=False)
 class ResolveFailed(ConnectError):
     """A callable for params or token raised: a failed attempt. What it said is not shown, it may hold secrets.
 
@@ -368,7 +346,6 @@ class ResolveFailed(ConnectError):
     raised: BaseException | None = field(default=None, repr=False)
 
 
-@dataclass(eq=False, repr=False)
 class HandshakeRefused(ConnectError):
     """The server answered the handshake with an HTTP error.
 
@@ -435,7 +412,6 @@ def _redirect(status: int, location: str) -> str:
     return f" (it redirects to {target}, which is not followed: if that is the right server, give its URL)"
 
 
-@dataclass(eq=False, repr=False)
 class ProxyError(ConnectError):
     """The proxy does not let us through, or cannot be used at all: final at first, but for 5xx and the like.
 
@@ -446,7 +422,6 @@ class ProxyError(ConnectError):
     status: int | None = None
 
 
-@dataclass(eq=False, repr=False)
 class ConnectTimeout(ConnectError, TimeoutError):
     """The first connection was not up in time.
 
@@ -466,7 +441,6 @@ class ConnectTimeout(ConnectError, TimeoutError):
         return f"no connection within {self.timeout:g} s{f'; the last attempt: {self.last}' if self.last else ''}"
 
 
-@dataclass(eq=False, repr=False)
 class StillRefused(HandshakeRefused, ConnectTimeout):
     """The server refused the first connection, was tried again, and refused until the timeout.
 
@@ -486,7 +460,6 @@ class StillRefused(HandshakeRefused, ConnectTimeout):
         return error
 
 
-@dataclass(eq=False, repr=False)
 class ConnectionClosed(PhxError):
     """The connection is closed, or closed while a call waited on it.
 
@@ -534,7 +507,6 @@ _TOO_BIG: Final = (
 # ---- joins and pushes -----------------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False, repr=False)
 class ChannelClosed(PhxError):
     """The channel has ended; a call that waited on it ends, a call made on it is refused.
 
@@ -545,8 +517,7 @@ class ChannelClosed(PhxError):
     topic: str
     reason: str
 
-    def __str__(self) -> str:
-        return f"the channel of topic {shown(self.topic)} is closed: {escaped(self.reason, _LONGEST)}"
+    _words = "the channel of topic {topic!r} is closed: {reason!s}"
 
 
 class ChannelClosedByClient(ChannelClosed, LocalError):
@@ -557,7 +528,6 @@ class ChannelClosedByServer(ChannelClosed, RemoteError):
     """The server closed the channel, did not let it be joined, or could not be reached any more."""
 
 
-@dataclass(eq=False, repr=False)
 class JoinRefused(RemoteError):
     """The server refused the join.
 
@@ -586,7 +556,6 @@ class JoinRefused(RemoteError):
         return "check the topic, the join's params, and who the client's params or token say it is"
 
 
-@dataclass(eq=False, repr=False)
 class JoinTimeout(RemoteError, TimeoutError):
     """A join did not succeed in time. The channel is closed; make a new one to try again.
 
@@ -612,17 +581,14 @@ class JoinTimeout(RemoteError, TimeoutError):
         return f"the join of topic {shown(self.topic)} {how} within {self.timeout:g} s{why}{last}"
 
 
-@dataclass(eq=False, repr=False)
 class JoinCancelled(Cancelled):
     """A join was given up by its caller, or its channel was left before the answer."""
 
     topic: str
 
-    def __str__(self) -> str:
-        return f"the join of topic {shown(self.topic)} was cancelled"
+    _words = "the join of topic {topic!r} was cancelled"
 
 
-@dataclass(eq=False, repr=False)
 class ChannelCrashed(RemoteError):
     """The channel's process on the server died (`phx_error`); it is rejoined by its backoff.
 
@@ -638,11 +604,9 @@ class ChannelCrashed(RemoteError):
     def __post_init__(self) -> None:
         self.said = self.said or shown(self.payload)
 
-    def __str__(self) -> str:
-        return f"the channel of topic {shown(self.topic)} crashed on the server: {self.said}"
+    _words = "the channel of topic {topic!r} crashed on the server: {said}"
 
 
-@dataclass(eq=False, repr=False)
 class PushRejected(RemoteError):
     """The reply's status was not `"ok"`; `check=False` returns such a reply instead.
 
@@ -669,14 +633,9 @@ class PushRejected(RemoteError):
         """The reply's status."""
         return self.reply.status
 
-    def __str__(self) -> str:
-        return (
-            f"the server answered {shown(self.event)} on topic {shown(self.topic)} "
-            f"with status {shown(self.reply.status)}: {self.said}"
-        )
+    _words = "the server answered {event!r} on topic {topic!r} with status {reply.status!r}: {said}"
 
 
-@dataclass(eq=False, repr=False)
 class InvalidReply(RemoteError):
     """The server answered, but its answer could not be read. What was asked for may have been done."""
 
@@ -684,14 +643,9 @@ class InvalidReply(RemoteError):
     event: str
     problem: str
 
-    def __str__(self) -> str:
-        return (
-            f"the server answered {shown(self.event)} on topic {shown(self.topic)}, and its reply cannot be read: "
-            f"{escaped(self.problem, _LONGEST)}"
-        )
+    _words = "the server answered {event!r} on topic {topic!r}, and its reply cannot be read: {problem!s}"
 
 
-@dataclass(eq=False, repr=False)
 class PushTimeout(RemoteError, TimeoutError):
     """No reply in time. Whether the server ran it is unknown unless `sent` is false."""
 
@@ -711,7 +665,6 @@ class PushTimeout(RemoteError, TimeoutError):
         return f"push {shown(self.event)} on topic {shown(self.topic)} {how} within {self.timeout:g} s{advice}"
 
 
-@dataclass(eq=False, repr=False)
 class MessageTimeout(RemoteError, TimeoutError):
     """No message that was waited for came in time."""
 
@@ -719,11 +672,9 @@ class MessageTimeout(RemoteError, TimeoutError):
     event: str
     timeout: float
 
-    def __str__(self) -> str:
-        return f"no {shown(self.event)} that was waited for came on topic {shown(self.topic)} within {self.timeout:g} s"
+    _words = "no {event!r} that was waited for came on topic {topic!r} within {timeout:g} s"
 
 
-@dataclass(eq=False, repr=False)
 class PushLost(RemoteError):
     """The connection or the channel went away under the push.
 
@@ -756,7 +707,6 @@ class PushLost(RemoteError):
         return f"push {shown(self.event)} on topic {shown(self.topic)} was lost {how}{why}"
 
 
-@dataclass(eq=False, repr=False)
 class PushCancelled(Cancelled):
     """The caller gave the push up. Unsent it is never sent; a late reply is dropped."""
 

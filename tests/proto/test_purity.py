@@ -36,6 +36,7 @@ ALLOWED = frozenset(
         "msgspec.structs",
         "operator",
         "re",
+        "string",
         "struct",
         "types",
         "typing",
