@@ -239,46 +239,20 @@ class Router:
         Raises:
             InvalidHandler: It could never be called rightly.
         """
-        handler = self.make(
-            function,
-            event,
-            topic=topic,
-            payload=payload,
-            concurrency=concurrency,
-            executor=executor,
-            unjoined=unjoined,
-        )
+        options = {"topic": topic, "concurrency": concurrency, "executor": executor, "unjoined": unjoined}
+        handler = self.make(function, event, payload=payload, **options)
         table, key = self._place(handler)
         table[key] = (*table.get(key, ()), (self.version, handler))
         self._changed()
         return handler
 
-    def make(
-        self,
-        function: Callable[..., Any],
-        event: str,
-        *,
-        topic: str = WILDCARD,
-        payload: Any = None,
-        concurrency: int | None = None,
-        executor: Any = None,
-        unjoined: bool = False,
-    ) -> Handler:
+    def make(self, function: Callable[..., Any], event: str, *, payload: Any = None, **options: Any) -> Handler:
         """A handler like those of this router, registered with nobody. The arguments are those of `add`.
 
         Raises:
             InvalidHandler: It could never be called rightly.
         """
-        return Handler(
-            function,
-            event,
-            topic=topic,
-            payload_type=payload,
-            concurrency=concurrency,
-            executor=executor,
-            around=self._around,
-            unjoined=unjoined,
-        )
+        return Handler(function, event, payload_type=payload, around=self._around, **options)
 
     def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
         """Take registrations back: one, all of a function, or all for an event; gives those that it took.
