@@ -53,11 +53,17 @@ class Route:
         line: Handlers in the topic's line.
         queued: Handlers with a queue of their own, and where that is.
         taps: Streams that read it.
+        only: The one handler with a queue of its own, where nobody else is to have it.
     """
 
     line: tuple[Handler, ...] = ()
     queued: tuple[tuple[Handler, Place], ...] = ()
     taps: tuple[Tap, ...] = ()
+    only: tuple[Handler, Place] | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        alone = len(self.queued) == 1 and not (self.line or self.taps)
+        object.__setattr__(self, "only", self.queued[0] if alone else None)
 
     @property
     def wanted(self) -> bool:
