@@ -79,11 +79,11 @@ def get(port: int, path: str) -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("framework", COMMANDS)
-def test_a_web_application(framework: str, server: TestServer) -> None:
+def test_a_web_application(framework: str, server: TestServer, tmp_path: Path) -> None:
     server.stop()
     with (
         reserved_port() as port,
-        started(*COMMANDS[framework](port), cwd=EXAMPLES, PHX_URL=server.url) as process,
+        started(*COMMANDS[framework](port), cwd=EXAMPLES, PHX_URL=server.url, HOME=str(tmp_path)) as process,
     ):
         until(lambda: get(port, "/health")[0] == 503)  # it is up before Phoenix is
         assert get(port, "/") == (200, {})
@@ -97,7 +97,7 @@ def test_a_web_application(framework: str, server: TestServer) -> None:
         process.send_signal(signal.SIGTERM)
         process.wait(SOON)
         until(lambda: not server.sockets)
-    assert "phx_leave" in str(server.transcript)  # gracefully
+    assert "#2 leaves" in str(server.transcript)  # gracefully
 
 
 def test_a_django_command(server: TestServer, tmp_path: Path) -> None:
