@@ -13,6 +13,7 @@ from phx_proto.endpoint import Headers, Params
 from phx_proto.formats import Serializer
 from phx_proto.handlers.router import Router
 from phx_proto.options import ClientOptions
+from phx_proto.transports import TransportName
 
 from ..client.options import ClientSettings, first_timeout
 from ..client.reports import OnHandlerError, log_handler_error
@@ -50,8 +51,11 @@ class connect:  # noqa: N801 - used like a function
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
         compression: `"deflate"` to offer permessage-deflate.
         factory: Makes the TCP connection instead, from host and port (a tunnel, a Unix socket).
-        transport: Instead of the network and the loop's clock, for tests: a `phx_transports.testing.Peer`. Then retries
-            have no jitter, and the five arguments before this one mean nothing.
+        transport: What carries the messages: `"websocket"`, which is the default, or `"longpoll"`; see
+            docs/long_polling.md. Or, for tests, a `phx_transports.testing.Peer` instead of the network and the loop's
+            clock. Then retries have no jitter, and the five arguments before this one mean nothing.
+        fallback: Seconds that a WebSocket has to open and to carry a message; then, and where it fails, long polling is
+            tried. What works first is kept for the client's life. `None` for no fallback.
         executor: Runs plain handlers; by default a thread pool of the client's own. In a process pool they take the
             message alone, and are functions of a module.
         on_handler_error: Told what a handler raised; by default it is logged with its traceback.
@@ -84,22 +88,26 @@ class connect:  # noqa: N801 - used like a function
         max_size: int | None = MAX_SIZE,
         compression: Literal["deflate"] | None = None,
         factory: AsyncFactory | None = None,
-        transport: TransportFactory | None = None,
+        transport: TransportName | TransportFactory | None = None,
+        fallback: float | None = None,
         executor: Executor | None = None,
         on_handler_error: OnHandlerError = log_handler_error,
         fail_fast: bool = False,
         drain_timeout: float = 10.0,
     ) -> None:
+        self._transport = None if isinstance(transport, str) else transport
         self._proto = ClientProtocol(
             url,
             params=params,
             auth_token=auth_token,
             headers=headers,
             path=path,
+            transport=transport if isinstance(transport, str) else "websocket",
+            fallback=fallback,
             router=router,
             serializer=serializer,
             options=options,
-            rng=random.Random() if transport is None else None,
+            rng=random.Random() if self._transport is None else None,
             placement=placement,
             confidential=proxy_secrets(proxy),
         )
@@ -109,7 +117,6 @@ class connect:  # noqa: N801 - used like a function
         self._network = NetworkOptions(
             ssl=ssl, proxy=proxy, max_size=max_size, compression=compression, factory=factory
         )
-        self._transport = transport
         self._timeout = first_timeout(timeout, wait=wait)
         self._wait = wait
         self._client: Client | None = None

@@ -11,7 +11,15 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any, Final
 
-from phx_proto.commands import OpenTransport, Resolve, SendBinary, SendText
+from phx_proto.commands import (
+    OpenTransport,
+    PauseSending,
+    Resolve,
+    ResumeSending,
+    SendBinary,
+    SendRequest,
+    SendText,
+)
 from phx_proto.errors import ConnectError, HandshakeRefused
 from phx_proto.link import Link
 
@@ -19,6 +27,7 @@ from ..client.driver import Driver
 from ..client.transport import CommandTransport
 from ..websocket.options import AsyncFactory, NetworkOptions
 from .connection import Connection, open_connection
+from .polling import Requests
 from .workers import is_stopped
 
 _TURN: Final = 2**16  # bytes that are sent before the loop gets a turn to write them
@@ -40,6 +49,7 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
         self.call_at = asyncio.get_running_loop().call_at
         self._loop = asyncio.get_running_loop()
         self._network = network
+        self._requests = Requests(network, driver.step, self)
         self._tasks: set[asyncio.Task[None]] = set()  # that open connections or resolve params
         self._lingering: set[asyncio.Task[None]] = set()  # that wait for the end of dropped connections
         self._queued = 0  # bytes sent since the loop last had a turn for them
@@ -105,6 +115,21 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
     def _resolve(self, command: Resolve) -> None:
         self._spawn(resolve(command, self.driver), self._tasks)
 
+    def _send_request(self, command: SendRequest) -> None:
+        self._requests.send(command)
+
+    def _drop_requests(self, link: Link) -> bool:
+        dropped = self._requests.drop(link)
+        if dropped:
+            self.unblocked()
+        return dropped
+
+    def _pause_sending(self, command: PauseSending) -> None:
+        self.blocked()
+
+    def _resume_sending(self, command: ResumeSending) -> None:
+        self.unblocked()
+
     # ---- what a connection tells ------------------------------------------------------------------------------------
 
     def closed(self, link: Link, code: int | None, reason: str) -> None:
@@ -123,6 +148,16 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
         if self._blocked is not None:
             self._blocked.set_result(None)
             self._blocked = None
+
+    # ---- what requests need (see `polling.py`) ----------------------------------------------------------------------
+
+    def dialling(self, run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Have something run that connects."""
+        return self._spawn(run, self._tasks)
+
+    def lingering(self, run: Coroutine[Any, Any, None]) -> object:
+        """Have something run that the client's end waits for."""
+        return self._spawn(run, self._lingering)
 
     # ---- private ----------------------------------------------------------------------------------------------------
 

@@ -11,12 +11,18 @@ from phx_proto.commands import (
     Command,
     OpenTransport,
     PauseReading,
+    PauseSending,
     Resolve,
     ResumeReading,
+    ResumeSending,
     SendBinary,
+    SendRequest,
     SendText,
 )
+from phx_proto.errors import HandshakeRefused
 from phx_proto.link import Link
+
+from .session import Step
 
 
 class Attempt(Protocol):
@@ -65,6 +71,9 @@ class CommandTransport(ABC, Generic[A, C]):
             PauseReading: self._pause_reading,
             ResumeReading: self._resume_reading,
             Resolve: self._resolve,
+            SendRequest: self._send_request,
+            PauseSending: self._pause_sending,
+            ResumeSending: self._resume_sending,
         }
 
     def perform(self, command: Command) -> None:
@@ -79,6 +88,22 @@ class CommandTransport(ABC, Generic[A, C]):
     def _resolve(self, command: Resolve) -> None:
         """Begin to call what gives params or a token, and tell the core what that gives."""
 
+    @abstractmethod
+    def _send_request(self, command: SendRequest) -> None:
+        """Begin an HTTP request, and tell its exchange what comes of it."""
+
+    @abstractmethod
+    def _drop_requests(self, link: Link) -> bool:
+        """Drop those of a link, with their connections; gives whether it has any."""
+
+    @abstractmethod
+    def _pause_sending(self, command: PauseSending) -> None:
+        """Have callers wait before they send more."""
+
+    @abstractmethod
+    def _resume_sending(self, command: ResumeSending) -> None:
+        """They need wait no longer."""
+
     def _send_text(self, command: SendText) -> None:
         self.connections[command.link].send_text(command.data)
 
@@ -89,6 +114,8 @@ class CommandTransport(ABC, Generic[A, C]):
         self.connections[command.link].close(command.code, command.reason)
 
     def _abort(self, command: AbortTransport) -> None:
+        if self._drop_requests(command.link):
+            return
         attempt = self.attempts.pop(command.link, None)
         if attempt is not None:
             attempt.cancel()
@@ -103,6 +130,29 @@ class CommandTransport(ABC, Generic[A, C]):
 
     def _resume_reading(self, command: ResumeReading) -> None:
         self.connections[command.link].resume_reading()
+
+
+class LinkProgress:
+    """Tells a link how far its attempt has come.
+
+    Args:
+        link: The attempt.
+        step: A step of the client's driver.
+    """
+
+    __slots__ = ("_link", "_step")
+
+    def __init__(self, link: Link, step: Step) -> None:
+        self._link = link
+        self._step = step
+
+    def waits(self, missing: str) -> None:
+        """See `Link.waits`."""
+        self._link.waits(missing)
+
+    def refusing(self, refusal: HandshakeRefused) -> None:
+        """See `Link.refusing`."""
+        self._step(lambda now: self._link.refusing(refusal, now))
 
 
 def plain_value(command: Resolve) -> Any:

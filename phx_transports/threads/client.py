@@ -11,6 +11,7 @@ from phx_proto.endpoint import Headers, Params
 from phx_proto.formats import Serializer
 from phx_proto.handlers.router import Router
 from phx_proto.options import ClientOptions
+from phx_proto.transports import TransportName
 
 from ..blocking.driver import check_providers
 from ..blocking.face import Client, opened
@@ -39,7 +40,8 @@ def connect(
     max_size: int | None = MAX_SIZE,
     compression: Literal["deflate"] | None = None,
     factory: Factory | None = None,
-    transport: TransportFactory | None = None,
+    transport: TransportName | TransportFactory | None = None,
+    fallback: float | None = None,
     executor: Executor | None = None,
     on_handler_error: OnHandlerError = log_handler_error,
     fail_fast: bool = False,
@@ -71,8 +73,11 @@ def connect(
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
         compression: `"deflate"` to offer permessage-deflate.
         factory: Makes the TCP connection instead, from host and port (a tunnel, a Unix socket).
-        transport: Instead of the network and the system's clock, for tests: a `phx_transports.testing.Peer`. Then
-            retries have no jitter, and the five arguments before this one mean nothing.
+        transport: What carries the messages: `"websocket"`, which is the default, or `"longpoll"`; see
+            docs/long_polling.md. Or, for tests, a `phx_transports.testing.Peer` instead of the network and the system's
+            clock. Then retries have no jitter, and the five arguments before this one mean nothing.
+        fallback: Seconds that a WebSocket has to open and to carry a message; then, and where it fails, long polling is
+            tried. What works first is kept for the client's life. `None` for no fallback.
         executor: Runs handlers; by default threads of the client's own do. In a process pool they take the message
             alone, and are functions of a module.
         on_handler_error: Told what a handler raised, on the handler's thread or, where that is an executor's, on one of
@@ -88,16 +93,19 @@ def connect(
         InvalidHandler: The router has a coroutine function, or a handler that cannot run where the executor does.
     """
     check_providers(params=params, auth_token=auth_token)
+    played = None if isinstance(transport, str) else transport
     proto = ClientProtocol(
         url,
         params=params,
         auth_token=auth_token,
         headers=headers,
         path=path,
+        transport=transport if isinstance(transport, str) else "websocket",
+        fallback=fallback,
         router=router,
         serializer=serializer,
         options=options,
-        rng=random.Random() if transport is None else None,
+        rng=random.Random() if played is None else None,
         placement=placement(executor),
         confidential=proxy_secrets(proxy),
     )
@@ -105,4 +113,4 @@ def connect(
         executor=executor, on_handler_error=on_handler_error, fail_fast=fail_fast, drain_timeout=drain_timeout
     )
     network = NetworkOptions(ssl=ssl, proxy=proxy, max_size=max_size, compression=compression, factory=factory)
-    return opened(ThreadsDriver(proto, settings, network=network, transport=transport), timeout, wait=wait)
+    return opened(ThreadsDriver(proto, settings, network=network, transport=played), timeout, wait=wait)

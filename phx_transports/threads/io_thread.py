@@ -11,12 +11,36 @@ from collections import deque
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
 from ..websocket.connection import LINGER
-from .connection import Connection
 
 _LONGEST: Final = 3600.0  # seconds; what selectors can wait for has limits
+
+
+class Watched(Protocol):
+    """A connection that the thread looks after.
+
+    Attributes:
+        stuck: Whether its socket takes no more; `writable` is called when it does.
+        aborted: Whether it is to be closed now.
+        ending: Once it is over.
+    """
+
+    stuck: bool
+    aborted: bool
+
+    @property
+    def ending(self) -> object: ...
+    @property
+    def readable(self) -> bool: ...
+    @property
+    def has_early(self) -> bool: ...
+
+    def fileno(self) -> int: ...
+    def flush(self) -> None: ...
+    def writable(self) -> None: ...
+    def destroy(self) -> None: ...
 
 
 class IoThread:
@@ -39,8 +63,8 @@ class IoThread:
         self,
         name: str,
         *,
-        on_bytes: Callable[[Connection], None],
-        on_gone: Callable[[Connection], None],
+        on_bytes: Callable[[Watched], None],
+        on_gone: Callable[[Watched], None],
         on_due: Callable[[float], None],
         goes_on: Callable[[], bool],
         on_end: Callable[[], None],
@@ -54,8 +78,8 @@ class IoThread:
         self._on_end = on_end
         self._on_crash = on_crash
         self._calls: deque[Callable[[], None]] = deque()
-        self._connections: dict[Connection, float] = {}  # with the time at which each is dropped
-        self._shown: dict[Connection, int] = {}  # what the selector looks for
+        self._connections: dict[Watched, float] = {}  # with the time at which each is dropped
+        self._shown: dict[Watched, int] = {}  # what the selector looks for
         self._selector = selectors.DefaultSelector()
         self._wakeup_writer, self._wakeup_reader = socket.socketpair()
         self._wakeup_writer.setblocking(False)
@@ -98,7 +122,7 @@ class IoThread:
         self._calls.append(function)
         self.wake()
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: Watched) -> None:
         """Read a connection from here on, until it is over."""
         self.call(lambda: self._add(connection))
 
@@ -151,24 +175,24 @@ class IoThread:
         self._wakeup_reader.recv(4096)
         self._woken = False  # and then everything is looked at: a later change wakes it again
 
-    def _add(self, connection: Connection) -> None:
+    def _add(self, connection: Watched) -> None:
         self._connections[connection] = inf
         if connection.has_early:
             self._read(connection)
 
-    def _read(self, connection: Connection) -> None:
+    def _read(self, connection: Watched) -> None:
         self._on_bytes(connection)
         if connection.ending is not None and self._connections[connection] == inf:
             self._connections[connection] = monotonic() + LINGER
 
-    def _remove(self, connection: Connection) -> None:
+    def _remove(self, connection: Watched) -> None:
         if self._shown.pop(connection, 0):
             self._selector.unregister(connection)
         del self._connections[connection]
         connection.destroy()
         self._on_gone(connection)
 
-    def _show(self, connection: Connection) -> None:
+    def _show(self, connection: Watched) -> None:
         """Have the selector look for what the connection waits for now."""
         wanted = selectors.EVENT_READ if connection.readable else 0
         if connection.stuck:

@@ -11,19 +11,19 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from phx_proto.commands import OpenTransport, Resolve
-from phx_proto.errors import ConnectError, HandshakeRefused
+from phx_proto.commands import OpenTransport, PauseSending, Resolve, ResumeSending, SendRequest
+from phx_proto.errors import ConnectError
 from phx_proto.link import Link
 
 from ..blocking.waits import deadline_after, slice_until
-from ..client.session import Step
-from ..client.transport import CommandTransport, plain_value
+from ..client.transport import CommandTransport, LinkProgress, plain_value
 from ..websocket.connection import LINGER
 from ..websocket.options import Factory, NetworkOptions
 from .connection import Connection, open_connection
 from .dialing import Attempt
 from .interfaces import TransportDriver
-from .io_thread import IoThread
+from .io_thread import IoThread, Watched
+from .polling import HttpConnection, Requests
 
 
 class Transport(CommandTransport[Attempt, Connection]):
@@ -52,6 +52,8 @@ class Transport(CommandTransport[Attempt, Connection]):
             on_end=driver.finish,
             on_crash=driver.fail,
         )
+        self._requests = Requests(network, driver, self.io_thread, self._start)
+        self._held = False  # the core has callers wait
         self._links: dict[Connection, Link] = {}
         self._current: Connection | None = None  # the one that is sent to
         self._openers: set[threading.Thread] = set()
@@ -67,7 +69,7 @@ class Transport(CommandTransport[Attempt, Connection]):
     @property
     def writable(self) -> bool:
         """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
-        return self._current is None or not self._current.full
+        return not self._held and (self._current is None or not self._current.full)
 
     def wait_writable(self, timeout: float | None = None) -> bool:
         """Wait while the socket takes no more; gives whether there is room now."""
@@ -90,15 +92,11 @@ class Transport(CommandTransport[Attempt, Connection]):
     # ---- the core's commands ----------------------------------------------------------------------------------------
 
     def _open(self, command: OpenTransport) -> None:
-        attempt = self.attempts[command.link] = Attempt(_Progress(command.link, self._step))
-        thread = threading.Thread(
-            target=self._guarded, args=(self._connect, command, attempt), name="phx-connect", daemon=True
-        )
-        self._driver.later(thread.start)
+        attempt = self.attempts[command.link] = Attempt(LinkProgress(command.link, self._step))
+        self._start(partial(self._connect, command, attempt))
 
     def _connect(self, command: OpenTransport, attempt: Attempt) -> None:
         link = command.link
-        self._openers.add(threading.current_thread())
         try:
             connection = open_connection(
                 command.url,
@@ -113,8 +111,6 @@ class Transport(CommandTransport[Attempt, Connection]):
             self._step(lambda now: self._failed(link, failure, now))
         else:
             self._step(lambda now: self._opened(link, connection, now))
-        finally:
-            self._openers.discard(threading.current_thread())
 
     def _failed(self, link: Link, error: ConnectError, now: float) -> None:
         self.attempts.pop(link, None)
@@ -139,10 +135,33 @@ class Transport(CommandTransport[Attempt, Connection]):
     def _call(self, command: Resolve) -> None:
         resolve(command, self._driver)
 
+    def _send_request(self, command: SendRequest) -> None:
+        self._requests.send(command)
+
+    def _drop_requests(self, link: Link) -> bool:
+        dropped = self._requests.drop(link)
+        if dropped:
+            self._hold(held=False)
+        return dropped
+
+    def _pause_sending(self, command: PauseSending) -> None:
+        self._hold(held=True)
+
+    def _resume_sending(self, command: ResumeSending) -> None:
+        self._hold(held=False)
+
+    def _hold(self, *, held: bool) -> None:
+        self._held = held
+        self._room.notify_all()  # under the lock, as all commands are
+
     # ---- what a connection tells ------------------------------------------------------------------------------------
 
-    def _read(self, connection: Connection) -> None:
+    def _read(self, connection: Watched) -> None:
         """A connection can be read; on the I/O thread."""
+        if isinstance(connection, HttpConnection):
+            self._requests.read(connection)
+            return
+        assert isinstance(connection, Connection)
         link = self._links[connection]
         frames = connection.receive()
         if frames:
@@ -153,8 +172,12 @@ class Transport(CommandTransport[Attempt, Connection]):
             self._step(lambda now: self._closed(connection, link, now))
         connection.flush()  # what RFC 6455 wants answered
 
-    def _gone(self, connection: Connection) -> None:
+    def _gone(self, connection: Watched) -> None:
         """A connection was closed; on the I/O thread."""
+        if isinstance(connection, HttpConnection):
+            self._requests.gone(connection)
+            return
+        assert isinstance(connection, Connection)
         link = self._links.pop(connection)
         self._step(lambda now: self._closed(connection, link, now))
 
@@ -171,27 +194,23 @@ class Transport(CommandTransport[Attempt, Connection]):
 
     # ---- private ----------------------------------------------------------------------------------------------------
 
+    def _start(self, open_connection: Callable[[], None]) -> None:
+        """Have a connection opened on a thread of its own."""
+
+        def run() -> None:
+            self._openers.add(threading.current_thread())
+            try:
+                self._guarded(open_connection)
+            finally:
+                self._openers.discard(threading.current_thread())
+
+        self._driver.later(threading.Thread(target=run, name="phx-connect", daemon=True).start)
+
     def _guarded(self, run: Callable[..., None], *args: Any) -> None:
         try:
             run(*args)
         except BaseException as error:
             self._driver.fail(error)
-
-
-class _Progress:
-    """Tells a link how far its attempt has come."""
-
-    __slots__ = ("_link", "_step")
-
-    def __init__(self, link: Link, step: Step) -> None:
-        self._link = link
-        self._step = step
-
-    def waits(self, missing: str) -> None:
-        self._link.waits(missing)
-
-    def refusing(self, refusal: HandshakeRefused) -> None:
-        self._step(lambda now: self._link.refusing(refusal, now))
 
 
 def resolve(command: Resolve, driver: TransportDriver) -> None:

@@ -59,8 +59,8 @@ class Handshake:
         headers: Sequence[tuple[str, str]] = (),
         network: NetworkOptions[Any],
     ) -> None:
-        _check_headers([*headers, *(("Sec-WebSocket-Protocol", offered) for offered in subprotocols)])
-        self.address = _address_in(url)
+        check_headers([*headers, *(("Sec-WebSocket-Protocol", offered) for offered in subprotocols)])
+        self.address = address_in(url)
         if network.ssl is not None and not self.address.secure:
             raise ConnectError("an SSL context was given for a ws:// URL: use wss://")
         self.protocol = ClientProtocol(
@@ -126,7 +126,7 @@ _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _OF_BODIES: Final = frozenset({"content-length", "transfer-encoding"})
 
 
-def _address_in(url: str) -> WebSocketURI:
+def address_in(url: str) -> WebSocketURI:
     try:
         return parse_uri(url)
     except InvalidURI as error:
@@ -135,7 +135,7 @@ def _address_in(url: str) -> WebSocketURI:
         raise ConnectError("the URL is not valid: its host or port cannot be read") from None
 
 
-def _check_headers(headers: Sequence[tuple[str, str]]) -> None:
+def check_headers(headers: Sequence[tuple[str, str]]) -> None:
     for name, value in headers:
         if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
             raise ConnectError(f"header {name!r} has characters that HTTP cannot carry in its name or value")

@@ -29,7 +29,7 @@ ATTRIBUTES = {"channels", "router"}
 STREAMS = {"events", "messages", "stream"}
 
 #: Not on wsproto: one thread runs its handlers, and there are no proxies, no compression and no test transport.
-NOT_ON_WSPROTO = {"proxy", "compression", "transport", "executor"}
+NOT_ON_WSPROTO = {"proxy", "compression", "transport", "fallback", "executor"}
 
 #: What names differ by: how a thing is awaited, iterated or entered.
 AWAITED = {"AsyncGenerator": "Generator", "Awaitable[socket]": "socket"}

@@ -1,0 +1,168 @@
+"""HTTP/1.1 as a client of long polling speaks it: requests out, whole answers in, one after the other. Free of I/O.
+
+No text made here shows a URL, a header or what was answered but its status: they may hold tokens.
+"""
+
+import zlib
+from dataclasses import dataclass
+from typing import Any, Final
+
+import h11
+from websockets.http11 import USER_AGENT
+from websockets.uri import WebSocketURI
+
+from phx_proto.commands import SendRequest
+from phx_proto.errors import ConnectError
+
+from ..websocket.answer import USE_TLS
+from ..websocket.handshake import address_in, check_headers
+from ..websocket.options import NetworkOptions
+from ..websocket.reaching import place_of
+
+#: Seconds for which a connection may have been idle and is used again. Servers end one after 60 or more; a request that
+#: meets that end is lost, and so the session.
+REUSED_WITHIN: Final = 15.0
+
+#: How many times `max_size` the answer to a poll may have, for it has many messages.
+_LARGEST_ANSWER: Final = 4
+
+_LARGEST_HEAD: Final = 2**16  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """A whole answer.
+
+    Attributes:
+        headers: Names in lower case.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class HttpDialogue:
+    """The requests and answers of one connection.
+
+    Args:
+        address: The server's.
+        network: What the connection is to be like.
+    """
+
+    def __init__(self, address: WebSocketURI, network: NetworkOptions[Any]) -> None:
+        self._place = place_of(address.host, address.port)
+        self._host = host_of(address)
+        self._limit = None if network.max_size is None else _LARGEST_ANSWER * network.max_size
+        self._max_size = network.max_size
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_LARGEST_HEAD)
+        self._response: h11.Response | None = None
+        self._body = bytearray()
+        self._speaks_http = address.secure  # as far as is known
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request can follow the one that was answered."""
+        return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+
+    def request(self, command: SendRequest) -> bytes:
+        """What to send for a request; the one before was answered.
+
+        Raises:
+            ConnectError: No request can be made of this.
+        """
+        if self._http.our_state is h11.DONE:
+            self._http.start_next_cycle()
+        check_headers(command.headers)
+        headers = [("host", self._host), *((name, value.strip(" \t")) for name, value in command.headers)]
+        if not any(name.lower() == "user-agent" for name, _ in headers):
+            headers.append(("user-agent", USER_AGENT))
+        if command.method == "POST":
+            headers.append(("content-length", str(len(command.body))))
+        self._response = None
+        self._body.clear()
+        parts = [self._http.send(h11.Request(method=command.method, target=target_of(command.url), headers=headers))]
+        if command.body:
+            parts.append(self._http.send(h11.Data(data=command.body)))
+        parts.append(self._http.send(h11.EndOfMessage()))
+        return b"".join(filter(None, parts))
+
+    def receive(self, data: bytes) -> HttpAnswer | None:
+        """Takes a read (`b""` where the connection has ended), and gives the answer once it is whole.
+
+        Raises:
+            ConnectError: There will be none.
+        """
+        try:
+            self._http.receive_data(data)
+            while (event := self._http.next_event()) is not h11.NEED_DATA:
+                match event:
+                    case h11.Response():
+                        self._response = event
+                        self._speaks_http = True
+                    case h11.Data(data=part):
+                        self._body += part
+                        if self._limit is not None and len(self._body) > self._limit:
+                            raise ConnectError(
+                                f"the answer of {self._place} has more than {self._limit} bytes: "
+                                f"{_LARGEST_ANSWER} times max_size, which is {self._max_size}"
+                            )
+                    case h11.EndOfMessage():
+                        return self._answer()
+                    case h11.ConnectionClosed():
+                        raise self._ended()
+                    case _:
+                        pass  # 1xx: the answer follows
+        except h11.RemoteProtocolError:
+            if data:
+                raise ConnectError(f"{self._place} did not answer in HTTP{self._advice}") from None
+            raise self._ended() from None
+        return None
+
+    def _answer(self) -> HttpAnswer:
+        assert self._response is not None, "a body follows its head"
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self._response.headers}
+        body = bytes(self._body)
+        if headers.get("content-encoding", "").strip().lower() in ("gzip", "x-gzip", "deflate"):
+            body = _inflated(body, self._limit or 0)
+        return HttpAnswer(self._response.status_code, headers, body)
+
+    def _ended(self) -> ConnectError:
+        whole = "" if self._response is None else " whole"
+        return ConnectError(f"{self._place} ended the connection before it answered{whole}{self._advice}")
+
+    @property
+    def _advice(self) -> str:
+        return "" if self._speaks_http else f" ({USE_TLS})"
+
+
+def address_of_request(command: SendRequest, network: NetworkOptions[Any]) -> WebSocketURI:
+    """Where to connect for a request, in the words of WebSockets.
+
+    Raises:
+        ConnectError: Nowhere.
+    """
+    address = address_in(f"ws{command.url.removeprefix('http')}")
+    if network.ssl is not None and not address.secure:
+        raise ConnectError("an SSL context was given for an http:// URL: use https://")
+    return address
+
+
+def host_of(address: WebSocketURI) -> str:
+    """The header; an IPv6 zone means nothing to the server."""
+    host = address.host.partition("%")[0]
+    host = f"[{host}]" if ":" in host else host
+    return host if address.port == (443 if address.secure else 80) else f"{host}:{address.port}"
+
+
+def target_of(url: str) -> str:
+    """The path and query of a URL."""
+    return "/" + url.split("://", 1)[1].partition("/")[2]
+
+
+def _inflated(body: bytes, limit: int) -> bytes:
+    """Servers compress without being asked."""
+    try:
+        return zlib.decompressobj(wbits=47).decompress(body, limit)
+    except zlib.error:
+        return body
