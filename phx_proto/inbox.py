@@ -204,7 +204,7 @@ class Inbox(DeliveryQueue):
     def __init__(
         self, topic: str, tables: RouteTables, bound: Bound | None, backlog: Backlog, resume: Resume | None = None
     ) -> None:
-        super().__init__(bound, backlog)
+        super().__init__(bound, backlog, exact=resume is not None)
         self._topic = topic
         self._tables = tables
         self._own: tuple[Handler, ...] = ()
@@ -257,7 +257,7 @@ class Inbox(DeliveryQueue):
         queue = self._queues.get(handler)
         if queue is None:
             kind = HandlerQueue if handler.concurrency in (None, 1) else ConcurrentQueue
-            queue = self._queues[handler] = kind(handler, place, self.channel, self.bound, self._backlog)
+            queue = self._queues[handler] = kind(handler, place, self)
         return queue
 
     def make(self, function: Callable[..., Any], event: str, **options: Any) -> Handler:

@@ -185,16 +185,18 @@ class DeliveryQueue:
     Attributes:
         channel: Whose messages they are.
         bound: Where messages are dropped, if anywhere.
+        exact: Whether it gives one at a time, to be reported before the next: each moves the position of its channel.
         deliveries: What waits; `None` while nothing does and no worker has the queue.
         exclusive: Whether only one worker has it at a time.
     """
 
-    __slots__ = ("_backlog", "bound", "channel", "deliveries")
+    __slots__ = ("_backlog", "bound", "channel", "deliveries", "exact")
 
     exclusive: ClassVar[bool] = True
 
-    def __init__(self, bound: Bound | None, backlog: Backlog) -> None:
+    def __init__(self, bound: Bound | None, backlog: Backlog, *, exact: bool) -> None:
         self.bound = bound
+        self.exact = exact
         self._backlog = backlog
         self.channel: Owner
         self.deliveries: list[Delivery] | None = None
@@ -221,7 +223,9 @@ class DeliveryQueue:
             self.end_turn()
             return []
         if len(waiting) > 1:
-            if self._backlog.size > LARGEST_TURN:  # `heavy`, spelled out
+            if self.exact:
+                limit = 1
+            elif self._backlog.size > LARGEST_TURN:  # `heavy`, spelled out
                 limit = min(limit, fitting(waiting))
             if len(waiting) > limit:
                 taken = waiting[:limit]
@@ -270,9 +274,9 @@ class HandlerQueue(DeliveryQueue):
 
     __slots__ = ("handler", "handlers", "place")
 
-    def __init__(self, handler: Handler, place: Place, channel: Owner, bound: Bound | None, backlog: Backlog) -> None:
-        super().__init__(bound, backlog)
-        self.channel = channel
+    def __init__(self, handler: Handler, place: Place, source: DeliveryQueue) -> None:
+        super().__init__(source.bound, source._backlog, exact=source.exact)
+        self.channel = source.channel
         self.handler = handler
         self.place = place
         self.handlers = (handler,)
@@ -291,8 +295,8 @@ class ConcurrentQueue(HandlerQueue):
 
     exclusive: ClassVar[bool] = False
 
-    def __init__(self, handler: Handler, place: Place, channel: Owner, bound: Bound | None, backlog: Backlog) -> None:
-        super().__init__(handler, place, channel, bound, backlog)
+    def __init__(self, handler: Handler, place: Place, source: DeliveryQueue) -> None:
+        super().__init__(handler, place, source)
         self.deliveries = []  # for as long as it lives: turns are counted here
         self._turns = 0  # workers that have it
 
@@ -321,7 +325,8 @@ class ConcurrentQueue(HandlerQueue):
         if not waiting:
             self.end_turn()
             return []
-        share = -(-len(waiting) // self._limit) if self.place is Place.EXECUTOR else 1  # rounded up
+        one = self.exact or self.place is not Place.EXECUTOR
+        share = 1 if one else -(-len(waiting) // self._limit)  # rounded up
         taken = waiting[: min(share, limit, fitting(waiting))]
         del waiting[: len(taken)]
         return taken

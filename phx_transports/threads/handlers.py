@@ -167,7 +167,7 @@ class Runner:
                 return
             self._over.append((queue, deliveries))
             # In this order, or the last ones could be forgotten: who takes the last work that waits flushes after that.
-            if self._pool.waiting and len(self._over) < _TURNS:
+            if self._pool.waiting and len(self._over) < _TURNS and not queue.exact:
                 return
             turns = self._on_turns()
 

@@ -115,7 +115,7 @@ class Runner:
         while deliveries := queue.take():
             rest = iter(deliveries)
             try:
-                may_go_on = self._run(rest, queue.channel.context)
+                may_go_on = self._run(rest, queue.channel.context, looks=not queue.exact)
             except BaseException:  # an interrupt
                 self._stopped(queue, deliveries, rest)
                 raise
@@ -123,7 +123,12 @@ class Runner:
                 self._stopped(queue, deliveries, rest)
                 return False
             self._done += deliveries
-            if len(self._done) >= BATCH:
+            if queue.exact:
+                self.report()
+                if not self._may_go_on():
+                    self._stopped(queue, [], iter(()))
+                    return False
+            elif len(self._done) >= BATCH:
                 self.report()
         return True
 
@@ -133,7 +138,12 @@ class Runner:
         self._runnable.appendleft(queue)
         self._done += deliveries[: len(deliveries) - len(left)]
 
-    def _run(self, deliveries: Iterator[Delivery], channel: object) -> bool:
+    def _may_go_on(self) -> bool:
+        time = self._now()
+        late = time >= self._deadline
+        return not (late or time - self.looked_at >= SPELL) or (self._look() and not late and not self._enough())
+
+    def _run(self, deliveries: Iterator[Delivery], channel: object, *, looks: bool) -> bool:
         now = self._now
         # The loop is spelled out, and without any call that it can do without: it runs for each message.
         for handlers, item, _ in deliveries:
@@ -153,10 +163,12 @@ class Runner:
                     self._on_exit(HandlerError(handler, item, error))
                 except BaseException as error:
                     self._on_error(HandlerError(handler, item, error))
-            time = now()
-            late = time >= self._deadline
             if self.closed:
                 return False
+            if not looks:
+                continue
+            time = now()
+            late = time >= self._deadline
             if (late or time - self.looked_at >= SPELL) and (not self._look() or late or self._enough()):
                 return False
         return True

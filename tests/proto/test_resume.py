@@ -130,6 +130,14 @@ def test_who_joins_moves_no_position() -> None:
     assert topic.rejoined() == {"since": 1}
 
 
+@pytest.mark.parametrize("event", ["n", "m"])
+def test_messages_are_taken_one_at_a_time_so_that_each_is_reported(event: str) -> None:
+    topic = Resumed()
+    topic.serve(1, 2, 3, event=event)
+    queue, *_ = topic.talk.proto.runnable()
+    assert [len(queue.take()) for _ in range(3)] == [1, 1, 1]
+
+
 def test_it_begins_where_it_is_told_and_keeps_the_other_params() -> None:
     topic = Resumed(Resume(by="id", param="since", start=40), {"name": "ann", "since": "not this"})
     assert topic.first == {"name": "ann", "since": 40}

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from peer import push
 from serving_in_thread import LONG, Flag, Peer, Wire, serving, start, until
 
 from phx_proto.message import Message
@@ -57,26 +58,29 @@ def test_what_is_lost_at_a_cut_is_given_again_and_what_was_handled_is_not(adapte
 
 
 @in_every_way
-def test_a_message_in_hand_and_those_behind_it_are_asked_for_again(adapter: Adapter) -> None:
+@pytest.mark.parametrize("concurrency", [None, 1, 2])
+def test_a_message_in_hand_and_those_behind_it_are_asked_for_again_and_none_before(
+    adapter: Adapter, concurrency: int | None
+) -> None:
     handlers, begun, go_on = adapter.handlers(), Flag(), Flag()
 
-    @handlers.on("charged")
+    @handlers.on("charged", concurrency=concurrency)
     def charged(message: Message[Any]) -> None:
-        if message.payload["id"] == 2:
+        if message.payload["id"] == 30:
             begun.set()
             adapter.wait(go_on)
 
     with resumed(adapter, handlers, "id") as (peer, channel, wire):
-        wire.push(TOPIC, "charged", {"id": 1})
-        until(lambda: channel.client.stats.handled == 1)
-        for number in (2, 3):
-            wire.push(TOPIC, "charged", {"id": number})
+        wire.send(*(push(TOPIC, "charged", {"id": number}) for number in range(1, 31)))
         begun.wait()
+        until(lambda: channel.client.stats.handled == 29)
+        wire.send(*(push(TOPIC, "charged", {"id": number}) for number in range(31, 41)))
         wire.cut()
-        assert peer.wire().accept(TOPIC).payload["since"] == 1
+        assert peer.wire().accept(TOPIC).payload["since"] == 29
         go_on.set()
-        until(lambda: channel.client.stats.handled == 3)
-        assert channel.last_seen == 3
+        handled = channel.client.stats.delivered
+        until(lambda: channel.client.stats.handled == handled)
+        assert channel.last_seen == handled
 
 
 @in_every_way

@@ -10,7 +10,7 @@ import pytest
 
 from phx_proto.handlers.handler import Handler
 from phx_proto.message import Message
-from phx_proto.queues import BATCH, LARGEST_TURN, Backlog, ConcurrentQueue, Delivery, HandlerQueue, Place
+from phx_proto.queues import BATCH, LARGEST_TURN, Backlog, ConcurrentQueue, Delivery, DeliveryQueue, HandlerQueue, Place
 from phx_transports.client.batches import Batch, Failure
 from phx_transports.client.dispatcher import Dispatcher, Outcome, workers_of
 from phx_transports.client.reports import HandlerError
@@ -70,7 +70,9 @@ class Host:
     def queue(self, topic: str = "t", handler: Handler | None = None) -> HandlerQueue:
         handler = Handler(handle, "n") if handler is None else handler
         kind = HandlerQueue if handler.concurrency is None else ConcurrentQueue
-        return kind(handler, Place.EXECUTOR, Topic(topic), None, self.backlog)
+        line = DeliveryQueue(None, self.backlog, exact=False)
+        line.channel = Topic(topic)
+        return kind(handler, Place.EXECUTOR, line)
 
     def put(self, queue: HandlerQueue, numbers: range, size: int = 100) -> None:
         """What the core does with messages."""
