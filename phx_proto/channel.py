@@ -1,12 +1,12 @@
 """One topic's channel: its joins and rejoins, its leave, its pushes and its inbox.
 
-A channel lives once: made by `client.channel(topic)`, joined, rejoined as often as it takes, and closed for good by a
+A channel is used once: made by `client.channel(topic)`, joined, rejoined as often as needed, and closed for good by a
 leave, a refusal of its first join, the server (`phx_close`) or the client's end. The state machine is the table
-`states.CHANNEL`; this file is what is done on the way. What the messages of the wire mean stands in PROTOCOL.md; the
-shape of the retries is phoenix.js's (`channel.js`).
+`states.CHANNEL`; this file has the actions. The meaning of the messages is in PROTOCOL.md; the retries are those of
+phoenix.js (`channel.js`).
 
-Every attempt to join has a join_ref of its own. A join that was sent and is given up (timed out, cancelled) is followed
-by a phx_leave, for the server may have joined us meanwhile; if it says so late, it is told again.
+Every attempt to join has a join_ref of its own. When a join that was sent is given up (timed out, cancelled), a
+phx_leave follows, because the server may have accepted it meanwhile; if its ok comes late, another phx_leave is sent.
 """
 
 from collections.abc import Callable
@@ -99,11 +99,11 @@ class Channel:
     Attributes:
         topic: The topic.
         state: Where it stands.
-        socket: The socket that it is joined on, or is to be.
+        socket: The socket that it is joined on, or will be joined on.
         join_ref: The ref of the latest join sent on this connection; `None` if none was.
         inbox: Its messages that wait for their handlers.
         response: What the server answered to the latest join, any JSON value or bytes; `None` before.
-        context: Whatever the adapter wants to find again with the channel.
+        context: The adapter's own data about the channel.
     """
 
     __slots__ = (
@@ -160,7 +160,7 @@ class Channel:
     # ---- what the application asks for ------------------------------------------------------------------------------
 
     def join(self, now: float, *, timeout: float | None = None) -> str:
-        """Join the topic, now or as soon as the connection is open; it is rejoined whenever it has to be.
+        """Join the topic, now or as soon as the connection is open. It is rejoined whenever that is needed.
 
         Args:
             now: Monotonic seconds.
@@ -227,7 +227,7 @@ class Channel:
         return ref
 
     def push(self, event: str, payload: Any, now: float, *, timeout: float | None = None, raw: bool = False) -> str:
-        """Send an event that wants a reply: at once if the channel is joined, else after its join.
+        """Send an event and expect a reply. It is sent at once if the channel is joined, else after its join.
 
         Args:
             event: The event's name.
@@ -264,11 +264,11 @@ class Channel:
         return checked_timeout(call, timeout, self._client.options.timeout)
 
     def cast(self, event: str, payload: Any, now: float) -> None:
-        """Send an event and forget it. Raises what `push` raises."""
+        """Send an event without a reply. Raises as `push`."""
         self._push(Push(self._client.new_ref(), event, payload, inf, wants_reply=False), now)
 
     def cancel(self, ref: str, now: float) -> None:
-        """Give up a join, leave or push. What has ended is left alone.
+        """Cancel a join, leave or push; one that has ended is ignored.
 
         An unsent push is never sent, a late reply is dropped; a cancelled join closes the channel; a cancelled leave is
         no longer waited for.
@@ -281,7 +281,7 @@ class Channel:
             self._pushes.cancel(ref)
 
     def cancel_join(self, ref: str, now: float) -> None:
-        """Give up a join whose answer its caller will not see: if it has come already, the topic is left again."""
+        """Cancel a join whose caller no longer waits: if it was accepted already, the topic is left."""
         self.cancel(ref, now)
         if self._may(ChannelInput.END):
             self.leave(now)
@@ -297,7 +297,7 @@ class Channel:
         concurrency: int | None = None,
         executor: Any = None,
     ) -> Handler:
-        """Give this channel a handler of its own, behind the router's. The arguments are those of `Router.add`.
+        """Give this channel a handler of its own, after the router's. The arguments are those of `Router.add`.
 
         Raises:
             InvalidHandler: It could never be called rightly.
@@ -307,7 +307,7 @@ class Channel:
         return handler
 
     def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
-        """Take handlers of this channel's own back, as `Router.off` does.
+        """Remove handlers of this channel's own, as `Router.off` does.
 
         Raises:
             NotRegistered: There is none (any more).
@@ -315,15 +315,15 @@ class Channel:
         return self.inbox.off(what)
 
     def attach(self, tap: Tap) -> None:
-        """Let a tap read its messages, and the channel's lifecycle, from here on."""
+        """Add a tap, which gets the channel's messages and lifecycle events from here on."""
         self.inbox.attach(tap)
 
     def detach(self, tap: Tap) -> None:
-        """Let it read no more; one that is not there is ignored."""
+        """Remove a tap; one that is not there is ignored."""
         self.inbox.detach(tap)
 
     def track_presence(self, *, state: str | None = None, diff: str | None = None) -> Presence:
-        """Keep track of who is present, best before the join. Gives the same object every time.
+        """Track the topic's presence, best before the join. Returns the same object every time.
 
         Changes come as `PresenceChanged`; and as messages `presence_join` and `presence_leave`, whose payloads are the
         entries by key, to the handlers and taps that name these events. Such a handler or tap begins to track, too.
@@ -347,7 +347,7 @@ class Channel:
 
     @property
     def present(self) -> Entries:
-        """Who is present now, by key.
+        """The presence entries now, by key.
 
         Raises:
             InvalidState: It is not tracked.
@@ -359,7 +359,7 @@ class Channel:
         return self.inbox.presence.entries
 
     def shown(self, value: Any) -> str:
-        """What the server said on its topic as text that can be shown, without what was sent in confidence."""
+        """What the server said, as text that is safe to show: bounded, escaped, with secrets masked."""
         return self.socket.secrets.also(secrets_in(self._sent_params)).shown(value)
 
     # ---- what the connection brings ---------------------------------------------------------------------------------
@@ -390,7 +390,7 @@ class Channel:
         self._ask_for_turn(now)
 
     def resolved(self, request: int, value: Any, now: float) -> None:
-        """The params that were asked for are here."""
+        """The callable for the params returned them."""
         self._request = None
         self._send_join(value, now)
 
@@ -431,7 +431,7 @@ class Channel:
             self._fail(error, now)
 
     def crashed(self, payload: Any, now: float) -> None:
-        """A `phx_error` came for its current join, or for the one it leaves: there is nothing left to leave then."""
+        """A `phx_error` came for its current join, or for the join that it is leaving."""
         error = ChannelCrashed(self.topic, payload, self.shown(payload))
         if self._leave is not None:
             if self._pushes is not None:
@@ -441,7 +441,7 @@ class Channel:
             self._fail(error, now)
 
     def closed_by_server(self, now: float) -> None:
-        """A `phx_close` came for its current join, or for the one it leaves."""
+        """A `phx_close` came for its current join, or for the join that it is leaving."""
         if self._leave is not None:
             self.left(LeaveEnd.CLOSE, now)
         elif self.state in JOIN_SENT:
@@ -456,7 +456,7 @@ class Channel:
         self.left(LeaveEnd.SUPERSEDED, now)
 
     def left(self, end: LeaveEnd, now: float, *, why: PhxError | None = None) -> None:
-        """Its leave is over."""
+        """Its leave has ended."""
         assert self._leave is not None
         assert self.join_ref is not None
         call, self._leave = self._leave, None
@@ -470,7 +470,7 @@ class Channel:
         self._end(_LEFT, now, error=None)
 
     def disconnected(self, error: ConnectionClosed, now: float) -> None:
-        """The connection is gone; what was to be joined is joined again at the next."""
+        """The connection has ended; the topic is joined again on the next one."""
         if self._leave is not None:
             self.left(LeaveEnd.DISCONNECTED, now, why=error)
             return
@@ -566,7 +566,7 @@ class Channel:
         self._fail(JoinTimeout(self.topic, timeout), now)
 
     def _fail(self, error: PhxError, now: float) -> None:
-        """The join, or the attempt to join, is over; another follows."""
+        """An attempt to join failed; another follows."""
         connection, policy = self._connected, self._client.options.join
         if self._joined and connection.flow.clock(now) - self._began >= policy.stable_after:
             self._tries = 0
@@ -612,7 +612,7 @@ class Channel:
         self._end("its join timed out", now, error=JoinTimeout(self.topic, self._join.timeout, problem, last))
 
     def _hindrance(self) -> tuple[str, PhxError | None]:
-        """What keeps it from being joined, and what ended the latest attempt."""
+        """Why it is not joined, in words, and the error of the latest attempt."""
         if self.connection is None:
             return "there is no connection", self.socket.last_error
         if self._awaits_answer:
@@ -642,7 +642,7 @@ class Channel:
         self.left(LeaveEnd.TIMEOUT, now)
 
     def _end(self, reason: str, now: float, *, error: PhxError | None) -> None:
-        """The channel is closed, for good, and all calls on it end. Without an error it was the application."""
+        """Close the channel for good and end all calls on it. Without an error, the application closed it."""
         if not self._may(ChannelInput.END):
             return
         self._abandon_unanswered()
@@ -696,7 +696,7 @@ class Channel:
 
     @property
     def _closed_by(self) -> type[ChannelClosed]:
-        """The error for a call on this channel, which has ended, by who ended it."""
+        """The kind of error for a call on this closed channel: closed by the client or by the server."""
         return ChannelClosedByServer if isinstance(self._end_error, RemoteError) else ChannelClosedByClient
 
     def _tell(self, event: ChannelEvent) -> None:

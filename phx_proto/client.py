@@ -1,16 +1,16 @@
 """`ClientProtocol`: a client's whole connection, with no I/O at all.
 
-It is told what happened (application calls, what a link saw, the time) and answers with commands for the adapter,
-events for the application, and messages in the inboxes of its channels. The same inputs give the same outputs, always.
+Its inputs are application calls, what a link received, and the time. Its outputs are commands for the adapter, events
+for the application, and messages in the inboxes of its channels. The same inputs always give the same outputs.
 
-An adapter owns a connection and a clock, and after every input does the same four things: carry out `commands()`, hand
+An adapter owns a connection and a clock. After every input it does the same four things: carry out `commands()`, hand
 on `events()`, run what `runnable()` gives, and arm one timer for `next_timeout()`:
 
-    proto.commands() ──▶ OpenTransport(link, …), SendText, …         the transport tells the link what it saw
+    proto.commands() ──▶ OpenTransport(link, …), SendText, …         the transport reports to the link
     proto.events()   ──▶ Connected, ChannelJoined, ReplyReceived, …
     proto.runnable() ──▶ queues: `while deliveries := queue.take(): …`, then `proto.handled(deliveries, now)`
     proto.executable() ──▶ queues likewise, for an executor; proto.tapped() ──▶ what streams get at once
-    proto.next_timeout() ──▶ seconds at which `handle_timeout(now)` is wanted
+    proto.next_timeout() ──▶ the time at which to call `handle_timeout(now)`
 
 All times are monotonic seconds, of one clock.
 """
@@ -70,13 +70,14 @@ class ClientProtocol:
         serializer: The wire format.
         router: The handlers.
         options: How it behaves.
-        rng: Spreads retries. Without one every wait is the longest of its range, so a fleet would come back as one.
-        placement: Where the adapter has handlers wait for their messages.
-        confidential: Secrets that the adapter sends besides, a proxy's credentials: masked in what others say.
+        rng: Random source for the waits before retries. Without it every wait is the longest of its range, and clients
+            that lost a server together reconnect together.
+        placement: The adapter's choice of the queue for each handler's messages.
+        confidential: Secrets that the adapter sends itself, such as a proxy's credentials: masked in what peers say.
 
     Attributes:
-        unfinished: Handlers that had messages left when a drain was over its time; `None` where there was none.
-        unjoined: Never joined: its inbox has the messages of topics without a channel, for handlers that take such.
+        unfinished: Handlers that still had messages when a drain timed out; `None` if no drain did.
+        unjoined: A channel that is never joined: its inbox has the messages on topics without a channel.
 
     Raises:
         InvalidEndpoint: The URL, params, token or headers cannot be sent.
@@ -150,7 +151,7 @@ class ClientProtocol:
 
     @property
     def secrets(self) -> Secrets:
-        """What was sent in confidence at the latest attempt to connect; for an adapter that quotes what others said."""
+        """The secrets of the latest attempt to connect; for an adapter that quotes what a peer said."""
         return self._sockets.secrets
 
     @property
@@ -165,7 +166,7 @@ class ClientProtocol:
 
         Args:
             now: The time.
-            timeout: Seconds after which the first connect is given up; `None` to keep trying. Later ones are never.
+            timeout: Seconds after which the first connect is given up; `None` to keep trying. Reconnects have no limit.
 
         Raises:
             InvalidState: It was called before.
@@ -184,8 +185,8 @@ class ClientProtocol:
             topic: The topic.
             params: Payload of its joins, any JSON value or bytes; or a callable (plain or async) read at every join,
                 e.g. to resume from what was seen last.
-            bound: Where to drop messages that wait, if anywhere.
-            resume: How its joins go on after what was handled last; its param is added to `params`.
+            bound: A limit of waiting messages, above which they are dropped; `None` for none.
+            resume: How its joins continue after the message handled last; its param is added to `params`.
 
         Raises:
             TopicInUse: A live channel of the topic exists.
@@ -237,7 +238,7 @@ class ClientProtocol:
 
         Args:
             now: The time.
-            timeout: Seconds after which the connection is dropped, whatever is left to do; `math.inf` for none.
+            timeout: Seconds after which the connection is dropped, even if work is left; `math.inf` for no limit.
             error: As for `abort`.
 
         Raises:
@@ -256,7 +257,7 @@ class ClientProtocol:
         self._go_on_draining(now)
 
     def close(self, now: float) -> None:
-        """Close at once, with the closing handshake: what waits for a reply is lost. Ends in `Closed`."""
+        """Close at once, with the closing handshake: calls that wait for a reply are lost. Ends in `Closed`."""
         if self.state in CLOSE_BEGUN:
             return
         channels = self._all_channels()
@@ -271,7 +272,7 @@ class ClientProtocol:
 
         Args:
             now: The time.
-            error: Why, where the application gives up: a handler's error, say. `Closed` tells it.
+            error: The reason, e.g. a handler's error; it is in the `Closed` event.
         """
         if self.state is not SocketState.CLOSED:
             self._cause = self._cause or error
@@ -280,7 +281,7 @@ class ClientProtocol:
     # ---- what the adapter brings ------------------------------------------------------------------------------------
 
     def resolved(self, request: int, value: Any, now: float) -> None:
-        """The callable of a `Resolve` command gave a value."""
+        """The callable of a `Resolve` command returned a value."""
         resolving = self._client.resolving.pop(request, None)
         if resolving is not None:
             resolving.resolved(request, value, now)
@@ -292,7 +293,7 @@ class ClientProtocol:
             resolving.resolve_failed(request, error, now)
 
     def handled(self, deliveries: Sequence[Delivery], now: float) -> None:
-        """These deliveries, that a queue's `take` gave, or that came through a tap, are done with."""
+        """These deliveries are handled: a queue's `take` returned them, or they came through a tap."""
         self.release(deliveries)
         for connection in self._sockets.connections:
             connection.flow.handled(now)
@@ -300,23 +301,24 @@ class ClientProtocol:
 
     @property
     def release(self) -> Callable[[Sequence[Delivery]], None]:
-        """The first half of `handled`: they count no more. The second, `handled((), now)`, may follow once for many.
+        """The first half of `handled`: these deliveries no longer count as waiting.
 
-        So an adapter need not keep what is done with until it tells the core the time.
+        The second half, `handled((), now)`, may follow once for many calls. So an adapter need not keep handled
+        messages until its next step.
         """
         return self._client.held.release
 
     def handle_timeout(self, now: float) -> None:
-        """Do what is due; does nothing when nothing is."""
+        """Do what is due at this time; nothing, if nothing is."""
         self._client.timers.fire(now)
         self._go_on_draining(now)  # the leave that it waited for may have timed out
 
     def next_timeout(self) -> float | None:
-        """When `handle_timeout` is wanted next; `None` while nothing is pending."""
+        """When to call `handle_timeout` next; `None` while no timer is set."""
         return self._client.timers.next()
 
     def commands(self) -> list[Command]:
-        """What is to be done now, in order; each is given once."""
+        """The commands to carry out, in order; each is given once."""
         if self._client.polls:
             return carried(self._client)
         commands = self._client.commands
@@ -325,35 +327,35 @@ class ClientProtocol:
         return commands
 
     def events(self) -> list[Event]:
-        """What has happened, in order; each is given once."""
+        """The events for the application, in order; each is given once."""
         events = self._client.events
         if events:
             self._client.events = []
         return events
 
     def notices(self) -> list[Event]:
-        """What looks like a mistake of the application: `UnclaimedMessages`, `PatternJoined`. For an adapter to log."""
+        """Events about probable mistakes of the application: `UnclaimedMessages`, `PatternJoined`. To be logged."""
         notices = self._client.notices
         if notices:
             self._client.notices = []
         return notices
 
     def runnable(self) -> list[DeliveryQueue]:
-        """Queues that want a worker of the adapter's, in order; each is to be drained with `take`."""
+        """Queues that need a worker of the adapter, in order; each is to be drained with `take`."""
         runnable = self._client.runnable
         if runnable:
             self._client.runnable = []
         return runnable
 
     def executable(self) -> list[HandlerQueue]:
-        """Queues that want an executor, likewise."""
+        """Queues that need an executor, in order; likewise."""
         executable = self._client.executable
         if executable:
             self._client.executable = []
         return executable
 
     def tapped(self) -> list[tuple[Tap, TapItem]]:
-        """What came for taps, in order; each is to be given to the tap's `put`, and reported to `handled` when read."""
+        """Items for taps, in order; give each to its tap's `put`, and report deliveries to `handled` when read."""
         tapped = self._client.tapped
         if tapped:
             self._client.tapped = []

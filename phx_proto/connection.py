@@ -1,7 +1,7 @@
-"""One connection, and all that is dropped with it.
+"""One connection, and all state that ends with it.
 
-`Connection` is made when the handshake has succeeded and forgotten when the connection is gone, whatever ended it. So
-nothing in it has to be reset: requests without an answer, joins under way, leaves, heartbeats, the pause in reading.
+A `Connection` is made when the handshake has succeeded, and dropped when the connection ends, whatever ended it. So its
+state never has to be reset: requests without an answer, joins under way, leaves, heartbeats, the pause in reading.
 """
 
 from collections.abc import Callable, Iterable
@@ -39,7 +39,7 @@ class Member(Protocol):
         ...
 
     def start_join(self, now: float) -> None:
-        """It is its turn to join."""
+        """Send the join now: it is this channel's turn."""
         ...
 
     def move(self, now: float) -> None:
@@ -63,7 +63,7 @@ class Member(Protocol):
         ...
 
     def disconnected(self, error: ConnectionClosed, now: float) -> None:
-        """The connection is gone; another follows."""
+        """The connection has ended; another follows."""
         ...
 
     def client_closed(self, error: PhxError | None, now: float) -> None:
@@ -75,18 +75,18 @@ class Connection:
     """One open connection.
 
     Args:
-        link: Where it goes.
-        core: What outlives it.
+        link: Its link.
+        core: The state of the whole client.
         options: How the client behaves.
-        held: The messages that are not handled yet; they outlive it too.
-        secrets: What was sent in confidence to open it.
+        held: Counts the messages that are not handled yet, of the whole client.
+        secrets: The secrets that were sent to open it.
         suspects: Channels whose joins may have ended the connection before.
         on_silence: Called when the peer counts as dead.
         now: The time.
 
     Attributes:
         requests: What was sent on it, and what awaits the replies.
-        flow: Whether it is read.
+        flow: Its back-pressure.
         heartbeat: Its heartbeats and pings.
         joins: Which channel joins next.
         live: The inboxes of the topics that are joined and take messages.

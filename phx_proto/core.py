@@ -1,7 +1,7 @@
-"""What the parts of one client share for its whole life: the way out, the timers, the counters, the names it gives.
+"""What the parts of one client share for its whole life: commands, events, timers, counters and refs.
 
-Nothing here decides anything, and nothing here belongs to one connection: see `connection.py` for that. `Core` is
-private to the package; adapters meet `ClientProtocol` and `Link`.
+There are no decisions here, and no state of one connection: see `connection.py` for that. `Core` is private to the
+package; adapters use `ClientProtocol` and `Link`.
 """
 
 from typing import TYPE_CHECKING, Any, Protocol
@@ -38,18 +38,17 @@ class Stats(msgspec.Struct):
     Attributes:
         received: Frames that were Phoenix messages.
         delivered: Messages given to handlers and streams.
-        handled: Messages of which every handler and every stream is done.
-        unhandled: Messages of a joined channel that no handler wants; never parsed.
-        stale: Messages of an older join, of a topic without a channel, or replies that no call waits for (any more):
-            the server's answers to `cast` are among them, so a large number is no sign of trouble where casts are used.
+        handled: Messages that all their handlers and streams have finished.
+        unhandled: Messages of a joined channel that have no handler; their payloads are never parsed.
+        stale: Messages of an older join or of a topic without a channel, and replies that no call waits for. Answers to
+            `cast` are among these replies, so a large number is no fault where casts are used.
         dropped: Messages dropped at a bound, or while closing.
         bad_frames: Frames that were no Phoenix messages.
         connects: Connections opened, on all sockets.
-        reconnects: Those of them that were not a socket's first.
+        reconnects: Connections that were not the first of their socket.
         backlog: Messages delivered and not yet handled, now.
         backlog_bytes: Bytes of their frames.
-        sockets: Sockets that the client has, open or not, now: several where the server takes only so many topics on
-            each.
+        sockets: Sockets that the client has now, open or not; several where the server limits the topics on each.
     """
 
     received: int = 0
@@ -67,16 +66,16 @@ class Stats(msgspec.Struct):
 
 
 class Core:
-    """Shared by a client, its connections, its channels and its helpers.
+    """The state that a client, its connections and its channels share.
 
     Attributes:
         commands: For the adapter, in order.
         events: For the application, in order.
-        notices: What looks like a mistake of the application's.
-        runnable: Queues that wait for a worker of the adapter's, in order.
+        notices: Events about probable mistakes of the application.
+        runnable: Queues that wait for a worker of the adapter, in order.
         executable: Queues that wait for an executor, in order.
-        tapped: What came for taps, in order.
-        polls: Links that are polled, as long as they live.
+        tapped: Items for taps, in order.
+        polls: Links that are polled, as long as they exist.
         resolving: What awaits the answer to a `Resolve` request.
     """
 

@@ -1,18 +1,16 @@
-"""What can go wrong, and whose fault it was.
+"""All errors of the library.
 
-Each error is of one of three kinds, by who caused it:
+Each error is of one of three kinds, by its cause:
 
-- `LocalError`: the application. It asked for what cannot be: the call raises, and has changed nothing. Or it has left
-  the channel or closed the client on which a call waited.
-- `RemoteError`: the server or the network, which ended what was asked for: an event carries it, the waiting call raises
-  it.
-- `Cancelled`: the caller, who gave up what was under way.
+- `LocalError`: the application. A call was wrong: it raises, and has changed nothing. Or the application left the
+  channel, or closed the client, while a call waited.
+- `RemoteError`: the server or the network. An event carries the error, and the waiting call raises it.
+- `Cancelled`: the call was cancelled.
 
-Two names stand for both sides, to be caught where it does not matter which it was: `ChannelClosed`, `ConnectionClosed`.
+`ChannelClosed` and `ConnectionClosed` are of either cause, to be caught where the cause does not matter.
 
 No error shows params, tokens or headers. What a peer said is kept as data (`body`, `response`, `payload`) and shown as
-`said`: bounded, escaped, and with what we sent in confidence masked (see `shown.py`); so `str` and `repr` can be shown
-to anybody, and never raise.
+`said`: bounded, escaped, with secrets masked (see `shown.py`). So `str` and `repr` are safe to log, and never raise.
 """
 
 from collections.abc import Callable
@@ -121,15 +119,15 @@ def _rebuild(kind: type[PhxError], attributes: dict[str, Any]) -> PhxError:
 
 
 class LocalError(PhxError):
-    """What the application did: a call that had no effect, or a call that its own leave or close has ended."""
+    """Caused by the application: a wrong call, which had no effect, or a call that its own leave or close ended."""
 
 
 class RemoteError(PhxError):
-    """What the server or the network did to a request."""
+    """Caused by the server or the network."""
 
 
 class Cancelled(PhxError):
-    """What its own caller gave up."""
+    """Cancelled by the caller."""
 
 
 # ---- the application's mistakes -------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
-"""What happened: drained in order with `events()`, each a frozen value.
+"""The events of a client: frozen values, drained in order with `events()`.
 
-These tell of the connection, of channels and of what was asked for. The messages themselves do not come here but in the
-channels' inboxes (see `client.py`), for there are many of them. Where something failed, `error` says what and why.
-Their `repr` can be shown to anybody: it is bounded, escaped, and leaves out what a server answered to a join or push.
+They are about the connection, the channels and the calls. Messages are no events: there are too many of them, and they
+go to the channels' inboxes (see `client.py`). Where something failed, `error` says what and why. An event's `repr` is
+safe to log: it is bounded, escaped, and without what the server answered to a join or push.
 
-Whatever a call asked for ends in exactly one event that carries the call's `ref`:
+Every call ends in exactly one event, which carries the call's `ref`:
 
 | call | ends in |
 |---|---|
@@ -65,7 +65,7 @@ class Connecting(Record, frozen=True):
 
 
 class ConnectFailed(Record, frozen=True):
-    """An attempt to connect failed; the next follows.
+    """An attempt to connect failed; another follows.
 
     Attributes:
         retry_in: Seconds until the next attempt.
@@ -82,7 +82,7 @@ class Connected(Record, frozen=True):
     """The connection is open; channels join next.
 
     Attributes:
-        subprotocol: The one the server chose, if any.
+        subprotocol: The subprotocol that the server chose, if any.
         reconnected: Whether the socket had a connection before.
         transport: What carries the messages.
         socket: Which socket of the client's: 0 for its first.
@@ -99,8 +99,8 @@ class Disconnected(Record, frozen=True):
 
     Attributes:
         code: The close frame's code; `None` where none came.
-        reason: The close frame's reason, with what was sent in confidence masked, or what happened in words.
-        retry_in: Seconds until the next attempt; `None` where none follows, for the client is closing.
+        reason: The close frame's reason, with secrets masked, or a description of what happened.
+        retry_in: Seconds until the next attempt; `None` where none follows, because the client is closing.
         socket: Which socket of the client's: 0 for its first. The topics of the others go on.
     """
 
@@ -123,17 +123,17 @@ class SocketEnded(Record, frozen=True):
 
 
 class Closed(Record, frozen=True):
-    """The client has ended, for good; nothing comes after it.
+    """The client has ended. This is its last event.
 
     Attributes:
-        error: Why; `None` where the application closed it. A handler's own error where that ended the client.
+        error: The reason; `None` if the application closed it. A handler's error, if that ended the client.
     """
 
     error: BaseException | None
 
 
 class PingAnswered(Record, frozen=True):
-    """A heartbeat that was asked for was answered.
+    """A `ping` was answered.
 
     Attributes:
         elapsed: Seconds from the call to the answer.
@@ -144,11 +144,11 @@ class PingAnswered(Record, frozen=True):
 
 
 class BadFrame(Record, frozen=True):
-    """A frame was no Phoenix message and was dropped. The connection and every channel go on.
+    """A frame was no Phoenix message and was dropped. The connection and all channels go on.
 
     Attributes:
         problem: What is wrong with it.
-        excerpt: Its beginning, with what lies in string quotes masked.
+        excerpt: Its beginning, with the contents of JSON strings masked.
         size: Its length: characters of a text frame, bytes of a binary one.
     """
 
@@ -161,9 +161,9 @@ class InboxOverflow(Record, frozen=True):
     """A bound of unhandled messages was reached; messages were dropped unhandled.
 
     Attributes:
-        topic: Whose inbox was full; `None` where it was the hard bound of the whole client.
-        dropped: How many, in one read.
-        backlog: How many wait for their handlers, on all topics.
+        topic: The topic whose queue was full; `None` for the hard bound of the whole client.
+        dropped: How many messages were dropped, in one read.
+        backlog: How many messages wait for their handlers, on all topics.
     """
 
     topic: str | None
@@ -172,14 +172,14 @@ class InboxOverflow(Record, frozen=True):
 
 
 class UnclaimedMessages(Record, frozen=True):
-    """Messages come on a topic that has no channel here, and no handler takes such: see `unjoined` of `Router.add`.
+    """Messages come on a topic without a channel, and no handler takes them: see `unjoined` of `Router.add`.
 
-    Told once; `Stats.stale` counts on.
+    It comes once; `Stats.stale` counts all of them.
 
     Attributes:
-        topic: Of the latest.
-        event: Of the latest.
-        count: How many came so far.
+        topic: The latest message's.
+        event: The latest message's.
+        count: How many such messages came so far.
     """
 
     topic: str
@@ -195,8 +195,8 @@ class ChannelJoined(Record, frozen=True):
 
     Attributes:
         ref: The ref of the `join` call that this ends; `None` for a rejoin.
-        join_ref: Of this join.
-        response: What the server answered, any JSON value or bytes.
+        join_ref: The ref of this join on the wire.
+        response: The server's answer, any JSON value or bytes.
     """
 
     _data: ClassVar[frozenset[str]] = frozenset({"response"})
@@ -208,18 +208,18 @@ class ChannelJoined(Record, frozen=True):
 
     @property
     def rejoined(self) -> bool:
-        """Whether it had been joined, or tried, before."""
+        """Whether it was joined, or tried to join, before."""
         return self.ref is None
 
 
 class PatternJoined(Record, frozen=True):
-    """A topic that ends in `*` is being joined, as it stands: patterns are for handlers, and no server expands them."""
+    """A topic that ends in `*` is being joined. No server expands patterns: they are for handlers."""
 
     topic: str
 
 
 class JoinFailed(Record, frozen=True):
-    """The first join ended without success: refused, timed out, cancelled or closed under. The channel is closed."""
+    """The first join failed: refused, timed out, cancelled, or the channel was closed. The channel is closed."""
 
     topic: str
     ref: str
@@ -241,11 +241,11 @@ class ChannelErrored(Record, frozen=True):
 
 
 class ChannelEnded(Record, frozen=True):
-    """A channel has ended, for good.
+    """A channel has ended and will not be joined again.
 
     Attributes:
-        error: `ChannelClosed` where the server closed it, `JoinRefused`, `JoinTimeout` or `JoinCancelled` where its
-            first join failed, what ended the client; `None` where the application left it or closed the client.
+        error: `ChannelClosed` if the server closed it; `JoinRefused`, `JoinTimeout` or `JoinCancelled` if its first
+            join failed; the client's error if that ended it; `None` if the application left it or closed the client.
     """
 
     topic: str
@@ -266,7 +266,7 @@ class LeaveEnd(enum.Enum):
 
 
 class LeaveEnded(Record, frozen=True):
-    """A leave is over; the channel is closed, whatever ended it."""
+    """A leave has ended; the channel is closed in every case."""
 
     topic: str
     ref: str
@@ -274,7 +274,7 @@ class LeaveEnded(Record, frozen=True):
 
 
 class PresenceChanged(Record, frozen=True):
-    """Who is present on a topic has changed."""
+    """The presence of a topic has changed."""
 
     topic: str
     change: PresenceChange
@@ -284,7 +284,7 @@ class PresenceChanged(Record, frozen=True):
 
 
 class ReplyReceived(Record, frozen=True):
-    """A push was answered, with whatever status."""
+    """A push was answered, with any status."""
 
     _data: ClassVar[frozenset[str]] = frozenset({"reply"})
 
@@ -298,7 +298,7 @@ class PushFailed(Record, frozen=True):
     """A push ended without a reply.
 
     Attributes:
-        error: `PushTimeout`, `PushLost`, `PushCancelled`, `ChannelClosed`, `InvalidReply`, or `InvalidPayload` where a
+        error: `PushTimeout`, `PushLost`, `PushCancelled`, `ChannelClosed`, `InvalidReply`, or `InvalidPayload` if the
             payload was changed while it waited to be sent.
     """
 
@@ -308,9 +308,9 @@ class PushFailed(Record, frozen=True):
     error: PhxError
 
 
-#: What `channel.stream()` has among the messages.
+#: The lifecycle events that `channel.stream()` gives among the messages.
 ChannelEvent: TypeAlias = ChannelJoined | ChannelErrored | ChannelEnded
-#: All of them.
+#: All events.
 Event: TypeAlias = (
     Connecting
     | ConnectFailed

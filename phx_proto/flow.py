@@ -1,17 +1,16 @@
-"""Back-pressure: how many messages, and of how many bytes, may wait for their handlers; when reading stops for them.
+"""Back-pressure: limits on the messages, and their bytes, that wait for their handlers; reading pauses at the limits.
 
-What is held is counted in one place (`Backlog`): messages that were received and are not handled yet, wherever they
-wait (a queue, a stream, a handler's hands), and the bytes of their frames. Both have the same three marks, and
-whichever is reached first counts.
+`Backlog` counts the messages that were received and not yet handled, in queues, in streams and in handlers, and the
+bytes of their frames. Both numbers have three marks: low, high and hard. The first mark reached counts.
 
-The only remedy against a flood is not to read, and that is per connection. At the high mark reading pauses; at the low
-mark it goes on. But a server cuts a connection whose reader stands still for 30 s, and all that was buffered on the way
-is lost with it; so a pause lasts 10 s at most, then 1 MiB is read whatever the backlog. At the hard bound messages are
-dropped, and counted: memory ends somewhere. While a call waits for a reply, reading goes on up to the hard bound: the
-handler that waits may be the one that fills the inbox, and would wait for ever.
+The only remedy against a flood is to stop reading, and that is per connection. Reading pauses at the high mark and
+resumes at the low mark. But a server cuts a connection that is not read for 30 s, and everything buffered on the way is
+lost; so a pause lasts 10 s at most, and then 1 MiB is read whatever the backlog. At the hard mark messages are dropped
+and counted. While a call waits for a reply, reading goes on up to the hard mark: the handler that waits may be the one
+that fills the inbox, and would otherwise wait for ever.
 
-While reading is paused, the peer cannot be heard and must not be judged. The reading clock stands still then, and the
-core measures silence with it (heartbeats, joins without an answer); what a caller waits for runs on the real one.
+While reading is paused, nothing can be received, and the peer must not count as silent. So heartbeats and unanswered
+joins are measured on the reading clock, which stands still during a pause. Timeouts of calls use the real clock.
 """
 
 from collections.abc import Sequence
@@ -98,7 +97,7 @@ class Flow:
         self._timer: Timer | None = None  # set while paused
 
     def end(self) -> None:
-        """The connection is gone."""
+        """The connection has ended."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -113,7 +112,7 @@ class Flow:
         return self._reached(self._limits.hard, self._limits.hard_bytes)
 
     def received(self, messages: int, size: int, frames: Sequence[str | bytes], now: float) -> None:
-        """One read brought so many messages for handlers, of so many bytes; it may be the last for a while."""
+        """A read delivered this many messages, of this many bytes. Reading may pause now."""
         self._held.add(messages, size)
         if self._allowance > 0:
             self._allowance -= sum(map(len, frames))
@@ -121,7 +120,7 @@ class Flow:
             self.pause(now)
 
     def handled(self, now: float) -> None:
-        """Messages were handled: there may be room again."""
+        """Messages were handled: reading may resume."""
         if self._held.messages <= self._limits.low and self._held.size <= self._limits.low_bytes:
             self._allowance = 0
             self.resume(now)
@@ -132,7 +131,7 @@ class Flow:
             self._pause(now)
 
     def resume(self, now: float) -> None:
-        """Read on, if reading stands still: there is room, or a call waits for a reply."""
+        """Resume reading, if it is paused: there is room, or a call waits for a reply."""
         if self._timer is None:
             return
         self._timer.cancel()

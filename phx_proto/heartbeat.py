@@ -1,8 +1,8 @@
-"""Heartbeats, by which a dead connection is told from a quiet one.
+"""Heartbeats: they tell a dead connection from a quiet one.
 
-Every interval a heartbeat goes out, whether or not the last was answered, for the server too closes a connection on
-which it hears nothing. The connection is dead when a heartbeat is unanswered for an interval and nothing at all was
-received in it: behind a backlog or a slow join its reply merely waits, and whatever comes shows that the peer lives.
+A heartbeat is sent at every interval, answered or not, because the server also closes a connection on which it receives
+nothing. The connection counts as dead when a heartbeat is unanswered for an interval and nothing at all was received in
+that time. Behind a backlog or a slow join the answer only waits, and anything received shows that the peer is alive.
 Silence is measured on the reading clock (see `flow.py`).
 """
 
@@ -33,7 +33,7 @@ class _Ping:
         self.heartbeat.answered(self, now)
 
     def unreadable(self, problem: str, now: float) -> None:
-        self.heartbeat.answered(self, now)  # that it came is all that a ping asks for
+        self.heartbeat.answered(self, now)  # an answer of any kind is enough
 
 
 class Heartbeat:
@@ -88,7 +88,7 @@ class Heartbeat:
         return ref
 
     def cancel(self, ref: str) -> None:
-        """The caller of that ping waits no more; one that has ended is ignored."""
+        """Cancel a ping; one that has ended is ignored."""
         ping = self._pings.get(ref)
         if ping is not None:
             self._fail(ping, PushCancelled(PHOENIX_TOPIC, HEARTBEAT, sent=True))

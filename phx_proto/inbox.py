@@ -1,11 +1,10 @@
-"""A channel's inbox: who is to have its messages, and the topic's line of those that wait.
+"""A channel's inbox: which handlers and streams get its messages, and the topic's line of waiting messages.
 
-The core puts messages in (`reader.py`), the adapter takes them out and runs what they are for. An inbox that has
-nothing costs nothing: most of 10,000 topics are silent at any moment, and share one table of handlers.
+The core puts messages in (`reader.py`); the adapter takes them out and runs the handlers. An empty inbox is cheap: most
+of 10,000 topics are silent at any moment, and share one table of handlers.
 
-Besides handlers there are taps: what an adapter hangs into a channel to read its messages one after another, an
-iterator for instance. A tap gets the channel's lifecycle in the same stream, in order, and all of it at once: it waits
-for no handler.
+Streams read through taps. A tap gets the channel's messages and its lifecycle events in one sequence, in the order of
+the wire and as soon as they are read: it does not wait for handlers.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +30,7 @@ class Tap:
 
     Attributes:
         put: Takes the next item. Called by the adapter with what `ClientProtocol.tapped` gives; the core calls nobody.
-        event: Whose messages; `"*"` for every event's.
+        event: The event; `"*"` for every event.
 
     Raises:
         InvalidEvent: No message can be of such an event.
@@ -47,12 +46,12 @@ class Tap:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """Who is to have a message.
+    """The handlers and streams that get a message.
 
     Attributes:
         line: Handlers in the topic's line.
-        queued: Handlers with a queue of their own, and where that is.
-        taps: Streams that read it.
+        queued: Handlers with a queue of their own, each with its place.
+        taps: Taps of the streams that read it.
         only: The one handler with a queue of its own, where nobody else is to have it.
     """
 
@@ -67,12 +66,12 @@ class Route:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody is to have it."""
+        """Whether there is any handler or stream."""
         return bool(self.line or self.queued or self.taps)
 
 
-#: What the loop of `Reader.receive_all` finds: the line's handlers where there are no others, `None` where a message
-#: needs more than delivery.
+#: A route for the loop of `Reader.receive_all`: the line's handlers where there are no others; `None` where a message
+#: must be handled by the slower code below the loop.
 FastRoute: TypeAlias = tuple[Handler, ...] | None
 
 
@@ -81,11 +80,12 @@ class RouteTable:
     """The routes of a channel by event; channels that have the same share one.
 
     Attributes:
-        by_event: For every event registered by name.
-        default: For every other.
-        changes: For `presence_join` and `presence_leave`, those who name the event; empty where nobody does.
-        fast: The same for the loop of `Reader.receive_all`, with `None` for the protocol's own events.
-        fast_default: The same for every event that is not in `fast`.
+        by_event: The route of every event registered by name.
+        default: The route of every other event.
+        changes: The routes of `presence_join` and `presence_leave`: handlers and streams registered for that event by
+            name; empty where there are none.
+        fast: `by_event` for the loop of `Reader.receive_all`, with `None` for the protocol's own events.
+        fast_default: `default` for that loop.
     """
 
     by_event: Mapping[str, Route]
@@ -101,7 +101,7 @@ class RouteTable:
 
     @property
     def queued(self) -> set[Handler]:
-        """All handlers that have queues of their own."""
+        """All handlers with queues of their own."""
         return {handler for route in (self.default, *self.by_event.values()) for handler, _ in route.queued}
 
 
@@ -117,8 +117,8 @@ class RouteTables:
     """The route tables of one client.
 
     Args:
-        router: Who handles what.
-        placement: Where the adapter has each handler wait.
+        router: The handlers.
+        placement: The adapter's choice of each handler's place.
     """
 
     __slots__ = ("_placement", "_shared", "_version", "router")
@@ -130,7 +130,7 @@ class RouteTables:
         self._shared: dict[Routes, RouteTable] = {}
 
     def outdated(self) -> bool:
-        """Whether handlers came or went since it was asked last; then every inbox is to ask again."""
+        """Whether handlers were added or removed since the last call; if so, every inbox must be refreshed."""
         if self._version == self.router.version:
             return False
         self._version = self.router.version
@@ -138,7 +138,7 @@ class RouteTables:
         return True
 
     def shared(self, topic: str) -> RouteTable:
-        """The table of a topic whose channel has nothing of its own."""
+        """The table of a topic whose channel has no handlers or taps of its own."""
         routes = self.router.routes(topic)
         table = self._shared.get(routes)
         if table is None:
@@ -146,11 +146,11 @@ class RouteTables:
         return table
 
     def own(self, topic: str, handlers: tuple[Handler, ...], taps: tuple[Tap, ...]) -> RouteTable:
-        """The table of a topic whose channel has handlers or taps of its own, which come behind the router's."""
+        """The table of a topic whose channel has handlers or taps of its own, which come after the router's."""
         return self._sorted(self.router.routes(topic).merged(handlers), taps)
 
     def unjoined(self, topic: str, event: str) -> Route:
-        """Who is to have a message of a topic that has no channel on this client."""
+        """The route of a message on a topic that has no channel on this client."""
         return self._route(self.router.unjoined(topic, event), ())
 
     def _sorted(self, routes: Routes, taps: tuple[Tap, ...]) -> RouteTable:
@@ -178,13 +178,13 @@ _EVERYTHING_SLOW: Final[Mapping[str, FastRoute]] = {}
 
 
 class Inbox(DeliveryQueue):
-    """What one channel has received and not yet given away: the topic's line, and the queues of single handlers.
+    """The waiting messages of one channel: the topic's line, and the queues of single handlers.
 
     Attributes:
-        fast_routes: The routes by event, where a message needs nothing but delivery; `None` where it needs more.
-        default: The same for every event that is not in `fast_routes`.
-        taps: Streams that read it.
-        presence: Who is there, if that is tracked.
+        fast_routes: The routes by event, see `FastRoute`.
+        default: The route of every event that is not in `fast_routes`.
+        taps: Taps of the streams that read the channel.
+        presence: The presence of the topic, if it is tracked.
         position: How far its messages are handled, if the topic is resumed.
     """
 
@@ -221,12 +221,12 @@ class Inbox(DeliveryQueue):
         return f"Inbox({self._topic!r})"
 
     def refresh(self) -> None:
-        """Ask the router again: handlers came or went."""
+        """Read the routes again: handlers or taps were added or removed."""
         if self._own or self.taps:
             self._table = self._tables.own(self._topic, self._own, self.taps)
         else:
             self._table = self._tables.shared(self._topic)
-        if self._queues:  # what a queue that goes still holds is in the hands of a worker, or waits for one
+        if self._queues:  # a queue that is removed here is emptied by the worker that has it, or gets it next
             kept = self._table.queued
             self._queues = {handler: queue for handler, queue in self._queues.items() if handler in kept}
         if self._table.changes and self.presence is None:
@@ -239,15 +239,15 @@ class Inbox(DeliveryQueue):
             self.fast_routes = {**self.fast_routes, presence.state_event: None, presence.diff_event: None}
 
     def route(self, event: str) -> Route:
-        """Who is to have a message of the event."""
+        """The route of a message of the event."""
         return self._table.by_event.get(event, self._table.default)
 
     def change_route(self, event: str) -> Route:
-        """Who is to have what `presence_join` or `presence_leave` tells: those alone who name the event."""
+        """The route of a `presence_join` or `presence_leave`: only what is registered for the event by name."""
         return self._table.changes.get(event, _NOWHERE)
 
     def unjoined_route(self, topic: str, event: str) -> Route:
-        """Who is to have a message of a topic that has no channel; this inbox takes it then."""
+        """The route of a message on a topic that has no channel; the message goes into this inbox."""
         return self._tables.unjoined(topic, event)
 
     def queue(self, handler: Handler, place: Place) -> HandlerQueue:
@@ -265,7 +265,10 @@ class Inbox(DeliveryQueue):
         return self._tables.router.make(function, event, **options)
 
     def busy_handlers(self) -> set[Handler]:
-        """Whose messages wait or are in hand; of the topic's line all handlers, where a worker has its last message."""
+        """Handlers with messages that wait or are being handled.
+
+        Where a worker has the last messages of the line, these are all handlers of the line.
+        """
         waiting = {handler for handlers, _, _ in self.deliveries or () for handler in handlers}
         if self.busy and not waiting:
             routes = (self._table.default, *self._table.by_event.values())
@@ -273,12 +276,12 @@ class Inbox(DeliveryQueue):
         return waiting | {handler for handler, queue in (self._queues or {}).items() if queue.busy}
 
     def add(self, handler: Handler) -> None:
-        """Give the channel a handler of its own, behind the router's."""
+        """Give the channel a handler of its own, after the router's."""
         self._own = (*self._own, handler)
         self.refresh()
 
     def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
-        """Take such handlers back; gives which.
+        """Remove handlers of the channel's own. Returns those that were removed.
 
         Raises:
             NotRegistered: There is none.
@@ -289,17 +292,17 @@ class Inbox(DeliveryQueue):
         return found
 
     def attach(self, tap: Tap) -> None:
-        """Let it read what comes from here on."""
+        """Add a tap, which gets what comes from here on."""
         self.taps = (*self.taps, tap)
         self.refresh()
 
     def detach(self, tap: Tap) -> None:
-        """Let it read no more; one that is not there is ignored."""
+        """Remove a tap; one that is not there is ignored."""
         self.taps = tuple(other for other in self.taps if other is not tap)
         self.refresh()
 
     def track_presence(self, *, state: str | None, diff: str | None) -> Presence:
-        """Keep track of who is there; gives the same object every time. See `Channel.track_presence`."""
+        """Track the topic's presence. Returns the same object every time. See `Channel.track_presence`."""
         for event in (state, diff):
             if event is not None and (problem := event_problem(event)):
                 raise InvalidEvent(problem)
@@ -311,6 +314,6 @@ class Inbox(DeliveryQueue):
         return self.presence
 
     def joined(self, join_ref: str) -> None:
-        """The topic was joined anew: who is there is yet to be told."""
+        """The topic was joined again: a new presence state will come."""
         if self.presence is not None:
             self.presence.joined(join_ref)

@@ -1,11 +1,11 @@
-"""Joins, paced: a server handles one socket's joins one by one, so only so many are under way at once.
+"""The pacing of joins: a server handles one socket's joins one by one, so only a few are under way at once.
 
-A thousand channels that rejoin after a reconnect are not sent at once, for each would then wait behind all the others
-and seem unanswered. And the patience with a join counts from the last answer to any join, `Connection.join_answered`:
-as long as answers come, the server is at work.
+If a thousand channels rejoined at once after a reconnect, each would wait behind the others and seem unanswered. And
+the timeout of a join counts from the last answer to any join, `Connection.join_answered`: while answers come, the
+server is working.
 
-Where the server closed the connection because a message was too big, that may have been any join under way. At the next
-connection these come first and one by one, so that the one to blame is found, and no other with it.
+If the server closed the connection because a message was too big, any join under way may have been that message. On the
+next connection these joins come first and one by one, so that only the join at fault fails.
 """
 
 from collections import OrderedDict
@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Joining(Protocol):
-    """What wants to join: a channel."""
+    """A channel that waits to join."""
 
     def start_join(self, now: float) -> None: ...
 
@@ -44,7 +44,7 @@ class JoinQueue(Generic[J]):
         self._suspects = dict.fromkeys(suspects)
 
     def open(self, pending: Iterable[J], now: float) -> None:
-        """The connection is open: let those join that want to."""
+        """The connection is open: start the pending joins."""
         self._waiting = OrderedDict.fromkeys(pending)
         self._suspects = {channel: None for channel in self._suspects if channel in self._waiting}
         for channel in reversed(self._suspects):
@@ -52,7 +52,7 @@ class JoinQueue(Generic[J]):
         self._start(now)
 
     def stop(self) -> None:
-        """Let no more join."""
+        """Start no more joins."""
         self.stopped = True
 
     def suspects(self, *, too_big: bool) -> Iterable[J]:
@@ -64,7 +64,7 @@ class JoinQueue(Generic[J]):
         return self._under_way if too_big else self._suspects
 
     def dismiss(self) -> list[J]:
-        """Those that wait for their turn shall not get it here; gives them."""
+        """Remove and return the channels that wait for their turn: they join on another socket."""
         waiting = list(self._waiting)
         self._waiting.clear()
         return waiting

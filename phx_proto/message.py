@@ -1,7 +1,7 @@
-"""What travels: `Message`, `Reply`, and the names the protocol keeps for itself.
+"""`Message`, `Reply`, and the event names that the protocol reserves.
 
-A `Message` is decoded straight from the wire (a V2 text frame is the JSON array of its five fields), with the payload
-left undecoded until somebody reads it and then kept decoded in its place: an event that nobody handles is never parsed.
+A `Message` is decoded straight from the wire (a V2 text frame is the JSON array of its five fields). The payload stays
+undecoded until it is first read, and then the decoded value takes its place: without a handler it is never parsed.
 """
 
 from operator import attrgetter
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     Undecoded = Any
     Kept = Raw | UnsetType
 else:
-    Undecoded = Raw  # what a decoder puts there; whoever makes a message may put any value
+    Undecoded = Raw  # what a decoder puts there; code that makes a message may put any value
     Kept = UnsetType
 
 
@@ -45,7 +45,7 @@ class _Fields(msgspec.Struct, array_like=True, kw_only=True, eq=False, gc=False)
     """A message's fields in the order of the wire; `payload` as it came, or what reading made of it.
 
     `source` is on no wire (a frame with six elements does not fit its type). It is the JSON of a payload that was read:
-    a handler that declares a type decodes that, and so gets every number as it was written, whoever read it before.
+    a handler that declares a type decodes that, and so gets every number as it was written, also after a read.
     """
 
     join_ref: str | None = None

@@ -1,20 +1,20 @@
-"""Who is on a topic: presence state and diffs, merged as phoenix.js does (`presence.js`).
+"""The presence of a topic: presence state and diffs, merged as phoenix.js does (`presence.js`).
 
 A server pushes the whole state after a join and broadcasts a diff for each change. Entries are mappings with a list of
 `metas`, one for each place from which the key is present; a meta is known by its `phx_ref`. The rules:
 
 - In a diff joins are applied before leaves. Joined metas replace those of the same `phx_ref` and are appended to the
-  rest; the entry's other fields become the join's. A leave of what is not there is ignored. A key without metas is
-  gone.
+  rest; the entry's other fields become the join's. A leave of a key that is not present is ignored. A key without metas
+  is removed.
 - A diff may come before the state that includes it. Diffs wait for the state of the current join and are applied to it.
-- The state of an earlier join is kept until that of the new one comes: the change it brings is then what really
-  happened while the client was away, and not everybody joining again.
+- The state of an earlier join is kept until that of the new one comes: the change is then what really happened while
+  the client was away, and not a join of every key.
 
-Payloads are checked whole before anything is changed, and are never changed themselves; what is handed out shares their
-parts and is to be read only.
+Payloads are checked completely before anything is changed, and are never changed themselves. What is returned shares
+their parts and is read-only.
 
-A diff costs what it changes, however many there are: the entries are one dict that is changed in place. A snapshot of
-them reads that dict, and is told of each change what was there before.
+The cost of a diff depends on what it changes, not on the number of entries: they are one dict that is changed in place.
+A snapshot reads that dict, and keeps what each later change replaces.
 """
 
 from collections import deque
@@ -40,9 +40,9 @@ __all__ = [
     "sync_state",
 ]
 
-#: The event that says who is present.
+#: The event that brings the whole state.
 PRESENCE_STATE: Final = "presence_state"
-#: The event that says who came and went.
+#: The event that brings a change.
 PRESENCE_DIFF: Final = "presence_diff"
 
 #: What really changed, as messages for the handlers and streams that name these; no server sends them.
@@ -53,7 +53,7 @@ PRESENCE_LEAVE: Final = "presence_leave"
 Meta: TypeAlias = dict[str, Any]
 #: `{"metas": [{"phx_ref": …, …}, …]}` and whatever fields the server adds beside them.
 Entry: TypeAlias = dict[str, Any]
-#: All who are present, by key.
+#: All entries, by key.
 Entries: TypeAlias = Mapping[str, Entry]
 
 
@@ -109,7 +109,7 @@ class Presence:
 
     @property
     def entries(self) -> Entries:
-        """Who is there now, as far as is known: a snapshot, which later changes leave alone."""
+        """All entries, as far as they are known now: a snapshot, which later changes do not alter."""
         if self._snapshot is None:
             self._snapshot = _Snapshot(self._entries)
         return self._snapshot
@@ -179,11 +179,11 @@ class Presence:
         return change
 
     def _keep_snapshot(self, undo: Mapping[str, Entry | None]) -> None:
-        """What was handed out shall stay as it is, though the entries change."""
+        """Keep the latest snapshot as it is while the entries change."""
         if self._snapshot is None:
             return
         self._undone += len(undo)
-        if self._undone > len(self._entries) + _MOST_PENDING:  # somebody may keep it for ever, but not all this
+        if self._undone > len(self._entries) + _MOST_PENDING:  # a snapshot may be kept for ever
             self._entries = dict(self._entries)
             self._snapshot = None
             self._undone = 0
@@ -225,7 +225,7 @@ class _Snapshot(Mapping[str, Entry]):
         return self._current()[key]
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*self._current(),))  # the dict may change under whoever iterates
+        return iter((*self._current(),))  # the dict may change during an iteration
 
     def __len__(self) -> int:
         return len(self._current())

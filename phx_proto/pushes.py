@@ -1,7 +1,7 @@
 """The pushes of one channel: those that wait for its join, and those that wait for their replies.
 
-Each ends in exactly one event: `ReplyReceived` or `PushFailed`. A cast wants no reply and so ends unseen when it is
-sent; only one that could not be sent is told of.
+Each push ends in exactly one event: `ReplyReceived` or `PushFailed`. A cast expects no reply, and has an event only if
+it could not be sent.
 """
 
 from dataclasses import dataclass
@@ -102,28 +102,28 @@ class Pushes:
         self._drop(push, InvalidReply(self._channel.topic, push.event, problem))
 
     def cancel(self, ref: str) -> None:
-        """The caller gives up; unknown refs (ended pushes) are ignored."""
+        """Cancel a push; a ref of a push that has ended is ignored."""
         push = self._by_ref.get(ref)
         if push is not None:
             self._drop(push, PushCancelled(self._channel.topic, push.event, push.sent))
 
     def lose_sent(self, why: PhxError) -> None:
-        """The connection or the channel's process is gone; what waits unsent waits on."""
+        """The connection or the channel's process has ended: sent pushes are lost, unsent ones keep waiting."""
         for push in self._sent():
             self._drop(push, PushLost(self._channel.topic, push.event, push.sent, why))
 
     def lose(self, why: PhxError | None) -> None:
-        """The client is gone."""
+        """The client has ended: all pushes are lost."""
         for push in self._all():
             self._drop(push, PushLost(self._channel.topic, push.event, push.sent, why))
 
     def close_unsent(self, kind: type[ChannelClosed], reason: str) -> None:
-        """Nothing more will be sent."""
+        """Fail the unsent pushes: the channel is being left."""
         for push in self._unsent():
             self._drop(push, kind(self._channel.topic, reason))
 
     def close(self, kind: type[ChannelClosed], reason: str) -> None:
-        """Nothing more will come."""
+        """Fail all pushes: the channel has ended."""
         for push in self._all():
             self._drop(push, kind(self._channel.topic, reason))
 

@@ -1,11 +1,12 @@
-"""What waits for handlers: a queue that one worker at a time takes from, in order.
+"""Queues of messages that wait for their handlers. A worker takes from a queue, in order.
 
-Two kinds wait for the adapter's own workers: the topic's line (an `Inbox`), with all handlers that are content with the
-topic's order, and queues of single handlers. A third kind waits for an executor. Where a handler belongs is its
-`Place`; who waits for whom follows from it: a queue delays nobody but itself.
+There are three kinds of queue. The topic's line (an `Inbox`) is shared by all handlers that keep the topic's order. A
+handler with `concurrency` has a queue of its own for each topic. Both are run by the adapter's workers. The queues of
+handlers that run in an executor are the third kind. A handler's `Place` says which kind it has. A slow handler delays
+its own queue and no other.
 
-A queue that has something is given to the adapter once (`ClientProtocol.runnable` or `executable`), and is in the hands
-of a worker until `take` gives nothing.
+A queue that has messages is given to the adapter once (`ClientProtocol.runnable` or `executable`). That begins a turn:
+a worker has the queue until `take` returns nothing.
 """
 
 import enum
@@ -23,11 +24,11 @@ BATCH: Final = 256
 
 
 class Claim:
-    """A message that waits in several places, and counts as one.
+    """A message that waits in several queues and streams, and counts as one.
 
     Attributes:
         size: Of its frame, in characters or bytes.
-        places: In how many it still waits.
+        places: In how many queues and streams it still waits.
     """
 
     __slots__ = ("places", "size")
@@ -40,19 +41,19 @@ class Claim:
         """It waits nowhere any more."""
 
 
-#: Who is to have it, in order; what; and the size of its frame, or the claim that it shares with other places.
-#: A bare tuple, for there is one a message.
+#: The handlers, in order; the message; and the size of its frame, or the claim it shares with other queues and streams.
+#: A bare tuple, for one is made for each message.
 Delivery: TypeAlias = tuple[tuple[Handler, ...], Message[Any], int | Claim]
 
 
-_size_of: Callable[[Delivery], int] = itemgetter(2)  # where there is no claim
+_size_of: Callable[[Delivery], int] = itemgetter(2)  # of a delivery without a claim
 
 
 class Backlog:
-    """What a client has received and not yet handled, wherever it waits.
+    """Counts the messages that a client has received and not yet handled.
 
     Attributes:
-        messages: How many; one that waits in several places counts once.
+        messages: How many; a message that waits in several queues counts once.
         size: Bytes of their frames.
         handled: How many were handled so far.
     """
@@ -63,36 +64,36 @@ class Backlog:
         self.messages = 0
         self.size = 0
         self.handled = 0
-        self._claims = 0  # messages that wait in several places
+        self._claims = 0  # open ones
 
     def add(self, messages: int, size: int) -> None:
-        """So many more, of so many bytes all in all."""
+        """Count this many more messages, of this many bytes in total."""
         self.messages += messages
         self.size += size
 
     def claim(self, size: int, places: int) -> int | Claim:
-        """What a message of so many bytes counts for in each of the places where it is to wait."""
+        """What stands for the size of a message in its deliveries: a claim, if it waits in several places."""
         if places < 2:
             return size
         return self.track(Claim(size, places))
 
     def track(self, claim: Claim) -> Claim:
-        """See to it that the claim is settled, though its message may wait in one place."""
+        """Count an open claim, so that it is settled, also if its message waits in one place only."""
         self._claims += 1
         return claim
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
-        """These are handled; a message is when it waits nowhere any more."""
+        """These deliveries are handled. A message is handled when all its deliveries are."""
         if self._claims:
             self.handled += sum(map(self.drop, deliveries))
             return
-        messages = len(deliveries)  # each waited in one place, and has its size with it
+        messages = len(deliveries)  # without claims, each delivery is one message and has its size
         self.messages -= messages
         self.size -= _size_of(deliveries[0]) if messages == 1 else sum(map(_size_of, deliveries))
         self.handled += messages
 
     def drop(self, delivery: Delivery) -> bool:
-        """It waits no more; gives whether its message waits nowhere else either."""
+        """The delivery waits no more. Returns whether that was the last one of its message."""
         claim = delivery[2]
         if isinstance(claim, Claim):
             claim.places -= 1
@@ -106,8 +107,8 @@ class Backlog:
         return True
 
 
-#: Bytes of messages after which a worker gets no more at a time: what handlers read of them stays decoded until the
-#: last one of these is handled, and takes several times the memory.
+#: Bytes of messages that a worker takes at a time, at most. Payloads that handlers read stay decoded until the last
+#: message of the batch is handled, and a decoded payload takes several times its bytes.
 LARGEST_TURN: Final = 2**20
 
 
@@ -118,7 +119,7 @@ def size_of(delivery: Delivery) -> int:
 
 
 def fitting(deliveries: Iterable[Delivery]) -> int:
-    """How many of these make a turn: as many as `LARGEST_TURN` holds, but at least one."""
+    """How many of these a worker takes: as many as fit in `LARGEST_TURN`, but at least one."""
     return max(1, sum(1 for _ in takewhile(LARGEST_TURN.__ge__, accumulate(map(size_of, deliveries)))))
 
 
@@ -127,20 +128,20 @@ class Place(enum.Enum):
 
     LINE = "in the line of its topic"
     QUEUE = "in a queue of its own for each topic"
-    EXECUTOR = "in such a queue, from which an executor takes batches"
+    EXECUTOR = "in a queue of its own for each topic, from which an executor takes batches"
 
 
-#: Where an adapter has a handler wait. Pure, and the same for a handler at any time.
+#: An adapter's choice of the place of a handler. A pure function: it gives a handler the same place every time.
 Placement: TypeAlias = Callable[[Handler], Place]
 
 
 def by_concurrency(handler: Handler) -> Place:
-    """The place of a handler where nothing is said of executors: in the line, unless `concurrency` is given."""
+    """The place of a handler in an adapter without executors: the line, unless `concurrency` is given."""
     return Place.LINE if handler.concurrency is None else Place.QUEUE
 
 
 class Drop(enum.Enum):
-    """Which message gives way when a bounded queue is full."""
+    """Which message is dropped when a bounded queue is full."""
 
     OLDEST = "oldest"
     NEWEST = "newest"
@@ -148,13 +149,13 @@ class Drop(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A bound on what waits of one topic, for consumers who want only the latest (or the earliest).
+    """A bound on the waiting messages of one topic, for handlers that need only the latest (or the earliest).
 
-    It holds for the topic's line, and for each queue of a handler's own.
+    It applies to the topic's line, and to each queue of a handler of its own.
 
     Attributes:
         limit: Messages that may wait.
-        drop: Which one gives way to the next; it is counted and reported.
+        drop: Which message is dropped for the next; it is counted and reported.
     """
 
     limit: int
@@ -166,12 +167,12 @@ class Bound:
 
 
 class Owner(Protocol):
-    """The channel whose messages wait, as far as it is needed here.
+    """The channel of a queue, as far as this module needs it.
 
     Attributes:
         topic: The topic.
         join_ref: The ref of the latest join sent on this connection.
-        context: What the adapter wants to find again.
+        context: The adapter's own data about the channel.
     """
 
     topic: str
@@ -202,7 +203,7 @@ class DeliveryQueue:
         self.deliveries: list[Delivery] | None = None
 
     def put(self, delivery: Delivery) -> bool:
-        """Add it; gives whether the queue is to be given to a worker."""
+        """Add a delivery. Returns whether the queue must now be given to a worker."""
         if self.deliveries is None:
             self.deliveries = [delivery]
             return True
@@ -212,11 +213,11 @@ class DeliveryQueue:
     def take(self, limit: int = BATCH) -> list[Delivery]:
         """The next deliveries, in order.
 
-        A worker takes until an empty list ends its turn; then the next message has the queue given out again. What was
-        taken and handled is reported to `ClientProtocol.handled`.
+        An empty list ends the worker's turn; the next message begins another. The worker reports what it has handled
+        to `ClientProtocol.handled`.
 
         Args:
-            limit: How many at most. There are less where they are large (`LARGEST_TURN`), but at least one.
+            limit: How many at most. Of large messages fewer are given (`LARGEST_TURN`), but at least one.
         """
         waiting = self.deliveries
         if not waiting:
@@ -225,7 +226,7 @@ class DeliveryQueue:
         if len(waiting) > 1:
             if self.exact:
                 limit = 1
-            elif self._backlog.size > LARGEST_TURN:  # `heavy`, spelled out
+            elif self._backlog.size > LARGEST_TURN:  # `heavy`, without the call
                 limit = min(limit, fitting(waiting))
             if len(waiting) > limit:
                 taken = waiting[:limit]
@@ -235,26 +236,26 @@ class DeliveryQueue:
         return waiting
 
     def end_turn(self) -> None:
-        """The worker has found nothing more; the next message has the queue given out again."""
+        """End the worker's turn: nothing waits, and the next message begins another turn."""
         self.deliveries = None
 
     def put_back(self, deliveries: list[Delivery]) -> None:
-        """Take back what a worker took last and did not come to; its turn goes on, and is for another worker to end."""
+        """Return deliveries that a worker took and did not begin. The turn goes on: another worker takes it over."""
         self.deliveries = [*deliveries, *(self.deliveries or ())]
 
     @property
     def busy(self) -> bool:
-        """Whether messages wait, or are in the hands of a worker."""
+        """Whether messages wait, or a worker has some."""
         return self.deliveries is not None
 
     @property
     def heavy(self) -> bool:
-        """Whether the client holds so much that a turn is bounded in bytes."""
+        """Whether the client holds so many bytes that `take` limits them."""
         return self._backlog.size > LARGEST_TURN
 
     @property
     def full(self) -> bool:
-        """Whether a message must give way to the next."""
+        """Whether a message must be dropped before another can be added."""
         return self.bound is not None and self.deliveries is not None and len(self.deliveries) >= self.bound.limit
 
     def drop_oldest(self) -> Delivery:
@@ -264,12 +265,12 @@ class DeliveryQueue:
 
 
 class HandlerQueue(DeliveryQueue):
-    """The messages of one topic for one handler. Made on the first message.
+    """The messages of one topic for one handler. Made when the first message comes.
 
     Attributes:
-        handler: Whose queue it is.
-        handlers: The same, as its deliveries name it.
-        place: Who takes from it: the adapter's workers, or an executor.
+        handler: The handler.
+        handlers: The same in a tuple, for the deliveries.
+        place: Whether the adapter's workers or an executor take from it.
     """
 
     __slots__ = ("handler", "handlers", "place")
@@ -286,9 +287,9 @@ class HandlerQueue(DeliveryQueue):
 
 
 class ConcurrentQueue(HandlerQueue):
-    """The same for a handler that may have several messages of a topic in hand: so many workers have it at once.
+    """The queue of a handler with `concurrency=n`: up to n workers have it at once.
 
-    It is given out once for each of them.
+    It is given to the adapter once for each worker.
     """
 
     __slots__ = ("_turns",)
@@ -297,12 +298,12 @@ class ConcurrentQueue(HandlerQueue):
 
     def __init__(self, handler: Handler, place: Place, source: DeliveryQueue) -> None:
         super().__init__(handler, place, source)
-        self.deliveries = []  # for as long as it lives: turns are counted here
-        self._turns = 0  # workers that have it
+        self.deliveries = []  # never `None`: turns are counted instead
+        self._turns = 0  # workers that have the queue
 
     @property
     def busy(self) -> bool:
-        """Whether messages wait, or are in the hands of a worker."""
+        """Whether messages wait, or a worker has some."""
         return self._turns > 0
 
     @property
@@ -311,7 +312,7 @@ class ConcurrentQueue(HandlerQueue):
         return self.handler.concurrency
 
     def put(self, delivery: Delivery) -> bool:
-        """Add it; gives whether the queue is to be given to one more worker."""
+        """Add a delivery. Returns whether the queue must now be given to one more worker."""
         assert self.deliveries is not None
         self.deliveries.append(delivery)
         if self._turns == self._limit:
@@ -320,7 +321,7 @@ class ConcurrentQueue(HandlerQueue):
         return True
 
     def take(self, limit: int = BATCH) -> list[Delivery]:
-        """The next deliveries: one for a worker of the adapter, a fair share for a batch of an executor."""
+        """The next deliveries: one for a worker of the adapter, an equal share for a batch of an executor."""
         waiting = self.deliveries
         if not waiting:
             self.end_turn()
@@ -332,5 +333,5 @@ class ConcurrentQueue(HandlerQueue):
         return taken
 
     def end_turn(self) -> None:
-        """One of the workers has found nothing more; the next message has the queue given out to one more again."""
+        """End the turn of one worker: the next message may begin another."""
         self._turns -= 1

@@ -1,13 +1,13 @@
-"""What comes in: frames to messages, messages to the handlers and streams that want them.
+"""Received frames: they are decoded to messages, and the messages go to handlers and streams.
 
 The unit of work is a read. Its messages go straight into the inboxes of their channels, with no event or object made
 for each; the loop of `receive_all` is the one place of the core that is written for speed first. All that is not a
-message of a joined channel with a handler for it takes the slower way below the loop.
+message of a joined channel with a handler in its topic's line is left to the slower code below the loop.
 
 The rules (PROTOCOL.md): a reply is matched by its ref alone, and the first one counts. A message with a null join_ref
-is for the channel that has the topic; one with another join_ref than the channel's current one is stale, whatever the
-event, and dropped. With a null join_ref, on a topic without a channel, it is for the handlers that take such
-(`unjoined`); where there are none it is stale.
+belongs to the topic's channel. If the topic has no channel, handlers with `unjoined` get it; without such handlers it
+is stale. A message with a join_ref that is not the channel's current one is stale, whatever its event. Stale messages
+are dropped and counted.
 """
 
 import re
@@ -29,7 +29,7 @@ from .queues import Claim, DeliveryQueue, Drop, HandlerQueue, Place
 from .resume import Position
 from .shown import Secrets, escaped, shown
 
-#: Messages of topics without a channel, of which the application is told: one or two may follow any leave.
+#: Messages on topics without a channel that are reported to the application: one or two may follow any leave.
 _MANY: Final = 3
 
 _NO_INBOXES: Final[dict[str, Inbox]] = {}
@@ -38,18 +38,18 @@ _NO_INBOXES: Final[dict[str, Inbox]] = {}
 #: one that is not ASCII counts as the memory it takes: Python holds a text with one emoji in four bytes a character.
 _SHORT: Final = 256
 
-#: What decoding raises in the loop of `Reader.receive_all`, where the frame is looked at again.
+#: What decoding may raise in the loop of `Reader.receive_all`; such a frame is decoded again, by `Reader._decode`.
 _UNDECODED: Final = (InvalidFrame, *UNREADABLE)
 
 
 class Reader:
-    """The way in of one client, over all its connections.
+    """Takes what one client receives, over all its connections.
 
-    While the client ends, messages are dropped and replies still heard.
+    While the client is closing, messages are dropped; replies are still processed.
 
     Args:
         client: The client's state.
-        unjoined: The inbox for messages of topics that have no channel.
+        unjoined: The inbox for messages on topics without a channel.
     """
 
     __slots__ = ("_client", "_decode_short", "_overflow", "_unclaimed", "_unjoined")
@@ -64,7 +64,7 @@ class Reader:
         self._unclaimed = 0  # messages of topics without a channel that no handler took
 
     def receive_all(self, connection: Connection, frames: Sequence[str | bytes], now: float) -> None:
-        """Take what one read of the connection brought. Raises nothing, whatever it is."""
+        """Take the frames of one read. Raises nothing, whatever they hold."""
         client = self._client
         connection.heartbeat.heard()
         draining = connection.draining
@@ -112,16 +112,16 @@ class Reader:
             size += deliveries_made * length
             undelivered += 1 - deliveries_made
         delivered = len(frames) - undelivered - unhandled
-        client.stats.received += len(frames)  # less the bad ones, see `_bad`
+        client.stats.received += len(frames)  # `_bad` subtracts bad ones
         client.stats.delivered += delivered
         client.stats.unhandled += unhandled
-        if not draining:  # nothing can fill up any more, and replies and leaves have to be heard
+        if not draining:  # else reading goes on: no messages are kept, and replies are still needed
             connection.flow.received(delivered, size, frames, now)
         if self._overflow:
             self._report_overflow()
 
     def _decode(self, connection: Connection, frame: str | bytes, now: float) -> Message[Any] | None:
-        """The message in a frame that the loop could not decode; `None` where there is none, which is reported."""
+        """Decode a frame that the loop could not decode. `None`, and a `BadFrame` event, if it holds no message."""
         try:
             return self._client.serializer.decode(frame)
         except InvalidFrame as error:
@@ -129,9 +129,9 @@ class Reader:
             return None
 
     def _other(self, connection: Connection, message: Message[Any], size: int, now: float) -> int:
-        """A message that the loop has no fast route for; gives how many were delivered, and so are held now.
+        """Process a message that the loop has no fast route for. Returns how many messages were delivered.
 
-        A change of presence may make more of one: see `_tell_change`.
+        A change of presence may add messages: see `_tell_change`.
         """
         event = message.event
         if event in self._reserved:
@@ -166,7 +166,7 @@ class Reader:
     def _tell_change(
         self, connection: Connection, inbox: Inbox, cause: Message[Any], change: PresenceChange, size: int
     ) -> int:
-        """Tell handlers and streams that name these events who came and who left; gives how many messages that took."""
+        """Deliver `presence_join` and `presence_leave` to what is registered for them. Returns how many messages."""
         told = 0
         for event, entries in ((PRESENCE_JOIN, change.joins), (PRESENCE_LEAVE, change.leaves)):
             route = inbox.change_route(event)
@@ -184,15 +184,15 @@ class Reader:
         size: int,
         position: Position | None,
     ) -> bool:
-        """Put it into the inbox, unless there is no room or the client ends; tells whether it was put there.
+        """Deliver it, unless the client is closing or a hard bound is reached. Returns whether it was delivered.
 
         Args:
-            connection: Where it came.
-            inbox: Its channel's.
-            route: Who is to have it.
+            connection: The connection that it came on.
+            inbox: Its channel's inbox.
+            route: Its handlers and streams.
             message: The message.
-            size: Of its frame.
-            position: What it moves on once it is handled, if anything.
+            size: Bytes of its frame.
+            position: The topic's position, which moves when the message is handled; `None` for none.
         """
         if connection.draining or connection.flow.full:
             if connection.draining:
@@ -205,7 +205,7 @@ class Reader:
         return self._deliver(inbox, route, message, size, position)
 
     def _deliver(self, inbox: Inbox, route: Route, message: Message[Any], size: int, position: Position | None) -> bool:
-        """Put it wherever it is to wait; gives whether that is anywhere."""
+        """Put it into the queues and streams of its route. Returns whether any took it."""
         if route.only is not None and position is None and inbox.bound is None:  # for speed: the rest does the same
             self._enqueue(inbox.queue(*route.only), message, size)
             return True
@@ -233,7 +233,7 @@ class Reader:
             (self._client.executable if queue.place is Place.EXECUTOR else self._client.runnable).append(queue)
 
     def _has_room(self, queue: DeliveryQueue) -> bool:
-        """Whether one more message may wait there; the oldest may have to go for it."""
+        """Whether one more message may be added; the oldest may be dropped for it."""
         if not queue.full:
             return True
         self._overflow[queue.channel.topic] += 1
@@ -250,7 +250,7 @@ class Reader:
             reply = decode_reply(message, raw=isinstance(awaiting, Push) and awaiting.raw)
             connection.requests.forget(ref)
             awaiting.replied(reply, now)
-        elif message.topic != PHOENIX_TOPIC:  # the answers to heartbeats have been heard, and are no more than that
+        elif message.topic != PHOENIX_TOPIC:  # answers to heartbeats are no stale replies
             self._client.stats.stale += 1
 
     def _close(self, connection: Connection, message: Message[Any], now: float) -> None:
@@ -277,7 +277,7 @@ class Reader:
             self._client.notices.append(UnclaimedMessages(message.topic, message.event, self._unclaimed))
 
     def _addressed(self, connection: Connection, message: Message[Any]) -> Member | None:
-        """The channel whose end a phx_close or phx_error tells: by its join_ref, or the one that has the topic."""
+        """The channel that a phx_close or phx_error ends: by the join_ref, or by the topic where that is null."""
         join_ref = message.join_ref
         holder = self._client.channels.get(message.topic)
         if (
@@ -304,7 +304,7 @@ class Reader:
             if awaiting is not None:
                 connection.requests.forget(ref)
                 awaiting.unreadable(error.problem, now)
-        elif envelope.event in (PHX_CLOSE, PHX_ERROR):  # what they say needs no payload
+        elif envelope.event in (PHX_CLOSE, PHX_ERROR):  # these need no payload
             self._reserved[envelope.event](self, connection, envelope, now)
 
     def _report_overflow(self) -> None:
@@ -317,7 +317,7 @@ class Reader:
         PHX_REPLY: _reply,
         PHX_CLOSE: _close,
         PHX_ERROR: _error,
-        PHX_JOIN: _stale,  # these two are a client's to send
+        PHX_JOIN: _stale,  # only a client sends these two
         PHX_LEAVE: _stale,
     }
 
@@ -334,7 +334,7 @@ _QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 def _excerpt(frame: str | bytes, secrets: Secrets) -> str:
-    """How a frame begins, for a log: names and values in quotes masked, of a binary one its sizes alone."""
+    """The beginning of a frame, for logs: JSON strings masked; of a binary frame only the header's bytes."""
     if isinstance(frame, bytes):
         return frame[:5].hex(" ")
     return escaped(secrets.masked(_QUOTED.sub('"…"', frame[:200]))[:60], 600)

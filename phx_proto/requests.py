@@ -1,7 +1,7 @@
 """The requests sent on one connection, and the one table that finds what awaits the reply to each.
 
-A reply is matched by its ref alone, and the first one counts (PROTOCOL.md). What awaits it is an object of the kind of
-the request: a channel (its join), a leave, a push, a ping, or the record of a join that was given up.
+A reply is matched by its ref alone, and the first one counts (PROTOCOL.md). It goes to the object that awaits it: a
+channel (for its join), a leave, a push, a ping, or the record of a join that was given up.
 """
 
 from typing import Any, Final, Protocol
@@ -19,11 +19,11 @@ class Awaiting(Protocol):
     """What awaits a reply."""
 
     def replied(self, reply: Reply, now: float) -> None:
-        """It came."""
+        """The reply came."""
         ...
 
     def unreadable(self, problem: str, now: float) -> None:
-        """It came and cannot be read: why."""
+        """The reply came and cannot be read; `problem` says why."""
         ...
 
 
@@ -63,7 +63,7 @@ class Requests:
 
     def abandon(self, ref: str, awaiting: Awaiting) -> None:
         """No call waits for it any more, but a late reply still matters."""
-        if len(self._abandoned) == _MOST_ABANDONED:  # by a server that answers no joins
+        if len(self._abandoned) == _MOST_ABANDONED:  # the server answers no joins
             self.forget(next(iter(self._abandoned)))
         self._awaiting[ref] = awaiting
         self._abandoned[ref] = None

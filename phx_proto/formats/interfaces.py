@@ -124,5 +124,5 @@ class ServerSerializer(Protocol):
         ...
 
     def broadcast(self, topic: str, event: str, payload: Any) -> str | bytes:
-        """Send to whoever has the topic: one frame for all of them."""
+        """Broadcast on a topic: one frame for all its channels."""
         ...

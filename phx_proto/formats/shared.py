@@ -77,7 +77,7 @@ _decode_decimals = msgspec.json.Decoder(float_hook=Decimal).decode
 
 
 def read_leniently(frame: str, error: Exception, decode: DecodeEcho, make: MakeMessage) -> Message[Any]:
-    """Read what the plain decoder could not: half characters, and what a server echoes to a client without manners.
+    """Read what the plain decoder refuses: lone surrogates, and refs or topics of other types, echoed by the server.
 
     Raises:
         InvalidFrame: It is no message.
@@ -107,9 +107,9 @@ def _envelope(frame: str, decode: DecodeEcho, make: MakeMessage) -> Message[Any]
 
 
 def _checked(echo: Echo | V2Echo) -> Echo | V2Echo:
-    """What a server sends to a client whose refs are not text: it echoes them as they came, in a reply the topic too.
+    """Check a message from a server, which echoes a client's refs, and the topic in a reply, whatever their types.
 
-    In their places stands an empty text, which is the ref of no request of ours.
+    Refs that are no text become an empty text, which no request of this library has as its ref.
     """
     if not isinstance(echo.topic, str):
         if echo.event != PHX_REPLY:

@@ -116,7 +116,7 @@ class V1Server:
         return with_object(self._object(ref, topic, event, payload), topic, event, payload)
 
     def broadcast(self, topic: str, event: str, payload: Any) -> str | bytes:
-        """Send to whoever has the topic.
+        """Broadcast on a topic.
 
         Raises:
             InvalidPayload: A field cannot be sent; the error names it.

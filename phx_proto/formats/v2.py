@@ -110,9 +110,9 @@ class V2:
 
     @property
     def decode_short(self) -> Callable[[str], Message[Any]]:
-        """Decodes a text frame of up to `SHALLOW` characters; raises one of `UNREADABLE` where it takes `decode`.
+        """Decodes a text frame of up to `SHALLOW` characters; raises one of `UNREADABLE` where `decode` may succeed.
 
-        It is msgspec's own decoder, without a call of Python for each message.
+        It is msgspec's own decoder, so a message costs no call of a Python function.
         """
         return self._decode_text
 
@@ -173,7 +173,7 @@ class V2Server:
         return with_object(text, topic, event, payload)
 
     def broadcast(self, topic: str, event: str, payload: Any) -> str | bytes:
-        """Send to whoever has the topic: in binary if the payload is bytes.
+        """Broadcast on a topic: in binary if the payload is bytes.
 
         Raises:
             InvalidPayload: A field cannot be sent; the error names it.

@@ -1,6 +1,6 @@
 """`Router`: which handlers a message goes to, by the pattern of its topic and by its event.
 
-A router is pure and belongs to no transport: it is registered with, and asked. Patterns are `"room:lobby"` (exact),
+A router is pure and belongs to no transport. Patterns are `"room:lobby"` (exact),
 `"room:*"` (every topic that starts so) and `"*"`. Handlers come in the order of their registration, whichever pattern
 brought them.
 
@@ -58,15 +58,15 @@ class Routes:
 
     @property
     def all(self) -> tuple[Handler, ...]:
-        """Who handles anything."""
+        """All handlers, of all events."""
         return (*self.catch_all, *(handler for handlers in self.by_event.values() for handler in handlers))
 
     def handlers(self, event: str) -> tuple[Handler, ...]:
-        """Who handles the event."""
+        """The handlers of an event."""
         return self.by_event.get(event, self.catch_all)
 
     def merged(self, extra: Iterable[Handler]) -> "Routes":
-        """These routes with more handlers behind them, e.g. a channel's own; without any, these themselves."""
+        """These routes with more handlers after them, e.g. a channel's own; without any, these themselves."""
         added = tuple(extra)
         if not added:
             return self
@@ -82,13 +82,13 @@ class Routes:
 
 
 def compile_routes(handlers: Iterable[Handler]) -> Routes:
-    """Routes to these handlers, in this order. Their topics are not looked at: whoever calls has matched them."""
+    """Routes to these handlers, in this order. Their topics are not looked at: the caller has matched them."""
     return _NO_ROUTES.merged(handlers)
 
 
 _NO_ROUTES: Final = Routes()
 
-#: A handler behind its number; numbers rise in the order of registration.
+#: A handler with its number; numbers rise in the order of registration.
 _Entry: TypeAlias = tuple[int, Handler]
 
 
@@ -111,10 +111,10 @@ def decorator(add: Callable[[F, str], object], event: str) -> Callable[[F], F]:
 def select_handlers(
     handlers: Iterable[Handler], what: Handler | Callable[..., Any] | str, whose: str
 ) -> tuple[Handler, ...]:
-    """Of these handlers those that `off` is to take back.
+    """Select the handlers that `off` is to remove.
 
     Args:
-        handlers: All there are.
+        handlers: All handlers.
         what: One of them, a function, or an event's name.
         whose: The router's or the channel's name, for the error.
 
@@ -247,7 +247,7 @@ class Router:
         return handler
 
     def make(self, function: Callable[..., Any], event: str, *, payload: Any = None, **options: Any) -> Handler:
-        """A handler like those of this router, registered with nobody. The arguments are those of `add`.
+        """Make a handler like those of this router without registering it. The arguments are those of `add`.
 
         Raises:
             InvalidHandler: It could never be called rightly.
@@ -255,7 +255,7 @@ class Router:
         return Handler(function, event, payload_type=payload, around=self._around, **options)
 
     def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
-        """Take registrations back: one, all of a function, or all for an event; gives those that it took.
+        """Remove registrations: one, all of a function, or all for an event. Returns those removed.
 
         Args:
             what: What `add` gave, a function, or an event's name (`"*"`: what was registered for every event).
@@ -293,11 +293,11 @@ class Router:
         return compiled.setdefault(handlers, compile_routes(handlers)) if known is None else known
 
     def unjoined(self, topic: str, event: str) -> tuple[Handler, ...]:
-        """Who is to have a message of a topic that has no channel on this client."""
+        """The handlers of a message on a topic that has no channel on this client."""
         return tuple(handler for handler in self.routes(topic).handlers(event) if handler.unjoined)
 
     def dispatch(self, message: Message[Any]) -> tuple[Dispatch, ...]:
-        """Who is to have the message, in the order of registration. Calls nothing, and decodes nothing."""
+        """The handlers of the message, in the order of registration. Calls nothing, and decodes nothing."""
         return tuple(Dispatch(handler, message) for handler in self.routes(message.topic).handlers(message.event))
 
     def _place(self, handler: Handler) -> tuple[dict[str, tuple[_Entry, ...]], str]:

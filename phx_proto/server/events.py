@@ -1,7 +1,7 @@
-"""The server side's dictionary: its options, what it asks the application, and what it asks the transport.
+"""The server's options, its events for the application, and its commands for the transport.
 
-Phoenix releases differ in a few points and so do the web servers under them; both differences are tables here, and
-`server.py` reads them without an `if` on a name.
+Phoenix releases differ in a few points, and so do the web servers under them. Both differences are tables here, so
+`protocol.py` has no `if` on a release or a server.
 """
 
 import enum
@@ -48,12 +48,12 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         timeout: Seconds without a byte from the client after which the connection is closed; `None` for never.
         max_channels: How many topics may be joined at once; `None` for any number. The release's unless set.
-        max_topic: Characters of a topic that can be joined; a longer one is unmatched. So long may a join's refs be,
-            too, as they are sent back; longer ones close the connection with 1011. Phoenix has no limit.
-        max_waiting: How much of a client's messages may wait for the application, in bytes, each of them counted with
-            `MESSAGE_COST` besides; then no more is read from it until some are handled. `None` for any amount.
-        release: Which Phoenix to be.
-        host: Which web server to be.
+        max_topic: Characters of a topic that can be joined; a longer one is unmatched. A join's refs, which are sent
+            back, may be this long too; longer ones close the connection with 1011. Phoenix has no limit.
+        max_waiting: Bytes of a client's messages that may wait for the application, with `MESSAGE_COST` added for each
+            message. Above it, nothing more is read from the client until some are handled. `None` for no limit.
+        release: The Phoenix release to behave like.
+        host: The web server to behave like.
     """
 
     timeout: float | None = 60.0
@@ -115,17 +115,17 @@ class HostRules:
     max_inflation: int | None
 
     def close_answer(self, code: int) -> int:
-        """The code that answers a client's close frame. 1005, here and there, is a frame that names no code."""
+        """The code that answers a client's close frame. 1005 stands for a frame without a code, in both directions."""
         if any(code in codes for codes in self.refused_codes):
             return 1002
         return code if self.answer is None else self.answer
 
     def idle_end(self, opened: float, heard: float, timeout: float) -> float:
-        """When a client is closed that is not heard of again.
+        """When the connection is closed if nothing more comes from the client.
 
         Args:
             opened: When the connection was opened, in monotonic seconds.
-            heard: When the client was last heard of.
+            heard: When the client last sent anything.
             timeout: As the socket is configured.
         """
         if not self.idle_ticks:
@@ -180,7 +180,7 @@ class ChannelHandle(msgspec.Struct, frozen=True, eq=False):
 
 
 class JoinRequested(msgspec.Struct, frozen=True):
-    """The client joins a topic: answer with `accept`, `refuse` or `crash_join`. The socket stands still until then.
+    """The client joins a topic: answer with `accept`, `refuse` or `crash_join`. The socket waits for the answer.
 
     Attributes:
         pattern: Which of the socket's topic patterns matched.
@@ -196,9 +196,9 @@ class JoinRequested(msgspec.Struct, frozen=True):
 
 
 class MessageIn(msgspec.Struct, frozen=True, eq=False):
-    """A message for a channel: handle it, answer with `reply` if it wants one, and say `finish`.
+    """A message for a channel: handle it, answer with `reply` if it needs an answer, and call `finish`.
 
-    The channel's next message comes after `finish`; a reply may still come later.
+    The channel's next message comes after `finish`. A reply may be sent later, too.
 
     Attributes:
         ref: The client's, for the reply; any JSON value.
@@ -212,9 +212,9 @@ class MessageIn(msgspec.Struct, frozen=True, eq=False):
 
 
 class BroadcastOut(msgspec.Struct, frozen=True, eq=False):
-    """A broadcast that a channel intercepts: handle it, `push` what its client shall get of it, and say `finish`.
+    """A broadcast that a channel intercepts: handle it, `push` to the client what it should get, and call `finish`.
 
-    It takes its turn among the channel's messages: one that a message causes comes after that message's reply.
+    It is queued among the channel's messages: a broadcast that a message causes comes after that message's reply.
 
     Attributes:
         payload: What was broadcast, not encoded; shared by all channels that intercept it.
@@ -226,7 +226,7 @@ class BroadcastOut(msgspec.Struct, frozen=True, eq=False):
 
 
 class Termination(enum.Enum):
-    """Why a channel is no more."""
+    """Why a channel ended."""
 
     LEFT = "the client left"
     STOPPED = "the application stopped it"
@@ -236,18 +236,18 @@ class Termination(enum.Enum):
 
 
 class ChannelTerminated(msgspec.Struct, frozen=True):
-    """A channel is no more, or a join that waited for its answer: calls that name it do nothing from here on."""
+    """A channel, or a join that waited for its answer, has ended: later calls that name it do nothing."""
 
     channel: ChannelHandle
     reason: Termination
 
 
 class SocketClosed(msgspec.Struct, frozen=True):
-    """The connection is over, for good; nothing comes after this.
+    """The connection has ended. This is its last event.
 
     Attributes:
-        code: Of the close frame that began the end, whoever sent it; `None` where none was sent.
-        reason: The client's words, or what happened in words.
+        code: Of the first close frame, from either side; `None` where none was sent.
+        reason: The client's reason, or a description of what happened.
     """
 
     code: int | None

@@ -1,23 +1,24 @@
 """`ServerProtocol`: the other side of the wire, one socket with the semantics of `Phoenix.Socket`.
 
-Theory of operation. On a real server a socket is a process and so is each of its channels, and what a client can see of
-that is the order in which things are answered. So this is two kinds of mailbox and one loop over them:
+Theory of operation. On a real server a socket is a process, and so is each of its channels. A client sees only the
+order of their answers. So this class has two kinds of mailbox, and one loop that works on them:
 
-- The socket's mail: frames that came in, frames that channels want sent, news of channels that ended, a wish to close.
-  It is worked off in order of arrival, but stands still while a join waits for the application's answer; the answer
-  itself goes out at once, ahead of the mail.
-- A channel's mailbox: its messages, broadcasts that it intercepts and its leave, one at a time; the next comes when
-  the application has finished the one before. A channel that ends takes its mailbox with it, unanswered. An application
-  that has something to say at the end (`last_words`) sends it before `terminated`, and only then the client is told.
+- The socket's mailbox holds frames that came in, frames that channels send, the ends of channels, and requests to close
+  the connection. It is processed in order of arrival, but not while a join waits for the application's answer. That
+  answer is sent at once, before anything in the mailbox.
+- A channel's mailbox holds its messages, the broadcasts that it intercepts, and its leave. They are processed one by
+  one: the next comes when the application has finished the one before. When a channel ends, its mailbox is dropped and
+  nothing in it is answered. With `last_words` the application can still send until it calls `terminated`; only then is
+  the client told of the end.
 
-The frames of one read go through the socket before any channel takes its turn, as processes would run. That decides the
-races: of a leave and a join in one read the join finds the channel still there and replaces it, and the leave is never
-answered.
+All frames of one read go through the socket's mailbox before any channel's mailbox is processed, as with real
+processes. That decides races: if a leave and a join of one topic come in one read, the join finds the channel still
+there and replaces it, and the leave is never answered.
 
-The application gives no callbacks: it drains `events()`, and answers by calls that name a channel or a message. A call
-for a channel that has ended, or on a socket that is closed, does nothing, for the application cannot know in time; a
-call that never made sense raises a `LocalError`. So does a payload that cannot be encoded: on a real server it crashes
-the channel that sends it, and an application should treat the error like any other in its handlers, with `crash`.
+There are no callbacks. The application drains `events()`, and answers by calls that name a channel or a message. A call
+for a channel that has ended, or on a closed socket, does nothing, for the application cannot know of the end in time. A
+call that could never be right raises a `LocalError`. So does a payload that cannot be encoded: on a real server it
+crashes the channel that sends it, so an application should treat it like any error of its handlers, and call `crash`.
 """
 
 from collections import deque
@@ -62,7 +63,7 @@ _Mail: TypeAlias = Callable[[], None]
 class _Channel:
     """One join of one topic.
 
-    `join_ref` is what the client sent, which its messages must match and which `phx_close` carries; null there, replies
+    `join_ref` is what the client sent: its messages must match it, and `phx_close` carries it. If it is null, replies
     and pushes carry the join's `ref` instead.
     """
 
@@ -70,15 +71,15 @@ class _Channel:
     join_ref: Any
     ref: Any
     alive: bool = False
-    ending: Termination | None = None  # it ended, and the application's `terminated` is waited for
+    ending: Termination | None = None  # why it ended, while it waits for the application's `terminated`
     running: MessageIn | BroadcastOut | None = None
-    mailbox: deque[tuple[Request | BroadcastOut, int]] = field(  # with the cost of each to the client's account
+    mailbox: deque[tuple[Request | BroadcastOut, int]] = field(  # each with its cost, see `_waiting`
         default_factory=deque[tuple[Request | BroadcastOut, int]]
     )
 
     @property
     def speaks(self) -> bool:
-        """Whether what it sends, and what is sent to its topic, still reaches its client."""
+        """Whether it can still send to its client."""
         return self.alive or self.ending is not None
 
     @property
@@ -91,11 +92,11 @@ class ServerProtocol:
 
     Args:
         serializer: Of the version that the client asked for.
-        topics: The patterns of the topics that the application serves: a whole topic, or a beginning and `*`.
-        options: How it is configured.
-        last_words: Whether a channel that ends by itself may still send until `terminated`; else its end is sent at
-            once.
-        now: Monotonic seconds, as everywhere.
+        topics: Patterns of the topics that the application serves: a whole topic, or the beginning of one and `*`.
+        options: The socket's configuration.
+        last_words: Whether a channel that ends may still send until `terminated` is called. If not, the client is told
+            of the end at once.
+        now: The time, in monotonic seconds.
 
     >>> from phx_proto import V2Server
     >>> server = ServerProtocol(V2Server(), ("room:*",), now=0.0)
@@ -127,9 +128,9 @@ class ServerProtocol:
         self._open = True
         self._deadline: float | None = None
         self._mail: deque[_Mail] = deque()
-        self._waiting = 0  # what the client's messages cost, in the mail and the mailboxes
-        self._channels: dict[str, _Channel] = {}  # what the socket knows of: an ended one stays until its news is read
-        self._ready: deque[_Channel] = deque()  # those whose turn it is: idle, with mail
+        self._waiting = 0  # cost of the client's messages in all mailboxes, in bytes, see `max_waiting`
+        self._channels: dict[str, _Channel] = {}  # an ended one stays until the socket has processed its end
+        self._ready: deque[_Channel] = deque()  # idle channels with messages in their mailbox
         self._joining: _Channel | None = None
         self._serials = count(1)
         self._commands: list[ServerCommand] = []
@@ -139,11 +140,11 @@ class ServerProtocol:
     # ---- from the transport ------------------------------------------------------------------------------------------
 
     def receive(self, frame: str | bytes, now: float) -> None:
-        """A frame came: `str` from a text frame, `bytes` from a binary one."""
+        """One frame was received: `str` for a text frame, `bytes` for a binary one."""
         self.receive_all((frame,), now)
 
     def receive_all(self, frames: Iterable[str | bytes], now: float) -> None:
-        """One read brought these frames."""
+        """These frames were received in one read."""
         if not self._open:
             return
         self.touched(now)
@@ -154,29 +155,30 @@ class ServerProtocol:
 
     @property
     def full(self) -> bool:
-        """Whether so many messages wait for the application that no more should be read from the client now.
+        """Whether `max_waiting` is exceeded, so that nothing more should be read from the client now.
 
-        It changes by any input and any call of the application. What is received all the same is kept.
+        Any input and any call of the application may change it. What is received nevertheless is kept.
         """
         limit = self._options.max_waiting
         return limit is not None and self._waiting > limit
 
     @property
     def ready(self) -> bool:
-        """Whether all that came was handled: no join waits for its answer, and there is room for more."""
+        """Whether more can be received: no join waits for its answer, and the socket is not `full`."""
         return self._joining is None and not self.full
 
     def touched(self, now: float) -> None:
-        """Bytes came from the client that are no message: a ping, a pong, a part of a frame."""
+        """The client sent bytes that are no message: a ping, a pong, a part of a frame."""
         if self._open and self._options.timeout is not None:
             self._deadline = self._host.idle_end(self._opened, now, self._options.timeout)
 
     def closed(self, code: int | None, reason: str) -> None:
-        """The client ended the connection. Its close frame waits for its turn like any frame, behind a join then.
+        """The client ended the connection. While a join waits for its answer, its close frame waits like any frame.
 
         Args:
-            code: Of its close frame, 1005 where that names none; `None` where the connection ended without one.
-            reason: Of its close frame, or what happened in words.
+            code: The close frame's code, 1005 where it has none; `None` where the connection ended without a close
+                frame.
+            reason: The close frame's reason, or a description of what happened.
         """
         if code is None:
             self._end_socket(None, None, reason)
@@ -188,14 +190,14 @@ class ServerProtocol:
             end()
 
     def next_timeout(self) -> float | None:
-        """When `handle_timeout` wants to be called next; `None` for never."""
+        """When to call `handle_timeout` next; `None` for never."""
         return self._deadline
 
     def handle_timeout(self, now: float) -> None:
-        """The time has come; early is a no-op."""
+        """The time of `next_timeout` has come. Does nothing before that."""
         if self._deadline is None or now < self._deadline:
             return
-        if self.full:  # it is not the client that is silent: nothing is read from it
+        if self.full:  # the client is not silent: nothing is read from it
             self.touched(now)
         else:
             self._deadline = None
@@ -204,32 +206,32 @@ class ServerProtocol:
     # ---- to the adapter ----------------------------------------------------------------------------------------------
 
     def commands(self) -> list[ServerCommand]:
-        """What the transport must do, in order; each is told once."""
+        """What the transport must do, in order; each command is given once."""
         commands, self._commands = self._commands, []
         return commands
 
     def events(self) -> list[ServerEvent]:
-        """What the application is asked and told, in order; each is told once."""
+        """The events for the application, in order; each is given once."""
         events, self._events = self._events, []
         return events
 
     # ---- the application: joins --------------------------------------------------------------------------------------
 
     def accept(self, channel: ChannelHandle, response: Any = _NOTHING) -> None:
-        """The join succeeds.
+        """Accept the join.
 
         Raises:
-            InvalidState: The join was answered before.
-            LocalError: The response cannot be encoded; the join still waits for its answer.
+            InvalidState: The join was answered already.
+            LocalError: The response cannot be encoded. The join still waits for its answer.
         """
         self._answer("accept", channel, "ok", response)
 
     def refuse(self, channel: ChannelHandle, response: Any = _NOTHING) -> None:
-        """The join is refused; the channel is never told of as terminated, for it never was. Raises as `accept`."""
+        """Refuse the join. No `ChannelTerminated` follows, for there was no channel. Raises as `accept`."""
         self._answer("refuse", channel, "error", response)
 
     def crash_join(self, channel: ChannelHandle) -> None:
-        """The application failed to answer the join. Raises as `accept`."""
+        """Answer the join as a real server does whose application raised. Raises as `accept`."""
         self._answer("crash_join", channel, "error", {"reason": "join crashed"})
 
     # ---- the application: a channel ----------------------------------------------------------------------------------
@@ -246,10 +248,10 @@ class ServerProtocol:
             self._post(partial(self._send, frame))
 
     def finish(self, message: MessageIn | BroadcastOut) -> None:
-        """The message or broadcast is handled; the channel takes its next one.
+        """The message or broadcast is handled; the channel's next one follows.
 
         Raises:
-            InvalidState: It was finished before.
+            InvalidState: It was finished already.
         """
         channel = self._find("finish", message.channel)
         if channel is None:
@@ -280,18 +282,18 @@ class ServerProtocol:
             self._run()
 
     def stop(self, channel: ChannelHandle) -> None:
-        """The channel ends, and its client does not join it again by itself. Raises `InvalidState` as `push`."""
+        """End the channel with `phx_close`: clients do not rejoin. Raises `InvalidState` as `push`."""
         self._stop("stop", channel, Termination.STOPPED)
 
     def crash(self, channel: ChannelHandle) -> None:
-        """The channel dies, and its client joins it anew; also of one that fails on its `last_words`.
+        """End the channel with `phx_error`: clients rejoin. Also for a channel that fails during its `last_words`.
 
         Raises `InvalidState` as `push`.
         """
         self._stop("crash", channel, Termination.CRASHED)
 
     def terminated(self, channel: ChannelHandle) -> None:
-        """A channel that ended has said its `last_words`: now its client is told of the end."""
+        """An ended channel has sent its `last_words`: the client is told of the end now."""
         found = self._channels.get(channel.topic)
         if found is not None and found.handle is channel and found.ending is not None:
             self._tell_end(found, found.ending)
@@ -300,36 +302,36 @@ class ServerProtocol:
     # ---- the application: the socket ---------------------------------------------------------------------------------
 
     def broadcast(self, topic: str, event: str, payload: Any) -> None:
-        """Send an event to whoever has the topic joined on this socket.
+        """Send an event to the channel of the topic, if this socket has one.
 
         Raises:
-            LocalError: The payload cannot be encoded, and somebody was there to get it.
+            LocalError: There is such a channel, and the payload cannot be encoded.
         """
         if self._has(topic):
             self.fastlane(topic, self.serializer.broadcast(topic, event, payload))
 
     def fastlane(self, topic: str, frame: str | bytes) -> None:
-        """The same with a frame that was encoded before, by a serializer's `broadcast`: once for many sockets."""
+        """Broadcast a frame that a serializer's `broadcast` has encoded, once for many sockets."""
         if not self._has(topic):
             return
         if self._mail or self._joining is not None:
             self._mail.append(partial(self._send, frame))
-        else:  # nothing is in the way, as nearly always
+        else:  # the usual case: nothing is before it
             self._send(frame)
 
     def disconnect(self) -> None:
-        """Close the connection; the client is meant to come back, with new credentials perhaps."""
+        """Close the connection; clients reconnect, perhaps with new credentials."""
         self._post(partial(self._close, self._release.disconnect, "disconnected by the application"))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection with a code and words of the application's.
+        """Close the connection with a code and a reason of the application.
 
         Args:
             code: 1000 to 1003, 1007 to 1014, or 3000 to 4999, as RFC 6455 §7.4 has them.
             reason: 123 bytes in UTF-8 at most.
 
         Raises:
-            ValueError: No close frame can carry these.
+            ValueError: A close frame cannot carry these.
         """
         if not any(code in codes for codes in _CLOSE_CODES):
             raise ValueError(f"a close code is 1000 to 1003, 1007 to 1014 or 3000 to 4999, not {code}")
@@ -338,11 +340,11 @@ class ServerProtocol:
         self._post(partial(self._close, code, reason or "closed by the application", reason))
 
     def drain(self) -> None:
-        """Close the connection because the server goes away: what a real one tells a socket when it drains."""
+        """Close the connection with 1012, as a real server does that drains its sockets before it stops."""
         self._post(partial(self._close, 1012, "drained by the application"))
 
     def shutdown(self) -> None:
-        """Close the connection as a real server's shutdown does: drain it if a channel is joined, else end it."""
+        """Close the connection as a real server does when it stops: with 1012 if a channel is joined."""
         self._post(self._shutdown)
 
     def abort(self) -> None:
@@ -416,7 +418,7 @@ class ServerProtocol:
         if old.alive:
             self._end_channel(old, Termination.REPLACED)
         old.ending = None
-        self._mail.append(partial(self._send_end, old, PHX_CLOSE, {}))  # behind the new join's answer
+        self._mail.append(partial(self._send_end, old, PHX_CLOSE, {}))  # after the new join's answer
 
     def _deliver(self, channel: _Channel, request: Request, cost: int) -> None:
         if not channel.alive or not self._fits(channel.join_ref, request):
@@ -440,7 +442,7 @@ class ServerProtocol:
         return type(joined) is type(sent) and bool(joined == sent)  # 1, 1.0 and true are three different refs
 
     def _ended(self, channel: _Channel, event: str, payload: dict[str, Any]) -> None:
-        if self._channels.get(channel.handle.topic) is channel:  # else it was replaced, and told of, meanwhile
+        if self._channels.get(channel.handle.topic) is channel:  # else it was replaced meanwhile, and its end was sent
             del self._channels[channel.handle.topic]
             self._send_end(channel, event, payload)
 
@@ -472,7 +474,7 @@ class ServerProtocol:
             self._events.append(channel.running)
 
     def _die(self, channel: _Channel, reason: Termination) -> None:
-        """The channel ends by itself, and the socket gets the news."""
+        """End the channel; its end goes into the socket's mailbox, after its `last_words` if it may send any."""
         self._end_channel(channel, reason)
         if self._last_words:
             channel.ending = reason
@@ -521,7 +523,7 @@ class ServerProtocol:
             found.ending = reason
 
     def _find(self, call: str, channel: ChannelHandle) -> _Channel | None:
-        """The channel that is meant, or `None` where it has ended.
+        """The channel with this handle; `None` if it has ended.
 
         Raises:
             InvalidState: Its join waits for the answer.

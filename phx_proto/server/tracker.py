@@ -1,6 +1,6 @@
-"""Who is on a topic, as a server keeps it: metas by topic and key, and the diff of each change.
+"""The presence of a server's topics: metas by topic and key, and the diff of each change.
 
-The other half of `presence.py`, which merges what this tells. The rules are Phoenix.Tracker's:
+`presence.py` is the client's side, which merges these diffs. The rules are Phoenix.Tracker's:
 
 - Every meta has an owner, which tracks a key of a topic once at most; a key has the metas of all its owners, in the
   order in which they came, and is gone without any. An owner is a channel, usually: one join of one topic.
@@ -8,8 +8,8 @@ The other half of `presence.py`, which merges what this tells. The rules are Pho
   must not take a new meta for one it knew. An update is the leave of the old meta and the join of the new one in one
   diff; the new one keeps its place and names the old one in `phx_ref_prev`.
 
-A meta is kept as clients will be told of it: copied, as JSON. One that cannot be sent is refused when it comes, so that
-no state and no diff ever is. What is handed out shares its parts and is to be read only.
+A meta is kept as clients will get it: copied, as JSON. One that cannot be sent is refused at once, so that every state
+and every diff can be sent. What is returned shares its parts and is read-only.
 """
 
 from base64 import urlsafe_b64encode
@@ -51,9 +51,9 @@ class Tracker:
         """Add a meta.
 
         Args:
-            topic: Where.
-            owner: Whose the meta is.
-            key: Whom it tells of, e.g. a user's id.
+            topic: The topic.
+            owner: What tracks the meta, e.g. a channel.
+            key: What the meta is about, e.g. a user's id.
             meta: A JSON object. `phx_ref` and `phx_ref_prev` are the tracker's own.
 
         Returns:
@@ -88,7 +88,7 @@ class Tracker:
         return new["phx_ref"], {"joins": _entries({key: new}), "leaves": _entries({key: old})}
 
     def untrack(self, topic: str, owner: Hashable, key: str | None = None) -> Diff | None:
-        """Take away what an owner tracks on a topic: one key, or everything.
+        """Remove what an owner tracks on a topic: one key, or everything.
 
         Returns:
             What changed; `None` if there was nothing.
@@ -114,7 +114,7 @@ class Tracker:
         return self._owned.get((topic, owner), {}).get(key)
 
     def state(self, topic: str) -> dict[str, Entry]:
-        """Everybody there: the payload of a `presence_state`."""
+        """All entries of a topic: the payload of a `presence_state`."""
         return {
             key: {"metas": [self._owned[topic, owner][key] for owner in owners]}
             for key, owners in self._owners.get(topic, {}).items()
