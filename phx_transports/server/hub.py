@@ -20,12 +20,13 @@ class Subscriber(Protocol):
 
 
 class Join(Protocol):
-    """The join for which a socket has a topic."""
+    """The join for which a socket has a topic.
 
-    @property
-    def intercepts(self) -> Collection[str]:
-        """The events whose broadcasts go to `intercept`, not to the client."""
-        ...
+    Attributes:
+        intercepts: The events whose broadcasts go to `intercept`, not to the client.
+    """
+
+    intercepts: Collection[str]
 
     def intercept(self, event: str, payload: Any, /) -> None:
         """Handle a broadcast; never in this call."""
@@ -56,9 +57,15 @@ class Hub:
         Raises:
             LocalError: The payload cannot be encoded for one of them; it was sent to none.
         """
-        joins = self._subscribers.get(topic, {})
-        intercepting = [join for each, join in joins.items() if event in join.intercepts and each is not but]
-        receivers = [each for each, join in joins.items() if event not in join.intercepts and each is not but]
+        receivers: list[Subscriber] = []
+        intercepting: list[Join] = []
+        for subscriber, join in self._subscribers.get(topic, {}).items():
+            if subscriber is but:
+                continue
+            if event in join.intercepts:
+                intercepting.append(join)
+            else:
+                receivers.append(subscriber)
         serializers = {receiver.serializer.vsn: receiver.serializer for receiver in receivers}
         frames = {vsn: serializer.broadcast(topic, event, payload) for vsn, serializer in serializers.items()}
         for receiver in receivers:

@@ -93,6 +93,7 @@ class ChannelRunner:
         self._stopping = False
         self._spawned: set[asyncio.Task[None]] = set()
         self._presence: ChannelPresence | None = None  # once it was asked for
+        self.intercepts: Collection[str] = ()  # once its join returned
         self.retired = asyncio.Event()
         context.runners.add(self)
 
@@ -150,10 +151,6 @@ class ChannelRunner:
             self._context.runners.discard(self)
         if self._inbox:
             self._queue()
-
-    @property
-    def intercepts(self) -> Collection[str]:
-        return () if self._channel is None else self._channel.intercept
 
     def intercept(self, event: str, payload: Any, /) -> None:
         self._driver.step(self._driver.protocol.intercept, self._handle, event, payload)
@@ -237,6 +234,7 @@ class ChannelRunner:
             await self._fail_join(partial(protocol.crash_join, self._handle))
             return
         self._channel = channel
+        self.intercepts = channel.intercept
         if not self._over:  # the connection may have ended under the join
             self._context.hub.subscribe(topic, self._driver, self)
             self._driver.pump()
