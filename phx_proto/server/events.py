@@ -47,6 +47,8 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         timeout: Seconds without a byte from the client after which the connection is closed; `None` for never.
+        poll_window: Seconds that a poll of long polling waits for messages, and a message that was posted to be handled
+            (`window_ms`); a session ends one and a half of them, or three, after its last poll began.
         max_channels: How many topics may be joined at once; `None` for any number. The release's unless set.
         max_topic: Characters of a topic that can be joined; a longer one is unmatched. A join's refs, which are sent
             back, may be this long too; longer ones close the connection with 1011. Phoenix has no limit.
@@ -57,6 +59,7 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     timeout: float | None = 60.0
+    poll_window: float = 10.0
     max_channels: int | msgspec.UnsetType | None = msgspec.UNSET
     max_topic: int = 2**14
     max_waiting: int | None = 2**20
@@ -79,6 +82,8 @@ class ReleaseRules:
     Attributes:
         disconnect: The close code of `disconnect`.
         crash_reason: The reason in the payload of `phx_error`; `None` for an empty payload.
+        poll_window: Seconds that a poll of long polling waits for messages, and a message that was posted to be handled
+            (`window_ms`); a session ends one and a half of them, or three, after its last poll began.
         max_channels: How many topics may be joined at once, unless the application says otherwise.
         fits: Which messages a channel takes.
     """

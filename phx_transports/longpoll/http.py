@@ -27,6 +27,7 @@ REUSED_WITHIN: Final = 15.0
 _LARGEST_ANSWER: Final = 4
 
 _LARGEST_HEAD: Final = 2**16  # bytes
+_HTTP: Final = b"HTTP/1."
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class HttpDialogue:
         self._limit = None if network.max_size is None else _LARGEST_ANSWER * network.max_size
         self._max_size = network.max_size
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_LARGEST_HEAD)
+        self._head = b""  # how the answer begins
         self._response: h11.Response | None = None
         self._body = bytearray()
         self._speaks_http = address.secure  # as far as is known
@@ -74,12 +76,14 @@ class HttpDialogue:
         if self._http.our_state is h11.DONE:
             self._http.start_next_cycle()
         check_headers(command.headers)
-        headers = [("host", self._host), *((name, value.strip(" \t")) for name, value in command.headers)]
-        if not any(name.lower() == "user-agent" for name, _ in headers):
-            headers.append(("user-agent", USER_AGENT))
+        pairs = [("host", self._host), *((name, value.strip(" \t")) for name, value in command.headers)]
+        if not any(name.lower() == "user-agent" for name, _ in pairs):
+            pairs.append(("user-agent", USER_AGENT))
         if command.method == "POST":
-            headers.append(("content-length", str(len(command.body))))
+            pairs.append(("content-length", str(len(command.body))))
+        headers = [(name.encode(), value.encode("latin-1")) for name, value in pairs]
         self._response = None
+        self._head = b""
         self._body.clear()
         parts = [self._http.send(h11.Request(method=command.method, target=target_of(command.url), headers=headers))]
         if command.body:
@@ -93,7 +97,10 @@ class HttpDialogue:
         Raises:
             ConnectError: There will be none.
         """
+        self._head += data[: len(_HTTP) - len(self._head)]
         try:
+            if self._head != _HTTP[: len(self._head)]:  # h11 would wait for an empty line
+                raise h11.RemoteProtocolError("no HTTP")
             self._http.receive_data(data)
             while (event := self._http.next_event()) is not h11.NEED_DATA:
                 match event:

@@ -145,7 +145,8 @@ class Polling:
         self._mount = mount
         self._server = server
         self._options = options
-        self._polls = Polls()
+        window = mount.options.poll_window
+        self._polls = Polls(window=window, patience=window / 5)
         self._asked: dict[PollRequest, _Asked] = {}
         self._wires: dict[PollSession, PollingWire] = {}
         self._opening: dict[PollRequest, asyncio.Task[None]] = {}
