@@ -1,6 +1,7 @@
 """`Peer` against the client on asyncio, unchanged: `connect(url, transport=peer)`."""
 
 import asyncio
+from math import inf
 from typing import Any
 
 import pytest
@@ -198,12 +199,12 @@ async def test_a_handler_that_waits_for_a_reply_which_nobody_gives_is_named_with
         await channel.push("top_up", {"cents": 7})
 
     peer.allow_join(LOBBY)
+    client = await connect(peer.url, transport=peer, router=router)
+    await client.join(LOBBY)
+    peer.push(LOBBY, "low")
     with pytest.raises(UnexpectedConversation) as failure:
-        async with connect(peer.url, transport=peer, router=router) as client:
-            await client.join(LOBBY)
-            peer.push(LOBBY, "low")
-            async with asyncio.timeout(5):
-                await peer.settled()
+        await peer.settled(timeout=inf)
+    await client.abort()
     words, _, _ = str(failure.value).partition("The conversation:")
     assert words.splitlines() == [
         "Messages that arrived are not handled: 1.",
