@@ -1,7 +1,7 @@
-"""The `phx` command: `demo` shows the library at work, `listen` prints what a server sends, `serve` is one to try.
+"""The `phx` command: `demo` shows the library at work, `serve` is a server to try, the others talk to any server.
 
 Exit codes: 0 for a good end, Ctrl+C included; 1 where a server or the network said no, or where the demo lost a
-message; 2 for a command line that cannot be; 130 for Ctrl+C before there was anything to end well.
+message; 2 for a command line that cannot be; 130 for Ctrl+C before there was anything to end well. `push` has two more.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = parsed(argv)
     try:
-        with _silenced("phx_transports", "websockets"):  # what they would log is told in the command's own words
+        with _logging(getattr(arguments, "log_level", None)):
             return int(import_module(f".{arguments.command}", __name__).run(arguments))  # `--help` needs none of them
     except KeyboardInterrupt:
         return 130
@@ -40,19 +40,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _silenced(*names: str) -> Generator[None, None, None]:
-    """Nothing is logged by these in the block; `main` may be called by a process that logs after it."""
-    nothing = logging.NullHandler()
-    loggers = [(logger, logger.propagate) for logger in map(logging.getLogger, names)]
-    for logger, _ in loggers:
-        logger.addHandler(nothing)
+def _logging(level: str | None) -> Generator[None, None, None]:
+    """Have the library log to stderr in the block, from this level on; by default nothing, for the commands tell it.
+
+    Frames, which `websockets` would log, hold what is secret. `main` may be called by a process that logs after it.
+    """
+    library, frames = logging.getLogger("phx_transports"), logging.getLogger("websockets")
+    handler = logging.NullHandler() if level is None else logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handlers = ((library, handler), (frames, logging.NullHandler()))
+    before = [(logger.propagate, logger.level) for logger, _ in handlers]
+    for logger, one in handlers:
+        logger.addHandler(one)
         logger.propagate = False
+    if level is not None:
+        library.setLevel(level.upper())
     try:
         yield
     finally:
-        for logger, propagate in loggers:
-            logger.removeHandler(nothing)
+        for (logger, one), (propagate, old) in zip(handlers, before, strict=True):
+            logger.removeHandler(one)
             logger.propagate = propagate
+            logger.setLevel(old)
 
 
 def _let_go_of_stdout() -> None:

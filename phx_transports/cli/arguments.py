@@ -6,8 +6,12 @@ import math
 import os
 import platform
 import re
+import ssl
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -23,6 +27,8 @@ examples:
   phx serve
   phx listen ws://localhost:4000/socket room:lobby
   phx listen wss://example.com/socket 'sim:89445' --event balance --params '{"token": "…"}' | jq .payload
+  phx push ws://localhost:4000/socket room:lobby shout '{"body": "hi"}'
+  phx doctor wss://example.com/socket room:lobby
 """
 
 _LISTEN: Final = """\
@@ -32,6 +38,22 @@ Join topics of a Phoenix server and print what arrives, one JSON object a line, 
 
 A binary payload is printed as base64, with "encoding":"base64" behind it. What happens to the connection is told on
 stderr. It is kept up: after a loss it is opened and the topics are joined again.
+
+Exit codes: 0 when it was ended, 1 where the server or the network said no, 2 for a command line that cannot be.
+"""
+
+_PUSH: Final = """\
+Join a topic, push one event, and print the reply as JSON: {"status":"ok","response":{}}
+
+Exit codes: 0 for a reply with status ok (or none wanted), 1 where the server cannot be reached or refuses the join or
+the connection is lost, 2 for a command line that cannot be, 3 for a reply with another status, 4 for no reply in time.
+"""
+
+_DOCTOR: Final = """\
+Go each step of the way to a joined channel, tell how long it took, and where it fails, what to do: the proxy, DNS, TCP,
+TLS and the certificate, the handshake, a heartbeat, the join of a topic. Nothing is pushed; at the end all is closed.
+
+Exit codes: 0 where all is well, 1 where a step failed, 2 for a command line that cannot be.
 """
 
 _SERVE: Final = """\
@@ -48,8 +70,8 @@ Presence goes by "name" in the join's params or "user_id" in the socket's.
 """
 
 _SECRETS: Final = """\
-Others on this machine may see a command line. A token can be given in the environment variable PHX_TOKEN instead, and
-params in a file: --params @params.json
+Others on this machine may see a command line. URL, token and params can be given in the environment variables PHX_URL,
+PHX_TOKEN and PHX_PARAMS instead, and JSON in a file: --params @params.json (@- for the standard input).
 """
 
 
@@ -74,18 +96,27 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     demo.add_argument("--seconds", type=_positive, default=10.0, metavar="S", help="how long it runs (default: 10)")
     demo.add_argument("--rate", type=_positive, default=2000.0, metavar="N", help="messages a second (default: 2000)")
 
-    listen = commands.add_parser(
-        "listen",
-        help="print what arrives on topics of any Phoenix server",
-        description=_LISTEN,
-        epilog=_SECRETS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    listen = _talker(commands, "listen", "[URL] TOPIC [TOPIC ...]", "print what arrives on topics", _LISTEN)
+    listen.set_defaults(place=partial(_place, listen, required=("topic",), rest="topics"))
     add = listen.add_argument
-    add("url", metavar="URL", help="where the server mounts the socket, e.g. wss://example.com/socket")
-    add("topics", metavar="TOPIC", nargs="+", help="a topic to join, e.g. room:lobby")
     add("--event", dest="events", action="append", default=[], metavar="E", help="only this event; may be repeated")
-    _add_target(listen)
+    add("--exclude", action="append", default=[], metavar="E", help="not this event, or E* for all that begin so")
+    add("--presence", action="store_true", help="tell who comes and goes instead of presence_state and presence_diff")
+    add("--count", type=_count, metavar="N", help="end after so many messages")
+    add("--record", metavar="FILE", help="write every frame to a new file, for the test kit to replay")
+
+    push = _talker(commands, "push", "[URL] TOPIC EVENT [PAYLOAD]", "push one event and print its reply", _PUSH)
+    push.set_defaults(place=partial(_place, push, required=("topic", "event"), optional="payload"))
+    push.add_argument("--no-reply", action="store_true", help="want none: end when it is sent")
+    push.add_argument(
+        "--reply-timeout", type=_positive, default=10.0, metavar="S", help="seconds for the reply (default: 10)"
+    )
+
+    doctor = _talker(commands, "doctor", "[URL] [TOPIC]", "find out why a server cannot be reached", _DOCTOR)
+    doctor.set_defaults(place=partial(_place, doctor, required=(), optional="topic"))
+    doctor.add_argument(
+        "--channels", type=_count, metavar="N", help="join so many topics like TOPIC, to find the server's limit"
+    )
 
     serve = commands.add_parser(
         "serve",
@@ -100,7 +131,10 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     _add_token(serve, "refuse clients without it, as authToken or in params; or set PHX_TOKEN")
     add("--tick", type=_positive, metavar="S", help="seconds between two `tick` events to every room")
     add("--quiet", action="store_true", help="say where it serves, and nothing more")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if "place" in arguments:
+        arguments.place(arguments)
+    return arguments
 
 
 def built(kind: type[T], arguments: argparse.Namespace) -> T:
@@ -108,14 +142,44 @@ def built(kind: type[T], arguments: argparse.Namespace) -> T:
     return kind(**{field.name: getattr(arguments, field.name) for field in fields(kind)})  # type: ignore[arg-type]
 
 
+def json_value(text: str) -> Any:
+    """Any JSON value, or what is in a file: `@FILE`, or `@-` for the standard input."""
+    if text.startswith("@"):
+        try:
+            text = sys.stdin.read() if text == "@-" else Path(text[1:]).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise argparse.ArgumentTypeError(f"cannot read {text[1:]}: {error}") from None
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"not JSON ({error}); is it quoted for the shell?") from None
+
+
 # ---- private --------------------------------------------------------------------------------------------------------
 
 
-def _add_target(parser: argparse.ArgumentParser) -> None:
-    """The options of `Target`."""
+def _talker(commands: Any, name: str, words: str, about: str, description: str) -> argparse.ArgumentParser:
+    """A command that talks to a server: its parser, with the options of `Target`."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        usage=f"phx {name} [options] {words}",
+        help=f"{about} of any Phoenix server" if name == "listen" else about,
+        description=description,
+        epilog=_SECRETS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
-    add("--params", type=_object, metavar="JSON", help="params of the socket, an object, or @FILE")
-    add("--join-params", type=_json, metavar="JSON", help="params of the joins, any JSON value, or @FILE")
+    add(
+        "words", metavar=words, nargs="*", help="URL: where the server mounts the socket, e.g. wss://example.com/socket"
+    )
+    add(
+        "--params",
+        type=_object,
+        default=os.environ.get("PHX_PARAMS") or None,
+        metavar="JSON",
+        help="params of the socket, an object, or @FILE; or set PHX_PARAMS",
+    )
+    add("--join-params", type=json_value, metavar="JSON", help="params of the joins, any JSON value, or @FILE")
     _add_token(parser, "for a socket with `auth_token: true`; or set PHX_TOKEN")
     add(
         "--header", dest="headers", type=_header, action="append", default=[], metavar="'N: V'", help="of the handshake"
@@ -123,6 +187,37 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     add("--path", metavar="P", help="what follows the URL, if not /websocket; e.g. /:key, with `key` in --params")
     add("--vsn", choices=("1.0.0", "2.0.0"), default="2.0.0", help="the serializer's version (default: 2.0.0)")
     add("--timeout", type=_positive, default=5.0, metavar="S", help="seconds for the first connection (default: 5)")
+    add("--ca", type=_ca, metavar="FILE", help="trust these certificates (PEM) instead of the system's")
+    add("--proxy", default=True, metavar="URL", help="a proxy, or `none`; by default what the environment says")
+    add("--log-level", choices=("debug", "info", "warning", "error"), help="log to stderr, from this level on")
+    return parser
+
+
+def _place(
+    parser: argparse.ArgumentParser,
+    arguments: argparse.Namespace,
+    *,
+    required: tuple[str, ...],
+    optional: str | None = None,
+    rest: str | None = None,
+) -> None:
+    """Say what each word stands for; the first is the URL, unless the environment has one and it is none."""
+    words = list(arguments.words)
+    url = os.environ.get("PHX_URL")
+    if not url or (words and "://" in words[0]):
+        url = words.pop(0) if words else ""
+    missing = [*([] if url else ["URL (or set PHX_URL)"]), *(name.upper() for name in required[len(words) :])]
+    if missing:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
+    arguments.url = url
+    if rest is not None:
+        setattr(arguments, rest, words)
+        return
+    names = (*required, *([optional] if optional else []))
+    for name, word in zip_longest(names, words[: len(names)]):
+        setattr(arguments, name, word)
+    if words[len(names) :]:
+        parser.error(f"unrecognized arguments: {' '.join(words[len(names) :])}")
 
 
 def _add_token(parser: argparse.ArgumentParser, meaning: str) -> None:
@@ -140,6 +235,20 @@ def _positive(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
 
 
+def _count(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if (number := int(text)) > 0:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+
+
+def _ca(text: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=text)
+    except OSError as error:  # an SSLError is one
+        raise argparse.ArgumentTypeError(f"cannot read certificates from {text}: {error.strerror or error}") from None
+
+
 def _port(text: str) -> int:
     with contextlib.suppress(ValueError):
         if 0 <= (number := int(text)) <= 65535:
@@ -153,20 +262,8 @@ def _path(text: str) -> str:
     raise argparse.ArgumentTypeError(f"{text!r} is not a path, e.g. /socket")
 
 
-def _json(text: str) -> Any:
-    if text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise argparse.ArgumentTypeError(f"cannot read {text[1:]}: {error}") from None
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise argparse.ArgumentTypeError(f"not JSON ({error}); is it quoted for the shell?") from None
-
-
 def _object(text: str) -> dict[str, Any]:
-    value = _json(text)
+    value = json_value(text)
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("must be a JSON object, e.g. '{\"user\": 7}'")
     return value  # pyright: ignore[reportUnknownVariableType]

@@ -7,17 +7,13 @@ and, through it, the reading from the server, while heartbeats go on. A payload 
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import stat
 import sys
-from base64 import b64encode
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final
-
-import msgspec
+from typing import Any, Final
 
 from phx_proto import Message, PhxError, Router
 from phx_proto.errors import ConnectError, ConnectionClosed, JoinCancelled, LocalError
@@ -31,11 +27,15 @@ from phx_proto.events import (
     Disconnected,
     Event,
     InboxOverflow,
+    PresenceChanged,
 )
+from phx_proto.presence import PRESENCE_DIFF, PRESENCE_STATE
 
 from ..asyncio import Client, EventStream
 from ..client.reports import HandlerError
 from .arguments import built
+from .printer import Printer
+from .recording import RecordedSerializer, Recorder
 from .target import Target, say
 
 _DRAIN: Final = 2.0  # seconds for closing; a reader that stands still must not keep us longer
@@ -47,11 +47,25 @@ class Request(Target):
 
     Attributes:
         events: Names of events; none for every one.
+        exclude: Names of events, or beginnings of some and a `*`, that are not printed.
+        presence: Tell who comes and goes, instead of the events that say so.
+        count: End after so many messages.
+        record: A new file, for every frame.
     """
 
     topics: list[str]
     events: list[str]
+    exclude: list[str]
+    presence: bool
+    count: int | None
+    record: str | None
     join_params: Any
+
+    def prints(self, event: str) -> bool:
+        """Whether messages with this event are printed."""
+        return not (self.presence and event in (PRESENCE_STATE, PRESENCE_DIFF)) and not any(
+            event.startswith(name[:-1]) if name.endswith("*") else event == name for name in self.exclude
+        )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -78,113 +92,105 @@ def run(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        say(f"cannot write to stdout: {error.strerror}")
+        say(f"cannot write to {error.filename or 'stdout'}: {error.strerror}")
     if printer.unwritten:
         os._exit(code)  # Python would wait for a reader that stands still, or try once more and complain
     return code
 
 
-class Printer:
-    """Writes messages to a stream.
-
-    Attributes:
-        unwritten: Whether a line is not written yet, or could not be.
-    """
-
-    def __init__(self, out: BinaryIO) -> None:
-        self.unwritten = False
-        self._out = out
-        self._encode = msgspec.json.Encoder().encode
-
-    def print(self, message: Message[Any]) -> None:
-        """Write one line, whole, and at once."""
-        payload = message.undecoded
-        if isinstance(payload, bytes):
-            text = b64encode(payload).decode()
-            line = self._encode(_Line(message.topic, message.event, text, message.ref, "base64"))
-        else:
-            line = self._encode(_Line(message.topic, message.event, payload, message.ref))
-        self.unwritten = True
-        line = _printable(line)
-        self._out.write(line + b"\n")
-        self._out.flush()
-        self.unwritten = False
-
-
-def _printable(line: bytes) -> bytes:
-    """The same JSON in one line, without what a terminal would take for more than text."""
-    text = line.decode("utf-8", "replace")  # a payload is not looked at before it is printed
-    if text.isprintable():
-        return text.encode()
-    for blank in "\n\r\t":  # white space between a payload's tokens: inside strings they are escaped
-        text = text.replace(blank, " ")
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text).encode()
-
-
-class _Line(msgspec.Struct, omit_defaults=True):
-    topic: str
-    event: str
-    payload: Any  # `msgspec.Raw` is written as it is
-    ref: str | None = None
-    encoding: str | None = None
-
-
 async def _listen(request: Request, printer: Printer) -> int:
-    router = Router()
-    for event in dict.fromkeys(request.events or "*"):
-        router.add(printer.print, event)
-    topics = list(dict.fromkeys(request.topics))
-    executor = ThreadPoolExecutor(1, thread_name_prefix="phx-print")
-    connecting = request.connect(
-        router=router,
-        executor=executor,
-        on_handler_error=_keep_quiet,
-        fail_fast=True,
-        drain_timeout=_DRAIN,
-    )
-    say(f"connecting to {request.shown}")
-    try:
-        async with connecting as client, client.events() as events:
-            live = set(topics)
-            telling = asyncio.create_task(_tell(client, events, live))
-            joining = asyncio.gather(*(_join(client, topic, request.join_params) for topic in topics))
-            with _until_nobody_reads(client):
-                await client.run()
+    with contextlib.ExitStack() as stack:
+        executor = ThreadPoolExecutor(1, thread_name_prefix="phx-print")
+        stack.callback(executor.shutdown, wait=False, cancel_futures=True)
+        recorder = None if request.record is None else stack.enter_context(contextlib.closing(Recorder(request.record)))
+        return await Listener(request, printer, executor, recorder).listen()
+
+
+class Listener:
+    """One client that listens."""
+
+    def __init__(
+        self, request: Request, printer: Printer, executor: ThreadPoolExecutor, recorder: Recorder | None
+    ) -> None:
+        self._request = request
+        self._printer = printer
+        self._executor = executor
+        self._recorder = recorder
+        self._loop = asyncio.get_running_loop()
+        self._live = set(request.topics)
+        self._left = request.count
+        self._client: Client
+
+    async def listen(self) -> int:
+        """Listen until there is no reason to go on; gives the exit code."""
+        request, router, recorded = self._request, Router(), {}
+        for name in dict.fromkeys(request.events or "*"):
+            router.add(self._print, name)
+        if self._recorder is not None:
+            recorded["serializer"] = RecordedSerializer(request.serializer, self._recorder)
+        connecting = request.connect(
+            router=router,
+            executor=self._executor,
+            on_handler_error=_keep_quiet,
+            fail_fast=True,
+            drain_timeout=_DRAIN,
+            **recorded,
+        )
+        say(f"connecting to {request.shown}")
+        async with connecting as self._client, self._client.events() as events:
+            telling = asyncio.create_task(self._tell(events))
+            joining = asyncio.gather(*map(self._join, dict.fromkeys(request.topics)))
+            with _until_nobody_reads(self._client):
+                await self._client.run()
             await telling
             mistake = next(filter(None, await joining), None)
             if mistake is not None:
                 raise mistake
-            return 0 if live else 1
-    finally:
-        executor.shutdown(wait=False, cancel_futures=True)
+            return 0 if self._live else 1
+
+    async def _join(self, topic: str) -> LocalError | None:
+        """Join; what the server says to it is told by events, what cannot even be sent ends the client."""
+        channel = self._client.channel(topic, self._request.join_params)
+        if self._request.presence:
+            channel.track_presence()
+        try:
+            await channel.join()
+        except LocalError as error:
+            self._client.stop()
+            return error
+        except PhxError:
+            pass
+        return None
+
+    def _print(self, message: Message[Any]) -> None:
+        """In the printing thread."""
+        if not self._request.prints(message.event) or self._left == 0:
+            return
+        self._printer.message(message)
+        if self._left is not None:
+            self._left -= 1
+            if not self._left:
+                self._loop.call_soon_threadsafe(self._client.stop)
+
+    async def _tell(self, events: EventStream) -> None:
+        """Say what happens; end the client when the last of the topics is gone."""
+        async for event in events:
+            if self._recorder is not None:
+                self._recorder.event(event)
+            if isinstance(event, PresenceChanged):
+                await self._loop.run_in_executor(self._executor, self._printer.presence, event.topic, event.change)
+                continue
+            text = _told(event)
+            if text is not None:
+                say(text)
+            if isinstance(event, ChannelEnded) and not isinstance(event.error, JoinCancelled | None):
+                self._live.discard(event.topic)
+                if not self._live:
+                    self._client.stop()
 
 
 def _keep_quiet(report: HandlerError) -> None:
     """It ends the client, and is told then."""
-
-
-async def _join(client: Client, topic: str, params: Any) -> LocalError | None:
-    """Join; what the server says to it is told by events, what cannot even be sent ends the client."""
-    try:
-        await client.join(topic, params)
-    except LocalError as error:
-        client.stop()
-        return error
-    except PhxError:
-        pass
-    return None
-
-
-async def _tell(client: Client, events: EventStream, live: set[str]) -> None:
-    """Say what happens; end the client when the last of the topics is gone."""
-    async for event in events:
-        text = _told(event)
-        if text is not None:
-            say(text)
-        if isinstance(event, ChannelEnded) and event.error is not None and not isinstance(event.error, JoinCancelled):
-            live.discard(event.topic)
-            if not live:
-                client.stop()
 
 
 def _told(event: Event) -> str | None:

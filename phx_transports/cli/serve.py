@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from socket import gaierror
 from typing import Any, Final, cast
 
 import msgspec
 
+from phx_proto import V1, V2
+from phx_proto.message import PHX_REPLY
 from phx_proto.server.events import MessageIn
 from phx_proto.shown import escaped, shown
 
@@ -32,6 +35,8 @@ from ..server import (
     Termination,
     on,
 )
+from ..server.wire import ServerWire
+from ..testing.transcript import decoded
 from .arguments import built
 from .target import say
 
@@ -77,7 +82,8 @@ async def _serve(plan: Plan) -> int:
     rooms = Rooms(plan, (lambda text: None) if plan.quiet else journal.tell)
     async with AsyncExitStack() as stack:
         try:
-            running = await stack.enter_async_context(rooms.server.serve(plan.host, plan.port))
+            wire = partial(RoomWire, tell=rooms.tell)
+            running = await stack.enter_async_context(rooms.server.serve(plan.host, plan.port, wire=wire))
         except (OSError, UnicodeError) as error:
             say(f"cannot listen on {plan.host}:{plan.port}: {_why(error)}")
             return 1
@@ -170,6 +176,21 @@ class Rooms:
     def _crashed(self, report: CallbackError) -> None:
         where = report.call if report.event is None else f"event {report.event}"
         self.tell(f"{report.topic or 'the server'} crashed in {where}: {shown(report.error)}")
+
+
+class RoomWire(ServerWire):
+    """A connection that tells of requests on topics that have no channel, which no channel hears of."""
+
+    def __init__(self, *args: Any, tell: Callable[[str], None], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._tell = tell
+
+    def put(self, data: str | bytes) -> None:
+        super().put(data)
+        message = decoded(data, V2(), V1()) if isinstance(data, str) and "unmatched topic" in data else None
+        if message is not None and message.event == PHX_REPLY:
+            why = "it is not joined" if message.topic.startswith("room:") else "only room:* is served"
+            self._tell(f"a request on {message.topic} was answered with unmatched topic: {why}")
 
 
 class Room(ServerChannel):

@@ -3,7 +3,8 @@
 import contextlib
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Final
+from ssl import SSLContext
+from typing import Any, Final, Literal
 
 from phx_proto import V1, V2, Endpoint, PhxError, Serializer
 from phx_proto.errors import ConnectTimeout, HandshakeRefused
@@ -31,6 +32,18 @@ class Target:
     path: str | None
     vsn: str
     timeout: float
+    ca: SSLContext | None = field(repr=False)
+    proxy: str | Literal[True] = field(repr=False)
+
+    @property
+    def serializer(self) -> Serializer:
+        """A new one of the version."""
+        return _SERIALIZERS[self.vsn]()
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """How connections are opened."""
+        return {"ssl": self.ca, "proxy": None if self.proxy == "none" else self.proxy}
 
     @property
     def shown(self) -> str:
@@ -39,13 +52,13 @@ class Target:
 
     def connect(self, **options: Any) -> connect:
         """The client, with these options besides."""
+        options = {"serializer": self.serializer, **self.network, **options}
         return connect(
             self.url,
             params=self.params,
             auth_token=self.token,
             headers=self.headers,
             path=self.path,
-            serializer=_SERIALIZERS[self.vsn](),
             timeout=self.timeout,
             **options,
         )

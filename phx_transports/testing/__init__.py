@@ -6,6 +6,7 @@
   can feed by itself (`phx_transports.wsproto.machine`); it takes no peer.
 - `background` calls what blocks, such as `client.run`, on a thread of its own.
 - `serve` is a real server on a free port, with faults to order.
+- `Recording` plays what a server did in a session that `phx listen --record` has written down.
 - `phx_transports.testing.strategies` makes topics, payloads, messages and conversations for hypothesis.
 
 The pytest plugin, which is loaded by itself, gives the fixtures `phx_peer`, `phx_clock` and `phx_server`.
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .expectations import ANYTHING, Expectation
     from .faults import Faults
     from .peer import Peer
+    from .recording import Recording
     from .serving import AsyncTestServer, TestServer, serve
     from .transcript import Entry, Side, Transcript
 
@@ -42,6 +44,7 @@ __all__ = [
     "Outcomes",
     "Peer",
     "PeerDriver",
+    "Recording",
     "Sent",
     "Side",
     "TestKitError",
@@ -66,6 +69,7 @@ _MODULES: Final = {
     "expectations": ("ANYTHING", "Expectation"),
     "faults": ("Faults",),
     "peer": ("Peer",),
+    "recording": ("Recording",),
     "serving": ("AsyncTestServer", "TestServer", "serve"),
     "transcript": ("Entry", "Side", "Transcript"),
 }

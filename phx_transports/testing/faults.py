@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from phx_proto.errors import InvalidFrame
 from phx_proto.formats import V1Server, V2Server
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC
 
 from ..server.wire import ServerWire, WireEvents
 from ..websocket.cutter import Received
-from .transcript import Side
+from .transcript import Side, decoded
 from .wiretap import Wiretap
 
 
@@ -179,13 +178,8 @@ _SERIALIZERS: Final = (V2Server(), V1Server())
 
 
 def _is_heartbeat(message: Received) -> bool:
-    for serializer in _SERIALIZERS:
-        try:
-            request = serializer.decode(message)
-        except InvalidFrame:
-            continue
-        return bool((request.topic, request.event) == (PHOENIX_TOPIC, HEARTBEAT))
-    return False
+    request = decoded(message, *_SERIALIZERS)
+    return request is not None and bool((request.topic, request.event) == (PHOENIX_TOPIC, HEARTBEAT))
 
 
 def _response(status: int, body: str | bytes, headers: Mapping[str, str]) -> bytes:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
+from ssl import SSLContext
 from typing import Any, TypeAlias, TypeVar
 
 from ..server import RunningServer, Server, ServerChannel, ServerSocket
@@ -32,13 +33,15 @@ class serve:  # noqa: N801 - used like a function
 
     Args:
         channels: A `phx_transports.server.Server`; or channels by topic: `{"room:*": Room}`.
+        ssl: For `wss://`; the certificate has to be for 127.0.0.1.
         **options: For the `Server` that is made of channels: `connect`, `options`, …
 
     Raises:
         TypeError: There are options for an application that is made already.
     """
 
-    def __init__(self, channels: Channels, **options: Any) -> None:
+    def __init__(self, channels: Channels, *, ssl: SSLContext | None = None, **options: Any) -> None:
+        self._ssl = ssl
         if isinstance(channels, Server):
             if options:
                 raise TypeError(f"options of an application that is made already: {', '.join(options)}")
@@ -50,7 +53,7 @@ class serve:  # noqa: N801 - used like a function
         self._server: Any = None
 
     def __enter__(self) -> "TestServer":
-        self._server = server = TestServer(self._app)
+        self._server = server = TestServer(self._app, self._ssl)
         try:
             server.start()
         except BaseException:
@@ -65,7 +68,7 @@ class serve:  # noqa: N801 - used like a function
             self._server.end()
 
     async def __aenter__(self) -> "AsyncTestServer":
-        self._server = server = AsyncTestServer(self._app)
+        self._server = server = AsyncTestServer(self._app, self._ssl)
         await server.start()
         return server
 
@@ -85,8 +88,9 @@ class _Server:
 
     __test__ = False  # for pytest
 
-    def __init__(self, app: Server) -> None:
+    def __init__(self, app: Server, ssl: SSLContext | None) -> None:
         self.app = app
+        self._ssl = ssl
         self.faults = Faults()
         self.url = ""
         self.port = 0
@@ -128,7 +132,8 @@ class _Server:
     async def _start(self) -> None:
         if self._running is None:
             wire = partial(FaultyWire, faults=self.faults, tap=self._tap)
-            self._running = await self._context.enter_async_context(self.app.serve(port=self.port, wire=wire))
+            serving = self.app.serve(port=self.port, ssl=self._ssl, wire=wire)
+            self._running = await self._context.enter_async_context(serving)
             self.port, self.url = int(self._running.port), self._running.url
 
     async def _stop(self) -> None:
@@ -159,8 +164,8 @@ class AsyncTestServer(_Server):
 class TestServer(_Server):
     """A server whose event loop runs in a thread. Any thread may use it."""
 
-    def __init__(self, app: Server) -> None:
-        super().__init__(app)
+    def __init__(self, app: Server, ssl: SSLContext | None) -> None:
+        super().__init__(app, ssl)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="phx-test-server", daemon=True)
         self._thread.start()

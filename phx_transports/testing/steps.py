@@ -51,6 +51,16 @@ class Broadcasts(Pushes):
 
 
 @dataclass(frozen=True, slots=True)
+class Closes(Step):
+    """A channel is stopped."""
+
+    topic: str
+
+    def _play(self, peer: Peer) -> None:
+        peer.close_channel(self.topic)
+
+
+@dataclass(frozen=True, slots=True)
 class Crashes(Step):
     """A channel crashes."""
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from phx_proto.errors import InvalidFrame
 from phx_proto.message import PHX_JOIN, PHX_LEAVE
 
 
@@ -96,6 +97,18 @@ def described(event: Any, topic: Any, payload: Any) -> str:
     return (
         named(event, topic) if payload is NOTHING or event == PHX_LEAVE else f"{named(event, topic)} {shown(payload)}"
     )
+
+
+def decoded(frame: str | bytes, *serializers: Any) -> Any:
+    """The message or request that a frame holds, by the first of the serializers that can read it; `None` for none."""
+    for serializer in serializers:
+        try:
+            message = serializer.decode(frame)
+            message.payload  # noqa: B018 - it may be read only now
+        except (InvalidFrame, ValueError, RecursionError):
+            continue
+        return message
+    return None
 
 
 def shown(value: Any) -> str:

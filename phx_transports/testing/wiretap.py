@@ -9,12 +9,11 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final, TypeAlias
 
-from phx_proto.errors import InvalidFrame
 from phx_proto.formats import V1, V2, V1Server, V2Server
 from phx_proto.message import HEARTBEAT, PHX_CLOSE, PHX_ERROR, PHX_LEAVE, PHX_REPLY
 
 from ..websocket.cutter import Received
-from .transcript import NOTHING, Entry, Side, Transcript, doing, named
+from .transcript import NOTHING, Entry, Side, Transcript, decoded, doing, named
 
 #: Frames and other things that are kept, the latest; a flood is nothing that anybody reads.
 KEPT: Final = 500
@@ -58,7 +57,7 @@ class Wiretap:
 
 
 def _from_client(frame: Received, connection: int, asked: _Asked) -> tuple[str, Any]:
-    request = _decoded(frame, V2Server(), V1Server())
+    request = decoded(frame, V2Server(), V1Server())
     if request is None:
         return f"sends what is no message ({len(frame)} long)", NOTHING
     topic, event = request.topic, request.event
@@ -69,7 +68,7 @@ def _from_client(frame: Received, connection: int, asked: _Asked) -> tuple[str, 
 
 
 def _from_server(frame: Received, connection: int, asked: _Asked) -> tuple[str, Any]:
-    message = _decoded(frame, V2(), V1())
+    message = decoded(frame, V2(), V1())
     if message is None:
         return f"sends what is no message ({len(frame)} long)", NOTHING
     topic, event, payload = message.topic, message.event, message.payload
@@ -78,17 +77,6 @@ def _from_server(frame: Received, connection: int, asked: _Asked) -> tuple[str, 
         return f"answers the {request} with {payload['status']}", payload["response"]
     verb = {PHX_CLOSE: "closes", PHX_ERROR: "crashes"}.get(event)
     return (f'pushes "{event}" to "{topic}"', payload) if verb is None else (f'{verb} "{topic}"', payload or NOTHING)
-
-
-def _decoded(frame: Received, *serializers: Any) -> Any:
-    for serializer in serializers:
-        try:
-            message = serializer.decode(frame)
-            message.payload  # noqa: B018 - it may be read only now
-        except (InvalidFrame, ValueError, RecursionError):
-            continue
-        return message
-    return None
 
 
 _READERS: Final = {Side.CLIENT: _from_client, Side.SERVER: _from_server}

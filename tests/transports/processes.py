@@ -22,7 +22,7 @@ atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
 
 #: What the commands under test are not to see of this process. `COLUMNS` and `LINES` outdo the size of the terminal
 #: that a test opens; readline, which pytest imports, sets them for child processes, xdist's workers among them.
-_HIDDEN = {"PHX_TOKEN", "PYTHONDONTWRITEBYTECODE", "COLUMNS", "LINES"}
+_HIDDEN = {"PHX_PARAMS", "PHX_TOKEN", "PHX_URL", "PYTHONDONTWRITEBYTECODE", "COLUMNS", "LINES"}
 
 
 def environment(more: dict[str, str] | None = None) -> dict[str, str]:

@@ -59,7 +59,7 @@ async def test_the_loggers_are_as_before_when_it_has_run() -> None:
     assert [(logger.propagate, logger.handlers) for logger in map(logging.getLogger, LOGGERS)] == before
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("listen",), ("serve",)])
+@pytest.mark.parametrize("command", [(), ("demo",), ("doctor",), ("listen",), ("push",), ("serve",)])
 async def test_help_fits_a_terminal_and_names_what_there_is(
     command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,6 +77,13 @@ async def test_help_fits_a_terminal_and_names_what_there_is(
         (("demo", "--seconds", "soon"), "'soon' is not a positive number"),
         (("demo", "--rate", "0"), "'0' is not a positive number"),
         (("listen", "ws://localhost/socket"), "required: TOPIC"),
+        (("listen",), "required: URL (or set PHX_URL), TOPIC"),
+        (("push", "ws://localhost/socket", "a:b"), "required: EVENT"),
+        (("push", "ws://localhost/socket", "a:b", "shout", "{}", "x"), "unrecognized arguments: x"),
+        (("doctor",), "required: URL (or set PHX_URL)"),
+        (("doctor", "localhost/socket"), "the URL must begin with ws://"),
+        (("doctor", "ws://localhost/socket", "--ca", "/no/such"), "--ca: cannot read certificates from /no/such"),
+        (("listen", "ws://localhost/socket", "a:b", "--count", "0"), "'0' is not a positive whole number"),
         (("listen", "ws://localhost/socket", "a:b", "--params", "{user: 7}"), "--params: not JSON"),
         (("listen", "ws://localhost/socket", "a:b", "--params", "[7]"), "--params: must be a JSON object"),
         (("listen", "ws://localhost/socket", "a:b", "--join-params", "@/no/such"), "--join-params: cannot read"),

@@ -350,6 +350,15 @@ async def test_what_clients_send_cannot_command_the_terminal() -> None:
         assert await told(process, r"\x9b2J pushed ") == r'\x9b2J pushed \x1b[2J to room:a\nb: {"\u202e":1}'
 
 
+async def test_a_join_of_a_topic_that_it_does_not_have_is_told() -> None:
+    async with serving() as (process, url), connected(url) as client:
+        with pytest.raises(JoinRefused):
+            await client.join("lobby:\x1b[2J")
+
+        words = "a request on lobby:\\x1b[2J was answered with unmatched topic: only room:* is served"
+        assert await told(process, "a request on") == words
+
+
 async def test_a_long_line_is_cut() -> None:
     async with serving() as (process, url), connected(url) as client:
         channel = await client.join("room:lobby")

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from phx_proto.message import Message
-from phx_transports.cli.listen import Printer
+from phx_transports.cli.printer import Printer
 from phx_transports.cli.screen import PlainScreen
 from phx_transports.cli.target import say
 
@@ -25,7 +25,7 @@ from phx_transports.cli.target import say
 )
 def test_a_line_is_json_without_anything_that_a_terminal_obeys(payload: bytes, line: str) -> None:
     out = io.BytesIO()
-    Printer(out).print(Message(topic="t\x1b[2J", event="e\u2028", payload=msgspec.Raw(payload)))
+    Printer(out).message(Message(topic="t\x1b[2J", event="e\u2028", payload=msgspec.Raw(payload)))
     text = out.getvalue().decode()
     assert text == f'{{"topic":"t\\u001b[2J","event":"e\\u2028","payload":{line}}}\n'
     assert json.loads(text)["topic"] == "t\x1b[2J"

@@ -1,0 +1,300 @@
+"""`phx doctor`: each step of the way to a joined channel, with its time; at the first that fails, what to do.
+
+Name, TCP and TLS are tried by themselves, then the client's own handshake on a new connection. What follows is said on
+that connection frame by frame, without a client that would try again, so that what is told is what the server did.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any, Final
+
+from websockets.uri import parse_uri
+
+from phx_proto import Endpoint, Message, PhxError
+from phx_proto.errors import CertificateError, ConnectError, ConnectionClosed, HandshakeRefused, JoinRefused, LocalError
+from phx_proto.formats import decode_reply
+from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC, PHX_JOIN, PHX_REPLY, Reply
+from phx_proto.shown import Secrets, escaped
+
+from ..asyncio.connection import Connection, open_connection
+from ..websocket.cutter import Received
+from ..websocket.errors import told
+from ..websocket.options import NetworkOptions, proxy_secrets
+from ..websocket.proxies import named, proxy_for
+from ..websocket.reaching import place_of
+from .arguments import built
+from .target import Target, say
+
+_WIDTH: Final = 600  # characters of a line
+_TOO_MANY: Final[Any] = {"reason": "too many channels joined"}
+_STRIPPED: Final = (
+    "something on the way, a reverse proxy or a load balancer, takes it for plain HTTP: let it pass the headers "
+    "Upgrade and Connection (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
+    'proxy_set_header Connection "upgrade"), or connect to the server directly'
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request(Target):
+    """What the command line asks for.
+
+    Attributes:
+        topic: To be joined; `None` for none.
+        channels: So many topics are joined to find the server's limit; `None` for the one alone.
+    """
+
+    topic: str | None
+    channels: int | None
+    join_params: Any
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Go each step, and tell how it went.
+
+    Returns:
+        The exit code.
+    """
+    request = built(Request, arguments)
+    try:
+        asyncio.run(Doctor(request).examine())
+    except LocalError as error:
+        say(str(error))
+        return 2
+    except _Failed:
+        return 1
+    return 0
+
+
+class _Failed(Exception):
+    """A step failed, and was told."""
+
+
+class _Silence(Exception):
+    """Nothing came in time."""
+
+
+@dataclass(slots=True)
+class Finding:
+    """What a step found, in words; with a note it is not all right, and no reason to stop."""
+
+    words: str = ""
+    note: str = ""
+
+
+class Doctor:
+    """Examines the way to one server.
+
+    Raises:
+        LocalError: What is to be sent cannot be.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        endpoint = Endpoint(
+            request.url, params=request.params, auth_token=request.token, headers=request.headers, path=request.path
+        )
+        self._address = endpoint.request(request.vsn, request.params, request.token)
+        self._network: NetworkOptions[Any] = NetworkOptions(**request.network)
+        self._uri = parse_uri(self._address.url)
+        self._secrets = Secrets([*self._address.secrets(), *proxy_secrets(self._network.proxy)])
+
+    async def examine(self) -> None:
+        """Go each step."""
+        print(f"examining {self._request.shown}, vsn {self._request.vsn}", flush=True)
+        with self._step("proxy") as found:
+            proxy = proxy_for(self._uri, self._network.proxy)
+            found.words = "none" if proxy is None else named(proxy)
+        host, port = (self._uri.host, self._uri.port) if proxy is None else (proxy.host, proxy.port)
+        whose = "" if proxy is None else "the proxy "
+        loop = asyncio.get_running_loop()
+        with self._step("dns") as found, told(host, port, proxy=whose):
+            infos = await self._in_time(loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            found.words = f"{host} is " + ", ".join(dict.fromkeys(str(info[4][0]) for info in infos))
+        with self._step("tcp") as found, told(host, port, proxy=whose):
+            _, writer = await self._in_time(asyncio.open_connection(host, port))
+            found.words = f"connected to {place_of(*writer.get_extra_info('peername')[:2])}"
+            writer.close()
+        if self._uri.secure and proxy is None:
+            await self._shake_hands(host, port)
+        await self._talk()
+
+    async def _shake_hands(self, host: str, port: int) -> None:
+        with self._step("tls") as found, told(host, port, secure=True):
+            context = self._network.ssl or ssl.create_default_context()
+            _, writer = await self._in_time(asyncio.open_connection(host, port, ssl=context, server_hostname=host))
+            found.words = _certificate(writer.get_extra_info("ssl_object"))
+            writer.transport.abort()
+
+    async def _talk(self) -> None:
+        request, line = self._request, _Line(self._request)
+        with self._step("handshake") as found:
+            connection = await self._in_time(
+                open_connection(
+                    self._address.url,
+                    subprotocols=self._address.subprotocols,
+                    headers=self._address.headers,
+                    network=self._network,
+                    receiver=line,
+                )
+            )
+            found.words = f"accepted, vsn {request.vsn}, subprotocol {escaped(connection.subprotocol or 'none')}"
+            if request.token is not None and connection.subprotocol != "phoenix":
+                found.note = "the server took no notice of the token: its socket has no `auth_token: true`"
+        try:
+            with self._step("heartbeat") as found:
+                await self._in_time(line.ask(connection, PHOENIX_TOPIC, HEARTBEAT, {}))
+                found.words = "answered"
+            if request.topic is not None:
+                await self._join(connection, line, request.topic)
+            with self._step("close") as found:
+                connection.close()
+                await self._in_time(connection.wait_closed())
+                found.words = "closed with 1000"
+        finally:
+            connection.abort()
+            await connection.wait_closed()
+
+    async def _join(self, connection: Connection, line: "_Line", topic: str) -> None:
+        params: Any = {} if self._request.join_params is None else self._request.join_params
+        with self._step("join") as found:
+            reply = await self._in_time(line.ask(connection, topic, PHX_JOIN, params))
+            if not reply.ok:
+                raise JoinRefused(topic, reply.response, reply.status, self._secrets.shown(reply.response))
+            found.words = f"{escaped(topic)} joined"
+        if self._request.channels is None:
+            return
+        with self._step("channels") as found:
+            for number in range(2, self._request.channels + 1):
+                one = f"{topic}-doctor-{number}"
+                reply = await self._in_time(line.ask(connection, one, PHX_JOIN, params))
+                if reply.ok:
+                    continue
+                if reply.response != _TOO_MANY:
+                    raise JoinRefused(one, reply.response, reply.status, self._secrets.shown(reply.response))
+                found.words = f"{number - 1} joined; the server takes no more on one socket"
+                found.note = "more need further sockets: max_channels_per_transport in the server's endpoint.ex"
+                return
+            found.words = f"{self._request.channels} joined on one socket"
+
+    async def _in_time(self, what: Any) -> Any:
+        try:
+            async with asyncio.timeout(self._request.timeout):
+                return await what
+        except TimeoutError:
+            raise _Silence from None
+
+    @contextlib.contextmanager
+    def _step(self, name: str) -> Generator[Finding]:
+        found, began = Finding(), time.perf_counter()
+
+        def tell(mark: str, words: str) -> None:
+            took = (time.perf_counter() - began) * 1000
+            print(f"{mark:<5}{name:<10}{took:>9.1f} ms  {self._secrets.escaped(words, _WIDTH)}", flush=True)
+
+        try:
+            yield found
+        except _Silence:
+            tell("FAIL", f"no answer within {self._request.timeout:g} s ({_SILENCE[name]}; --timeout waits longer)")
+        except LocalError:
+            raise
+        except PhxError as error:
+            if isinstance(error, ConnectError):
+                error.mask(self._secrets)
+            tell("FAIL", f"{error}{_advice(error)}")
+        else:
+            tell("note" if found.note else "ok", f"{found.words}{f' ({found.note})' if found.note else ''}")
+            return
+        raise _Failed
+
+
+class _Line:
+    """What comes on the connection, and the requests that wait for their replies; fulfils its `Receiver`."""
+
+    def __init__(self, request: Request) -> None:
+        self._serializer = request.serializer
+        self._refs = map(str, count(1))
+        self._waiting: dict[str, asyncio.Future[Reply]] = {}
+        self._ended: PhxError | None = None
+
+    async def ask(self, connection: Connection, topic: str, event: str, payload: Any) -> Reply:
+        """Send a message, and wait for its reply.
+
+        Raises:
+            ConnectionClosed: The connection ended first.
+        """
+        if self._ended is not None:
+            raise self._ended
+        ref = next(self._refs)
+        join_ref = ref if event == PHX_JOIN else None
+        frame = self._serializer.encode(
+            Message[Any](join_ref=join_ref, ref=ref, topic=topic, event=event, payload=payload)
+        )
+        self._waiting[ref] = asyncio.get_running_loop().create_future()
+        if isinstance(frame, str):
+            connection.send_text(frame)
+        else:
+            connection.send_binary(frame)
+        return await self._waiting[ref]
+
+    def frames(self, frames: list[Received]) -> None:
+        for frame in frames:
+            with contextlib.suppress(PhxError):
+                message = self._serializer.decode(frame)
+                waiter = self._waiting.pop(message.ref or "", None)
+                if message.event == PHX_REPLY and waiter is not None and not waiter.done():
+                    waiter.set_result(decode_reply(message))
+
+    def closed(self, code: int | None, reason: str) -> None:
+        self._ended = ConnectionClosed(code, reason)
+        for waiter in self._waiting.values():
+            if not waiter.done():
+                waiter.set_exception(self._ended)
+
+    def waits(self, missing: str) -> None: ...
+    def refusing(self, refusal: HandshakeRefused) -> None: ...
+    def progress(self) -> None: ...
+    def blocked(self) -> None: ...
+    def writable(self) -> None: ...
+
+
+_SILENCE: Final = {
+    "proxy": "",
+    "dns": "is this machine's resolver there?",
+    "tcp": "a firewall that drops packets, or the host is down",
+    "tls": "does the port speak TLS? if not, give the URL with ws://",
+    "handshake": "the server accepts connections and is busy, or what answers is no web server",
+    "heartbeat": "what answered is no Phoenix socket, or the server is busy",
+    "join": "the channel's join/3 takes its time",
+    "channels": "the channel's join/3 takes its time",
+    "close": "the server does not answer the close frame",
+}
+
+
+def _advice(error: PhxError) -> str:
+    """What its own text does not say."""
+    if isinstance(error, HandshakeRefused) and (error.status in (200, 426) or "upgrade" in error.said.lower()):
+        return f" ({_STRIPPED})"
+    if isinstance(error, CertificateError):
+        return " (here: --ca FILE)"
+    return ""
+
+
+def _certificate(tls: ssl.SSLObject) -> str:
+    """The protocol, and whose certificate it is, from whom, and until when."""
+    certificate: Any = tls.getpeercert() or {}
+    names = ["/".join(pair[1] for part in certificate.get(side, ()) for pair in part) for side in ("subject", "issuer")]
+    for_whom = ", ".join(value for _, value in certificate.get("subjectAltName", ())) or names[0] or "nobody named"
+    until = certificate.get("notAfter")
+    if until is None:
+        return f"{tls.version()}, a certificate that is not verified"
+    ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(until), UTC)
+    days = (ends - datetime.now(UTC)).days
+    return f"{tls.version()}, certificate for {for_whom} by {names[1]}, valid for {days} more days"

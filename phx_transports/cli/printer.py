@@ -1,0 +1,64 @@
+"""What commands print on stdout: one JSON object a line, and nothing that a terminal would obey."""
+
+import json
+from base64 import b64encode
+from typing import Any, BinaryIO
+
+import msgspec
+
+from phx_proto import Message
+from phx_proto.presence import PresenceChange
+
+
+class Printer:
+    """Writes messages to a stream.
+
+    Attributes:
+        unwritten: Whether a line is not written yet, or could not be.
+    """
+
+    def __init__(self, out: BinaryIO) -> None:
+        self.unwritten = False
+        self._out = out
+
+    def message(self, message: Message[Any]) -> None:
+        """Write a message; its payload as it came, not parsed."""
+        self._write(
+            printed({"topic": message.topic, "event": message.event}, "payload", message.undecoded, ref=message.ref)
+        )
+
+    def presence(self, topic: str, change: PresenceChange) -> None:
+        """Write who came and who went, a line each."""
+        for verb, entries in (("leave", change.leaves), ("join", change.joins)):
+            for key, entry in entries.items():
+                self._write(printed({"topic": topic, "presence": verb, "key": key}, "metas", entry["metas"]))
+
+    def _write(self, line: bytes) -> None:
+        """Write one line, whole, and at once."""
+        self.unwritten = True
+        self._out.write(line)
+        self._out.flush()
+        self.unwritten = False
+
+
+def printed(fields: dict[str, Any], name: str, value: Any, *, ref: str | None = None) -> bytes:
+    """A line: these fields and a value under a name, in base64 and marked so if it is bytes."""
+    if isinstance(value, bytes):
+        fields |= {name: b64encode(value).decode()}
+    else:
+        fields |= {name: value}  # `msgspec.Raw` is written as it is
+    if ref is not None:
+        fields |= {"ref": ref}
+    if isinstance(value, bytes):
+        fields |= {"encoding": "base64"}
+    return _in_one_line(msgspec.json.encode(fields)) + b"\n"
+
+
+def _in_one_line(line: bytes) -> bytes:
+    """The same JSON in one line, without what a terminal would take for more than text."""
+    text = line.decode("utf-8", "replace")  # a payload is not looked at before it is printed
+    if text.isprintable():
+        return text.encode()
+    for blank in "\n\r\t":  # white space between a payload's tokens: inside strings they are escaped
+        text = text.replace(blank, " ")
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text).encode()

@@ -1,0 +1,129 @@
+"""`phx listen`: what is printed and what is not, and what it writes down. Its life is in test_cli.py."""
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phx_transports.cli import main
+from phx_transports.server import ServerChannel
+from phx_transports.testing import Peer, Recording, TestServer, serve
+from phx_transports.threads import connect
+
+
+class Room(ServerChannel):
+    """It says all that it has to say when it is joined."""
+
+    async def joined(self) -> None:
+        self.presence.track("ann", {"mood": "ok"})
+        self.presence.push_state()
+        for event in ("tick", "tock", "shout"):
+            self.push(event, {"body": event})
+        self.push("blob", b"\x00\xff")
+        self.push("end", {})
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[TestServer]:
+    for name in ("PHX_URL", "PHX_TOKEN", "PHX_PARAMS"):
+        monkeypatch.delenv(name, raising=False)
+    with serve({"room:*": Room}) as server:
+        yield server
+
+
+def listened(server: TestServer, capfd: pytest.CaptureFixture[str], *options: str) -> list[dict[str, Any]]:
+    """What it prints until it ends by itself."""
+    assert main(("listen", server.url, "room:lobby", "--proxy", "none", *options)) == 0
+    return [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+
+
+def test_it_ends_after_as_many_messages_as_it_was_told(server: TestServer, capfd: pytest.CaptureFixture[str]) -> None:
+    exclude = ("--exclude", "presence_*")
+    assert [line["event"] for line in listened(server, capfd, *exclude, "--count", "2")] == ["tick", "tock"]
+
+
+def test_events_can_be_excluded(server: TestServer, capfd: pytest.CaptureFixture[str]) -> None:
+    options = ("--exclude", "presence_*", "--exclude", "tick", "--exclude", "t*", "--count", "3")
+    assert [line["event"] for line in listened(server, capfd, *options)] == ["shout", "blob", "end"]
+
+
+def test_who_comes_and_goes_is_told_instead_of_the_events_that_say_so(
+    server: TestServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = listened(server, capfd, "--presence", "--count", "5")
+    assert [line["event"] for line in lines if "event" in line] == ["tick", "tock", "shout", "blob", "end"]
+    (joined,) = [line for line in lines if "presence" in line]
+    assert (joined["topic"], joined["presence"], joined["key"]) == ("room:lobby", "join", "ann")
+    assert [meta["mood"] for meta in joined["metas"]] == ["ok"]
+
+
+def test_the_url_may_come_from_the_environment(
+    server: TestServer, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHX_URL", server.url)
+    assert main(("listen", "room:lobby", "--event", "shout", "--count", "1", "--proxy", "none")) == 0
+    assert '"event":"shout"' in capfd.readouterr().out
+
+
+def test_a_recorded_session_can_be_replayed(
+    server: TestServer, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "session.jsonl"
+    secret = ("--join-params", '{"since": 3, "token": "s3cret"}')
+    listened(server, capfd, "--event", "end", "--count", "1", "--record", str(path), *secret)
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "s3cret" not in path.read_text()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert next(line["data"] for line in lines if line["dir"] == "send").endswith('"phx_join",{"since":3,"token":"…"}]')
+    recording = Recording.read(path)
+    with Peer() as peer:
+        recording.answer_joins(peer)
+        with connect(peer.url, transport=peer) as client:
+            channel = client.channel("room:lobby")
+            with channel.messages() as messages:
+                channel.join()
+                recording.play(peer)
+                seen = [next(iter(messages)) for _ in range(7)]
+    assert {message.event for message in seen} == {
+        "presence_state",
+        "presence_diff",
+        "tick",
+        "tock",
+        "shout",
+        "blob",
+        "end",
+    }
+    assert [message.payload for message in seen if message.event == "blob"] == [b"\x00\xff"]
+
+
+def test_a_recording_never_overwrites_a_file(
+    server: TestServer, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "session.jsonl"
+    path.write_text("mine")
+    assert main(("listen", server.url, "room:lobby", "--record", str(path))) == 1
+    assert capfd.readouterr().err == f"phx: cannot write to {path}: File exists\n"
+    assert path.read_text() == "mine"
+
+
+def test_the_ends_of_connections_are_recorded(tmp_path: Path) -> None:
+    from phx_proto.events import Connected, Disconnected
+    from phx_transports.cli.recording import Recorder
+
+    path = tmp_path / "session.jsonl"
+    recorder = Recorder(str(path), clock=lambda: 5.0)
+    recorder.event(Connected(None, False))
+    recorder.event(Disconnected(None, "cut", 0.01))
+    recorder.event(Connected(None, True))
+    recorder.frame("recv", b"\x01")
+    recorder.event(Disconnected(1012, "restart", 0.01))
+    recorder.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"t_ms": 0.0, "dir": "eof", "c": "1"},
+        {"t_ms": 0.0, "dir": "recv", "c": "2", "op": "binary", "hex": "01"},
+        {"t_ms": 0.0, "dir": "recv", "c": "2", "op": "close", "code": 1012, "reason": "restart"},
+    ]
