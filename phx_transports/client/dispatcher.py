@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Protocol
 
 from phx_proto.handlers.handler import Handler
@@ -64,6 +66,9 @@ class Host(Halt, Protocol):
         """These are done with."""
 
 
+_handler_of: Callable[[HandlerQueue], Handler] = attrgetter("handler")
+
+
 class Dispatcher:
     """Gives messages to executors, for one client.
 
@@ -81,15 +86,14 @@ class Dispatcher:
 
     def add(self, queues: Iterable[HandlerQueue]) -> None:
         """These queues have something, and are in no batch."""
-        for queue in queues:
-            handler = queue.handler
+        for handler, some in groupby(queues, _handler_of):  # a read brings many of one handler
             batches = self._handlers.get(handler)
             if batches is None:
                 executor = handler.executor or self._default
                 assert executor is not None, "a handler without an executor was placed in one"
                 self._handlers = {other: batches for other, batches in self._handlers.items() if batches.busy}
                 batches = self._handlers[handler] = _HandlerBatches(handler, executor, self._host, self._shares)
-            batches.add(queue)
+            batches.add(some)
 
     def progress(self) -> list[Delivery]:
         """What batches that still run are done with, and have not told of yet; the lock is held."""
@@ -116,8 +120,8 @@ class _HandlerBatches:
         """Whether anything waits here or is under way; the lock is held."""
         return bool(self._pending or self._under_way or self._called)
 
-    def add(self, queue: HandlerQueue) -> None:
-        self._pending.append(queue)
+    def add(self, queues: Iterable[HandlerQueue]) -> None:
+        self._pending.extend(queues)
         if not self._called:
             self._called = True
             self._host.call_soon(self._begin)
@@ -143,15 +147,17 @@ class _HandlerBatches:
         queues: list[HandlerQueue] = []
         deliveries: list[Delivery] = []
         channels: list[object] | None = [] if self._handler.takes_channel else None
-        room = LARGEST_TURN
-        while pending and len(queues) < most and len(deliveries) < BATCH and room > 0:
+        heavy = pending[0].heavy  # as all are, or none
+        left, room = BATCH, LARGEST_TURN
+        while pending and len(queues) < most and left > 0 and room > 0:
             queue = pending.popleft()
-            taken = queue.take(BATCH - len(deliveries))
+            taken = queue.take(left)
             if not taken:  # its turn has ended
                 continue
             queues.append(queue)
             deliveries += taken
-            if queue.heavy:
+            left -= len(taken)
+            if heavy:
                 room -= sum(map(size_of, taken))
             if channels is not None:
                 channels += [queue.channel.context] * len(taken)
