@@ -90,7 +90,7 @@ async def main(url: str, topic: str, event: str) -> None:
         print("joined:", joined)
         reply = await client.ask(calls.push(channel, event, {"body": "hi"}))
         print("answered:", reply)
-        client.engine.drain()
+        client.engine.close()
 
 
 if __name__ == "__main__":

@@ -231,7 +231,7 @@ class ClientProtocol:
         for socket in sockets:
             socket.reconnect(now)
 
-    def drain(self, now: float, *, timeout: float = 10.0, error: BaseException | None = None) -> None:
+    def close(self, now: float, *, timeout: float = 10.0, error: BaseException | None = None) -> None:
         """Close gracefully: take no new messages, let handlers finish (pushes still work), leave, close with 1000.
 
         Ends in `Closed`. Does nothing if the client is closing already.
@@ -244,7 +244,7 @@ class ClientProtocol:
         Raises:
             InvalidTimeout: The timeout is no number.
         """
-        checked_timeout("drain", timeout)
+        checked_timeout("close", timeout)
         sockets = [socket for socket in self._sockets.all if socket.may(SocketInput.DRAIN)]
         if not sockets:
             return
@@ -256,8 +256,11 @@ class ClientProtocol:
             self._drain_timer = self._client.timers.at(self._drain_ends, self._drain_timed_out)
         self._go_on_draining(now)
 
-    def close(self, now: float) -> None:
-        """Close at once, with the closing handshake: calls that wait for a reply are lost. Ends in `Closed`."""
+    def disconnect(self, now: float) -> None:
+        """Close at once, with the closing handshake: calls that wait for a reply are lost. Ends in `Closed`.
+
+        It is what phoenix.js's `disconnect` does; no face has it.
+        """
         if self.state in CLOSE_BEGUN:
             return
         channels = self._all_channels()
@@ -412,7 +415,7 @@ class ClientProtocol:
             for channel in list(self._client.channels.values()):
                 channel.leave(now, timeout=inf)  # the drain's own timeout bounds it
         if not any(connection.leaving for connection in connections):
-            self.close(now)
+            self.disconnect(now)
 
     def _drain_timed_out(self, now: float) -> None:
         if self._client.held.messages:

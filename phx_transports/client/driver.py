@@ -292,11 +292,11 @@ class Driver(ABC):
             return  # it is on its way
         self.session.fail(error)
         self._dropped = True  # the core's drain is all the time that handlers have
-        self.proto.drain(now, timeout=self.settings.drain_timeout, error=error)
+        self.proto.close(now, timeout=self.settings.drain_timeout, error=error)
         self.session.release_readers()
 
     def _drain(self, now: float) -> None:
-        self.proto.drain(now, timeout=self.settings.drain_timeout)
+        self.proto.close(now, timeout=self.settings.drain_timeout)
         self.session.release_readers()
 
     def _abort(self, now: float) -> None:

@@ -118,7 +118,7 @@ class PeerDriver:
 
     def close(self, *, timeout: float = 10.0) -> "Future[None]":
         """Close gracefully; ends when the client has ended."""
-        self.tell(lambda now: self.proto.drain(now, timeout=timeout))
+        self.tell(lambda now: self.proto.close(now, timeout=timeout))
         return self.closed()
 
     def abort(self) -> None:

@@ -104,7 +104,7 @@ class Engine(Driver):
             may go on. By default they may not: the turn ends, and the next is due at once.
 
     Attributes:
-        proto: The core; what the application calls: `connect`, `channel`, `drain`.
+        proto: The core; what the application calls: `connect`, `channel`, `close`.
         machine: Where its streams come from.
         session: The calls that wait, and who listens to events; the log does.
         log: What is logged of them.
@@ -175,9 +175,9 @@ class Engine(Driver):
         stream.failed(_problem(stream, error), self.now())
         self.turn()
 
-    def drain(self, *, timeout: float = 10.0) -> None:
+    def close(self, *, timeout: float = 10.0) -> None:
         """Begin to close gracefully: what was received is handled, channels are left, the connection is closed."""
-        self.proto.drain(self.now(), timeout=timeout)
+        self.proto.close(self.now(), timeout=timeout)
         self.turn()
 
     @contextlib.contextmanager

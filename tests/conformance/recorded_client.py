@@ -101,7 +101,7 @@ class RecordedClient:
             case "recv", "text" | "binary":
                 expected, delivered = self._receive(line)
             case "send", "close" if not self._is_over:
-                self.core.close(now)
+                self.core.disconnect(now)
                 expected = self._account.gone()
             case "recv", "close" if not self._is_over:
                 self.link.closed(line.code, line.fields["reason"], now)

@@ -227,8 +227,8 @@ class World(Watched):
         assert joined == served, "client and server do not agree on what is joined"
 
     def end(self, how: str) -> None:
-        """`drain`, `close` or `abort`."""
-        self.drained |= how == "drain"
+        """`close`, `disconnect` or `abort`."""
+        self.drained |= how == "close"
         self.tell("proto", 0, how, self.now)
 
     def check_end(self) -> None:

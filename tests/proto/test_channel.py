@@ -412,7 +412,7 @@ def test_a_channel_that_was_never_joined_stays_as_it_is() -> None:
     assert talk.sent() == []
 
 
-@pytest.mark.parametrize("call", ["close", "abort"])
+@pytest.mark.parametrize("call", ["disconnect", "abort"])
 def test_the_clients_end_closes_every_channel(call: str) -> None:
     talk = Conversation().connect()
     talk.channel("idle")

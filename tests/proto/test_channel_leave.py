@@ -211,7 +211,7 @@ def test_a_leave_may_wait_for_ever() -> None:
 
 def test_the_clients_close_ends_it() -> None:
     talk, _, _ = leaving()
-    talk.proto.close(talk.now)
+    talk.proto.disconnect(talk.now)
     assert leave_end(talk) is LeaveEnd.DISCONNECTED
 
 
@@ -323,7 +323,7 @@ def test_a_crash_while_it_is_left_ends_the_leave(vsn: int) -> None:
 def test_a_crash_of_the_last_channel_that_is_left_ends_an_endless_drain() -> None:
     talk = Conversation().connect()
     room = talk.joined("room:1")
-    talk.proto.drain(talk.now, timeout=inf)
+    talk.proto.close(talk.now, timeout=inf)
     talk.crash_channel("room:1", room.join_ref)
     assert talk.proto.state is SocketState.CLOSING
 

@@ -89,7 +89,7 @@ INPUTS: dict[str, tuple[Callable[[Situation], object], tuple[Outcome, ...]]] = {
         (IDLE, PENDING, JOINING, JOINED, ERRORED, LEAVING, CLOSED),
     ),
     "the client's close": (
-        lambda at: at.talk.proto.close(at.talk.now),
+        lambda at: at.talk.proto.disconnect(at.talk.now),
         (CLOSED, CLOSED, CLOSED, CLOSED, CLOSED, CLOSED, CLOSED),
     ),
     "params": (Situation.resolve, (IDLE, JOINING, JOINING, JOINED, ERRORED, LEAVING, CLOSED)),

@@ -524,7 +524,7 @@ def scripted_session() -> list[Any]:
     talk.drop(1012)
     outputs += [talk.commands(), talk.events(), talk.sent(), talk.deliveries()]
     talk.advance(40.0)
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     talk.advance(40.0)
     outputs += [talk.commands(), talk.events(), talk.sent(), talk.proto.stats]
     return outputs

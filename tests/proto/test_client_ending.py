@@ -38,7 +38,7 @@ def listening(options: ClientOptions | None = None, **settings: Any) -> Conversa
 
 def test_close_starts_the_closing_handshake_and_ends_with_it() -> None:
     talk = Conversation().connect()
-    talk.proto.close(talk.now)
+    talk.proto.disconnect(talk.now)
     assert talk.commands() == [CloseTransport(talk.link, 1000, "")]
     assert (talk.proto.state, talk.events()) == (SocketState.CLOSING, [])
     talk.link.closed(1000, "", talk.now)
@@ -49,7 +49,7 @@ def test_close_ends_the_channels_at_once() -> None:
     talk = Conversation().connect()
     room = talk.joined()
     ref = talk.push(room)
-    talk.proto.close(talk.now)
+    talk.proto.disconnect(talk.now)
     failed, ended = talk.events()
     assert isinstance(failed, PushFailed)
     assert isinstance(failed.error, PushLost)
@@ -61,7 +61,7 @@ def test_close_ends_the_channels_at_once() -> None:
 def test_what_comes_while_closing_interests_nobody() -> None:
     talk = listening()
     talk.joined()
-    talk.proto.close(talk.now)
+    talk.proto.disconnect(talk.now)
     talk.events()
     talk.receive('[null,null,"room:1","tick",{}]', "garbage")
     assert (talk.events(), talk.deliveries()) == ([], [])
@@ -70,7 +70,7 @@ def test_what_comes_while_closing_interests_nobody() -> None:
 
 def test_a_server_that_does_not_answer_the_close_is_dropped() -> None:
     talk = Conversation(ClientOptions(close_timeout=3.0)).connect()
-    talk.proto.close(talk.now)
+    talk.proto.disconnect(talk.now)
     talk.advance(2.999)
     assert talk.proto.state is SocketState.CLOSING
     talk.advance(0.001)
@@ -82,25 +82,25 @@ def test_a_close_while_reading_stands_still_reads_on_for_the_servers_close_frame
     talk = listening(ClientOptions(flow=FlowLimits(high=1, low=0)))
     talk.joined()
     talk.serve("room:1", "tick")
-    talk.proto.close(talk.now)
+    talk.proto.disconnect(talk.now)
     link = talk.link
     assert talk.commands() == [PauseReading(link), ResumeReading(link), CloseTransport(link, 1000, "")]
 
 
 def test_closing_twice_is_closing_once() -> None:
     talk = Conversation().connect()
-    talk.proto.close(talk.now)
+    talk.proto.disconnect(talk.now)
     talk.advance(2.0)
-    talk.proto.close(talk.now)
+    talk.proto.disconnect(talk.now)
     assert len(talk.commands()) == 1
     talk.advance(3.0)
-    talk.proto.close(talk.now)
+    talk.proto.disconnect(talk.now)
     assert talk.events() == [Closed(None)]
 
 
 def test_close_of_what_never_connected_ends_at_once() -> None:
     talk = Conversation()
-    talk.proto.close(talk.now)
+    talk.proto.disconnect(talk.now)
     assert talk.events() == [Closed(None)]
 
 
@@ -108,7 +108,7 @@ def test_close_drops_an_attempt_under_way() -> None:
     talk = Conversation()
     talk.proto.connect(talk.now, timeout=60.0)
     link = talk.link
-    talk.proto.close(talk.now)
+    talk.proto.disconnect(talk.now)
     assert talk.commands()[-1] == AbortTransport(link)
     assert talk.events()[-1] == Closed(None)
     assert talk.proto.next_timeout() is None
@@ -117,7 +117,7 @@ def test_close_drops_an_attempt_under_way() -> None:
 def test_close_forgets_questions_under_way() -> None:
     talk = Conversation(params=lambda: EMPTY)
     talk.proto.connect(talk.now)
-    talk.proto.close(talk.now)
+    talk.proto.disconnect(talk.now)
     talk.events()
     talk.resolve({})
     assert (talk.proto.state, talk.events()) == (SocketState.CLOSED, [])
@@ -125,7 +125,7 @@ def test_close_forgets_questions_under_way() -> None:
 
 def test_a_client_that_was_closed_makes_no_channel() -> None:
     talk = Conversation().connect()
-    talk.proto.close(talk.now)
+    talk.proto.disconnect(talk.now)
     with pytest.raises(ConnectionClosed):
         talk.channel()
 
@@ -153,7 +153,7 @@ def test_aborting_twice_is_aborting_once() -> None:
 
 def test_abort_cuts_a_closing_handshake_short() -> None:
     talk = Conversation().connect()
-    talk.proto.close(talk.now)
+    talk.proto.disconnect(talk.now)
     talk.proto.abort(talk.now)
     assert talk.commands()[-1] == AbortTransport(talk.link)
     assert talk.events() == [Closed(None)]
@@ -178,7 +178,7 @@ def test_drain_of_a_client_without_work_leaves_and_closes() -> None:
     talk = Conversation().connect()
     room = talk.joined()
     join_ref = room.join_ref
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     ((left_ref, ref, topic, event, _),) = talk.sent()
     assert (left_ref, topic, event) == (join_ref, "room:1", "phx_leave")
     assert talk.proto.state.value == "draining"
@@ -195,7 +195,7 @@ def test_drain_waits_until_what_was_received_is_handled() -> None:
     talk.joined()
     talk.serve("room:1", "tick")
     talk.serve("room:1", "tick")
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     assert talk.sent() == []
     talk.handle(1)
     assert talk.sent() == []
@@ -210,7 +210,7 @@ def test_drain_closes_when_the_last_message_is_handled_of_a_channel_that_is_gone
     room = talk.joined("room:1")
     talk.serve("room:1", "tick")
     talk.close_channel("room:1", room.join_ref)
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     assert talk.proto.state.value == "draining"
     assert talk.deliveries() == [("room:1", "tick", {})]
     assert talk.proto.state is SocketState.CLOSING
@@ -220,7 +220,7 @@ def test_new_messages_are_dropped_while_draining_and_counted() -> None:
     talk = listening()
     talk.joined()
     talk.serve("room:1", "tick")
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     talk.serve("room:1", "tock")
     assert talk.proto.stats.dropped == 1
     assert talk.deliveries() == [("room:1", "tick", {})]
@@ -230,7 +230,7 @@ def test_a_handler_that_pushes_gets_its_reply_while_draining() -> None:
     talk = listening()
     room = talk.joined()
     talk.serve("room:1", "tick")
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     ref = talk.push(room, "save")
     talk.reply(ref, "ok", {"id": 7})
     assert talk.events() == [ReplyReceived("room:1", "save", ref, Reply("ok", {"id": 7}))]
@@ -240,7 +240,7 @@ def test_a_ping_works_while_draining() -> None:
     talk = listening()
     talk.joined()
     talk.serve("room:1", "tick")
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     ref = talk.ping()
     assert talk.events() == [PingAnswered(ref, 0.0)]
 
@@ -251,7 +251,7 @@ def test_drain_reads_on_where_reading_stood_still_and_never_stops_again() -> Non
     talk.receive(*['[null,null,"room:1","tick",{}]'] * 3)
     link = talk.link
     assert talk.commands() == [PauseReading(link)]
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     assert talk.commands() == [ResumeReading(link)]
     talk.receive(*['[null,null,"room:1","tick",{}]'] * 3)
     assert talk.commands() == []
@@ -261,7 +261,7 @@ def test_a_drain_that_takes_too_long_is_cut_short() -> None:
     talk = listening()
     talk.joined()
     talk.serve("room:1", "tick")
-    talk.proto.drain(talk.now, timeout=4.0)
+    talk.proto.close(talk.now, timeout=4.0)
     talk.advance(3.999)
     assert talk.proto.state.value == "draining"
     talk.advance(0.001)
@@ -272,7 +272,7 @@ def test_a_drain_that_takes_too_long_is_cut_short() -> None:
 def test_a_leave_that_is_not_answered_ends_with_the_drain() -> None:
     talk = Conversation().connect()
     talk.joined()
-    talk.proto.drain(talk.now, timeout=4.0)
+    talk.proto.close(talk.now, timeout=4.0)
     talk.advance(4.0)
     assert [type(event) for event in talk.events()] == [LeaveEnded, ChannelEnded, Closed]
 
@@ -280,7 +280,7 @@ def test_a_leave_that_is_not_answered_ends_with_the_drain() -> None:
 @pytest.mark.parametrize("timeout", [1.0, 7.0, inf])
 def test_the_closing_handshake_is_within_the_drains_timeout(timeout: float) -> None:
     talk = Conversation(ClientOptions(close_timeout=5.0)).connect()
-    talk.proto.drain(talk.now, timeout=timeout)
+    talk.proto.close(talk.now, timeout=timeout)
     talk.advance(min(timeout, 5.0) - 0.001)
     assert Closed(None) not in talk.events()
     talk.advance(0.001)
@@ -290,7 +290,7 @@ def test_the_closing_handshake_is_within_the_drains_timeout(timeout: float) -> N
 def test_what_the_drain_took_is_taken_off_the_closing_handshake() -> None:
     talk = Conversation(ClientOptions(close_timeout=5.0)).connect()
     room = talk.joined()
-    talk.proto.drain(talk.now, timeout=6.0)
+    talk.proto.close(talk.now, timeout=6.0)
     talk.advance(4.0)
     talk.close_channel(room.topic, room.join_ref)
     assert talk.proto.state is SocketState.CLOSING
@@ -301,7 +301,7 @@ def test_what_the_drain_took_is_taken_off_the_closing_handshake() -> None:
 def test_a_drain_may_take_for_ever() -> None:
     talk = Conversation(ClientOptions(heartbeat=1000.0)).connect()
     talk.joined()
-    talk.proto.drain(talk.now, timeout=inf)
+    talk.proto.close(talk.now, timeout=inf)
     talk.advance(999.0)
     assert talk.proto.state.value == "draining"
 
@@ -310,7 +310,7 @@ def test_a_leave_that_was_under_way_is_waited_for_until_its_own_timeout() -> Non
     talk = Conversation().connect()
     room = talk.joined()
     talk.leave(room, timeout=2.0)
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     talk.advance(1.0)
     assert talk.proto.state.value == "draining"
     talk.advance(1.0)
@@ -321,7 +321,7 @@ def test_a_join_that_was_under_way_is_cancelled_and_left() -> None:
     talk = Conversation().connect()
     talk.joining()
     talk.sent()
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     failed = talk.event(JoinFailed)
     assert isinstance(failed.error, JoinCancelled)
     assert [frame.event for frame in talk.sent()] == ["phx_leave"]
@@ -334,7 +334,7 @@ def test_a_join_whose_turn_had_not_come_is_never_sent() -> None:
     talk.joining("room:3")
     talk.serve("room:1", "tick")
     talk.sent()
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     talk.deliveries()
     assert [(frame.topic, frame.event) for frame in talk.sent()] == [("room:1", "phx_leave"), ("room:2", "phx_leave")]
 
@@ -343,7 +343,7 @@ def test_the_connection_may_be_lost_while_draining_and_handlers_still_finish() -
     talk = listening()
     talk.joined()
     talk.serve("room:1", "tick")
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     talk.drop(1012, "restart")
     assert talk.event(Disconnected) == Disconnected(1012, "restart", None)
     assert talk.proto.state.value == "draining"
@@ -356,7 +356,7 @@ def test_the_connection_may_be_lost_while_draining_and_handlers_still_finish() -
 def test_a_connection_lost_while_leaves_are_answered_ends_the_drain() -> None:
     talk = Conversation().connect()
     talk.joined()
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     talk.drop()
     assert [type(event) for event in talk.events()] == [Disconnected, LeaveEnded, ChannelEnded, Closed]
 
@@ -366,7 +366,7 @@ def test_a_silent_peer_is_noticed_while_draining() -> None:
     talk.joined()
     talk.serve("room:1", "tick")
     talk.answers_heartbeats = False
-    talk.proto.drain(talk.now, timeout=100.0)
+    talk.proto.close(talk.now, timeout=100.0)
     talk.advance(60.0)
     assert talk.event(Disconnected).retry_in is None
 
@@ -376,7 +376,7 @@ def test_drain_between_two_connections_waits_for_handlers_alone() -> None:
     talk.joined()
     talk.serve("room:1", "tick")
     talk.drop()
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     talk.advance(1.0)
     assert talk.proto.state.value == "draining"
     talk.deliveries()
@@ -390,7 +390,7 @@ def test_drain_drops_an_attempt_under_way() -> None:
     talk.drop()
     talk.advance(0.01)
     link = talk.link
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     assert talk.commands()[-1] == AbortTransport(link)
     talk.deliveries()
     assert talk.proto.state is SocketState.CLOSED
@@ -401,7 +401,7 @@ def test_what_a_tap_keeps_is_waited_for() -> None:
     room = talk.joined()
     room.attach(Tap(lambda item: None))
     talk.serve("room:1", "tick")
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     assert talk.sent() == []
     talk.tapped()
     assert [frame.event for frame in talk.sent()] == ["phx_leave"]
@@ -411,9 +411,9 @@ def test_draining_twice_is_draining_once() -> None:
     talk = listening()
     talk.joined()
     talk.serve("room:1", "tick")
-    talk.proto.drain(talk.now, timeout=5.0)
+    talk.proto.close(talk.now, timeout=5.0)
     talk.advance(4.0)
-    talk.proto.drain(talk.now, timeout=5.0)
+    talk.proto.close(talk.now, timeout=5.0)
     talk.advance(1.0)
     assert talk.proto.state is SocketState.CLOSED
 
@@ -422,8 +422,8 @@ def test_a_drain_can_be_cut_short_by_a_close() -> None:
     talk = listening()
     talk.joined()
     talk.serve("room:1", "tick")
-    talk.proto.drain(talk.now)
     talk.proto.close(talk.now)
+    talk.proto.disconnect(talk.now)
     assert talk.commands() == [CloseTransport(talk.link, 1000, "")]
     talk.link.closed(1000, "", talk.now)
     assert talk.events()[-1] == Closed(None)
@@ -432,7 +432,7 @@ def test_a_drain_can_be_cut_short_by_a_close() -> None:
 def test_drain_of_what_never_connected_ends_at_once() -> None:
     talk = Conversation()
     talk.joining()
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     assert talk.events()[-1] == Closed(None)
 
 
@@ -443,12 +443,12 @@ def test_drain_of_what_never_connected_ends_at_once() -> None:
     "end",
     [
         lambda talk: talk.link.refused(403, {}, b"", talk.now),
-        lambda talk: talk.proto.close(talk.now),
+        lambda talk: talk.proto.disconnect(talk.now),
         lambda talk: talk.proto.abort(talk.now),
-        lambda talk: talk.proto.drain(talk.now),
+        lambda talk: talk.proto.close(talk.now),
         lambda talk: talk.advance(30.0),
     ],
-    ids=["refused", "close", "abort", "drain", "timeout"],
+    ids=["refused", "disconnect", "abort", "close", "timeout"],
 )
 def test_a_connect_ends_once_and_nothing_comes_after_it(end: Any) -> None:
     talk = Conversation()

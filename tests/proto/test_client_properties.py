@@ -99,7 +99,7 @@ def test_no_secret_is_shown_whatever_happens(renewable: bool) -> None:
     talk.advance(2.0)
     talk.drop(1001, "")
     seen += everything(talk)
-    proto.close(talk.now)
+    proto.disconnect(talk.now)
     seen += everything(talk)
     assert_no_secret(seen)
 
@@ -172,11 +172,11 @@ class Anything:
     def reconnect(self, number: int) -> None:
         self.proto.reconnect(self.talk.now)
 
+    def disconnect(self, number: int) -> None:
+        self.proto.disconnect(self.talk.now)
+
     def close(self, number: int) -> None:
         self.proto.close(self.talk.now)
-
-    def drain(self, number: int) -> None:
-        self.proto.drain(self.talk.now)
 
     def abort(self, number: int) -> None:
         self.proto.abort(self.talk.now)
@@ -252,7 +252,7 @@ STEPS = [
     *("connect", "reconnect", "ping", "join", "leave", "push", "cast", "cancel", "tap", "opened", "failed", "refused"),
     *("closed", "answered", "served", "handled", "resolved", "resolve_failed", "time"),
 ]
-ENDINGS = ["close", "abort", "drain"]
+ENDINGS = ["disconnect", "abort", "close"]
 #: An ending now and then, for not much happens after it.
 names = st.one_of(*[st.sampled_from(STEPS)] * 9, st.sampled_from(ENDINGS))
 steps = st.lists(st.tuples(names, st.integers(0, 7)), min_size=5, max_size=60)

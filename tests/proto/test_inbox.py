@@ -627,7 +627,7 @@ def test_a_drain_that_is_over_its_time_tells_whose_messages_were_not_handled() -
         if isinstance(queue, HandlerQueue) and queue.handler is idle:
             talk.proto.handled(queue.take(), talk.now)
             assert queue.take() == []
-    talk.proto.drain(talk.now, timeout=1.0)
+    talk.proto.close(talk.now, timeout=1.0)
     talk.advance(1.0)
     assert talk.proto.unfinished == frozenset({line, own, several})
 
@@ -637,7 +637,7 @@ def test_what_a_worker_has_in_hand_is_not_handled_either() -> None:
     line = room.add(print, "tick")
     talk.serve("room:1", "tick")
     room.inbox.take()
-    talk.proto.drain(talk.now, timeout=1.0)
+    talk.proto.close(talk.now, timeout=1.0)
     talk.advance(1.0)
     assert talk.proto.unfinished == frozenset({line})
 
@@ -649,7 +649,7 @@ def test_a_client_that_is_aborted_or_has_handled_all_has_left_nothing(handled: b
     talk.serve("room:1", "tick")
     if handled:
         talk.deliveries()
-        talk.proto.drain(talk.now, timeout=1.0)
+        talk.proto.close(talk.now, timeout=1.0)
         talk.advance(1.0)  # nobody answers the leave
     else:
         talk.proto.abort(talk.now)

@@ -519,7 +519,7 @@ def test_a_session_that_is_not_opened_in_time_is_dropped() -> None:
 def test_closing_leaves_and_drops_the_poll() -> None:
     client = Polled().opened()
     client.joined()
-    client.tell(client.core.drain)
+    client.tell(client.core.close)
     (leave,) = lines(client.post)
     assert leave[2:4] == ["room:a", "phx_leave"]
     client.answer(client.post, POSTED)
@@ -534,7 +534,7 @@ def test_closing_waits_until_what_is_queued_was_taken() -> None:
     channel = client.joined()
     client.tell(lambda now: channel.push("one", {}, now))
     client.tell(lambda now: channel.push("two", {}, now))
-    client.tell(client.core.close)
+    client.tell(client.core.disconnect)
     client.answer(client.post, POSTED)
     assert client.core.state is SocketState.CLOSING
     client.receive()

@@ -80,7 +80,7 @@ class Conversation(RuleBasedStateMachine):
         topics=st.sampled_from(["", "a", "ab", "abc", "abc", "abc"]),
         bound=BOUNDS,
         settled=st.booleans(),
-        ending=st.sampled_from(["drain", "close", "abort"]),
+        ending=st.sampled_from(["close", "disconnect", "abort"]),
     )
     def begin(self, setup: Setup, topics: str, bound: Bound | None, settled: bool, ending: str) -> None:
         """Many runs begin with some topics joined."""
@@ -170,7 +170,7 @@ class Conversation(RuleBasedStateMachine):
         self.world.tell("proto", 0, "reconnect", self.world.now, refused=idle or self.world.ending)
 
     @precondition(lambda self: self.steps > 20)
-    @rule(how=st.sampled_from(["drain", "close"]))
+    @rule(how=st.sampled_from(["close", "disconnect"]))
     def end(self, how: str) -> None:
         self.world.end(how)
 

@@ -22,7 +22,7 @@ def lost(talk: Conversation, room: Channel, how: str) -> None:
     elif how == "crashed":
         talk.crash_channel("room:1", room.join_ref)
     else:
-        talk.proto.close(talk.now)
+        talk.proto.disconnect(talk.now)
 
 
 @pytest.mark.parametrize("how", ["disconnected", "crashed", "client closed"])
@@ -58,7 +58,7 @@ def test_the_late_reply_to_a_lost_push_is_dropped(how: str) -> None:
 def test_an_unsent_push_is_lost_unsent_when_the_client_closes() -> None:
     talk, room = not_yet_joined()
     talk.push(room)
-    talk.proto.close(talk.now)
+    talk.proto.disconnect(talk.now)
     error = failure(talk, PushFailed)
     assert isinstance(error, PushLost)
     assert not error.sent

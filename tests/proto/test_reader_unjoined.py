@@ -103,7 +103,7 @@ def test_a_drain_that_is_over_its_time_tells_of_a_handler_that_came_later() -> N
     talk.serve(DOC, DATA, {})
     (inbox,) = talk.proto.runnable()
     assert len(inbox.take()) == 1
-    talk.proto.drain(talk.now, timeout=1.0)
+    talk.proto.close(talk.now, timeout=1.0)
     talk.advance(1.0)
     assert talk.proto.unfinished == frozenset({handler})
 
@@ -119,7 +119,7 @@ def test_they_count_towards_the_bounds_and_are_dropped_at_the_hard_one() -> None
 def test_they_are_dropped_while_the_client_closes() -> None:
     talk = listening()
     talk.joined("room:1")
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     talk.serve(DOC, DATA, {})
     assert talk.deliveries() == []
     assert talk.proto.stats.dropped == 1

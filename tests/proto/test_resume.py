@@ -205,7 +205,7 @@ def test_what_is_dropped_at_the_hard_bound_holds_all_after_it_back_until_the_nex
 def test_what_comes_while_the_client_drains_is_not_passed() -> None:
     topic = Resumed()
     topic.serve(1)
-    topic.talk.proto.drain(topic.talk.now)
+    topic.talk.proto.close(topic.talk.now)
     topic.serve(2)
     topic.handled(*topic.taken())
     assert topic.room.last_seen == 1

@@ -554,7 +554,7 @@ def test_close_is_over_when_every_socket_has_closed() -> None:
     farm.cut(2)
     farm.events()
     links = list(farm.links)
-    farm.client.close(farm.now)
+    farm.client.disconnect(farm.now)
     assert farm.state() is SocketState.CLOSING
     links[0].closed(1000, "", farm.now)
     assert farm.state() is SocketState.CLOSING
@@ -568,7 +568,7 @@ def test_a_socket_whose_close_is_not_answered_is_dropped_in_time() -> None:
     farm = Farm(limit=1).connect()
     farm.join(A, B)
     first, second = farm.links
-    farm.client.close(farm.now)
+    farm.client.disconnect(farm.now)
     first.closed(1000, "", farm.now)
     farm.client.handle_timeout(farm.now + 5.0)
     assert farm.state() is SocketState.CLOSED
@@ -581,7 +581,7 @@ def test_a_drain_leaves_every_topic_and_closes_every_socket() -> None:
     farm.handles = False
     farm.broadcast(A, B, C)
     farm.events()
-    farm.client.drain(farm.now)
+    farm.client.close(farm.now)
     farm.run()
     assert farm.state() is SocketState.DRAINING
     farm.handle()
@@ -598,7 +598,7 @@ def test_a_drain_goes_on_when_one_of_the_sockets_is_cut() -> None:
     farm.join(A, B)
     farm.handles = False
     farm.broadcast(A)
-    farm.client.drain(farm.now)
+    farm.client.close(farm.now)
     farm.cut(1)
     assert farm.state() is SocketState.DRAINING
     farm.handle()
@@ -612,7 +612,7 @@ def test_a_join_that_is_refused_by_the_limit_in_a_drain_opens_no_socket() -> Non
     farm.broadcast(A)
     room = farm.client.channel(B)
     room.join(farm.now)
-    farm.client.drain(farm.now)
+    farm.client.close(farm.now)
     farm.run()
     assert (room.state, farm.client.stats.sockets) == (ChannelState.PENDING, 1)
     late = farm.client._make_channel(C, None)
@@ -646,7 +646,7 @@ def test_the_client_closes_while_an_empty_socket_closes() -> None:
     due = farm.client.next_timeout()
     assert due is not None
     farm.client.handle_timeout(due)
-    farm.client.close(due)
+    farm.client.disconnect(due)
     farm.run()
     assert farm.events()[-1] == Closed(None)
     assert farm.client.next_timeout() is None

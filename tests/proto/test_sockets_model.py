@@ -110,7 +110,7 @@ class Sockets(RuleBasedStateMachine):
         farm.heard.clear()
         farm.broadcast(*sorted(self.joined))
         assert {topic: len(numbers) for topic, numbers in farm.heard.items()} == joined
-        farm.client.drain(farm.now)
+        farm.client.close(farm.now)
         farm.run()
         assert farm.state() is SocketState.CLOSED
         assert (farm.links, farm.client.next_timeout()) == ([], None)

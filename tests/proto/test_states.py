@@ -151,13 +151,13 @@ def draining() -> Conversation:
     talk = open_()
     talk.joined()
     talk.serve("room:1", "tick")
-    talk.proto.drain(talk.now)
+    talk.proto.close(talk.now)
     return talk
 
 
 def closing() -> Conversation:
     talk = open_()
-    talk.proto.close(talk.now)
+    talk.proto.disconnect(talk.now)
     return talk
 
 
@@ -190,8 +190,8 @@ def request(talk: Conversation) -> int:
 
 CALLS: dict[str, Callable[[Conversation], object]] = {
     "connect": lambda talk: talk.proto.connect(talk.now),
+    "disconnect": lambda talk: talk.proto.disconnect(talk.now),
     "close": lambda talk: talk.proto.close(talk.now),
-    "drain": lambda talk: talk.proto.drain(talk.now),
     "abort": lambda talk: talk.proto.abort(talk.now),
     "reconnect": lambda talk: talk.proto.reconnect(talk.now),
     "ping": lambda talk: talk.ping(),
@@ -215,8 +215,8 @@ X, C = InvalidState, ConnectionClosedByClient
 #                               idle     resolving  opening   open      waiting   draining  closing   closed
 OUTCOMES: dict[str, list[Any]] = {
     "connect":                   [OPENING, X,         X,        X,        X,        X,        X,        X],
-    "close":                     [CLOSED,  CLOSED,    CLOSED,   CLOSING,  CLOSED,   CLOSING,  CLOSING,  CLOSED],
-    "drain":                     [CLOSED,  CLOSED,    CLOSED,   CLOSING,  CLOSED,   DRAINING, CLOSING,  CLOSED],
+    "disconnect":                [CLOSED,  CLOSED,    CLOSED,   CLOSING,  CLOSED,   CLOSING,  CLOSING,  CLOSED],
+    "close":                     [CLOSED,  CLOSED,    CLOSED,   CLOSING,  CLOSED,   DRAINING, CLOSING,  CLOSED],
     "abort":                     [CLOSED,  CLOSED,    CLOSED,   CLOSED,   CLOSED,   CLOSED,   CLOSED,   CLOSED],
     "reconnect":                 [X,       RESOLVING, OPENING,  OPENING,  OPENING,  X,        X,        X],
     "ping":                      [X,       X,         X,        OPEN,     X,        DRAINING, X,        X],

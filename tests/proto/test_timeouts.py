@@ -19,7 +19,7 @@ PATIENT: dict[str, Callable[[Conversation, Channel], object]] = {
     "push": lambda talk, room: talk.push(room),
     "leave": lambda talk, room: talk.leave(room),
     "ping": lambda talk, room: talk.ping(),
-    "drain": lambda talk, room: talk.proto.drain(talk.now),
+    "close": lambda talk, room: talk.proto.close(talk.now),
 }
 
 
@@ -55,7 +55,7 @@ def test_options_without_patience_are_refused(timeout: float) -> None:
 
 CALLS: dict[str, Callable[[Conversation, Any], object]] = {
     "connect": lambda talk, timeout: Conversation().proto.connect(START, timeout=timeout),
-    "drain": lambda talk, timeout: talk.proto.drain(talk.now, timeout=timeout),
+    "close": lambda talk, timeout: talk.proto.close(talk.now, timeout=timeout),
     "ping": lambda talk, timeout: talk.proto.ping(talk.now, timeout=timeout),
     "join": lambda talk, timeout: talk.proto.channel("room:2").join(talk.now, timeout=timeout),
     "leave": lambda talk, timeout: talk.proto.channel("room:2").leave(talk.now, timeout=timeout),

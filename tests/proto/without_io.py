@@ -244,7 +244,7 @@ def run_the_core() -> None:
         world.settle()
         world.saw(LeaveEnded)
 
-        client.drain(world.now)
+        client.close(world.now)
         world.settle()
         world.saw(LeaveEnded, Closed)
 

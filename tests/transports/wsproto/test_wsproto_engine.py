@@ -164,7 +164,7 @@ def test_whatever_is_told_ends_with_a_turn() -> None:
         lambda: engine.received(stream, CLOSE),
         lambda: engine.received(stream, b""),
         lambda: engine.failed(stream, OSError("late")),
-        engine.drain,
+        engine.close,
         engine.turn,
     ]
     for tell in tellings:
@@ -176,7 +176,7 @@ def test_whatever_is_told_ends_with_a_turn() -> None:
 def test_nothing_is_due_before_something_happens() -> None:
     embedding = Embedding(params=dict)
     assert embedding.engine.deadline == 10.0  # to connect
-    embedding.engine.drain()
+    embedding.engine.close()
     assert embedding.engine.closed
     assert embedding.engine.deadline == inf
 
@@ -318,7 +318,7 @@ def test_a_callable_that_fails_or_would_have_to_be_awaited_fails_the_attempt(
 def test_it_is_closed_when_it_has_left_and_shaken_hands() -> None:
     embedding = opened()
     embedding.joined()
-    embedding.engine.drain()
+    embedding.engine.close()
     (leave,) = embedding.sent()
     embedding.receive(reply(leave))
     assert not embedding.engine.closed

@@ -476,7 +476,7 @@ def test_an_empty_close_counts_as_1005_and_is_answered_empty() -> None:
 def test_our_close_waits_for_the_peers() -> None:
     rig = Rig()
     stream = rig.open()
-    rig.proto.close(0.0)
+    rig.proto.disconnect(0.0)
     (close,) = rig.written()
     assert isinstance(close, CloseConnection)
     assert close.code == 1000
@@ -492,7 +492,7 @@ def test_our_close_waits_for_the_peers() -> None:
 def test_a_broken_rule_after_our_close_ends_it_without_another() -> None:
     rig = Rig()
     stream = rig.open()
-    rig.proto.close(0.0)
+    rig.proto.disconnect(0.0)
     rig.written()
     rig.feed(frame(b"x", head=0x83))
     assert stream.data_to_send() == b""
@@ -512,7 +512,7 @@ def test_an_end_without_a_close_frame_is_told_as_such() -> None:
 def test_an_end_in_the_closing_handshake_ends_the_client() -> None:
     rig = Rig()
     stream = rig.open()
-    rig.proto.close(0.0)
+    rig.proto.disconnect(0.0)
     stream.receive_eof(0.0)
     assert rig.told(Closed) == [Closed(None)]
 
