@@ -1,19 +1,25 @@
-"""The world of `test_model.py`: what an application, an adapter, a network and a server can do to a client.
+"""The world of `conversation_rules.py`: what an application, an adapter, a network and a server can do to a client.
 
 Each method is a small step, and gives the client the inputs that follow from it. What must hold of it all is in
 `contract.py`.
 """
 
+import gc
 from collections.abc import Callable
 from math import inf
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Final
 
 from contract import Call, Life, Watched
 from network import Connection, Service, give_params
 
+from phx_proto.channel import Channel
+from phx_proto.connection import Connection as CoreConnection
 from phx_proto.inbox import Tap
+from phx_proto.message import Message
 from phx_proto.queues import Bound
 from phx_proto.states import ChannelState, SocketState
+from phx_proto.timers import Timer
 
 GIVEN: Final = give_params()
 
@@ -237,8 +243,32 @@ class World(Watched):
         while self.take(100) or self.handle() or self.read():
             pass
         self.check()
+        held = [one for one in reachable(self.client.proto) if isinstance(one, _FORGOTTEN) and not _cancelled(one)]
+        assert held == [self.client.proto.unjoined], f"the client still holds {held}"
         again = self.client.played_again()
         assert again.outputs == self.client.outputs, "the same inputs gave other outputs"
+
+
+def reachable(root: object) -> list[object]:
+    """All that an object holds, and what that holds; not what belongs to a module."""
+    found = {id(root): root}
+    waiting = [root]
+    while waiting:
+        for one in gc.get_referents(waiting.pop()):
+            if id(one) not in found and not isinstance(one, _SHARED):
+                found[id(one)] = one
+                waiting.append(one)
+    return list(found.values())
+
+
+def _cancelled(one: object) -> bool:
+    return isinstance(one, Timer) and one.action is None
+
+
+#: What a client that has ended holds no longer.
+_FORGOTTEN: Final = (Channel, CoreConnection, Message, Timer)
+
+_SHARED: Final = (type, ModuleType, FunctionType, BuiltinFunctionType, str, bytes, int, float)
 
 
 def _put(item: Any) -> None:

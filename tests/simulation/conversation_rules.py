@@ -3,14 +3,11 @@
 Each rule is one thing that an application, an adapter, a network or a server may do. `model.py` is the world in which
 they do it, on the connections of `network.py`, and `contract.py` what must hold of it. A run ends well: the client is
 closed, after the network has become healthy and all has settled, or in the midst of it all.
-
-`--hypothesis-profile=soak` plays more and longer runs, other ones every time.
 """
 
 from typing import Any, Final
 
 from contract import START, Life
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from model import World
@@ -404,8 +401,3 @@ class Conversation(RuleBasedStateMachine):
 
 def _is_reply(frame: str | bytes) -> bool:
     return PHX_REPLY in frame if isinstance(frame, str) else frame[:1] == b"\x01"
-
-
-#: A whole world needs more runs than a property.
-TestConversation = Conversation.TestCase
-TestConversation.settings = settings(max_examples=3 * settings().max_examples)

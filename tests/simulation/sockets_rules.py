@@ -3,9 +3,7 @@
 from collections import Counter
 from random import Random
 
-import pytest
 from farm import Farm, rooms
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -114,7 +112,3 @@ class Sockets(RuleBasedStateMachine):
         farm.run()
         assert farm.state() is SocketState.CLOSED
         assert (farm.links, farm.client.next_timeout()) == ([], None)
-
-
-TestSockets = pytest.mark.filterwarnings("ignore")(Sockets.TestCase)
-TestSockets.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
