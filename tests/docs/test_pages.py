@@ -179,3 +179,34 @@ async def test_ready_is_connected_and_joined(phx_peer: Peer) -> None:
         assert not ready(client, {"sim:1"})
         await phx_peer.clock.elapse(1)
         assert ready(client, {"sim:1"})
+
+
+async def test_the_code_for_those_who_come_from_elsewhere(phx_peer: Peer) -> None:
+    page = code_of("coming-from.md", phx_peer)
+    phx_peer.allow_join("*")
+    phx_peer.expect_push("realtime:room", "broadcast").reply()
+    phx_peer.expect_push("room:lobby", "echo").reply({"body": "hi"})
+    runs = [page["follow"]("ws://test/socket", ["sim:1", "sim:2"])]
+    runs += [page["room"]("ws://test/socket", "key"), page["lobby"]("ws://test/socket", "key")]
+    tasks = [asyncio.create_task(run) for run in runs]
+    for _ in range(3):
+        await settled(phx_peer)
+    phx_peer.push("sim:2", "balance", {"cents": 5})
+    phx_peer.push("realtime:room", "broadcast", {"event": "shout", "payload": {"body": "hi"}})
+    phx_peer.push("room:lobby", "shout", {"body": "ho"})
+    await phx_peer.settled()
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert page["handled"] == [("sim:2", {"cents": 5})]
+    assert page["heard"] == [{"body": "hi"}]
+    assert page["seen"] == [("shout", {"body": "ho"})]
+
+
+async def test_the_code_for_those_who_come_from_phxsocket() -> None:
+    page = code_of("coming-from.md")
+    peer = Peer()
+    peer.allow_join("sim:1")
+    peer.expect_push("sim:1", "balance").reply({"cents": 7})
+    assert await asyncio.to_thread(page["listen"], peer.url, transport=peer) == {"asked": 7}
+    peer.verify()
