@@ -1,7 +1,7 @@
 """Plots of what `python -m bench` printed: `python -m bench > docs/speed.txt && python -m bench.plots docs/speed.txt`.
 
-For each table of rates a picture is written beside the file: a bar for each row, as a ratio to the first row of the same
-table, with a line from the lowest to the highest of the rounds.
+For each table of rates a picture is written beside the file: a bar for each row, as a ratio to the first row of the
+same table, with a line from the lowest to the highest of the rounds.
 """
 
 import re
