@@ -55,5 +55,5 @@ def test_the_service_and_the_stream(folder: Path) -> None:
 def test_its_tests_pass(folder: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", "--rootdir", "."]
     env = environment({"PYTHONPATH": PROJECT})
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=LONG)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
     assert "3 passed" in done.stdout, done.stdout
