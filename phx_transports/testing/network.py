@@ -84,6 +84,7 @@ class Network:
         serializer: Instead of the one that the client asks for.
         heard: Told each request of a client that a test may expect, under the lock.
         patience: Real seconds after which a client is ended that waits for what will not come.
+        max_channels: How many topics may be joined on a connection; `None` for any number.
 
     Attributes:
         lock: Over everything here, and over the peer's script.
@@ -99,6 +100,7 @@ class Network:
         serializer: ServerSerializer | None,
         heard: Callable[[Connection, Request], None],
         patience: float,
+        max_channels: int | None,
     ) -> None:
         self.lock = threading.RLock()
         self.transcript = Transcript()
@@ -109,6 +111,7 @@ class Network:
         self._serializer = serializer
         self._heard = heard
         self._patience = patience
+        self._max_channels = max_channels
         self._turn = threading.Lock()
         self._teller: int | None = None  # the thread that has the turn
         self._lapses: deque[float] = deque()  # seconds that pass when everything under way has arrived
@@ -162,7 +165,12 @@ class Network:
                 self.send(connection, frame, "answers the heartbeat", topic, event)
             return
         self.say(Side.CLIENT, doing(event, topic), topic, event, NOTHING if event == PHX_LEAVE else request.payload)
-        if event in (PHX_JOIN, PHX_LEAVE) or connection.joined.get(topic) == request.join_ref:
+        joined, limit = connection.joined, self._max_channels
+        if event == PHX_JOIN and limit is not None and topic not in joined and len(joined) >= limit:
+            response = {"reason": "too many channels joined"}
+            frame = connection.serializer.reply(request.join_ref, request.ref, topic, "error", response)
+            self.send(connection, frame, f'refuses one more topic, "{topic}"', topic, event, response)
+        elif event in (PHX_JOIN, PHX_LEAVE) or connection.joined.get(topic) == request.join_ref:
             self._heard(connection, request)
         elif topic not in connection.joined:  # as by a real server; with the join_ref of an earlier join it is ignored
             response = {"reason": "unmatched topic"}

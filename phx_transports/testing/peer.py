@@ -60,6 +60,8 @@ class Peer:
         serializer: The server's side of a wire format of your own; by default the one that the client asks for.
         patience: Real seconds after which a client on asyncio or threads is ended that waits for what will not come: an
             answer where nothing is expected, or a time to try again while no time passes.
+        max_channels: How many topics may be joined on a connection; one more is refused as by Phoenix since 1.8.9, and
+            the client joins it on another. `None` for any number.
 
     Attributes:
         clock: The time of everything here.
@@ -69,10 +71,15 @@ class Peer:
     url = URL
 
     def __init__(
-        self, *, clock: Clock | None = None, serializer: ServerSerializer | None = None, patience: float = 10.0
+        self,
+        *,
+        clock: Clock | None = None,
+        serializer: ServerSerializer | None = None,
+        patience: float = 10.0,
+        max_channels: int | None = None,
     ) -> None:
         self.clock = Clock() if clock is None else clock
-        self._network = Network(self.clock, serializer, self._heard, patience)
+        self._network = Network(self.clock, serializer, self._heard, patience, max_channels)
         self._expectations: list[Expectation] = []
         self._standing: list[Expectation] = []  # what is allowed; they come last
         self._asked: list[Asked] = []  # what came that can be expected
@@ -312,21 +319,28 @@ class Peer:
         with self._network.lock:
             self._network.next_connects.append(outcome)
 
-    def close(self, code: int = 1000, reason: str = "") -> None:
+    def close(self, code: int = 1000, reason: str = "", *, topic: str | None = None) -> None:
         """Close the connection with a close frame.
 
         Args:
             code: E.g. 1001 for a disconnect, 1012 for a server that restarts.
             reason: Of the frame.
+            topic: Where there are several, that on which this topic is joined; the latest by default.
 
         Raises:
             CannotPlay: There is no open connection.
         """
-        self._end_connection(code, reason, f"closes the connection with {code}{f' ({reason})' if reason else ''}")
+        words = f"closes the connection with {code}{f' ({reason})' if reason else ''}"
+        self._end_connection(topic, code, reason, words)
 
-    def cut(self) -> None:
-        """End the connection without a close frame, as a broken network does. Raises `CannotPlay` if none is open."""
-        self._end_connection(None, "the server ended the connection without a close frame", "cuts the connection")
+    def cut(self, topic: str | None = None) -> None:
+        """End the connection, `close` says which, without a close frame, as a broken network does.
+
+        Raises:
+            CannotPlay: There is no open connection.
+        """
+        reason = "the server ended the connection without a close frame"
+        self._end_connection(topic, None, reason, "cuts the connection")
 
     def stop_answering_heartbeats(self) -> None:
         """Fall silent on them, as a server does that hangs."""
@@ -509,9 +523,11 @@ class Peer:
             connection = self._network.connection_of(topic, "end the channel")
             self._network.send_end(connection, topic, connection.joined.pop(topic), event, payload, verb)
 
-    def _end_connection(self, code: int | None, reason: str, words: str) -> None:
+    def _end_connection(self, topic: str | None, code: int | None, reason: str, words: str) -> None:
         with self._network.acting():
-            self._network.end(self._network.open_connection("end the connection"), code, reason, words)
+            network, what = self._network, "end the connection"
+            connection = network.open_connection(what) if topic is None else network.connection_of(topic, what)
+            network.end(connection, code, reason, words)
 
     def _answer_attempt(self, outcome: ConnectOutcome, times: int = 1) -> None:
         for _ in range(times):

@@ -76,6 +76,33 @@ def test_a_join_can_be_refused() -> None:
         assert refused.value.response == {"reason": "full"}
 
 
+def test_topics_over_the_limit_of_a_connection_are_joined_on_others() -> None:
+    topics = [f"room:{number}" for number in range(350)]
+    with Peer(max_channels=100) as peer:
+        peer.allow_join("room:*")
+        client = peer.driver().connect()
+        joining = [client.join(topic) for topic in topics]
+        assert [one.result(0) for one in joining] == [{}] * 350
+        assert [len(connection.joined) for connection in peer.connections] == [100, 100, 100, 50]
+        peer.push("room:349", "shout", 7)
+        peer.push("room:0", "shout", 8)
+        assert [message.payload for message in client.messages] == [7, 8]
+
+
+def test_the_connection_of_a_topic_can_be_cut_and_the_topics_of_others_notice_nothing() -> None:
+    with Peer(max_channels=1) as peer:
+        peer.allow_join("room:*")
+        client = peer.driver().connect()
+        for topic in ("room:1", "room:2", "room:3"):
+            client.join(topic).result(0)
+        peer.cut("room:2")
+        assert peer.joined == ["room:1", "room:3"]
+        peer.close(1012, topic="room:1")
+        assert peer.joined == ["room:3"]
+        peer.clock.advance(10.0)
+        assert sorted(peer.joined) == ["room:1", "room:2", "room:3"]
+
+
 def test_an_event_can_be_sent_on_a_topic_that_was_never_joined() -> None:
     router = Router()
     router.add(lambda message: None, "data", topic="__absinthe__:*", unjoined=True)
