@@ -41,19 +41,24 @@ class Client:
     async def run(self) -> None:
         """Connect, and stay connected until closed; raises what ended it."""
         self.engine.connect()
-        while not self.engine.closed:
-            async with asyncio.TaskGroup() as group:
-                stream = self.engine.stream()
-                carrying = None if stream is None else group.create_task(self.carry(stream))
-                while self.engine.stream() is stream and not self.engine.closed:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout_at(self.engine.deadline):
-                            await self.turned.wait()
-                    self.engine.turn()
-                if carrying is not None:
-                    asyncio.get_running_loop().call_later(1, carrying.cancel)  # time to write what is left
+        async with asyncio.TaskGroup() as group:
+            while not self.engine.closed:
+                for stream in self.engine.streams():
+                    group.create_task(self.keep(stream))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(self.engine.deadline):
+                        await self.turned.wait()
+                self.engine.turn()
         if self.engine.error is not None:
             raise self.engine.error
+
+    async def keep(self, stream: Stream) -> None:
+        """Carry a stream for as long as it is wanted, and give it a second to write what is left."""
+        async with asyncio.TaskGroup() as group:
+            carrying = group.create_task(self.carry(stream))
+            while stream.state is StreamState.WANTED:
+                await self.turned.wait()
+            asyncio.get_running_loop().call_later(1, carrying.cancel)
 
     async def carry(self, stream: Stream) -> None:
         """Connect a stream, and carry its bytes until it is no longer wanted."""

@@ -35,18 +35,23 @@ class Client:
     async def run(self) -> None:
         """Connect, and stay connected until closed; raises what ended it."""
         self.engine.connect()
-        while not self.engine.closed:
-            async with trio.open_nursery() as nursery:
-                stream = self.engine.stream()
-                if stream is not None:
-                    nursery.start_soon(self.carry, stream)
-                while self.engine.stream() is stream and not self.engine.closed:
-                    with trio.move_on_at(self.engine.deadline):
-                        await self.turned.park()
-                    self.engine.turn()
-                nursery.cancel_scope.deadline = trio.current_time() + 1  # time to write what is left
+        async with trio.open_nursery() as nursery:
+            while not self.engine.closed:
+                for stream in self.engine.streams():
+                    nursery.start_soon(self.keep, stream)
+                with trio.move_on_at(self.engine.deadline):
+                    await self.turned.park()
+                self.engine.turn()
         if self.engine.error is not None:
             raise self.engine.error
+
+    async def keep(self, stream: Stream) -> None:
+        """Carry a stream for as long as it is wanted, and give it a second to write what is left."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.carry, stream)
+            while stream.state is StreamState.WANTED:
+                await self.turned.park()
+            nursery.cancel_scope.deadline = trio.current_time() + 1
 
     async def carry(self, stream: Stream) -> None:
         """Connect a stream, and carry its bytes until it is no longer wanted."""

@@ -238,8 +238,7 @@ def machine(data: bytes) -> None:
     proto = ClientProtocol("ws://127.0.0.1/socket", rng=Random(1))
     stream_of = Machine(proto)
     proto.connect(0.0)
-    stream = stream_of.stream()
-    assert stream is not None
+    (stream,) = stream_of.streams()
     stream.connected(0.0)
     stream.data_to_send()
     for read in data.split(SEPARATOR):

@@ -52,6 +52,7 @@ from .handlers.handler import WILDCARD, Handler
 from .handlers.payloads import P, PayloadType
 from .handlers.router import HandlerFunction
 from .inbox import Inbox, Tap
+from .link import Link
 from .message import PHX_JOIN, Message, Reply
 from .options import Refusal, ServerClose
 from .presence import Entries, Presence
@@ -368,6 +369,12 @@ class Channel:
     def connection(self) -> Connection | None:
         """The open connection of its socket."""
         return self.socket.connection
+
+    @property
+    def link(self) -> Link | None:
+        """Where what it sends goes now; `None` where there is no connection."""
+        connection = self.socket.connection
+        return None if connection is None else connection.requests.link
 
     def start_join(self, now: float) -> None:
         """It is this channel's turn to join (from `JoinQueue`)."""

@@ -15,7 +15,7 @@ its socket another socket would not help, and the refusal is one like any other.
 from collections.abc import Iterator
 from itertools import count
 from math import inf
-from typing import Final, Protocol
+from typing import Protocol
 
 from .client_socket import Socket, SocketOwner
 from .client_state import ClientState
@@ -24,9 +24,6 @@ from .events import SocketEnded
 from .message import Reply
 from .shown import Secrets
 from .states import CLIENT_STATES, ENDING, SocketInput, SocketState
-
-#: What the server answers to the join of one topic too many, as its `reason`.
-_TOO_MANY: Final = "too many channels joined"
 
 
 class Placed(Member, Protocol):
@@ -83,13 +80,14 @@ class Sockets:
 
     def learn(self, connection: Connection, refusal: Reply) -> bool:
         """Look at the refusal of a join; gives whether the reason is that another socket is needed."""
-        response = refusal.response
         held = len(connection.live) + len(connection.leaving)
-        if not held or not isinstance(response, dict) or response.get("reason") != _TOO_MANY:
-            return False
-        connection.limit = held
-        self._limit = max(known.limit or len(known.live) for known in self.connections)
-        return True
+        match refusal.response:
+            case {"reason": "too many channels joined"} if held:
+                connection.limit = held
+                self._limit = max(known.limit or len(known.live) for known in self.connections)
+                return True
+            case _:
+                return False
 
     def start(self, now: float) -> None:
         """The first socket is open for the first time: connect those that waited for that."""

@@ -107,14 +107,16 @@ class Channel(ChannelFace["Client", AsyncioDriver]):
             ChannelClosed: The channel is closed.
             LocalError: It cannot be sent: never joined, payload not JSON, buffer full, no type for a response.
         """
-        rest = timeout if self._driver.transport.writable else await self._wait_writable(event, timeout)
+        rest = (
+            timeout if self._driver.transport.writable(self._core.link) else await self._wait_writable(event, timeout)
+        )
         call = calls.push(self._core, event, payload, response=response, timeout=rest, check=check)
         return await self._driver.ask(call)
 
     async def cast(self, event: str, payload: Any = UNSET) -> None:
         """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
-        if not self._driver.transport.writable:
-            await self._driver.transport.wait_writable()
+        if not self._driver.transport.writable(self._core.link):
+            await self._driver.transport.wait_writable(self._core.link)
         self._driver.step(calls.cast(self._core, event, payload))
 
     def messages(self, event: str = WILDCARD, *, payload: PayloadType[D] = None) -> MessageStream[Message[D]]:
@@ -200,7 +202,7 @@ class Channel(ChannelFace["Client", AsyncioDriver]):
         began = self._driver.now()
         try:
             async with self._driver.timeout(None if timeout == inf else timeout):
-                await self._driver.transport.wait_writable()
+                await self._driver.transport.wait_writable(self._core.link)
         except TimeoutError:
             raise PushTimeout(self.topic, event, timeout, sent=False) from None
         return timeout - (self._driver.now() - began)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from phx_proto.commands import Command
+from phx_proto.link import Link
 
 from ..client.driver import Driver
 
@@ -33,12 +34,11 @@ class ClientTransport(Protocol):
     def perform(self, command: Command) -> None:
         """Do what the core wants done. Called from within a step, so it must not make one."""
 
-    @property
-    def writable(self) -> bool:
-        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
+    def writable(self, link: Link | None, /) -> bool:
+        """Whether more can be sent there without waiting; if not, `wait_writable` comes first."""
         ...
 
-    async def wait_writable(self) -> None:
+    async def wait_writable(self, link: Link | None, /) -> None:
         """Give the loop a turn to write what was sent, and wait while there is no room."""
 
     async def end(self) -> None:

@@ -53,19 +53,18 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
         self._tasks: set[asyncio.Task[None]] = set()  # that open connections or resolve params
         self._lingering: set[asyncio.Task[None]] = set()  # that wait for the end of dropped connections
         self._queued = 0  # bytes sent since the loop last had a turn for them
-        self._blocked: asyncio.Future[None] | None = None  # while the write buffer is full
+        self._blocked: dict[Link | None, asyncio.Future[None]] = {}  # those whose write buffers are full
 
-    @property
-    def writable(self) -> bool:
-        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
-        return self._blocked is None and self._queued < _TURN
+    def writable(self, link: Link | None) -> bool:
+        """Whether more can be sent there without waiting; if not, `wait_writable` comes first."""
+        return link not in self._blocked and self._queued < _TURN
 
-    async def wait_writable(self) -> None:
+    async def wait_writable(self, link: Link | None) -> None:
         """Give the loop a turn to write what was sent, and wait while the write buffer is full."""
         self._queued = 0
         await asyncio.sleep(0)
-        while self._blocked is not None:
-            await asyncio.shield(self._blocked)
+        while (room := self._blocked.get(link)) is not None:
+            await asyncio.shield(room)
 
     async def end(self) -> None:
         """After the core has ended: give up what is under way, and wait until nothing is left."""
@@ -94,7 +93,7 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
             self.step(partial(link.failed, error))
         else:
             if not link.current:  # given up meanwhile, and a factory did not let itself be cancelled
-                self._drop(connection)
+                self._drop(link, connection)
                 return
             del self.attempts[link]
             self.connections[link] = connection
@@ -108,9 +107,9 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
         self._queued += len(command.data)
         super()._send_binary(command)
 
-    def _drop(self, connection: Connection) -> None:
+    def _drop(self, link: Link, connection: Connection) -> None:
         connection.abort()
-        self._let_go(connection)
+        self._let_go(link, connection)
 
     def _resolve(self, command: Resolve) -> None:
         self._spawn(resolve(command, self.driver), self._tasks)
@@ -121,14 +120,14 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
     def _drop_requests(self, link: Link) -> bool:
         dropped = self._requests.drop(link)
         if dropped:
-            self.unblocked()
+            self.unblocked(link)
         return dropped
 
     def _pause_sending(self, command: PauseSending) -> None:
-        self.blocked()
+        self.blocked(command.link)
 
     def _resume_sending(self, command: ResumeSending) -> None:
-        self.unblocked()
+        self.unblocked(command.link)
 
     # ---- what a connection tells ------------------------------------------------------------------------------------
 
@@ -136,18 +135,19 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
         """The connection of a link is over."""
         connection = self.connections.pop(link, None)
         if connection is not None:
-            self._let_go(connection)
+            self._let_go(link, connection)
         self.step(partial(link.closed, code, reason))
 
-    def blocked(self) -> None:
-        """The write buffer is full."""
-        self._blocked = self._blocked or self._loop.create_future()
+    def blocked(self, link: Link) -> None:
+        """The write buffer of a link's connection is full."""
+        if link not in self._blocked:
+            self._blocked[link] = self._loop.create_future()
 
-    def unblocked(self) -> None:
-        """It has room again, or its connection is gone."""
-        if self._blocked is not None:
-            self._blocked.set_result(None)
-            self._blocked = None
+    def unblocked(self, link: Link) -> None:
+        """It has room again, or the connection is gone."""
+        room = self._blocked.pop(link, None)
+        if room is not None:
+            room.set_result(None)
 
     # ---- what requests need (see `polling.py`) ----------------------------------------------------------------------
 
@@ -161,8 +161,8 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
 
     # ---- private ----------------------------------------------------------------------------------------------------
 
-    def _let_go(self, connection: Connection) -> None:
-        self.unblocked()
+    def _let_go(self, link: Link, connection: Connection) -> None:
+        self.unblocked(link)
         self._spawn(connection.wait_closed(), self._lingering)
 
     def _spawn(self, run: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
@@ -217,7 +217,7 @@ class _Receiver:
         self._transport.closed(self._link, code, reason)
 
     def blocked(self) -> None:
-        self._transport.blocked()
+        self._transport.blocked(self._link)
 
     def writable(self) -> None:
-        self._transport.unblocked()
+        self._transport.unblocked(self._link)

@@ -10,6 +10,7 @@ from phx_proto.client import ClientProtocol
 from phx_proto.core import Stats
 from phx_proto.errors import InvalidEndpoint, InvalidHandler
 from phx_proto.handlers.handler import Handler, HandlerKind
+from phx_proto.link import Link
 
 from ..client.calls import Call
 from ..client.driver import Driver
@@ -64,13 +65,12 @@ class BlockingDriver(Driver):
         """Tell the core to send something for which nobody waits."""
         self.step(call)
 
-    @property
     @abstractmethod
-    def writable(self) -> bool:
-        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
+    def writable(self, link: Link | None) -> bool:
+        """Whether more can be sent there without waiting; if not, `wait_writable` comes first."""
 
     @abstractmethod
-    def wait_writable(self, timeout: float | None = None) -> bool:
+    def wait_writable(self, link: Link | None, timeout: float | None = None) -> bool:
         """Wait while there is no room; gives whether there is room now."""
 
     def ask(self, call: Call[T]) -> T:

@@ -116,14 +116,14 @@ class Channel(ChannelFace["Client", BlockingDriver]):
             ChannelClosed: The channel is closed.
             LocalError: It cannot be sent: never joined, payload not JSON, buffer full, no type for a response.
         """
-        rest = timeout if self._driver.writable else self._wait_writable(event, timeout)
+        rest = timeout if self._driver.writable(self._core.link) else self._wait_writable(event, timeout)
         call = calls.push(self._core, event, payload, response=response, timeout=rest, check=check)
         return self._driver.ask(call)
 
     def cast(self, event: str, payload: Any = UNSET) -> None:
         """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
-        if not self._driver.writable:
-            self._driver.wait_writable()
+        if not self._driver.writable(self._core.link):
+            self._driver.wait_writable(self._core.link)
         self._driver.send(calls.cast(self._core, event, payload))
 
     def messages(
@@ -215,7 +215,7 @@ class Channel(ChannelFace["Client", BlockingDriver]):
         """Wait until there is room in the write buffer; gives what is left of the timeout."""
         timeout = self._core.patience("push", given)
         began = monotonic()
-        if not self._driver.wait_writable(timeout):
+        if not self._driver.wait_writable(self._core.link, timeout):
             raise PushTimeout(self.topic, event, timeout, sent=False)
         return timeout - (monotonic() - began)
 

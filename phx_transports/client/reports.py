@@ -30,6 +30,7 @@ from phx_proto.events import (
     InboxOverflow,
     PatternJoined,
     ReplyReceived,
+    SocketEnded,
     UnclaimedMessages,
 )
 from phx_proto.handlers.handler import Handler
@@ -173,13 +174,18 @@ class Log:
             case Connected(reconnected=reconnected):
                 if reconnected and not self._rejoins.begin(self._now() + INTERVAL):
                     self._say(logging.INFO, "reconnections", f"connected again to {self._place}")
-            case Disconnected(code=code, reason=reason, retry_in=retry_in):
+            case Disconnected(code=code, reason=reason, retry_in=retry_in, socket=socket):
                 rejoining = self._rejoins.stop()
                 how = f"{ConnectionClosed(code, reason)}; {_next(retry_in)}{rejoining}"
-                self._say(logging.WARNING, "lost connections", f"disconnected from {self._place}: {how}", often=5)
-            case ConnectFailed(error=error, attempt=attempt, retry_in=retry_in):
-                what = f"attempt {attempt} to connect failed: {error}; {_next(retry_in)} to {self._place}"
+                what = f"disconnected from {self._place}{_which(socket)}: {how}"
+                self._say(logging.WARNING, "lost connections", what, often=5)
+            case ConnectFailed(error=error, attempt=attempt, retry_in=retry_in, socket=socket):
+                what = f"attempt {attempt} to connect{_which(socket)} failed: {error}"
+                what = f"{what}; {_next(retry_in)} to {self._place}"
                 self._say(logging.WARNING, "failed attempts to connect", what, often=5)
+            case SocketEnded(error=PhxError() as error, socket=socket):
+                what = f"more topics than the server takes on one socket cannot be joined{_which(socket)}: {error}"
+                self._say(logging.WARNING, "sockets that were not opened", what, often=5)
             case ChannelErrored(topic=topic, retry_in=None):
                 self._rejoins.lost(topic)  # with the connection, which has its line
             case ChannelErrored(topic=topic, error=error, retry_in=float(retry_in)):
@@ -295,7 +301,7 @@ class _Run:
 
 
 class _Rejoins:
-    """The channels that a lost connection took with it, until they are joined again: one line for all of them.
+    """The channels that lost connections took with them, until they are joined again: one line for all of them.
 
     Attributes:
         due: When it is to be told how many have been joined so far; `math.inf` for never.
@@ -309,13 +315,14 @@ class _Rejoins:
         self._under_way = False
 
     def lost(self, topic: str) -> None:
-        """A channel was lost with the connection."""
+        """A channel was lost with its connection."""
         self._lost.add(topic)
 
     def begin(self, due: float) -> bool:
-        """The connection is back; gives whether there are channels to join again."""
-        self._total, self._joined, self._under_way = len(self._lost), 0, bool(self._lost)
-        self.due = due if self._lost else inf
+        """A connection is back; gives whether there are channels to join again."""
+        if not self._under_way:  # else another connection was back before it
+            self._total, self._joined, self._under_way = len(self._lost), 0, bool(self._lost)
+            self.due = due if self._lost else inf
         return self._under_way
 
     def settled(self, topic: str, *, ok: bool) -> str:
@@ -347,6 +354,10 @@ class _Rejoins:
     def _told(self) -> str:
         of = f"{self._total:,}" if self._joined == self._total else f"{self._joined:,} of {self._total:,}"
         return f"{of} channel{'' if self._total == 1 else 's'} joined again"
+
+
+def _which(socket: int) -> str:
+    return f" (socket {socket})" if socket else ""
 
 
 def _next(retry_in: float | None) -> str:

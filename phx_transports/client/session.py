@@ -14,6 +14,7 @@ from phx_proto.events import (
     ChannelJoined,
     Closed,
     Connected,
+    ConnectFailed,
     Disconnected,
     Event,
     JoinFailed,
@@ -21,6 +22,7 @@ from phx_proto.events import (
     PingAnswered,
     PushFailed,
     ReplyReceived,
+    SocketEnded,
 )
 
 from .reports import listener_failed
@@ -53,7 +55,6 @@ class Session:
     """The calls that wait on one client, and those who listen to its events or read its channels.
 
     Attributes:
-        connected: Whether the connection is open.
         closed: Whether the client has ended, for good.
         error: Why it ended; `None` while it has not, or where the application closed it.
         listeners: Told every event, in order; what they raise is logged.
@@ -62,12 +63,12 @@ class Session:
 
     def __init__(self) -> None:
         self._process = os.getpid()
-        self.connected = False
         self.closed = False
         self.error: BaseException | None = None
         self.listeners: list[Callable[[Event], None]] = []
         self.readers: set[Reader] = set()
         self._calls: dict[str, list[Waiter]] = {}
+        self._away = {0}  # sockets of the client that are not open, and should be
         self._for_connection: list[Waiter] = []
         self._for_end: list[Waiter] = []
 
@@ -75,6 +76,11 @@ class Session:
     def is_here(self) -> bool:
         """Whether this is the process of the client, and not a fork, in which nobody reads and nothing may be sent."""
         return os.getpid() == self._process
+
+    @property
+    def connected(self) -> bool:
+        """Whether every connection is open that was, or that an attempt has failed to open."""
+        return not self._away and not self.closed
 
     def check_process(self) -> None:
         """Refuse a fork: `OtherProcess`."""
@@ -96,7 +102,7 @@ class Session:
         return ref
 
     def wait_connected(self, waiter: Waiter) -> None:
-        """The next open connection ends the call, or the client's end; at once where there is one."""
+        """The next time that all is connected ends the call, or the client's end; at once where there is one."""
         self._for_connection.append(waiter)
         if self.connected or self.closed:
             self._connection_settled()
@@ -150,13 +156,13 @@ class Session:
                 self._end_calls(ref)
             case PingAnswered(ref=ref, elapsed=elapsed):
                 self._end_calls(ref, result=elapsed)
-            case Connected():
-                self.connected = True
-                self._connection_settled()
-            case Disconnected():
-                self.connected = False
+            case Connected(socket=socket) | SocketEnded(socket=socket):
+                self._away.discard(socket)
+                if self.connected:
+                    self._connection_settled()
+            case Disconnected(socket=socket) | ConnectFailed(socket=socket):
+                self._away.add(socket)
             case Closed(error=error):
-                self.connected = False
                 self.closed = True
                 if error is not None:
                     self.fail(error)

@@ -120,9 +120,9 @@ class CommandTransport(ABC, Generic[A, C]):
         if attempt is not None:
             attempt.cancel()
         else:
-            self._drop(self.connections.pop(command.link))
+            self._drop(command.link, self.connections.pop(command.link))
 
-    def _drop(self, connection: C) -> None:
+    def _drop(self, link: Link, connection: C) -> None:
         connection.abort()
 
     def _pause_reading(self, command: PauseReading) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from phx_proto.commands import Resolve
+from phx_proto.link import Link
 
 from ..asyncio.transport import resolve
 from ..client.driver import Driver
@@ -14,8 +15,6 @@ from .connection import PeerClient
 
 class AsyncioPeerClient(PeerClient[Driver]):
     """Fulfils `phx_transports.asyncio.interfaces.ClientTransport`."""
-
-    writable = True
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -29,7 +28,11 @@ class AsyncioPeerClient(PeerClient[Driver]):
         """Have something called when the test's clock says so."""
         return self._clock.call_at(when, callback)
 
-    async def wait_writable(self) -> None:
+    def writable(self, link: Link | None, /) -> bool:
+        """There is always room."""
+        return True
+
+    async def wait_writable(self, link: Link | None, /) -> None:
         """Give the loop a turn, as the real one does."""
         await asyncio.sleep(0)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from phx_proto.commands import Resolve
+from phx_proto.link import Link
 
 from ..asyncio.alarm import Alarm
 from ..blocking.waits import SLICE
@@ -19,8 +20,6 @@ from .connection import PeerClient
 
 class ThreadsPeerClient(PeerClient[TransportDriver]):
     """Fulfils `phx_transports.threads.interfaces.ClientTransport`."""
-
-    writable = True
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -35,7 +34,11 @@ class ThreadsPeerClient(PeerClient[TransportDriver]):
         with self._rest:
             self._rest.notify_all()
 
-    def wait_writable(self, timeout: float | None = None) -> bool:
+    def writable(self, link: Link | None, /) -> bool:
+        """There is always room."""
+        return True
+
+    def wait_writable(self, link: Link | None, /, timeout: float | None = None) -> bool:
         """There is always room."""
         return True
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from phx_proto.client import ClientProtocol
 from phx_proto.core import Stats
 from phx_proto.events import Event
+from phx_proto.link import Link
 from phx_proto.queues import Delivery
 
 from ..blocking.driver import BlockingDriver
@@ -152,12 +153,11 @@ class ThreadsDriver(BlockingDriver):
 
     # ---- waiting ----------------------------------------------------------------------------------------------------
 
-    @property
-    def writable(self) -> bool:
-        return self.transport.writable
+    def writable(self, link: Link | None) -> bool:
+        return self.transport.writable(link)
 
-    def wait_writable(self, timeout: float | None = None) -> bool:
-        return self.transport.wait_writable(timeout)
+    def wait_writable(self, link: Link | None, timeout: float | None = None) -> bool:
+        return self.transport.wait_writable(link, timeout)
 
     def wait(self, begin: Callable[[Waiter, float], None], timeout: float | None = None) -> Callable[[], Any]:
         waiter: Future[Any] = Future()

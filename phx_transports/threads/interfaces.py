@@ -11,6 +11,7 @@ from typing import Protocol
 
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command
+from phx_proto.link import Link
 
 from ..client.driver import Alarm
 from ..client.session import Session, Step
@@ -49,12 +50,11 @@ class ClientTransport(Protocol):
     def flush(self) -> None:
         """Whoever has told the core something has released the lock: what was queued can be written."""
 
-    @property
-    def writable(self) -> bool:
-        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
+    def writable(self, link: Link | None, /) -> bool:
+        """Whether more can be sent there without waiting; if not, `wait_writable` comes first."""
         ...
 
-    def wait_writable(self, timeout: float | None = None) -> bool:
+    def wait_writable(self, link: Link | None, /, timeout: float | None = None) -> bool:
         """Wait while there is no room; gives whether there is room now."""
         ...
 

@@ -5,13 +5,23 @@ queued under the client's lock and written after it was released, so whoever sen
 takes no more (`wait_writable`).
 """
 
+import contextlib
 import threading
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from typing import Any
 
-from phx_proto.commands import OpenTransport, PauseSending, Resolve, ResumeSending, SendRequest
+from phx_proto.commands import (
+    CloseTransport,
+    OpenTransport,
+    PauseSending,
+    Resolve,
+    ResumeSending,
+    SendBinary,
+    SendRequest,
+    SendText,
+)
 from phx_proto.errors import ConnectError
 from phx_proto.link import Link
 
@@ -53,35 +63,37 @@ class Transport(CommandTransport[Attempt, Connection]):
             on_crash=driver.fail,
         )
         self._requests = Requests(network, driver, self.io_thread, self._start)
-        self._held = False  # the core has callers wait
+        self._held: set[Link] = set()  # those for which the core has callers wait
         self._links: dict[Connection, Link] = {}
-        self._current: Connection | None = None  # the one that is sent to
+        self._unwritten: dict[Connection, None] = {}  # a set of those to which something was sent
         self._openers: set[threading.Thread] = set()
         self._room = threading.Condition(driver.lock)
         self._senders = 0  # that wait for room
 
     def flush(self) -> None:
         """Write what was queued; after the lock was released."""
-        connection = self._current
-        if connection is not None:
-            connection.flush()
+        while self._unwritten:
+            with contextlib.suppress(KeyError):  # another thread was quicker
+                self._unwritten.popitem()[0].flush()
 
-    @property
-    def writable(self) -> bool:
-        """Whether more can be sent without waiting; if not, `wait_writable` comes first."""
-        return not self._held and (self._current is None or not self._current.full)
+    def writable(self, link: Link | None) -> bool:
+        """Whether more can be sent there without waiting; if not, `wait_writable` comes first."""
+        if link is None:
+            return True
+        connection = self.connections.get(link)
+        return link not in self._held and (connection is None or not connection.full)
 
-    def wait_writable(self, timeout: float | None = None) -> bool:
+    def wait_writable(self, link: Link | None, timeout: float | None = None) -> bool:
         """Wait while the socket takes no more; gives whether there is room now."""
         deadline = deadline_after(timeout)
         with self._room:
             self._senders += 1
             try:
-                while not self.writable and (patience := slice_until(deadline)):
+                while not self.writable(link) and (patience := slice_until(deadline)):
                     self._room.wait(patience)
             finally:
                 self._senders -= 1
-        return self.writable
+        return self.writable(link)
 
     def end(self) -> None:
         """After the core has ended: wait for what was under way, but not for what nobody can end (a name's look-up)."""
@@ -122,10 +134,22 @@ class Transport(CommandTransport[Attempt, Connection]):
             return
         connection.on_work = self.io_thread.wake
         connection.on_room = self._has_room
-        self.connections[link] = self._current = connection
+        self.connections[link] = connection
         self._links[connection] = link
         link.opened(connection.subprotocol, now)
         self.io_thread.add(connection)
+
+    def _send_text(self, command: SendText) -> None:
+        super()._send_text(command)
+        self._unwritten[self.connections[command.link]] = None
+
+    def _send_binary(self, command: SendBinary) -> None:
+        super()._send_binary(command)
+        self._unwritten[self.connections[command.link]] = None
+
+    def _close(self, command: CloseTransport) -> None:
+        super()._close(command)
+        self._unwritten[self.connections[command.link]] = None
 
     def _resolve(self, command: Resolve) -> None:
         # A thread of its own: it may take its time, and all others may be waiting for what comes of it.
@@ -141,17 +165,17 @@ class Transport(CommandTransport[Attempt, Connection]):
     def _drop_requests(self, link: Link) -> bool:
         dropped = self._requests.drop(link)
         if dropped:
-            self._hold(held=False)
+            self._release(link)
         return dropped
 
     def _pause_sending(self, command: PauseSending) -> None:
-        self._hold(held=True)
+        self._held.add(command.link)
 
     def _resume_sending(self, command: ResumeSending) -> None:
-        self._hold(held=False)
+        self._release(command.link)
 
-    def _hold(self, *, held: bool) -> None:
-        self._held = held
+    def _release(self, link: Link) -> None:
+        self._held.discard(link)
         self._room.notify_all()  # under the lock, as all commands are
 
     # ---- what a connection tells ------------------------------------------------------------------------------------
@@ -184,6 +208,7 @@ class Transport(CommandTransport[Attempt, Connection]):
     def _closed(self, connection: Connection, link: Link, now: float) -> None:
         """The connection of a link is over; a second call does nothing."""
         if self.connections.pop(link, None) is not None:
+            self._room.notify_all()
             assert connection.ending is not None
             link.closed(*connection.ending, now)
 

@@ -25,6 +25,7 @@ from phx_proto.client import ClientProtocol
 from phx_proto.core import Stats
 from phx_proto.errors import InvalidHandler
 from phx_proto.handlers.handler import Handler
+from phx_proto.link import Link
 from phx_proto.queues import Delivery
 
 from ..blocking.driver import BlockingDriver
@@ -98,12 +99,11 @@ class WsprotoDriver(BlockingDriver):
     def send(self, call: Callable[[float], None]) -> None:  # what handlers send is written together
         uninterrupted(self._send, call)
 
-    @property
-    def writable(self) -> bool:
-        return not self._transport.full
+    def writable(self, link: Link | None) -> bool:
+        return not self._transport.full(link)
 
-    def wait_writable(self, timeout: float | None = None) -> bool:
-        return self.turn_until(lambda: self.writable, deadline_after(timeout))
+    def wait_writable(self, link: Link | None, timeout: float | None = None) -> bool:
+        return self.turn_until(lambda: self.writable(link), deadline_after(timeout))
 
     def wait(self, begin: Callable[[Waiter, float], None], timeout: float | None = None) -> Callable[[], Any]:
         answer = Answer[Any]()

@@ -7,7 +7,7 @@ a clock, and streams of bytes:
     engine = Engine(ClientProtocol("wss://example.com/socket", router=router), now=clock, turned=wake)
     engine.connect()
     while not engine.closed:
-        stream = engine.stream()           # None between attempts; else connect it, and carry its bytes
+        engine.streams() ──▶ new `Stream`s  # each given once: connect it, and carry its bytes
         engine.connected(stream)           # or engine.failed(stream, error)
         engine.received(stream, data)      # whatever a read brought, b"" at the end; while stream.reading
         stream.data_to_send() ──▶ bytes    # after every turn, until stream.state is no longer WANTED
@@ -146,9 +146,9 @@ class Engine(Driver):
         """When the next turn is due at the latest; `math.inf` where nothing is."""
         return self.now() if self.runner.waiting else self.next_due
 
-    def stream(self) -> Stream | None:
-        """The stream that is wanted now, as `Machine.stream` gives it."""
-        return self.machine.stream()
+    def streams(self) -> list[Stream]:
+        """The streams to open, as `Machine.streams` gives them."""
+        return self.machine.streams()
 
     # ---- what it is told --------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """The byte-level machine: `phx_proto` over wsproto, for any runtime that has streams of bytes. As pure as the core.
 
-The machine takes over the core's commands, and tells in their place which byte stream is wanted; all else (calls,
+The machine takes over the core's commands, and tells in their place which byte streams are wanted; all else (calls,
 events, messages, the timer) is between the embedder and the core. A stream is an object, like the core's links: one for
 each attempt to connect, and one that is no longer wanted ignores what it is told. So an embedder does two things:
 
@@ -8,7 +8,7 @@ each attempt to connect, and one that is no longer wanted ignores what it is tol
     machine = Machine(proto)
     proto.connect(now)
 
-    machine.stream() ──▶ a `Stream`, or None: connect to its host and port, with TLS if it names a `server_hostname`
+    machine.streams() ──▶ new `Stream`s: connect each to its host and port, with TLS if it names a `server_hostname`
         stream.connected(now)                  # or stream.failed(error, now)
         stream.receive_data(data, now)         # whatever a read brought; while stream.reading
         stream.receive_eof(now)
@@ -44,6 +44,7 @@ from phx_proto.commands import (
     SendText,
 )
 from phx_proto.errors import ConnectError
+from phx_proto.link import Link
 
 from ..websocket.answer import USE_NO_TLS
 from ..websocket.cutter import Cutter, over_limit
@@ -67,13 +68,15 @@ class Machine:
     def __init__(self, proto: ClientProtocol, *, max_size: int | None = MAX_SIZE) -> None:
         self._proto = proto
         self._max_size = max_size
-        self._stream: Stream | None = None  # the latest
+        self._streams: dict[Link, Stream] = {}
+        self._new: list[Stream] = []
         self._requests: list[Resolve] = []
 
-    def stream(self) -> "Stream | None":
-        """The stream that is wanted now; the same one until it is over, `None` between attempts and after the end."""
+    def streams(self) -> "list[Stream]":
+        """Streams to open, each given once; there are several at a time where the client has several sockets."""
         self.perform()
-        return self._stream if self._stream is not None and self._stream.state is StreamState.WANTED else None
+        new, self._new = self._new, []
+        return [stream for stream in new if stream.wanted]
 
     def requests(self) -> list[Resolve]:
         """Callables to call now, each given once; what comes of it is told to the core."""
@@ -89,13 +92,15 @@ class Machine:
     def obey(self, command: Command) -> None:
         """Do one thing that the core wants done."""
         match command:
-            case OpenTransport():
-                self._stream = Stream(command, self)
+            case OpenTransport(link=link):
+                self._streams = {link: stream for link, stream in self._streams.items() if stream.wanted}
+                self._streams[link] = stream = Stream(command, self)
+                self._new.append(stream)
             case Resolve():
                 self._requests.append(command)
             case _:
-                assert self._stream is not None, "nothing is sent before there is a connection"
-                self._stream.obey(command)
+                if command.link in self._streams:  # else it was over before
+                    self._streams[command.link].obey(command)
 
     @property
     def max_size(self) -> int | None:
@@ -164,10 +169,20 @@ class Stream:
         return self._state
 
     @property
+    def wanted(self) -> bool:
+        """Whether it was to be opened, or kept open, when the core was last asked."""
+        return self._state is StreamState.WANTED
+
+    @property
     def reading(self) -> bool:
         """Whether it is to be read: not while too many messages wait for their handlers."""
         self._machine.perform()
         return self._reading
+
+    @property
+    def link(self) -> Link:
+        """The core's name for it."""
+        return self._command.link
 
     @property
     def open(self) -> bool:

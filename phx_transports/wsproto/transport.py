@@ -1,4 +1,4 @@
-"""The sockets of one client: connects the stream that the machine wants, with TLS on it, and carries its bytes.
+"""The sockets of one client: connects the streams that the machine wants, with TLS on them, and carries their bytes.
 
 Sockets do not block, and nothing waits but `Transport.wait`; only a host's name is looked up while the client stands
 still. Time is the core's, with one exception: once a stream is finished the peer gets `LINGER` to end the connection,
@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Final, TypeAlias
 
 from phx_proto.errors import ConnectError
+from phx_proto.link import Link
 
 from ..websocket.connection import LINGER, WRITE_LIMIT
 from ..websocket.cutter import ANSWERS
@@ -32,10 +33,10 @@ _LONGEST: Final = 3600.0  # seconds; what selectors can wait for has limits
 
 
 class Transport:
-    """The connections of one client: the one that is wanted, and those before it that are not over yet.
+    """The connections of one client: those that are wanted, and those before them that are not over yet.
 
     Args:
-        machine: Says which stream is wanted.
+        machine: Says which streams are wanted.
         ssl: For TLS; by default the system's certificates are trusted and the host's name is verified.
         factory: Makes the TCP connection instead.
     """
@@ -55,10 +56,9 @@ class Transport:
         """A file descriptor; what is written there ends a wait."""
         return self._wakeup_writer.fileno()
 
-    @property
-    def full(self) -> bool:
-        """Whether so much waits to be written that senders should wait too."""
-        return any(line.waiting >= WRITE_LIMIT for line in self._lines.values())
+    def full(self, link: Link | None) -> bool:
+        """Whether so much waits to be written there that senders should wait too."""
+        return any(line.stream.link is link and line.waiting >= WRITE_LIMIT for line in self._lines.values())
 
     @property
     def idle(self) -> bool:
@@ -66,9 +66,8 @@ class Transport:
         return not self._lines
 
     def pump(self) -> None:
-        """Open the stream that is wanted, write what there is, and let go of what is over."""
-        stream = self._machine.stream()
-        if stream is not None and stream not in self._lines:
+        """Open the streams that are wanted, write what there is, and let go of what is over."""
+        for stream in self._machine.streams():
             self._lines[stream] = line = Line(stream, self._selector)
             line.open(self._ssl, self._factory)
         for line in tuple(self._lines.values()):

@@ -1,6 +1,6 @@
 """The embedded server on a port of its own, to be taken down and put up again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -39,6 +39,18 @@ class House:
     def stop(self) -> None:
         """As on SIGTERM: close frames with 1012."""
         self._stack.close()
+
+    def broadcast(self, topics: Iterable[str], event: str, payload: Any) -> None:
+        def all_of_them() -> None:
+            for topic in topics:
+                self._server.broadcast(topic, event, payload)
+
+        self._loop.do(all_of_them)
+
+    @property
+    def sockets(self) -> int:
+        """How many connections are open."""
+        return self._loop.do(lambda: len(list(self._server.sockets)))
 
     def disconnect(self, user: str) -> None:
         self._loop.do(lambda: self._server.disconnect(user))

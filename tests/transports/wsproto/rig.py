@@ -30,8 +30,7 @@ class Rig:
         self.stream: Stream
 
     def dial(self) -> Stream:
-        stream = self.machine.stream()
-        assert stream is not None
+        (stream,) = self.machine.streams()
         self.stream = stream
         self._server = Connection(ConnectionType.SERVER)
         stream.connected(self.now)

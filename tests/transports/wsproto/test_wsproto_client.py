@@ -229,7 +229,7 @@ def test_much_that_is_sent_waits_for_the_peer() -> None:
             channel.cast("blob", large)
             sent_while_blocked += reading.is_alive()
         assert 0 < sent_while_blocked < 200
-        driver_of(channel.client).wait_writable()
+        driver_of(channel.client).wait_writable(channel._core.link)
         assert {wire.expect("blob").payload for _ in range(100)} == {large}
         reading.join()
 

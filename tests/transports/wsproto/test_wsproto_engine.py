@@ -256,15 +256,15 @@ def test_a_handler_may_make_calls() -> None:
 )
 def test_a_stream_that_could_not_be_opened_tells_why_and_is_followed_by_another(error: Exception, words: str) -> None:
     embedding = Embedding()
-    stream = embedding.engine.stream()
-    assert stream is not None
+    (stream,) = embedding.engine.streams()
     embedding.engine.failed(stream, error)
     (failed,) = embedding.told(ConnectFailed)
     assert str(failed.error) == words
-    assert embedding.engine.stream() is None
+    assert embedding.engine.streams() == []
     embedding.now = embedding.engine.deadline
     embedding.engine.turn()
-    assert embedding.engine.stream() not in (None, stream)
+    (again,) = embedding.engine.streams()
+    assert again is not stream
 
 
 def test_a_stream_that_broke_is_a_lost_connection() -> None:
@@ -283,8 +283,7 @@ def test_a_read_of_nothing_is_the_streams_end() -> None:
 
 def test_a_certificate_that_is_not_accepted_is_final_also_within_an_error_of_the_runtimes() -> None:
     embedding = Embedding()
-    stream = embedding.engine.stream()
-    assert stream is not None
+    (stream,) = embedding.engine.streams()
     broken = RuntimeError("stream broken")
     broken.__cause__ = cause = ssl.SSLCertVerificationError()
     cause.verify_message = "self-signed"
@@ -325,7 +324,7 @@ def test_it_is_closed_when_it_has_left_and_shaken_hands() -> None:
     embedding.receive(CLOSE)
     assert embedding.engine.closed
     assert embedding.engine.error is None
-    assert embedding.engine.stream() is None
+    assert embedding.stream.state is StreamState.FINISHED
 
 
 def test_an_error_ends_it_and_is_there_to_be_raised() -> None:

@@ -37,41 +37,39 @@ from phx_transports.wsproto import Machine, StreamState
     ],
 )
 def test_a_stream_says_where_to_connect(url: str, host: str, port: int, server_hostname: str | None) -> None:
-    stream = Rig(url).machine.stream()
-    assert stream is not None
+    (stream,) = Rig(url).machine.streams()
     assert (stream.host, stream.port, stream.server_hostname) == (host, port, server_hostname)
 
 
 def test_the_same_stream_is_wanted_until_it_is_over() -> None:
     rig = Rig()
     stream = rig.open()
-    assert rig.machine.stream() is stream
+    assert stream.wanted
     rig.feed(CLOSE)
-    assert rig.machine.stream() is None
+    assert stream.state is StreamState.FINISHED
     rig.proto.handle_timeout(5.0)
-    again = rig.machine.stream()
-    assert again is not None
+    (again,) = rig.machine.streams()
     assert again is not stream
 
 
 def test_nothing_is_wanted_before_the_client_connects_and_after_it_has_closed() -> None:
     proto = ClientProtocol(URL)
     machine = Machine(proto)
-    assert machine.stream() is None
+    assert machine.streams() == []
     proto.connect(0.0)
-    assert machine.stream() is not None
+    assert len(machine.streams()) == 1
     proto.abort(0.0)
-    assert machine.stream() is None
+    assert machine.streams() == []
 
 
 def test_a_stream_that_shows_itself_shows_no_params() -> None:
-    stream = Rig(params={"token": "hush"}).machine.stream()
+    (stream,) = Rig(params={"token": "hush"}).machine.streams()
     assert repr(stream) == "Stream('example.com', 4000, WANTED)"
 
 
 def test_callables_for_params_are_asked_for() -> None:
     rig = Rig(params=lambda: {"token": "seven"})
-    assert rig.machine.stream() is None
+    assert rig.machine.streams() == []
     (request,) = rig.machine.requests()
     assert rig.machine.requests() == []
     rig.proto.resolved(request.request, request.provider(), rig.now)
@@ -279,7 +277,7 @@ def test_part_of_a_message_shows_that_the_peer_lives(head: int) -> None:
         for read in reads:
             rig.stream.receive_data(read, 15.0)
         rig.proto.handle_timeout(20.0)
-        return rig.machine.stream() is rig.stream
+        return rig.stream.state is StreamState.WANTED
 
     assert alive_after(whole[:30])
     assert not alive_after()
@@ -482,7 +480,7 @@ def test_our_close_waits_for_the_peers() -> None:
     assert close.code == 1000
     rig.feed(frame(b"ping", head=0x89), push("late", 1))
     assert rig.written() == []
-    assert rig.machine.stream() is stream
+    assert stream.wanted
     rig.feed(frame((1000).to_bytes(2, "big"), head=0x88))
     assert stream.state is StreamState.FINISHED
     assert rig.told(Closed) == [Closed(None)]
@@ -519,13 +517,13 @@ def test_an_end_in_the_closing_handshake_ends_the_client() -> None:
 
 def test_a_stream_that_could_not_be_opened_is_followed_by_another() -> None:
     rig = Rig()
-    stream = rig.machine.stream()
-    assert stream is not None
+    (stream,) = rig.machine.streams()
     stream.failed(ConnectError("no way"), 0.0)
     (failed,) = rig.told(ConnectFailed)
     assert str(failed.error) == "no way"
     rig.proto.handle_timeout(2.0)
-    assert rig.machine.stream() not in (None, stream)
+    (again,) = rig.machine.streams()
+    assert again is not stream
 
 
 def test_a_stream_that_broke_is_a_lost_connection() -> None:
@@ -558,20 +556,18 @@ def test_what_is_told_to_a_stream_that_is_over_is_ignored() -> None:
     old.connected(0.0)
     assert old.data_to_send() == b""
     assert rig.proto.state is SocketState.OPEN
-    assert rig.machine.stream() is new
+    assert new.state is StreamState.WANTED
 
 
 def test_bytes_before_the_stream_was_called_connected_are_ignored() -> None:
-    stream = Rig().machine.stream()
-    assert stream is not None
+    (stream,) = Rig().machine.streams()
     stream.receive_data(b"HTTP/1.1 403 Forbidden\r\n\r\n", 0.0)
     assert stream.state is StreamState.WANTED
 
 
 def test_an_end_before_the_stream_was_called_connected_fails_the_attempt() -> None:
     rig = Rig()
-    stream = rig.machine.stream()
-    assert stream is not None
+    (stream,) = rig.machine.streams()
     stream.receive_eof(0.0)
     (failed,) = rig.told(ConnectFailed)
     assert str(failed.error) == "example.com:4000 ended the connection before it was open"
