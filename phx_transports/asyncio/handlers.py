@@ -16,10 +16,10 @@ from typing import Any
 
 from phx_proto.handlers.handler import Handler, HandlerKind
 from phx_proto.message import Message
-from phx_proto.queues import Delivery, DeliveryQueue, HandlerQueue, Place, by_concurrency
+from phx_proto.queues import Delivery, DeliveryQueue, Place, by_concurrency
 
 from ..client.batches import Batch, Failure
-from ..client.dispatcher import Dispatcher, Outcome
+from ..client.dispatcher import Host, Outcome
 from ..client.reports import HandlerError, OnHandlerError
 from .workers import WorkerPool, is_stopped
 
@@ -29,7 +29,7 @@ def placement(handler: Handler) -> Place:
     return Place.EXECUTOR if handler.kind is HandlerKind.PLAIN else by_concurrency(handler)
 
 
-class Runner:
+class Runner(Host):
     """Runs the handlers of one client.
 
     Args:
@@ -37,11 +37,7 @@ class Runner:
         release: `ClientProtocol.release`.
         on_done: Called when something was released, once until `report`.
         on_error: Told what a handler raised; must not raise.
-
-    Attributes:
-        closed: Whether the client has ended, and what still runs is cancelled.
-        halted: Whether no handler is begun any more.
-        fail_fast: Whether a handler's error is to be the last thing that handlers do.
+        fail_fast: Whether that is to be the last thing that handlers do.
     """
 
     def __init__(
@@ -53,25 +49,16 @@ class Runner:
         on_error: OnHandlerError,
         fail_fast: bool = False,
     ) -> None:
+        super().__init__(executor, on_error=on_error, fail_fast=fail_fast, lock=nullcontext())  # all is on the loop
         self.on_done = on_done
-        self.on_error = on_error
-        self.closed = False
-        self.halted = False
-        self.fail_fast = fail_fast
         self.release = release
         self._told = False  # whether `on_done` was called since the last report
-        self.lock = nullcontext()  # all is done on the loop
         self._batches: set[asyncio.Future[list[Failure]]] = set()
         self._pool: WorkerPool[DeliveryQueue] = WorkerPool(self._drain)
-        self._dispatcher = Dispatcher(self, executor)
 
     def add(self, queues: list[DeliveryQueue]) -> None:
         """These queues want a worker."""
         self._pool.add(queues)
-
-    def execute(self, queues: list[HandlerQueue]) -> None:
-        """These queues want an executor."""
-        self._dispatcher.add(queues)
 
     def handled(self, deliveries: Sequence[Delivery]) -> None:
         """These are done with."""
@@ -83,11 +70,7 @@ class Runner:
     def report(self) -> list[Delivery]:
         """The core is told: of what batches that run are done with, for the rest was released."""
         self._told = False
-        return self._dispatcher.progress()
-
-    def halt(self) -> None:
-        """Begin no handler any more; what runs is left to end."""
-        self.halted = True
+        return self.dispatcher.progress()
 
     @property
     def is_current(self) -> bool:

@@ -10,6 +10,7 @@ is.
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -22,7 +23,7 @@ from typing import Any, Protocol
 from phx_proto.handlers.handler import Handler
 from phx_proto.queues import BATCH, LARGEST_TURN, Delivery, HandlerQueue, size_of
 
-from .batches import Batch, Failure, Halt, Progress, is_process_pool
+from .batches import Batch, Failure, Progress, is_process_pool
 from .reports import HandlerError, OnHandlerError
 
 
@@ -34,27 +35,49 @@ class Outcome(Protocol):
         ...
 
 
-class Host(Halt, Protocol):
-    """An adapter's workers, as far as the dispatcher needs them.
+class Host(ABC):
+    """An adapter's workers; it extends this.
+
+    Args:
+        executor: For handlers in an executor that have none of their own.
+        on_error: Told what went wrong; must not raise.
+        fail_fast: Whether a handler's error is to be the last thing that handlers do.
+        lock: Held while the core's queues are used.
 
     Attributes:
         closed: Whether the client has ended, and nothing is told any more.
-        fail_fast: Whether a handler's error is to be the last thing that handlers do.
-        on_error: Told what went wrong; must not raise.
+        halted: Whether no handler is begun any more.
+        dispatcher: Gives messages to executors.
     """
 
-    closed: bool
-    fail_fast: bool
-    on_error: OnHandlerError
+    def __init__(
+        self,
+        executor: Executor | None,
+        *,
+        on_error: OnHandlerError,
+        fail_fast: bool,
+        lock: AbstractContextManager[Any],
+    ) -> None:
+        self.on_error = on_error
+        self.fail_fast = fail_fast
+        self.lock = lock
+        self.closed = False
+        self.halted = False
+        self.dispatcher = Dispatcher(self, executor)
 
-    @property
-    def lock(self) -> AbstractContextManager[Any]:
-        """Held while the core's queues are used."""
-        ...
+    def halt(self) -> None:
+        """Begin no handler any more; what runs is left to end."""
+        self.halted = True
 
+    def execute(self, queues: Sequence[HandlerQueue]) -> None:
+        """These queues want an executor."""
+        self.dispatcher.add(queues)
+
+    @abstractmethod
     def call_soon(self, call: Callable[[], None], /) -> object:
         """Have something called after the read that is at work, where batches come back to."""
 
+    @abstractmethod
     def submit(self, executor: Executor, batch: Batch, ended: Callable[[Outcome], None], /) -> None:
         """Give the batch to the executor. `ended` is called later, and by one thread for all batches.
 
@@ -62,6 +85,7 @@ class Host(Halt, Protocol):
             Exception: The executor does not take it.
         """
 
+    @abstractmethod
     def handled(self, deliveries: Sequence[Delivery], /) -> None:
         """These are done with."""
 

@@ -20,10 +20,10 @@ from types import CoroutineType
 from typing import Final, TypeAlias
 
 from phx_proto.client import ClientProtocol
-from phx_proto.queues import Delivery, DeliveryQueue, HandlerQueue, Place, Placement, by_concurrency
+from phx_proto.queues import Delivery, DeliveryQueue, Place, Placement, by_concurrency
 
 from ..client.batches import Batch, Failure, refuse_coroutine
-from ..client.dispatcher import Dispatcher, Outcome
+from ..client.dispatcher import Host, Outcome
 from ..client.reports import HandlerError, OnHandlerError
 from ..client.session import Step
 from .workers import WorkerPool
@@ -43,7 +43,7 @@ def placement(executor: Executor | None) -> Placement:
     return lambda handler: by_concurrency(handler) if handler.executor is None else Place.EXECUTOR
 
 
-class Runner:
+class Runner(Host):
     """Runs the handlers of one client.
 
     Args:
@@ -55,10 +55,6 @@ class Runner:
         later: Has something done after the lock was released.
         on_error: Told what a handler raised; must not raise.
         on_crash: Told of an error that was not foreseen.
-
-    Attributes:
-        closed: Whether the client has ended, and nothing is told any more.
-        halted: Whether no handler is begun any more.
         fail_fast: Whether a handler's error is to be the last thing that handlers do.
     """
 
@@ -75,28 +71,19 @@ class Runner:
         on_crash: Callable[[BaseException], None],
         fail_fast: bool = False,
     ) -> None:
-        self.lock = lock
+        super().__init__(executor, on_error=on_error, fail_fast=fail_fast, lock=lock)
         self._step = step
         self._later = later
-        self.on_error = on_error
-        self.closed = False
-        self.halted = False
-        self.fail_fast = fail_fast
         self._proto = proto
         self._on_turns = on_turns
         self._over: deque[Turn] = deque()  # turns that are over, to be reported
         self._pool = WorkerPool("phx-handler", on_error=on_crash, on_last=self._flush)
         self._submitter = WorkerPool("phx-batches", on_error=on_crash, limit=1)
-        self._dispatcher = Dispatcher(self, executor)
         self._batches: set[Future[list[Failure]]] = set()
 
     def add(self, queues: Sequence[DeliveryQueue]) -> None:
         """These queues want a worker; under the lock."""
         self._later(partial(self._begin, [(queue, queue.take()) for queue in queues]))
-
-    def execute(self, queues: Sequence[HandlerQueue]) -> None:
-        """These queues want an executor; under the lock."""
-        self._dispatcher.add(queues)
 
     def report(self, now: float) -> list[Turn]:
         """Tell the core of the turns that are over; gives those that their queues have now; under the lock."""
@@ -123,11 +110,7 @@ class Runner:
 
     def report_batches(self, now: float) -> None:
         """Tell the core how far batches are that run; under the lock."""
-        self._proto.handled(self._dispatcher.progress(), now)
-
-    def halt(self) -> None:
-        """Begin no handler any more; what runs is left to end."""
-        self.halted = True
+        self._proto.handled(self.dispatcher.progress(), now)
 
     def close(self) -> None:
         """Begin no handler any more. One that runs cannot be stopped, and is not waited for."""

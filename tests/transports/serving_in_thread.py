@@ -143,7 +143,7 @@ def dial(peer: Peer, **options: Any) -> Client:
 
 
 @contextmanager
-def connected(**options: Any) -> Iterator[tuple[Client, Wire]]:
+def connected(dial: Callable[..., Client] = dial, **options: Any) -> Iterator[tuple[Client, Wire]]:
     """A client, and the wire at the server's end. It ends without ceremony."""
     with serving() as peer:
         client = dial(peer, **options)

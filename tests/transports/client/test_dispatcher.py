@@ -12,7 +12,8 @@ from phx_proto.handlers.handler import Handler
 from phx_proto.message import Message
 from phx_proto.queues import BATCH, LARGEST_TURN, Backlog, ConcurrentQueue, Delivery, DeliveryQueue, HandlerQueue, Place
 from phx_transports.client.batches import Batch, Failure
-from phx_transports.client.dispatcher import Dispatcher, Outcome, workers_of
+from phx_transports.client.dispatcher import Host as DispatcherHost
+from phx_transports.client.dispatcher import Outcome, workers_of
 from phx_transports.client.reports import HandlerError
 
 
@@ -35,24 +36,18 @@ class Topic:
         self.context: Any = f"the channel of {topic}"
 
 
-class Host:
+class Host(DispatcherHost):
     """An adapter that does everything when it is told to."""
 
     def __init__(self, workers: int = 1) -> None:
-        self.closed = self.halted = self.fail_fast = False
-        self.refusal: Exception | None = None
+        self.executor = ThreadPoolExecutor(workers)  # which gets nothing
         self.errors: list[HandlerError] = []
-        self.on_error = self.errors.append
-        self.lock = nullcontext()
+        super().__init__(self.executor, on_error=self.errors.append, fail_fast=False, lock=nullcontext())
+        self.refusal: Exception | None = None
         self.done = 0
         self.backlog = Backlog()
         self.submitted: list[tuple[Executor, Batch, Callable[[Outcome], None]]] = []
-        self.executor = ThreadPoolExecutor(workers)  # which gets nothing
-        self.dispatcher = Dispatcher(self, self.executor)
         self._later: list[Callable[[], None]] = []
-
-    def halt(self) -> None:
-        self.halted = True
 
     def call_soon(self, call: Callable[[], None]) -> None:
         self._later.append(call)

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
+import serving_in_thread
 from certificates import Authority
 from peer import push
 from serving_in_thread import LONG, ONCE, QUICK, Flag, Peer, Wire, reserved_port, serving, start
@@ -52,15 +54,7 @@ def dial(peer: Peer, **options: Any) -> Client:
     return connect(peer.url, **{"options": QUICK} | options)
 
 
-@contextmanager
-def connected(**options: Any) -> Iterator[tuple[Client, Wire]]:
-    """A client, and the wire at the server's end. It ends without ceremony."""
-    with serving() as peer:
-        client = dial(peer, **options)
-        try:
-            yield client, peer.wire()
-        finally:
-            client.abort()
+connected = partial(serving_in_thread.connected, dial)
 
 
 @contextmanager
