@@ -19,6 +19,7 @@ from phx_proto.errors import (
 )
 from phx_proto.events import ChannelErrored, PushFailed, ReplyReceived
 from phx_proto.flow import FlowLimits
+from phx_proto.handlers.payloads import payload_decoder
 from phx_proto.message import PHX_JOIN, PHX_REPLY, Reply
 from phx_proto.options import ClientOptions
 
@@ -54,6 +55,16 @@ def test_a_binary_push_may_get_a_json_reply() -> None:
     assert talk.sent() == [(room.join_ref, ref, "room:1", "shout", b"\x00\xff")]
     talk.reply(ref, "ok", {"size": 2})
     assert talk.event(ReplyReceived).reply == Reply("ok", {"size": 2})
+
+
+def test_the_response_of_an_ok_reply_may_be_left_for_a_decoder_of_its_type() -> None:
+    talk, room = joined()
+    refs = [talk.push(room, "get", raw=True) for _ in range(2)]
+    talk.reply(refs[0], "ok", [1, 2])
+    talk.reply(refs[1], "error", [1, 2])
+    ok, error = (event.reply for event in talk.events() if isinstance(event, ReplyReceived))
+    assert payload_decoder(tuple[int, int]).accept(ok.response).payload == (1, 2)
+    assert (ok.status, error) == ("ok", Reply("error", [1, 2]))
 
 
 def test_replies_out_of_order_reach_their_own_pushes() -> None:
