@@ -23,6 +23,8 @@ class Docstrings(griffe.Extension):
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Called with each object that has been loaded."""
+        if obj.is_function and obj.name.startswith("__") and obj.name != "__init__":
+            obj.docstring = None  # of no use to a reader
         if obj.is_attribute and not obj.docstring and isinstance(obj.filepath, Path):
             above = reversed(obj.lines_collection[obj.filepath][: (obj.lineno or 1) - 1])
             comment = [

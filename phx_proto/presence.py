@@ -47,6 +47,7 @@ PRESENCE_DIFF: Final = "presence_diff"
 
 #: What really changed, as messages for the handlers and streams that name these; no server sends them.
 PRESENCE_JOIN: Final = "presence_join"
+#: Likewise.
 PRESENCE_LEAVE: Final = "presence_leave"
 
 #: One presence of a key: `phx_ref`, and what the server adds.
