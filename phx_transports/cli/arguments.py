@@ -188,6 +188,7 @@ def _talker(commands: Any, name: str, words: str, about: str, description: str) 
     add("--vsn", choices=("1.0.0", "2.0.0"), default="2.0.0", help="the serializer's version (default: 2.0.0)")
     add("--timeout", type=_positive, default=5.0, metavar="S", help="seconds for the first connection (default: 5)")
     add("--ca", type=_ca, metavar="FILE", help="trust these certificates (PEM) instead of the system's")
+    add("--longpoll", action="store_true", help="poll, where no WebSocket gets through")
     add("--proxy", default=True, metavar="URL", help="a proxy, or `none`; by default what the environment says")
     add("--log-level", choices=("debug", "info", "warning", "error"), help="log to stderr, from this level on")
     return parser

@@ -77,6 +77,10 @@ class _Failed(Exception):
     """A step failed, and was told."""
 
 
+class _Blocked(_Failed):
+    """No WebSocket gets through, and something else may."""
+
+
 class _Silence(Exception):
     """Nothing came in time."""
 
@@ -99,7 +103,11 @@ class Doctor:
     def __init__(self, request: Request) -> None:
         self._request = request
         endpoint = Endpoint(
-            request.url, params=request.params, auth_token=request.token, headers=request.headers, path=request.path
+            request.url,
+            params=request.params,
+            auth_token=request.token,
+            headers=request.headers,
+            path=None if request.longpoll else request.path,
         )
         self._address = endpoint.request(request.vsn, request.params, request.token)
         self._network: NetworkOptions[Any] = NetworkOptions(**request.network)
@@ -124,7 +132,14 @@ class Doctor:
             writer.close()
         if self._uri.secure and proxy is None:
             await self._shake_hands(host, port)
-        await self._talk()
+        if self._request.longpoll:
+            await self._poll()
+            return
+        try:
+            await self._talk()
+        except _Blocked:
+            await self._poll()  # its line says whether that is a way; all is not well
+            raise
 
     async def _shake_hands(self, host: str, port: int) -> None:
         with self._step("tls") as found, told(host, port, secure=True):
@@ -161,6 +176,15 @@ class Doctor:
         finally:
             connection.abort()
             await connection.wait_closed()
+
+    async def _poll(self) -> None:
+        with self._step("longpoll") as found:
+            async with self._request.connect(transport="longpoll") as client:
+                if self._request.topic is not None:
+                    channel = client.channel(self._request.topic, self._request.join_params)
+                    await channel.join(timeout=self._request.timeout)
+                topic = "" if self._request.topic is None else f", {escaped(self._request.topic)} joined"
+                found.words = f"long polling works{topic}: --longpoll, or connect(…, fallback=5)"
 
     async def _join(self, connection: Connection, line: "_Line", topic: str) -> None:
         params: Any = {} if self._request.join_params is None else self._request.join_params
@@ -202,17 +226,19 @@ class Doctor:
         try:
             yield found
         except _Silence:
+            failure = _Blocked() if name == "handshake" else _Failed()
             tell("FAIL", f"no answer within {self._request.timeout:g} s ({_SILENCE[name]}; --timeout waits longer)")
         except LocalError:
             raise
         except PhxError as error:
             if isinstance(error, ConnectError):
                 error.mask(self._secrets)
+            failure = _Blocked() if _is_stripped(error) else _Failed()
             tell("FAIL", f"{error}{_advice(error)}")
         else:
             tell("note" if found.note else "ok", f"{found.words}{f' ({found.note})' if found.note else ''}")
             return
-        raise _Failed
+        raise failure
 
 
 class _Line:
@@ -280,11 +306,16 @@ _SILENCE: Final = {
 
 def _advice(error: PhxError) -> str:
     """What its own text does not say."""
-    if isinstance(error, HandshakeRefused) and (error.status in (200, 426) or "upgrade" in error.said.lower()):
+    if _is_stripped(error):
         return f" ({_STRIPPED})"
     if isinstance(error, CertificateError):
         return " (here: --ca FILE)"
     return ""
+
+
+def _is_stripped(error: PhxError) -> bool:
+    """Whether what answered took the handshake for plain HTTP."""
+    return isinstance(error, HandshakeRefused) and (error.status in (200, 426) or "upgrade" in error.said.lower())
 
 
 def _certificate(tls: ssl.SSLObject) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from phx_proto import V1, V2, Endpoint, PhxError, Serializer
 from phx_proto.errors import ConnectTimeout, HandshakeRefused
 from phx_proto.shown import escaped
+from phx_proto.transports import TransportName
 
 from ..asyncio import connect
 
@@ -22,6 +23,7 @@ class Target:
     """A server, as the command line names it.
 
     Attributes:
+        longpoll: Whether it is polled, instead of a WebSocket.
         timeout: Seconds for the first connection.
     """
 
@@ -34,6 +36,7 @@ class Target:
     timeout: float
     ca: SSLContext | None = field(repr=False)
     proxy: str | Literal[True] = field(repr=False)
+    longpoll: bool
 
     @property
     def serializer(self) -> Serializer:
@@ -48,11 +51,16 @@ class Target:
     @property
     def shown(self) -> str:
         """The address, without what is secret."""
-        return Endpoint(self.url, params=self.params, path=self.path).redacted
+        return Endpoint(self.url, params=self.params, path=self.path, transport=self.transport).redacted
+
+    @property
+    def transport(self) -> TransportName:
+        """What carries the messages."""
+        return "longpoll" if self.longpoll else "websocket"
 
     def connect(self, **options: Any) -> connect:
         """The client, with these options besides."""
-        options = {"serializer": self.serializer, **self.network, **options}
+        options = {"serializer": self.serializer, "transport": self.transport, **self.network, **options}
         return connect(
             self.url,
             params=self.params,

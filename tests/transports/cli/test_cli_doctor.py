@@ -1,7 +1,9 @@
 """`phx doctor`: what it tells of a server that is well, and of everything that can be in the way. See docs/tools.md."""
 
+import contextlib
 import re
 import socket
+import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -128,36 +130,45 @@ def test_a_wrong_path(doctor: Run, server: TestServer) -> None:
     assert as_in_the_guide(lines, server) == in_the_guide("path")
 
 
+class Stripping(socketserver.BaseRequestHandler):
+    """A reverse proxy that knows nothing of WebSocket: hop-by-hop headers end with it."""
+
+    target: int
+
+    def handle(self) -> None:
+        head, rest = b"", b""
+        while b"\r\n\r\n" not in head and (data := self.request.recv(65536)):
+            head += data
+        head, _, rest = head.partition(b"\r\n\r\n")
+        if not head:
+            return
+        kept = [line for line in head.split(b"\r\n") if not line.lower().startswith((b"upgrade:", b"connection:"))]
+        with socket.create_connection(("127.0.0.1", self.target)) as server:
+            server.sendall(b"\r\n".join([kept[0], b"Connection: close", *kept[1:], b"", b""]) + rest)
+            pump = threading.Thread(target=relayed, args=(self.request, server))
+            pump.start()
+            relayed(server, self.request)
+            with contextlib.suppress(OSError):
+                self.request.shutdown(socket.SHUT_RDWR)
+            pump.join()
+
+
+def relayed(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
 @contextmanager
 def stripping(port: int) -> Iterator[int]:
-    """A reverse proxy that knows nothing of WebSocket: hop-by-hop headers end with it."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def work() -> None:
-            while True:
-                try:
-                    client, _ = listener.accept()
-                except OSError:
-                    return
-                with client, socket.create_connection(("127.0.0.1", port)) as server:
-                    head = b""
-                    while b"\r\n\r\n" not in head and (data := client.recv(65536)):
-                        head += data
-                    if not head:
-                        continue
-                    kept = [
-                        line
-                        for line in head.split(b"\r\n")
-                        if not line.lower().startswith((b"upgrade:", b"connection:"))
-                    ]
-                    server.sendall(b"\r\n".join([kept[0], b"Connection: close", *kept[1:]]))
-                    while data := server.recv(65536):
-                        client.sendall(data)
-
-        thread = threading.Thread(target=work)
+    """Such a proxy before a server; gives its port."""
+    handler = type("Handler", (Stripping,), {"target": port})
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, args=(0.01,))
         thread.start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
+        yield proxy.server_address[1]
+        proxy.shutdown()
     thread.join()
 
 
@@ -166,6 +177,14 @@ def test_a_proxy_that_strips_upgrades(doctor: Run, server: TestServer) -> None:
         code, lines = doctor(f"ws://127.0.0.1:{port}/socket", "room:lobby")
     assert code == 1
     assert as_in_the_guide(lines, port) == in_the_guide("stripped")
+
+
+def test_long_polling_alone(doctor: Run, server: TestServer) -> None:
+    code, lines = doctor(server.url, "room:lobby", "--longpoll")
+    assert code == 0
+    assert lines[-1].startswith("ok   longpoll: long polling works, room:lobby joined")
+    assert lines[0] == f"examining http://127.0.0.1:{server.port}/socket/longpoll, vsn 2.0.0"
+    assert doctor(f"{server.url}s", "--longpoll", "--timeout", "0.3")[0] == 1
 
 
 def test_a_proxy_is_named_without_its_password(doctor: Run, server: TestServer) -> None:
