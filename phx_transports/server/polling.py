@@ -56,6 +56,8 @@ class PollingWire:
     def put(self, data: str | bytes) -> None:
         """Queues one message for the next poll."""
         self.session.put(data)
+        if self.session.buffered >= WRITE_LIMIT:
+            self._room.clear()
         self._polling.soon(self)
 
     def end(self, code: int, reason: str = "") -> None:
@@ -86,14 +88,13 @@ class PollingWire:
         session.flush()
         if session.buffered < WRITE_LIMIT:
             self._room.set()
-        else:
-            self._room.clear()
-            if session.buffered > self._polling.max_buffered:
-                self.lost("the client reads too slowly")
+        elif session.buffered > self._polling.max_buffered:
+            self.lost("the client reads too slowly")
 
     def lost(self, reason: str) -> None:
         """Its client is gone."""
         if self.events is not None and not self.session.over:
+            self.drop()
             self.events.closed(None, reason)
 
 

@@ -1,0 +1,344 @@
+"""The HTTP of long polling on the embedded server: what is answered to which request, byte by byte where it matters."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from phx_proto.server.longpoll import LARGEST_BODY
+from phx_transports.server import (
+    CallbackError,
+    RefuseConnect,
+    RunningServer,
+    Server,
+    ServerChannel,
+    ServerOptions,
+    ServerSocket,
+    http,
+    on,
+)
+
+pytestmark = pytest.mark.asyncio
+
+JOIN = '["1","1","room:a","phx_join",{}]'
+
+
+class Room(ServerChannel):
+    """Echoes, and is slow if asked to."""
+
+    async def join(self, topic: str, params: Any) -> Any:
+        if "slow" in params:
+            await asyncio.sleep(params["slow"])
+        return {}
+
+    @on("echo")
+    async def echo(self, payload: Any) -> Any:
+        return payload
+
+    @on("flood")
+    async def flood(self, payload: Any) -> Any:
+        for _ in range(payload["n"]):
+            self.push("data", {"data": "x" * 100_000})
+            await self.socket.writable()
+        return {}
+
+
+class Caller:
+    """One HTTP connection to a server."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def ask(self, method: str, target: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], Any]:
+        self.send(method, target, body, **headers)
+        return await self.answer()
+
+    def send(self, method: str, target: str, body: bytes = b"", **headers: str) -> None:
+        fields = {"host": "127.0.0.1", "content-length": str(len(body))}
+        fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items() if value)]
+        self.writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+
+    async def answer(self) -> tuple[int, dict[str, str], Any]:
+        async with asyncio.timeout(5):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+            body = await self.reader.readexactly(int(headers.get("content-length", 0)))
+        is_json = body[:1] == b"{"
+        return int(head[0].split()[1]), headers, json.loads(body) if is_json else body
+
+
+class Site:
+    """A server with a mount, and connections to it."""
+
+    def __init__(self, server: Server, running: RunningServer) -> None:
+        self.server, self.running = server, running
+        self.callers: list[Caller] = []
+
+    async def caller(self) -> Caller:
+        caller = Caller(*await asyncio.open_connection("127.0.0.1", self.running.port))
+        self.callers.append(caller)
+        return caller
+
+    async def session(self, query: str = "vsn=2.0.0") -> tuple[Caller, str]:
+        """A connection, and where its session is polled."""
+        caller = await self.caller()
+        _, _, body = await caller.ask("GET", f"/socket/longpoll?{query}")
+        return caller, f"/socket/longpoll?{query}&token={body['token']}"
+
+
+@asynccontextmanager
+async def serving(**options: Any) -> AsyncIterator[Site]:
+    server = Server(**{"options": ServerOptions(poll_window=0.4)} | options)
+    server.channel("room:*")(Room)
+    async with server.serve() as running:
+        site = Site(server, running)
+        try:
+            yield site
+        finally:
+            for caller in site.callers:
+                caller.writer.close()
+
+
+@pytest_asyncio.fixture
+async def site() -> AsyncIterator[Site]:
+    async with serving() as site:
+        yield site
+
+
+async def test_a_session_over_one_connection(site: Site) -> None:
+    caller, polls = await site.session()
+    assert (await caller.ask("POST", polls, JOIN.encode(), content_type="application/x-ndjson"))[2] == {"status": 200}
+    status, headers, body = await caller.ask("GET", polls)
+    assert (status, body["status"], len(body["messages"])) == (200, 200, 1)
+    assert headers["access-control-allow-origin"] == "*"
+    assert headers["content-type"] == "application/json; charset=utf-8"
+
+
+async def test_the_token_may_come_in_a_header(site: Site) -> None:
+    caller, polls = await site.session()
+    path, _, token = polls.partition("&token=")
+    assert (await caller.ask("GET", path, x_phoenix_longpoll_token=token))[2]["status"] == 204
+
+
+async def test_a_poll_waits_for_a_broadcast(site: Site) -> None:
+    caller, polls = await site.session()
+    await caller.ask("POST", polls, JOIN.encode(), content_type="application/x-ndjson")
+    await caller.ask("GET", polls)
+    caller.send("GET", polls)
+    await asyncio.sleep(0.05)
+    site.server.broadcast("room:a", "news", {"n": 1})
+    site.server.broadcast("room:a", "news", {"n": 2})
+    _, _, body = await caller.answer()
+    assert body["messages"] == [f'[null,null,"room:a","news",{{"n":{n}}}]' for n in (1, 2)]
+
+
+async def test_requests_behind_one_another_are_answered_in_turn(site: Site) -> None:
+    caller, polls = await site.session()
+    for n in range(3):
+        message = f'[null,"{n}","phoenix","heartbeat",{{}}]'
+        caller.send("POST", polls, message.encode(), content_type="application/x-ndjson")
+    caller.send("GET", polls)
+    assert [(await caller.answer())[2] for _ in range(3)] == [{"status": 200}] * 3
+    assert len((await caller.answer())[2]["messages"]) == 3
+
+
+async def test_messages_that_come_after_the_connection_of_a_poll_is_gone_are_kept(site: Site) -> None:
+    caller, polls = await site.session()
+    other = await site.caller()
+    caller.send("GET", polls)
+    await asyncio.sleep(0.05)
+    caller.writer.transport.abort()
+    await asyncio.sleep(0.05)
+    await other.ask("POST", polls, JOIN.encode(), content_type="application/x-ndjson")
+    assert len((await other.ask("GET", polls))[2]["messages"]) == 1
+
+
+async def test_a_client_that_polls_no_more_is_gone(site: Site) -> None:
+    await site.session()
+    (socket,) = site.server.sockets
+    async with asyncio.timeout(5):
+        while socket.ended is None:
+            await asyncio.sleep(0.05)
+    assert socket.ended.reason == "the client polls no more"
+    assert site.server.sockets == ()
+
+
+async def test_a_session_that_was_disconnected_is_seen_by_its_end_alone(site: Site) -> None:
+    caller, polls = await site.session()
+    other = await site.caller()
+    (socket,) = site.server.sockets
+    caller.send("GET", polls)
+    await asyncio.sleep(0.05)
+    socket.disconnect()
+    assert (await caller.answer())[2]["status"] == 204
+    assert (await other.ask("POST", polls, JOIN.encode()))[2] == {"status": 410}
+    body = (await caller.ask("GET", polls))[2]
+    assert body["status"] == 410
+    assert body["token"] not in polls
+
+
+async def test_other_methods_bodies_and_paths(site: Site) -> None:
+    caller, polls = await site.session()
+    assert (await caller.ask("PUT", polls))[0] == 400
+    status, headers, _ = await caller.ask("OPTIONS", polls, access_control_request_headers="x-a, x-b")
+    assert (status, headers["access-control-allow-headers"]) == (200, "x-a, x-b")
+    assert headers["access-control-allow-methods"] == "get, post, options"
+    assert (await caller.ask("GET", "/socket/elsewhere"))[0] == 404
+    status, _, body = await caller.ask("POST", polls, b"no base64!", content_type="application/x-ndjson")
+    assert (status, body) == (500, {"errors": {"detail": "Internal Server Error"}})
+    status, _, body = await caller.ask("POST", polls, b"[" * (LARGEST_BODY + 1))
+    assert (status, body) == (400, {"errors": {"detail": "Bad Request"}})
+
+
+async def test_a_request_without_a_host_or_that_is_no_http(site: Site) -> None:
+    caller = await site.caller()
+    caller.writer.write(b"GET /socket/longpoll HTTP/1.0\r\n\r\n")
+    assert (await caller.answer())[0] == 400
+    caller = await site.caller()
+    caller.writer.write(b"GET /socket/longpoll HTTP/1.1\r\nbad header\r\n\r\n")
+    assert (await caller.answer())[0] == 400
+    assert await caller.reader.read() == b""
+    caller, _ = await site.session()
+    caller.writer.write(b"nonsense\r\n\r\n")
+    assert (await caller.answer())[0] == 400
+
+
+async def test_a_client_may_ask_before_it_sends_a_body(site: Site) -> None:
+    caller, polls = await site.session()
+    caller.send("POST", polls, expect="100-continue", content_length=str(len(JOIN)))
+    assert await caller.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 \r\n\r\n"
+    caller.writer.write(JOIN.encode())
+    assert (await caller.answer())[2] == {"status": 200}
+
+
+async def test_a_connection_that_the_client_wants_closed_is(site: Site) -> None:
+    caller = await site.caller()
+    assert (await caller.ask("GET", "/socket/longpoll?vsn=2.0.0", connection="close"))[0] == 200
+    assert await caller.reader.read() == b""
+
+
+async def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "IDLE", 0.1)
+    async with serving() as site:
+        caller, _ = await site.session()
+        async with asyncio.timeout(5):
+            assert await caller.reader.read() == b""
+
+
+async def test_a_client_that_says_nothing_is_dropped_as_before() -> None:
+    async with serving(handshake_timeout=0.1) as site:
+        caller = await site.caller()
+        async with asyncio.timeout(5):
+            assert await caller.reader.read() == b""
+
+
+async def test_what_connect_sees_and_how_it_refuses() -> None:
+    seen: list[ServerSocket] = []
+    errors: list[CallbackError] = []
+
+    async def connect(socket: ServerSocket) -> None:
+        seen.append(socket)
+        match socket.params.get("how"):
+            case "refuse":
+                raise RefuseConnect(429, "too many")
+            case "crash":
+                raise ZeroDivisionError
+            case "hang":
+                await asyncio.sleep(100)
+
+    async with serving(connect=connect, on_error=errors.append, handshake_timeout=0.2) as site:
+        caller, _ = await site.session("vsn=2.0.0&a[b]=c&how=well")
+        assert seen[0].params == {"vsn": "2.0.0", "a": {"b": "c"}, "how": "well"}
+        assert seen[0].connect_info.uri == "http://127.0.0.1/socket/longpoll"
+        await caller.ask("GET", "/socket/longpoll?vsn=2.0.0", x_phoenix_authtoken="sekret")
+        assert seen[-1].auth_token == "sekret"
+        asked = [(await caller.ask("GET", f"/socket/longpoll?how={how}"))[::2] for how in ("refuse", "crash", "hang")]
+        failed = {"errors": {"detail": "Internal Server Error"}}
+        assert asked == [(200, {"status": 403}), (500, failed), (500, failed)]
+        assert [report.call for report in errors] == ["connect"]
+        assert (await caller.ask("GET", "/socket/longpoll?vsn=9.0.0"))[2] == {"status": 403}
+
+
+async def test_a_client_that_goes_while_connect_is_asked_is_given_up() -> None:
+    cancelled = asyncio.Event()
+
+    async def connect(socket: ServerSocket) -> None:
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async with serving(connect=connect) as site:
+        caller = await site.caller()
+        caller.send("GET", "/socket/longpoll?vsn=2.0.0")
+        await asyncio.sleep(0.05)
+        caller.writer.transport.abort()
+        async with asyncio.timeout(5):
+            await cancelled.wait()
+
+
+async def test_the_origin_is_checked() -> None:
+    def check(origin: Any) -> bool:
+        if origin.host == "crash.example":
+            raise ZeroDivisionError
+        return bool(origin.host == "good.example")
+
+    errors: list[CallbackError] = []
+    async with serving(check_origin=check, on_error=errors.append) as site:
+        caller = await site.caller()
+        origins = ("https://good.example", "https://bad.example", "https://crash.example")
+        asked = [(await caller.ask("GET", "/socket/longpoll?vsn=2.0.0", origin=origin))[::2] for origin in origins]
+        assert asked[0][1]["status"] == 410
+        assert asked[1:] == [
+            (200, {"status": 403}),
+            (500, {"errors": {"detail": "Internal Server Error"}}),
+        ]
+        assert [report.call for report in errors] == ["check_origin"]
+
+
+async def test_there_are_no_more_sessions_than_connections() -> None:
+    async with serving(max_connections=2) as site:
+        caller, _ = await site.session()
+        assert (await caller.ask("GET", "/socket/longpoll?vsn=2.0.0"))[2]["status"] == 410
+        assert (await caller.ask("GET", "/socket/longpoll?vsn=2.0.0"))[0] == 500
+
+
+async def test_a_mount_may_have_none() -> None:
+    async with serving(longpoll=False) as site:
+        caller = await site.caller()
+        assert (await caller.ask("GET", "/socket/longpoll?vsn=2.0.0"))[0] == 404
+
+
+async def test_a_client_that_takes_too_little_is_given_up() -> None:
+    async with serving(max_buffered=2**21, options=ServerOptions(poll_window=5.0)) as site:
+        caller, polls = await site.session()
+        (socket,) = site.server.sockets
+        flood = '["1","2","room:a","flood",{"n":100}]'
+        await caller.ask("POST", polls, f"{JOIN}\n{flood}".encode(), content_type="application/x-ndjson")
+        got = 0
+        for _ in range(10):  # the channel waits for room, and goes on where a poll has made some
+            got += len((await caller.ask("GET", polls))[2]["messages"])
+        assert got == 102
+        for _ in range(40):
+            site.server.broadcast("room:a", "data", {"data": "x" * 100_000})
+        async with asyncio.timeout(5):
+            while socket.ended is None:
+                await asyncio.sleep(0.02)
+        assert socket.ended.reason == "the client reads too slowly"
+
+
+async def test_a_server_that_closes_ends_its_sessions_and_polls() -> None:
+    async with serving() as site:
+        caller, polls = await site.session()
+        (socket,) = site.server.sockets
+        caller.send("GET", polls)
+        await asyncio.sleep(0.05)
+        await site.running.close()
+        assert socket.ended is not None
+        assert await caller.reader.read() == b""
