@@ -36,10 +36,11 @@ class Sockets:
     """The sockets of one client.
 
     Attributes:
-        all: Those that are kept up, the client's first before all others, and those that are being closed.
+        first: The one that a client begins with, and has until its end.
+        all: Those that are kept up, the first before all others, and those that are being closed.
     """
 
-    __slots__ = ("_client", "_limit", "_numbers", "_owner", "all")
+    __slots__ = ("_client", "_limit", "_numbers", "_owner", "all", "first")
 
     def __init__(self, client: ClientState, owner: SocketOwner) -> None:
         self._client = client
@@ -47,12 +48,8 @@ class Sockets:
         self._numbers = count()
         limit = client.options.topics_per_socket
         self._limit = inf if limit is None else limit
-        self.all = [self._make()]
-
-    @property
-    def first(self) -> Socket:
-        """The one that a client begins with, and has until its end."""
-        return self.all[0]
+        self.first = self._make()
+        self.all = [self.first]
 
     @property
     def state(self) -> SocketState:
@@ -73,10 +70,9 @@ class Sockets:
     def place(self, channel: Placed, now: float) -> None:
         """Give a channel to a socket that has room for it, open if possible; a new one if there is none."""
         roomy = [socket for socket in self.all if self._has_room(socket)]
-        channel.socket = next((socket for socket in roomy if socket.connection), None) or (
-            roomy[0] if roomy else self._add(now)
-        )
-        channel.socket.members[channel] = None
+        is_open = (socket for socket in roomy if socket.connection is not None)
+        channel.socket = socket = next(is_open, None) or (roomy[0] if roomy else self._add(now))
+        socket.members[channel] = None
 
     def learn(self, connection: Connection, refusal: Reply) -> bool:
         """Look at the refusal of a join; gives whether the reason is that another socket is needed."""
