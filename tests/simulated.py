@@ -15,7 +15,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A seed is played for so many steps: a failure names it, and can be played again by itself."""
-    if "seed" in metafunc.fixturenames:
+    if {"seed", "steps_of_a_seed"} <= set(metafunc.fixturenames):  # other tests have seeds of their own
         config = metafunc.config
         first: int = config.getoption("--first-seed")
         metafunc.parametrize("seed", range(first, first + max(1, config.getoption("--steps") // STEPS_OF_A_SEED)))
