@@ -32,7 +32,7 @@ from phx_proto.events import (
 from phx_proto.presence import PRESENCE_DIFF, PRESENCE_STATE
 
 from ..asyncio import Client, EventStream
-from ..client.reports import HandlerError
+from ..client.reports import HandlerError, which
 from .arguments import built
 from .printer import Printer
 from .recording import RecordedSerializer, Recorder
@@ -195,12 +195,12 @@ def _keep_quiet(report: HandlerError) -> None:
 
 def _told(event: Event) -> str | None:
     match event:
-        case Connected(reconnected=True):
-            return "connected again"
-        case Disconnected(code=code, reason=reason, retry_in=float(retry_in)):
-            return f"{ConnectionClosed(code, reason)}; next attempt in {retry_in:.2g} s"
-        case ConnectFailed(error=error, attempt=attempt, retry_in=retry_in):
-            return f"attempt {attempt} to connect failed: {error}; next in {retry_in:.2g} s"
+        case Connected(reconnected=True, socket=socket):
+            return f"connected again{which(socket)}"
+        case Disconnected(code=code, reason=reason, retry_in=float(retry_in), socket=socket):
+            return f"{ConnectionClosed(code, reason)}{which(socket)}; next attempt in {retry_in:.2g} s"
+        case ConnectFailed(error=error, attempt=attempt, retry_in=retry_in, socket=socket):
+            return f"attempt {attempt} to connect{which(socket)} failed: {error}; next in {retry_in:.2g} s"
         case ChannelJoined(topic=topic, rejoined=rejoined):
             return f"{'rejoined' if rejoined else 'joined'} {topic}"
         case ChannelErrored(error=error, retry_in=float(retry_in)):

@@ -177,14 +177,14 @@ class Log:
             case Disconnected(code=code, reason=reason, retry_in=retry_in, socket=socket):
                 rejoining = self._rejoins.stop()
                 how = f"{ConnectionClosed(code, reason)}; {_next(retry_in)}{rejoining}"
-                what = f"disconnected from {self._place}{_which(socket)}: {how}"
+                what = f"disconnected from {self._place}{which(socket)}: {how}"
                 self._say(logging.WARNING, "lost connections", what, often=5)
             case ConnectFailed(error=error, attempt=attempt, retry_in=retry_in, socket=socket):
-                what = f"attempt {attempt} to connect{_which(socket)} failed: {error}"
+                what = f"attempt {attempt} to connect{which(socket)} failed: {error}"
                 what = f"{what}; {_next(retry_in)} to {self._place}"
                 self._say(logging.WARNING, "failed attempts to connect", what, often=5)
             case SocketEnded(error=PhxError() as error, socket=socket):
-                what = f"more topics than the server takes on one socket cannot be joined{_which(socket)}: {error}"
+                what = f"more topics than the server takes on one socket cannot be joined{which(socket)}: {error}"
                 self._say(logging.WARNING, "sockets that were not opened", what, often=5)
             case ChannelErrored(topic=topic, retry_in=None):
                 self._rejoins.lost(topic)  # with the connection, which has its line
@@ -356,7 +356,8 @@ class _Rejoins:
         return f"{of} channel{'' if self._total == 1 else 's'} joined again"
 
 
-def _which(socket: int) -> str:
+def which(socket: int) -> str:
+    """Which socket of the client's, for a line of text; the first goes without saying."""
     return f" (socket {socket})" if socket else ""
 
 

@@ -21,6 +21,7 @@ from phx_proto.events import (
     Event,
     InboxOverflow,
     PatternJoined,
+    SocketEnded,
     UnclaimedMessages,
 )
 from phx_proto.handlers.handler import Handler
@@ -63,6 +64,22 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
             logging.WARNING,
             "disconnected from {place}: the connection is closed with code 1012 (service restart): restart; "
             "next attempt in 2.12 s",
+        ),
+        (
+            Disconnected(None, "cut", 0.5, socket=2),
+            logging.WARNING,
+            "disconnected from {place} (socket 2): the connection is closed without a close code: cut; "
+            "next attempt in 0.50 s",
+        ),
+        (
+            ConnectFailed(ConnectError("no route"), 1, 0.5, socket=2),
+            logging.WARNING,
+            "attempt 1 to connect (socket 2) failed: no route; next attempt in 0.50 s to {place}",
+        ),
+        (
+            SocketEnded(ConnectError("no route"), 2),
+            logging.WARNING,
+            "more topics than the server takes on one socket cannot be joined (socket 2): no route",
         ),
         (
             Disconnected(None, "cut", None),
@@ -219,6 +236,21 @@ def test_a_disconnect_amid_a_rejoin_says_how_far_it_was(caplog: pytest.LogCaptur
     log.event(ChannelJoined("t:0", None, "9", {}))
     lose(log, 1)
     assert lines(caplog)[-1].endswith("next attempt in 0.50 s (1 of 2 channels joined again since the last time)")
+
+
+def test_the_rejoins_of_several_sockets_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    log, _ = log_of()
+    log.event(Disconnected(None, "cut", 0.5, socket=0))
+    log.event(ChannelErrored("t:0", ConnectionClosed(None, "cut"), None))
+    log.event(Disconnected(None, "cut", 0.5, socket=1))
+    log.event(ChannelErrored("t:1", ConnectionClosed(None, "cut"), None))
+    lines(caplog)
+    log.event(Connected(None, True, socket=1))
+    log.event(ChannelJoined("t:1", None, "8", {}))
+    log.event(Connected(None, True, socket=0))
+    log.event(ChannelJoined("t:0", None, "9", {}))
+    (line,) = lines(caplog)
+    assert line.endswith("2 channels joined again")
 
 
 # ---- what repeats ---------------------------------------------------------------------------------------------------
