@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import msgspec
+from msgspec import UNSET
 
 from phx_proto.errors import ChannelClosedByClient, PhxError, PushRejected
 from phx_proto.formats import V2, V2Server
@@ -127,7 +128,7 @@ class FakeChannel:
         if self.left:
             raise ChannelClosedByClient(self.topic, "nothing can be pushed any more; make a new channel and join it")
         message = Message[Any](
-            join_ref="1", ref="2", topic=self.topic, event=event, payload={} if payload is None else payload
+            join_ref="1", ref="2", topic=self.topic, event=event, payload={} if payload is UNSET else payload
         )
         return Sent(event, V2Server().decode(V2().encode(message)).payload)
 
@@ -164,12 +165,12 @@ class BlockingChannel(_Face):
     __slots__ = ()
 
     def push(
-        self, event: str, payload: Any = None, *, response: Any = None, timeout: float = 10.0, check: bool = True
+        self, event: str, payload: Any = UNSET, *, response: Any = None, timeout: float = 10.0, check: bool = True
     ) -> Reply:
         """Give the scripted reply, at once."""
         return self._fake.answer(event, payload, response=response, check=check)
 
-    def cast(self, event: str, payload: Any = None) -> None:
+    def cast(self, event: str, payload: Any = UNSET) -> None:
         """Keep it."""
         self._fake.cast(event, payload)
 
@@ -184,12 +185,12 @@ class AwaitedChannel(_Face):
     __slots__ = ()
 
     async def push(
-        self, event: str, payload: Any = None, *, response: Any = None, timeout: float = 10.0, check: bool = True
+        self, event: str, payload: Any = UNSET, *, response: Any = None, timeout: float = 10.0, check: bool = True
     ) -> Reply:
         """Give the scripted reply, at once."""
         return self._fake.answer(event, payload, response=response, check=check)
 
-    async def cast(self, event: str, payload: Any = None) -> None:
+    async def cast(self, event: str, payload: Any = UNSET) -> None:
         """Keep it."""
         self._fake.cast(event, payload)
 

@@ -284,6 +284,13 @@ def test_a_handlers_push_gets_the_scripted_reply(event: str) -> None:
     assert channel.casts == [Sent("seen", {"n": 1})]
 
 
+def test_null_is_a_payload_and_none_is_an_empty_object() -> None:
+    channel = FakeChannel("room:lobby").reply("save")
+    channel.blocking.push("save", None)
+    channel.blocking.push("save")
+    assert channel.pushes == [Sent("save", None), Sent("save")]
+
+
 @BOTH
 def test_a_handlers_push_can_be_rejected(event: str) -> None:
     channel = FakeChannel("room:lobby").refuse("save", {"reason": "full"})

@@ -283,6 +283,15 @@ def test_a_payload_is_compared_as_it_is_on_the_wire() -> None:
         peer.expect_push(LOBBY, "shout", Shout("hi"))
 
 
+def test_what_could_never_come_is_expected_in_vain() -> None:
+    peer = Peer()
+    client = joined(peer)
+    peer.expect_push(LOBBY, "shout", {"body": object(), "since": {1, ANYTHING}})
+    client.cast(LOBBY, "shout", {"body": "hi"})
+    with pytest.raises(UnexpectedConversation, match="<object object at"):
+        peer.verify()
+
+
 def test_bytes_travel_both_ways() -> None:
     with Peer() as peer:
         client = joined(peer)

@@ -231,6 +231,11 @@ async def test_a_handler_that_takes_its_time_is_waited_for(phx_peer: Peer) -> No
     assert done == ["tick"]
 
 
+async def test_what_is_waited_for_in_vain_fails_the_test() -> None:
+    with pytest.raises(UnexpectedConversation, match='The join of "room:lobby" did not come'):
+        await Peer().expect_join(LOBBY).arrival(timeout=0.01)
+
+
 async def test_what_a_client_left_when_it_ended_is_not_waited_for(phx_peer: Peer) -> None:
     router = Router()
 

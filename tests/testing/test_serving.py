@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 from room_server import Room
 
-from phx_proto.errors import HandshakeRefused, PushLost
+from phx_proto.errors import HandshakeRefused, PushLost, PushTimeout
 from phx_proto.events import Connected, Disconnected
 from phx_proto.options import ClientOptions
 from phx_transports import asyncio as on_asyncio
@@ -91,24 +91,29 @@ def test_a_connection_is_cut_after_at_least_one_frame() -> None:
         server.faults.cut_after(0)
 
 
-def test_what_is_delayed_comes_in_order() -> None:
+def test_what_is_delayed_comes_before_what_is_sent_later() -> None:
     with connected() as (server, client):
         channel = client.join("room:lobby")
-        server.faults.delay = 0.05
-        channel.cast("echo")
+        server.faults.delay = 0.5
+        with pytest.raises(PushTimeout):
+            channel.push("echo", {"n": 1}, timeout=0.1)
         server.faults.delay = 0.0
-        assert channel.push("echo", {"n": 1}).response == {"n": 1}
+        assert channel.push("echo", {"n": 2}).response == {"n": 2}
+        pushes = [str(entry)[11:] for entry in server.transcript if "pushes" in entry.words]
+    assert pushes == [f'client  pushes "echo" to "room:lobby" {{"n":{n}}}' for n in (1, 2)]
 
 
 def test_what_is_delayed_is_lost_with_its_connection() -> None:
     with connected() as (server, client), client.events(timeout=PATIENCE) as events:
         channel = client.join("room:lobby")
         server.faults.delay = 3600.0
-        channel.cast("echo")
+        with pytest.raises(PushTimeout):
+            channel.push("echo", {"n": 1}, timeout=0.1)
         server.cut()
         server.faults.delay = 0.0
         next(event for event in events if isinstance(event, Connected))
-        assert channel.push("echo", {"n": 1}).response == {"n": 1}
+        assert channel.push("echo", {"n": 2}).response == {"n": 2}
+        assert '{"n":1}' not in str(server.transcript)
 
 
 def test_swallowed_heartbeats_make_a_client_reconnect() -> None:
