@@ -4,8 +4,9 @@ Parts: `core` (no I/O: `receive_all` to dispatch beside `orjson.loads` of the sa
 beside a bare `websockets` loop, at 1, 100 and 10,000 topics), `threads` (the client on threads beside a bare
 `websockets.sync` loop, messages and pushes), `wsproto` (the blocking client on wsproto beside a bare wsproto loop),
 `pushes` (push to reply), `plain` (plain handlers in asyncio's thread pool, at 1, 500 and 10,000 topics), `executors`
-(handlers that compute: on the loop, in threads, in processes, on Dask), `memory` (bytes a topic) and `others` (the
-same work on other clients from PyPI, each in an environment of its own).
+(handlers that compute: on the loop, in threads, in processes, on Dask), `memory` (bytes a topic), `longpoll` (pushes
+and messages over long polling beside phoenix.js on Node) and `others` (the same work on other clients from PyPI, each
+in an environment of its own).
 """
 
 import argparse
@@ -33,6 +34,8 @@ WSPROTO_OURS = "bench.runners.wsproto_ours"
 BARE_SYNC = "bench.runners.bare_sync"
 THREADS = "bench.runners.threads"
 EXECUTORS = "bench.runners.executors"
+POLLING = "bench.runners.polling"
+PHOENIX_JS = "bench.runners.phoenix_js"
 TOPICS = (1, 100, 10_000)
 #: Seconds for one run of one contender.
 LIMIT = 120.0
@@ -255,6 +258,26 @@ def _load(plan: Plan) -> None:
     _weights("load: memory a socket, 2,000 of them, joined, after five heartbeats on each", rows, "socket")
 
 
+def _longpoll(plan: Plan) -> None:
+    works: list[tuple[str, dict[str, Any]]] = [("messages", {"work": "messages", "n": plan.messages // 5})]
+    works += [
+        (
+            f"push to reply, {in_flight} in flight",
+            {"work": "pushes", "n": plan.messages // share, "in_flight": in_flight},
+        )
+        for in_flight, share in ((1, 200), (100, 20))
+    ]
+    with feeding("bench.polled") as port:
+        for name, changes in works:
+            task = replace(Task("pushes", port, plan.messages), **changes)
+            contenders = [
+                Contender("phoenix.js on Node", PHOENIX_JS, task),
+                Contender("phx-channels, asyncio", POLLING, task),
+                Contender("phx-channels, threads", POLLING, replace(task, options={"threads": True})),
+            ]
+            _rates(f"longpoll: {name}, on our server", compare(contenders, plan.rounds, LIMIT))
+
+
 def _others(plan: Plan) -> None:
     if not plan.others:
         return
@@ -286,6 +309,7 @@ PARTS: dict[str, Callable[[Plan], None]] = {
     "memory": _memory,
     "broadcast": _broadcast,
     "load": _load,
+    "longpoll": _longpoll,
     "others": _others,
 }
 

@@ -126,9 +126,9 @@ def run(contender: Contender, limit: float) -> Result:
 
 
 @contextlib.contextmanager
-def feeding() -> Iterator[int]:
-    """A feed, in a process of its own, for as long as the context lasts; gives its port."""
-    command = [sys.executable, "-m", "bench.feed"]
+def feeding(module: str = "bench.feed") -> Iterator[int]:
+    """A server to be measured with, in a process of its own, for as long as the context lasts; gives its port."""
+    command = [sys.executable, "-m", module]
     with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as feed:
         try:
             assert feed.stdout is not None
