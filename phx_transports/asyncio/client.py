@@ -52,7 +52,7 @@ class connect:  # noqa: N801 - used like a function
         compression: `"deflate"` to offer permessage-deflate.
         factory: Makes the TCP connection instead, from host and port (a tunnel, a Unix socket).
         transport: What carries the messages: `"websocket"`, which is the default, or `"longpoll"`; see
-            docs/long_polling.md. Or, for tests, a `phx_transports.testing.Peer` instead of the network and the loop's
+            docs/long-polling.md. Or, for tests, a `phx_transports.testing.Peer` instead of the network and the loop's
             clock. Then retries have no jitter, and the five arguments before this one mean nothing.
         fallback: Seconds that a WebSocket has to open and to carry a message; then, and where it fails, long polling is
             tried. What works first is kept for the client's life. `None` for no fallback.
