@@ -58,7 +58,8 @@ class Runner:
         self._at_work = False
         self._enough: Callable[[], bool] = _never  # whether who lets them work waits no longer
         self._deadline = inf  # of that wait
-        self._done: list[Delivery] = []  # handled and not yet reported to the core
+        self._release = proto.release
+        self._done = 0  # messages handled since the last report
 
     def add(self, queues: Sequence[DeliveryQueue]) -> None:
         """These queues want a worker."""
@@ -102,13 +103,13 @@ class Runner:
         self.closed = True
 
     def handled(self, deliveries: Sequence[Delivery]) -> None:
-        """These are done with; `report` tells the core."""
-        self._done += deliveries
+        """These are done with; `report` tells the core the time."""
+        self._release(deliveries)
 
     def report(self) -> None:
-        """Tell the core what is done."""
-        done, self._done = self._done, []
-        self._proto.handled(done, self._now())
+        """Tell the core the time at which messages were done with."""
+        self._done = 0
+        self._proto.handled((), self._now())
 
     def _drain(self, queue: DeliveryQueue) -> bool:
         """Call the handlers of what the queue holds; gives whether they may go on with the next."""
@@ -122,13 +123,14 @@ class Runner:
             if not may_go_on:
                 self._stopped(queue, deliveries, rest)
                 return False
-            self._done += deliveries
+            self._release(deliveries)
+            self._done += len(deliveries)
             if queue.exact:
                 self.report()
                 if not self._may_go_on():
                     self._stopped(queue, [], iter(()))
                     return False
-            elif len(self._done) >= BATCH:
+            elif self._done >= BATCH:
                 self.report()
         return True
 
@@ -136,7 +138,7 @@ class Runner:
         left = list(rest)
         queue.put_back(left)
         self._runnable.appendleft(queue)
-        self._done += deliveries[: len(deliveries) - len(left)]
+        self._release(deliveries[: len(deliveries) - len(left)])
 
     def _may_go_on(self) -> bool:
         time = self._now()
