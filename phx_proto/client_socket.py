@@ -1,8 +1,8 @@
-"""One socket that a client keeps up: its attempts to connect, its connection, its retries, and the channels it has.
+"""One socket of a client: its attempts to connect, its connection, its retries, and its channels.
 
-The state machine is the table `states.SOCKET`; this file is what is done on the way. A client has one socket, or
-several where the server takes only so many topics on each (`sockets.py`); what is the client's as a whole, its end
-above all, is in `client.py`.
+The state machine is the table `states.SOCKET`; this file has the actions. A client has one socket, or several where the
+server limits the topics on each (`sockets.py`). What concerns the client as a whole, above all its end, is in
+`client.py`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,15 +41,15 @@ class SocketOwner(Protocol):
     """The client, as its sockets see it."""
 
     def socket_opened(self, now: float) -> None:
-        """A connection is open, the first of all."""
+        """The first connection of the client is open."""
         ...
 
     def socket_received(self, connection: Connection, frames: Sequence[str | bytes], now: float) -> None:
-        """One read of a connection brought frames."""
+        """Frames were received in one read of a connection."""
         ...
 
     def socket_failed(self, socket: "Socket", error: PhxError, now: float) -> None:
-        """A socket tries no more: refused for good, too late, or lost under a policy that says so."""
+        """A socket gives up: refused for good, timed out, or lost and not retried by policy."""
         ...
 
     def socket_empty(self, socket: "Socket", now: float) -> None:
@@ -57,7 +57,7 @@ class SocketOwner(Protocol):
         ...
 
     def socket_over(self, now: float) -> None:
-        """A connection is over that was closing, or that handlers finish without."""
+        """A connection that was closing or draining has ended."""
         ...
 
 
@@ -65,13 +65,13 @@ class Socket:
     """One socket of a client.
 
     Attributes:
-        number: Which of the client's: 0 for its first.
-        state: Where it stands.
+        number: Its number in the client: 0 for the first.
+        state: Its state.
         was_open: Whether it has had a connection.
         connection: The open connection; `None` while there is none.
         members: The channels that it has, from the call of `join` to their end, in that order.
         last_error: What ended the latest connection, or attempt to make one.
-        secrets: What was sent in confidence at the latest attempt to connect.
+        secrets: The secrets of the latest attempt to connect.
     """
 
     __slots__ = (
@@ -154,13 +154,13 @@ class Socket:
         self._dial(now)
 
     def remove(self, channel: Member, now: float) -> None:
-        """It has the channel no longer; one that it has not is ignored."""
+        """Remove a channel; one that it does not have is ignored."""
         self.members.pop(channel, None)
         if not self.members and self.number and self._empty_timer is None and self.state not in ENDING:
             self._empty_timer = self._client.timers.at(now + _LONGEST_EMPTY, self._still_empty)
 
     def drain(self, now: float) -> None:
-        """Let no more channel join, and go on with the connection for as long as it stands."""
+        """Let no more channels join. The connection stays open."""
         self._stop_timers()
         self._advance(SocketInput.DRAIN)
         if self.connection is None:
@@ -169,7 +169,7 @@ class Socket:
             self.connection.drain(now)
 
     def close(self, until: float, now: float) -> None:
-        """Close with the closing handshake, which is over at a certain time; at once where there is no connection."""
+        """Close with the closing handshake, until the given time at most; at once where there is no connection."""
         if self.state in CLOSE_BEGUN:
             return
         connection = self.connection
@@ -184,10 +184,10 @@ class Socket:
         self._timer = self._client.timers.at(until, self._close_timed_out)
 
     def end(self, why: PhxError | None) -> None:
-        """Drop what there is, for good; its channels have to be told. Does nothing where it has ended.
+        """End the socket; the caller tells its channels. Does nothing if it has ended already.
 
         Args:
-            why: What ended it; `None` where the application did.
+            why: The reason; `None` if the application ended it.
         """
         if not self.may(SocketInput.END):
             return
@@ -200,7 +200,7 @@ class Socket:
 
     @property
     def current_link(self) -> Link | None:
-        """The attempt or connection that counts; any other is ignored."""
+        """The link of the current attempt or connection; calls of any other link are ignored."""
         return self._link
 
     def link_opened(self, subprotocol: str | None, now: float) -> None:
@@ -233,7 +233,7 @@ class Socket:
             self._owner.socket_opened(now)
 
     def link_refusing(self, now: float) -> None:
-        """The server refuses the handshake, and the body that says why is coming."""
+        """The server refuses the handshake, and its body is still coming."""
         assert self._timer is not None, "an attempt is bounded"
         if self.may(SocketInput.OPENED) and self._timer.deadline > now + _BODY_PATIENCE:
             self._stop_timer()
@@ -249,7 +249,7 @@ class Socket:
     def link_received(self, frames: Sequence[str | bytes], now: float) -> None:
         """One read brought frames."""
         connection = self.connection
-        if connection is not None:  # closing, what comes is not wanted any more
+        if connection is not None:  # while closing, frames are ignored
             self._owner.socket_received(connection, frames, now)
 
     def link_progressed(self, now: float) -> None:
@@ -258,7 +258,7 @@ class Socket:
             self.connection.heartbeat.heard()
 
     def link_confided(self, secret: str) -> None:
-        """The server gave something that opens the session to whoever has it."""
+        """The server sent a token that gives access to the session."""
         self.secrets = self.secrets.also([secret])
         if self.connection is not None:
             self.connection.secrets = self.secrets
@@ -340,7 +340,7 @@ class Socket:
         self._attempt_failed(error, now)
 
     def _unfinished(self, seconds: float) -> ConnectError:
-        """What is to be said of the attempt that is under way, and is given up."""
+        """The error for the current attempt, which is given up after so many seconds."""
         if self._link is None:
             return ConnectError(f"the callables for params and token did not answer within {seconds:g} s")
         return self._link.refusal or ConnectError(f"{self._link.missing} within {seconds:g} s")
@@ -407,7 +407,7 @@ class Socket:
         return self._client.transports.after_failure(delay)
 
     def _forget_old_retries(self, now: float) -> None:
-        """Waits start anew after a connection that has proved stable."""
+        """Reset the count of retries if the connection has proved stable."""
         if now - self._opened_at >= self._client.options.reconnect.stable_after:
             self._retries = 0
 
@@ -448,7 +448,7 @@ class Socket:
         self.state = SOCKET[self.state, by]
 
     def _stop_timers(self) -> None:
-        """It goes to its end."""
+        """Stop all timers: the socket ends."""
         self._stop_timer()
         self._stop_connect_timer()
         if self._empty_timer is not None:
@@ -466,14 +466,14 @@ class Socket:
             self._latest_first_try = inf
 
 
-#: The first connect is tried for the last time when so much of its timeout is left, or so many seconds.
+#: When the last attempt of the first connect is made: this share of its timeout before its end, or this many seconds.
 _LAST_TRY = 0.03
 _LONGEST_LAST_TRY = 0.3
 
 #: Seconds for which a socket is kept without a topic, unless it is the first; another topic may follow.
 _LONGEST_EMPTY = 1.0
 
-#: Characters of what is told of a connection's end; a close frame holds 123 bytes.
+#: Characters of the reason of a connection's end, at most; a close frame holds 123 bytes.
 _LONGEST_REASON = 1000
 
 #: Seconds for which the body of a refused handshake is waited for.

@@ -1,4 +1,4 @@
-"""The state of one client that its sockets and channels share: who has which topic, what waits, how it behaves."""
+"""The state of one client that its sockets and channels share: its channels, its backlog, its options."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -19,12 +19,12 @@ class ClientState(Core):
     """What a client has besides its sockets.
 
     Attributes:
-        endpoint: Where its sockets go.
-        confidential: Secrets that the adapter sends besides.
-        options: How it behaves.
-        transports: What its sockets are connected with.
-        held: Messages that are received and not handled yet.
-        channels: Each topic's channel, from its making to its leave or end.
+        endpoint: The server's endpoint.
+        confidential: Secrets that the adapter sends itself.
+        options: Its options.
+        transports: The choice of the transport.
+        held: Counts the messages that are received and not handled yet.
+        channels: Each topic's channel, from when it is made to its leave or end.
         unsent: How many pushes wait for their channel's join, on all channels.
     """
 

@@ -1,4 +1,4 @@
-"""What the core asks its adapter to do: drained in order with `commands()`, carried out at once.
+"""The core's commands to its adapter: drained in order with `commands()`, and carried out at once.
 
 Commands name the link (the connection attempt) they are for. Their reprs show no params, tokens or payloads.
 """
@@ -31,7 +31,7 @@ Provider: TypeAlias = Callable[[], Any | Awaitable[Any]]
 
 
 class OpenTransport(msgspec.Struct, frozen=True, eq=False):
-    """Open a WebSocket, and tell the link what came of it: `opened`, `refused` or `failed`.
+    """Open a WebSocket, and report the result to the link: `opened`, `refused` or `failed`.
 
     Attributes:
         url: Whole, with `/websocket`, params and vsn. Secret.
@@ -71,7 +71,7 @@ class SendBinary(msgspec.Struct, frozen=True):
 
 
 class CloseTransport(msgspec.Struct, frozen=True):
-    """Start the closing handshake, and tell `link.closed` when it is over; the core bounds the wait."""
+    """Start the closing handshake, and call `link.closed` when it has ended; the core bounds the wait."""
 
     link: Link
     code: int
@@ -79,7 +79,7 @@ class CloseTransport(msgspec.Struct, frozen=True):
 
 
 class AbortTransport(msgspec.Struct, frozen=True):
-    """Drop the connection, or the attempt to make one, without a handshake. Nothing more need be told.
+    """Drop the connection, or the attempt to make one, without a handshake. No more calls of the link are needed.
 
     Of a link that is polled: drop its requests and the connections that they went over.
     """
@@ -94,13 +94,13 @@ class PauseReading(msgspec.Struct, frozen=True):
 
 
 class ResumeReading(msgspec.Struct, frozen=True):
-    """Read on."""
+    """Resume reading."""
 
     link: Link
 
 
 class SendRequest(msgspec.Struct, frozen=True, eq=False):
-    """Send an HTTP request, and tell the exchange what comes of it: `answered` or `failed`.
+    """Send an HTTP request, and report the result to the exchange: `answered` or `failed`.
 
     A link that is polled has no other commands but this one, `PauseSending`, `ResumeSending` and `AbortTransport`. It
     has two requests under way at most, and each goes over a connection of its own, which the next may use again.
@@ -130,7 +130,7 @@ class PauseSending(msgspec.Struct, frozen=True):
 
 
 class ResumeSending(msgspec.Struct, frozen=True):
-    """There is room again."""
+    """Let callers send again."""
 
     link: Link
 
@@ -149,7 +149,7 @@ class Resolve(msgspec.Struct, frozen=True):
         return f"Resolve(request={self.request})"
 
 
-#: All of them.
+#: All commands.
 Command: TypeAlias = (
     OpenTransport
     | SendText

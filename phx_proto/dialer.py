@@ -10,7 +10,7 @@ from .transports import TransportName
 
 
 class Dialer:
-    """Asks what an endpoint's callables say now, and makes the address of one attempt from it."""
+    """Has the adapter call an endpoint's callables, and makes the address of one attempt from their values."""
 
     __slots__ = ("_core", "_endpoint", "_on_address", "_on_failure", "_questions", "_transport", "_values")
 
@@ -47,13 +47,13 @@ class Dialer:
         self._questions = {}
 
     def resolved(self, request: int, value: Any, now: float) -> None:
-        """One callable has answered."""
+        """One callable has returned a value."""
         self._values[self._questions.pop(request)] = value
         if not self._questions:
             self._finish(now)
 
     def resolve_failed(self, request: int, error: BaseException, now: float) -> None:
-        """One callable has raised; what the others say no longer matters."""
+        """One callable has raised: the attempt fails, and other values are ignored."""
         name = self._questions.pop(request)
         self.stop()
         problem = f"the callable for {name} raised {type(error).__name__}"

@@ -1,7 +1,7 @@
-"""One connection attempt, as an object that the adapter talks to.
+"""One connection attempt, as an object to which the adapter reports.
 
-The link comes with `OpenTransport`, and what the transport saw goes to it. A link that is no longer the current one
-ignores what it is told, so no adapter needs an `if` for callbacks that come late.
+The link comes with the command `OpenTransport`. The transport calls its methods for all that happens. A link that is no
+longer the current one ignores these calls, so no adapter needs an `if` for late callbacks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,9 +38,9 @@ class Link:
     def __init__(self, owner: LinkOwner, number: int) -> None:
         self._owner = owner
         self.number = number
-        #: What has not come yet, in words: the error's, should the time for the attempt run out.
+        #: What the attempt waits for, in words, for the error if it times out.
         self.missing = "the server did not answer the handshake"
-        #: What the server answers, while the rest of its body is coming.
+        #: The server's refusal, while the rest of its body is awaited.
         self.refusal: HandshakeRefused | None = None
 
     def __repr__(self) -> str:
@@ -48,14 +48,14 @@ class Link:
 
     @property
     def current(self) -> bool:
-        """Whether the client still cares for it."""
+        """Whether it is the client's current link."""
         return self._owner.current_link is self
 
     def opened(self, subprotocol: str | None, now: float) -> None:
         """The handshake succeeded.
 
         Args:
-            subprotocol: The one that the server chose, if any.
+            subprotocol: The subprotocol that the server chose, if any.
             now: The time.
         """
         if self.current:
@@ -67,17 +67,17 @@ class Link:
         self.failed(HandshakeRefused(status=status, body=body, headers=lowered), now)
 
     def waits(self, missing: str) -> None:
-        """The attempt has come to a step that may take its time.
+        """The attempt begins a step that may take long.
 
         Args:
-            missing: What has not come, should the time run out: `example.com:443 did not accept a TCP connection`.
+            missing: What to report if it times out: `example.com:443 did not accept a TCP connection`.
         """
         self.missing = missing
 
     def refusing(self, refusal: HandshakeRefused, now: float) -> None:
-        """The server answered with another status than 101, and its body is coming; a later call takes the place.
+        """The server answered with another status than 101, and its body is still coming. May be called again.
 
-        The body is waited for a moment only; `failed` is called where it came whole.
+        The body is awaited for a short time only; call `failed` when it is complete.
         """
         self.refusal = refusal
         if self.current:
@@ -104,21 +104,21 @@ class Link:
             self._owner.link_received(frames, now)
 
     def progressed(self, now: float) -> None:
-        """Bytes of a message came, but not yet its end: the peer lives."""
+        """Part of a message was received: the peer is alive."""
         if self.current:
             self._owner.link_progressed(now)
 
     def confided(self, secret: str) -> None:
-        """The server gave a token, which is to be shown to nobody."""
+        """The server sent a token, which must be masked in all texts."""
         if self.current:
             self._owner.link_confided(secret)
 
     def closed(self, code: int | None, reason: str, now: float) -> None:
-        """The connection is over.
+        """The connection has ended.
 
         Args:
-            code: From the peer's close frame; `None` where none came.
-            reason: From the close frame, or what happened in words.
+            code: The code of the peer's close frame; `None` where none came.
+            reason: The close frame's reason, or a description of what happened.
             now: The time.
         """
         if self.current:
@@ -136,7 +136,7 @@ class ExchangeOwner(Protocol):
 
 
 class Exchange:
-    """One HTTP request of a link that is polled. What is told of one that no longer matters is ignored.
+    """One HTTP request of a link that is polled. Calls are ignored once the request no longer matters.
 
     Attributes:
         age: For how many ticks of its link's clock nothing has come.
@@ -159,5 +159,5 @@ class Exchange:
         self._owner.exchange_failed(self, error, now)
 
     def progressed(self, now: float) -> None:
-        """A part of the answer came: the peer lives."""
+        """A part of the answer came: the peer is alive."""
         self._owner.exchange_progressed(self, now)

@@ -184,7 +184,7 @@ class DeliveryQueue:
     """Messages of one topic, in order, each with the handlers it is for.
 
     Attributes:
-        channel: Whose messages they are.
+        channel: The topic's channel.
         bound: Where messages are dropped, if anywhere.
         exact: Whether it gives one at a time, to be reported before the next: each moves the position of its channel.
         deliveries: What waits; `None` while nothing does and no worker has the queue.

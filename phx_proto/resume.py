@@ -1,11 +1,11 @@
 """Resuming a topic: each join tells the server which message was handled last, so that it sends those after it.
 
-A position moves when a message was handled: by all its handlers and streams, and all messages before it likewise. So
-what was received and lost at a cut, or dropped at the hard bound, is asked for again; what was received and waits for
-its handlers while the topic is joined anew comes twice: a handler must stand that.
+The position moves past a message when all its handlers and streams have finished it, and all messages before it. So a
+message that was received and then lost at a cut, or dropped at the hard bound, is requested again. A message that still
+waits for its handlers while the topic is rejoined comes twice: handlers must tolerate that.
 
-Handled is what `Stats.handled` counts. A handler that raised has handled its message: `on_handler_error` was told. A
-message that a bounded queue dropped, or that no handler wants, is passed over.
+"Handled" is what `Stats.handled` counts. A message whose handler raised is handled: `on_handler_error` got the error.
+The position also moves past messages that a bounded queue dropped and messages without a handler.
 """
 
 from collections import deque
@@ -35,7 +35,7 @@ class Resume:
         by: The field of the payload that has the id; or a function of the message.
         param: The join's param for the id of the message handled last.
         start: The id to begin with, e.g. from a store; `None` for a first join without the param.
-        events: Whose messages have ids; `None` for all. Others do not move the position.
+        events: Events whose messages have ids; `None` for all. Other events do not move the position.
     """
 
     by: str | IdOf
@@ -54,7 +54,7 @@ class Resume:
         return cast("Mapping[str, Any]", payload).get(self.by) if isinstance(payload, Mapping) else None
 
     def counts(self, message: Message[Any]) -> bool:
-        """Whether it moves the position; a function is not asked yet."""
+        """Whether it moves the position. Does not call a function given as `by`."""
         if self.events is not None and message.event not in self.events:
             return False
         return not isinstance(self.by, str) or self.id_of(message) is not None
@@ -65,10 +65,10 @@ _MOST_PENDING: Final = 2**16
 
 
 class Position:
-    """How far one channel has got.
+    """How far one channel's messages are handled.
 
     Args:
-        resume: What it goes by.
+        resume: How messages are identified.
 
     Attributes:
         resume: As given.
@@ -107,7 +107,7 @@ class Position:
         self._lost = True
 
     def advance(self) -> None:
-        """Go on past what was handled."""
+        """Move past the messages that are handled."""
         passed: list[Message[Any]] = []
         while self._pending and not self._pending[0].places:
             passed.append(self._pending.popleft().message)

@@ -1,15 +1,14 @@
-"""Which socket has which topic: a client begins with one socket, and has more where the server asks for them.
+"""The sockets of a client, and which topic is on which: a client begins with one socket, and opens more if needed.
 
-Phoenix since 1.8.9 joins only so many topics on a socket (`max_channels_per_transport`, 100 by default) and refuses the
-next with `{"reason": "too many channels joined"}` (PROTOCOL.md). That refusal is not shown to the application. It tells
-how many topics the connection takes: those that are joined on it, and those whose leave is not over. The join is sent
-on another socket, an open one that has room or a new one, and so is every join that still waits for its turn on the
-full one. A socket without a topic is closed after a moment, but for the first. Beyond that, a topic stays on its
-socket.
+Since 1.8.9 Phoenix limits the topics on a socket (`max_channels_per_transport`, 100 by default) and refuses the next
+join with `{"reason": "too many channels joined"}` (PROTOCOL.md). That refusal is not shown to the application. It shows
+the connection's limit: the topics that are joined on it, and those whose leave has not ended. The join is sent on
+another socket, an open one that has room or a new one, and so is every join that still waits for its turn on the full
+one. A socket without a topic is closed after a moment, except the first. Otherwise a topic stays on its socket.
 
-What a connection takes dies with it, for the next may lead to another server; then the largest number that was learned
-or seen joined is taken to hold, as for new sockets, until a refusal says otherwise. Where a refused join was alone on
-its socket another socket would not help, and the refusal is one like any other.
+A connection's limit is forgotten with it, for the next may lead to another server. Then the largest limit or number of
+joined topics seen so far is assumed, as for new sockets, until a refusal says otherwise. If a refused join was alone on
+its socket, another socket would not help, and the refusal is treated as any other.
 """
 
 from collections.abc import Iterator
@@ -36,8 +35,8 @@ class Sockets:
     """The sockets of one client.
 
     Attributes:
-        first: The one that a client begins with, and has until its end.
-        all: Those that are kept up, the first before all others, and those that are being closed.
+        first: The socket that the client begins with, and keeps until its end.
+        all: The sockets in use, the first one first, and those that are being closed.
     """
 
     __slots__ = ("_client", "_limit", "_numbers", "_owner", "all", "first")
@@ -53,18 +52,18 @@ class Sockets:
 
     @property
     def state(self) -> SocketState:
-        """The client's: that of the socket which is farthest from being open, see `ClientProtocol.state`."""
+        """The client's state: that of the socket farthest from being open, see `ClientProtocol.state`."""
         states = {socket.state for socket in self.all if socket is self.first or not socket.untried}
         return next(state for state in CLIENT_STATES if state in states)
 
     @property
     def connections(self) -> Iterator[Connection]:
-        """Those that are open."""
+        """The open connections."""
         return (socket.connection for socket in self.all if socket.connection is not None)
 
     @property
     def secrets(self) -> Secrets:
-        """What was sent in confidence at the latest attempt of each to connect."""
+        """The secrets of each socket's latest attempt to connect."""
         return self.first.secrets.merged(*(socket.secrets for socket in self.all[1:]))
 
     def place(self, channel: Placed, now: float) -> None:
@@ -75,7 +74,7 @@ class Sockets:
         socket.members[channel] = None
 
     def learn(self, connection: Connection, refusal: Reply) -> bool:
-        """Look at the refusal of a join; gives whether the reason is that another socket is needed."""
+        """Read the limit from the refusal of a join. Returns whether the join needs another socket."""
         held = len(connection.live) + len(connection.leaving)
         match refusal.response:
             case {"reason": "too many channels joined"} if held:
@@ -86,7 +85,7 @@ class Sockets:
                 return False
 
     def start(self, now: float) -> None:
-        """The first socket is open for the first time: connect those that waited for that."""
+        """The first socket is open for the first time: connect the others, which waited for that."""
         for socket in self.all:
             if socket.may(SocketInput.CONNECT):
                 socket.connect(now)

@@ -1,19 +1,18 @@
-"""The states of a socket and of a channel, and the tables that join them.
+"""The states of a socket and of a channel, and their transition tables.
 
-Theory of operation. A client is one socket or several, and many channels. Each is in one state, and each input moves it
-along its table: `table[state, input]` is the next state, and a pair that is not in the table cannot happen (the core
-refuses or ignores it before it comes here). Below the tables stands what follows from them: all that the core asks
-about a state is asked here. What is done on the way stands in `client_socket.py` and `channel.py`; the diagrams in
-docs/ are made from these tables.
+Theory of operation. A client has one socket or several, and many channels. Each is in one state, and each input moves
+it along its table: `table[state, input]` is the next state. A pair that is not in the table cannot happen: the core
+refuses or ignores it before. Below the tables are the sets of states that the core tests: there are no other tests of
+a state. The actions are in `client_socket.py` and `channel.py`; the diagrams in docs/ are made from these tables.
 
-The socket. Every attempt begins with RESOLVING what params and token are, which takes no time where none is a callable.
-An attempt that fails, or a connection that is lost, leads to WAITING for the next attempt, or to CLOSED where a policy
-says that this was final. DRAINING still sends and hears replies, but takes no new message; CLOSING waits for the other
-side's close frame.
+The socket. Every attempt begins in RESOLVING, which gets the values of params and token; it takes no time where none
+is a callable. A failed attempt or a lost connection leads to WAITING for the next attempt, or to CLOSED where a policy
+says that it was final. DRAINING still sends and receives replies, but takes no new messages. CLOSING waits for the
+other side's close frame.
 
-A channel. PENDING wants to be joined, and waits for the connection, for its turn, or for its params. ERRORED waits for
-its time to try again. A lost connection makes every channel that was to be joined PENDING. CLOSED is final: another
-life of the topic is another channel.
+A channel. PENDING is to be joined, and waits for the connection, for its turn, or for its params. ERRORED waits until
+its next attempt. A lost connection makes every channel that was to be joined PENDING. CLOSED is final: a topic that is
+joined again has a new channel.
 """
 
 import enum
@@ -63,10 +62,10 @@ class SocketInput(enum.Enum):
     RECONNECT = "reconnect"  # the application wants another attempt at once
     DIAL = "dial"  # an attempt opens its transport
     OPENED = "opened"  # the handshake succeeded
-    LOST = "lost"  # the attempt failed, or the connection is gone; another attempt follows
+    LOST = "lost"  # the attempt failed, or the connection ended; another attempt follows
     DRAIN = "drain"  # the application closes gracefully
     CLOSE = "close"  # the closing handshake begins
-    END = "end"  # nothing more to wait for
+    END = "end"  # the socket ends
 
 
 class ChannelState(enum.Enum):
@@ -85,13 +84,13 @@ class ChannelInput(enum.Enum):
     """What moves a channel."""
 
     JOIN = "join"  # the application joins
-    SEND = "send"  # phx_join goes out
-    OK = "ok"  # it is accepted
+    SEND = "send"  # phx_join is sent
+    OK = "ok"  # the join is accepted
     FAIL = "fail"  # refused, timed out or crashed; it will be tried again
-    LOST = "lost"  # the connection is gone
+    LOST = "lost"  # the connection ended
     MOVE = "move"  # its socket takes no more topics, and another is to have it
     RETRY = "retry"  # the time to try again has come
-    LEAVE = "leave"  # phx_leave goes out
+    LEAVE = "leave"  # phx_leave is sent
     END = "end"  # for good
 
 
@@ -163,10 +162,10 @@ CHANNEL: ChannelTable = MappingProxyType(
 #: The client closes or is closed: no new channel, no new message.
 ENDING: Final = frozenset(state for state in SocketState if (state, SocketInput.DRAIN) not in SOCKET)
 
-#: The closing handshake has begun, or all is over: nothing but the end can follow.
+#: The closing handshake has begun, or the socket has ended: only the end can follow.
 CLOSE_BEGUN: Final = ENDING - {state for state, by in SOCKET if by is SocketInput.CLOSE}
 
-#: The channel's leave has begun, or all is over: nothing but the end can follow.
+#: The channel's leave has begun, or the channel has ended: only the end can follow.
 LEAVE_BEGUN: Final = frozenset(ChannelState) - {state for state, by in CHANNEL if by is not ChannelInput.END}
 
 #: A join stands with the server: it was sent on this connection, and nothing has ended it.

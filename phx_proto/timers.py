@@ -1,10 +1,10 @@
-"""Deadlines with actions: the clockwork of the core, which itself has no clock.
+"""Deadlines with actions. The core has no clock: its driver gives the time.
 
-Whoever drives it asks `next()` for the earliest deadline and calls `fire(now)` when that has passed. Most timers are
-cancelled long before they are due (a push is answered, its timeout is not needed), so cancelling is made cheap: the
-entry stays in the heap, marked dead. Two rules keep that honest. The heap's top is always live, which makes `next()`
-exact and O(1). And when the dead outnumber the living by more than a few, the heap is rebuilt from the living, so that
-memory follows the timers in use, at a constant cost a cancellation over time.
+The driver asks `next()` for the earliest deadline and calls `fire(now)` when that has passed. Most timers are cancelled
+long before they are due (a push is answered, and its timeout is not needed), so cancelling is cheap: the entry stays in
+the heap, marked as cancelled. Two rules limit the cost. The heap's top is never a cancelled entry, so `next()` is exact
+and O(1). And when the cancelled entries outnumber the others by more than a few, the heap is rebuilt without them, so
+memory follows the timers in use, at a constant amortized cost for each cancellation.
 """
 
 from collections.abc import Callable
@@ -75,7 +75,7 @@ class Timers:
         self._release = self._released  # bound once, not for each timer
 
     def __len__(self) -> int:
-        """How many are set, neither run nor cancelled."""
+        """How many timers are set, neither run nor cancelled."""
         return self._live
 
     def at(self, deadline: float, action: Action) -> Timer:
@@ -90,11 +90,11 @@ class Timers:
         return self._heap[0][0] if self._heap else None
 
     def fire(self, now: float) -> None:
-        """Run what is due at `now`, by deadline, those of one deadline in the order in which they were set.
+        """Run what is due at `now`, by deadline; timers of one deadline run in the order in which they were set.
 
-        An action may set and cancel others. One that it cancels does not run. One that it sets waits for the next
-        `fire` even if it is due already, so that actions which set each other anew cannot keep this call for ever;
-        `next()` tells of it. If an action raises, it is spent, and those behind it stay set.
+        An action may set and cancel timers. One that it cancels does not run. One that it sets waits for the next
+        `fire`, even if it is due already, so actions that set each other again cannot make this call endless;
+        `next()` gives its deadline. If an action raises, its timer is used up, and the later ones stay set.
         """
         heap = self._heap
         due: list[tuple[float, int, Timer]] = []

@@ -1,9 +1,9 @@
-"""What carries the messages between client and server: a WebSocket, or long polling; and which of them is next.
+"""The transports: a WebSocket or long polling, and which of them the next attempt uses.
 
-A client with a fallback begins with a WebSocket. Where that does not open, or nothing comes through it, within the
-fallback's seconds, and wherever it fails, long polling is tried at once; where that fails too, the WebSocket is tried
-again after the usual wait. So they take turns until one of them has carried a message, and that one is kept for the
-client's life (phoenix.js `connectWithFallback`).
+A client with a fallback begins with a WebSocket. If that fails, or has not opened and carried a message within the
+fallback's seconds, long polling is tried at once. If that fails too, the WebSocket is tried again after the usual wait.
+They alternate until one of them has carried a message; that one is kept for the client's life (phoenix.js
+`connectWithFallback`).
 """
 
 from math import inf
@@ -18,14 +18,14 @@ TransportName: TypeAlias = Literal["websocket", "longpoll"]
 
 
 class Transports:
-    """Which transport the next attempt is made with.
+    """Decides which transport the next attempt uses.
 
     Args:
         first: To begin with.
         fallback: Seconds that a WebSocket has to open, and then to carry a message; `None` for no other transport.
 
     Attributes:
-        current: The one of this attempt, or of the next.
+        current: The transport of this attempt, or of the next.
     """
 
     __slots__ = ("_fallback", "_final_delay", "current")
@@ -41,15 +41,15 @@ class Transports:
 
     @property
     def trial(self) -> float | None:
-        """Seconds that the current one has, where it is a WebSocket that has to prove itself."""
+        """Seconds for a WebSocket to carry a message before the fallback is used; `None` for no limit."""
         return self._fallback if self.current == "websocket" else None
 
     def keep(self) -> None:
-        """The current one has carried a message: it stays."""
+        """The current transport has carried a message: it is kept."""
         self._fallback = None
 
     def after_failure(self, delay: float | None) -> float | None:
-        """The current one has failed: how long to wait for the next attempt, `None` for the end.
+        """The current transport has failed. Returns the wait before the next attempt; `None` for the end.
 
         Args:
             delay: What the policy says of the failure.
