@@ -17,6 +17,7 @@ MODULES = (
     "phx_proto.presence",
     "phx_proto.server",
     "phx_transports.asyncio",
+    "phx_transports.otel",
     "phx_transports.server",
     "phx_transports.testing",
     "phx_transports.testing.strategies",

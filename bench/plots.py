@@ -13,7 +13,7 @@ from typing import Final
 from xml.sax.saxutils import escape
 
 _RATIO: Final = re.compile(r"([\d.]+) \[([\d.]+) to ([\d.]+)\]")
-_ROW, _LEFT, _WIDTH = 34, 300, 420  # pixels: of a bar with its gap, of the names, of the longest bar
+_ROW, _LEFT, _WIDTH = 40, 330, 400  # pixels: of a bar with its gap, of the names, of the longest bar
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Bar:
     """One row of a table: its ratio to the first, and the range of that."""
 
     name: str
+    note: str
     middle: float
     low: float
     high: float
@@ -41,7 +42,7 @@ def picture(title: str, bars: list[Bar]) -> str:
     scale = _WIDTH / max(bar.high for bar in bars)
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_LEFT + _WIDTH + 90} {height}">',
-        "<style>text { font: 13px sans-serif; fill: #222 } .title { font-weight: bold } .bar { fill: #b39ddb } "
+        "<style>text { font: 13px sans-serif; fill: #222 } .title { font-weight: bold } .note { font-size: 10px; fill: #555 } .bar { fill: #b39ddb } "
         ".ours { fill: #5e35b1 } line { stroke: #222; stroke-width: 1.5 } .ground { fill: #fff }</style>",
         f'<rect class="ground" width="100%" height="{height}"/>',
         f'<text class="title" x="10" y="22">{escape(title)}</text>',
@@ -51,7 +52,8 @@ def picture(title: str, bars: list[Bar]) -> str:
         kind = "bar ours" if bar.name.startswith("phx-channels") else "bar"
         low, middle, high = (_LEFT + value * scale for value in (bar.low, bar.middle, bar.high))
         lines += [
-            f'<text x="{_LEFT - 8}" y="{y + 15}" text-anchor="end">{escape(bar.name)}</text>',
+            f'<text x="{_LEFT - 8}" y="{y + (10 if bar.note else 16)}" text-anchor="end">{escape(bar.name)}</text>',
+            f'<text class="note" x="{_LEFT - 8}" y="{y + 23}" text-anchor="end">{escape(bar.note)}</text>',
             f'<rect class="{kind}" x="{_LEFT}" y="{y}" width="{middle - _LEFT:.1f}" height="22"/>',
             f'<line x1="{low:.1f}" y1="{y + 11}" x2="{high:.1f}" y2="{y + 11}"/>',
             f'<text x="{high + 8:.1f}" y="{y + 15}">{bar.middle:g}</text>',
@@ -71,8 +73,9 @@ def pictures(printed: Path) -> dict[Path, str]:
 def _bar(row: str, ratios: int) -> Bar | None:
     name = row[2:].partition("   ")[0].strip()
     if found := _RATIO.match(row, ratios):
-        return Bar(name, *map(float, found.groups()))
-    return Bar(name, 1.0, 1.0, 1.0) if row[ratios:].startswith("1") else None
+        note = row[found.end() :].strip().partition(";")[0]
+        return Bar(name, note, *map(float, found.groups()))
+    return Bar(name, "the measure", 1.0, 1.0, 1.0) if row[ratios:].startswith("1") else None
 
 
 def main() -> None:

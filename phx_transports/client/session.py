@@ -59,6 +59,7 @@ class Session:
         error: Why it ended; `None` while it has not, or where the application closed it.
         listeners: Told every event, in order; what they raise is logged.
         readers: Who reads a channel now.
+        on_begin: Told the ref of each call that begins, where it begins; `None` for nobody. It must not raise.
     """
 
     def __init__(self) -> None:
@@ -67,6 +68,7 @@ class Session:
         self.error: BaseException | None = None
         self.listeners: list[Callable[[Event], None]] = []
         self.readers: set[Reader] = set()
+        self.on_begin: Callable[[str], None] | None = None
         self._calls: dict[str, list[Waiter]] = {}
         self._away = {0}  # sockets of the client that are not open, and should be
         self._for_connection: list[Waiter] = []
@@ -99,6 +101,8 @@ class Session:
         """Make a call of the core, which the event with its ref ends; gives the ref."""
         ref = call(now)
         self.wait(ref, waiter)
+        if self.on_begin is not None:
+            self.on_begin(ref)
         return ref
 
     def wait_connected(self, waiter: Waiter) -> None:

@@ -1,6 +1,5 @@
 """The fake of Supabase Realtime is honest: the official clients work with it, and so does the example (tests/docs)."""
 
-import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 from fake_supabase import KEY, Supabase, serializer_of
 from serving_in_thread import LONG
 
+from bench import environments
 from phx_transports.server import running
 from phx_transports.testing import serve
 from phx_transports.testing.serving import TestServer
@@ -56,37 +56,18 @@ def test_realtime_js(supabase: tuple[Supabase, TestServer], vsn: str) -> None:
         assert next(told) == ["row", ROW]
 
 
-async def with_realtime(url: str, insert: Any) -> dict[str, Any]:
-    import realtime  # type: ignore[import-not-found]
-
-    seen: dict[str, Any] = {}
-    client = realtime.AsyncRealtimeClient(url, KEY, auto_reconnect=False)
-    channel = client.channel(
-        "orders", {"config": {"broadcast": {"self": True, "ack": True}, "presence": {"key": "py"}}}
-    )
-    came = asyncio.Event()
-
-    def changed(payload: Any) -> None:
-        seen["row"] = payload["data"]["record"]
-        came.set()
-
-    def joined(status: Any, error: Any) -> None:
-        seen["status"] = status.value, error
-
-    channel.on_postgres_changes("INSERT", table="orders", schema="public", callback=changed)
-    channel.on_broadcast("hello", lambda payload: seen.__setitem__("broadcast", payload["payload"]))
-    await channel.subscribe(joined)
-    await channel.send_broadcast("hello", {"from": "py"})
-    async with asyncio.timeout(LONG):
-        while "broadcast" not in seen:
-            await asyncio.sleep(0.01)
-        insert()
-        await came.wait()
-    await client.close()
-    return seen
-
-
 def test_realtime_of_pypi(supabase: tuple[Supabase, TestServer]) -> None:
     fake, server = supabase
-    seen = asyncio.run(with_realtime(server.url, lambda: server.call(lambda: fake.insert("orders", ROW))))
-    assert seen == {"status": ("SUBSCRIBED", None), "broadcast": {"from": "py"}, "row": ROW}
+    python = environments.python(environments.Package("realtime", "==2.*"))  # it wants an older websockets
+    command = [python, str(Path(__file__).with_name("realtime_py.py")), server.url, KEY]
+    with subprocess.Popen(command, stdout=PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            told = map(json.loads, process.stdout)
+            assert next(told) == ["status", "SUBSCRIBED", None]
+            assert next(told) == ["broadcast", {"from": "py"}]
+            server.call(lambda: fake.insert("orders", ROW))
+            assert next(told) == ["row", ROW]
+            assert process.wait(LONG) == 0
+        finally:
+            process.kill()
