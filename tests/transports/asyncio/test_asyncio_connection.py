@@ -670,6 +670,51 @@ async def test_a_proxy_that_refuses_is_told(answer: bytes, words: str) -> None:
             await opened("ws://example.invalid/", Recorder(), proxy=as_proxy(url))
 
 
+@pytest.mark.parametrize("to_proxy", ["http", "https"])
+@pytest.mark.parametrize("to_server", ["ws", "wss"])
+async def test_tls_to_the_proxy_and_through_it(
+    to_proxy: str, to_server: str, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file()))
+    large = "x" * 1_000_000
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        host, _, port = request.split(b" ")[1].decode().partition(":")
+        up, down = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(carry(reader, down), carry(up, writer))
+
+    secure = {"ssl": authority.server()}
+    server = await asyncio.start_server(relay, "127.0.0.1", 0, **(secure if to_proxy == "https" else {}))
+    proxy = f"{to_proxy}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with (
+        server,
+        serving(echo, **(secure if to_server == "wss" else {})) as url,
+        connected(url, proxy=proxy) as (connection, receiver),
+    ):
+        connection.send_text(large)
+        assert await receiver.until_messages(1) == [large]
+        connection.close(1000, "done")
+        assert await receiver.until_closed() == (1000, "done")
+        await connection.wait_closed()
+
+
+async def test_a_proxy_whose_certificate_is_not_trusted_is_told(authority: Authority) -> None:
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=authority.server())
+    async with server:
+        proxy = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(CertificateError, match="certificate of the proxy"):
+            await opened("ws://example.invalid/", Recorder(), proxy=proxy)
+
+
 async def test_a_socks_proxy_says_what_to_install() -> None:
     with pytest.raises(ConnectError, match="python-socks"):
         await opened("ws://example.invalid/", Recorder(), proxy="socks5://127.0.0.1:1")
