@@ -109,9 +109,8 @@ class Link:
             self._owner.link_progressed(now)
 
     def confided(self, secret: str) -> None:
-        """The server sent a token, which must be masked in all texts."""
-        if self.current:
-            self._owner.link_confided(secret)
+        """The server sent a token, which must be masked in all texts; told by a link that is current."""
+        self._owner.link_confided(secret)
 
     def closed(self, code: int | None, reason: str, now: float) -> None:
         """The connection has ended.

@@ -171,7 +171,10 @@ class Log:
 
     def _event(self, event: Event) -> None:
         match event:
-            case Connected(reconnected=reconnected):
+            case Connected(reconnected=reconnected, transport=transport):
+                if transport != self._proto.endpoint.transport and not reconnected:
+                    what = f"no WebSocket gets through to {self._place}: it is polled, by HTTP, from now on"
+                    self._say(logging.WARNING, "fallbacks", what)
                 if reconnected and not self._rejoins.begin(self._now() + INTERVAL):
                     self._say(logging.INFO, "reconnections", f"connected again to {self._place}")
             case Disconnected(code=code, reason=reason, retry_in=retry_in, socket=socket):

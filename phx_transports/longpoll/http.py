@@ -4,7 +4,7 @@ No text made here shows a URL, a header or what was answered but its status: the
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import h11
@@ -39,8 +39,8 @@ class HttpAnswer:
     """
 
     status: int
-    headers: dict[str, str]
-    body: bytes
+    headers: dict[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 class HttpDialogue:

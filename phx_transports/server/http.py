@@ -21,6 +21,9 @@ IDLE: Final = 60.0
 
 _LARGEST_HEAD: Final = 2**16  # bytes
 
+#: Bytes that are read behind a request while it has no answer.
+_EARLY: Final = 2**14
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HttpRequest:
@@ -39,6 +42,9 @@ class HttpRequest:
     headers: Mapping[str, str]
     body: bytes | None
     connection: "HttpConnection"
+
+    def __repr__(self) -> str:
+        return f"HttpRequest({self.method} {self.path!r})"
 
     @property
     def path(self) -> str:
@@ -80,6 +86,8 @@ class HttpConnection:
             self._read()
         except h11.RemoteProtocolError as error:
             self._refuse(error.error_status_hint)
+        if self._asked is not None and len(self._http.trailing_data[0]) > _EARLY:
+            self._transport.pause_reading()
 
     def answer(self, request: HttpRequest, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Answer a request; one whose connection is gone, or that was answered, is ignored."""
@@ -88,6 +96,7 @@ class HttpConnection:
         self._asked = None
         self.on_lost = _nothing
         self._heard_at = self._loop.time()
+        self._transport.resume_reading()
         self._write(status, headers, body)
         if self._http.our_state is not h11.DONE:
             self._transport.close()

@@ -204,7 +204,9 @@ def test_through_a_proxy(adapter: Adapter) -> None:
 # ---- falling back ---------------------------------------------------------------------------------------------------
 
 
-def test_where_a_proxy_strips_upgrades_the_client_falls_back_and_comes_back_after_a_restart(adapter: Adapter) -> None:
+def test_where_a_proxy_strips_upgrades_the_client_falls_back_and_comes_back_after_a_restart(
+    adapter: Adapter, caplog: pytest.LogCaptureFixture
+) -> None:
     with site() as served, relay(served, strip=True) as place:
         client = adapter.connect(f"ws://{place}/socket", fallback=1.0, options=QUICK)
         with client.events() as events:
@@ -217,6 +219,8 @@ def test_where_a_proxy_strips_upgrades_the_client_falls_back_and_comes_back_afte
             until(lambda: channel.state is ChannelState.JOINED)
             assert channel.push("echo", {"n": 2}).response == {"n": 2}
         client.close()
+    told = f"no WebSocket gets through to ws://{place}/socket/websocket: it is polled, by HTTP, from now on"
+    assert [record.message for record in caplog.records].count(told) == 1
 
 
 def test_where_websockets_work_it_does_not_fall_back(adapter: Adapter) -> None:

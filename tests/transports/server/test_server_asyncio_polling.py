@@ -147,6 +147,16 @@ async def test_requests_behind_one_another_are_answered_in_turn(site: Site) -> N
     assert len((await caller.answer())[2]["messages"]) == 3
 
 
+async def test_a_client_that_sends_on_and_on_behind_a_poll_is_not_read(site: Site) -> None:
+    caller, polls = await site.session()
+    caller.send("GET", polls)
+    caller.writer.write(b"x" * 20_000_000)
+    await asyncio.sleep(0.1)
+    assert caller.writer.transport.get_write_buffer_size() > 1_000_000
+    assert (await caller.answer())[2]["status"] == 204
+    assert (await caller.answer())[0] == 431  # that is no request
+
+
 async def test_messages_that_come_after_the_connection_of_a_poll_is_gone_are_kept(site: Site) -> None:
     caller, polls = await site.session()
     other = await site.caller()
