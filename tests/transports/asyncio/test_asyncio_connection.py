@@ -692,7 +692,7 @@ async def test_tls_to_the_proxy_and_through_it(
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         await asyncio.gather(carry(reader, down), carry(up, writer))
 
-    secure = {"ssl": authority.server()}
+    secure: dict[str, Any] = {"ssl": authority.server()}
     server = await asyncio.start_server(relay, "127.0.0.1", 0, **(secure if to_proxy == "https" else {}))
     proxy = f"{to_proxy}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with (
