@@ -13,6 +13,7 @@ import sys
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from phx_proto import Message, PhxError, Router
@@ -173,20 +174,22 @@ class Listener:
                 self._loop.call_soon_threadsafe(self._client.stop)
 
     async def _tell(self, events: EventStream) -> None:
-        """Say what happens; end the client when the last of the topics is gone."""
-        async for event in events:
-            if self._recorder is not None:
-                self._recorder.event(event)
-            if isinstance(event, PresenceChanged):
-                await self._loop.run_in_executor(self._executor, self._printer.presence, event.topic, event.change)
-                continue
-            text = _told(event)
-            if text is not None:
-                say(text)
-            if isinstance(event, ChannelEnded) and not isinstance(event.error, JoinCancelled | None):
-                self._live.discard(event.topic)
-                if not self._live:
-                    self._client.stop()
+        """Say what happens; end the client when the last of the topics is gone, or nothing can be printed."""
+        try:
+            async for event in events:
+                if self._recorder is not None:
+                    self._recorder.event(event)
+                if isinstance(event, PresenceChanged):
+                    printing = partial(self._printer.presence, event.topic, event.change)
+                    await self._loop.run_in_executor(self._executor, printing)
+                elif (text := _told(event)) is not None:
+                    say(text)
+                if isinstance(event, ChannelEnded) and not isinstance(event.error, JoinCancelled | None):
+                    self._live.discard(event.topic)
+                    if not self._live:
+                        self._client.stop()
+        finally:
+            self._client.stop()
 
 
 def _keep_quiet(report: HandlerError) -> None:

@@ -2,11 +2,14 @@
 
 import json
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import LONG, PHX, environment
 
 from phx_transports.cli import main
 from phx_transports.server import ServerChannel
@@ -65,6 +68,16 @@ def test_who_comes_and_goes_is_told_instead_of_the_events_that_say_so(
     (joined,) = [line for line in lines if "presence" in line]
     assert (joined["topic"], joined["presence"], joined["key"]) == ("room:lobby", "join", "ann")
     assert [meta["mood"] for meta in joined["metas"]] == ["ok"]
+
+
+def test_where_that_cannot_be_written_it_ends_with_1(server: TestServer) -> None:
+    command = [sys.executable, *PHX, "listen", server.url, "room:lobby", "--presence", "--event", "none"]
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            command, env=environment(), stdout=full, stderr=subprocess.PIPE, timeout=LONG, check=False
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.endswith(b"phx: cannot write to stdout: No space left on device\n")
 
 
 def test_the_url_may_come_from_the_environment(
