@@ -42,6 +42,12 @@ class Exchange:
         return pairs[:-1] if pairs and pairs[-1] == ("token", self.token) else pairs
 
     @property
+    def query(self) -> str:
+        """The same, as it was sent."""
+        query = urlsplit(self.request.target).query
+        return query.rpartition("token=")[0].removesuffix("&") if len(self.params) < len(parse_qsl(query)) else query
+
+    @property
     def token(self) -> str | None:
         """That the request carries."""
         pairs = parse_qsl(urlsplit(self.request.target).query, keep_blank_values=True)
@@ -87,14 +93,19 @@ class Session:
 
 
 def exchanges(name: str) -> list[Exchange]:
-    """Every request for long polling in a recorded session that was answered, in the order of the requests."""
+    """Every request for long polling in a recorded session that was answered by it, in the order of the requests.
+
+    Preflights of browsers, and requests for a path that the server did not have, are none.
+    """
     pending: dict[str, tuple[int, Line]] = {}
     found: list[Exchange] = []
     for index, line in enumerate(recorded.load(name).lines):
         if line.kind == "http_req" and "/longpoll" in line.target:
             pending[line.connection] = index, line
         elif line.kind == "http_resp" and line.connection in pending:
-            found.append(Exchange(name, *pending.pop(line.connection), line))
+            exchange = Exchange(name, *pending.pop(line.connection), line)
+            if exchange.method != "OPTIONS" and line.status != 404:
+                found.append(exchange)
     return sorted(found, key=lambda exchange: exchange.index)
 
 

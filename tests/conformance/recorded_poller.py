@@ -38,13 +38,12 @@ class RecordedPoller(RecordedClient):
         self._opening = session.opening
         self._last = session.exchanges[-1] if session.exchanges else None
         path = session.opening.request.target.partition("?")[0]
-        query = "&".join(f"{name}={value}" for name, value in session.opening.params)
         super().__init__(
             Connection(
                 session.opening.session,
                 session.opening.request.connection,
                 "",
-                f"{path}?{query}",
+                f"{path}?{session.opening.query}",
                 time=session.opening.response.time,
                 token=session.opening.request.headers.get("x-phoenix-authtoken"),
             )

