@@ -195,6 +195,7 @@ class PollSession:
 
     def _not_let_in(self, waiting: _Waiting) -> None:
         self._done(waiting)
+        self._mail.remove((_Step.LET_IN, waiting))
         self._polls.without_session(waiting.request)
 
     def _not_handled(self, waiting: _Waiting) -> None:

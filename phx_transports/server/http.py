@@ -98,7 +98,7 @@ class HttpConnection:
         self._heard_at = self._loop.time()
         self._transport.resume_reading()
         self._write(status, headers, body)
-        if self._http.our_state is not h11.DONE:
+        if not (self._http.our_state is self._http.their_state is h11.DONE):  # a body may still be coming
             self._transport.close()
             return
         try:
@@ -117,7 +117,7 @@ class HttpConnection:
     # ---- private ----------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        while self._asked is None:
+        while self._asked is None and not self._transport.is_closing():
             match event := self._http.next_event():
                 case h11.Request():
                     self._head = event
@@ -148,7 +148,8 @@ class HttpConnection:
     def _write(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         fields = {"date": formatdate(usegmt=True), **headers, "content-length": str(len(body))}
         phrase = next((each.phrase for each in HTTPStatus if each == status), "")
-        response = h11.Response(status_code=status, headers=list(fields.items()), reason=phrase)
+        encoded = [(name.encode(), value.encode("latin-1")) for name, value in fields.items()]
+        response = h11.Response(status_code=status, headers=encoded, reason=phrase)
         parts = [self._http.send(response)]
         if body and self._head is not None and self._head.method != b"HEAD":
             parts.append(self._http.send(h11.Data(data=body)))

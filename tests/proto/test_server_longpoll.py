@@ -287,6 +287,7 @@ def test_a_session_that_is_gone_takes_no_notice() -> None:
     site.wait(0.1)
     assert site.answered(post) == {"status": 410}
     assert site.polls.openings == [poll]
+    assert not site.session._mail  # nothing is kept of them
 
 
 def test_so_it_is_with_one_that_is_busy_with_a_join_for_longer_than_that() -> None:
@@ -298,6 +299,23 @@ def test_so_it_is_with_one_that_is_busy_with_a_join_for_longer_than_that() -> No
     assert site.answered(post) == {"status": 410}
     site.accept()
     assert site.answered(site.get()) == polled(JOINED)
+
+
+def test_a_poll_that_was_answered_while_the_session_was_busy_is_given_no_messages() -> None:
+    site = Site().opened()
+    site.hold = True
+    site.post(JOIN)
+    post, poll = PollRequest("POST", "T", "", JOIN.replace("room:a", "room:b").encode()), PollRequest("GET", "T")
+    site.polls.request(post, site.now)
+    site.polls.request(poll, site.now)
+    assert site.socket is not None
+    site.socket.accept(site.joins.pop())
+    site._pump()
+    site.wait(10)
+    assert site.answered(post) == {"status": 408}
+    assert site.answered(poll) == polled(status=204)
+    site.accept()
+    assert site.answered(site.get()) == polled(JOINED, JOINED.replace("room:a", "room:b"))
 
 
 def test_a_session_without_polls_ends_after_one_and_a_half_windows_or_two_times_that() -> None:

@@ -205,6 +205,24 @@ async def test_other_methods_bodies_and_paths(site: Site) -> None:
     assert (status, body) == (400, {"errors": {"detail": "Bad Request"}})
 
 
+async def test_names_of_headers_that_are_no_ascii_are_answered_as_they_came(site: Site) -> None:
+    caller = await site.caller()
+    asked = b"OPTIONS /socket/longpoll HTTP/1.1\r\nhost: a\r\naccess-control-request-headers: caf\xe9\r\n\r\n"
+    caller.writer.write(asked)
+    assert b"access-control-allow-headers: caf\xe9\r\n" in await caller.reader.readuntil(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("more", [1, 1_000_000], ids=["whole", "and the rest is still coming"])
+async def test_a_body_that_is_too_large_ends_its_connection_and_is_not_handled(
+    site: Site, more: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caller, polls = await site.session()
+    caller.send("POST", polls, b"[" * (LARGEST_BODY + 1), content_length=str(LARGEST_BODY + more))
+    assert (await caller.answer())[0] == 400
+    assert await caller.reader.read() == b""
+    assert not caplog.records
+
+
 async def test_a_request_without_a_host_or_that_is_no_http(site: Site) -> None:
     caller = await site.caller()
     caller.writer.write(b"GET /socket/longpoll HTTP/1.0\r\n\r\n")
