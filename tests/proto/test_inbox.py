@@ -578,6 +578,18 @@ def test_a_message_counts_once_however_many_are_to_have_it() -> None:
     assert (talk.proto.stats.backlog, talk.proto.stats.handled) == (0, 1)
 
 
+def test_a_worker_that_ends_its_turn_makes_room_for_one_other_worker() -> None:
+    talk, room = joined()
+    room.add(print, "tick", concurrency=2)
+    for number in range(2):
+        talk.serve("room:1", "tick", {"n": number})
+    queue, _ = talk.proto.runnable()
+    assert [numbers(queue.take()) for _ in range(3)] == [[0], [1], []]  # one of both turns ends
+    for number in range(2, 5):
+        talk.serve("room:1", "tick", {"n": number})
+    assert talk.proto.runnable() == [queue]
+
+
 def test_a_queue_for_several_at_once_is_given_to_so_many_workers() -> None:
     talk, room = joined()
     room.add(print, "tick", concurrency=2)

@@ -208,7 +208,7 @@ def test_a_join_whose_answer_cannot_be_read_ends_and_the_topic_is_left(
     assert isinstance(failed.error, InvalidReply)
     assert failed.error.problem.startswith(problem)
     assert room.state is ChannelState.CLOSED
-    assert [(frame.event, frame.join_ref) for frame in talk.sent()] == [("phx_leave", ref)]
+    assert [(frame.topic, frame.event, frame.join_ref) for frame in talk.sent()] == [("room:1", "phx_leave", ref)]
 
 
 def test_a_reply_to_nobody_that_cannot_be_read_is_a_bad_frame_and_no_more() -> None:

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phx_proto.errors import InvalidHandler, LocalError, NotRegistered, PayloadMismatch
+from phx_proto.errors import InvalidHandler, InvalidPayloadType, LocalError, NotRegistered, PayloadMismatch
 from phx_proto.handlers.handler import Handler, HandlerKind
+from phx_proto.handlers.payloads import payload_decoder
 from phx_proto.handlers.router import Dispatch, Router, Routes, compile_routes
 from phx_proto.message import RESERVED_EVENTS, Message
 
@@ -341,6 +342,20 @@ def test_names_that_match_nothing_or_promise_too_much_are_refused(event: Any, to
 def test_a_payload_type_in_quotes_is_refused() -> None:
     with pytest.raises(InvalidHandler, match="its payload type is the text 'Balance': give the class itself"):
         Router().add(alone, "balance", payload="Balance")  # type: ignore[arg-type]
+    with pytest.raises(InvalidPayloadType, match=r"give the class itself, without quotes"):
+        payload_decoder("Balance")
+
+
+def test_a_handler_takes_messages_of_topics_without_a_channel_only_where_it_says_so() -> None:
+    router = Router()
+    router.on("balance")(alone)
+    router.on("balance", unjoined=True)(both := lambda message: None)
+    assert [handler.function for handler in router.unjoined("sim:1", "balance")] == [both]
+
+
+def test_a_payload_that_comes_from_no_json_has_text_for_keys_all_the_same() -> None:
+    handler = Handler(alone, "balance", payload_type=dict[int, float])
+    assert handler.accept(Message(topic="sim:1", event="balance", payload={"7": 0.5})).payload == {7: 0.5}
 
 
 @pytest.mark.parametrize("executor", [3, "threads", object()])

@@ -188,6 +188,34 @@ def test_the_secrets_of_params_are_their_values_at_any_depth() -> None:
     assert list(secrets_in(nested(1000, "deep"))) == []
 
 
+def test_the_beginning_of_a_secret_that_is_not_long_is_no_secret() -> None:
+    secrets = Secrets(["abcdefghijklmnop"])  # 16 characters
+    assert secrets.masked("abcdefghijklmno") == "abcdefghijklmno"
+    assert Secrets(["abcdefghijklmnopq"]).masked("abcdefghijklmno") == MASK
+
+
+def test_a_secret_is_masked_with_its_escapes_in_lower_case() -> None:
+    assert Secrets(["Ab/Cd"]).masked("it was Ab%2fCd") == f"it was {MASK}"
+
+
+def test_a_secret_is_masked_as_html_has_it() -> None:
+    assert Secrets(["1<2>3&4"]).masked("it was 1&lt;2&gt;3&amp;4") == f"it was {MASK}"
+
+
+def test_a_password_may_hold_colons() -> None:
+    header = ("authorization", f"Basic {b64encode(b'me:pass:w0rd').decode()}")
+    assert "pass:w0rd" in set(secrets_in_headers([header]))
+
+
+def test_a_password_need_not_be_text() -> None:
+    header = ("authorization", f"Basic {b64encode(bytes([*b'me:', 0xFF])).decode()}")
+    assert "\N{REPLACEMENT CHARACTER}" in set(secrets_in_headers([header]))
+
+
+def test_a_public_header_hides_no_other() -> None:
+    assert list(secrets_in_headers([("user-agent", "me/1"), ("x-api-key", "k3y")])) == ["k3y"]
+
+
 def test_the_secrets_of_headers() -> None:
     basic = b64encode(b"me:passw0rd").decode()
     headers = [
