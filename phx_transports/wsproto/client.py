@@ -9,6 +9,7 @@ from phx_proto.endpoint import Headers, Params
 from phx_proto.formats import Serializer
 from phx_proto.handlers.router import Router
 from phx_proto.options import ClientOptions
+from phx_proto.transports import TransportName
 
 from ..blocking.driver import check_providers
 from ..blocking.face import Client, opened
@@ -33,6 +34,8 @@ def connect(
     ssl: SSLContext | None = None,
     max_size: int | None = MAX_SIZE,
     factory: Factory | None = None,
+    transport: TransportName | None = None,
+    fallback: float | None = None,
     on_handler_error: OnHandlerError = log_handler_error,
     fail_fast: bool = False,
     drain_timeout: float = 10.0,
@@ -61,6 +64,10 @@ def connect(
         ssl: For `wss://`; by default the system's certificates are trusted and the host's name is verified.
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
         factory: Makes the TCP connection instead, from host and port (a tunnel, a Unix socket).
+        transport: What carries the messages: `"websocket"`, which is the default, or `"longpoll"`; see
+            docs/long-polling.md.
+        fallback: Seconds that a WebSocket has to open and to carry a message; then, and where it fails, long polling is
+            tried. What works first is kept for the client's life. `None` for no fallback.
         on_handler_error: Told what a handler raised; by default it is logged with its traceback.
         fail_fast: Whether a handler's error ends the client, with that error; nothing more is handled then.
         drain_timeout: Seconds that closing may take: handlers that finish, leaves, the closing handshake.
@@ -79,6 +86,8 @@ def connect(
         auth_token=auth_token,
         headers=headers,
         path=path,
+        transport=transport or "websocket",
+        fallback=fallback,
         router=router,
         serializer=serializer,
         options=options,

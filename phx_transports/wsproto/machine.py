@@ -38,14 +38,18 @@ from phx_proto.commands import (
     Command,
     OpenTransport,
     PauseReading,
+    PauseSending,
     Resolve,
     ResumeReading,
+    ResumeSending,
     SendBinary,
+    SendRequest,
     SendText,
 )
 from phx_proto.errors import ConnectError
 from phx_proto.link import Link
 
+from ..longpoll.http import REUSED_WITHIN, HttpDialogue, address_of_request
 from ..websocket.answer import USE_NO_TLS
 from ..websocket.cutter import Cutter, over_limit
 from ..websocket.handshake import Handshake
@@ -53,7 +57,7 @@ from ..websocket.options import MAX_SIZE, NetworkOptions
 from ..websocket.reaching import place_of, tls_name
 from .assembler import Assembler
 
-_PORTS: Final = {"ws": 80, "wss": 443}
+_PORTS: Final = {"ws": 80, "wss": 443, "http": 80, "https": 443}
 
 
 class Machine:
@@ -63,12 +67,17 @@ class Machine:
         proto: The core; its `commands()` are the machine's from here on.
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one. `None`
             for no limit.
+
+    Attributes:
+        held: Links for which senders should wait: much is queued in the core.
     """
 
     def __init__(self, proto: ClientProtocol, *, max_size: int | None = MAX_SIZE) -> None:
+        self.held: set[Link] = set()
         self._proto = proto
         self._max_size = max_size
         self._streams: dict[Link, Stream] = {}
+        self._polls: dict[Link, list[PollStream]] = {}
         self._new: list[Stream] = []
         self._requests: list[Resolve] = []
 
@@ -98,9 +107,31 @@ class Machine:
                 self._new.append(stream)
             case Resolve():
                 self._requests.append(command)
+            case SendRequest(link=link):
+                self._ask(command, self._polls.setdefault(link, []))
+            case PauseSending(link=link):
+                self.held.add(link)
+            case ResumeSending(link=link):
+                self.held.discard(link)
+            case AbortTransport(link=link) if link in self._polls:
+                self.held.discard(link)
+                for stream in self._polls.pop(link):
+                    stream.obey(command)
             case _:
                 if command.link in self._streams:  # else it was over before
                     self._streams[command.link].obey(command)
+
+    def _ask(self, command: SendRequest, streams: "list[PollStream]") -> None:
+        """Send a request on a stream that is there, or on a new one."""
+        streams[:] = [stream for stream in streams if stream.wanted]
+        latest = max((stream.used_at for stream in streams), default=0.0)
+        for stream in streams:
+            if stream.idle and latest - stream.used_at < REUSED_WITHIN:
+                stream.request(command)
+                return
+        stream = PollStream(command, self)
+        streams.append(stream)
+        self._new.append(stream)
 
     @property
     def max_size(self) -> int | None:
@@ -142,11 +173,11 @@ class Stream:
         "server_hostname",
     )
 
-    def __init__(self, command: OpenTransport, machine: Machine) -> None:
+    def __init__(self, command: OpenTransport | SendRequest, machine: Machine) -> None:
         parts = urlsplit(command.url)
         self.host = parts.hostname or ""
         self.port = parts.port or _PORTS[parts.scheme]
-        self.server_hostname = tls_name(self.host) if parts.scheme == "wss" else None
+        self.server_hostname = tls_name(self.host) if parts.scheme in ("wss", "https") else None
         self._command = command
         self._machine = machine
         self._state = StreamState.WANTED
@@ -215,6 +246,7 @@ class Stream:
         if self.state is not StreamState.WANTED:
             return
         command = self._command
+        assert isinstance(command, OpenTransport)
         network: NetworkOptions[Any] = NetworkOptions(max_size=self._machine.max_size)
         try:
             self._handshake = Handshake(
@@ -319,3 +351,79 @@ class Stream:
         self._cutter = Cutter(self._assembler.parse, max_size=self._machine.max_size)
         link.opened(handshake.protocol.subprotocol, now)
         return rest
+
+
+class PollStream(Stream):
+    """A stream for the HTTP requests of a link that is polled, one after the other."""
+
+    __slots__ = ("_http", "_request", "used_at")
+
+    def __init__(self, command: SendRequest, machine: Machine) -> None:
+        super().__init__(command, machine)
+        self.used_at = 0.0  # when the latest answer came
+        self._request: SendRequest | None = command  # that has no answer yet
+        self._http: HttpDialogue | None = None  # once it is connected
+
+    @property
+    def open(self) -> bool:
+        """Whether it is connected."""
+        return self._http is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether another request may be sent on it."""
+        return self._request is None
+
+    def request(self, command: SendRequest) -> None:
+        """Send another request."""
+        assert self._http is not None, "one was answered before"
+        self._request = command
+        self._out += self._http.request(command)
+
+    def connected(self, now: float) -> None:
+        """The stream is open, TLS included; the request is to be written."""
+        command = self._request
+        if self.state is not StreamState.WANTED or command is None:
+            return
+        network: NetworkOptions[Any] = NetworkOptions(max_size=self._machine.max_size)
+        try:
+            self._http = HttpDialogue(address_of_request(command, network), network)
+            self.request(command)
+        except ConnectError as error:
+            self.failed(error, now)
+
+    def failed(self, error: ConnectError, now: float) -> None:
+        """The stream could not be opened, or broke."""
+        if self.state is StreamState.WANTED:
+            self._drop()
+            if self._request is not None:
+                self._request.exchange.failed(error, now)
+
+    def receive_data(self, data: bytes, now: float) -> None:
+        """A read brought this."""
+        if self.state is StreamState.WANTED and data:
+            self._take(data, now)
+
+    def receive_eof(self, now: float) -> None:
+        """The peer has ended the stream."""
+        if self.state is StreamState.WANTED:
+            self._take(b"", now)
+
+    def _take(self, data: bytes, now: float) -> None:
+        command = self._request
+        if command is None or self._http is None:  # nothing was asked, or it ended
+            self._drop()
+            return
+        try:
+            answer = self._http.receive(data)
+        except ConnectError as error:
+            self.failed(error, now)
+            return
+        if answer is None:
+            command.exchange.progressed(now)
+            return
+        self._request = None
+        self.used_at = now
+        if not self._http.reusable:
+            self._drop()
+        command.exchange.answered(answer.status, answer.headers, answer.body, now)

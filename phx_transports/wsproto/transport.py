@@ -58,7 +58,8 @@ class Transport:
 
     def full(self, link: Link | None) -> bool:
         """Whether so much waits to be written there that senders should wait too."""
-        return any(line.stream.link is link and line.waiting >= WRITE_LIMIT for line in self._lines.values())
+        waiting = (line.stream.link is link and line.waiting >= WRITE_LIMIT for line in self._lines.values())
+        return link in self._machine.held or any(waiting)
 
     @property
     def idle(self) -> bool:
