@@ -610,7 +610,7 @@ def test_the_machine_and_the_engine_touch_no_socket_clock_thread_or_loop() -> No
         "            print(module.partition('.')[0])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    ours = {"assembler", "client", "handlers", "machine", "phx_proto", "websocket"}
+    ours = {"assembler", "client", "handlers", "longpoll", "machine", "phx_proto", "websocket"}
     neutral = {
         "collections",
         "contextlib",
