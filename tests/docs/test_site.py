@@ -1,12 +1,14 @@
 """The documentation: every page has its place in the navigation, and what code it shows is run by a test."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from snippets import blocks
 
 from phx_proto import errors
+from phx_transports.cli.arguments import parsed
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -43,3 +45,19 @@ def test_the_picture_of_the_demo_loads_nothing() -> None:
     picture = (DOCS / "demo.svg").read_text("utf-8")
     assert "Nothing was lost" in picture.replace("&#160;", " ")
     assert not re.search(r"@font-face|@import|href|src", picture)
+
+
+COMMANDS = [
+    command
+    for path in [*DOCS.rglob("*.md"), ROOT / "README.md"]
+    for block in [*blocks(path, language="sh"), *blocks(path, language="text")]
+    for command in re.findall(r"^(?:\$ )?(?:\S*/)?phx (.*)$", block.code, re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_is_shown_can_be_given(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHX_URL", "wss://example.com/socket")
+    words = shlex.split(command, comments=True)
+    ends = [at for at, word in enumerate(words) if re.fullmatch(r"[|;&<>]+|[0-9]?>.*", word)]
+    parsed(words[: min(ends, default=None)])

@@ -54,6 +54,6 @@ def test_the_service_and_the_stream(folder: Path) -> None:
 
 def test_its_tests_pass(folder: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", "--rootdir", "."]
-    env = environment({"PYTHONPATH": PROJECT})
+    env = environment({"PYTHONPATH": PROJECT, "PYTEST_PLUGINS": "", "PYTEST_ADDOPTS": ""})
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
     assert "3 passed" in done.stdout, done.stdout
