@@ -666,3 +666,15 @@ def test_a_client_that_is_aborted_or_has_handled_all_has_left_nothing(handled: b
     else:
         talk.proto.abort(talk.now)
     assert (talk.proto.state.value, talk.proto.unfinished) == ("closed", None)
+
+
+def test_an_inbox_is_shown_by_its_topic() -> None:
+    _, room = joined()
+    assert repr(room.inbox) == "Inbox('room:1')"
+
+
+def test_a_channel_knows_the_link_that_it_sends_on() -> None:
+    talk, room = joined()
+    assert room.link is talk.link
+    talk.link.closed(1006, "cut", talk.now)
+    assert room.link is None
