@@ -26,6 +26,7 @@ from phx_proto.formats import Serializer, ServerSerializer
 from phx_proto.formats.soundness import MAX_DEPTH, too_deep, without_lone_surrogates
 from phx_proto.message import Message
 from phx_proto.server.events import JoinRequested, MessageIn
+from phx_proto.server.longpoll import NDJSON, PollRequest, Polls
 from phx_proto.server.protocol import ServerProtocol
 from phx_proto.states import SocketState
 from phx_transports.server.handshake import BadToken, RefuseConnect, Rejected, RequestLine, read_params, take_offer
@@ -248,6 +249,59 @@ def machine(data: bytes) -> None:
     repr(proto.events())
 
 
+def polls(data: bytes) -> None:
+    """A client that polls takes whatever is answered: bytes that are no HTTP, HTTP that is no answer of Phoenix."""
+    proto = ClientProtocol("ws://127.0.0.1/socket", transport="longpoll", rng=Random(1))
+    proto.channel("t:1").join(0.0)
+    proto.connect(0.0)
+    machine = Machine(proto)
+    reads = [b'HTTP/1.1 200 OK\r\ncontent-length: 31\r\n\r\n{"status":410,"token":"sekret"}', *data.split(SEPARATOR)]
+    streams = machine.streams()
+    for stream in streams:
+        stream.connected(0.0)
+    for read in reads:
+        for stream in streams:
+            stream.receive_data(read, 1.0)
+            assert "sekret" not in repr(proto.events()), "the session's token is shown"
+        for stream in machine.streams():
+            stream.connected(1.0)
+            streams.append(stream)
+        assert sum(stream.wanted for stream in streams) <= 2, "more than a poll and a POST"
+    proto.abort(2.0)
+    machine.perform()
+    assert proto.next_timeout() is None
+
+
+def posts(data: bytes) -> None:
+    """The sessions of a server take any bodies, and answer each request once."""
+    mount, proto = Polls(), ServerProtocol(V2Server(), ("t:*",), now=0.0)
+    asked = [PollRequest("GET"), PollRequest("GET", "T")]
+    mount.request(asked[0], 0.0)
+    session = mount.open(asked[0], "T", 0.0)
+    for number, body in enumerate(data.split(SEPARATOR)):
+        asked.append(PollRequest("POST", "T", NDJSON if number % 2 == 0 else "application/json", body))
+    mount.openings.clear()
+    for request in asked[1:]:
+        mount.request(request, 0.0)
+    for now in (0.0, 3.0, 20.0, 40.0):
+        while proto.ready and (frame := session.take(now)) is not None:
+            proto.receive(frame, now)
+            for event in proto.events():
+                if isinstance(event, JoinRequested):
+                    proto.accept(event.channel, {})
+                elif isinstance(event, MessageIn):
+                    proto.finish(event)
+            for command in proto.commands():
+                if (sent := getattr(command, "data", None)) is not None:
+                    session.put(sent)
+                else:
+                    session.end()
+        session.flush()
+        mount.timers.fire(now)
+    answered = [*(each.request for each in mount.answers), *mount.openings]
+    assert sorted(map(id, answered)) == sorted(map(id, asked)), "not each is answered, or one is answered twice"
+
+
 def answer(data: bytes) -> None:
     """The answer to a handshake is read to an outcome, the same one whatever the splits, with no more than a status."""
     whole, split = _outcome([data.replace(SEPARATOR, b"")]), _outcome(data.split(SEPARATOR))
@@ -306,7 +360,7 @@ def _targets() -> Iterator[Target]:
     yield Target("v2_client", decodes(V2()))
     yield Target("v1_server", serves(V1Server()))
     yield Target("v2_server", serves(V2Server()))
-    for check in (round_trips, sound, client, server, cutter, machine, answer, tunnel, request, endpoint):
+    for check in (round_trips, sound, client, server, cutter, machine, polls, posts, answer, tunnel, request, endpoint):
         yield Target(check.__name__, check)
 
 
