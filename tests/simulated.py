@@ -18,7 +18,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if {"seed", "steps_of_a_seed"} <= set(metafunc.fixturenames):  # other tests have seeds of their own
         config = metafunc.config
         first: int = config.getoption("--first-seed")
-        metafunc.parametrize("seed", range(first, first + max(1, config.getoption("--steps") // STEPS_OF_A_SEED)))
+        metafunc.parametrize(
+            "simulated_seed", range(first, first + max(1, config.getoption("--steps") // STEPS_OF_A_SEED))
+        )
 
 
 @pytest.fixture

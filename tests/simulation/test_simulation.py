@@ -26,7 +26,9 @@ PLAYED = settings(
 
 
 @pytest.mark.parametrize("machine", [Conversation, Sockets])
-def test_all_that_must_hold_holds(machine: type[RuleBasedStateMachine], seed: int, steps_of_a_seed: int) -> None:
+def test_all_that_must_hold_holds(
+    machine: type[RuleBasedStateMachine], simulated_seed: int, steps_of_a_seed: int
+) -> None:
     steps = 0
 
     class Counted(machine):  # type: ignore[misc, valid-type]
@@ -37,5 +39,5 @@ def test_all_that_must_hold_holds(machine: type[RuleBasedStateMachine], seed: in
 
     part = 0
     while steps < steps_of_a_seed:
-        run_state_machine_as_test(hypothesis.seed(1000 * seed + part)(Counted), settings=PLAYED)
+        run_state_machine_as_test(hypothesis.seed(1000 * simulated_seed + part)(Counted), settings=PLAYED)
         part += 1
