@@ -125,7 +125,7 @@ def never_called(message: Any) -> None:
 
 def test_a_session_is_opened_by_a_get_without_a_token() -> None:
     client = Polled(params={"user": 7}, headers={"x-team": "blue"}, auth_token="sekret")
-    assert client.poll.method == "GET"
+    assert (client.poll.method, client.poll.body) == ("GET", b"")
     assert client.poll.url == "http://h/socket/longpoll?user=7&vsn=2.0.0"
     assert client.poll.headers == (
         ("x-team", "blue"),

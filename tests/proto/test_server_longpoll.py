@@ -134,7 +134,10 @@ def polled(*messages: str, status: int = 200) -> dict[str, Any]:
 def test_a_poll_is_answered_at_once_with_all_that_waits() -> None:
     site = Site().opened()
     site.post(JOIN, HEARTBEAT)
+    assert site.session is not None
+    assert site.session.buffered == len(JOINED) + len(PONG)
     assert site.answered(site.get()) == polled(JOINED, PONG)
+    assert site.session.buffered == 0
 
 
 def test_a_poll_waits_for_messages() -> None:
