@@ -481,8 +481,6 @@ class Channel:
         if self._leave is not None:
             self.left(LeaveEnd.DISCONNECTED, now, why=error)
             return
-        if not self._may(ChannelInput.LOST):
-            return
         too_big = error.code == MESSAGE_TOO_BIG and self._awaits_answer
         self._too_big = self._too_big + 1 if too_big else 0
         if self._too_big == _MOST_TOO_BIG:

@@ -575,6 +575,25 @@ def test_a_socket_whose_close_is_not_answered_is_dropped_in_time() -> None:
     assert str(farm.client.commands()[-1]).startswith(f"AbortTransport(link={second!r}")
 
 
+def test_an_abort_ends_what_is_left_where_one_socket_has_closed_already() -> None:
+    farm = Farm(limit=1).connect()
+    farm.join(A, B)
+    farm.client.close(farm.now)
+    farm.links[0].closed(1000, "", farm.now)
+    farm.client.abort(farm.now)
+    assert farm.state() is SocketState.CLOSED
+    assert [event for event in farm.client.events() if isinstance(event, Closed)] == [Closed(None)]
+
+
+def test_the_client_closes_before_the_moment_of_an_empty_socket_is_over() -> None:
+    farm = Farm(limit=1).connect()
+    farm.join(A, B)
+    farm.leave(B)
+    farm.client.close(farm.now)
+    assert farm.run().events()[-1] == Closed(None)
+    assert farm.client.next_timeout() is None
+
+
 def test_a_drain_leaves_every_topic_and_closes_every_socket() -> None:
     farm = Farm(limit=1).connect()
     farm.join(A, B, C)
