@@ -18,6 +18,7 @@ when it has handled all of them.
 The session's token opens the session to whoever has it, and is a secret.
 """
 
+import re
 from base64 import b64encode
 from collections import deque
 from collections.abc import Mapping
@@ -73,6 +74,9 @@ class _Answer(msgspec.Struct):
     token: str | None = None
     messages: list[Any] = []
 
+
+#: What a header of HTTP can carry in any case.
+_TOKEN: Final = re.compile("[!-~]*")
 
 _decode: Final = msgspec.json.Decoder(_Answer).decode
 
@@ -346,9 +350,10 @@ _GONE: Final = "the session is gone: the server ended it, or was restarted"
 def _read(body: bytes) -> _Answer | None:
     """An answer's body; `None` where it is none of Phoenix."""
     try:
-        return _decode(body)
+        answer = _decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
+    return answer if _TOKEN.fullmatch(answer.token or "") else None
 
 
 def _what(status: int) -> str:

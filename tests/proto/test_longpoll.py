@@ -146,9 +146,9 @@ def test_an_answer_with_messages_is_followed_by_a_poll_at_once_with_the_newest_t
     client = Polled(router=_router()).opened()
     channel = client.joined()
     message = json.dumps([channel.join_ref, None, "room:a", "news", {"n": 1}])
-    client.answer(client.poll, {"status": 200, "token": "a newer one", "messages": [message, message]})
+    client.answer(client.poll, {"status": 200, "token": "a/newer+one", "messages": [message, message]})
     assert client.core.stats.delivered == 2
-    assert client.poll.url.endswith("&token=a%20newer%20one")
+    assert client.poll.url.endswith("&token=a%2Fnewer%2Bone")
 
 
 def test_an_empty_answer_is_followed_by_a_poll_at_once() -> None:
@@ -375,6 +375,10 @@ LOSSES: dict[str, tuple[str, Callable[[Polled], None]]] = {
     "garbage": (
         "a poll was answered with what is no answer of Phoenix",
         lambda client: client.answer(client.poll, b"<html>"),
+    ),
+    "a token that no header can carry": (
+        "a poll was answered with what is no answer of Phoenix",
+        lambda client: client.answer(client.poll, {"status": 204, "token": "two\nlines", "messages": []}),
     ),
     "a lost post": ("what was sent was lost: the connection broke", lambda client: client.fail(client.post)),
     "a post of a session that is gone": (
@@ -690,7 +694,7 @@ ANSWERS = st.tuples(
             {},
             optional={
                 "status": st.sampled_from([200, 204, 408, 410, 403, 500, None, "200"]),
-                "token": st.one_of(st.none(), st.text(max_size=5), st.integers()),
+                "token": st.one_of(st.none(), st.text(max_size=5), st.just("a\nb"), st.integers()),
                 "messages": st.lists(
                     st.one_of(st.text(max_size=10), st.none(), st.integers(), st.just('[null,null,"t","e",{}]')),
                     max_size=4,
