@@ -198,6 +198,7 @@ async def test_other_methods_bodies_and_paths(site: Site) -> None:
     status, headers, _ = await caller.ask("OPTIONS", polls, access_control_request_headers="x-a, x-b")
     assert (status, headers["access-control-allow-headers"]) == (200, "x-a, x-b")
     assert headers["access-control-allow-methods"] == "get, post, options"
+    assert (await caller.ask("OPTIONS", polls, access_control_request_headers="\xe9"))[0] == 200
     assert (await caller.ask("GET", "/socket/elsewhere"))[0] == 404
     status, _, body = await caller.ask("POST", polls, b"no base64!", content_type="application/x-ndjson")
     assert (status, body) == (500, {"errors": {"detail": "Internal Server Error"}})
