@@ -15,7 +15,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A seed is played for so many steps: a failure names it, and can be played again by itself."""
-    if {"seed", "steps_of_a_seed"} <= set(metafunc.fixturenames):  # other tests have seeds of their own
+    if "simulated_seed" in metafunc.fixturenames:
         config = metafunc.config
         first: int = config.getoption("--first-seed")
         metafunc.parametrize(
