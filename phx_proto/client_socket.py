@@ -77,6 +77,7 @@ class Socket:
     __slots__ = (
         "_address",
         "_client",
+        "_confided",
         "_connect_timeout",
         "_connect_timer",
         "_dialer",
@@ -87,6 +88,7 @@ class Socket:
         "_owner",
         "_patience",
         "_retries",
+        "_sent",
         "_suspects",
         "_timer",
         "connection",
@@ -105,7 +107,8 @@ class Socket:
         self.connection: Connection | None = None
         self.members: dict[Member, None] = {}  # a set that keeps the order
         self.last_error: ConnectError | ConnectionClosed | None = None
-        self.secrets = NO_SECRETS
+        self.secrets = self._sent = NO_SECRETS
+        self._confided: list[str] = []  # the latest tokens that the server gave
         self._client = client
         self._owner = owner
         self._dialer = Dialer(client.endpoint, client, on_address=self._open, on_failure=self._attempt_failed)
@@ -259,7 +262,8 @@ class Socket:
 
     def link_confided(self, secret: str) -> None:
         """The server sent a token that gives access to the session."""
-        self.secrets = self.secrets.also([secret])
+        self._confided = [*self._confided[1 - _CONFIDED :], secret]
+        self.secrets = self._sent.also(self._confided)
         if self.connection is not None:
             self.connection.secrets = self.secrets
 
@@ -290,7 +294,8 @@ class Socket:
         self._advance(SocketInput.DIAL)
         client = self._client
         self._address = address.redacted
-        self.secrets = Secrets((*address.secrets(), *client.confidential))
+        self.secrets = self._sent = Secrets((*address.secrets(), *client.confidential))
+        self._confided = []
         trial = client.transports.trial
         if trial is not None and trial < self._patience:
             self._stop_timer()
@@ -475,6 +480,9 @@ _LONGEST_EMPTY = 1.0
 
 #: Characters of the reason of a connection's end, at most; a close frame holds 123 bytes.
 _LONGEST_REASON = 1000
+
+#: How many of the tokens that a server gives in one session are masked in texts, the latest; Phoenix gives one.
+_CONFIDED = 4
 
 #: Seconds for which the body of a refused handshake is waited for.
 _BODY_PATIENCE = 1.0

@@ -59,6 +59,10 @@ _WRITE_LIMIT: Final = 2**18
 _TICKS: Final = 4
 _TICKS_A_MESSAGE: Final = 2
 
+#: Part of `patience` that may pass from the beginning of one poll to that of the next, also while reading is paused: a
+#: session ends 15 s after, and `patience` is 20.
+_LONGEST_GAP: Final = 0.6
+
 #: Seconds from one empty answer to the next poll at least, for a server that does not hold polls.
 _PACE: Final = 0.5
 
@@ -100,10 +104,13 @@ class PollingLink(Link):
         "_closing",
         "_core",
         "_full",
+        "_gap",
+        "_overdue",
         "_pace",
         "_paused",
         "_poll",
         "_polled_at",
+        "_polled_before",
         "_post",
         "_post_size",
         "_queue",
@@ -121,6 +128,7 @@ class PollingLink(Link):
         self._address = address
         self._core = core
         self._tick = patience / _TICKS
+        self._gap = patience * _LONGEST_GAP
         self._token: str | None = None  # while there is none, the first GET is under way
         self._poll: Exchange | None = None
         self._post: Exchange | None = None
@@ -132,7 +140,9 @@ class PollingLink(Link):
         self._closing = False
         self.over = False
         self._polled_at = -inf  # when the latest poll began, as far as is known
+        self._polled_before = -inf  # when the latest one that was answered did
         self._pace: Timer | None = None  # until the next poll
+        self._overdue: Timer | None = None  # likewise, while reading is paused
         self._ticking: Timer | None = None
 
     def open(self) -> None:
@@ -152,6 +162,9 @@ class PollingLink(Link):
                 self._paused = True
             case ResumeReading():
                 self._paused = False
+                if self._overdue is not None:
+                    self._overdue.cancel()
+                    self._overdue = None
             case CloseTransport():
                 self._closing = True
             case _:
@@ -160,21 +173,12 @@ class PollingLink(Link):
 
     def flush(self) -> None:
         """Send the requests that may be sent now."""
-        if self.over or self._token is None:
-            return
-        if self._poll is None and self._pace is None and not self._paused and not self._closing:
-            self._poll = self._request("GET", ())
-        if self._post is None:
-            if self._queue:
-                self._send()
-            elif self._closing:
-                self._end()
-                self._core.timers.at(-inf, lambda now: self.closed(1000, "", now))  # at once, with the time
-                return
-        full = self._queued >= _WRITE_LIMIT
-        if full is not self._full:
-            self._full = full
-            self._core.commands.append(PauseSending(self) if full else ResumeSending(self))
+        if self._token is not None and not self.over:
+            self._poll_on()
+            self._post_on()
+        if self.over:
+            self._core.polls.remove(self)
+            self._core.commands.append(AbortTransport(self))
 
     # ---- what came of a request -------------------------------------------------------------------------------------
 
@@ -213,7 +217,7 @@ class PollingLink(Link):
         if answer is not None and answer.status == 410 and answer.token:
             self._poll = None
             self._keep(answer.token)
-            self._polled_at = now
+            self._polled_before = self._polled_at = now
             self._ticking = self._core.timers.at(now + self._tick, self._ticked)
             self.opened(None, now)
             return
@@ -237,7 +241,7 @@ class PollingLink(Link):
                 self._keep(answer.token)
             if not answer.messages and now - self._polled_at < _PACE:
                 self._pace = self._core.timers.at(self._polled_at + _PACE, self._paced)
-            self._polled_at = now
+            self._polled_before, self._polled_at = self._polled_at, now
             if answer.messages:
                 self.receive_all([each if isinstance(each, str) else _as_text(each) for each in answer.messages], now)
 
@@ -269,13 +273,37 @@ class PollingLink(Link):
     def _end(self) -> None:
         self.over = True
         self._queue.clear()
-        for timer in (self._pace, self._ticking):
+        for timer in (self._pace, self._overdue, self._ticking):
             if timer is not None:
                 timer.cancel()
-        self._core.polls.remove(self)
-        self._core.commands.append(AbortTransport(self))
 
     # ---- private: requests ------------------------------------------------------------------------------------------
+
+    def _poll_on(self) -> None:
+        if self._poll is None and self._pace is None and not self._closing:
+            if not self._paused:
+                self._poll = self._request("GET", ())
+            elif self._overdue is None:
+                self._overdue = self._core.timers.at(self._polled_before + self._gap, self._poll_anyway)
+
+    def _poll_anyway(self, now: float) -> None:
+        """Reading is paused, but the session would end without a poll."""
+        self._overdue = None
+        self._polled_at = now
+        self._poll = self._request("GET", ())
+
+    def _post_on(self) -> None:
+        if self._post is None:
+            if self._queue:
+                self._send()
+            elif self._closing:
+                self._end()
+                self._core.timers.at(-inf, lambda now: self.closed(1000, "", now))  # at once, with the time
+                return
+        full = self._queued >= _WRITE_LIMIT
+        if full is not self._full:
+            self._full = full
+            self._core.commands.append(PauseSending(self) if full else ResumeSending(self))
 
     def _send(self) -> None:
         """POST what is queued, as much of it as one body carries."""
@@ -330,10 +358,10 @@ def carried(core: Core) -> list[Command]:
     asked, core.commands = core.commands, []
     for command in asked:
         link = getattr(command, "link", None)
-        if isinstance(link, PollingLink) and not (link.over or isinstance(command, _PASSED_ON)):
-            link.take(command)
-        else:
+        if not isinstance(link, PollingLink) or isinstance(command, _PASSED_ON):
             core.commands.append(command)
+        elif not link.over:  # else it ended by itself since the core wanted this
+            link.take(command)
     for polled in tuple(core.polls):
         polled.flush()
     done, core.commands = core.commands, []

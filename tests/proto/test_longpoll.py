@@ -477,6 +477,48 @@ def test_reading_pauses_between_polls() -> None:
     assert client.poll
 
 
+def test_a_pause_ends_no_session_which_a_server_keeps_for_15_s_after_the_beginning_of_a_poll() -> None:
+    client = Polled(router=_router(), options=ClientOptions(flow=FlowLimits(high=2, low=1))).opened()
+    channel = client.joined()
+    news = [channel.join_ref, None, "room:a", "news", {}]
+    client.wait(9)
+    client.receive(*[news] * 3)
+    client.wait(2.9)
+    assert not client.requests
+    client.wait(0.1)
+    client.receive(*[news] * 3)  # in the middle of the pause
+    assert not client.requests
+    client.wait(7)  # the pause is as long as it may be
+    assert client.poll
+    client.tell(client.core.abort)
+    assert client.core.next_timeout() is None
+
+
+def test_a_pause_that_ends_in_time_is_followed_by_one_poll() -> None:
+    client = Polled(router=_router(), options=ClientOptions(flow=FlowLimits(high=2, low=1))).opened()
+    channel = client.joined()
+    client.receive(*([channel.join_ref, None, "room:a", "news", {}] for _ in range(3)))
+    (queue,) = client.core.runnable()
+    deliveries = queue.take()
+    client.wait(1)
+    client.tell(lambda now: client.core.handled(deliveries, now))
+    client.wait(15)
+    assert client.poll
+
+
+def test_what_was_to_be_sent_when_the_connection_was_lost_is_no_command() -> None:
+    client = Polled().opened()
+    client.wait(14)
+    client.tell(client.core.channel("room:a").join)
+    client.answer(client.post, POSTED)
+    client.wait(9.5)
+    client.commands.clear()
+    client.now = 25.0  # the timer is late: the join has timed out, which is followed by a leave, and the poll is lost
+    client.tell(client.core.handle_timeout)
+    assert client.lost()
+    assert [type(command) for command in client.commands] == [AbortTransport]
+
+
 # ---- opening --------------------------------------------------------------------------------------------------------
 
 
@@ -682,6 +724,15 @@ def test_a_sessions_token_is_shown_nowhere() -> None:
     assert "BadFrame" in shown
     for secret in (TOKEN, "sesame", "sekrét"):
         assert secret not in shown
+
+
+def test_of_many_tokens_the_latest_are_kept_in_mind() -> None:
+    client = Polled(params={"key": "open sesame"}).opened()
+    for number in range(1000):
+        client.answer(client.poll, {"status": 200, "token": f"{number:04}-of-all-tokens", "messages": ["[]"]})
+    kept = client.core.secrets
+    assert kept.masked("open sesame, 0998-of-all-tokens, 0999-of-all-tokens") == "[secret], [secret], [secret]"
+    assert kept.masked("0001-of-all-tokens") == "0001-of-all-tokens"
 
 
 # ---- whatever comes -------------------------------------------------------------------------------------------------
