@@ -411,9 +411,10 @@ class Channel:
     def replied(self, reply: Reply, now: float) -> None:
         """The reply to its join came."""
         connection = self._connected
+        assert self.join_ref is not None
         connection.note_join_answer(now)
         self._too_big = 0
-        if not reply.ok and self._sockets.learn(connection, reply):
+        if not reply.ok and self._sockets.learn(connection, self.join_ref, reply):
             for channel in (self, *connection.joins.dismiss()):
                 channel.move(now)
             return

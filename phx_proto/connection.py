@@ -4,10 +4,11 @@ A `Connection` is made when the handshake has succeeded, and dropped when the co
 state never has to be reset: requests without an answer, joins under way, leaves, heartbeats, the pause in reading.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from .core import Core
 from .errors import ConnectionClosed, PhxError
@@ -22,6 +23,9 @@ from .queues import Backlog
 from .requests import Requests
 from .shown import Secrets
 from .states import ChannelState
+
+#: How many joins that were given up are kept in mind; those under way at a time are no more, as a rule.
+_MOST_GIVEN_UP: Final = 128
 
 
 class Member(Protocol):
@@ -91,6 +95,7 @@ class Connection:
         joins: Which channel joins next.
         live: The inboxes of the topics that are joined and take messages.
         leaving: Channels whose leave is not over, by the join_ref that they leave.
+        given_up: Joins that were given up and then accepted: the refs of the leaves that followed at once, the latest.
         limit: How many topics the server takes on it; `None` while it has refused none.
         secrets: As given.
         join_answered: When any join was last answered, on the reading clock (see `flow.py`).
@@ -99,6 +104,7 @@ class Connection:
     __slots__ = (
         "_core",
         "flow",
+        "given_up",
         "heartbeat",
         "join_answered",
         "joins",
@@ -136,6 +142,7 @@ class Connection:
         self.joins = JoinQueue(options.joins_in_flight, suspects)
         self.live: dict[str, Inbox] = {}
         self.leaving: dict[str, Member] = {}
+        self.given_up: deque[int] = deque(maxlen=_MOST_GIVEN_UP)
         self.limit: int | None = None
         self.join_answered = 0.0
 
@@ -162,8 +169,16 @@ class Connection:
 
     def abandon(self, topic: str, join_ref: str) -> None:
         """Give up a join that was sent and not answered: the server may have joined us meanwhile, so leave."""
-        self.requests.abandon(join_ref, _Abandoned(self, topic, join_ref))
-        self.send_leave(topic, join_ref)
+        leave_ref = self.send_leave(topic, join_ref)
+        self.requests.abandon(join_ref, _Abandoned(self, topic, join_ref, int(leave_ref)))
+
+    def held_at(self, join_ref: str) -> int:
+        """How many topics the server had on it when it answered a join, which was just now.
+
+        A join that was given up counts if its leave was sent behind the join in question.
+        """
+        given_up = sum(leave_ref > int(join_ref) for leave_ref in self.given_up)
+        return len(self.live) + len(self.leaving) + given_up
 
     def note_join_answer(self, now: float) -> None:
         """A join was answered, whichever: the server is at work on joins."""
@@ -177,10 +192,12 @@ class _Abandoned:
     connection: Connection
     topic: str
     join_ref: str
+    leave_ref: int
 
     def replied(self, reply: Reply, now: float) -> None:
         self.connection.note_join_answer(now)
         if reply.ok:
+            self.connection.given_up.append(self.leave_ref)
             self.connection.send_leave(self.topic, self.join_ref)
 
     def unreadable(self, problem: str, now: float) -> None:

@@ -73,9 +73,9 @@ class Sockets:
         channel.socket = socket = next(is_open, None) or (roomy[0] if roomy else self._add(now))
         socket.members[channel] = None
 
-    def learn(self, connection: Connection, refusal: Reply) -> bool:
+    def learn(self, connection: Connection, join_ref: str, refusal: Reply) -> bool:
         """Read the limit from the refusal of a join. Returns whether the join needs another socket."""
-        held = len(connection.live) + len(connection.leaving)
+        held = connection.held_at(join_ref)
         match refusal.response:
             case {"reason": "too many channels joined"} if held:
                 connection.limit = held

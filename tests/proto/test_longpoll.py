@@ -480,7 +480,7 @@ def test_reading_pauses_between_polls() -> None:
 def test_a_pause_ends_no_session_which_a_server_keeps_for_15_s_after_the_beginning_of_a_poll() -> None:
     client = Polled(router=_router(), options=ClientOptions(flow=FlowLimits(high=2, low=1))).opened()
     channel = client.joined()
-    news = [channel.join_ref, None, "room:a", "news", {}]
+    news: list[Any] = [channel.join_ref, None, "room:a", "news", {}]
     client.wait(9)
     client.receive(*[news] * 3)
     client.wait(2.9)

@@ -198,6 +198,22 @@ def test_a_topic_that_is_cancelled_on_its_way_to_another_socket_is_over() -> Non
     assert farm.topics() == [[A]]
 
 
+@pytest.mark.parametrize("cancelled", [1, 2, 3])
+def test_joins_that_were_cancelled_too_late_for_the_server_make_the_limit_no_smaller(cancelled: int) -> None:
+    farm = Farm(limit=3).connect()
+    farm.held = True
+    channels = [farm.client.channel(topic) for topic in (A, B, C, D)]
+    refs = [channel.join(farm.now) for channel in channels]
+    farm.run()
+    for channel, ref in list(zip(channels, refs, strict=True))[:cancelled]:
+        channel.cancel(ref, farm.now)
+    farm.held = False
+    farm.run()
+    assert channels[3].state is ChannelState.JOINED
+    farm.join(*rooms(5, 6 + cancelled))
+    assert [len(topics) for topics in farm.topics()] == [3, 3]
+
+
 # ---- cuts -----------------------------------------------------------------------------------------------------------
 
 
