@@ -5,6 +5,8 @@ happened is told by `phx_proto.events`, what is to be done by `phx_proto.command
 `phx_proto.errors`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from . import commands, errors, events
 from .backoff import RECONNECT, REJOIN, Backoff, ReconnectPolicy
 from .channel import Channel
@@ -22,8 +24,10 @@ from .options import ClientOptions, JoinPolicy, Refusal, ServerClose
 from .presence import Presence, PresenceChange
 from .queues import Bound, Drop, Place
 from .resume import Resume
-from .server import ServerProtocol
 from .states import ChannelState, SocketState
+
+if TYPE_CHECKING:
+    from .server import ServerProtocol
 
 __version__ = "0.1.0"
 
@@ -69,3 +73,12 @@ __all__ = [
     "errors",
     "events",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The server's side, when it is asked for: a client does not need it, and it takes a tenth of the import."""
+    if name != "ServerProtocol":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .server import ServerProtocol
+
+    return ServerProtocol
