@@ -57,7 +57,7 @@ def test_the_guide_says_the_oldest_version_of_each(requirement: str) -> None:
 
 @pytest.mark.parametrize("adapter", ["asyncio", "threads"])
 def test_what_takes_long_to_import_is_imported_where_it_is_used(adapter: str) -> None:
-    heavy = ["websockets", "h11", "http.client", "email", "multiprocessing", "importlib.metadata"]
+    heavy = ["websockets", "h11", "http.client", "email", "multiprocessing", "importlib.metadata", "phx_proto.server"]
     code = f"import sys, phx_transports.{adapter}; print([name for name in {heavy} if name in sys.modules])"
     command = [sys.executable, "-S", "-c", code]  # -S: without what the environment imports at its start
     paths = [str(ROOT), *(path for path in sys.path if path.endswith("site-packages"))]
