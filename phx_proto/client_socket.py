@@ -35,6 +35,7 @@ from .longpoll import PollingLink
 from .shown import NO_SECRETS, Secrets
 from .states import CLOSE_BEGUN, ENDING, LINK_ENDS, SOCKET, ChannelState, LinkEnd, SocketInput, SocketState
 from .timers import Timer
+from .transports import TransportName
 
 
 class SocketOwner(Protocol):
@@ -228,7 +229,8 @@ class Socket:
         )
         client.stats.connects += 1
         client.stats.reconnects += self.was_open
-        client.events.append(Connected(subprotocol, self.was_open, client.transports.current, self.number))
+        transport: TransportName = "longpoll" if isinstance(self._link, PollingLink) else "websocket"
+        client.events.append(Connected(subprotocol, self.was_open, transport, self.number))
         self.was_open = True
         self._begin_trial(now)
         connection.joins.open([channel for channel in self.members if channel.state is ChannelState.PENDING], now)
@@ -353,9 +355,11 @@ class Socket:
     def _begin_trial(self, now: float) -> None:
         """Polling has shown that it works; a WebSocket shows it by a message, where there is something to fall back to.
 
-        phoenix.js pings for that, too.
+        phoenix.js pings for that, too. The client's first socket decides for all.
         """
         transports = self._client.transports
+        if self.number:
+            return
         if transports.current == "longpoll":
             transports.keep()
         elif (trial := transports.trial) is not None and self.connection is not None:
@@ -409,6 +413,8 @@ class Socket:
         """When the next attempt follows, perhaps with another transport: not where messages came, on any socket."""
         if self._client.stats.received:
             self._client.transports.keep()
+        if self.number:  # the first socket decides for all
+            return delay
         return self._client.transports.after_failure(delay)
 
     def _forget_old_retries(self, now: float) -> None:

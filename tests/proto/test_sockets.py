@@ -8,7 +8,16 @@ import pytest
 from farm import Farm, message, rooms
 
 from phx_proto.channel import Channel
-from phx_proto.errors import ConnectionClosedByClient, HandshakeRefused, InvalidState, JoinRefused, PushLost
+from phx_proto.client import ClientProtocol
+from phx_proto.commands import OpenTransport
+from phx_proto.errors import (
+    ConnectError,
+    ConnectionClosedByClient,
+    HandshakeRefused,
+    InvalidState,
+    JoinRefused,
+    PushLost,
+)
 from phx_proto.events import (
     ChannelEnded,
     ChannelErrored,
@@ -27,6 +36,7 @@ from phx_proto.events import (
     SocketEnded,
 )
 from phx_proto.flow import FlowLimits
+from phx_proto.link import Link
 from phx_proto.options import ClientOptions, JoinPolicy, Refusal
 from phx_proto.states import ChannelState, SocketState
 
@@ -212,6 +222,32 @@ def test_joins_that_were_cancelled_too_late_for_the_server_make_the_limit_no_sma
     assert channels[3].state is ChannelState.JOINED
     farm.join(*rooms(5, 6 + cancelled))
     assert [len(topics) for topics in farm.topics()] == [3, 3]
+
+
+def test_a_further_socket_that_fails_does_not_change_the_transport_that_the_first_one_tries() -> None:
+    client = ClientProtocol("ws://h/socket", fallback=2.0, options=ClientOptions(topics_per_socket=1))
+    for topic in (A, B):
+        client.channel(topic).join(0.0)
+    links: list[Link] = []
+
+    def dialled() -> list[Link]:
+        return [command.link for command in client.commands() if isinstance(command, OpenTransport)]
+
+    client.connect(0.0)
+    links += dialled()
+    links[0].opened(None, 0.0)
+    links += dialled()
+    links[1].failed(ConnectError("refused"), 0.0)
+    client.handle_timeout(1.0)
+    links += dialled()
+    links[2].opened(None, 1.0)
+    links[0].receive('[null,"1","phoenix","phx_reply",{"status":"ok","response":{}}]', 1.0)
+    client.handle_timeout(2.0)
+    links[0].closed(1001, "", 3.0)
+    client.handle_timeout(4.0)
+    links += dialled()
+    assert [event.transport for event in client.events() if isinstance(event, Connected)] == ["websocket"] * 2
+    assert len(links) == 4
 
 
 # ---- cuts -----------------------------------------------------------------------------------------------------------
