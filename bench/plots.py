@@ -42,7 +42,8 @@ def picture(title: str, bars: list[Bar]) -> str:
     scale = _WIDTH / max(bar.high for bar in bars)
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_LEFT + _WIDTH + 90} {height}">',
-        "<style>text { font: 13px sans-serif; fill: #222 } .title { font-weight: bold } .note { font-size: 10px; fill: #555 } .bar { fill: #b39ddb } "
+        "<style>text { font: 13px sans-serif; fill: #222 } .title { font-weight: bold } "
+        ".note { font-size: 10px; fill: #555 } .bar { fill: #b39ddb } "
         ".ours { fill: #5e35b1 } line { stroke: #222; stroke-width: 1.5 } .ground { fill: #fff }</style>",
         f'<rect class="ground" width="100%" height="{height}"/>',
         f'<text class="title" x="10" y="22">{escape(title)}</text>',

@@ -506,6 +506,18 @@ def test_a_pause_that_ends_in_time_is_followed_by_one_poll() -> None:
     assert client.poll
 
 
+def test_a_poll_that_keeps_the_session_in_a_pause_is_the_one_that_goes_on_after_it() -> None:
+    client = Polled(router=_router(), options=ClientOptions(flow=FlowLimits(high=2, low=1, longest_pause=60))).opened()
+    channel = client.joined()
+    client.receive(*([channel.join_ref, None, "room:a", "news", {}] for _ in range(3)))
+    (queue,) = client.core.runnable()
+    deliveries = queue.take()
+    client.wait(15)
+    poll = client.poll
+    client.tell(lambda now: client.core.handled(deliveries, now))
+    assert client.poll is poll
+
+
 def test_what_was_to_be_sent_when_the_connection_was_lost_is_no_command() -> None:
     client = Polled().opened()
     client.wait(14)

@@ -630,7 +630,7 @@ def test_a_socket_whose_close_is_not_answered_is_dropped_in_time() -> None:
 def test_an_abort_ends_what_is_left_where_one_socket_has_closed_already() -> None:
     farm = Farm(limit=1).connect()
     farm.join(A, B)
-    farm.client.close(farm.now)
+    farm.client.disconnect(farm.now)
     farm.links[0].closed(1000, "", farm.now)
     farm.client.abort(farm.now)
     assert farm.state() is SocketState.CLOSED
