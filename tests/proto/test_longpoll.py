@@ -494,6 +494,17 @@ def test_a_pause_ends_no_session_which_a_server_keeps_for_15_s_after_the_beginni
     assert client.core.next_timeout() is None
 
 
+def test_a_pause_that_ends_while_such_a_poll_is_out_is_followed_by_no_other() -> None:
+    client = Polled(router=_router(), options=ClientOptions(flow=FlowLimits(high=2, low=1))).opened()
+    channel = client.joined()
+    client.wait(9)
+    client.receive(*([channel.join_ref, None, "room:a", "news", {}] for _ in range(3)))
+    client.wait(3)
+    poll = client.poll
+    client.wait(7)
+    assert client.poll is poll
+
+
 def test_a_pause_that_ends_in_time_is_followed_by_one_poll() -> None:
     client = Polled(router=_router(), options=ClientOptions(flow=FlowLimits(high=2, low=1))).opened()
     channel = client.joined()
