@@ -204,7 +204,7 @@ class Doctor:
                 if reply.response != _TOO_MANY:
                     raise JoinRefused(one, reply.response, reply.status, self._secrets.shown(reply.response))
                 found.words = f"{number - 1} joined; the server takes no more on one socket"
-                found.note = "more need further sockets: max_channels_per_transport in the server's endpoint.ex"
+                found.note = "a client opens further sockets for more, by itself; max_channels_per_transport in the endpoint.ex sets it"
                 return
             found.words = f"{self._request.channels} joined on one socket"
 

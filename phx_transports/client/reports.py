@@ -117,6 +117,9 @@ def report_to(on_error: OnHandlerError, report: HandlerError) -> None:
         _write(logging.ERROR, f"on_handler_error itself failed: {shown(error, 500)}", error)
 
 
+_FAILED_ATTEMPTS: Final = "failed attempts to connect"
+
+
 class Log:
     """What one client logs. Any thread may use it.
 
@@ -171,11 +174,14 @@ class Log:
 
     def _event(self, event: Event) -> None:
         match event:
-            case Connected(reconnected=reconnected, transport=transport):
+            case Connected(reconnected=reconnected, transport=transport, socket=socket):
+                self._end_run(_FAILED_ATTEMPTS)
                 if transport != self._proto.endpoint.transport and not reconnected:
                     what = f"no WebSocket gets through to {self._place}: it is polled, by HTTP, from now on"
                     self._say(logging.WARNING, "fallbacks", what)
-                if reconnected and not self._rejoins.begin(self._now() + INTERVAL):
+                if not reconnected:
+                    self._say(logging.INFO, "connections", f"connected to {self._place}{which(socket)}", often=5)
+                elif not self._rejoins.begin(self._now() + INTERVAL):
                     self._say(logging.INFO, "reconnections", f"connected again to {self._place}")
             case Disconnected(code=code, reason=reason, retry_in=retry_in, socket=socket):
                 rejoining = self._rejoins.stop()
@@ -185,7 +191,7 @@ class Log:
             case ConnectFailed(error=error, attempt=attempt, retry_in=retry_in, socket=socket):
                 what = f"attempt {attempt} to connect{which(socket)} failed: {error}"
                 what = f"{what}; {_next(retry_in)} to {self._place}"
-                self._say(logging.WARNING, "failed attempts to connect", what, often=5)
+                self._say(logging.WARNING, _FAILED_ATTEMPTS, what, often=5)
             case SocketEnded(error=PhxError() as error, socket=socket):
                 what = f"more topics than the server takes on one socket cannot be joined{which(socket)}: {error}"
                 self._say(logging.WARNING, "sockets that were not opened", what, often=5)
@@ -270,11 +276,22 @@ class Log:
             return
         for run in self._runs.values():
             if run.more and run.until <= now:
-                self._lines.append((run.level, f"{run.more:,} more {run.kind}; the latest: {run.latest}", None))
-                run.more, run.until = 0, now + INTERVAL
+                self._tell_more(run)
+                run.until = now + INTERVAL
         if told := self._rejoins.so_far(now):
             self._lines.append((logging.INFO, f"connected again to {self._place}: {told}", None))
         self._set_due()
+
+    def _tell_more(self, run: "_Run") -> None:
+        self._lines.append((run.level, f"{run.more:,} more {run.kind}; the latest: {run.latest}", None))
+        run.more = 0
+
+    def _end_run(self, kind: str) -> None:
+        """It repeats no longer: what was counted is told now, and the next is a line again."""
+        run = self._runs.pop(kind, None)
+        if run is not None and run.more:
+            self._tell_more(run)
+            self._set_due()
 
     def _set_due(self) -> None:
         self.due = min([self._rejoins.due, *(run.until for run in self._runs.values() if run.more)])

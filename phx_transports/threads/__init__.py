@@ -2,6 +2,7 @@
 
 from ..blocking.face import Channel, Client
 from ..blocking.streams import EventStream, MessageStream
+from ..client.reports import HandlerError
 from .client import connect
 
-__all__ = ["Channel", "Client", "EventStream", "MessageStream", "connect"]
+__all__ = ["Channel", "Client", "EventStream", "HandlerError", "MessageStream", "connect"]

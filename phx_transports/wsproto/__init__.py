@@ -5,6 +5,7 @@ from ..extras import needs
 with needs("wsproto", extra="wsproto", user="phx_transports.wsproto"):
     from ..blocking.face import Channel, Client
     from ..blocking.streams import EventStream, MessageStream
+    from ..client.reports import HandlerError
     from .client import connect
     from .engine import Answer, Engine
     from .machine import Machine, Stream, StreamState
@@ -15,6 +16,7 @@ __all__ = [
     "Client",
     "Engine",
     "EventStream",
+    "HandlerError",
     "Machine",
     "MessageStream",
     "Stream",

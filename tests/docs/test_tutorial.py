@@ -53,7 +53,7 @@ def test_the_service_and_the_stream(folder: Path) -> None:
             assert service.wait(LONG) == 0
         stream = subprocess.run([sys.executable, "stream.py"], cwd=folder, env=env, capture_output=True, timeout=LONG)
         assert stream.returncode == 0
-        assert int(stream.stdout.split()[-1]) >= 3
+        assert len(stream.stdout.split()) == 3
 
 
 def test_its_tests_pass(folder: Path) -> None:

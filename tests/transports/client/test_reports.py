@@ -140,7 +140,6 @@ def test_trouble_is_logged(caplog: pytest.LogCaptureFixture, event: Event, level
     "event",
     [
         Connecting(1),
-        Connected(None, False),
         ChannelJoined("t", "1", "1", "secret"),
         ChannelEnded("t", None),
         Closed(None),
@@ -150,6 +149,22 @@ def test_trouble_is_logged(caplog: pytest.LogCaptureFixture, event: Event, level
 def test_what_goes_well_is_not_logged(caplog: pytest.LogCaptureFixture, event: Event) -> None:
     log_of()[0].event(event)
     assert caplog.records == []
+
+
+def test_a_first_connection_is_told_after_what_was_counted_of_the_attempts_before_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log, _ = log_of()
+    for attempt in range(1, 9):
+        log.event(ConnectFailed(ConnectError("refused"), attempt, 1.0))
+    assert len(lines(caplog)) == 5
+    log.event(Connected(None, False))
+    more, connected = lines(caplog)
+    assert more.startswith("3 more failed attempts to connect; the latest: attempt 8 to connect failed")
+    assert connected == "connected to wss://example.com/socket/websocket"
+    assert log.due == inf
+    log.event(Connected(None, False, socket=1))
+    assert lines(caplog) == ["connected to wss://example.com/socket/websocket (socket 1)"]
 
 
 @pytest.mark.parametrize(
