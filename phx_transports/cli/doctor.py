@@ -204,7 +204,7 @@ class Doctor:
                 if reply.response != _TOO_MANY:
                     raise JoinRefused(one, reply.response, reply.status, self._secrets.shown(reply.response))
                 found.words = f"{number - 1} joined; the server takes no more on one socket"
-                found.note = "a client opens further sockets for more, by itself; max_channels_per_transport in the endpoint.ex sets it"
+                found.note = "a client opens further sockets for more, by itself; the limit: max_channels_per_transport"
                 return
             found.words = f"{self._request.channels} joined on one socket"
 
