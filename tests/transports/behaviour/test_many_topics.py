@@ -4,6 +4,7 @@ from collections import defaultdict
 from itertools import count
 from typing import Any
 
+import pytest
 from serving_in_thread import QUICK, start, until
 
 from phx_proto.events import Connected, Disconnected, SocketEnded
@@ -72,12 +73,16 @@ def test_350_topics_are_joined_on_four_sockets_and_live_through_cuts_of_one_and_
         until(lambda: server.sockets == 0)
 
 
-def test_a_number_that_is_given_is_kept_to(adapter: Adapter) -> None:
+@pytest.mark.parametrize("transport", ["websocket", "longpoll"])
+def test_a_number_that_is_given_is_kept_to(adapter: Adapter, transport: str) -> None:
     with house() as server:
-        client = adapter.connect(server.url, options=ClientOptions(topics_per_socket=2))
-        for topic in TOPICS[:5]:
-            client.join(topic)
+        client = adapter.connect(server.url, transport=transport, options=ClientOptions(topics_per_socket=2))
+        channels = [client.join(topic) for topic in TOPICS[:5]]
         assert (server.sockets, client.stats.sockets) == (3, 3)
+        assert [channel.push("echo", number).response for number, channel in enumerate(channels)] == [0, 1, 2, 3, 4]
+        channels[-1].leave()
+        until(lambda: client.stats.sockets == 2)
+        client.close()
 
 
 def test_a_socket_without_a_topic_is_closed(adapter: Adapter) -> None:
