@@ -14,7 +14,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from ..errors import InvalidHandler, InvalidPayloadType
+from ..errors import InvalidHandler, InvalidPayloadType, PayloadMismatch
 from ..message import RESERVED_EVENTS, Message
 from .annotations import NoMessage, UnreadableAnnotation, contradicts, declared_payload, read_signature
 from .payloads import payload_decoder, type_name
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 #: What a call of a handler is made within, for metrics and tracing: `with around(handler, message): …`.
 Around: TypeAlias = "Callable[[Handler, Message[Any]], AbstractContextManager[Any]]"
+
+#: Gives the message with its payload decoded and checked.
+Accept: TypeAlias = Callable[[Message[Any]], Message[Any]]
 
 #: As an event: every event. As a topic: every topic; at the end of a topic: every topic that starts so.
 WILDCARD: Final = "*"
@@ -77,7 +80,7 @@ class Handler:
     run: Callable[..., Any] = field(init=False, repr=False)
     kind: HandlerKind = field(init=False)
     takes_channel: bool = field(init=False)
-    accept: Callable[[Message[Any]], Message[Any]] = field(init=False, repr=False)
+    accept: Accept = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -90,12 +93,13 @@ class Handler:
             signature = _signature(self.function)
             takes_channel = _takes_channel(signature)
             payload_type = _payload_type(self.function, signature, self.payload_type)
+            accept = _unchanged if payload_type is None else payload_decoder(payload_type).accept
             derived = {
                 "run": self.function if self.around is None else _within(self.around, self, kind),
                 "kind": kind,
                 "takes_channel": takes_channel,
                 "payload_type": payload_type,
-                "accept": _unchanged if payload_type is None else payload_decoder(payload_type).accept,
+                "accept": accept if self.around is None else _accepted_within(self.around, self, accept),
             }
         except (_Refused, InvalidPayloadType) as refused:
             problem = f"its {refused}" if isinstance(refused, InvalidPayloadType) else str(refused)
@@ -188,6 +192,18 @@ def _within(around: Around, handler: Handler, kind: HandlerKind) -> Callable[...
             return await function(message, *channel)
 
     return run_async if kind is HandlerKind.ASYNC else run
+
+
+def _accepted_within(around: Around, handler: Handler, accept: Accept) -> Accept:
+    def checked(message: Message[Any]) -> Message[Any]:
+        try:
+            return accept(message)
+        except PayloadMismatch:
+            with around(handler, message):
+                raise  # so that it is seen there as what the handler raises is
+            raise  # where it was suppressed there
+
+    return checked
 
 
 def _innermost(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -142,7 +142,8 @@ class Router:
 
     Args:
         around: Makes the context manager that each call of a handler is made within: the place for metrics and tracing.
-            It is given the handler and its message, and runs where the handler runs.
+            It is given the handler and its message, and runs where the handler runs. A payload that does not fit the
+            handler's type passes through it as an exception, too; the handler is not called then.
 
     Attributes:
         version: Grows with every change: for adapters, as are `routes`, `dispatch` and `make`. Whatever keeps `Routes`

@@ -2,13 +2,14 @@
 
 import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 from conversation import Conversation
 
-from phx_proto.handlers.handler import Handler
+from phx_proto.errors import PayloadMismatch
+from phx_proto.handlers.handler import Around, Handler
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
 
@@ -81,6 +82,31 @@ def test_it_sees_what_the_handler_raises() -> None:
     with pytest.raises(ValueError, match="no"):
         handler.call(MESSAGE, None)
     assert log == ["shout on room:lobby begins", "failed: no", "ends"]
+
+
+def whole(message: Message[list[int]]) -> None:
+    raise AssertionError
+
+
+@contextmanager
+def silent(handler: Handler, message: Message[Any]) -> Iterator[None]:
+    with suppress(PayloadMismatch):
+        yield
+
+
+@pytest.mark.parametrize("around", [noted, silent])
+def test_it_sees_a_payload_that_does_not_fit_and_cannot_make_it_fit(around: Around) -> None:
+    handler = Router(around=around).add(whole, "shout")
+    with pytest.raises(PayloadMismatch):
+        handler.accept(MESSAGE)
+    assert log == (["shout on room:lobby begins", "ends"] if around is noted else [])
+
+
+def test_what_fits_is_called_within_it_once() -> None:
+    message = Message[Any](topic="room:lobby", event="shout", payload=[1])
+    handler = Router(around=noted).add(whole, "shout")
+    assert handler.accept(message).payload == [1]
+    assert log == []
 
 
 def test_the_channel_is_passed_through() -> None:
