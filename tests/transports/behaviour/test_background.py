@@ -97,8 +97,12 @@ def test_a_refusal_is_told_as_events(adapter: Adapter) -> None:
 
 
 def test_a_join_that_waits_for_a_refused_connection_ends_with_it(adapter: Adapter) -> None:
+    def refuse_when_it_waits() -> tuple[int, str]:
+        until(lambda: TOPIC in client.native.channels)
+        return 403, "no"
+
     with serving() as peer:
-        peer.refuse(lambda: (403, "no"))
+        peer.refuse(refuse_when_it_waits)
         client = adapter.connect(peer.url, wait=False)
         with pytest.raises(HandshakeRefused):
             client.join(TOPIC, timeout=LONG)

@@ -97,6 +97,7 @@ def test_a_declared_payload_comes_decoded_and_one_that_does_not_fit_is_reported(
         wire.push(TOPIC, "balance", {"amount": "many"})
         wire.push(TOPIC, "balance", {"amount": 5})
         settled(channel.client, 2)
+        until(lambda: reports.all)
         assert seen == [Balance(5)]
         (report,) = reports.all
         assert isinstance(report.error, PayloadMismatch)
@@ -110,6 +111,7 @@ def test_a_payload_that_is_not_sound_is_reported_like_the_handlers_error(adapter
     with adapter.joined(router=handlers, on_handler_error=reports) as (channel, wire, _):
         wire.send(f'[null,null,"{TOPIC}","n",1e999]', push(TOPIC, "n"))
         settled(channel.client, 2)
+        until(lambda: reports.all)
         assert [type(report.error) for report in reports.all] == [msgspec.ValidationError]
 
 
