@@ -31,6 +31,7 @@ from .core import Stats
 from .endpoint import Endpoint, Headers, Params
 from .errors import (
     ConnectionClosedByClient,
+    ConnectionLost,
     InvalidState,
     PhxError,
     TopicInUse,
@@ -121,6 +122,7 @@ class ClientProtocol:
         self._drain_ends = inf
         self._drain_timer: Timer | None = None
         self._cause: BaseException | None = None  # why the application closes, where it says so
+        self._error: PhxError | None = None  # what ended it, if not the application
         self.unfinished: frozenset[Handler] | None = None
 
     def __repr__(self) -> str:
@@ -190,9 +192,11 @@ class ClientProtocol:
 
         Raises:
             TopicInUse: A live channel of the topic exists.
-            ConnectionClosed: The client is closed.
+            ConnectionClosed: The client is closed; the error that ended it is told, if there was one.
         """
         if self.state in ENDING:
+            if self._error is not None:
+                raise ConnectionLost(None, f"the client has ended: {self._error}") from self._error
             raise ConnectionClosedByClient(None, "the client was closed")
         if topic in self._client.channels:
             raise TopicInUse(topic)
@@ -448,6 +452,7 @@ class ClientProtocol:
             self._drain_timer.cancel()
 
     def _tell_end(self, error: PhxError | None) -> None:
+        self._error = error
         self._client.events.append(Closed(error or self._cause))
 
     def _make_channel(

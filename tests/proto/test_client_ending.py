@@ -7,7 +7,15 @@ import pytest
 from conversation import EMPTY, Conversation
 
 from phx_proto.commands import AbortTransport, CloseTransport, PauseReading, ResumeReading
-from phx_proto.errors import ConnectError, ConnectionClosed, HandshakeRefused, JoinCancelled, PushLost
+from phx_proto.errors import (
+    ConnectError,
+    ConnectionClosed,
+    ConnectionClosedByClient,
+    ConnectionLost,
+    HandshakeRefused,
+    JoinCancelled,
+    PushLost,
+)
 from phx_proto.events import (
     ChannelEnded,
     Closed,
@@ -471,3 +479,20 @@ def test_channels_end_with_what_ended_the_client() -> None:
     talk.link.refused(403, {}, b"", talk.now)
     ended = talk.event(ChannelEnded)
     assert isinstance(ended.error, HandshakeRefused)
+
+
+def test_a_channel_of_a_client_that_an_error_has_ended_is_refused_with_that_error() -> None:
+    talk = Conversation()
+    talk.proto.connect(talk.now)
+    talk.events()
+    talk.link.refused(403, {}, b"no", talk.now)
+    with pytest.raises(ConnectionLost, match=r"the client has ended: .* HTTP 403") as caught:
+        talk.proto.channel("room:1")
+    assert isinstance(caught.value.__cause__, HandshakeRefused)
+
+
+def test_one_of_a_client_that_was_closed_says_so() -> None:
+    talk = Conversation().connect()
+    talk.proto.abort(talk.now)
+    with pytest.raises(ConnectionClosedByClient, match="the client was closed"):
+        talk.proto.channel("room:1")
