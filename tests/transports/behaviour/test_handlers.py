@@ -221,6 +221,7 @@ def test_what_a_handler_raises_is_reported_with_its_message_and_harms_nobody(
     with adapter.joined(router=handlers, on_handler_error=reports) as (channel, wire, _):
         wire.send(*numbers(5), *numbers(5))
         settled(channel.client, 10)
+        until(lambda: len(reports.all) == 2)  # those of an executor's batch are told at its end
         assert [(name, payload) for name, payload, _ in reports.told()] == [(handler.__name__, 1)] * 2
         # Python itself lets no coroutine raise StopIteration.
         assert {kind for *_, kind in reports.told()} <= {error.__name__, "RuntimeError"}
