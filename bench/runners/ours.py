@@ -8,7 +8,7 @@ from typing import Any
 from bench.meter import Memory, Meter, Result, Task, report, task
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
-from phx_transports.asyncio import Client, connect
+from phx_transports.asyncio import Channel, connect
 
 
 async def run(task: Task) -> Result:
@@ -27,14 +27,15 @@ async def run(task: Task) -> Result:
         memory = Memory() if task.work == "memory" else None
         await asyncio.gather(*(client.join(topic, timeout=60.0) for topic in task.names))
         if task.work == "pushes":
-            return await _pushes(client, task)
+            channel = client.channel("sim:pushes")
+            await channel.join()
+            return await pushes_over(channel, task)
         result = await meter.wait()
         return result if memory is None else replace(result, bytes_a_topic=memory.a_topic(task.topics))
 
 
-async def _pushes(client: Client, task: Task) -> Result:
-    channel = client.channel("sim:pushes")
-    await channel.join()
+async def pushes_over(channel: Channel, task: Task) -> Result:
+    """Pushes to their replies, so many in flight at a time."""
 
     async def work(pushes: int) -> None:
         for number in range(pushes):

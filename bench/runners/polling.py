@@ -1,12 +1,11 @@
 """Our clients over long polling, on asyncio or, with the option `threads`, on threads."""
 
 import asyncio
-import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import phx_transports.threads
 from bench.meter import Meter, Result, Task, report, task
+from bench.runners import ours, threads
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
 from phx_transports.asyncio import connect
@@ -35,16 +34,7 @@ async def _on_asyncio(task: Task) -> Result:
         if task.work == "messages":
             await channel.cast("go", {"n": task.n})
             return await meter.wait()
-
-        async def work(pushes: int) -> None:
-            for number in range(pushes):
-                reply = await channel.push("echo", {"number": number})
-                assert reply.response["number"] == number
-
-        await work(1)
-        started = time.monotonic()
-        await asyncio.gather(*(work(task.n // task.in_flight) for _ in range(task.in_flight)))
-        return Result(task.n // task.in_flight * task.in_flight, time.monotonic() - started)
+        return await ours.pushes_over(channel, task)
 
 
 def _on_threads(task: Task) -> Result:
@@ -56,16 +46,7 @@ def _on_threads(task: Task) -> Result:
         if task.work == "messages":
             channel.cast("go", {"n": task.n})
             return meter.wait_blocking()
-
-        def work(pushes: int) -> None:
-            for number in range(pushes):
-                assert channel.push("echo", {"number": number}).response["number"] == number
-
-        work(1)
-        with ThreadPoolExecutor(task.in_flight) as threads:
-            started = time.monotonic()
-            list(threads.map(work, [task.n // task.in_flight] * task.in_flight))
-            return Result(task.n // task.in_flight * task.in_flight, time.monotonic() - started)
+        return threads.pushes_over(channel, task)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 from bench.meter import Meter, Result, Task, report, task
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
-from phx_transports.threads import Client, connect
+from phx_transports.threads import Channel, connect
 
 
 def run(task: Task) -> Result:
@@ -25,11 +25,11 @@ def run(task: Task) -> Result:
     with connect(task.socket, params={"plan": task.plan}, router=router) as client:
         for topic in task.names:
             client.join(topic, timeout=60.0)
-        return _pushes(client, task) if task.work == "pushes" else meter.wait_blocking()
+        return pushes_over(client.join("sim:pushes"), task) if task.work == "pushes" else meter.wait_blocking()
 
 
-def _pushes(client: Client, task: Task) -> Result:
-    channel = client.join("sim:pushes")
+def pushes_over(channel: Channel, task: Task) -> Result:
+    """Pushes to their replies, each thread one at a time."""
 
     def work(pushes: int) -> None:
         for number in range(pushes):

@@ -528,13 +528,19 @@ def test_reconnect_is_for_all_sockets_and_each_asks_for_its_params_anew() -> Non
     assert farm.topics() == [[A], [B]]
 
 
-def test_reconnect_leaves_a_socket_alone_that_is_being_closed() -> None:
+def while_an_empty_socket_closes() -> tuple[Farm, float]:
+    """A client whose second socket has just begun to close, and the time."""
     farm = Farm(limit=1).connect()
     farm.join(A, B)
     farm.leave(B)
     due = farm.client.next_timeout()
     assert due is not None
     farm.client.handle_timeout(due)
+    return farm, due
+
+
+def test_reconnect_leaves_a_socket_alone_that_is_being_closed() -> None:
+    farm, due = while_an_empty_socket_closes()
     farm.client.reconnect(due)
     farm.run()
     assert farm.topics() == [[A]]
@@ -711,12 +717,7 @@ def test_an_abort_drops_every_socket() -> None:
 
 
 def test_the_client_closes_while_an_empty_socket_closes() -> None:
-    farm = Farm(limit=1).connect()
-    farm.join(A, B)
-    farm.leave(B)
-    due = farm.client.next_timeout()
-    assert due is not None
-    farm.client.handle_timeout(due)
+    farm, due = while_an_empty_socket_closes()
     farm.client.disconnect(due)
     farm.run()
     assert farm.events()[-1] == Closed(None)
