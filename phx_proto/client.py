@@ -27,7 +27,7 @@ from .client_socket import Socket
 from .client_state import ClientState
 from .commands import Command, Provider
 from .connection import Connection, Member
-from .core import Stats
+from .core import FrameObserver, Stats
 from .endpoint import Endpoint, Headers, Params
 from .errors import (
     ConnectionClosedByClient,
@@ -320,6 +320,10 @@ class ClientProtocol:
         """Do what is due at this time; nothing, if nothing is."""
         self._client.timers.fire(now)
         self._go_on_draining(now)  # the leave that it waited for may have timed out
+
+    def observe(self, observer: FrameObserver) -> None:
+        """Have each frame from now on told to an observer, in the place of the one before."""
+        self._client.observer = observer
 
     def next_timeout(self) -> float | None:
         """When to call `handle_timeout` next; `None` while no timer is set."""

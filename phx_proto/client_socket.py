@@ -255,6 +255,8 @@ class Socket:
         """One read brought frames."""
         connection = self.connection
         if connection is not None:  # while closing, frames are ignored
+            if self._client.observer is not None:
+                self._client.observer.received(connection.requests.link.number, frames)
             self._owner.socket_received(connection, frames, now)
 
     def link_progressed(self, now: float) -> None:
@@ -426,6 +428,8 @@ class Socket:
         self._advance(by)
         self.last_error = error
         self._client.events.append(Disconnected(error.code, error.reason, delay, self.number))
+        if self._client.observer is not None and self.connection is not None:
+            self._client.observer.lost(self.connection.requests.link.number, error.code, error.reason)
         self._drop_connection(error)
         for channel in list(self.members):
             channel.disconnected(error, now)

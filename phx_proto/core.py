@@ -4,6 +4,7 @@ There are no decisions here, and no state of one connection: see `connection.py`
 package; adapters use `ClientProtocol` and `Link`.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -30,6 +31,14 @@ class Resolving(Protocol):
 
     def resolved(self, request: int, value: Any, now: float) -> None: ...
     def resolve_failed(self, request: int, error: BaseException, now: float) -> None: ...
+
+
+class FrameObserver(Protocol):
+    """Is told what each connection of a client carries, by the connection's number. Must not raise."""
+
+    def sent(self, connection: int, frame: str | bytes, /) -> None: ...
+    def received(self, connection: int, frames: Sequence[str | bytes], /) -> None: ...
+    def lost(self, connection: int, code: int | None, reason: str, /) -> None: ...
 
 
 class Stats(msgspec.Struct):
@@ -75,6 +84,7 @@ class Core:
         runnable: Queues that wait for a worker of the adapter, in order.
         executable: Queues that wait for an executor, in order.
         tapped: Items for taps, in order.
+        observer: Told of every frame; `None` for nobody.
         polls: Links that are polled, as long as they exist.
         resolving: What awaits the answer to a `Resolve` request.
     """
@@ -86,6 +96,7 @@ class Core:
         "events",
         "executable",
         "notices",
+        "observer",
         "polls",
         "resolving",
         "rng",
@@ -107,6 +118,7 @@ class Core:
         self.runnable: list[DeliveryQueue] = []
         self.executable: list[HandlerQueue] = []
         self.tapped: list[tuple[Tap, TapItem]] = []
+        self.observer: FrameObserver | None = None
         self.polls: list[Polled] = []
         self.resolving: dict[int, Resolving] = {}
         self._refs = 0

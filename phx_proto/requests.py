@@ -52,6 +52,8 @@ class Requests:
 
     def send_frame(self, frame: str | bytes) -> None:
         """Send what was encoded before."""
+        if self._core.observer is not None:
+            self._core.observer.sent(self.link.number, frame)
         if isinstance(frame, str):
             self._core.commands.append(SendText(self.link, frame))
         else:

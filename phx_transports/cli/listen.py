@@ -36,7 +36,7 @@ from ..asyncio import Client, EventStream
 from ..client.reports import HandlerError, which
 from .arguments import built
 from .printer import Printer
-from .recording import RecordedSerializer, Recorder
+from .recording import Recorder
 from .target import Target, say
 
 _DRAIN: Final = 2.0  # seconds for closing; a reader that stands still must not keep us longer
@@ -103,7 +103,9 @@ async def _listen(request: Request, printer: Printer) -> int:
     with contextlib.ExitStack() as stack:
         executor = ThreadPoolExecutor(1, thread_name_prefix="phx-print")
         stack.callback(executor.shutdown, wait=False, cancel_futures=True)
-        recorder = None if request.record is None else stack.enter_context(contextlib.closing(Recorder(request.record)))
+        recorder = None
+        if request.record is not None:
+            recorder = stack.enter_context(contextlib.closing(Recorder(request.record, request.serializer)))
         return await Listener(request, printer, executor, recorder).listen()
 
 
@@ -124,21 +126,20 @@ class Listener:
 
     async def listen(self) -> int:
         """Listen until there is no reason to go on; gives the exit code."""
-        request, router, recorded = self._request, Router(), {}
+        request, router = self._request, Router()
         for name in dict.fromkeys(request.events or "*"):
             router.add(self._print, name)
-        if self._recorder is not None:
-            recorded["serializer"] = RecordedSerializer(request.serializer, self._recorder)
         connecting = request.connect(
             router=router,
             executor=self._executor,
             on_handler_error=_keep_quiet,
             fail_fast=True,
             drain_timeout=_DRAIN,
-            **recorded,
         )
         say(f"connecting to {request.shown}")
         async with connecting as self._client, self._client.events() as events:
+            if self._recorder is not None:
+                self._recorder.record(self._client)
             telling = asyncio.create_task(self._tell(events))
             joining = asyncio.gather(*map(self._join, dict.fromkeys(request.topics)))
             with _until_nobody_reads(self._client):
@@ -177,8 +178,6 @@ class Listener:
         """Say what happens; end the client when the last of the topics is gone, or nothing can be printed."""
         try:
             async for event in events:
-                if self._recorder is not None:
-                    self._recorder.event(event)
                 if isinstance(event, PresenceChanged):
                     printing = partial(self._printer.presence, event.topic, event.change)
                     await self._loop.run_in_executor(self._executor, printing)

@@ -5,16 +5,17 @@ connection; `c` which connection, `t_ms` milliseconds since the beginning. The f
 server's users; only its owner can read it, and of what was sent, values under names such as `token` are masked.
 """
 
+import asyncio
 import os
 import time
-from collections.abc import Callable
-from typing import Any, BinaryIO, Final
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO
 
 import msgspec
 
-from phx_proto import Message, Serializer
-from phx_proto.events import Connected, Disconnected, Event
+from phx_proto import Serializer
 
+from ..asyncio import Client
 from ..testing.transcript import masked
 
 
@@ -25,68 +26,53 @@ class Recorder:
         OSError: It cannot be made.
     """
 
-    def __init__(self, path: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: str, serializer: Serializer, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
         self._out: BinaryIO = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", 0)
+        self._serializer = serializer
         self._clock = clock
         self._began = clock()
-        self._connection = 1
+        self._failed: Callable[[OSError], object] = lambda error: None
 
     def close(self) -> None:
         """Nothing more is written."""
         self._out.close()
 
-    def event(self, event: Event) -> None:
-        """Write what became of the connection."""
-        match event:
-            case Disconnected(code=None):
-                self._write("eof")
-            case Disconnected(code=code, reason=reason):
-                self._write("recv", op="close", code=code, reason=reason)
-            case Connected(reconnected=True):
-                self._connection += 1
-            case _:
-                pass
+    def record(self, client: Client) -> None:
+        """Write what a client's connections carry from now on; the client ends where that cannot be written."""
+        driver, loop = client._driver, asyncio.get_running_loop()  # pyright: ignore[reportPrivateUsage]
+        self._failed = lambda error: loop.call_soon(driver.fail, error)
+        driver.proto.observe(self)
 
-    def frame(self, direction: str, frame: str | bytes) -> None:
-        """Write a frame."""
+    # ---- what the core tells ----------------------------------------------------------------------------------------
+
+    def sent(self, connection: int, frame: str | bytes, /) -> None:
         if isinstance(frame, str):
-            self._write(direction, op="text", data=frame)
+            message = self._serializer.decode(frame)
+            frame = self._serializer.encode(message.with_payload(masked(message.payload)))
+        self._frame("send", connection, frame)
+
+    def received(self, connection: int, frames: Sequence[str | bytes], /) -> None:
+        for frame in frames:
+            self._frame("recv", connection, frame)
+
+    def lost(self, connection: int, code: int | None, reason: str, /) -> None:
+        if code is None:
+            self._write("eof", connection)
         else:
-            self._write(direction, op="binary", hex=frame.hex())
+            self._write("recv", connection, op="close", code=code, reason=reason)
 
-    def _write(self, direction: str, **fields: Any) -> None:
+    def _frame(self, direction: str, connection: int, frame: str | bytes) -> None:
+        if isinstance(frame, str):
+            self._write(direction, connection, op="text", data=frame)
+        else:
+            self._write(direction, connection, op="binary", hex=frame.hex())
+
+    def _write(self, direction: str, connection: int, **fields: Any) -> None:
         at = round((self._clock() - self._began) * 1000, 1)
-        self._out.write(
-            msgspec.json.encode({"t_ms": at, "dir": direction, "c": str(self._connection), **fields}) + b"\n"
-        )
-
-
-#: With this ref the core tries out what a join or a push carries; nothing is sent.
-_TRIED: Final = "0"
-
-
-class RecordedSerializer:
-    """A wire format whose frames are recorded."""
-
-    def __init__(self, serializer: Serializer, recorder: Recorder) -> None:
-        self._serializer = serializer
-        self._recorder = recorder
-
-    @property
-    def vsn(self) -> str:
-        """The version."""
-        return self._serializer.vsn
-
-    def encode(self, message: Message[Any], /) -> str | bytes:
-        """Make a frame."""
-        frame = self._serializer.encode(message)
-        if message.ref == _TRIED:
-            return frame
-        public = message if isinstance(message.payload, bytes) else message.with_payload(masked(message.payload))
-        self._recorder.frame("send", self._serializer.encode(public))
-        return frame
-
-    def decode(self, frame: str | bytes, /) -> Message[Any]:
-        """Read a frame."""
-        self._recorder.frame("recv", frame)
-        return self._serializer.decode(frame)
+        line = msgspec.json.encode({"t_ms": at, "dir": direction, "c": str(connection), **fields}) + b"\n"
+        try:
+            self._out.write(line)
+        except OSError as error:
+            error.filename = self._path
+            self._failed(error)

@@ -1,6 +1,7 @@
 """Many topics: a client opens as many sockets as the server's limit on the topics of one asks for."""
 
 from collections import Counter
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -36,6 +37,7 @@ from phx_proto.events import (
     SocketEnded,
 )
 from phx_proto.flow import FlowLimits
+from phx_proto.formats import V2
 from phx_proto.link import Link
 from phx_proto.options import ClientOptions, JoinPolicy, Refusal
 from phx_proto.states import ChannelState, SocketState
@@ -722,3 +724,29 @@ def test_the_client_closes_while_an_empty_socket_closes() -> None:
     farm.run()
     assert farm.events()[-1] == Closed(None)
     assert farm.client.next_timeout() is None
+
+
+def test_an_observer_is_told_of_each_frame_and_end_with_the_number_of_the_connection() -> None:
+    class Observer:
+        def __init__(self) -> None:
+            self.told: list[tuple[int, str, Any]] = []
+
+        def sent(self, connection: int, frame: str | bytes, /) -> None:
+            self.told.append((connection, "sent", V2().decode(frame).event))
+
+        def received(self, connection: int, frames: Sequence[str | bytes], /) -> None:
+            self.told += [(connection, "received", V2().decode(frame).event) for frame in frames]
+
+        def lost(self, connection: int, code: int | None, reason: str, /) -> None:
+            self.told.append((connection, "lost", code))
+
+    farm, observer = Farm(limit=1).connect(), Observer()
+    farm.client.observe(observer)
+    farm.join(A)
+    farm.join(B)
+    farm.cut(1, code=1012)
+    joined = [("sent", "phx_join"), ("received", "phx_reply")]
+    assert observer.told == [
+        *((1, *each) for each in [*joined, *joined]),  # the second is refused here
+        *((2, *each) for each in [*joined, ("lost", 1012)]),
+    ]

@@ -1,6 +1,7 @@
 """`phx listen`: what is printed and what is not, and what it writes down. Its life is in test_cli.py."""
 
 import json
+import resource
 import stat
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 from processes import LONG, PHX, environment
 
+from phx_proto import V2
 from phx_transports.cli import main
-from phx_transports.server import ServerChannel
+from phx_transports.cli.recording import Recorder
+from phx_transports.server import ServerChannel, ServerOptions
 from phx_transports.testing import Peer, Recording, TestServer, serve
 from phx_transports.threads import connect
 
@@ -130,20 +133,37 @@ def test_a_recording_never_overwrites_a_file(
     assert path.read_text() == "mine"
 
 
-def test_the_ends_of_connections_are_recorded(tmp_path: Path) -> None:
-    from phx_proto.events import Connected, Disconnected
-    from phx_transports.cli.recording import Recorder
-
+def test_what_each_connection_carried_and_how_it_ended_is_recorded(tmp_path: Path) -> None:
     path = tmp_path / "session.jsonl"
-    recorder = Recorder(str(path), clock=lambda: 5.0)
-    recorder.event(Connected(None, False))
-    recorder.event(Disconnected(None, "cut", 0.01))
-    recorder.event(Connected(None, True))
-    recorder.frame("recv", b"\x01")
-    recorder.event(Disconnected(1012, "restart", 0.01))
+    recorder = Recorder(str(path), V2(), clock=lambda: 5.0)
+    recorder.lost(1, None, "cut")
+    recorder.received(2, [b"\x01"])
+    recorder.lost(2, 1012, "restart")
     recorder.close()
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"t_ms": 0.0, "dir": "eof", "c": "1"},
         {"t_ms": 0.0, "dir": "recv", "c": "2", "op": "binary", "hex": "01"},
         {"t_ms": 0.0, "dir": "recv", "c": "2", "op": "close", "code": 1012, "reason": "restart"},
     ]
+
+
+def test_each_socket_is_recorded_under_its_own_number(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "session.jsonl"
+    with serve({"room:*": Room}, options=ServerOptions(max_channels=1)) as limited:
+        topics = ("room:1", "room:2", "--event", "end", "--count", "2")
+        assert main(("listen", limited.url, *topics, "--proxy", "none", "--record", str(path))) == 0
+    frames = [json.loads(line) for line in path.read_text().splitlines()]
+    ends = {(line["c"], json.loads(line["data"])[2]) for line in frames if '"end"' in line.get("data", "")}
+    assert len({number for number, _ in ends}) == len({topic for _, topic in ends}) == len(ends) == 2
+
+
+def test_a_recording_that_cannot_be_written_ends_it_with_1(server: TestServer, tmp_path: Path) -> None:
+    path = tmp_path / "session.jsonl"
+    command = [sys.executable, *PHX, "listen", server.url, "room:lobby", "--proxy", "none", "--record", str(path)]
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+
+    ended = subprocess.run(command, env=environment(), capture_output=True, timeout=LONG, check=False, preexec_fn=limit)
+    assert ended.returncode == 1
+    assert ended.stderr.decode().endswith(f"phx: cannot write to {path}: File too large\n")
