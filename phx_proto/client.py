@@ -49,7 +49,7 @@ from .resume import Resume
 from .shown import Secrets
 from .sockets import Sockets
 from .states import CLOSE_BEGUN, ENDING, SocketInput, SocketState
-from .timers import Timer, checked_timeout
+from .timers import NO_TIMER, checked_timeout
 from .transports import TransportName, Transports
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class ClientProtocol:
         self.unjoined = self._make_channel(WILDCARD, None)
         self._reader = Reader(self._client, unjoined=self.unjoined.inbox)
         self._drain_ends = inf
-        self._drain_timer: Timer | None = None
+        self._drain_timer = NO_TIMER
         self._cause: BaseException | None = None  # why the application closes, where it says so
         self._error: PhxError | None = None  # what ended it, if not the application
         self.unfinished: frozenset[Handler] | None = None
@@ -256,8 +256,7 @@ class ClientProtocol:
         for socket in sockets:
             socket.drain(now)
         self._drain_ends = now + timeout
-        if timeout != inf:
-            self._drain_timer = self._client.timers.at(self._drain_ends, self._drain_timed_out)
+        self._drain_timer = self._client.timers.at(self._drain_ends, self._drain_timed_out)
         self._go_on_draining(now)
 
     def disconnect(self, now: float) -> None:
@@ -268,7 +267,7 @@ class ClientProtocol:
         if self.state in CLOSE_BEGUN:
             return
         channels = self._all_channels()
-        self._stop_drain_timer()
+        self._drain_timer.cancel()
         for socket in self._sockets.all:
             socket.close(min(now + self.options.close_timeout, self._drain_ends), now)
         self._close_channels(channels, None, now)
@@ -436,7 +435,7 @@ class ClientProtocol:
     def _end(self, error: PhxError | None, now: float) -> None:
         """Drop everything, for good."""
         channels = self._all_channels()
-        self._stop_drain_timer()
+        self._drain_timer.cancel()
         for socket in self._sockets.all:
             socket.end(error)
         self._close_channels(channels, error, now)
@@ -450,10 +449,6 @@ class ClientProtocol:
     def _close_channels(self, channels: Iterable[Member], error: PhxError | None, now: float) -> None:
         for channel in channels:
             channel.client_closed(error, now)
-
-    def _stop_drain_timer(self) -> None:
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
 
     def _tell_end(self, error: PhxError | None) -> None:
         self._error = error

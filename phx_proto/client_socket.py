@@ -34,7 +34,7 @@ from .link import Link
 from .longpoll import PollingLink
 from .shown import NO_SECRETS, Secrets
 from .states import CLOSE_BEGUN, ENDING, LINK_ENDS, SOCKET, ChannelState, LinkEnd, SocketInput, SocketState
-from .timers import Timer
+from .timers import NO_TIMER
 from .transports import TransportName
 
 
@@ -121,9 +121,9 @@ class Socket:
         self._patience = inf  # seconds for this attempt
         self._connect_timeout = inf
         self._latest_first_try = inf  # when the first connect is to be tried for the last time
-        self._timer: Timer | None = None  # of the state: open, retry or close timeout
-        self._connect_timer: Timer | None = None  # of the first connect as a whole
-        self._empty_timer: Timer | None = None
+        self._timer = NO_TIMER  # of the state: open, retry or close timeout
+        self._connect_timer = NO_TIMER  # of the first connect as a whole
+        self._empty_timer = NO_TIMER
 
     # ---- what the client asks for -----------------------------------------------------------------------------------
 
@@ -138,16 +138,15 @@ class Socket:
 
     def connect(self, now: float, patience: float = inf) -> None:
         """Connect, and stay connected; the first connect is given up after so many seconds."""
-        if patience != inf:
-            self._connect_timeout = patience
-            self._latest_first_try = now + patience - min(_LAST_TRY * patience, _LONGEST_LAST_TRY)
-            self._connect_timer = self._client.timers.at(now + patience, self._connect_timed_out)
+        self._connect_timeout = patience
+        self._latest_first_try = now + patience - min(_LAST_TRY * patience, _LONGEST_LAST_TRY)
+        self._connect_timer = self._client.timers.at(now + patience, self._connect_timed_out)
         self._advance(SocketInput.CONNECT)
         self._dial(now)
 
     def reconnect(self, now: float) -> None:
         """Drop the connection, or the wait for the next attempt, and connect anew at once."""
-        self._stop_timer()
+        self._timer.cancel()
         self._drop_attempt()
         if self.connection is None:
             self._advance(SocketInput.RECONNECT)
@@ -160,7 +159,7 @@ class Socket:
     def remove(self, channel: Member, now: float) -> None:
         """Remove a channel; one that it does not have is ignored."""
         self.members.pop(channel, None)
-        if not self.members and self.number and self._empty_timer is None and self.state not in ENDING:
+        if not self.members and self.number and not self._empty_timer.pending and self.state not in ENDING:
             self._empty_timer = self._client.timers.at(now + _LONGEST_EMPTY, self._still_empty)
 
     def drain(self, now: float) -> None:
@@ -213,8 +212,9 @@ class Socket:
             return
         assert self._link is not None
         client = self._client
-        self._stop_timer()
-        self._stop_connect_timer()
+        self._timer.cancel()
+        self._connect_timer.cancel()
+        self._latest_first_try = inf
         self._advance(SocketInput.OPENED)
         self._opened_at = now
         connection = self.connection = Connection(
@@ -239,9 +239,8 @@ class Socket:
 
     def link_refusing(self, now: float) -> None:
         """The server refuses the handshake, and its body is still coming."""
-        assert self._timer is not None, "an attempt is bounded"
         if self.may(SocketInput.OPENED) and self._timer.deadline > now + _BODY_PATIENCE:
-            self._stop_timer()
+            self._timer.cancel()
             self._timer = self._client.timers.at(now + _BODY_PATIENCE, self._open_timed_out)
 
     def link_failed(self, error: ConnectError, now: float) -> None:
@@ -302,7 +301,7 @@ class Socket:
         self._confided = []
         trial = client.transports.trial
         if trial is not None and trial < self._patience:
-            self._stop_timer()
+            self._timer.cancel()
             self._patience = trial
             self._timer = client.timers.at(now + trial, self._open_timed_out)
         if address.transport == "longpoll":
@@ -338,7 +337,7 @@ class Socket:
         if delay is None:
             self._owner.socket_failed(self, error, now)
             return
-        self._stop_timer()
+        self._timer.cancel()
         self._advance(SocketInput.LOST)
         client.events.append(ConnectFailed(error, self._retries + 1, delay, self.number))
         self._timer = client.timers.at(now + delay, self._retry)
@@ -376,7 +375,6 @@ class Socket:
             self.link_closed(None, "nothing came through the WebSocket", now)
 
     def _connect_timed_out(self, now: float) -> None:
-        self._connect_timer = None
         last = self.last_error
         if last is None or (self._link is not None and self._link.refusal is not None):
             last = self._unfinished(self._connect_timeout)
@@ -402,7 +400,7 @@ class Socket:
 
     def _lost(self, error: ConnectionClosed, now: float) -> None:
         self._forget_old_retries(now)
-        self._stop_timer()
+        self._timer.cancel()
         delay = self._client.options.reconnect.after_close(error.code, self._retries, self._client.rng)
         delay = self._after_failure(delay)
         if delay is None:
@@ -454,7 +452,6 @@ class Socket:
         self._owner.socket_over(now)
 
     def _still_empty(self, now: float) -> None:
-        self._empty_timer = None
         if not self.members:
             self._owner.socket_empty(self, now)
 
@@ -464,21 +461,9 @@ class Socket:
 
     def _stop_timers(self) -> None:
         """Stop all timers: the socket ends."""
-        self._stop_timer()
-        self._stop_connect_timer()
-        if self._empty_timer is not None:
-            self._empty_timer.cancel()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _stop_connect_timer(self) -> None:
-        if self._connect_timer is not None:
-            self._connect_timer.cancel()
-            self._connect_timer = None
-            self._latest_first_try = inf
+        self._timer.cancel()
+        self._connect_timer.cancel()
+        self._empty_timer.cancel()
 
 
 #: When the last attempt of the first connect is made: this share of its timeout before its end, or this many seconds.

@@ -8,7 +8,6 @@ Silence is measured on the reading clock (see `flow.py`).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 from .core import Core
@@ -27,7 +26,7 @@ class _Ping:
     ref: str
     sent_at: float
     heartbeat: "Heartbeat"
-    timer: Timer | None
+    timer: Timer
 
     def replied(self, reply: Reply, now: float) -> None:
         self.heartbeat.answered(self, now)
@@ -58,12 +57,11 @@ class Heartbeat:
         self._flow = flow
         self._silent_since: float | None = None  # reading clock, of the first heartbeat since something was heard
         self._pings: dict[str, _Ping] = {}
-        self._timer = core.timers.at(now + interval, self._beat) if interval < inf else None
+        self._timer = core.timers.at(now + interval, self._beat)
 
     def end(self, why: PhxError | None) -> None:
         """The connection is gone, because of this; pings under way are lost."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
         for ping in list(self._pings.values()):
             self._fail(ping, PushLost(PHOENIX_TOPIC, HEARTBEAT, sent=True, why=why))
 
@@ -78,10 +76,8 @@ class Heartbeat:
     def ping(self, now: float, timeout: float) -> str:
         """Send a heartbeat now, for a caller that waits for its answer."""
         ref = self._send()
-        timer = None
-        if timeout != inf:
-            error = PushTimeout(PHOENIX_TOPIC, HEARTBEAT, timeout)
-            timer = self._core.timers.at(now + timeout, lambda at: self._fail(ping, error))
+        error = PushTimeout(PHOENIX_TOPIC, HEARTBEAT, timeout)
+        timer = self._core.timers.at(now + timeout, lambda at: self._fail(ping, error))
         ping = self._pings[ref] = _Ping(ref, now, self, timer)
         self._requests.expect(ref, ping)
         self._flow.resume(now)
@@ -121,5 +117,4 @@ class Heartbeat:
     def _forget(self, ping: _Ping) -> None:
         del self._pings[ping.ref]
         self._requests.forget(ping.ref)
-        if ping.timer is not None:
-            ping.timer.cancel()
+        ping.timer.cancel()

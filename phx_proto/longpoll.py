@@ -44,7 +44,7 @@ from .core import Core
 from .endpoint import Address
 from .errors import MESSAGE_TOO_BIG, ConnectError
 from .link import Exchange, Link, LinkOwner
-from .timers import Timer
+from .timers import NO_TIMER
 
 #: Messages in one POST; a server drops what is over that.
 _LARGEST_BATCH: Final = 100
@@ -141,9 +141,9 @@ class PollingLink(Link):
         self.over = False
         self._polled_at = -inf  # when the latest poll began, as far as is known
         self._polled_before = -inf  # when the latest one that was answered did
-        self._pace: Timer | None = None  # until the next poll
-        self._overdue: Timer | None = None  # likewise, while reading is paused
-        self._ticking: Timer | None = None
+        self._pace = NO_TIMER  # until the next poll
+        self._overdue = NO_TIMER  # likewise, while reading is paused
+        self._ticking = NO_TIMER
 
     def open(self) -> None:
         """Begin: a GET without a token."""
@@ -162,9 +162,7 @@ class PollingLink(Link):
                 self._paused = True
             case ResumeReading():
                 self._paused = False
-                if self._overdue is not None:
-                    self._overdue.cancel()
-                    self._overdue = None
+                self._overdue.cancel()
             case CloseTransport():
                 self._closing = True
             case _:
@@ -274,21 +272,19 @@ class PollingLink(Link):
         self.over = True
         self._queue.clear()
         for timer in (self._pace, self._overdue, self._ticking):
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
 
     # ---- private: requests ------------------------------------------------------------------------------------------
 
     def _poll_on(self) -> None:
-        if self._poll is None and self._pace is None and not self._closing:
+        if self._poll is None and not self._pace.pending and not self._closing:
             if not self._paused:
                 self._poll = self._request("GET", ())
-            elif self._overdue is None:
+            elif not self._overdue.pending:
                 self._overdue = self._core.timers.at(self._polled_before + self._gap, self._poll_anyway)
 
     def _poll_anyway(self, now: float) -> None:
         """Reading is paused, but the session would end without a poll."""
-        self._overdue = None
         self._polled_at = now
         self._poll = self._request("GET", ())
 
@@ -337,7 +333,6 @@ class PollingLink(Link):
         return exchange
 
     def _paced(self, now: float) -> None:
-        self._pace = None
         self._polled_at = now
 
     def _ticked(self, now: float) -> None:

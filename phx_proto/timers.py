@@ -43,16 +43,25 @@ class Timer:
 
     __slots__ = ("_release", "action", "deadline")
 
-    def __init__(self, deadline: float, action: Action, release: Callable[[], None]) -> None:
+    def __init__(self, deadline: float, action: Action | None, release: Callable[[], None]) -> None:
         self.deadline = deadline
-        self.action: Action | None = action
+        self.action = action
         self._release = release
+
+    @property
+    def pending(self) -> bool:
+        """Whether it was neither run nor cancelled."""
+        return self.action is not None
 
     def cancel(self) -> None:
         """The action will not run. Does nothing once it was run or cancelled."""
         if self.action is not None:
             self.action = None
             self._release()
+
+
+#: Stands where no timer is set.
+NO_TIMER: Final = Timer(inf, None, lambda: None)
 
 
 class Timers:
@@ -79,7 +88,9 @@ class Timers:
         return self._live
 
     def at(self, deadline: float, action: Action) -> Timer:
-        """Have `action(now)` called by the first `fire` at or after `deadline`."""
+        """Have `action(now)` called by the first `fire` at or after `deadline`; never where that is `math.inf`."""
+        if deadline == inf:
+            return NO_TIMER
         timer = Timer(deadline, action, self._release)
         self._live += 1
         heappush(self._heap, (deadline, next(self._sequence), timer))
