@@ -36,23 +36,12 @@ _MOST_TOO_BIG = 3
 class Joinable(Placed, Protocol):
     """The channel, as its attempts to join see it."""
 
-    def may(self, by: ChannelInput) -> bool:
-        """Whether the table has a row for this input now."""
-
-    def advance(self, by: ChannelInput) -> None:
-        """Go where the table leads."""
-
-    def joined(self, ref: str | None, response: Any) -> None:
-        """The server has accepted; `ref` is that of the call that this ends, if one waits."""
-
-    def errored(self, error: PhxError, delay: float) -> None:
-        """The attempt, or the joined state, has ended; another attempt follows after the delay."""
-
-    def end(self, reason: str, now: float, *, error: PhxError | None) -> None:
-        """Close the channel for good."""
-
-    def shown(self, value: Any) -> str:
-        """What the server said, as text that is safe to show."""
+    def may(self, by: ChannelInput) -> bool: ...
+    def advance(self, by: ChannelInput) -> None: ...
+    def joined(self, ref: str | None, response: Any) -> None: ...
+    def errored(self, error: PhxError, delay: float) -> None: ...
+    def end(self, reason: str, now: float, *, error: PhxError | None) -> None: ...
+    def shown(self, value: Any) -> str: ...
 
 
 @dataclass(slots=True, eq=False)

@@ -39,27 +39,13 @@ from .transports import TransportName
 
 
 class SocketOwner(Protocol):
-    """The client, as its sockets see it."""
+    """The client, as its sockets see it: see `ClientProtocol`."""
 
-    def socket_opened(self, now: float) -> None:
-        """The first connection of the client is open."""
-        ...
-
-    def socket_received(self, connection: Connection, frames: Sequence[str | bytes], now: float) -> None:
-        """Frames were received in one read of a connection."""
-        ...
-
-    def socket_failed(self, socket: "Socket", error: PhxError, now: float) -> None:
-        """A socket gives up: refused for good, timed out, or lost and not retried by policy."""
-        ...
-
-    def socket_empty(self, socket: "Socket", now: float) -> None:
-        """A socket other than the first has had no topic for a moment."""
-        ...
-
-    def socket_over(self, now: float) -> None:
-        """A connection that was closing or draining has ended."""
-        ...
+    def socket_opened(self, now: float) -> None: ...
+    def socket_received(self, connection: Connection, frames: Sequence[str | bytes], now: float) -> None: ...
+    def socket_failed(self, socket: "Socket", error: PhxError, now: float) -> None: ...
+    def socket_empty(self, socket: "Socket", now: float) -> None: ...
+    def socket_over(self, now: float) -> None: ...
 
 
 class Socket:
@@ -74,32 +60,6 @@ class Socket:
         last_error: What ended the latest connection, or attempt to make one.
         secrets: The secrets of the latest attempt to connect.
     """
-
-    __slots__ = (
-        "_address",
-        "_client",
-        "_confided",
-        "_connect_timeout",
-        "_connect_timer",
-        "_dialer",
-        "_empty_timer",
-        "_latest_first_try",
-        "_link",
-        "_opened_at",
-        "_owner",
-        "_patience",
-        "_retries",
-        "_sent",
-        "_suspects",
-        "_timer",
-        "connection",
-        "last_error",
-        "members",
-        "number",
-        "secrets",
-        "state",
-        "was_open",
-    )
 
     def __init__(self, number: int, client: ClientState, owner: SocketOwner) -> None:
         self.number = number

@@ -28,8 +28,6 @@ class ClientState(Core):
         unsent: How many pushes wait for their channel's join, on all channels.
     """
 
-    __slots__ = ("_links", "channels", "confidential", "endpoint", "held", "options", "transports", "unsent")
-
     def __init__(
         self,
         serializer: Serializer,

@@ -29,7 +29,7 @@ _MOST_GIVEN_UP: Final = 128
 
 
 class Member(Protocol):
-    """A channel, as its connection and its client know it."""
+    """A channel, as its connection and its client know it: see `Channel`."""
 
     topic: str
     state: ChannelState
@@ -38,41 +38,15 @@ class Member(Protocol):
     context: Any
 
     @property
-    def connection(self) -> "Connection | None":
-        """The open connection of its socket."""
-        ...
-
-    def start_join(self, now: float) -> None:
-        """Send the join now: it is this channel's turn."""
-        ...
-
-    def move(self, now: float) -> None:
-        """Its socket takes no more topics: join on another."""
-        ...
-
-    def leave(self, now: float, *, timeout: float = ...) -> str:
-        """Leave the topic; gives the call's ref."""
-        ...
-
-    def crashed(self, payload: Any, now: float) -> None:
-        """A `phx_error` came for it."""
-        ...
-
-    def closed_by_server(self, now: float) -> None:
-        """A `phx_close` came for it."""
-        ...
-
-    def superseded(self, now: float) -> None:
-        """A newer join of its topic was answered while its leave was not."""
-        ...
-
-    def disconnected(self, error: ConnectionClosed, now: float) -> None:
-        """The connection has ended; another follows."""
-        ...
-
-    def client_closed(self, error: PhxError | None, now: float) -> None:
-        """The client has ended; without an error, the application closed it."""
-        ...
+    def connection(self) -> "Connection | None": ...
+    def start_join(self, now: float) -> None: ...
+    def move(self, now: float) -> None: ...
+    def leave(self, now: float, *, timeout: float = ...) -> str: ...
+    def crashed(self, payload: Any, now: float) -> None: ...
+    def closed_by_server(self, now: float) -> None: ...
+    def superseded(self, now: float) -> None: ...
+    def disconnected(self, error: ConnectionClosed, now: float) -> None: ...
+    def client_closed(self, error: PhxError | None, now: float) -> None: ...
 
 
 class Connection:
@@ -100,20 +74,6 @@ class Connection:
         secrets: As given.
         join_answered: When any join was last answered, on the reading clock (see `flow.py`).
     """
-
-    __slots__ = (
-        "_core",
-        "flow",
-        "given_up",
-        "heartbeat",
-        "join_answered",
-        "joins",
-        "leaving",
-        "limit",
-        "live",
-        "requests",
-        "secrets",
-    )
 
     def __init__(
         self,

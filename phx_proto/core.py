@@ -89,24 +89,6 @@ class Core:
         resolving: What awaits the answer to a `Resolve` request.
     """
 
-    __slots__ = (
-        "_refs",
-        "_requests",
-        "commands",
-        "events",
-        "executable",
-        "notices",
-        "observer",
-        "polls",
-        "resolving",
-        "rng",
-        "runnable",
-        "serializer",
-        "stats",
-        "tapped",
-        "timers",
-    )
-
     def __init__(self, serializer: Serializer, rng: "Random | None") -> None:
         self.serializer = serializer
         self.rng = rng

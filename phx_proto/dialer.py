@@ -12,8 +12,6 @@ from .transports import TransportName
 class Dialer:
     """Has the adapter call an endpoint's callables, and makes the address of one attempt from their values."""
 
-    __slots__ = ("_core", "_endpoint", "_on_address", "_on_failure", "_questions", "_transport", "_values")
-
     def __init__(
         self,
         endpoint: Endpoint,

@@ -38,8 +38,6 @@ class _Ping:
 class Heartbeat:
     """The heartbeats of one connection, which begin with it; none where the interval is `math.inf`."""
 
-    __slots__ = ("_core", "_flow", "_interval", "_on_silence", "_pings", "_requests", "_silent_since", "_timer")
-
     def __init__(
         self,
         interval: float,

@@ -99,28 +99,6 @@ class PollingLink(Link):
         over: Nothing more is sent or heard.
     """
 
-    __slots__ = (
-        "_address",
-        "_closing",
-        "_core",
-        "_full",
-        "_gap",
-        "_overdue",
-        "_pace",
-        "_paused",
-        "_poll",
-        "_polled_at",
-        "_polled_before",
-        "_post",
-        "_post_size",
-        "_queue",
-        "_queued",
-        "_tick",
-        "_ticking",
-        "_token",
-        "over",
-    )
-
     heartbeats: ClassVar[bool] = False
 
     def __init__(self, owner: LinkOwner, number: int, address: Address, core: Core, *, patience: float) -> None:

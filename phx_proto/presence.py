@@ -85,18 +85,6 @@ class Presence:
     ['ann']
     """
 
-    __slots__ = (
-        "_entries",
-        "_join_ref",
-        "_pending",
-        "_pending_size",
-        "_snapshot",
-        "_synced",
-        "_undone",
-        "diff_event",
-        "state_event",
-    )
-
     def __init__(self, *, state_event: str = PRESENCE_STATE, diff_event: str = PRESENCE_DIFF) -> None:
         self.state_event = state_event
         self.diff_event = diff_event

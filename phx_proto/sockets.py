@@ -39,8 +39,6 @@ class Sockets:
         all: The sockets in use, the first one first, and those that are being closed.
     """
 
-    __slots__ = ("_client", "_limit", "_numbers", "_owner", "all", "first")
-
     def __init__(self, client: ClientState, owner: SocketOwner) -> None:
         self._client = client
         self._owner = owner

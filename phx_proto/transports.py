@@ -28,8 +28,6 @@ class Transports:
         current: The transport of this attempt, or of the next.
     """
 
-    __slots__ = ("_fallback", "_final_delay", "current")
-
     def __init__(self, first: TransportName, fallback: float | None) -> None:
         if first not in ("websocket", "longpoll"):
             raise ValueError(f"transport is 'websocket' or 'longpoll', not {first!r}")
