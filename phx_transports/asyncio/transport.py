@@ -49,9 +49,14 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
         self.call_at = asyncio.get_running_loop().call_at
         self._loop = asyncio.get_running_loop()
         self._network = network
-        self._requests = Requests(network, driver.step, self)
         self._tasks: set[asyncio.Task[None]] = set()  # that open connections or resolve params
         self._lingering: set[asyncio.Task[None]] = set()  # that wait for the end of dropped connections
+        self._requests = Requests(
+            network,
+            driver.step,
+            spawn=partial(self._spawn, self._tasks),
+            linger=partial(self._spawn, self._lingering),
+        )
         self._queued = 0  # bytes sent since the loop last had a turn for them
         self._blocked: dict[Link | None, asyncio.Future[None]] = {}  # those whose write buffers are full
 
@@ -76,7 +81,7 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
     # ---- the core's commands ----------------------------------------------------------------------------------------
 
     def _open(self, command: OpenTransport) -> None:
-        self.attempts[command.link] = self._spawn(self._connect(command), self._tasks)
+        self.attempts[command.link] = self._spawn(self._tasks, self._connect(command))
 
     async def _connect(self, command: OpenTransport) -> None:
         link = command.link
@@ -112,7 +117,7 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
         self._let_go(link, connection)
 
     def _resolve(self, command: Resolve) -> None:
-        self._spawn(resolve(command, self.driver), self._tasks)
+        self._spawn(self._tasks, resolve(command, self.driver))
 
     def _send_request(self, command: SendRequest) -> None:
         self._requests.send(command)
@@ -149,23 +154,13 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
         if room is not None:
             room.set_result(None)
 
-    # ---- what requests need (see `polling.py`) ----------------------------------------------------------------------
-
-    def dialling(self, run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Have something run that connects."""
-        return self._spawn(run, self._tasks)
-
-    def lingering(self, run: Coroutine[Any, Any, None]) -> object:
-        """Have something run that the client's end waits for."""
-        return self._spawn(run, self._lingering)
-
     # ---- private ----------------------------------------------------------------------------------------------------
 
     def _let_go(self, link: Link, connection: Connection) -> None:
         self.unblocked(link)
-        self._spawn(connection.wait_closed(), self._lingering)
+        self._spawn(self._lingering, connection.wait_closed())
 
-    def _spawn(self, run: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
+    def _spawn(self, tasks: set[asyncio.Task[None]], run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         # Not `create_task`: an eager task factory would run it within a step.
         task = asyncio.Task(run, loop=self._loop)
         tasks.add(task)

@@ -3,8 +3,6 @@
 No text made here shows a URL, a header or what was answered but its status: they may hold tokens.
 """
 
-import zlib
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import h11
@@ -14,7 +12,7 @@ from websockets.uri import WebSocketURI
 from phx_proto.commands import SendRequest
 from phx_proto.errors import ConnectError
 
-from ..websocket.answer import USE_TLS
+from ..websocket.answer import USE_TLS, inflated
 from ..websocket.handshake import address_in, check_headers
 from ..websocket.options import NetworkOptions
 from ..websocket.reaching import place_of
@@ -30,72 +28,109 @@ _LARGEST_HEAD: Final = 2**16  # bytes
 _HTTP: Final = b"HTTP/1."
 
 
-@dataclass(frozen=True, slots=True)
-class HttpAnswer:
-    """A whole answer.
-
-    Attributes:
-        headers: Names in lower case.
-    """
-
-    status: int
-    headers: dict[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
-
-
 class HttpDialogue:
-    """The requests and answers of one connection.
+    """The requests of one connection, one after the other. What comes of each is told to its exchange.
 
     Args:
-        address: The server's.
+        command: The first request, as far as it says where to connect.
         network: What the connection is to be like.
+
+    Attributes:
+        address: Where to connect, in the words of WebSockets.
+        over: Whether nothing more can be asked, and the connection is to be dropped.
+        used_at: When the latest answer came.
+
+    Raises:
+        ConnectError: It says no such place.
     """
 
-    def __init__(self, address: WebSocketURI, network: NetworkOptions[Any]) -> None:
-        self._place = place_of(address.host, address.port)
-        self._host = host_of(address)
+    def __init__(self, command: SendRequest, network: NetworkOptions[Any]) -> None:
+        self.address = address_in(f"ws{command.url.removeprefix('http')}")
+        if network.ssl is not None and not self.address.secure:
+            raise ConnectError("an SSL context was given for an http:// URL: use https://")
+        self.over = False
+        self.used_at = 0.0
+        self._command: SendRequest | None = None  # that has no answer yet
+        self._place = place_of(self.address.host, self.address.port)
         self._limit = None if network.max_size is None else _LARGEST_ANSWER * network.max_size
         self._max_size = network.max_size
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_LARGEST_HEAD)
         self._head = b""  # how the answer begins
         self._response: h11.Response | None = None
         self._body = bytearray()
-        self._speaks_http = address.secure  # as far as is known
+        self._speaks_http = self.address.secure  # as far as is known
 
     @property
-    def reusable(self) -> bool:
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return self._command is None
+
+    def may_be_used(self, now: float) -> bool:
         """Whether another request can follow the one that was answered."""
-        return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+        return self.idle and not self.over and now - self.used_at < REUSED_WITHIN
 
     def request(self, command: SendRequest) -> bytes:
         """What to send for a request; the one before was answered.
 
         Raises:
-            ConnectError: No request can be made of this.
+            ConnectError: No request can be made of this, or the connection is over.
         """
+        if self.over:
+            raise self._ended()
         if self._http.our_state is h11.DONE:
             self._http.start_next_cycle()
         check_headers(command.headers)
-        pairs = [("host", self._host), *((name, value.strip(" \t")) for name, value in command.headers)]
+        pairs = [("host", _host_of(self.address)), *((name, value.strip(" \t")) for name, value in command.headers)]
         if not any(name.lower() == "user-agent" for name, _ in pairs):
             pairs.append(("user-agent", USER_AGENT))
         if command.method == "POST":
             pairs.append(("content-length", str(len(command.body))))
         headers = [(name.encode(), value.encode("latin-1")) for name, value in pairs]
+        target = "/" + command.url.split("://", 1)[1].partition("/")[2]
+        self._command = command
         self._response = None
         self._head = b""
         self._body.clear()
-        parts = [self._http.send(h11.Request(method=command.method, target=target_of(command.url), headers=headers))]
+        parts = [self._http.send(h11.Request(method=command.method, target=target, headers=headers))]
         if command.body:
             parts.append(self._http.send(h11.Data(data=command.body)))
         parts.append(self._http.send(h11.EndOfMessage()))
         return b"".join(filter(None, parts))
 
-    def receive(self, data: bytes) -> HttpAnswer | None:
-        """Takes a read (`b""` where the connection has ended), and gives the answer once it is whole.
+    def receive(self, data: bytes, now: float) -> None:
+        """Takes a read (`b""` where the connection has ended), in a step of the driver's; see `over` after it."""
+        command = self._command
+        if command is None:  # nothing was asked
+            self.over = True
+            return
+        try:
+            answered = self._read(data)
+        except ConnectError as error:
+            self.failed(error, now)
+            return
+        if not answered:
+            command.exchange.progressed(now)
+            return
+        assert self._response is not None, "a body follows its head"
+        self._command = None
+        self.used_at = now
+        self.over = not (self._http.our_state is h11.DONE and self._http.their_state is h11.DONE)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self._response.headers}
+        body = inflated(bytes(self._body), headers.get("content-encoding", ""), self._limit or 0)
+        command.exchange.answered(self._response.status_code, headers, body, now)
+
+    def failed(self, error: ConnectError, now: float) -> None:
+        """The connection is gone, and with it the request that is under way, if any; in a step likewise."""
+        command, self._command = self._command, None
+        self.over = True
+        if command is not None:
+            command.exchange.failed(error, now)
+
+    def _read(self, data: bytes) -> bool:
+        """Gives whether the answer is whole.
 
         Raises:
-            ConnectError: There will be none.
+            ConnectError: It will never be.
         """
         self._head += data[: len(_HTTP) - len(self._head)]
         try:
@@ -115,7 +150,7 @@ class HttpDialogue:
                                 f"{_LARGEST_ANSWER} times max_size, which is {self._max_size}"
                             )
                     case h11.EndOfMessage():
-                        return self._answer()
+                        return True
                     case h11.ConnectionClosed():
                         raise self._ended()
                     case _:
@@ -124,15 +159,7 @@ class HttpDialogue:
             if data:
                 raise ConnectError(f"{self._place} did not answer in HTTP{self._advice}") from None
             raise self._ended() from None
-        return None
-
-    def _answer(self) -> HttpAnswer:
-        assert self._response is not None, "a body follows its head"
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self._response.headers}
-        body = bytes(self._body)
-        if headers.get("content-encoding", "").strip().lower() in ("gzip", "x-gzip", "deflate"):
-            body = _inflated(body, self._limit or 0)
-        return HttpAnswer(self._response.status_code, headers, body)
+        return False
 
     def _ended(self) -> ConnectError:
         whole = "" if self._response is None else " whole"
@@ -143,33 +170,8 @@ class HttpDialogue:
         return "" if self._speaks_http else f" ({USE_TLS})"
 
 
-def address_of_request(command: SendRequest, network: NetworkOptions[Any]) -> WebSocketURI:
-    """Where to connect for a request, in the words of WebSockets.
-
-    Raises:
-        ConnectError: Nowhere.
-    """
-    address = address_in(f"ws{command.url.removeprefix('http')}")
-    if network.ssl is not None and not address.secure:
-        raise ConnectError("an SSL context was given for an http:// URL: use https://")
-    return address
-
-
-def host_of(address: WebSocketURI) -> str:
+def _host_of(address: WebSocketURI) -> str:
     """The header; an IPv6 zone means nothing to the server."""
     host = address.host.partition("%")[0]
     host = f"[{host}]" if ":" in host else host
     return host if address.port == (443 if address.secure else 80) else f"{host}:{address.port}"
-
-
-def target_of(url: str) -> str:
-    """The path and query of a URL."""
-    return "/" + url.split("://", 1)[1].partition("/")[2]
-
-
-def _inflated(body: bytes, limit: int) -> bytes:
-    """Servers compress without being asked."""
-    try:
-        return zlib.decompressobj(wbits=47).decompress(body, limit)
-    except zlib.error:
-        return body

@@ -28,8 +28,9 @@ class Watched(Protocol):
     """
 
     stuck: bool
-    aborted: bool
 
+    @property
+    def aborted(self) -> bool: ...
     @property
     def ending(self) -> object: ...
     @property

@@ -4,6 +4,7 @@ They are told what to send under the client's lock; the I/O thread alone reads a
 """
 
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 
 from phx_proto.commands import SendRequest
@@ -12,114 +13,57 @@ from phx_proto.link import Link
 
 from ..client.session import Step
 from ..client.transport import LinkProgress
-from ..longpoll.http import REUSED_WITHIN, HttpAnswer, HttpDialogue, address_of_request
+from ..longpoll.http import HttpDialogue
 from ..websocket.connection import DROPPED
 from ..websocket.options import Factory, NetworkOptions
 from .dialing import Attempt, Stream, dial
-from .interfaces import TransportDriver
 from .io_thread import IoThread
 
 
 class HttpConnection:
-    """One connection, with a request under way or idle.
-
-    Args:
-        stream: Connected.
-        http: What is said on it.
-        link: Whose it is.
-
-    Attributes:
-        command: The request that has no answer yet.
-        stuck: Whether the socket takes no more; the I/O thread is to call `writable` when it does.
-        aborted: Whether the socket is to be closed now.
-        ending: How it has ended; see `Connection`.
-    """
+    """One connection, with a request under way or idle; a `Watched` of the I/O thread."""
 
     readable = True
     has_early = False
+    ending = None
 
-    def __init__(self, stream: Stream, http: HttpDialogue, link: Link) -> None:
-        self.link = link
-        self.command: SendRequest | None = None
+    def __init__(self, stream: Stream, http: HttpDialogue) -> None:
+        self.http = http
         self.stuck = False
-        self.aborted = False
-        self.ending: tuple[int | None, str] | None = None
-        self._stream = stream
-        self._http = http
-        self._used_at = 0.0
+        self.stream = stream
         self._unwritten = memoryview(b"")
         stream.sock.setblocking(False)
 
     def fileno(self) -> int:
-        """For selectors."""
-        return self._stream.sock.fileno()
-
-    # ---- under the client's lock ------------------------------------------------------------------------------------
+        return self.stream.sock.fileno()
 
     @property
-    def fresh(self) -> bool:
-        """Whether it may be used again."""
-        return not self.aborted and monotonic() - self._used_at < REUSED_WITHIN
+    def aborted(self) -> bool:
+        return self.http.over
 
     def send(self, command: SendRequest) -> None:
-        """Send a request; the I/O thread writes it.
-
-        Raises:
-            ConnectError: It cannot be sent.
-        """
-        data = self._http.request(command)
-        tls = self._stream.tls
+        """Send a request, under the client's lock; the I/O thread writes it."""
+        data = self.http.request(command)
+        tls = self.stream.tls
         self._unwritten = memoryview(data if tls is None else tls.send(data))
-        self.command = command
-
-    def abort(self) -> None:
-        """Drop it; nothing more is told."""
-        self.command = None
-        self.aborted = True
 
     # ---- on the I/O thread ------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write what is to be sent, as far as the socket takes it."""
         while self._unwritten and not (self.stuck or self.aborted):
             try:
-                self._unwritten = self._unwritten[self._stream.sock.send(self._unwritten) :]
+                self._unwritten = self._unwritten[self.stream.sock.send(self._unwritten) :]
             except BlockingIOError:
                 self.stuck = True
             except OSError:  # what happened is told by the next read
                 self._unwritten = memoryview(b"")
 
     def writable(self) -> None:
-        """The socket takes more."""
         self.stuck = False
         self.flush()
 
-    def receive(self) -> HttpAnswer | None:
-        """One read; gives the answer once it is whole.
-
-        Raises:
-            ConnectError: There will be none.
-        """
-        try:
-            data = self._stream.receive()
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise ConnectError(f"the connection broke: {error}") from None
-        if data is None:
-            return None
-        if self.command is None:
-            raise ConnectError(DROPPED)
-        answer = self._http.receive(data)
-        if answer is not None:
-            self._used_at = monotonic()
-            self.aborted = not self._http.reusable
-        return answer
-
     def destroy(self) -> None:
-        """Close the socket; it must not be waited for any more."""
-        self.aborted = True
-        self._stream.sock.close()
+        self.stream.sock.close()
 
 
 class Requests:
@@ -127,7 +71,7 @@ class Requests:
 
     Args:
         network: How connections are opened.
-        driver: Of the client.
+        step: A step of the client's driver.
         io_thread: Reads and writes.
         start: Starts a thread that runs something, once the lock is released.
     """
@@ -135,12 +79,12 @@ class Requests:
     def __init__(
         self,
         network: NetworkOptions[Factory],
-        driver: TransportDriver,
+        step: Step,
         io_thread: IoThread,
         start: Callable[[Callable[[], None]], None],
     ) -> None:
         self._network = network
-        self._step: Step = driver.step
+        self._step = step
         self._io_thread = io_thread
         self._start = start
         self._attempts: dict[Link, set[Attempt]] = {}
@@ -150,33 +94,26 @@ class Requests:
 
     def send(self, command: SendRequest) -> None:
         """Send a request, on a connection that is there or a new one."""
-        link = command.link
-        for connection in tuple(self._connections.setdefault(link, set())):
-            if connection.command is not None:
-                continue
-            if connection.fresh:
+        for connection in self._connections.setdefault(command.link, set()):
+            if connection.http.may_be_used(monotonic()):
                 connection.send(command)
                 self._io_thread.wake()
                 return
-            self._forget(connection)
-        attempt = Attempt(LinkProgress(link, self._step))
-        self._attempts.setdefault(link, set()).add(attempt)
+            if connection.http.idle:
+                connection.http.over = True
+        attempt = Attempt(LinkProgress(command.link, self._step))
+        self._attempts.setdefault(command.link, set()).add(attempt)
         self._start(lambda: self._dial(command, attempt))
 
     def drop(self, link: Link) -> bool:
         """Drop all that a link has; gives whether it has anything."""
-        attempts, connections = self._attempts.pop(link, None), self._connections.pop(link, None)
-        for attempt in attempts or ():
+        connections = self._connections.pop(link, None)
+        for attempt in self._attempts.pop(link, ()):
             attempt.cancel()
         for connection in connections or ():
-            connection.abort()
+            connection.http.over = True
         self._io_thread.wake()
         return connections is not None
-
-    def _forget(self, connection: HttpConnection) -> None:
-        connection.abort()
-        self._connections.get(connection.link, set()).discard(connection)
-        self._io_thread.wake()
 
     def _opened(self, command: SendRequest, attempt: Attempt, connection: HttpConnection, now: float) -> None:
         attempts = self._attempts.get(command.link)
@@ -184,58 +121,44 @@ class Requests:
             connection.destroy()
             return
         attempts.discard(attempt)
-        self._connections[command.link].add(connection)
         try:
             connection.send(command)
         except ConnectError as error:
             command.exchange.failed(error, now)
+        connections = self._connections[command.link]
+        connections -= {one for one in connections if one.aborted}
+        connections.add(connection)
         self._io_thread.add(connection)
 
     # ---- on threads of their own ------------------------------------------------------------------------------------
 
     def _dial(self, command: SendRequest, attempt: Attempt) -> None:
         try:
-            address = address_of_request(command, self._network)
-            stream = dial(address, self._network, attempt)
+            http = HttpDialogue(command, self._network)
+            connection = HttpConnection(dial(http.address, self._network, attempt), http)
         except ConnectError as error:
             attempt.drop()
-            failure = error
-            self._step(lambda now: command.exchange.failed(failure, now))
+            self._step(partial(command.exchange.failed, error))
         except BaseException:
             attempt.drop()
             raise
         else:
-            connection = HttpConnection(stream, HttpDialogue(address, self._network), command.link)
-            self._step(lambda now: self._opened(command, attempt, connection, now))
+            self._step(partial(self._opened, command, attempt, connection))
 
     # ---- on the I/O thread ------------------------------------------------------------------------------------------
 
     def read(self, connection: HttpConnection) -> None:
         """A connection can be read."""
         try:
-            answer = connection.receive()
-        except ConnectError as error:
-            failure = error
-            self._step(lambda now: self._failed(connection, failure, now))
+            data = connection.stream.receive()
+        except BlockingIOError:
             return
-        if answer is not None:
-            self._step(lambda now: self._answered(connection, answer, now))
-        elif connection.command is not None:
-            self._step(connection.command.exchange.progressed)
+        except OSError as error:
+            self._step(partial(connection.http.failed, ConnectError(f"the connection broke: {error}")))
+        else:
+            if data is not None:
+                self._step(partial(connection.http.receive, data))
 
     def gone(self, connection: HttpConnection) -> None:
         """A connection was closed."""
-        self._step(lambda now: self._failed(connection, ConnectError(DROPPED), now))
-
-    def _answered(self, connection: HttpConnection, answer: HttpAnswer, now: float) -> None:
-        command, connection.command = connection.command, None
-        if connection.aborted:
-            self._forget(connection)
-        if command is not None:
-            command.exchange.answered(answer.status, answer.headers, answer.body, now)
-
-    def _failed(self, connection: HttpConnection, error: ConnectError, now: float) -> None:
-        command = connection.command
-        self._forget(connection)
-        if command is not None:
-            command.exchange.failed(error, now)
+        self._step(partial(connection.http.failed, ConnectError(DROPPED)))

@@ -62,7 +62,7 @@ class Transport(CommandTransport[Attempt, Connection]):
             on_end=driver.finish,
             on_crash=driver.fail,
         )
-        self._requests = Requests(network, driver, self.io_thread, self._start)
+        self._requests = Requests(network, driver.step, self.io_thread, self._start)
         self._held: set[Link] = set()  # those for which the core has callers wait
         self._links: dict[Connection, Link] = {}
         self._unwritten: dict[Connection, None] = {}  # a set of those to which something was sent

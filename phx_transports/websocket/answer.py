@@ -118,7 +118,7 @@ class Answer:
         joined: dict[str, str] = {}
         for name, value in _fields(response):
             joined[name] = f"{joined[name]}, {value}" if name in joined else value
-        body = _uncompressed(bytes(self._body[:LARGEST_BODY]), joined.get("content-encoding", ""))
+        body = inflated(bytes(self._body[:LARGEST_BODY]), joined.get("content-encoding", ""), LARGEST_BODY)
         return HandshakeRefused(status=response.status_code, body=body, headers=joined)
 
     def _unreadable(self, *, ended: bool) -> ConnectError:
@@ -149,9 +149,15 @@ def _fields(response: h11.Response | h11.InformationalResponse) -> list[tuple[st
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers]
 
 
-def _uncompressed(body: bytes, encoding: str) -> bytes:
-    """The body as it is to be read, also where it was cut; servers compress without being asked."""
+def inflated(body: bytes, encoding: str, limit: int) -> bytes:
+    """A body as it is to be read, also where it was cut; servers compress without being asked.
+
+    Args:
+        body: As it came.
+        encoding: Of its head, if any.
+        limit: The largest in bytes; 0 for none.
+    """
     for bits in _WINDOW_BITS.get(encoding.strip().lower(), ()):
         with contextlib.suppress(zlib.error):
-            return zlib.decompressobj(wbits=bits).decompress(body, LARGEST_BODY)
+            return zlib.decompressobj(wbits=bits).decompress(body, limit)
     return body

@@ -49,7 +49,7 @@ from phx_proto.commands import (
 from phx_proto.errors import ConnectError
 from phx_proto.link import Link
 
-from ..longpoll.http import REUSED_WITHIN, HttpDialogue, address_of_request
+from ..longpoll.http import HttpDialogue
 from ..websocket.answer import USE_NO_TLS
 from ..websocket.cutter import Cutter, over_limit
 from ..websocket.handshake import Handshake
@@ -124,11 +124,9 @@ class Machine:
     def _ask(self, command: SendRequest, streams: "list[PollStream]") -> None:
         """Send a request on a stream that is there, or on a new one."""
         streams[:] = [stream for stream in streams if stream.wanted]
-        latest = max((stream.used_at for stream in streams), default=0.0)
-        for stream in streams:
-            if stream.idle and latest - stream.used_at < REUSED_WITHIN:
-                stream.request(command)
-                return
+        latest = max((stream.used_at for stream in streams), default=0.0)  # about now
+        if any(stream.request(command, latest) for stream in streams):
+            return
         stream = PollStream(command, self)
         streams.append(stream)
         self._new.append(stream)
@@ -356,12 +354,11 @@ class Stream:
 class PollStream(Stream):
     """A stream for the HTTP requests of a link that is polled, one after the other."""
 
-    __slots__ = ("_http", "_request", "used_at")
+    __slots__ = ("_first", "_http")
 
     def __init__(self, command: SendRequest, machine: Machine) -> None:
         super().__init__(command, machine)
-        self.used_at = 0.0  # when the latest answer came
-        self._request: SendRequest | None = command  # that has no answer yet
+        self._first = command
         self._http: HttpDialogue | None = None  # once it is connected
 
     @property
@@ -370,60 +367,46 @@ class PollStream(Stream):
         return self._http is not None
 
     @property
-    def idle(self) -> bool:
-        """Whether another request may be sent on it."""
-        return self._request is None
+    def used_at(self) -> float:
+        """When the latest answer came."""
+        return 0.0 if self._http is None else self._http.used_at
 
-    def request(self, command: SendRequest) -> None:
-        """Send another request."""
-        assert self._http is not None, "one was answered before"
-        self._request = command
+    def request(self, command: SendRequest, now: float) -> bool:
+        """Send another request, if that can be done now; gives whether."""
+        if self._http is None or not self._http.may_be_used(now):
+            return False
         self._out += self._http.request(command)
+        return True
 
     def connected(self, now: float) -> None:
         """The stream is open, TLS included; the request is to be written."""
-        command = self._request
-        if self.state is not StreamState.WANTED or command is None:
+        if self.state is not StreamState.WANTED:
             return
-        network: NetworkOptions[Any] = NetworkOptions(max_size=self._machine.max_size)
         try:
-            self._http = HttpDialogue(address_of_request(command, network), network)
-            self.request(command)
+            self._http = HttpDialogue(self._first, NetworkOptions(max_size=self._machine.max_size))
+            self._out += self._http.request(self._first)
         except ConnectError as error:
-            self.failed(error, now)
+            self._drop()
+            self._first.exchange.failed(error, now)
 
     def failed(self, error: ConnectError, now: float) -> None:
         """The stream could not be opened, or broke."""
         if self.state is StreamState.WANTED:
             self._drop()
-            if self._request is not None:
-                self._request.exchange.failed(error, now)
+            (self._first.exchange if self._http is None else self._http).failed(error, now)
 
     def receive_data(self, data: bytes, now: float) -> None:
         """A read brought this."""
-        if self.state is StreamState.WANTED and data:
+        if data:
             self._take(data, now)
 
     def receive_eof(self, now: float) -> None:
         """The peer has ended the stream."""
-        if self.state is StreamState.WANTED:
-            self._take(b"", now)
+        self._take(b"", now)
 
     def _take(self, data: bytes, now: float) -> None:
-        command = self._request
-        if command is None or self._http is None:  # nothing was asked, or it ended
-            self._drop()
-            return
-        try:
-            answer = self._http.receive(data)
-        except ConnectError as error:
-            self.failed(error, now)
-            return
-        if answer is None:
-            command.exchange.progressed(now)
-            return
-        self._request = None
-        self.used_at = now
-        if not self._http.reusable:
-            self._drop()
-        command.exchange.answered(answer.status, answer.headers, answer.body, now)
+        if self.state is StreamState.WANTED:
+            if self._http is not None:
+                self._http.receive(data, now)
+            if self._http is None or self._http.over:
+                self._drop()
