@@ -218,7 +218,7 @@ class Watched:
             assert kind == "leave", "a ref was given twice"
             assert before.life is life, "a ref was given twice"
             return
-        deadline = self.now + (self.setup.options.join.timeout if timeout is None else timeout)
+        deadline = self.now + (self.client.options.join.timeout if timeout is None else timeout)
         self.calls[ref] = Call(kind, ref, life, deadline, arguments[1] if kind == "push" else None)
 
     # ---- commands ----------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ class Watched:
         if isinstance(event, ChannelEnded):
             self._channels_ended[event.topic] += 1
         if isinstance(event, Disconnected) and event.reason.startswith("nothing was heard"):
-            assert self.now - self.heard_at >= self.setup.options.heartbeat - 1e-3, "the peer lives"
+            assert self.now - self.heard_at >= self.client.options.heartbeat - 1e-3, "the peer lives"
         if isinstance(event, InboxOverflow) and event.topic is not None:
             life = [life for life in self.lives if life.topic == event.topic][-1]
             assert life.bound is not None, "a bound that nobody set"
@@ -309,7 +309,7 @@ class Watched:
         """One read; every message that a joined channel is to have is in its inbox then."""
         proto = self.client.proto
         open_before = self.connection is not None and not self.connection.closing
-        roomy = self.state is SocketState.OPEN and proto.stats.backlog < self.setup.options.flow.hard
+        roomy = self.state is SocketState.OPEN and proto.stats.backlog < self.client.options.flow.hard
         before = {
             life: life.channel.join_ref
             for life in self.lives
@@ -389,12 +389,12 @@ class Watched:
         if connection is not None and connection.paused:
             assert not connection.closing, "the server's close frame is not read"
             assert not sent, "a reply is awaited and not read"
-            assert self.client.proto.stats.backlog > self.setup.options.flow.low, "reading does not go on"
+            assert self.client.proto.stats.backlog > self.client.options.flow.low, "reading does not go on"
         assert set(sent) <= {connection.link if connection else None}, "a call outlives its connection"
         left = {call.life.topic for call in self._going_on if call.kind == "leave" and call.life}
         joined = {life.topic for life in self.lives if life.channel.state is ChannelState.JOINED}
         assert not left & joined, "a leave goes on beside a newer join"
-        assert len(self.joins) <= self.setup.options.joins_in_flight, "more joins are under way than may be"
+        assert len(self.joins) <= self.client.options.joins_in_flight, "more joins are under way than may be"
         assert all(queue in self.runnable for queue in self.client.queues if queue.deliveries), (
             "a message waits for nobody"
         )
@@ -404,7 +404,7 @@ class Watched:
     def check_deadlines(self) -> None:
         """After timeouts."""
         assert all(call.deadline > self.now for call in self._going_on), "a call goes on beyond its time"
-        connection, longest = self.connection, self.setup.options.flow.longest_pause
+        connection, longest = self.connection, self.client.options.flow.longest_pause
         assert connection is None or not connection.paused or self._paused_at + longest >= self.now, "the pause is long"
 
     def _check_stats(self) -> None:

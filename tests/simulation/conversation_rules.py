@@ -5,83 +5,79 @@ they do it, on the connections of `network.py`, and `contract.py` what must hold
 closed, after the network has become healthy and all has settled, or in the midst of it all.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from contract import START, Life
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from model import World
 from network import SECRET, Connection, Setup, give_params
+from player import Machine, rule
 
 from phx_proto.errors import ConnectError
 from phx_proto.message import PHX_REPLY
 from phx_proto.options import JoinPolicy, Refusal, ServerClose
 from phx_proto.queues import Bound, Drop
+from phx_proto.states import SocketState
 
-TOPICS: Final = st.sampled_from(["room:a", "room:b", "room:c", "room:a", "other"])
-PARAMS: Final[st.SearchStrategy[Any]] = st.sampled_from([None, {"token": SECRET}, give_params])
-BOUNDS: Final = st.sampled_from([None, None, None, Bound(2, Drop.OLDEST), Bound(2, Drop.NEWEST)])
-EVENTS: Final = st.sampled_from(
-    ["echo", "deny", "twice", "noisy", "flood", "later", "slow", "never", "crash", "stop", "noisy", "echo", "flood"]
+TOPICS: Final = ("room:a", "room:b", "room:c", "room:a", "other")
+PARAMS: Final[Sequence[Any]] = (None, {"token": SECRET}, give_params)
+BOUNDS: Final = (None, None, None, Bound(2, Drop.OLDEST), Bound(2, Drop.NEWEST))
+EVENTS: Final = (
+    *("echo", "deny", "twice", "noisy", "flood", "later", "slow", "never", "crash", "stop", "noisy", "echo", "flood"),
 )
-PAYLOADS: Final[st.SearchStrategy[Any]] = st.sampled_from([{"a": 1}, [1, "b"], None, b"\x00bytes", {"c": {}}])
-TIMEOUTS: Final = st.sampled_from([10.0, 10.0, 0.0, 1.0, 40.0])
-SECONDS: Final = st.sampled_from([0.001, 0.2, 0.2, 1.0, 1.0, 3.0, 10.0, 31.0, 75.0])
-POLICIES: Final = st.sampled_from(
-    [
-        JoinPolicy(),
-        JoinPolicy(),
-        JoinPolicy(refusal=Refusal.RETRY, server_close=ServerClose.REJOIN),
-        JoinPolicy(refusal=Refusal.FINAL, timeout=3.0),
-    ]
+PAYLOADS: Final[Sequence[Any]] = ({"a": 1}, [1, "b"], None, b"\x00bytes", {"c": {}})
+TIMEOUTS: Final = (10.0, 10.0, 0.0, 1.0, 40.0)
+SECONDS: Final = (0.001, 0.2, 0.2, 1.0, 1.0, 3.0, 10.0, 31.0, 75.0)
+POLICIES: Final = (
+    JoinPolicy(),
+    JoinPolicy(),
+    JoinPolicy(refusal=Refusal.RETRY, server_close=ServerClose.REJOIN),
+    JoinPolicy(refusal=Refusal.FINAL, timeout=3.0),
 )
-ANSWERS: Final[st.SearchStrategy[Any]] = st.sampled_from([{"token": SECRET}, None, RuntimeError(SECRET), float("inf")])
+ANSWERS: Final[Sequence[Any]] = ({"token": SECRET}, None, RuntimeError(SECRET), float("inf"))
 #: What arrives at once: nothing, what the client says, what the server says, or all that they have to say.
-THEN: Final = st.sampled_from(["", "to server", "to client", "flow", "flow"])
-FEW: Final = st.integers(1, 7)
-PICK: Final = st.integers(0, 5)
-JUNK: Final = st.sampled_from(
-    [
-        "",
-        "junk",
-        b"",
-        b"\x09\x01",
-        "[1,2,3]",
-        f'["{SECRET}",{{"x":"{SECRET}"}}]',
-        '[null,null,"room:a","phx_reply",{}]',
-        '[null,"999999","room:a","phx_reply",{"status":"ok","response":{}}]',
-        '["old",null,"room:a","news",{"n":-1}]',
-        '["old","old","room:a","phx_close",{}]',
-        '["old","old","room:b","phx_error",{}]',
-        '["old","1","room:a","phx_join",{}]',
-        '[null,null,"nowhere","news",{"n":-1}]',
-        '{"topic":"nowhere","event":"news","payload":{"n":-1},"ref":null}',
-        '{"topic":"room:a","event":"phx_error","payload":{},"ref":"old"}',
-    ]
+THEN: Final = ("", "to server", "to client", "flow", "flow")
+BOTH: Final = (False, True)
+FEW: Final = range(1, 8)
+PICK: Final = range(6)
+JUNK: Final = (
+    "",
+    "junk",
+    b"",
+    b"\x09\x01",
+    "[1,2,3]",
+    f'["{SECRET}",{{"x":"{SECRET}"}}]',
+    '[null,null,"room:a","phx_reply",{}]',
+    '[null,"999999","room:a","phx_reply",{"status":"ok","response":{}}]',
+    '["old",null,"room:a","news",{"n":-1}]',
+    '["old","old","room:a","phx_close",{}]',
+    '["old","old","room:b","phx_error",{}]',
+    '["old","1","room:a","phx_join",{}]',
+    '[null,null,"nowhere","news",{"n":-1}]',
+    '{"topic":"nowhere","event":"news","payload":{"n":-1},"ref":null}',
+    '{"topic":"room:a","event":"phx_error","payload":{},"ref":"old"}',
 )
 
 
-class Conversation(RuleBasedStateMachine):
+class Conversation(Machine):
     """Everything that may happen."""
 
     world: World
 
-    @initialize(
-        setup=st.builds(
-            Setup,
-            vsn=st.sampled_from([2, 2, 1]),
-            callables=st.booleans(),
-            seed=st.none() | st.integers(0, 9),
-            policy=POLICIES,
-        ),
-        topics=st.sampled_from(["", "a", "ab", "abc", "abc", "abc"]),
+    @rule(
+        vsn=(2, 2, 1),
+        callables=BOTH,
+        seed=(None, None, *range(10)),
+        policy=POLICIES,
+        topics=("", "a", "ab", "abc", "abc", "abc"),
         bound=BOUNDS,
-        settled=st.booleans(),
-        ending=st.sampled_from(["close", "disconnect", "abort"]),
+        settled=BOTH,
+        ending=("close", "disconnect", "abort"),
+        again=(False, False, False, True),
     )
-    def begin(self, setup: Setup, topics: str, bound: Bound | None, settled: bool, ending: str) -> None:
+    def begin(self, topics: str, bound: Bound | None, settled: bool, ending: str, **options: Any) -> None:
         """Many runs begin with some topics joined."""
-        self.world = World(setup)
+        self.world = World(Setup(**options))
         self.settled = settled
         self.ending = ending
         self.steps = 0
@@ -96,17 +92,16 @@ class Conversation(RuleBasedStateMachine):
 
     # ---- the application --------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.world.state.value == "idle")
-    @rule(timeout=st.sampled_from([float("inf"), 30.0]))
+    @rule(lambda self: self.world.state is SocketState.IDLE, timeout=(float("inf"), 30.0))
     def connect(self, timeout: float) -> None:
         self.world.tell("proto", 0, "connect", self.world.now, timeout=timeout)
 
     @rule(
         topic=TOPICS,
         params=PARAMS,
-        tapped=st.booleans(),
+        tapped=BOTH,
         bound=BOUNDS,
-        joins=st.sampled_from([True, True, True, False]),
+        joins=(True, True, True, False),
         then=THEN,
     )
     def new_channel(self, topic: str, params: Any, tapped: bool, bound: Bound | None, joins: bool, then: str) -> None:
@@ -115,20 +110,17 @@ class Conversation(RuleBasedStateMachine):
             self.world.join(life, None)
         self.then(then)
 
-    @precondition(lambda self: self.world.lives)
-    @rule(pick=PICK, timeout=st.none() | TIMEOUTS, then=THEN)
+    @rule(lambda self: self.world.lives, pick=PICK, timeout=(None, *TIMEOUTS), then=THEN)
     def join(self, pick: int, timeout: float | None, then: str) -> None:
         self.world.join(self.life(pick), timeout)
         self.then(then)
 
-    @precondition(lambda self: self.lively)
-    @rule(pick=PICK, timeout=TIMEOUTS, then=THEN)
+    @rule(lambda self: self.lively, pick=PICK, timeout=TIMEOUTS, then=THEN)
     def leave(self, pick: int, timeout: float, then: str) -> None:
         self.world.leave(self.life(pick), timeout)
         self.then(then)
 
-    @precondition(lambda self: self.lively)
-    @rule(pick=PICK, timeout=TIMEOUTS, bound=BOUNDS, then=THEN)
+    @rule(lambda self: self.lively, pick=PICK, timeout=TIMEOUTS, bound=BOUNDS, then=THEN)
     def change_channels(self, pick: int, timeout: float, bound: Bound | None, then: str) -> None:
         """Leave a topic, and join it anew at once."""
         old = self.life(pick)
@@ -138,14 +130,12 @@ class Conversation(RuleBasedStateMachine):
             self.world.join(life, None)
         self.then(then)
 
-    @precondition(lambda self: self.lively)
-    @rule(pick=PICK, event=EVENTS, payload=PAYLOADS, timeout=TIMEOUTS, then=THEN)
+    @rule(lambda self: self.lively, pick=PICK, event=EVENTS, payload=PAYLOADS, timeout=TIMEOUTS, then=THEN)
     def push(self, pick: int, event: str, payload: Any, timeout: float, then: str) -> None:
         self.world.push(self.life(pick), event, payload, timeout)
         self.then(then)
 
-    @precondition(lambda self: self.lively)
-    @rule(pick=PICK, event=EVENTS, payload=PAYLOADS, then=THEN)
+    @rule(lambda self: self.lively, pick=PICK, event=EVENTS, payload=PAYLOADS, then=THEN)
     def cast(self, pick: int, event: str, payload: Any, then: str) -> None:
         self.world.cast(self.life(pick), event, payload)
         self.then(then)
@@ -155,25 +145,23 @@ class Conversation(RuleBasedStateMachine):
         self.world.ping(timeout)
         self.then(then)
 
-    @precondition(lambda self: self.world.calls)
-    @rule(pick=PICK)
+    @rule(lambda self: self.world.calls, pick=PICK)
     def cancel(self, pick: int) -> None:
         calls = list(self.world.calls.values())
         self.world.cancel(calls[-1 - pick % len(calls)])
 
     @rule()
     def reconnect(self) -> None:
-        idle = self.world.state.value == "idle"
+        idle = self.world.state is SocketState.IDLE
         self.world.tell("proto", 0, "reconnect", self.world.now, refused=idle or self.world.ending)
 
-    @precondition(lambda self: self.steps > 20)
-    @rule(how=st.sampled_from(["close", "disconnect"]))
+    @rule(lambda self: self.steps > 20, how=("close", "disconnect"))
     def end(self, how: str) -> None:
         self.world.end(how)
 
     # ---- the adapter ------------------------------------------------------------------------------------------------
 
-    @rule(how=st.sampled_from(["take", "take", "handle", "read"]), limit=FEW)
+    @rule(how=("take", "take", "handle", "read"), limit=FEW)
     def work(self, how: str, limit: int) -> None:
         """The handlers get on, but slowly."""
         world = self.world
@@ -183,20 +171,17 @@ class Conversation(RuleBasedStateMachine):
             "read": world.read,
         }[how]()
 
-    @precondition(lambda self: self.world.questions)
-    @rule(value=ANSWERS, then=THEN)
+    @rule(lambda self: self.world.questions, value=ANSWERS, then=THEN)
     def answer(self, value: Any, then: str) -> None:
         self.world.answer(value)
         self.then(then)
 
-    @precondition(lambda self: self.world.attempt)
-    @rule(then=THEN)
+    @rule(lambda self: self.world.attempt, then=THEN)
     def open(self, then: str) -> None:
         self.world.open()
         self.then(then)
 
-    @precondition(lambda self: self.world.attempt)
-    @rule(status=st.sampled_from([None, None, 503, 429, 408, 500, 403, 404]), then=THEN)
+    @rule(lambda self: self.world.attempt, status=(None, None, 503, 429, 408, 500, 403, 404), then=THEN)
     def fail_attempt(self, status: int | None, then: str) -> None:
         """The server refuses the handshake, or is not even there."""
         if status is None:
@@ -211,7 +196,7 @@ class Conversation(RuleBasedStateMachine):
 
     # ---- time -------------------------------------------------------------------------------------------------------
 
-    @rule(seconds=SECONDS, how=st.sampled_from(["live", "live", "stand still", "oversleep"]))
+    @rule(seconds=SECONDS, how=("live", "live", "stand still", "oversleep"))
     def pass_time(self, seconds: float, how: str) -> None:
         """Everything arrives meanwhile, or nothing; or the adapter comes late to its timer and to what arrives."""
         if how == "live":
@@ -237,15 +222,14 @@ class Conversation(RuleBasedStateMachine):
     def flow(self) -> None:
         self.world.flow()
 
-    @rule(limit=FEW, to=st.sampled_from(["client", "client", "server"]))
+    @rule(limit=FEW, to=("client", "client", "server"))
     def deliver(self, limit: int, to: str) -> None:
         if to == "client":
             self.world.deliver_to_client(limit)
         else:
             self.world.deliver_to_servers(limit)
 
-    @precondition(lambda self: self.is_served)
-    @rule(how=st.sampled_from(["cut", "cut", "disconnect", "drain", "abort", 1000, 1001, 1011, 1012]))
+    @rule(lambda self: self.is_served, how=("cut", "cut", "disconnect", "drain", "abort", 1000, 1001, 1011, 1012))
     def lose(self, how: str | int) -> None:
         """The network is cut, or the server ends the connection."""
         connection = self.served
@@ -260,20 +244,26 @@ class Conversation(RuleBasedStateMachine):
 
     # ---- the server -------------------------------------------------------------------------------------------------
 
-    @rule(answers=st.lists(st.sampled_from(["accept", "refuse", "crash", "wait", "wait"]), min_size=1, max_size=2))
-    def prepare(self, answers: list[str]) -> None:
-        """What the next joins get."""
-        self.world.answers.extend(answers)
+    @rule(answer=("accept", "refuse", "crash", "wait", "wait"))
+    def prepare(self, answer: str) -> None:
+        """What the next join gets."""
+        self.world.answers.append(answer)
 
-    @precondition(lambda self: self.is_served and self.served.service.waiting)
-    @rule(answer=st.sampled_from(["accept", "accept", "refuse", "crash"]), then=THEN)
+    @rule(
+        lambda self: self.is_served and self.served.service.waiting,
+        answer=("accept", "accept", "refuse", "crash"),
+        then=THEN,
+    )
     def answer_join(self, answer: str, then: str) -> None:
         self.served.service.answer_join(answer)
         self.served.serve()
         self.then(then)
 
-    @precondition(lambda self: self.is_served and (self.served.service.owed or self.served.service.unfinished))
-    @rule(pick=PICK, then=THEN)
+    @rule(
+        lambda self: self.is_served and (self.served.service.owed or self.served.service.unfinished),
+        pick=PICK,
+        then=THEN,
+    )
     def catch_up(self, pick: int, then: str) -> None:
         """A reply that was put off is sent, or a message handled at last."""
         service = self.served.service
@@ -284,8 +274,13 @@ class Conversation(RuleBasedStateMachine):
         self.served.serve()
         self.then(then)
 
-    @precondition(lambda self: self.is_served and self.served.service.channels)
-    @rule(pick=PICK, event=st.sampled_from(["news", "news", "noise"]), times=FEW, then=THEN)
+    @rule(
+        lambda self: self.has_channels,
+        pick=PICK,
+        event=("news", "news", "noise"),
+        times=FEW,
+        then=THEN,
+    )
     def server_pushes(self, pick: int, event: str, times: int, then: str) -> None:
         service = self.served.service
         for _ in range(times):
@@ -293,21 +288,23 @@ class Conversation(RuleBasedStateMachine):
         self.served.serve()
         self.then(then)
 
-    @precondition(lambda self: self.is_served and self.served.service.channels)
-    @rule(pick=PICK, times=st.integers(5, 12), reads=st.integers(1, 3))
+    @rule(lambda self: self.has_channels, pick=PICK, times=range(5, 13), reads=range(1, 4))
     def overwhelm(self, pick: int, times: int, reads: int) -> None:
         """More comes than the handlers can take."""
         self.flood(pick, times, reads)
 
-    @precondition(lambda self: self.is_served)
-    @rule(topic=TOPICS, event=st.sampled_from(["news", "news", "noise"]), then=THEN)
+    @rule(lambda self: self.is_served, topic=TOPICS, event=("news", "news", "noise"), then=THEN)
     def server_broadcasts(self, topic: str, event: str, then: str) -> None:
         self.served.service.broadcast(topic, event)
         self.served.serve()
         self.then(then)
 
-    @precondition(lambda self: self.is_served and self.served.service.channels)
-    @rule(pick=PICK, how=st.sampled_from(["crash", "crash", "stop"]), then=THEN)
+    @rule(
+        lambda self: self.has_channels,
+        pick=PICK,
+        how=("crash", "crash", "stop"),
+        then=THEN,
+    )
     def server_ends_channel(self, pick: int, how: str, then: str) -> None:
         service = self.served.service
         channel = service.channels[pick % len(service.channels)]
@@ -316,21 +313,18 @@ class Conversation(RuleBasedStateMachine):
         self.served.serve()
         self.then(then)
 
-    @precondition(lambda self: self.is_served and self.served.service.past)
-    @rule(pick=PICK, then=THEN)
+    @rule(lambda self: self.is_served and self.served.service.past, pick=PICK, then=THEN)
     def straggler(self, pick: int, then: str) -> None:
         """A message of some join comes late, when there is perhaps a newer one."""
         self.served.send(self.served.service.straggler(pick))
         self.then(then)
 
-    @precondition(lambda self: self.is_served)
-    @rule(frame=JUNK, then=THEN)
+    @rule(lambda self: self.is_served, frame=JUNK, then=THEN)
     def junk(self, frame: str | bytes, then: str) -> None:
         self.served.send(frame)
         self.then(then)
 
-    @precondition(lambda self: self.is_served)
-    @rule(pick=PICK, then=THEN)
+    @rule(lambda self: self.is_served, pick=PICK, then=THEN)
     def reply_again(self, pick: int, then: str) -> None:
         """A second reply to something."""
         connection = self.served
@@ -341,14 +335,11 @@ class Conversation(RuleBasedStateMachine):
 
     # ---- always -----------------------------------------------------------------------------------------------------
 
-    @invariant()
-    def holds(self) -> None:
+    def check(self) -> None:
         self.steps += 1
         self.world.check()
 
-    def teardown(self) -> None:
-        if not hasattr(self, "world"):
-            return
+    def finish(self) -> None:
         world = self.world
         if self.settled:
             world.tick()
@@ -393,6 +384,10 @@ class Conversation(RuleBasedStateMachine):
     @property
     def is_served(self) -> bool:
         return bool(self.world.served)
+
+    @property
+    def has_channels(self) -> bool:
+        return self.is_served and bool(self.served.service.channels)
 
     @property
     def served(self) -> Connection:

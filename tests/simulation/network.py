@@ -67,8 +67,8 @@ class Setup:
     callables: bool = False  # whether params are asked for at every connect
     seed: int | None = None  # without one every wait is the longest of its range
     policy: JoinPolicy = JoinPolicy()  # noqa: RUF009
+    again: bool = False  # whether it is played twice, to see that the same comes of it
 
-    @property
     def options(self) -> ClientOptions:
         """Bounds so small that a run comes to them."""
         flow = FlowLimits(high=4, low=1, hard=10)
@@ -98,13 +98,14 @@ class Outcome:
 
 
 class Notebook:
-    """A client, with all that it was told and all that it said."""
+    """A client, with all that it was told and all that it said, if it is to be played again."""
 
     def __init__(self, setup: Setup) -> None:
         router = Router()
         router.add(save, "news")
         router.add(count, "news", concurrency=2)
         self.setup = setup
+        self.options = setup.options()
         self.proto = ClientProtocol(
             "wss://example.com/socket",
             params=give_params if setup.callables else {"token": SECRET},
@@ -112,7 +113,7 @@ class Notebook:
             headers={"authorization": SECRET},
             serializer=V2() if setup.vsn == 2 else V1(),
             router=router,
-            options=setup.options,
+            options=self.options,
             rng=None if setup.seed is None else Random(setup.seed),
         )
         self.channels: list[Channel] = []
@@ -125,7 +126,8 @@ class Notebook:
 
     def tell(self, target: str, number: int, call: str, *arguments: Any, **options: Any) -> Outcome:
         """Give the client one input; a `PhxError` is an outcome, anything else that is raised is a bug."""
-        self.inputs.append(Input(target, number, call, arguments, options))
+        if self.setup.again:
+            self.inputs.append(Input(target, number, call, arguments, options))
         result: Any = None
         error: PhxError | None = None
         try:
@@ -141,17 +143,18 @@ class Notebook:
         for command in outcome.commands:
             if isinstance(command, OpenTransport):
                 self.links[command.link.number] = command.link
-        self.outputs.append(
-            (
-                repr(result),
-                repr(error),
-                *map(_whole, outcome.commands),
-                *map(repr, outcome.events),
-                *map(repr, outcome.runnable),
-                *map(repr, [_shown(item) for _, item in outcome.tapped]),
-                f"{proto.state} {proto.next_timeout()} {proto.stats}",
+        if self.setup.again:
+            self.outputs.append(
+                (
+                    repr(result),
+                    repr(error),
+                    *map(_whole, outcome.commands),
+                    *map(repr, outcome.events),
+                    *map(repr, outcome.runnable),
+                    *map(repr, [_shown(item) for _, item in outcome.tapped]),
+                    f"{proto.state} {proto.next_timeout()} {proto.stats}",
+                )
             )
-        )
         return outcome
 
     def take(self, number: int, limit: int) -> list[Message[Any]]:

@@ -1,79 +1,82 @@
 """Whatever is joined, left and cut, and however the limit changes: each topic is joined once, no message twice."""
 
 from collections import Counter
+from collections.abc import Sequence
 from random import Random
+from typing import Final, TypeVar
 
 from farm import Farm, rooms
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from player import Machine, rule
 
 from phx_proto.errors import JoinCancelled
 from phx_proto.events import ChannelEnded, ChannelErrored, Closed, JoinFailed
 from phx_proto.options import ClientOptions, JoinPolicy
 from phx_proto.states import SocketState
 
-TOPICS = rooms(1, 12)
-
+TOPICS: Final = rooms(1, 12)
+#: Which of several, as a number whose bits say it.
+SOME: Final = range(1, 2**12)
 
 #: Nothing times out while it stands still.
-_PATIENT = ClientOptions(joins_in_flight=2, heartbeat=1e6, timeout=1e6, join=JoinPolicy(timeout=1e6))
+_PATIENT: Final = ClientOptions(joins_in_flight=2, heartbeat=1e6, timeout=1e6, join=JoinPolicy(timeout=1e6))
 
 
-class Sockets(RuleBasedStateMachine):
+class Sockets(Machine):
     """A client and its server, which agree on what is joined whenever all has come to rest."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    @rule()
+    def begin(self) -> None:
         self.farm = Farm(3, _PATIENT, rng=Random(0))
         self.farm.connect()
         self.joined: set[str] = set()
         self.left: set[str] = set()
 
-    @rule(topics=st.sets(st.sampled_from(TOPICS), min_size=1))
-    def join(self, topics: set[str]) -> None:
-        new = sorted(topics - self.joined)
-        self.joined |= topics
+    @rule(some=SOME)
+    def join(self, some: int) -> None:
+        topics = _chosen(TOPICS, some)
+        new = [topic for topic in topics if topic not in self.joined]
+        self.joined |= set(topics)
         self.farm.join(*new)
 
-    @precondition(lambda self: self.joined)
-    @rule(data=st.data())
-    def leave(self, data: st.DataObject) -> None:
-        topics = data.draw(st.sets(st.sampled_from(sorted(self.joined)), min_size=1))
-        self.joined -= topics
-        self.left |= topics
-        self.farm.leave(*sorted(topics))
+    @rule(lambda self: self.joined, some=SOME)
+    def leave(self, some: int) -> None:
+        topics = _chosen(sorted(self.joined), some)
+        self.joined -= set(topics)
+        self.left |= set(topics)
+        self.farm.leave(*topics)
 
-    @precondition(lambda self: self.farm.links)
-    @rule(data=st.data())
-    def cut(self, data: st.DataObject) -> None:
-        numbers = data.draw(st.sets(st.integers(0, len(self.farm.links) - 1), min_size=1))
-        self.farm.cut(*numbers)
+    @rule(lambda self: self.farm.links, some=SOME)
+    def cut(self, some: int) -> None:
+        self.farm.cut(*_chosen(range(len(self.farm.links)), some))
 
-    @precondition(lambda self: self.joined)
-    @rule(data=st.data())
-    def crash(self, data: st.DataObject) -> None:
-        self.farm.crash(data.draw(st.sampled_from(sorted(self.joined))))
+    @rule(lambda self: self.joined, pick=range(12))
+    def crash(self, pick: int) -> None:
+        self.farm.crash(sorted(self.joined)[pick % len(self.joined)])
 
-    @rule(limit=st.integers(1, 5) | st.none())
+    @rule(limit=(None, *range(1, 6)))
     def change_limit(self, limit: int | None) -> None:
         self.farm.limit = limit
 
-    @rule(topics=st.sets(st.sampled_from(TOPICS), min_size=1))
-    def broadcast(self, topics: set[str]) -> None:
-        self.farm.broadcast(*sorted(topics))
+    @rule(some=SOME)
+    def broadcast(self, some: int) -> None:
+        self.farm.broadcast(*_chosen(TOPICS, some))
 
-    @rule(held=st.booleans())
+    @rule(held=(False, True))
     def hold(self, held: bool) -> None:
         """What is under way stands still, or arrives."""
         self.farm.held = held
         self.farm.run()
 
-    @rule(seconds=st.sampled_from([0.01, 0.5, 2.0]))
+    @rule(seconds=(0.01, 0.5, 2.0))
     def wait(self, seconds: float) -> None:
         self.farm.advance(seconds)
 
-    @invariant()
-    def nothing_of_the_limit_is_told(self) -> None:
+    def check(self) -> None:
+        self._nothing_of_the_limit_is_told()
+        self._no_message_comes_twice_and_all_in_order()
+        self._the_sockets_and_the_channels_agree()
+
+    def _nothing_of_the_limit_is_told(self) -> None:
         events = self.farm.events()
         failed = [event.error for event in events if isinstance(event, JoinFailed)]
         assert all(isinstance(error, JoinCancelled) for error in failed), "it was left before it was joined"
@@ -83,22 +86,21 @@ class Sockets(RuleBasedStateMachine):
         told = [event.error for event in events if isinstance(event, ChannelErrored)]
         assert not [error for error in told if "too many" in str(error)]
 
-    @invariant()
-    def no_message_comes_twice_and_all_in_order(self) -> None:
+    def _no_message_comes_twice_and_all_in_order(self) -> None:
         for numbers in self.farm.heard.values():
             assert numbers == sorted(set(numbers))
 
-    @invariant()
-    def the_sockets_and_the_channels_agree(self) -> None:
+    def _the_sockets_and_the_channels_agree(self) -> None:
         sockets = self.farm.client._sockets.all
         members = Counter(channel for socket in sockets for channel in socket.members)
         assert set(members.values()) <= {1}, "a channel has two sockets"
         assert self.joined <= {channel.topic for channel in members}
         assert all(channel.socket is socket for socket in sockets for channel in socket.members)  # type: ignore[attr-defined]
 
-    def teardown(self) -> None:
+    def finish(self) -> None:
         farm = self.farm
-        self.hold(held=False)
+        farm.held = False
+        farm.run()
         farm.advance(60.0)
         joined = Counter(topic for topics in farm.topics() for topic in topics)
         assert joined == dict.fromkeys(self.joined, 1), "the server knows other topics than the client"
@@ -112,3 +114,12 @@ class Sockets(RuleBasedStateMachine):
         farm.run()
         assert farm.state() is SocketState.CLOSED
         assert (farm.links, farm.client.next_timeout()) == ([], None)
+
+
+_T = TypeVar("_T")
+
+
+def _chosen(items: Sequence[_T], some: int) -> list[_T]:
+    """Those whose bits are set; at least one."""
+    chosen = [item for place, item in enumerate(items) if some >> place & 1]
+    return chosen or [items[some % len(items)]]
