@@ -40,28 +40,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _logging(level: str | None) -> Generator[None, None, None]:
+def _logging(level: str | None) -> Generator[None]:
     """Have the library log to stderr in the block, from this level on; by default nothing, for the commands tell it.
 
     Frames, which `websockets` would log, hold what is secret. `main` may be called by a process that logs after it.
     """
-    library, frames = logging.getLogger("phx_transports"), logging.getLogger("websockets")
     handler = logging.NullHandler() if level is None else logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    handlers = ((library, handler), (frames, logging.NullHandler()))
-    before = [(logger.propagate, logger.level) for logger, _ in handlers]
-    for logger, one in handlers:
-        logger.addHandler(one)
-        logger.propagate = False
-    if level is not None:
-        library.setLevel(level.upper())
-    try:
+    with contextlib.ExitStack() as stack:
+        for name, one in (("phx_transports", handler), ("websockets", logging.NullHandler())):
+            logger = logging.getLogger(name)
+            stack.callback(setattr, logger, "propagate", logger.propagate)
+            stack.callback(logger.setLevel, logger.level)
+            stack.callback(logger.removeHandler, one)
+            logger.addHandler(one)
+            logger.propagate = False
+            if level is not None:
+                logger.setLevel(level.upper())
         yield
-    finally:
-        for (logger, one), (propagate, old) in zip(handlers, before, strict=True):
-            logger.removeHandler(one)
-            logger.propagate = propagate
-            logger.setLevel(old)
 
 
 def _let_go_of_stdout() -> None:

@@ -8,18 +8,14 @@ import platform
 import re
 import ssl
 import sys
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
 from phx_proto import __version__
-
-T = TypeVar("T")
 
 _EXAMPLES: Final = """\
 examples:
@@ -29,6 +25,11 @@ examples:
   phx listen wss://example.com/socket 'sim:89445' --event balance --params '{"token": "…"}' | jq .payload
   phx push ws://localhost:4000/socket room:lobby shout '{"body": "hi"}'
   phx doctor wss://example.com/socket room:lobby
+"""
+
+_DEMO: Final = """\
+Serve a fleet's balances on a free local port, follow them with a client, and let things go wrong: a refused join, a
+cut, a crashed channel, a raising handler. Then count what was lost.
 """
 
 _LISTEN: Final = """\
@@ -75,29 +76,31 @@ PHX_TOKEN and PHX_PARAMS instead, and JSON in a file: --params @params.json (@- 
 """
 
 
+class Options:
+    """What a command line says: a subclass names what it wants of it, and `parsed` has what each means."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        vars(self).update(vars(arguments))
+
+
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """What the command line says; its `command` is the module of this package that runs it."""
+    raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="phx",
-        description="Phoenix Channels from the command line.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="phx", description="Phoenix Channels from the command line.", epilog=_EXAMPLES, formatter_class=raw
     )
     about = f"phx-channels {__version__} (Python {platform.python_version()})"
     parser.add_argument("--version", action="version", version=about)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
 
-    demo = commands.add_parser(
-        "demo",
-        help="a server and a client in one process, and what goes wrong between them",
-        description="Serve a fleet's balances on a free local port, follow them with a client, and let things go "
-        "wrong: a refused join, a cut, a crashed channel, a raising handler. Then count what was lost.",
-    )
-    demo.add_argument("--seconds", type=_positive, default=10.0, metavar="S", help="how long it runs (default: 10)")
-    demo.add_argument("--rate", type=_positive, default=2000.0, metavar="N", help="messages a second (default: 2000)")
+    about = "a server and a client in one process, and what goes wrong between them"
+    add = commands.add_parser("demo", help=about, description=_DEMO, formatter_class=raw).add_argument
+    add("--seconds", type=_positive, default=10.0, metavar="S", help="how long it runs (default: 10)")
+    add("--rate", type=_positive, default=2000.0, metavar="N", help="messages a second (default: 2000)")
 
-    listen = _talker(commands, "listen", "[URL] TOPIC [TOPIC ...]", "print what arrives on topics", _LISTEN)
-    listen.set_defaults(place=partial(_place, listen, required=("topic",), rest="topics"))
+    about = "print what arrives on topics of any Phoenix server"
+    listen = _talker(commands, "listen", "[URL] TOPIC [TOPIC ...]", about, _LISTEN)
+    listen.set_defaults(place=partial(_place, listen, ("topic",), None))
     add = listen.add_argument
     add("--event", dest="events", action="append", default=[], metavar="E", help="only this event; may be repeated")
     add("--exclude", action="append", default=[], metavar="E", help="not this event, or E* for all that begin so")
@@ -106,24 +109,18 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--record", metavar="FILE", help="write every frame to a new file, for the test kit to replay")
 
     push = _talker(commands, "push", "[URL] TOPIC EVENT [PAYLOAD]", "push one event and print its reply", _PUSH)
-    push.set_defaults(place=partial(_place, push, required=("topic", "event"), optional="payload"))
-    push.add_argument("--no-reply", action="store_true", help="want none: end when it is sent")
-    push.add_argument(
-        "--reply-timeout", type=_positive, default=10.0, metavar="S", help="seconds for the reply (default: 10)"
-    )
+    push.set_defaults(place=partial(_place, push, ("topic", "event"), "payload"))
+    add = push.add_argument
+    add("--no-reply", action="store_true", help="want none: end when it is sent")
+    add("--reply-timeout", type=_positive, default=10.0, metavar="S", help="seconds for the reply (default: 10)")
 
     doctor = _talker(commands, "doctor", "[URL] [TOPIC]", "find out why a server cannot be reached", _DOCTOR)
-    doctor.set_defaults(place=partial(_place, doctor, required=(), optional="topic"))
-    doctor.add_argument(
-        "--channels", type=_count, metavar="N", help="join so many topics like TOPIC, to find the server's limit"
-    )
+    doctor.set_defaults(place=partial(_place, doctor, (), "topic"))
+    add = doctor.add_argument
+    add("--channels", type=_count, metavar="N", help="join so many topics like TOPIC, to find the server's limit")
 
-    serve = commands.add_parser(
-        "serve",
-        help="a server with rooms, to try clients by hand",
-        description=_SERVE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "a server with rooms, to try clients by hand"
+    serve = commands.add_parser("serve", help=about, description=_SERVE, formatter_class=raw)
     add = serve.add_argument
     add("--host", default="127.0.0.1", metavar="H", help="the address to listen on (default: 127.0.0.1)")
     add("--port", type=_port, default=4000, metavar="N", help="0 for any free one, which is told (default: 4000)")
@@ -131,15 +128,11 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     _add_token(serve, "refuse clients without it, as authToken or in params; or set PHX_TOKEN")
     add("--tick", type=_positive, metavar="S", help="seconds between two `tick` events to every room")
     add("--quiet", action="store_true", help="say where it serves, and nothing more")
+
     arguments = parser.parse_args(argv)
     if "place" in arguments:
         arguments.place(arguments)
     return arguments
-
-
-def built(kind: type[T], arguments: argparse.Namespace) -> T:
-    """A dataclass of what was given for its fields."""
-    return kind(**{field.name: getattr(arguments, field.name) for field in fields(kind)})  # type: ignore[arg-type]
 
 
 def json_value(text: str) -> Any:
@@ -163,27 +156,20 @@ def _talker(commands: Any, name: str, words: str, about: str, description: str) 
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         usage=f"phx {name} [options] {words}",
-        help=f"{about} of any Phoenix server" if name == "listen" else about,
+        help=about,
         description=description,
         epilog=_SECRETS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "words", metavar=words, nargs="*", help="URL: where the server mounts the socket, e.g. wss://example.com/socket"
-    )
-    add(
-        "--params",
-        type=_object,
-        default=os.environ.get("PHX_PARAMS") or None,
-        metavar="JSON",
-        help="params of the socket, an object, or @FILE; or set PHX_PARAMS",
-    )
+    url = "URL: where the server mounts the socket, e.g. wss://example.com/socket"
+    add("words", metavar=words, nargs="*", help=url)
+    params = "params of the socket, an object, or @FILE; or set PHX_PARAMS"
+    add("--params", type=_object, default=os.environ.get("PHX_PARAMS") or None, metavar="JSON", help=params)
     add("--join-params", type=json_value, metavar="JSON", help="params of the joins, any JSON value, or @FILE")
     _add_token(parser, "for a socket with `auth_token: true`; or set PHX_TOKEN")
-    add(
-        "--header", dest="headers", type=_header, action="append", default=[], metavar="'N: V'", help="of the handshake"
-    )
+    header = "of the handshake"
+    add("--header", dest="headers", type=_header, action="append", default=[], metavar="'N: V'", help=header)
     add("--path", metavar="P", help="what follows the URL, if not /websocket; e.g. /:key, with `key` in --params")
     add("--vsn", choices=("1.0.0", "2.0.0"), default="2.0.0", help="the serializer's version (default: 2.0.0)")
     add("--timeout", type=_positive, default=5.0, metavar="S", help="seconds for the first connection (default: 5)")
@@ -195,14 +181,12 @@ def _talker(commands: Any, name: str, words: str, about: str, description: str) 
 
 
 def _place(
-    parser: argparse.ArgumentParser,
-    arguments: argparse.Namespace,
-    *,
-    required: tuple[str, ...],
-    optional: str | None = None,
-    rest: str | None = None,
+    parser: argparse.ArgumentParser, required: tuple[str, ...], optional: str | None, arguments: argparse.Namespace
 ) -> None:
-    """Say what each word stands for; the first is the URL, unless the environment has one and it is none."""
+    """Say what each word stands for; the first is the URL, unless the environment has one and it is none.
+
+    Without an `optional` one any number may follow those that are required: all are `topics` then.
+    """
     words = list(arguments.words)
     url = os.environ.get("PHX_URL")
     if not url or (words and "://" in words[0]):
@@ -210,15 +194,12 @@ def _place(
     missing = [*([] if url else ["URL (or set PHX_URL)"]), *(name.upper() for name in required[len(words) :])]
     if missing:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
-    arguments.url = url
-    if rest is not None:
-        setattr(arguments, rest, words)
-        return
-    names = (*required, *([optional] if optional else []))
-    for name, word in zip_longest(names, words[: len(names)]):
-        setattr(arguments, name, word)
-    if words[len(names) :]:
-        parser.error(f"unrecognized arguments: {' '.join(words[len(names) :])}")
+    arguments.url, arguments.topics = url, words
+    if optional is not None:
+        names = (*required, optional)
+        vars(arguments).update(zip(names, [*words, None], strict=False))
+        if words[len(names) :]:
+            parser.error(f"unrecognized arguments: {' '.join(words[len(names) :])}")
 
 
 def _add_token(parser: argparse.ArgumentParser, meaning: str) -> None:
@@ -228,19 +209,19 @@ def _add_token(parser: argparse.ArgumentParser, meaning: str) -> None:
     )
 
 
-def _positive(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        number = float(text)
-        if 0 < number < math.inf:
-            return number
-    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+def _number(kind: Callable[[str], float], fits: Callable[[float], bool], what: str) -> Callable[[str], Any]:
+    def number_of(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if fits(number := kind(text)):
+                return number
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+
+    return number_of
 
 
-def _count(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        if (number := int(text)) > 0:
-            return number
-    raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+_positive: Final = _number(float, lambda number: 0 < number < math.inf, "a positive number")
+_count: Final = _number(int, lambda number: number > 0, "a positive whole number")
+_port: Final = _number(int, lambda number: 0 <= number <= 65535, "a port, from 0 to 65535")
 
 
 def _ca(text: str) -> ssl.SSLContext:
@@ -248,13 +229,6 @@ def _ca(text: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=text)
     except OSError as error:  # an SSLError is one
         raise argparse.ArgumentTypeError(f"cannot read certificates from {text}: {error.strerror or error}") from None
-
-
-def _port(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        if 0 <= (number := int(text)) <= 65535:
-            return number
-    raise argparse.ArgumentTypeError(f"{text!r} is not a port, from 0 to 65535")
 
 
 def _path(text: str) -> str:

@@ -7,7 +7,7 @@ numbers that the server gives its events, and at the end the books must agree wi
 import argparse
 import asyncio
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,10 +29,7 @@ _LONGEST_OUTAGE: Final = 0.8  # seconds
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the demo.
-
-    Returns:
-        The exit code: 1 where a message was lost.
+    """Run the demo; gives the exit code: 1 where a message was lost.
 
     Raises:
         BrokenPipeError: Nobody reads stdout any more.
@@ -94,9 +91,10 @@ class Demo:
         self._fleet = fleet
         self._running = running
         self._screen = screen
+        self._client: Client
+        self._channels: dict[str, Channel] = {}
         self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
-        self._ended = self._began
+        self._began = self._ended = self._loop.time()
         self._stop = asyncio.Event()
         self._outage = 0.0
         self._recent: deque[tuple[float, int]] = deque(maxlen=_FRAMES)  # when, and how many were handled by then
@@ -104,10 +102,10 @@ class Demo:
         self._failures = 0  # attempts to connect, since then
         self._away: set[str] = set()  # topics that are to be rejoined since the cut
         self._missed = 0
-        self._reconnects = 0
-        self._crashes = 0
-        self._refusals = 0
-        self._handler_errors = 0
+        self._survived = Counter[str]()
+
+    def _note(self, text: str, *, trouble: bool = False) -> None:
+        self._screen.note(self._loop.time() - self._began, text, trouble=trouble)
 
     # ---- the client: its handlers -----------------------------------------------------------------------------------
 
@@ -142,29 +140,30 @@ class Demo:
         connecting = connect(self._running.url, router=self.router(), on_handler_error=self._handler_failed, proxy=None)
         with signals_to(self._interrupted, "all"):
             async with connecting as client, client.events() as events, asyncio.TaskGroup() as group:
+                self._client = client
                 self._screen.note(0.0, f"connected to {self._running.url}")
-                channels = {topic: client.channel(topic, self._since(topic)) for topic in TOPICS}
-                await asyncio.gather(*(channel.join() for channel in channels.values()))
-                self._screen.note(self._elapsed, f"joined {len(TOPICS)} topics; {rate:,.0f} messages a second begin")
+                self._channels = {topic: client.channel(topic, self._since(topic)) for topic in TOPICS}
+                await asyncio.gather(*(channel.join() for channel in self._channels.values()))
+                self._note(f"joined {len(TOPICS)} topics; {rate:,.0f} messages a second begin")
                 watching = group.create_task(self._watch(events))
-                drawing = group.create_task(self._draw(client, channels))
+                drawing = group.create_task(self._draw())
                 feeding = group.create_task(self._fleet.feed(rate, lambda: self.behind))
-                await self._perform(client, channels, seconds)
+                await self._perform(seconds)
                 feeding.cancel()
                 await self._catch_up()
                 self._ended = self._loop.time()
-                self._reconnects = client.stats.reconnects
+                self._survived["reconnect"] = client.stats.reconnects
                 drawing.cancel()
                 watching.cancel()
-                self._screen.show(self._frame(client, channels))
+                self._screen.show(self._frame())
 
     def _interrupted(self, number: int) -> None:
         if self._stop.is_set():
             raise KeyboardInterrupt  # out of the loop: the second one ends the process
         self._stop.set()
 
-    async def _perform(self, client: Client, channels: dict[str, Channel], seconds: float) -> None:
-        script: tuple[tuple[float, Callable[[Client, dict[str, Channel]], Awaitable[None]]], ...] = (
+    async def _perform(self, seconds: float) -> None:
+        script: tuple[tuple[float, Callable[[], Awaitable[None]]], ...] = (
             (0.10, self._ask),
             (0.20, self._join_unknown),
             (0.33, self._cut),
@@ -176,44 +175,42 @@ class Demo:
         for moment, act in script:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), begin + moment * seconds - self._loop.time())
-                self._screen.note(self._elapsed, "Ctrl+C: ending gracefully")
+                self._note("Ctrl+C: ending gracefully")
                 return
             try:
-                await act(client, channels)
+                await act()
             except PhxError as error:  # not in the script; the count at the end tells whether it did harm
-                self._screen.note(self._elapsed, str(error), trouble=True)
+                self._note(str(error), trouble=True)
 
-    async def _ask(self, client: Client, channels: dict[str, Channel]) -> None:
+    async def _ask(self) -> None:
         began = self._loop.time()
-        reply = await channels[SIMS[0]].push("top_up", {"cents": 1000})
+        reply = await self._channels[SIMS[0]].push("top_up", {"cents": 1000})
         took = (self._loop.time() - began) * 1000
-        text = f"pushed top_up, reply {reply.status} {reply.response} after {took:.1f} ms"
-        self._screen.note(self._elapsed, text)
+        self._note(f"pushed top_up, reply {reply.status} {reply.response} after {took:.1f} ms")
 
-    async def _join_unknown(self, client: Client, channels: dict[str, Channel]) -> None:
+    async def _join_unknown(self) -> None:
         try:
-            await client.join(UNKNOWN, {"since": 0})
+            await self._client.join(UNKNOWN, {"since": 0})
         except JoinRefused as error:
-            self._refusals += 1
-            self._screen.note(self._elapsed, f"join of {error.topic} refused: {error.response['reason']}", trouble=True)
+            self._survived["refused join"] += 1
+            self._note(f"join of {error.topic} refused: {error.response['reason']}", trouble=True)
 
-    async def _cut(self, client: Client, channels: dict[str, Channel]) -> None:
-        text = f"the server drops the connection, away for {self._outage:.2g} s"
-        self._screen.note(self._elapsed, text, trouble=True)
+    async def _cut(self) -> None:
+        self._note(f"the server drops the connection, away for {self._outage:.2g} s", trouble=True)
         self._away = set(TOPICS)
         self._missed = 0
         self._fleet.go_away(self._outage)
         self._running.cut()
 
-    async def _crash(self, client: Client, channels: dict[str, Channel]) -> None:
+    async def _crash(self) -> None:
         self._missed = 0
-        await channels[SIMS[1]].cast("crash")
+        await self._channels[SIMS[1]].cast("crash")
 
-    async def _overdraw(self, client: Client, channels: dict[str, Channel]) -> None:
+    async def _overdraw(self) -> None:
         self._fleet.emit(SIMS[2], -250)
 
-    async def _end(self, client: Client, channels: dict[str, Channel]) -> None:
-        self._screen.note(self._elapsed, "the server sends nothing more")
+    async def _end(self) -> None:
+        self._note("the server sends nothing more")
 
     async def _catch_up(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -232,23 +229,22 @@ class Demo:
             self._tell(event)
 
     def _tell(self, event: Event) -> None:
-        note = self._screen.note
         match event:
             case Disconnected(code=code, retry_in=float(retry_in)):
                 self._lost_at, self._failures = self._loop.time(), 0
                 how = "no close frame" if code is None else f"code {code}"
-                note(self._elapsed, f"disconnected ({how}); next attempt in {retry_in * 1000:.0f} ms", trouble=True)
+                self._note(f"disconnected ({how}); next attempt in {retry_in * 1000:.0f} ms", trouble=True)
             case ConnectFailed(error=error):
                 self._failures += 1
                 if self._failures == 1:
                     what = f"HTTP {error.status}" if isinstance(error, HandshakeRefused) else str(error)
-                    note(self._elapsed, f"refused with {what}; trying again and again", trouble=True)
+                    self._note(f"refused with {what}; trying again and again", trouble=True)
             case Connected(reconnected=True):
                 after = f"{self._loop.time() - self._lost_at:.2f} s and {_count(self._failures, 'refused attempt')}"
-                note(self._elapsed, f"connected again after {after}")
+                self._note(f"connected again after {after}")
             case ChannelErrored(topic=topic, error=ChannelCrashed(), retry_in=float(retry_in)):
-                self._crashes += 1
-                note(self._elapsed, f"{topic} crashed on the server; rejoin in {retry_in:.2f} s", trouble=True)
+                self._survived["crashed channel"] += 1
+                self._note(f"{topic} crashed on the server; rejoin in {retry_in:.2f} s", trouble=True)
             case ChannelJoined(topic=topic, rejoined=True, response=response):
                 self._rejoined(topic, response["missed"])
             case _:
@@ -257,24 +253,18 @@ class Demo:
     def _rejoined(self, topic: str, missed: int) -> None:
         self._missed += missed
         if topic not in self._away:
-            self._screen.note(self._elapsed, f"rejoined {topic}, {_count(missed, 'missed message')} replayed")
+            self._note(f"rejoined {topic}, {_count(missed, 'missed message')} replayed")
             return
         self._away.discard(topic)
         if not self._away:
-            replayed = f"{_count(self._missed, 'missed message')} replayed"
-            self._screen.note(self._elapsed, f"rejoined all {len(TOPICS)} topics, {replayed}")
+            self._note(f"rejoined all {len(TOPICS)} topics, {_count(self._missed, 'missed message')} replayed")
 
     def _handler_failed(self, report: HandlerError) -> None:
-        self._handler_errors += 1
+        self._survived["handler error"] += 1
         name = report.name.rpartition(".")[2]
-        text = f"handler {name} raised {report.error!r} on {report.message.topic}; all goes on"
-        self._screen.note(self._elapsed, text, trouble=True)
+        self._note(f"handler {name} raised {report.error!r} on {report.message.topic}; all goes on", trouble=True)
 
     # ---- what is shown ----------------------------------------------------------------------------------------------
-
-    @property
-    def _elapsed(self) -> float:
-        return self._loop.time() - self._began
 
     @property
     def behind(self) -> int:
@@ -282,30 +272,25 @@ class Demo:
         handled = ((log.sent, self.books[topic], self.audits[topic]) for topic, log in self._fleet.logs.items())
         return sum(sent - min(book.handled, audit.handled) for sent, book, audit in handled)
 
-    async def _draw(self, client: Client, channels: dict[str, Channel]) -> None:
+    async def _draw(self) -> None:
         while True:
-            self._screen.show(self._frame(client, channels))
+            self._screen.show(self._frame())
             await asyncio.sleep(1 / _FRAMES)
 
-    def _frame(self, client: Client, channels: dict[str, Channel]) -> Frame:
+    def _frame(self) -> Frame:
         handled = sum(book.handled for book in self.books.values())
         now = self._loop.time()
         then, before = self._recent[0] if self._recent else (self._began, 0)
         self._recent.append((now, handled))
+        logs = self._fleet.logs
         return Frame(
-            state=client.state,
+            state=self._client.state,
             elapsed=now - self._began,
             handled=handled,
             rate=(handled - before) / max(now - then, 0.001),
             rows=tuple(
-                Row(
-                    topic=topic,
-                    state=channel.state,
-                    sent=self._fleet.logs[topic].sent,
-                    handled=self.books[topic].handled,
-                    cents=self.books[topic].cents,
-                )
-                for topic, channel in channels.items()
+                Row(topic, self._channels[topic].state, logs[topic].sent, book.handled, book.cents)
+                for topic, book in self.books.items()
             ),
         )
 
@@ -313,17 +298,14 @@ class Demo:
         """What happened, in a few lines."""
         sent, elapsed = self._fleet.sent, max(self._ended - self._began, 0.001)
         repeated = sum(book.repeated for book in self.books.values())
-        verdict = (
-            f"Nothing was lost: {sent:,} sent, {sent:,} handled on the loop and {sent:,} in threads, in order."
-            if self.behind == 0
-            else f"LOST: {self.behind:,} of {sent:,} messages were not handled."
-        )
+        survived = ("reconnect", "crashed channel", "refused join", "handler error")
         return [
             f"{sent:,} messages on {len(TOPICS)} topics in {elapsed:.1f} s: {sent / elapsed:,.0f} a second.",
-            f"Survived: {_count(self._reconnects, 'reconnect')}, {_count(self._crashes, 'crashed channel')}, "
-            f"{_count(self._refusals, 'refused join')}, {_count(self._handler_errors, 'handler error')}.",
+            f"Survived: {', '.join(_count(self._survived[thing], thing) for thing in survived)}.",
             *([f"{_count(repeated, 'message')} came twice and were known by their ids."] if repeated else []),
-            verdict,
+            f"LOST: {self.behind:,} of {sent:,} messages were not handled."
+            if self.behind
+            else f"Nothing was lost: {sent:,} sent, {sent:,} handled on the loop and {sent:,} in threads, in order.",
         ]
 
 

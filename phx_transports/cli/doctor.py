@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from websockets.uri import parse_uri
 
-from phx_proto import Endpoint, Message, PhxError
+from phx_proto import Endpoint, Message, PhxError, Serializer
 from phx_proto.errors import CertificateError, ConnectError, ConnectionClosed, HandshakeRefused, JoinRefused, LocalError
 from phx_proto.formats import decode_reply
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC, PHX_JOIN, PHX_REPLY, Reply
@@ -30,8 +30,7 @@ from ..websocket.errors import told
 from ..websocket.options import NetworkOptions, proxy_secrets
 from ..websocket.proxies import named, proxy_for
 from ..websocket.reaching import place_of
-from .arguments import built
-from .target import Target, say
+from .target import Target
 
 _WIDTH: Final = 600  # characters of a line
 _TOO_MANY: Final[Any] = {"reason": "too many channels joined"}
@@ -42,32 +41,22 @@ _STRIPPED: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Request(Target):
-    """What the command line asks for.
-
-    Attributes:
-        topic: To be joined; `None` for none.
-        channels: So many topics are joined to find the server's limit; `None` for the one alone.
-    """
+    """What the command line asks for: a topic to be joined, and how many like it to find the server's limit."""
 
     topic: str | None
     channels: int | None
-    join_params: Any
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Go each step, and tell how it went.
+    """Go each step, and tell how it went; gives the exit code."""
+    request = Request(arguments)
+    return request.run(_examine(request))
 
-    Returns:
-        The exit code.
-    """
-    request = built(Request, arguments)
+
+async def _examine(request: Request) -> int:
     try:
-        asyncio.run(Doctor(request).examine())
-    except LocalError as error:
-        say(str(error))
-        return 2
+        await Doctor(request).examine()
     except _Failed:
         return 1
     return 0
@@ -149,7 +138,7 @@ class Doctor:
             writer.transport.abort()
 
     async def _talk(self) -> None:
-        request, line = self._request, _Line(self._request)
+        request, line = self._request, _Line(self._request.serializer)
         with self._step("handshake") as found:
             connection = await self._in_time(
                 open_connection(
@@ -188,25 +177,26 @@ class Doctor:
 
     async def _join(self, connection: Connection, line: "_Line", topic: str) -> None:
         params: Any = {} if self._request.join_params is None else self._request.join_params
-        with self._step("join") as found:
+
+        async def join(topic: str, *, limited: bool = False) -> bool:
             reply = await self._in_time(line.ask(connection, topic, PHX_JOIN, params))
-            if not reply.ok:
+            if not (reply.ok or (limited and reply.response == _TOO_MANY)):
                 raise JoinRefused(topic, reply.response, reply.status, self._secrets.shown(reply.response))
+            return bool(reply.ok)
+
+        with self._step("join") as found:
+            await join(topic)
             found.words = f"{escaped(topic)} joined"
         if self._request.channels is None:
             return
         with self._step("channels") as found:
-            for number in range(2, self._request.channels + 1):
-                one = f"{topic}-doctor-{number}"
-                reply = await self._in_time(line.ask(connection, one, PHX_JOIN, params))
-                if reply.ok:
-                    continue
-                if reply.response != _TOO_MANY:
-                    raise JoinRefused(one, reply.response, reply.status, self._secrets.shown(reply.response))
-                found.words = f"{number - 1} joined; the server takes no more on one socket"
-                found.note = "a client opens further sockets for more, by itself; the limit: max_channels_per_transport"
-                return
             found.words = f"{self._request.channels} joined on one socket"
+            for number in range(2, self._request.channels + 1):
+                if not await join(f"{topic}-doctor-{number}", limited=True):
+                    found.words = f"{number - 1} joined; the server takes no more on one socket"
+                    found.note = "a client opens further sockets for more, by itself; "
+                    found.note += "the limit: max_channels_per_transport"
+                    return
 
     async def _in_time(self, what: Any) -> Any:
         try:
@@ -229,12 +219,13 @@ class Doctor:
             failure = _Blocked() if name == "handshake" else _Failed()
             tell("FAIL", f"no answer within {self._request.timeout:g} s ({_SILENCE[name]}; --timeout waits longer)")
         except LocalError:
-            raise
+            raise  # a command line that cannot be
         except PhxError as error:
             if isinstance(error, ConnectError):
                 error.mask(self._secrets)
             failure = _Blocked() if _is_stripped(error) else _Failed()
-            tell("FAIL", f"{error}{_advice(error)}")
+            stripped = f" ({_STRIPPED})" if _is_stripped(error) else ""
+            tell("FAIL", f"{error}{' (here: --ca FILE)' if isinstance(error, CertificateError) else stripped}")
         else:
             tell("note" if found.note else "ok", f"{found.words}{f' ({found.note})' if found.note else ''}")
             return
@@ -242,13 +233,12 @@ class Doctor:
 
 
 class _Line:
-    """What comes on the connection, and the requests that wait for their replies; fulfils its `Receiver`."""
+    """What comes on the connection, for one request at a time; fulfils its `Receiver`."""
 
-    def __init__(self, request: Request) -> None:
-        self._serializer = request.serializer
+    def __init__(self, serializer: Serializer) -> None:
+        self._serializer = serializer
         self._refs = map(str, count(1))
-        self._waiting: dict[str, asyncio.Future[Reply]] = {}
-        self._ended: PhxError | None = None
+        self._came: asyncio.Queue[Message[Any] | ConnectionClosed] = asyncio.Queue()
 
     async def ask(self, connection: Connection, topic: str, event: str, payload: Any) -> Reply:
         """Send a message, and wait for its reply.
@@ -256,33 +246,28 @@ class _Line:
         Raises:
             ConnectionClosed: The connection ended first.
         """
-        if self._ended is not None:
-            raise self._ended
         ref = next(self._refs)
         join_ref = ref if event == PHX_JOIN else None
-        frame = self._serializer.encode(
-            Message[Any](join_ref=join_ref, ref=ref, topic=topic, event=event, payload=payload)
-        )
-        self._waiting[ref] = asyncio.get_running_loop().create_future()
+        message = Message[Any](join_ref=join_ref, ref=ref, topic=topic, event=event, payload=payload)
+        frame = self._serializer.encode(message)
         if isinstance(frame, str):
             connection.send_text(frame)
         else:
             connection.send_binary(frame)
-        return await self._waiting[ref]
+        while True:
+            came = await self._came.get()
+            if isinstance(came, ConnectionClosed):
+                raise came
+            if (came.event, came.ref) == (PHX_REPLY, ref):
+                return decode_reply(came)
 
     def frames(self, frames: list[Received]) -> None:
         for frame in frames:
             with contextlib.suppress(PhxError):
-                message = self._serializer.decode(frame)
-                waiter = self._waiting.pop(message.ref or "", None)
-                if message.event == PHX_REPLY and waiter is not None and not waiter.done():
-                    waiter.set_result(decode_reply(message))
+                self._came.put_nowait(self._serializer.decode(frame))
 
     def closed(self, code: int | None, reason: str) -> None:
-        self._ended = ConnectionClosed(code, reason)
-        for waiter in self._waiting.values():
-            if not waiter.done():
-                waiter.set_exception(self._ended)
+        self._came.put_nowait(ConnectionClosed(code, reason))
 
     def waits(self, missing: str) -> None: ...
     def refusing(self, refusal: HandshakeRefused) -> None: ...
@@ -302,15 +287,6 @@ _SILENCE: Final = {
     "channels": "the channel's join/3 takes its time",
     "close": "the server does not answer the close frame",
 }
-
-
-def _advice(error: PhxError) -> str:
-    """What its own text does not say."""
-    if _is_stripped(error):
-        return f" ({_STRIPPED})"
-    if isinstance(error, CertificateError):
-        return " (here: --ca FILE)"
-    return ""
 
 
 def _is_stripped(error: PhxError) -> bool:

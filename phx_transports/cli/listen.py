@@ -12,12 +12,11 @@ import stat
 import sys
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 from phx_proto import Message, PhxError, Router
-from phx_proto.errors import ConnectError, ConnectionClosed, JoinCancelled, LocalError
+from phx_proto.errors import ConnectionClosed, JoinCancelled, LocalError
 from phx_proto.events import (
     BadFrame,
     ChannelEnded,
@@ -34,7 +33,6 @@ from phx_proto.presence import PRESENCE_DIFF, PRESENCE_STATE
 
 from ..asyncio import Client, EventStream
 from ..client.reports import HandlerError, which
-from .arguments import built
 from .printer import Printer
 from .recording import Recorder
 from .target import Target, say
@@ -42,17 +40,8 @@ from .target import Target, say
 _DRAIN: Final = 2.0  # seconds for closing; a reader that stands still must not keep us longer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Request(Target):
-    """What the command line asks for.
-
-    Attributes:
-        events: Names of events; none for every one.
-        exclude: Names of events, or beginnings of some and a `*`, that are not printed.
-        presence: Tell who comes and goes, instead of the events that say so.
-        count: End after so many messages.
-        record: A new file, for every frame.
-    """
+    """What the command line asks for."""
 
     topics: list[str]
     events: list[str]
@@ -60,7 +49,6 @@ class Request(Target):
     presence: bool
     count: int | None
     record: str | None
-    join_params: Any
 
     def prints(self, event: str) -> bool:
         """Whether messages with this event are printed."""
@@ -70,26 +58,15 @@ class Request(Target):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Listen until Ctrl+C, or until there is nothing left to listen to.
-
-    Returns:
-        The exit code.
+    """Listen until Ctrl+C, or until there is nothing left to listen to; gives the exit code.
 
     Raises:
         BrokenPipeError: Nobody reads stdout any more.
     """
-    request = built(Request, arguments)
-    printer = Printer(sys.stdout.buffer)
+    request, printer = Request(arguments), Printer(sys.stdout.buffer)
     code = 1
     try:
-        code = asyncio.run(_listen(request, printer))
-    except LocalError as error:
-        say(str(error))
-        code = 2
-    except ConnectError as error:
-        request.say_unreachable(error)
-    except PhxError as error:
-        say(f"ended: {error}")
+        code = request.run(_listen(request, printer), ended="ended: ")
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -145,24 +122,21 @@ class Listener:
             with _until_nobody_reads(self._client):
                 await self._client.run()
             await telling
-            mistake = next(filter(None, await joining), None)
-            if mistake is not None:
-                raise mistake
+            await joining
             return 0 if self._live else 1
 
-    async def _join(self, topic: str) -> LocalError | None:
+    async def _join(self, topic: str) -> None:
         """Join; what the server says to it is told by events, what cannot even be sent ends the client."""
         channel = self._client.channel(topic, self._request.join_params)
         if self._request.presence:
             channel.track_presence()
         try:
             await channel.join()
-        except LocalError as error:
+        except LocalError:
             self._client.stop()
-            return error
+            raise
         except PhxError:
             pass
-        return None
 
     def _print(self, message: Message[Any]) -> None:
         """In the printing thread."""
@@ -218,21 +192,17 @@ def _told(event: Event) -> str | None:
 
 
 @contextlib.contextmanager
-def _until_nobody_reads(client: Client) -> Generator[None, None, None]:
+def _until_nobody_reads(client: Client) -> Generator[None]:
     """Close the client when the other end of the pipe is closed, without waiting for a message to find that out."""
     loop, out = asyncio.get_running_loop(), sys.stdout.fileno()
-    watched = False
-    if stat.S_ISFIFO(os.fstat(out).st_mode):
-        with contextlib.suppress(NotImplementedError, OSError):  # not every event loop can
-            loop.add_reader(out, _nobody_reads, loop, out, client)
-            watched = True
-    try:
+
+    def nobody_reads() -> None:
+        loop.remove_reader(out)
+        client.stop()
+
+    with contextlib.ExitStack() as stack:
+        if stat.S_ISFIFO(os.fstat(out).st_mode):
+            with contextlib.suppress(NotImplementedError, OSError):  # not every event loop can
+                loop.add_reader(out, nobody_reads)
+                stack.callback(loop.remove_reader, out)
         yield
-    finally:
-        if watched:
-            loop.remove_reader(out)
-
-
-def _nobody_reads(loop: asyncio.AbstractEventLoop, out: int, client: Client) -> None:
-    loop.remove_reader(out)
-    client.stop()

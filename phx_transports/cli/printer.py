@@ -43,13 +43,11 @@ class Printer:
 
 def printed(fields: dict[str, Any], name: str, value: Any, *, ref: str | None = None) -> bytes:
     """A line: these fields and a value under a name, in base64 and marked so if it is bytes."""
-    if isinstance(value, bytes):
-        fields |= {name: b64encode(value).decode()}
-    else:
-        fields |= {name: value}  # `msgspec.Raw` is written as it is
+    binary = isinstance(value, bytes)
+    fields |= {name: b64encode(value).decode() if binary else value}  # `msgspec.Raw` is written as it is
     if ref is not None:
         fields |= {"ref": ref}
-    if isinstance(value, bytes):
+    if binary:
         fields |= {"encoding": "base64"}
     return _in_one_line(msgspec.json.encode(fields)) + b"\n"
 

@@ -17,7 +17,7 @@ _LONGEST_NOTE: Final = 500
 _MOST_NOTES: Final = 14
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """A topic, at a moment."""
 
@@ -58,7 +58,7 @@ class Screen(Protocol):
 
 
 @contextlib.contextmanager
-def open_screen() -> Generator[Screen, None, None]:
+def open_screen() -> Generator[Screen]:
     """The best screen there is for stdout."""
     if not sys.stdout.isatty():
         yield PlainScreen()

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from socket import gaierror
@@ -37,7 +36,7 @@ from ..server import (
 )
 from ..server.wire import ServerWire
 from ..testing.transcript import decoded
-from .arguments import built
+from .arguments import Options
 from .target import say
 
 _PRIVATE: Final = "room:private"
@@ -46,16 +45,8 @@ _SLOWEST: Final = 600_000  # ms
 _DRAIN: Final = 5.0  # seconds for clients to go
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What the command line asks for.
-
-    Attributes:
-        port: 0 for any free one.
-        token: What clients must show; `None` for nothing.
-        tick: Seconds between two `tick` events to every room; `None` for none.
-        quiet: Say where it serves, and nothing more.
-    """
+class Plan(Options):
+    """What the command line asks for."""
 
     host: str
     port: int
@@ -66,15 +57,12 @@ class Plan:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until Ctrl+C.
-
-    Returns:
-        The exit code: 1 where it cannot listen.
+    """Serve until Ctrl+C; gives the exit code.
 
     Raises:
         BrokenPipeError: Nobody reads stdout any more.
     """
-    return asyncio.run(_serve(built(Plan, arguments)))
+    return asyncio.run(_serve(Plan(arguments)))
 
 
 async def _serve(plan: Plan) -> int:

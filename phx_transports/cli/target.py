@@ -1,41 +1,38 @@
 """The server that a command talks to, and how a command speaks of what happens."""
 
+import argparse
+import asyncio
 import contextlib
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Coroutine
 from ssl import SSLContext
 from typing import Any, Final, Literal
 
 from phx_proto import V1, V2, Endpoint, PhxError, Serializer
-from phx_proto.errors import ConnectTimeout, HandshakeRefused
+from phx_proto.errors import ConnectError, ConnectTimeout, HandshakeRefused, LocalError
 from phx_proto.shown import escaped
 from phx_proto.transports import TransportName
 
 from ..asyncio import connect
+from .arguments import Options
 
 _LONGEST: Final = 2000  # characters of what is said of an event
-
 _SERIALIZERS: Final[dict[str, type[Serializer]]] = {"1.0.0": V1, "2.0.0": V2}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """A server, as the command line names it.
+class Target(Options):
+    """A server, as the command line names it."""
 
-    Attributes:
-        longpoll: Whether it is polled, instead of a WebSocket.
-        timeout: Seconds for the first connection.
-    """
-
-    url: str = field(repr=False)
-    params: dict[str, Any] | None = field(repr=False)
-    token: str | None = field(repr=False)
-    headers: list[tuple[str, str]] = field(repr=False)
+    url: str
+    params: dict[str, Any] | None
+    join_params: Any
+    token: str | None
+    headers: list[tuple[str, str]]
     path: str | None
     vsn: str
     timeout: float
-    ca: SSLContext | None = field(repr=False)
-    proxy: str | Literal[True] = field(repr=False)
+    ca: SSLContext | None
+    proxy: str | Literal[True]
     longpoll: bool
 
     @property
@@ -51,16 +48,15 @@ class Target:
     @property
     def shown(self) -> str:
         """The address, without what is secret."""
-        return Endpoint(self.url, params=self.params, path=self.path, transport=self.transport).redacted
+        return Endpoint(self.url, params=self.params, path=self.path, transport=self._transport).redacted
 
     @property
-    def transport(self) -> TransportName:
-        """What carries the messages."""
+    def _transport(self) -> TransportName:
         return "longpoll" if self.longpoll else "websocket"
 
     def connect(self, **options: Any) -> connect:
         """The client, with these options besides."""
-        options = {"serializer": self.serializer, "transport": self.transport, **self.network, **options}
+        options = {"serializer": self.serializer, "transport": self._transport, **self.network, **options}
         return connect(
             self.url,
             params=self.params,
@@ -71,11 +67,21 @@ class Target:
             **options,
         )
 
-    def say_unreachable(self, error: PhxError) -> None:
-        """Say why it cannot be reached."""
-        where = "" if isinstance(error, HandshakeRefused) else f"{self.shown}: "  # which names it itself
-        said = isinstance(error, HandshakeRefused) or not isinstance(error, ConnectTimeout)
-        say(f"{where}{error}{'' if said else ' (check host and port; --timeout waits longer)'}")
+    def run(self, work: Coroutine[Any, Any, int], *, ended: str = "") -> int:
+        """Do the command's work, and say what keeps it from its end, with the word `ended` before; gives the code."""
+        try:
+            return asyncio.run(work)
+        except (LocalError, argparse.ArgumentTypeError) as error:
+            say(str(error))
+            return 2
+        except HandshakeRefused as error:  # which names the address
+            say(str(error))
+        except ConnectError as error:
+            advice = " (check host and port; --timeout waits longer)" if isinstance(error, ConnectTimeout) else ""
+            say(f"{self.shown}: {error}{advice}")
+        except PhxError as error:
+            say(f"{ended}{error}")
+        return 1
 
 
 def say(text: str) -> None:
