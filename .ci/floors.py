@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 #: The extras that are tools of ours; the others are for users.
-OURS = ("test", "docs", "frameworks", "mutation", "dev")
+OURS = ("test", "bench", "docs", "frameworks", "mutation", "dev")
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import ssl as tls
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from websockets.proxy import Proxy
 from websockets.uri import WebSocketURI
@@ -52,9 +52,8 @@ class Dialogue(asyncio.Protocol, Generic[T]):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(self._request)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+        self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         if self.answer.done():
