@@ -1,12 +1,13 @@
 """`python -m bench`: every measurement in one run, as ratios to baselines of the same run, with the spread.
 
 Parts: `core` (no I/O: `receive_all` to dispatch beside `orjson.loads` of the same frames), `client` (the asyncio client
-beside a bare `websockets` loop, at 1, 100 and 10,000 topics), `threads` (the client on threads beside a bare
-`websockets.sync` loop, messages and pushes), `wsproto` (the blocking client on wsproto beside a bare wsproto loop),
-`pushes` (push to reply), `plain` (plain handlers in asyncio's thread pool, at 1, 500 and 10,000 topics), `executors`
-(handlers that compute: on the loop, in threads, in processes, on Dask), `memory` (bytes a topic), `longpoll` (pushes
-and messages over long polling beside phoenix.js on Node) and `others` (the same work on other clients from PyPI, each
-in an environment of its own).
+beside a bare `websockets` loop and a bare picows listener, at 1, 100 and 10,000 topics), `picows` (a typed handler and
+one topic, on asyncio's loop and on uvloop, as ratios to bare picows), `topics` (each message of another topic, as a
+ratio to one topic), `threads` (the client on threads beside a bare `websockets.sync` loop, messages and pushes),
+`wsproto` (the blocking client on wsproto beside a bare wsproto loop), `pushes` (push to reply), `plain` (plain handlers
+in asyncio's thread pool, at 1, 500 and 10,000 topics), `executors` (handlers that compute: on the loop, in threads, in
+processes, on Dask), `memory` (bytes a topic), `longpoll` (pushes and messages over long polling beside phoenix.js on
+Node) and `others` (the same work on other clients from PyPI, each in an environment of its own).
 """
 
 import argparse
@@ -26,6 +27,7 @@ from bench.rounds import Contender, Row, Spread, compare, feeding, weigh
 from bench.runners.executors import compute
 
 BARE = "bench.runners.bare"
+PICOWS = "bench.runners.bare_picows"
 OURS = "bench.runners.ours"
 CORE = "bench.runners.core"
 SERVING = "bench.runners.serving"
@@ -144,9 +146,31 @@ def _client(plan: Plan) -> None:
         task = Task("messages", plan.port, plan.messages, topics)
         contenders = [
             Contender("bare websockets + orjson", BARE, task),
+            Contender("bare picows + orjson", PICOWS, task),
             Contender("phx-channels, asyncio", OURS, task),
         ]
         _rates(f"client: messages, async handler, {_count(topics)}", compare(contenders, plan.rounds, LIMIT))
+
+
+def _picows(plan: Plan) -> None:
+    for loop in ("asyncio", "uvloop"):
+        task = Task("messages", plan.port, plan.messages, options={"loop": loop})
+        contenders = [
+            Contender("bare picows + orjson", PICOWS, task),
+            Contender("bare websockets + orjson", BARE, task),
+            Contender("phx-channels, asyncio", OURS, replace(task, options={"loop": loop, "typed": True})),
+        ]
+        _rates(f"picows: messages, typed async handler, on {loop}", compare(contenders, plan.rounds, LIMIT))
+
+
+def _topics(plan: Plan) -> None:
+    for name, runner, options in (
+        ("asyncio, typed async handler", OURS, {"typed": True}),
+        ("threads, plain handler", THREADS, {}),
+    ):
+        task = Task("messages", plan.port, plan.messages, options=options)
+        contenders = [Contender(_count(topics), runner, replace(task, topics=topics)) for topics in plan.topics]
+        _costs(f"topics: {name}, each message of another topic", compare(contenders, plan.rounds, LIMIT))
 
 
 def _threads(plan: Plan) -> None:
@@ -301,6 +325,8 @@ def _others(plan: Plan) -> None:
 PARTS: dict[str, Callable[[Plan], None]] = {
     "core": _core,
     "client": _client,
+    "picows": _picows,
+    "topics": _topics,
     "threads": _threads,
     "pushes": _pushes,
     "wsproto": _wsproto,
@@ -386,7 +412,7 @@ def _count(topics: int) -> str:
 
 
 def _machine() -> str:
-    releases = ", ".join(f"{name} {_release(name)}" for name in ("websockets", "msgspec", "orjson"))
+    releases = ", ".join(f"{name} {_release(name)}" for name in ("websockets", "picows", "uvloop", "msgspec", "orjson"))
     processors = os.cpu_count()
     return f"{platform.python_implementation()} {platform.python_version()}, {processors} processors, {releases}"
 

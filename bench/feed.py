@@ -64,6 +64,19 @@ def example(seq: int) -> dict[str, Any]:
     }
 
 
+class Balance(msgspec.Struct):
+    """The payload of `example`, for handlers that declare a type."""
+
+    id: int
+    msisdn: str
+    balance: float
+    currency: str
+    at: str
+    tags: list[str]
+    roaming: bool
+    seq: int
+
+
 def text_frame(text: bytes, opcode: int = 1) -> bytes:
     """An unmasked, unfragmented WebSocket frame."""
     size = len(text)

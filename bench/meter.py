@@ -111,6 +111,13 @@ class Meter:
         if self.count == self.n:
             self.ended = time.monotonic()
 
+    def typed(self, payload: Any) -> None:
+        """The same, of a payload that was decoded into a type."""
+        if payload.id and payload.currency and payload.balance > 0 and payload.seq >= 0:
+            self.count += 1
+        if self.count == self.n:
+            self.ended = time.monotonic()
+
     def done(self, payload: Any) -> None:
         # Some client makes a Decimal of every float.
         self.started = float(payload["started"])

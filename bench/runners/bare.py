@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
 
+from bench.loops import run_on
 from bench.meter import Meter, Result, Task, report, task
 
 
@@ -73,4 +74,4 @@ def _encode(join_ref: str, ref: str, topic: str, event: str, payload: Any) -> st
 
 
 if __name__ == "__main__":
-    report(asyncio.run(run(task())))
+    report(run_on(task(), run))

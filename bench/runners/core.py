@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import msgspec
 import orjson
 
-from bench.feed import example
+from bench.feed import Balance, example
 from bench.meter import Result, Task, report, task
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import OpenTransport, SendText
@@ -24,19 +23,6 @@ from phx_proto.message import Message
 
 #: Frames a read: 64 kB of them.
 READ = 350
-
-
-class Balance(msgspec.Struct):
-    """The payload, for the handler that declares a type."""
-
-    id: int
-    msisdn: str
-    balance: float
-    currency: str
-    at: str
-    tags: list[str]
-    roaming: bool
-    seq: int
 
 
 def run(task: Task) -> Result:

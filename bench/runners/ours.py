@@ -1,10 +1,12 @@
-"""Our asyncio client, at the same work as everyone else."""
+"""Our asyncio client, at the same work as everyone else; with the option `typed` its handler declares a type."""
 
 import asyncio
 import time
 from dataclasses import replace
 from typing import Any
 
+from bench.feed import Balance
+from bench.loops import run_on
 from bench.meter import Memory, Meter, Result, Task, report, task
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
@@ -15,9 +17,13 @@ async def run(task: Task) -> Result:
     meter = Meter(task.n)
     router = Router()
 
-    @router.on("balance")
     async def balance(message: Message[Any]) -> None:
         meter.balance(message.payload)
+
+    async def typed(message: Message[Balance]) -> None:
+        meter.typed(message.payload)
+
+    router.add(typed if task.options.get("typed") else balance, "balance")
 
     @router.on("done")
     async def done(message: Message[Any]) -> None:
@@ -49,4 +55,4 @@ async def pushes_over(channel: Channel, task: Task) -> Result:
 
 
 if __name__ == "__main__":
-    report(asyncio.run(run(task())))
+    report(run_on(task(), run))
