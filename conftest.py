@@ -6,7 +6,7 @@ ones every time, and `mutation` for a run that is repeated thousands of times: f
 
 import signal
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 #: The first says at the end how many tests are synchronous.
 pytest_plugins = ["tests.counted", "tests.fixtures", "tests.simulated"]
@@ -19,6 +19,7 @@ settings.register_profile(
     stateful_step_count=30,
     deadline=None,
     derandomize=True,
+    phases=(Phase.explicit, Phase.generate),  # whether it fails is asked, and not with what least example
     suppress_health_check=list(HealthCheck),  # a mutant may be slow; that is no finding
 )
 settings.load_profile("suite")

@@ -1,13 +1,15 @@
 """Frames as a server writes them, good ones and others, for tests of what reads them."""
 
+from base64 import b64encode
 from collections.abc import Iterable
+from hashlib import sha1
 from itertools import pairwise
 
 from hypothesis import strategies as st
 
 from fuzz.as_websockets import LIMIT
 
-__all__ = ["CLOSE", "LIMIT", "STREAMS", "cuts", "frame", "pieces", "streams", "text"]
+__all__ = ["CLOSE", "LIMIT", "STREAMS", "accepted", "cuts", "frame", "pieces", "streams", "text"]
 
 
 def frame(data: bytes = b"", *, head: int = 0x81, mask: bool = False, size: int | None = None) -> bytes:
@@ -25,6 +27,14 @@ def frame(data: bytes = b"", *, head: int = 0x81, mask: bool = False, size: int 
 
 def text(message: str) -> bytes:
     return frame(message.encode())
+
+
+def accepted(request: bytes, *more: str) -> bytes:
+    """The answer that opens a WebSocket, to this request for one."""
+    key = request.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
+    accept = b64encode(sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()).decode()
+    lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade", *more]
+    return "\r\n".join([*lines, f"Sec-WebSocket-Accept: {accept}", "", ""]).encode()
 
 
 CLOSE = frame((1001).to_bytes(2, "big") + b"bye", head=0x88)

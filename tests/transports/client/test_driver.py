@@ -1,33 +1,55 @@
 """The driver: what the core wants is done in order, the alarm is set, and how a client ends."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from math import inf
 from typing import Any, Self
 
 import pytest
+from msgspec import Raw
 
 from phx_proto.backoff import ReconnectPolicy
+from phx_proto.channel import Channel
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import AbortTransport, Command, OpenTransport
-from phx_proto.events import Closed, Connecting
+from phx_proto.errors import ConnectError, InvalidHandler, PayloadMismatch
+from phx_proto.events import Closed, Connecting, Event
 from phx_proto.handlers.handler import Handler
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
 from phx_proto.options import ClientOptions
-from phx_proto.queues import Delivery, DeliveryQueue, HandlerQueue
+from phx_proto.queues import Delivery, DeliveryQueue, HandlerQueue, Place
 from phx_transports.asyncio.alarm import Alarm
+from phx_transports.client import calls
+from phx_transports.client.batches import PortabilityCheck
 from phx_transports.client.driver import Driver
 from phx_transports.client.options import ClientSettings
+from phx_transports.client.queues import everything
 from phx_transports.client.reports import HandlerError
 
 #: A close code after which the client does not come back.
 FINAL = 4001
 
 
+def answer_to_join(channel: Channel) -> str:
+    return f'["{channel.join_ref}","{channel.join_ref}","room:1","phx_reply",{{"status":"ok","response":{{}}}}]'
+
+
+@pytest.fixture
+def processes() -> Iterator[Executor]:
+    """One that begins no process until it gets something."""
+    with ProcessPoolExecutor(1) as pool:
+        yield pool
+
+
+def in_executors(handler: Handler) -> Place:
+    return Place.LINE if handler.executor is None else Place.EXECUTOR
+
+
 class Client(Driver):
     """A connected client that hands no message to its handlers; `time` is the time. Everything else it writes down."""
 
-    def __init__(self, *, fail_fast: bool = False) -> None:
+    def __init__(self, *, fail_fast: bool = False, executor: Executor | None = None, **settings: Any) -> None:
         self.time = 0.0
         self.armed = inf
         self.done: list[Any] = []
@@ -36,9 +58,11 @@ class Client(Driver):
         router = Router()
         self.handler: Handler = router.add(lambda message: None, "n")
         options = ClientOptions(reconnect=ReconnectPolicy(final_codes=frozenset({FINAL})))
-        proto = ClientProtocol("ws://127.0.0.1/socket", router=router, options=options)
-        super().__init__(proto, ClientSettings(on_handler_error=self.reports.append, fail_fast=fail_fast))
-        self.session.listeners.append(lambda event: self.done.append(type(event)))
+        proto = ClientProtocol("ws://127.0.0.1/socket", router=router, options=options, placement=in_executors)
+        settings |= {"on_handler_error": self.reports.append, "fail_fast": fail_fast, "executor": executor}
+        super().__init__(proto, ClientSettings(**settings))
+        self.told: list[Event] = []
+        self.session.listeners += [self.told.append, lambda event: self.done.append(type(event))]
         self.attach(now=lambda: self.time, perform=self.perform, workers=self, alarm=self)
 
     def perform(self, command: Command) -> None:
@@ -53,12 +77,14 @@ class Client(Driver):
     def add(self, queues: list[DeliveryQueue]) -> None:
         self.runnable = queues
 
-    def execute(self, queues: list[HandlerQueue]) -> None: ...
+    def execute(self, queues: list[HandlerQueue]) -> None:
+        self.done += queues
 
     def halt(self) -> None:
         self.halts.append(self.state)
 
-    def handled(self, deliveries: Sequence[Delivery]) -> None: ...
+    def handled(self, deliveries: Sequence[Delivery]) -> None:
+        self.proto.handled(deliveries, self.time)
 
     def on_closed(self) -> None:
         self.done.append("closed")
@@ -70,11 +96,11 @@ class Client(Driver):
 
     def receive(self, count: int) -> None:
         """Messages that wait for their handler."""
-        channel = self.proto.channel("room:1")
+        channel: Any = self.proto.channels.get("room:1") or self.proto.channel("room:1")
         self.step(channel.join)
-        ref = channel.join_ref
-        ok = f'["{ref}","{ref}","room:1","phx_reply",{{"status":"ok","response":{{}}}}]'
-        self.step(lambda now: self.link.receive_all([ok, *([f'["{ref}",null,"room:1","n",{{}}]'] * count)], now))
+        ok = answer_to_join(channel)
+        messages = [f'["{channel.join_ref}",null,"room:1","n",{number}]' for number in range(count)]
+        self.step(lambda now: self.link.receive_all([ok, *messages], now))
 
     def fail_handler(self, error: BaseException | None = None) -> BaseException:
         error = error or ZeroDivisionError()
@@ -270,6 +296,106 @@ def test_an_alarm_is_never_early_where_the_clock_is_a_little_behind_it() -> None
     client.armed = inf
     client.due(at)
     assert client.armed > at
+
+
+def test_a_call_begins_with_a_step_and_its_event_ends_it() -> None:
+    client, joining, closing = Client().connect(), Future[Any](), Future[None]()
+    channel = client.proto.channel("room:1")
+    ref = client.begin(calls.join(channel), joining)
+    assert client.session.awaits(ref)
+    client.step(lambda now: client.link.receive_all([answer_to_join(channel)], now))
+    assert joining.result(0) == {}
+    client.session.wait_closed(closing)
+    client.fail(error := ZeroDivisionError())
+    assert closing.exception(0) is error
+    assert client.told[-1] == Closed(error)
+
+
+def test_what_an_executor_is_to_run_is_given_to_one() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        client = Client(executor=pool)
+        client.proto.router.add(lambda message: None, "n", executor=pool)
+        client.connect().receive(2)
+    assert [queue.handler.executor for queue in client.done if isinstance(queue, HandlerQueue)] == [pool]
+
+
+def test_handlers_are_looked_at_for_the_executor_of_the_client(processes: Executor) -> None:
+    client = Client()
+    client.check_routes("room:1")
+    client.check(client.handler)  # a lambda, which stays here
+    with pytest.raises(InvalidHandler, match="it cannot be sent to another process"):
+        Client(executor=processes)  # its lambda does not
+    client = Client()
+    client._portability = PortabilityCheck(processes)
+    with pytest.raises(InvalidHandler):
+        client.check(client.handler)
+    with pytest.raises(InvalidHandler):
+        client.check_routes("room:1")
+
+
+def test_a_stream_of_a_type_gives_what_fits_and_reports_the_rest() -> None:
+    client = Client().connect()
+    channel = client.proto.channel("room:1")
+    queue: Any = client.messages(channel, everything, "n", int)
+    plain: Any = client.messages(channel, everything, "*", None)
+    queue.open()
+    client.receive(2)
+    joined, first, _ = queue.waiting
+    assert (queue.accept(joined), queue.accept(first).payload, plain.accept) == (joined, 0, None)
+    misfit = Message[Any](join_ref="1", ref=None, topic="room:1", event="n", payload=Raw(b'"x"'))
+    assert queue.accept(misfit) is None
+    (report,) = client.reports
+    assert (report.handler, report.message, type(report.error)) == (None, misfit, PayloadMismatch)
+    backlog = client.proto.stats.backlog
+    queue.take(), queue.take()
+    assert client.proto.stats.backlog == backlog  # the handler has the message, too
+
+
+def test_events_wait_for_their_reader() -> None:
+    client = Client()
+    queue = client.events()
+    queue.open()
+    client.start(10.0)
+    assert [type(event) for event in queue.waiting] == [Connecting]
+
+
+def test_the_log_hears_all_and_has_its_own_alarm(caplog: pytest.LogCaptureFixture) -> None:
+    client = Client()
+    client.start(inf)
+    for _ in range(7):  # beyond those that have lines of their own
+        client.step(lambda now: client.link.failed(ConnectError("down"), now))
+        client.time = client.proto.next_timeout() or 0.0
+        client.step(client.proto.handle_timeout)
+    assert "attempt 1 to connect failed: down" in caplog.text
+    assert client.armed <= client.log.due < inf
+    assert client.next_due == min(client.log.due, client.proto.next_timeout() or inf)
+
+
+@pytest.mark.parametrize("how", ["stop", "exit"])
+def test_handlers_have_the_time_that_was_given_for_the_end(how: str) -> None:
+    client = Client(drain_timeout=3.0).connect()
+    client.receive(1)
+    error = KeyboardInterrupt()
+    client.stop() if how == "stop" else client.exit(error)
+    client.time = 2.9
+    client.step(client.proto.handle_timeout)
+    assert client.state == "DRAINING"
+    client.time = 3.0
+    client.step(client.proto.handle_timeout)
+    assert client.state == "CLOSED"
+    assert not client.handlers_wanted
+    assert client.told[-1] == Closed(None if how == "stop" else error)
+
+
+def test_signals_are_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    client = Client().connect()
+    client.on_signal(2)
+    client.on_signal(15)
+    place = "the client of ws://127.0.0.1/socket/websocket"
+    assert [record.getMessage() for record in caplog.records if "client of" in record.getMessage()][:2] == [
+        f"SIGINT: {place} closes",
+        f"SIGTERM again: {place} drops its connection",
+    ]
 
 
 class Clock:
