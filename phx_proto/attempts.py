@@ -12,7 +12,6 @@ from .client_state import ClientState
 from .commands import Provider
 from .connection import Connection
 from .errors import (
-    MESSAGE_TOO_BIG,
     ConnectionClosed,
     InvalidReply,
     JoinRefused,
@@ -28,6 +27,7 @@ from .options import Refusal
 from .sockets import Placed, Sockets
 from .states import ChannelInput, ChannelState
 from .timers import NO_TIMER, Timer
+from .wording import MESSAGE_TOO_BIG
 
 #: Closes with 1009 in a row that a join under way may see before it is taken for their cause.
 _MOST_TOO_BIG = 3

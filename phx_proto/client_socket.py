@@ -16,7 +16,6 @@ from .connection import Connection, Member
 from .dialer import Dialer
 from .endpoint import Address
 from .errors import (
-    MESSAGE_TOO_BIG,
     CertificateError,
     ConnectError,
     ConnectionClosed,
@@ -36,6 +35,7 @@ from .shown import NO_SECRETS, Secrets
 from .states import CLOSE_BEGUN, ENDING, LINK_ENDS, SOCKET, ChannelState, LinkEnd, SocketInput, SocketState
 from .timers import NO_TIMER
 from .transports import TransportName
+from .wording import MESSAGE_TOO_BIG
 
 
 class SocketOwner(Protocol):

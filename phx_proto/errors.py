@@ -13,14 +13,13 @@ No error shows params, tokens or headers. What a peer said is kept as data (`bod
 `said`: bounded, escaped, with secrets masked (see `shown.py`). So `str` and `repr` are safe to log, and never raise.
 """
 
-from collections.abc import Callable
+import copyreg
 from dataclasses import dataclass, field, fields
-from string import Formatter
 from typing import Any, ClassVar, Final, cast, dataclass_transform
-from urllib.parse import urlsplit
 
 from .message import PHOENIX_TOPIC, Message, Reply
 from .shown import NO_SECRETS, Secrets, escaped, shown
+from .wording import LONGEST, Words, closing, refusal_advice
 
 __all__ = [
     "BinaryNotSupported",
@@ -71,51 +70,43 @@ __all__ = [
 ]
 
 
-class _Words(Formatter):
-    """Fills in an error's words: `{name!r}` by `shown`, `{name!s}` by `escaped`, for a peer may have said it."""
-
-    def convert_field(self, value: Any, conversion: Any) -> Any:
-        if conversion is None:
-            return value
-        return shown(value) if conversion == "r" else escaped(str(value), _LONGEST)
-
-
 @dataclass_transform(eq_default=False, field_specifiers=(field,))
 class PhxError(Exception):
     """The root of every error of this library. Each kind is a dataclass."""
 
     #: What `str` gives, with the fields' names in braces.
     _words: ClassVar[str] = "{problem!s}"
+    #: The name of the field with the error that caused it, which becomes `__cause__`.
+    _cause: ClassVar[str] = ""
+    #: The name of what a peer said; shown as the field `said`.
+    _heard: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
         dataclass(eq=False, repr=False)(cls)
+
+    def __post_init__(self) -> None:
+        if self._cause:
+            self.__cause__ = getattr(self, self._cause)
+        if self._heard:
+            vars(self)["said"] = vars(self)["said"] or shown(getattr(self, self._heard))
 
     def __str__(self) -> str:
         return _WORDS.vformat(self._words, (), vars(self))
 
     def __repr__(self) -> str:
         names = (one.name for one in fields(cast("Any", self)) if one.repr)
-        told = ", ".join(f"{name}={shown(getattr(self, name), _LONGEST)}" for name in names)
-        return escaped(f"{type(self).__name__}({told})", _LONGEST)
+        told = ", ".join(f"{name}={shown(getattr(self, name), LONGEST)}" for name in names)
+        return escaped(f"{type(self).__name__}({told})", LONGEST)
 
-    def __reduce__(self) -> tuple[Callable[..., "PhxError"], tuple[type["PhxError"], dict[str, Any]]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         # Handlers may run in other processes, so errors travel; Exception's own way forgets keyword arguments.
-        return _rebuild, (type(self), self.__dict__)
+        return copyreg.__newobj__, (type(self),), vars(self)  # type: ignore[attr-defined]
 
 
-_WORDS: Final = _Words()
+_WORDS: Final = Words()
 
-#: Characters of a text that may hold words of others.
-_LONGEST: Final = 1000
-
-#: Bytes of a body that are looked at for it: some more, for a secret may be long.
+#: Bytes of a body that are looked at for its text: more than are shown, for a secret may be long.
 _MOST_READ: Final = 100_000
-
-
-def _rebuild(kind: type[PhxError], attributes: dict[str, Any]) -> PhxError:
-    error = kind.__new__(kind)
-    error.__dict__.update(attributes)
-    return error
 
 
 class LocalError(PhxError):
@@ -163,7 +154,6 @@ class InvalidTimeout(LocalError):
 
     call: str
     timeout: object
-
     _words = (
         "the timeout of {call} is a number of seconds, math.inf for no bound, or None for the options', not {timeout!r}"
     )
@@ -173,7 +163,6 @@ class TopicInUse(LocalError):
     """A live channel of the topic exists; use it, or leave it first."""
 
     topic: str
-
     _words = "a channel of topic {topic!r} is already live on this client: use that one, or leave it first"
 
 
@@ -181,7 +170,6 @@ class NotJoined(LocalError):
     """A push on a channel that was never asked to join."""
 
     topic: str
-
     _words = "the channel of topic {topic!r} was never joined: call join before push"
 
 
@@ -196,7 +184,6 @@ class InvalidPayload(LocalError):
     event: str
     where: str
     problem: str
-
     _words = "cannot send event {event!r} on topic {topic!r}: {where!s} {problem!s}"
 
 
@@ -205,7 +192,6 @@ class FieldTooLong(LocalError):
 
     field: str
     size: int
-
     _words = "{field} has {size} bytes; a binary message takes 255 at most (send JSON, or shorten it)"
 
 
@@ -213,7 +199,6 @@ class BinaryNotSupported(LocalError):
     """A payload of bytes on a serializer that has no binary form."""
 
     vsn: str
-
     _words = "serializer {vsn} cannot carry bytes: use vsn 2.0.0, or encode the payload as text"
 
 
@@ -222,7 +207,6 @@ class BufferFull(LocalError):
 
     topic: str
     limit: int
-
     _words = "{limit} pushes already wait unsent; topic {topic!r} takes no more until it is joined"
 
 
@@ -231,7 +215,6 @@ class InvalidHandler(LocalError):
 
     handler: str
     problem: str
-
     _words = "{handler} cannot be a handler: {problem}"
 
 
@@ -239,7 +222,6 @@ class InvalidEvent(LocalError):
     """No message can be of such an event, so there is none to read."""
 
     problem: str
-
     _words = "no message can be read of it: {problem!s}"
 
 
@@ -248,7 +230,6 @@ class InvalidPayloadType(LocalError):
 
     payload_type: str
     problem: str
-
     _words = "payload type {payload_type} cannot be decoded: {problem}"
 
 
@@ -260,7 +241,6 @@ class StreamNotOpen(LocalError):
     """
 
     stream: str
-
     _words = (
         "the stream of the {stream} is not open: "
         "read it within its block: async with … as stream: async for item in stream (blocking: with and for)"
@@ -285,7 +265,6 @@ class InvalidPresence(LocalError):
     topic: str
     key: str
     problem: str
-
     _words = "the presence of {key!r} on topic {topic!r} {problem}"
 
 
@@ -310,7 +289,6 @@ class PayloadMismatch(RemoteError):
     event: str
     expected: str
     problem: str
-
     _words = "the payload of {event!r} on topic {topic!r} is not a {expected}: {problem!s}"
 
 
@@ -321,9 +299,6 @@ class ConnectError(RemoteError):
     """An attempt to connect failed before the server answered."""
 
     problem: str
-
-    def __post_init__(self) -> None:
-        """The last of the chain of `StillRefused`."""
 
     def mask(self, secrets: Secrets) -> None:
         """Show these no more: what the peer, a proxy or a library said may repeat what was sent to connect."""
@@ -351,7 +326,6 @@ class HandshakeRefused(ConnectError):
         status: The HTTP status.
         body: The answer's body, as it came.
         headers: The answer's headers, as they came, names in lower case.
-        said: The beginning of the body as text that can be shown.
         url: The address without its query, where it is known.
     """
 
@@ -369,45 +343,13 @@ class HandshakeRefused(ConnectError):
 
     def mask(self, secrets: Secrets) -> None:
         """Show these no more."""
-        self.said = secrets.escaped(self.body[:_MOST_READ].decode("utf-8", "replace").strip(), _LONGEST)
+        self.said = secrets.escaped(self.body[:_MOST_READ].decode("utf-8", "replace").strip(), LONGEST)
 
     def __str__(self) -> str:
         said = f": {self.said}" if self.said else ""
-        advice = _ADVICE.get(self.status, "") or _redirect(self.status, self.headers.get("location", ""))
+        advice = refusal_advice(self.status, self.headers.get("location", ""))
         where = f" of {self.url}" if self.url else ""
         return f"the server refused the handshake{where} with HTTP {self.status}{said}{advice}"
-
-
-_TOO_LONG = (
-    "(params, token or headers are longer than the server takes, which is 8,000 to 10,000 bytes for the URL by default:"
-    " send large values as params of a join)"
-)
-_ADVICE = {
-    401: " (check the token)",
-    403: " (check params, token, vsn and origin)",
-    404: " (does the server mount the socket there, e.g. wss://host/socket? one with a path of its own needs `path`)",
-    414: f" {_TOO_LONG}",
-    431: f" {_TOO_LONG}",
-}
-
-
-def _redirect(status: int, location: str) -> str:
-    """Where a redirect points to: scheme, host and port, for the rest may hold secrets."""
-    if not (300 <= status <= 399 and location):
-        return ""
-    scheme, host, port = "", None, None
-    try:
-        parts = urlsplit(location)
-        scheme, host, port = parts.scheme, parts.hostname, parts.port
-    except ValueError:
-        pass  # told as one without a host
-    if host is None:
-        return " (it redirects to another path, which is not followed: is the socket mounted there?)"
-    place = f"[{host}]" if ":" in host else host
-    if port is not None:
-        place = f"{place}:{port}"
-    target = escaped(f"{scheme}://{place}" if scheme else f"//{place}")
-    return f" (it redirects to {target}, which is not followed: if that is the right server, give its URL)"
 
 
 class ProxyError(ConnectError):
@@ -431,9 +373,7 @@ class ConnectTimeout(ConnectError, TimeoutError):
     problem: str = field(init=False, default="")
     timeout: float = 0.0
     last: ConnectError | None = None
-
-    def __post_init__(self) -> None:
-        self.__cause__ = self.last
+    _cause = "last"
 
     def __str__(self) -> str:
         return f"no connection within {self.timeout:g} s{f'; the last attempt: {self.last}' if self.last else ''}"
@@ -451,11 +391,8 @@ class StillRefused(HandshakeRefused, ConnectTimeout):
     @classmethod
     def after(cls, timeout: float, last: HandshakeRefused) -> "StillRefused":
         """The refusal that was the latest when `timeout` seconds were over."""
-        error = cls(
-            timeout=timeout, last=last, status=last.status, body=last.body, headers=last.headers, said=last.said
-        )
-        error.url = last.url
-        return error
+        refusal = {name: getattr(last, name) for name in ("status", "body", "headers", "said", "url")}
+        return cls(timeout=timeout, last=last, **refusal)
 
 
 class ConnectionClosed(PhxError):
@@ -470,9 +407,7 @@ class ConnectionClosed(PhxError):
     reason: str = ""
 
     def __str__(self) -> str:
-        code = "without a close code" if self.code is None else f"with code {self.code}{_CODES.get(self.code, '')}"
-        advice = _TOO_BIG if self.code == MESSAGE_TOO_BIG else ""
-        return f"the connection is closed {code}{f': {escaped(self.reason, _LONGEST)}' if self.reason else ''}{advice}"
+        return f"the connection is closed {closing(self.code, self.reason)}"
 
 
 class ConnectionClosedByClient(ConnectionClosed, LocalError):
@@ -481,25 +416,6 @@ class ConnectionClosedByClient(ConnectionClosed, LocalError):
 
 class ConnectionLost(ConnectionClosed, RemoteError):
     """The server closed the connection, or it was cut, or nothing was heard on it."""
-
-
-#: What close codes mean, by the registry of RFC 6455 §11.7.
-_CODES: Final = {
-    1001: " (going away)",
-    1002: " (protocol error)",
-    1008: " (policy violation)",
-    1009: " (message too big)",
-    1011: " (internal error)",
-    1012: " (service restart)",
-    1013: " (try again later)",
-}
-
-#: The close code of a server to which a message was too big (RFC 6455 §7.4.1).
-MESSAGE_TOO_BIG: Final = 1009
-_TOO_BIG: Final = (
-    " (a message of ours was larger than the server takes, or was compressed more than 25:1, which Bandit refuses:"
-    " send less at once, or connect without compression)"
-)
 
 
 # ---- joins and pushes -----------------------------------------------------------------------------------------------
@@ -514,7 +430,6 @@ class ChannelClosed(PhxError):
 
     topic: str
     reason: str
-
     _words = "the channel of topic {topic!r} is closed: {reason!s}"
 
 
@@ -531,16 +446,13 @@ class JoinRefused(RemoteError):
 
     Attributes:
         response: What it said, any JSON value or bytes.
-        said: That as text that can be shown.
     """
 
     topic: str
     response: Any = field(repr=False)
     status: str = "error"
     said: str = ""
-
-    def __post_init__(self) -> None:
-        self.said = self.said or shown(self.response)
+    _heard = "response"
 
     def __str__(self) -> str:
         return f"the server refused the join of topic {shown(self.topic)}: {self.said} ({self._advice})"
@@ -568,9 +480,7 @@ class JoinTimeout(RemoteError, TimeoutError):
     timeout: float
     problem: str = ""
     last: PhxError | None = None
-
-    def __post_init__(self) -> None:
-        self.__cause__ = self.last
+    _cause = "last"
 
     def __str__(self) -> str:
         last = f"; the latest attempt: {self.last}" if self.last else ""
@@ -583,7 +493,6 @@ class JoinCancelled(Cancelled):
     """A join was given up by its caller, or its channel was left before the answer."""
 
     topic: str
-
     _words = "the join of topic {topic!r} was cancelled"
 
 
@@ -592,16 +501,12 @@ class ChannelCrashed(RemoteError):
 
     Attributes:
         payload: What the server said, any JSON value or bytes.
-        said: That as text that can be shown.
     """
 
     topic: str
     payload: Any = field(default=None, repr=False)
     said: str = ""
-
-    def __post_init__(self) -> None:
-        self.said = self.said or shown(self.payload)
-
+    _heard = "payload"
     _words = "the channel of topic {topic!r} crashed on the server: {said}"
 
 
@@ -610,16 +515,14 @@ class PushRejected(RemoteError):
 
     Attributes:
         response: What the server said, any JSON value or bytes.
-        said: The reply's response as text that can be shown.
     """
 
     topic: str
     event: str
     reply: Reply = field(repr=False)
     said: str = ""
-
-    def __post_init__(self) -> None:
-        self.said = self.said or shown(self.reply.response)
+    _heard = "response"
+    _words = "the server answered {event!r} on topic {topic!r} with status {reply.status!r}: {said}"
 
     @property
     def response(self) -> Any:
@@ -631,8 +534,6 @@ class PushRejected(RemoteError):
         """The reply's status."""
         return self.reply.status
 
-    _words = "the server answered {event!r} on topic {topic!r} with status {reply.status!r}: {said}"
-
 
 class InvalidReply(RemoteError):
     """The server answered, but its answer could not be read. What was asked for may have been done."""
@@ -640,7 +541,6 @@ class InvalidReply(RemoteError):
     topic: str
     event: str
     problem: str
-
     _words = "the server answered {event!r} on topic {topic!r}, and its reply cannot be read: {problem!s}"
 
 
@@ -669,7 +569,6 @@ class MessageTimeout(RemoteError, TimeoutError):
     topic: str
     event: str
     timeout: float
-
     _words = "no {event!r} that was waited for came on topic {topic!r} within {timeout:g} s"
 
 
@@ -685,9 +584,7 @@ class PushLost(RemoteError):
     event: str
     sent: bool
     why: PhxError | None = None
-
-    def __post_init__(self) -> None:
-        self.__cause__ = self.why
+    _cause = "why"
 
     @property
     def code(self) -> int | None:

@@ -42,9 +42,10 @@ from .commands import (
 )
 from .core import Core
 from .endpoint import Address
-from .errors import MESSAGE_TOO_BIG, ConnectError
+from .errors import ConnectError
 from .link import Exchange, Link, LinkOwner
 from .timers import NO_TIMER
+from .wording import MESSAGE_TOO_BIG
 
 #: Messages in one POST; a server drops what is over that.
 _LARGEST_BATCH: Final = 100
