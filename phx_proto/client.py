@@ -105,10 +105,10 @@ class ClientProtocol:
         self.endpoint = Endpoint(
             url, params=params, auth_token=auth_token, headers=headers, path=path, transport=transport
         )
-        self.router = Router() if router is None else router
-        self.options = ClientOptions() if options is None else options
+        self.router = router or Router()
+        self.options = options or ClientOptions()
         self._client = ClientState(
-            V2() if serializer is None else serializer,
+            serializer or V2(),
             rng,
             endpoint=self.endpoint,
             confidential=confidential,
@@ -270,7 +270,8 @@ class ClientProtocol:
         self._drain_timer.cancel()
         for socket in self._sockets.all:
             socket.close(min(now + self.options.close_timeout, self._drain_ends), now)
-        self._close_channels(channels, None, now)
+        for channel in channels:
+            channel.client_closed(None, now)
         self.socket_over(now)
 
     def abort(self, now: float, *, error: BaseException | None = None) -> None:
@@ -288,22 +289,19 @@ class ClientProtocol:
 
     def resolved(self, request: int, value: Any, now: float) -> None:
         """The callable of a `Resolve` command returned a value."""
-        resolving = self._client.resolving.pop(request, None)
-        if resolving is not None:
+        if resolving := self._client.resolving.pop(request, None):
             resolving.resolved(request, value, now)
 
     def resolve_failed(self, request: int, error: BaseException, now: float) -> None:
         """It raised."""
-        resolving = self._client.resolving.pop(request, None)
-        if resolving is not None:
+        if resolving := self._client.resolving.pop(request, None):
             resolving.resolve_failed(request, error, now)
 
     def handled(self, deliveries: Sequence[Delivery], now: float) -> None:
         """These deliveries are handled: a queue's `take` returned them, or they came through a tap."""
         self.release(deliveries)
-        for socket in self._sockets.all:
-            if socket.connection is not None:
-                socket.connection.flow.handled(now)
+        for connection in self._sockets.connections:
+            connection.flow.handled(now)
         self._go_on_draining(now)
 
     @property
@@ -332,43 +330,37 @@ class ClientProtocol:
         """The commands to carry out, in order; each is given once."""
         if self._client.polls:
             return carried(self._client)
-        commands = self._client.commands
-        if commands:
+        if commands := self._client.commands:
             self._client.commands = []
         return commands
 
     def events(self) -> list[Event]:
         """The events for the application, in order; each is given once."""
-        events = self._client.events
-        if events:
+        if events := self._client.events:
             self._client.events = []
         return events
 
     def notices(self) -> list[Event]:
         """Events about probable mistakes of the application: `UnclaimedMessages`, `PatternJoined`. To be logged."""
-        notices = self._client.notices
-        if notices:
+        if notices := self._client.notices:
             self._client.notices = []
         return notices
 
     def runnable(self) -> list[DeliveryQueue]:
         """Queues that need a worker of the adapter, in order; each is to be drained with `take`."""
-        runnable = self._client.runnable
-        if runnable:
+        if runnable := self._client.runnable:
             self._client.runnable = []
         return runnable
 
     def executable(self) -> list[HandlerQueue]:
         """Queues that need an executor, in order; likewise."""
-        executable = self._client.executable
-        if executable:
+        if executable := self._client.executable:
             self._client.executable = []
         return executable
 
     def tapped(self) -> list[tuple[Tap, TapItem]]:
         """Items for taps, in order; give each to its tap's `put`, and report deliveries to `handled` when read."""
-        tapped = self._client.tapped
-        if tapped:
+        if tapped := self._client.tapped:
             self._client.tapped = []
         return tapped
 
@@ -397,7 +389,8 @@ class ClientProtocol:
         channels = list(socket.members)
         self._client.events.append(SocketEnded(error, socket.number))
         socket.end(error)
-        self._close_channels(channels, error, now)
+        for channel in channels:
+            channel.client_closed(error, now)
         self._sockets.forget_ended()
 
     def socket_empty(self, socket: Socket, now: float) -> None:
@@ -438,17 +431,14 @@ class ClientProtocol:
         self._drain_timer.cancel()
         for socket in self._sockets.all:
             socket.end(error)
-        self._close_channels(channels, error, now)
+        for channel in channels:
+            channel.client_closed(error, now)
         self._tell_end(error)
 
     def _all_channels(self) -> list[Member]:
         """Every channel that has to be told of the end."""
         members = (channel for socket in self._sockets.all for channel in socket.members)
         return list(dict.fromkeys([*self._client.channels.values(), *members]))
-
-    def _close_channels(self, channels: Iterable[Member], error: PhxError | None, now: float) -> None:
-        for channel in channels:
-            channel.client_closed(error, now)
 
     def _tell_end(self, error: PhxError | None) -> None:
         self._error = error

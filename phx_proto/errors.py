@@ -13,7 +13,6 @@ No error shows params, tokens or headers. What a peer said is kept as data (`bod
 `said`: bounded, escaped, with secrets masked (see `shown.py`). So `str` and `repr` are safe to log, and never raise.
 """
 
-import copyreg
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Final, cast, dataclass_transform
 
@@ -100,7 +99,7 @@ class PhxError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Handlers may run in other processes, so errors travel; Exception's own way forgets keyword arguments.
-        return copyreg.__newobj__, (type(self),), vars(self)  # type: ignore[attr-defined]
+        return type(self).__new__, (type(self),), vars(self)
 
 
 _WORDS: Final = Words()

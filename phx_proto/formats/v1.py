@@ -78,7 +78,11 @@ class V1:
 
 
 class V1Server:
-    """The server's side of vsn 1.0.0: it reads a join_ref and never sends one."""
+    """The server's side of vsn 1.0.0: it reads a join_ref and never sends one.
+
+    All that encode raise `InvalidPayload` for a field that cannot be sent (the error names it), and
+    `BinaryNotSupported` for bytes.
+    """
 
     vsn = VSN
 
@@ -96,33 +100,18 @@ class V1Server:
         return Request(**msgspec.structs.asdict(fields))
 
     def reply(self, join_ref: Any, ref: Any, topic: Any, status: str, response: Any) -> str | bytes:
-        """Answer a request.
-
-        Raises:
-            InvalidPayload: A field cannot be sent; the error names it.
-            BinaryNotSupported: The response is bytes.
-        """
+        """Answer a request."""
         if isinstance(response, BYTES):
             raise BinaryNotSupported(self.vsn)
         return self._object(ref, topic, PHX_REPLY, {"status": status, "response": response})
 
     def push(self, join_ref: Any, topic: str, event: str, payload: Any, *, ref: Any = None) -> str | bytes:
-        """Send to one channel.
-
-        Raises:
-            InvalidPayload: A field cannot be sent; the error names it.
-            BinaryNotSupported: The payload is bytes.
-        """
+        """Send to one channel."""
         return with_object(self._object(ref, topic, event, payload), topic, event, payload)
 
     def broadcast(self, topic: str, event: str, payload: Any) -> str | bytes:
-        """Broadcast on a topic.
-
-        Raises:
-            InvalidPayload: A field cannot be sent; the error names it.
-            BinaryNotSupported: The payload is bytes.
-        """
-        return with_object(self._object(None, topic, event, payload), topic, event, payload)
+        """Broadcast on a topic."""
+        return self.push(None, topic, event, payload)
 
     def _object(self, ref: Any, topic: Any, event: str, payload: Any) -> str:
         if isinstance(payload, BYTES):

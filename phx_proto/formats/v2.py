@@ -133,7 +133,11 @@ class V2:
 
 
 class V2Server:
-    """The server's side of vsn 2.0.0. A ref in a binary frame is text, whatever it was."""
+    """The server's side of vsn 2.0.0. A ref in a binary frame is text, whatever it was.
+
+    All that encode raise `InvalidPayload` for a field that cannot be sent (the error names it), and `FieldTooLong` for
+    a field of a binary message that is over 255 bytes.
+    """
 
     vsn = VSN
 
@@ -149,40 +153,24 @@ class V2Server:
         return Request(join_ref=join_ref, ref=ref, topic=topic, event=event, payload=data)
 
     def reply(self, join_ref: Any, ref: Any, topic: Any, status: str, response: Any) -> str | bytes:
-        """Answer a request: in binary if the response is bytes.
-
-        Raises:
-            InvalidPayload: A field cannot be sent; the error names it.
-            FieldTooLong: A field of a binary reply is over 255 bytes.
-        """
+        """Answer a request: in binary if the response is bytes."""
         if isinstance(response, BYTES):
             return pack(SERVER_SENDS, REPLY, (ref_text(join_ref), ref_text(ref), topic, status), response)
         payload = {"status": status, "response": response}
         return to_text([join_ref, ref, topic, PHX_REPLY, payload], (join_ref, ref), topic, PHX_REPLY, payload)
 
     def push(self, join_ref: Any, topic: str, event: str, payload: Any, *, ref: Any = None) -> str | bytes:
-        """Send to one channel: in binary if the payload is bytes.
-
-        Raises:
-            InvalidPayload: A field cannot be sent; the error names it.
-            FieldTooLong: A field of a binary push is over 255 bytes.
-        """
+        """Send to one channel: in binary if the payload is bytes."""
         if isinstance(payload, BYTES):
             return pack(SERVER_SENDS, PUSH, (ref_text(join_ref), topic, event), payload)
         text = to_text([join_ref, ref, topic, event, payload], (join_ref, ref), topic, event, payload)
         return with_object(text, topic, event, payload)
 
     def broadcast(self, topic: str, event: str, payload: Any) -> str | bytes:
-        """Broadcast on a topic: in binary if the payload is bytes.
-
-        Raises:
-            InvalidPayload: A field cannot be sent; the error names it.
-            FieldTooLong: A field of a binary broadcast is over 255 bytes.
-        """
+        """Broadcast on a topic: in binary if the payload is bytes."""
         if isinstance(payload, BYTES):
             return pack(SERVER_SENDS, BROADCAST, (topic, event), payload)
-        text = to_text([None, None, topic, event, payload], (None, None), topic, event, payload)
-        return with_object(text, topic, event, payload)
+        return self.push(None, topic, event, payload)
 
 
 _decode_v2_echo = msgspec.json.Decoder(V2Echo).decode

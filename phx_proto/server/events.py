@@ -82,8 +82,6 @@ class ReleaseRules:
     Attributes:
         disconnect: The close code of `disconnect`.
         crash_reason: The reason in the payload of `phx_error`; `None` for an empty payload.
-        poll_window: Seconds that a poll of long polling waits for messages, and a message that was posted to be handled
-            (`window_ms`); a session ends one and a half of them, or three, after its last poll began.
         max_channels: How many topics may be joined at once, unless the application says otherwise.
         fits: Which messages a channel takes.
     """

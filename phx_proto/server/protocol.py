@@ -54,9 +54,10 @@ from .events import (
 )
 
 _DEFAULTS: Final = ServerOptions()
-_NOTHING: Final[dict[str, Any]] = {}
+_EMPTY: Final[dict[str, Any]] = {}
 
 _Mail: TypeAlias = Callable[[], None]
+_Item: TypeAlias = tuple[Request | BroadcastOut, int]  # with its cost, see `ServerProtocol._waiting`
 
 
 @dataclass(slots=True, eq=False)
@@ -73,14 +74,7 @@ class _Channel:
     alive: bool = False
     ending: Termination | None = None  # why it ended, while it waits for the application's `terminated`
     running: MessageIn | BroadcastOut | None = None
-    mailbox: deque[tuple[Request | BroadcastOut, int]] = field(  # each with its cost, see `_waiting`
-        default_factory=deque[tuple[Request | BroadcastOut, int]]
-    )
-
-    @property
-    def speaks(self) -> bool:
-        """Whether it can still send to its client."""
-        return self.alive or self.ending is not None
+    mailbox: deque[_Item] = field(default_factory=deque[_Item])
 
     @property
     def name(self) -> Any:
@@ -122,8 +116,7 @@ class ServerProtocol:
         self._last_words = last_words
         self._release = RELEASES[options.release]
         self._host = HOSTS[options.host]
-        limit = options.max_channels
-        self._max_channels = self._release.max_channels if limit is msgspec.UNSET else limit
+        self._max_channels = self._release.max_channels if (limit := options.max_channels) is msgspec.UNSET else limit
         self._opened = now
         self._open = True
         self._deadline: float | None = None
@@ -184,10 +177,10 @@ class ServerProtocol:
             self._end_socket(None, None, reason)
             return
         end = partial(self._end_socket, Close(self._host.close_answer(code)), code, reason)
-        if self._joining is not None:
-            self._mail.append(end)
-        else:
+        if self._joining is None:
             end()
+        else:
+            self._mail.append(end)
 
     def next_timeout(self) -> float | None:
         """When to call `handle_timeout` next; `None` for never."""
@@ -217,7 +210,7 @@ class ServerProtocol:
 
     # ---- the application: joins --------------------------------------------------------------------------------------
 
-    def accept(self, channel: ChannelHandle, response: Any = _NOTHING) -> None:
+    def accept(self, channel: ChannelHandle, response: Any = _EMPTY) -> None:
         """Accept the join.
 
         Raises:
@@ -226,7 +219,7 @@ class ServerProtocol:
         """
         self._answer("accept", channel, "ok", response)
 
-    def refuse(self, channel: ChannelHandle, response: Any = _NOTHING) -> None:
+    def refuse(self, channel: ChannelHandle, response: Any = _EMPTY) -> None:
         """Refuse the join. No `ChannelTerminated` follows, for there was no channel. Raises as `accept`."""
         self._answer("refuse", channel, "error", response)
 
@@ -236,7 +229,7 @@ class ServerProtocol:
 
     # ---- the application: a channel ----------------------------------------------------------------------------------
 
-    def reply(self, message: MessageIn, status: str = "ok", response: Any = _NOTHING) -> None:
+    def reply(self, message: MessageIn, status: str = "ok", response: Any = _EMPTY) -> None:
         """Answer a message, at any time, before or after `finish`.
 
         Raises:
@@ -307,12 +300,12 @@ class ServerProtocol:
         Raises:
             LocalError: There is such a channel, and the payload cannot be encoded.
         """
-        if self._has(topic):
+        if self._speaking(topic) is not None:
             self.fastlane(topic, self.serializer.broadcast(topic, event, payload))
 
     def fastlane(self, topic: str, frame: str | bytes) -> None:
         """Broadcast a frame that a serializer's `broadcast` has encoded, once for many sockets."""
-        if not self._has(topic):
+        if self._speaking(topic) is None:
             return
         if self._mail or self._joining is not None:
             self._mail.append(partial(self._send, frame))
@@ -387,7 +380,9 @@ class ServerProtocol:
         elif request.event == PHX_JOIN and isinstance(topic, str):
             self._join(request, topic)
         elif channel is not None:
-            self._deliver(channel, request, cost)
+            if channel.alive and self._fits(channel.join_ref, request):
+                self._waiting += cost
+                self._put(channel, request, cost)
         elif request.event == PHX_LEAVE:
             self._respond(request.join_ref, request, "ok", {})
         else:
@@ -396,9 +391,7 @@ class ServerProtocol:
     def _join(self, request: Request, topic: str) -> None:
         limit = self._options.max_topic
         pattern = next((pattern for pattern in self._topics if _matches(pattern, topic)), None)
-        if len(topic) > limit:
-            pattern = None
-        if pattern is None:
+        if pattern is None or len(topic) > limit:
             self._respond(None, request, "error", {"reason": "unmatched topic"})
             return
         if len(self.serializer.reply(request.join_ref, request.ref, "", "", {})) > limit + _REPLY_SIZE:
@@ -406,25 +399,16 @@ class ServerProtocol:
             return
         old = self._channels.pop(topic, None)
         if old is not None:
-            self._replace(old)
+            if old.alive:
+                self._end_channel(old, Termination.REPLACED)
+            old.ending = None
+            self._mail.append(partial(self._send_end, old, PHX_CLOSE, {}))  # after the new join's answer
         elif self._max_channels is not None and len(self._channels) >= self._max_channels:
             self._respond(request.join_ref, request, "error", {"reason": "too many channels joined"})
             return
         channel = _Channel(ChannelHandle(next(self._serials), topic), request.join_ref, request.ref)
         self._joining = channel
         self._events.append(JoinRequested(channel.handle, pattern, request.payload))
-
-    def _replace(self, old: _Channel) -> None:
-        if old.alive:
-            self._end_channel(old, Termination.REPLACED)
-        old.ending = None
-        self._mail.append(partial(self._send_end, old, PHX_CLOSE, {}))  # after the new join's answer
-
-    def _deliver(self, channel: _Channel, request: Request, cost: int) -> None:
-        if not channel.alive or not self._fits(channel.join_ref, request):
-            return
-        self._waiting += cost
-        self._put(channel, request, cost)
 
     def _put(self, channel: _Channel, item: Request | BroadcastOut, cost: int) -> None:
         channel.mailbox.append((item, cost))
@@ -441,7 +425,7 @@ class ServerProtocol:
             return True
         return type(joined) is type(sent) and bool(joined == sent)  # 1, 1.0 and true are three different refs
 
-    def _ended(self, channel: _Channel, event: str, payload: dict[str, Any]) -> None:
+    def _ended(self, channel: _Channel, event: str, payload: Any) -> None:
         if self._channels.get(channel.handle.topic) is channel:  # else it was replaced meanwhile, and its end was sent
             del self._channels[channel.handle.topic]
             self._send_end(channel, event, payload)
@@ -483,12 +467,9 @@ class ServerProtocol:
 
     def _tell_end(self, channel: _Channel, reason: Termination) -> None:
         channel.ending = None
-        event, payload = PHX_CLOSE, dict[str, Any]()
-        if reason is Termination.CRASHED:
-            event = PHX_ERROR
-            if self._release.crash_reason is not None:
-                payload["reason"] = self._release.crash_reason
-        self._mail.append(partial(self._ended, channel, event, payload))
+        crashed = reason is Termination.CRASHED
+        payload = {"reason": self._release.crash_reason} if crashed and self._release.crash_reason else {}
+        self._mail.append(partial(self._ended, channel, PHX_ERROR if crashed else PHX_CLOSE, payload))
 
     def _end_channel(self, channel: _Channel, reason: Termination) -> None:
         channel.alive = False
@@ -530,17 +511,18 @@ class ServerProtocol:
         """
         if self._joining is not None and self._joining.handle is channel:
             raise InvalidState(call, "joining")
-        found = self._channels.get(channel.topic)
-        return found if found is not None and found.speaks and found.handle is channel else None
+        found = self._speaking(channel.topic)
+        return found if found is not None and found.handle is channel else None
 
-    def _has(self, topic: str) -> bool:
+    def _speaking(self, topic: str) -> _Channel | None:
+        """The channel of the topic, unless it can send no more to its client."""
         channel = self._channels.get(topic)
-        return channel is not None and channel.speaks
+        return channel if channel is not None and (channel.alive or channel.ending is not None) else None
 
     def _respond(self, join_ref: Any, request: Request, status: str, response: dict[str, Any]) -> None:
         self._send(self.serializer.reply(join_ref, request.ref, request.topic, status, response))
 
-    def _send_end(self, channel: _Channel, event: str, payload: dict[str, Any]) -> None:
+    def _send_end(self, channel: _Channel, event: str, payload: Any) -> None:
         ref = channel.join_ref
         self._send(self.serializer.push(ref, channel.handle.topic, event, payload, ref=ref))
 
@@ -554,12 +536,10 @@ class ServerProtocol:
         self._deadline = None
         self._mail.clear()
         self._ready.clear()
-        living = [channel for channel in self._channels.values() if channel.alive]
-        if self._joining is not None:
-            living.append(self._joining)
-            self._joining = None
-        for channel in living:
-            self._end_channel(channel, Termination.CONNECTION)
+        for channel in (*self._channels.values(), self._joining):
+            if channel is not None and (channel.alive or channel is self._joining):
+                self._end_channel(channel, Termination.CONNECTION)
+        self._joining = None
         self._channels.clear()
         self._waiting = 0
         if command is not None:
@@ -567,7 +547,7 @@ class ServerProtocol:
         self._events.append(SocketClosed(code, reason))
 
 
-_ITEMS: Final[dict[Any, Callable[[Any], Iterable[Any]]]] = {list: iter, dict: lambda value: value.values()}
+_ITEMS: Final[dict[Any, Callable[[Any], Iterable[Any]]]] = {list: iter, dict: dict.values}
 _CLOSE_CODES: Final = (range(1000, 1004), range(1007, 1015), range(3000, 5000))
 _MAX_REASON: Final = 123  # bytes
 _REPLY_SIZE: Final = 128  # what a reply is long beside its refs, at most
