@@ -90,7 +90,10 @@ class PhxError(Exception):
             vars(self)["said"] = vars(self)["said"] or shown(getattr(self, self._heard))
 
     def __str__(self) -> str:
-        return _WORDS.vformat(self._words, (), vars(self))
+        words = self._words
+        if words == "{problem!s}":  # the short way, for a peer may cause many of these
+            return escaped(str(vars(self)["problem"]), _LONGEST)
+        return _WORDS.vformat(words, (), vars(self))
 
     def __repr__(self) -> str:
         names = (one.name for one in fields(cast("Any", self)) if one.repr)

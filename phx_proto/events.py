@@ -146,15 +146,19 @@ class PingAnswered(Record, frozen=True):
 class BadFrame(Record, frozen=True):
     """A frame was no Phoenix message and was dropped. The connection and all channels go on.
 
+    Of the bad frames that one read brought, the first hundred have an event each, and one more event tells of the rest.
+
     Attributes:
         problem: What is wrong with it.
         excerpt: Its beginning, with the contents of JSON strings masked.
         size: Its length: characters of a text frame, bytes of a binary one.
+        count: How many frames this event tells of. If that is more than one, the rest is of the last of them.
     """
 
     problem: str
     excerpt: str
     size: int
+    count: int = 1
 
 
 class InboxOverflow(Record, frozen=True):

@@ -32,6 +32,9 @@ from .shown import Secrets, escaped, shown
 #: Messages on topics without a channel that are reported to the application: one or two may follow any leave.
 _MANY: Final = 3
 
+#: Bad frames of one read that have an event each.
+_MOST_TOLD: Final = 100
+
 _NO_INBOXES: Final[dict[str, Inbox]] = {}
 
 #: Characters up to which a text frame is short: it cannot be nested too deeply, and counts as that many bytes. A longer
@@ -52,7 +55,7 @@ class Reader:
         unjoined: The inbox for messages on topics without a channel.
     """
 
-    __slots__ = ("_client", "_decode_short", "_overflow", "_unclaimed", "_unjoined")
+    __slots__ = ("_bad_frames", "_client", "_decode_short", "_last_bad", "_overflow", "_unclaimed", "_unjoined")
 
     def __init__(self, client: ClientState, *, unjoined: Inbox) -> None:
         serializer = client.serializer
@@ -60,6 +63,8 @@ class Reader:
         # A subclass of V2 may have a `decode` of its own.
         self._decode_short = serializer.decode_short if type(serializer) is V2 else serializer.decode
         self._overflow: Counter[str | None] = Counter()  # dropped in this read, by topic; None for the whole client
+        self._bad_frames = 0  # of this read
+        self._last_bad: tuple[str | bytes, InvalidFrame] | None = None  # of those that have no event of their own
         self._unjoined = unjoined
         self._unclaimed = 0  # messages of topics without a channel that no handler took
 
@@ -119,6 +124,8 @@ class Reader:
             connection.flow.received(delivered, size, frames, now)
         if self._overflow:
             self._report_overflow()
+        if self._bad_frames:
+            self._sum_up_bad_frames(connection)
 
     def _decode(self, connection: Connection, frame: str | bytes, now: float) -> Message[Any] | None:
         """Decode a frame that the loop could not decode. `None`, and a `BadFrame` event, if it holds no message."""
@@ -294,7 +301,11 @@ class Reader:
     def _bad(self, connection: Connection, frame: str | bytes, error: InvalidFrame, now: float) -> None:
         self._client.stats.received -= 1
         self._client.stats.bad_frames += 1
-        self._client.events.append(BadFrame(str(error), _excerpt(frame, connection.secrets), len(frame)))
+        self._bad_frames += 1
+        if self._bad_frames <= _MOST_TOLD:
+            self._tell_bad(connection, frame, error)
+        else:
+            self._last_bad = frame, error
         envelope = error.envelope
         if envelope is None:
             return
@@ -306,6 +317,15 @@ class Reader:
                 awaiting.unreadable(error.problem, now)
         elif envelope.event in (PHX_CLOSE, PHX_ERROR):  # these need no payload
             self._reserved[envelope.event](self, connection, envelope, now)
+
+    def _tell_bad(self, connection: Connection, frame: str | bytes, error: InvalidFrame, *, count: int = 1) -> None:
+        self._client.events.append(BadFrame(str(error), _excerpt(frame, connection.secrets), len(frame), count))
+
+    def _sum_up_bad_frames(self, connection: Connection) -> None:
+        if self._last_bad is not None:
+            self._tell_bad(connection, *self._last_bad, count=self._bad_frames - _MOST_TOLD)
+            self._last_bad = None
+        self._bad_frames = 0
 
     def _report_overflow(self) -> None:
         for topic, dropped in self._overflow.items():

@@ -217,9 +217,9 @@ class Log:
                     "router.on(..., unjoined=True) takes such, stats.stale counts them"
                 )
                 self._say(logging.WARNING, "tellings of messages on topics without a channel", what)
-            case BadFrame(problem=problem, excerpt=excerpt, size=size):
+            case BadFrame(problem=problem, excerpt=excerpt, size=size, count=count):
                 what = f"a frame of size {size} was dropped: {problem}; it begins {excerpt}"
-                self._say(logging.WARNING, "frames dropped", what)
+                self._say(logging.WARNING, "frames dropped", what, count=count)
             case InboxOverflow(topic=topic, dropped=dropped, backlog=backlog):
                 where = "the client" if topic is None else f"topic {shown(topic)}"
                 what = f"{dropped} messages of {where} dropped: {backlog} wait for their handlers"
