@@ -80,13 +80,23 @@ class _Answer(msgspec.Struct):
     messages: list[Any] = []
 
 
-#: Of one session; more are ignored.
-_MOST_COOKIES: Final = 50
-
 #: What a header of HTTP can carry in any case.
 _TOKEN: Final = re.compile("[!-~]*")
 
 _decode: Final = msgspec.json.Decoder(_Answer).decode
+
+
+class _LargeAnswer(_Answer):
+    messages: list[str] = []
+
+
+_decode_large: Final = msgspec.json.Decoder(_LargeAnswer).decode
+
+#: Bytes of an answer that is looked at before it is decoded: some have millions of messages, of next to nothing.
+_LARGE: Final = 2**20
+
+#: Messages of an answer that is so large; each takes some 60 bytes beside its own.
+_MOST_MESSAGES: Final = 2**18
 
 
 class PollingLink(Link):
@@ -111,7 +121,6 @@ class PollingLink(Link):
         self._core = core
         self._tick = patience / _TICKS
         self._gap = patience * _LONGEST_GAP
-        self._cookies: dict[str, str] = {}  # of a balancer, which finds the session's server by one
         self._token: str | None = None  # while there is none, the first GET is under way
         self._poll: Exchange | None = None
         self._post: Exchange | None = None
@@ -169,8 +178,6 @@ class PollingLink(Link):
         """The whole answer to a request came."""
         if self.over or not self.current:
             return
-        if "set-cookie" in headers:
-            self._keep_cookies(headers["set-cookie"])
         if exchange is self._post:
             self._posted(status, body, now)
         elif self._token is None:
@@ -244,14 +251,6 @@ class PollingLink(Link):
             case _:
                 self._lost(f"what was sent was answered with {_what(status)}", now)
 
-    def _keep_cookies(self, lines: str) -> None:
-        for line in lines.split("\n"):
-            name, _, value = (part.strip() for part in line.partition(";")[0].partition("="))
-            if not value:
-                self._cookies.pop(name, None)
-            elif name in self._cookies or len(self._cookies) < _MOST_COOKIES:
-                self._cookies[name] = value
-
     def _keep(self, token: str) -> None:
         if token != self._token:
             self._token = token
@@ -316,12 +315,8 @@ class PollingLink(Link):
         self, method: str, headers: tuple[tuple[str, str], ...], body: bytes = b"", limit: int = _TICKS
     ) -> Exchange:
         url = self._address.url
-        given = [(name, value) for name, value in self._address.headers if name.lower() not in _OURS]
-        cookies = [value for name, value in given if name.lower() == "cookie"]
-        cookies += [f"{name}={value}" for name, value in self._cookies.items()]
-        fields = [(name, value) for name, value in given if name.lower() != "cookie"]
-        fields += [("cookie", "; ".join(cookies))] if cookies else []
-        fields += [("accept", "application/json"), *headers]
+        given = ((name, value) for name, value in self._address.headers if name.lower() not in _OURS)
+        fields = [*given, ("accept", "application/json"), *headers]
         if self._token is not None:
             url = f"{url}&token={quote(self._token, safe='')}"
             fields.append(("x-phoenix-longpoll-token", self._token))
@@ -370,10 +365,21 @@ _GONE: Final = "the session is gone: the server ended it, or was restarted"
 def _read(body: bytes) -> _Answer | None:
     """An answer's body; `None` where it is none of Phoenix."""
     try:
-        answer = _decode(body)
+        answer = _decode(body) if len(body) < _LARGE else _decode_large(_few(body))
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     return answer if _TOKEN.fullmatch(answer.token or "") else None
+
+
+def _few(body: bytes) -> bytes:
+    """A large answer that has not too many messages.
+
+    Raises:
+        ValueError: It has.
+    """
+    if body.count(b'"') - body.count(b'\\"') > 2 * _MOST_MESSAGES:  # a text has two, and those within it are escaped
+        raise ValueError(f"more than {_MOST_MESSAGES} messages")
+    return body
 
 
 def _what(status: int) -> str:

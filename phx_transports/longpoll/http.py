@@ -22,7 +22,7 @@ from ..websocket.reaching import place_of
 REUSED_WITHIN: Final = 15.0
 
 #: How many times `max_size` the answer to a poll may have, for it has many messages.
-_LARGEST_ANSWER: Final = 4
+_LARGEST_ANSWER: Final = 2
 
 _LARGEST_HEAD: Final = 2**16  # bytes
 _HTTP: Final = b"HTTP/1."
@@ -90,7 +90,6 @@ class HttpDialogue:
         self._command = command
         self._response = None
         self._head = b""
-        self._body.clear()
         parts = [self._http.send(h11.Request(method=command.method, target=target, headers=headers))]
         if command.body:
             parts.append(self._http.send(h11.Data(data=command.body)))
@@ -115,11 +114,9 @@ class HttpDialogue:
         self._command = None
         self.used_at = now
         self.over = not (self._http.our_state is h11.DONE and self._http.their_state is h11.DONE)
-        headers: dict[str, str] = {}
-        for raw_name, raw_value in self._response.headers:
-            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-            headers[name] = f"{headers[name]}\n{value}" if name == "set-cookie" and name in headers else value
-        body = inflated(bytes(self._body), headers.get("content-encoding", ""), self._limit or 0)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self._response.headers}
+        body, self._body = bytes(self._body), bytearray()  # it may be large
+        body = inflated(body, headers.get("content-encoding", ""), self._limit or 0)
         command.exchange.answered(self._response.status_code, headers, body, now)
 
     def failed(self, error: ConnectError, now: float) -> None:

@@ -76,12 +76,11 @@ class Polled:
         (request,) = [request for request in self.requests if request.method == "POST"]
         return request
 
-    def answer(self, request: SendRequest, body: Any, status: int = 200, **headers: str) -> None:
+    def answer(self, request: SendRequest, body: Any, status: int = 200) -> None:
         """The server answers."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.requests.remove(request)
-        told = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.tell(lambda now: request.exchange.answered(status, told, data, now))
+        self.tell(lambda now: request.exchange.answered(status, {"server": "test"}, data, now))
 
     def fail(self, request: SendRequest, problem: str = "the connection broke") -> None:
         """No answer comes."""
@@ -467,6 +466,31 @@ def test_a_message_that_is_none_is_reported_and_the_others_are_delivered(message
     assert client.core.state is SocketState.OPEN
 
 
+def answer_of(size: int, message: str) -> bytes:
+    """An answer of some size whose messages are all the same JSON."""
+    count = size // (len(message) + 1)
+    return b'{"status":200,"token":"t","messages":[' + ",".join([message] * count).encode() + b"]}"
+
+
+def test_a_large_answer_is_read_like_any_other() -> None:
+    message = json.dumps(json.dumps(["1", None, "room:a", "news", {"n": "\\"}]))
+    client = Polled().opened()
+    client.joined()
+    client.answer(client.poll, answer_of(1_200_000, message))
+    assert client.core.state is SocketState.OPEN
+    stats = client.core.stats
+    assert stats.received + stats.bad_frames > 1_200_000 // (len(message) + 1)
+
+
+@pytest.mark.parametrize("message", ['""', '"a"', "[]", "{}", "1", '"a",[]', "null"])
+def test_an_answer_of_millions_of_messages_is_none(message: str) -> None:
+    """Each takes some sixty bytes of memory, and a few of the wire, or less if they are compressed."""
+    client = Polled().opened()
+    client.joined()
+    client.answer(client.poll, answer_of(10_000_000, message))
+    assert "no answer of Phoenix" in client.lost().reason
+
+
 def test_reading_pauses_between_polls() -> None:
     client = Polled(router=_router(), options=ClientOptions(flow=FlowLimits(high=2, low=1))).opened()
     channel = client.joined()
@@ -804,26 +828,3 @@ def _router() -> Router:
     router = Router()
     router.add(never_called, "*")
     return router
-
-
-def cookies_of(request: SendRequest) -> list[str]:
-    return [value for name, value in request.headers if name == "cookie"]
-
-
-def test_cookies_of_a_balancer_are_kept_for_the_session_and_no_longer() -> None:
-    client = Polled(headers=[("Cookie", "mine=1")])
-    assert cookies_of(client.poll) == ["mine=1"]
-    client.answer(client.poll, OPENED, set_cookie="server=a1; Path=/; HttpOnly\nseen=yes; Max-Age=60\nodd")
-    assert cookies_of(client.poll) == ["mine=1; server=a1; seen=yes"]
-    client.answer(client.poll, {"status": 200, "token": TOKEN, "messages": ["x"]}, set_cookie="server=b2\nseen=")
-    assert cookies_of(client.poll) == ["mine=1; server=b2"]
-    assert "b2" not in repr(client.poll)
-    client.fail(client.poll)
-    client.wait(1.0)
-    assert cookies_of(client.poll) == ["mine=1"]
-
-
-def test_a_server_cannot_set_cookies_without_bound() -> None:
-    client = Polled()
-    client.answer(client.poll, OPENED, set_cookie="\n".join(f"c{number}={number}" for number in range(1000)))
-    assert cookies_of(client.poll) == ["; ".join(f"c{number}={number}" for number in range(50))]
