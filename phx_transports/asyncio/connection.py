@@ -10,7 +10,7 @@ from typing import Protocol
 
 from phx_proto.errors import ConnectError
 
-from ..websocket.connection import DROPPED, LINGER, NO_CLOSE_FRAME, WRITE_LIMIT, WebSocket
+from ..websocket.connection import COMPRESSED, DROPPED, LINGER, NO_CLOSE_FRAME, WRITE_LIMIT, WebSocket
 from ..websocket.cutter import Received
 from ..websocket.handshake import Handshake, Progress
 from ..websocket.options import AsyncFactory, NetworkOptions
@@ -184,6 +184,27 @@ class Connection(WebSocket, asyncio.Protocol):
             self._receiver.writable()
 
 
+class CompressedConnection(Connection, asyncio.BufferedProtocol):
+    """One whose messages are compressed: it is read a little at a time; see `COMPRESSED`."""
+
+    def __init__(self, transport: asyncio.Transport, handshake: Handshake, rest: bytes, receiver: Receiver) -> None:
+        self._buffer = bytearray(COMPRESSED)
+        super().__init__(transport, handshake, rest, receiver)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Where the next read goes."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """A read brought so many bytes."""
+        self.data_received(bytes(self._buffer[:nbytes]))
+
+    def data_received(self, data: bytes) -> None:
+        """What came with the handshake may be more."""
+        for at in range(0, len(data), COMPRESSED):
+            super().data_received(data[at : at + COMPRESSED])
+
+
 async def open_connection(
     url: str,
     *,
@@ -224,4 +245,5 @@ async def open_connection(
     except BaseException:
         transport.abort()
         raise
-    return Connection(transport, handshake, rest, receiver)
+    kind = CompressedConnection if handshake.protocol.extensions else Connection
+    return kind(transport, handshake, rest, receiver)

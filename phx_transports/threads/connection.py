@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from ..websocket.connection import DROPPED, NO_CLOSE_FRAME, WRITE_LIMIT, WebSocket
+from ..websocket.connection import COMPRESSED, DROPPED, NO_CLOSE_FRAME, WRITE_LIMIT, WebSocket
 from ..websocket.cutter import Received
 from ..websocket.errors import told
 from ..websocket.handshake import Handshake
@@ -150,7 +150,7 @@ class Connection(WebSocket):
         data, self._rest = self._rest, b""
         if not data:
             try:
-                data = self._stream.receive()
+                data = self._stream.receive(COMPRESSED) if self._protocol.extensions else self._stream.receive()
             except BlockingIOError:
                 return []
             except OSError as error:

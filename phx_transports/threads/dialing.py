@@ -85,14 +85,17 @@ class Stream:
         """Sends this, and waits until all is written."""
         self.sock.sendall(data if self.tls is None else self.tls.send(data))
 
-    def receive(self) -> bytes | None:
+    def receive(self, most: int = READ) -> bytes | None:
         """One read; `b""` where the peer has ended the connection, `None` where it brought nothing that can be read.
+
+        Args:
+            most: Bytes.
 
         Raises:
             BlockingIOError: The socket does not block, and there is nothing.
             OSError: The connection broke, or TLS on it.
         """
-        data = self.sock.recv(READ)
+        data = self.sock.recv(most)
         if self.tls is None or not data:
             return data
         return self.tls.receive(data) or (b"" if self.tls.ended else None)

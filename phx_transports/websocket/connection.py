@@ -20,6 +20,10 @@ LINGER: Final = 1.0
 #: Bytes that may wait for the socket until senders have to wait.
 WRITE_LIMIT: Final = 2**16
 
+#: Bytes that are taken at once where messages are compressed. They may inflate a thousandfold: so one read brings at
+#: most some 16 MB, and what follows waits until the core has seen them.
+COMPRESSED: Final = 2**14
+
 #: What is told of an end without a close frame.
 NO_CLOSE_FRAME: Final = "the server ended the connection without a close frame"
 DROPPED: Final = "the connection was dropped from this side"
