@@ -9,7 +9,7 @@ import signal
 from hypothesis import HealthCheck, Phase, settings
 
 #: The first says at the end how many tests are synchronous.
-pytest_plugins = ["tests.counted", "tests.fixtures", "tests.simulated"]
+pytest_plugins = ["tests.counted", "tests.fixtures", "tests.simulated", "tests.long_runs"]
 
 settings.register_profile("suite", max_examples=100, deadline=None, derandomize=True)
 settings.register_profile("soak", max_examples=1500, derandomize=False, stateful_step_count=100, deadline=None)

@@ -17,7 +17,14 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command, with what stands behind `phx` (by default what the shell gave); gives the exit code."""
+    """Run the command.
+
+    Args:
+        argv: What stands behind `phx`; by default what the shell gave.
+
+    Returns:
+        The exit code.
+    """
     arguments = parsed(argv)
     try:
         with _logging(getattr(arguments, "log_level", None)):
@@ -27,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _let_go_of_stdout()
         return 0
+
+
+# ---- private --------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

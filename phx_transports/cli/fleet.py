@@ -29,7 +29,13 @@ _FURTHEST_BEHIND: Final = 50_000  # events that may wait for a client before no 
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """What a SIM card has left; `id` counts the events of the topic, from 1."""
+    """What a SIM card has left.
+
+    Attributes:
+        id: Counts the events of the topic, from 1.
+        sim: The card's number.
+        cents: What is left.
+    """
 
     id: int
     sim: str
@@ -38,7 +44,12 @@ class Balance(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Log:
-    """What was sent on a topic: how many events, which is also the id of the latest, and those that are kept."""
+    """What was sent on a topic.
+
+    Attributes:
+        sent: How many events; also the id of the latest.
+        latest: Those that are kept.
+    """
 
     sent: int = 0
     latest: deque[Balance] = field(default_factory=lambda: deque[Balance](maxlen=_KEPT))
@@ -57,7 +68,13 @@ class Log:
 
 
 class Fleet:
-    """The application behind the server: what was sent, and the balances, by topic."""
+    """The application behind the server.
+
+    Attributes:
+        server: To be served.
+        logs: What was sent, by topic.
+        cents: The balances, by topic.
+    """
 
     def __init__(self) -> None:
         self.logs = {topic: Log() for topic in TOPICS}
@@ -82,9 +99,11 @@ class Fleet:
         self.server.broadcast(topic, "balance", self.logs[topic].add(sim, cents))
 
     async def feed(self, rate: float, behind: Callable[[], int]) -> None:
-        """Send so many events a second, on all topics together, until cancelled.
+        """Send events until cancelled.
 
-        Where too many are not handled yet (`behind` says how many), it waits for the client.
+        Args:
+            rate: Events a second, on all topics together.
+            behind: How many of them the client has not handled; where they are too many, it waits for the client.
         """
         loop = asyncio.get_running_loop()
         owed, last = 0.0, loop.time()

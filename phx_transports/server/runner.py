@@ -21,10 +21,17 @@ from .hub import Hub
 from .presence import ChannelPresence
 from .reports import CallbackError, OnError, raise_if_ended
 
+__all__ = ["ChannelRunner", "Context", "Definition"]
+
 
 @dataclass(slots=True, eq=False)
 class Definition:
-    """What an application said about a topic pattern; its functions go before the methods of the channel."""
+    """What an application said about a topic pattern.
+
+    Attributes:
+        make: Makes the channel of a join; a class, usually.
+        handlers: Functions by event; they go before the channel's own methods.
+    """
 
     make: Callable[[], ServerChannel]
     handlers: dict[str, Callable[[Any, Any], Any]] = field(default_factory=dict[str, Callable[[Any, Any], Any]])
@@ -32,7 +39,11 @@ class Definition:
 
 @dataclass(slots=True, eq=False)
 class Context:
-    """What the sockets of a running server share; `runners` of channels that are not over, `terminate` included."""
+    """What the sockets of a running server share.
+
+    Attributes:
+        runners: Those of channels that are not over, `terminate` included.
+    """
 
     definitions: dict[str, Definition]
     hub: Hub
@@ -59,7 +70,13 @@ class Context:
 
 
 class ChannelRunner:
-    """Runs one join from its request to its end."""
+    """Runs one join from its request to its end.
+
+    Args:
+        context: Of the server.
+        driver: Of the client's socket.
+        request: Of the join.
+    """
 
     def __init__(self, context: Context, driver: SocketDriver, request: JoinRequested) -> None:
         self._context = context
@@ -81,6 +98,7 @@ class ChannelRunner:
         context.runners.add(self)
 
     def put(self, event: ChannelEvent, /) -> None:
+        """Handle it after those before it; never in this call."""
         if isinstance(event, ChannelTerminated):
             self._over = True
             if self._in_hand or event.reason in _WORDLESS:
@@ -103,6 +121,7 @@ class ChannelRunner:
                     raise
 
     async def drain(self) -> None:
+        """Handle what there is."""
         while self._inbox:
             match self._inbox.popleft():
                 case JoinRequested():

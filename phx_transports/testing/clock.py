@@ -16,7 +16,11 @@ _QUIET: Final = 16  # turns in which nothing happened, after which nothing will:
 
 
 def forward(seconds: float) -> float:
-    """The seconds, if time can pass by them: `ValueError` for negative ones."""
+    """The seconds, if time can pass by them.
+
+    Raises:
+        ValueError: They are negative.
+    """
     if seconds < 0:
         raise ValueError(f"time does not go back: {seconds!r} s")
     return seconds
@@ -32,6 +36,7 @@ class Timer:
         self._callback: Callable[[], object] | None = callback
 
     def when(self) -> float:
+        """The time at which it is due."""
         return self._at
 
     def cancel(self) -> None:
@@ -40,9 +45,11 @@ class Timer:
 
     @property
     def cancelled(self) -> bool:
+        """Whether nothing will come of it (any more)."""
         return self._callback is None
 
     def fire(self) -> None:
+        """Call it, once."""
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
@@ -92,7 +99,7 @@ class Clock:
             ValueError: The seconds are negative.
         """
         for _ in self._steps(seconds):
-            pass
+            self._rest()
 
     async def elapse(self, seconds: float) -> None:
         """Let time pass, and give the event loop turns between one due time and the next.
@@ -101,19 +108,23 @@ class Clock:
             ValueError: The seconds are negative.
         """
         for _ in self._steps(seconds):
+            self._rest()
             await settle_loop(lambda: len(self._timers))
 
     def _steps(self, seconds: float) -> Iterator[None]:
         """From one due time to the next and at last to the end, with a rest before, between and after."""
-        end, going_on = self._now + forward(seconds), True
+        end = self._now + forward(seconds)
+        yield
         for _ in range(_MOST):
-            for callback in self._between:
-                callback()
+            going_on = self._step(end)
             yield
             if not going_on:
                 return
-            going_on = self._step(end)
         raise RuntimeError("timers set each other anew without end")
+
+    def _rest(self) -> None:
+        for callback in self._between:
+            callback()
 
     def _step(self, end: float) -> bool:
         """Go to the next due time up to `end` and call what is due then; gives whether there was any."""
@@ -130,7 +141,10 @@ class Clock:
 
 
 async def settle_loop(signs: Callable[[], object]) -> None:
-    """Let everything on the event loop go as far as it can, without any time passing: until no sign of it changes.
+    """Let everything on the event loop go as far as it can, without any time passing.
+
+    Args:
+        signs: Any value that changes while something still happens.
 
     Raises:
         RuntimeError: It never comes to rest.

@@ -73,11 +73,15 @@ class PeerDriver:
 
     def connected(self) -> "Future[None]":
         """Ends when the connection is open, or with what ended the client."""
-        return _waiter(self._driver.session.wait_connected)
+        waiter: Future[None] = Future()
+        self._driver.session.wait_connected(waiter)
+        return waiter
 
     def closed(self) -> "Future[None]":
         """Ends when the client has ended: with its error, if it has one."""
-        return _waiter(self._driver.session.wait_closed)
+        waiter: Future[None] = Future()
+        self._driver.session.wait_closed(waiter)
+        return waiter
 
     def channel(self, topic: str, params: Any = None) -> Channel:
         """The live channel of the topic; a new one, with these params, where there is none."""
@@ -134,13 +138,9 @@ class PeerDriver:
         self._driver.step(lambda now: None)
 
     def _ask(self, call: Call[Any]) -> "Future[Any]":
-        return _waiter(partial(self._driver.begin, call))
-
-
-def _waiter(register: "Callable[[Future[Any]], object]") -> "Future[Any]":
-    waiter: Future[Any] = Future()
-    register(waiter)
-    return waiter
+        waiter: Future[Any] = Future()
+        self._driver.begin(call, waiter)
+        return waiter
 
 
 class _SteppedDriver(Driver):
@@ -161,6 +161,7 @@ class _SteppedDriver(Driver):
         self.attach(now=clock.now, perform=client.perform, workers=self, alarm=Alarm(clock.call_at, self.due))
 
     def step(self, call: Callable[[float], T]) -> T:
+        """Tell the core something, and have everything happen that follows from it."""
         result = super().step(call)
         while self._later:
             self._later.popleft()()
@@ -168,12 +169,15 @@ class _SteppedDriver(Driver):
         return result
 
     def later(self, call: Callable[[], object]) -> None:
+        """Have something done after the step."""
         self._later.append(call)
 
     def record(self, event: Event) -> None:
+        """Keep an event."""
         self._face.events.append(event)
 
     def keep(self, item: TapItem) -> None:
+        """Keep a message of a channel."""
         if isinstance(item, tuple):
             self._face.messages.append(item[1])
             self.handled([item])
@@ -192,6 +196,7 @@ class _SteppedDriver(Driver):
         """There is no handler to be begun."""
 
     def handled(self, deliveries: Sequence[Delivery]) -> None:
+        """These were kept."""
         self.later(partial(super().step, lambda now: self.proto.handled(deliveries, now)))
 
     def on_closed(self) -> None:
@@ -200,15 +205,16 @@ class _SteppedDriver(Driver):
 
 class _SteppedClient(PeerClient[_SteppedDriver]):
     def resolve(self, command: Resolve) -> None:
-        self.driver.later(partial(self._resolve, command))
+        """Call what gives params or a token, after the step."""
+        self._driver.later(partial(self._resolve, command))
 
     def _resolve(self, command: Resolve) -> None:
-        proto = self.driver.proto
+        proto = self._driver.proto
         try:
             value = command.provider()
             if inspect.iscoroutine(value):
                 value = asyncio.run(value)
         except Exception as error:
-            self.driver.step(partial(proto.resolve_failed, command.request, error))
+            self.tell(partial(proto.resolve_failed, command.request, error))
         else:
-            self.driver.step(partial(proto.resolved, command.request, value))
+            self.tell(partial(proto.resolved, command.request, value))

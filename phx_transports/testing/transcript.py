@@ -132,6 +132,7 @@ def masked(value: Any) -> Any:
 
 
 def is_secret(name: object) -> bool:
+    """Whether a field of this name is not to be shown."""
     return isinstance(name, str) and _SECRET.search(name) is not None
 
 
