@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from phx_proto.channel import Channel
 from phx_proto.client import ClientProtocol
-from phx_proto.commands import AbortTransport, Command, PauseSending, ResumeSending, SendRequest
+from phx_proto.commands import AbortTransport, Command, PauseSending, Resolve, ResumeSending, SendRequest
 from phx_proto.errors import ConnectError, HandshakeRefused, InvalidEndpoint, PushLost
 from phx_proto.events import BadFrame, Closed, Connected, ConnectFailed, Disconnected, Event, PushFailed
 from phx_proto.flow import FlowLimits
@@ -266,18 +266,31 @@ def test_a_v1_message_is_a_body_of_its_own() -> None:
 
 
 class Spread(V2):
-    """A serializer of somebody's own, with line breaks."""
+    """A serializer of somebody's own, with line breaks in some messages."""
+
+    line_break = "\n"
 
     def encode(self, message: Any) -> str | bytes:
         frame = super().encode(message)
-        return frame.replace(",", ",\n") if isinstance(frame, str) else frame
+        return frame.replace(",", f",{self.line_break}") if isinstance(frame, str) and "spread" in frame else frame
 
 
-def test_text_with_a_line_break_is_a_body_of_its_own() -> None:
-    client = Polled(serializer=Spread()).opened()
-    client.tell(client.core.channel("room:a").join)
-    assert dict(client.post.headers)["content-type"] == "application/json"
-    assert json.loads(client.post.body)[2:4] == ["room:a", "phx_join"]
+@pytest.mark.parametrize("line_break", ["\n", "\r"])
+def test_text_with_a_line_break_is_a_body_of_its_own(line_break: str) -> None:
+    spread = Spread()
+    spread.line_break = line_break
+    client = Polled(serializer=spread).opened()
+    channel = client.joined()
+
+    def push(now: float) -> None:
+        for event in ("line", "spread", "line"):
+            channel.push(event, {}, now)
+
+    client.tell(push)
+    for kind, event in (("x-ndjson", "line"), ("json", "spread"), ("x-ndjson", "line")):
+        assert dict(client.post.headers)["content-type"] == f"application/{kind}"
+        assert json.loads(client.post.body)[3] == event
+        client.answer(client.post, POSTED)
 
 
 def test_headers_of_the_applications_own_do_not_stand_beside_ours() -> None:
@@ -292,11 +305,16 @@ def test_callers_wait_while_much_is_queued() -> None:
     channel = client.joined()
     client.tell(lambda now: channel.push("first", {}, now))
     client.commands.clear()
-    client.tell(lambda now: channel.push("shout", {"data": "x" * 300_000}, now))
-    assert [type(command) for command in client.commands] == [PauseSending]
+    for _ in range(3):
+        client.tell(lambda now: channel.push("shout", {"data": "x" * 150_000}, now))
+    (pause,) = client.commands
+    assert isinstance(pause, PauseSending)
     client.commands.clear()
     client.answer(client.post, POSTED)
-    assert [type(command) for command in client.commands] == [SendRequest, ResumeSending]
+    posted, resume = client.commands
+    assert isinstance(posted, SendRequest)
+    assert isinstance(resume, ResumeSending)
+    assert pause.link is resume.link is posted.link
 
 
 # ---- heartbeats, and a silent peer ----------------------------------------------------------------------------------
@@ -330,7 +348,7 @@ def test_a_poll_without_an_answer_is_a_lost_connection() -> None:
 def test_but_not_while_its_answer_is_coming() -> None:
     client = Polled().opened()
     for _ in range(10):
-        client.wait(15)
+        client.wait(20)
         client.tell(client.poll.exchange.progressed)
     assert client.core.state is SocketState.OPEN
 
@@ -455,6 +473,44 @@ def test_a_post_that_is_too_large_says_so_as_a_close_code_does() -> None:
     assert "larger than the server takes" in str(failed.error)
 
 
+@pytest.mark.parametrize(("size", "status"), [(2_000_000, 500), (10, 400), (10, 413)])
+def test_what_may_have_another_reason_is_not_taken_to_be_too_large(size: int, status: int) -> None:
+    client = Polled(options=ClientOptions(timeout=1e6)).opened()
+    channel = client.joined()
+    client.tell(lambda now: channel.push("shout", {"data": "x" * size}, now))
+    client.answer(client.post, b"", status)
+    assert (client.lost().code, client.lost().reason) == (None, f"what was sent was answered with HTTP {status}")
+
+
+@pytest.mark.parametrize("of", ["poll", "post"])
+def test_a_proxys_error_is_one_also_with_the_servers_answer_in_it(of: str) -> None:
+    client = Polled().opened()
+    client.tell(client.core.channel("room:a").join)
+    request = client.poll if of == "poll" else client.post
+    client.answer(request, {"status": 200, "token": TOKEN, "messages": []}, 502)
+    assert client.lost().reason.endswith("answered with HTTP 502")
+
+
+def test_a_message_that_is_no_text_but_json_is_read_as_its_text() -> None:
+    client = Polled(router=_router()).opened()
+    channel = client.joined()
+    message = [channel.join_ref, None, "room:a", "news", {"n": 1}]
+    client.answer(client.poll, {"status": 200, "token": TOKEN, "messages": [message]})
+    assert client.core.stats.delivered == 1
+
+
+@pytest.mark.parametrize("serializer", [V1, V2])
+def test_a_post_of_one_message_has_half_as_long_again_as_a_poll(serializer: Any) -> None:
+    client = Polled(serializer=serializer(), options=ClientOptions(timeout=1e6)).opened()
+    client.tell(lambda now: client.core.channel("room:a").join(now, timeout=1e6))
+    for _ in range(3):
+        client.wait(10)
+        client.answer(client.poll, {"status": 204, "token": TOKEN, "messages": []})
+    assert client.core.state is SocketState.OPEN
+    client.wait(5)
+    assert client.lost().reason == "what was sent was not answered"
+
+
 @pytest.mark.parametrize("messages", [["\x02\n\x02room:lobbyob\x00"], ["{not json"], [None], [{"a": 1}], [""]])
 def test_a_message_that_is_none_is_reported_and_the_others_are_delivered(messages: list[Any]) -> None:
     client = Polled(router=_router()).opened()
@@ -567,11 +623,25 @@ def test_what_was_to_be_sent_when_the_connection_was_lost_is_no_command() -> Non
     assert [type(command) for command in client.commands] == [AbortTransport]
 
 
+def test_params_that_a_function_gives_are_asked_for_as_by_any_link() -> None:
+    client = Polled(params=lambda: {"user": 8})
+    (question,) = client.commands
+    assert isinstance(question, Resolve)
+    client.tell(lambda now: client.core.resolved(question.request, question.provider(), now))
+    assert "user=8" in client.poll.url
+
+
 # ---- opening --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "told"), [(200, b'{"status":403}', 403), (404, b"Not Found", 404), (500, b"{", 500)]
+    ("status", "body", "told"),
+    [
+        *((200, b'{"status":%d}' % told, told) for told in (400, 403, 599)),
+        (404, b"Not Found", 404),
+        (500, b"{", 500),
+        (502, json.dumps(OPENED).encode(), 502),
+    ],
 )
 def test_a_session_that_is_refused(status: int, body: bytes, told: int) -> None:
     client = Polled()
@@ -582,7 +652,17 @@ def test_a_session_that_is_refused(status: int, body: bytes, told: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>", b"{}", b'{"status":200}', b'{"status":410}', b'{"status":410,"token":1}']
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"{}",
+        b'{"status":200}',
+        b'{"status":399}',
+        b'{"status":600}',
+        b'{"status":410}',
+        b'{"status":410,"token":1}',
+    ],
 )
 def test_an_answer_that_opens_no_session(body: bytes) -> None:
     client = Polled()

@@ -1,11 +1,13 @@
 """The decoder of a payload type: made once, and what can be no such type."""
 
+from decimal import Decimal
 from typing import Annotated, Any
 
 import msgspec
 import pytest
 
 from phx_proto.errors import InvalidPayloadType
+from phx_proto.formats import V2
 from phx_proto.handlers.payloads import payload_decoder
 from phx_proto.message import Message
 
@@ -36,6 +38,20 @@ def test_a_type_that_cannot_be_hashed_is_decoded_all_the_same() -> None:
         hash(kind)
     message = Message[Any](topic="room:1", event="n", payload=msgspec.Raw(b"5"))
     assert payload_decoder(kind).accept(message).payload == 5
+
+
+def test_numbers_that_the_type_leaves_open_are_those_of_the_serializer() -> None:
+    frame = '[null,null,"room:1","n",[1.5]]'
+    for floats in (float, Decimal):
+        (number,) = payload_decoder(list[Any]).accept(V2(floats=floats).decode(frame)).payload
+        assert type(number) is floats
+
+
+def test_it_is_told_why_a_type_is_none() -> None:
+    with pytest.raises(InvalidPayloadType, match="'Balance' cannot be decoded: give the class itself"):
+        payload_decoder("Balance")
+    with pytest.raises(InvalidPayloadType, match="Nowhere"):
+        payload_decoder(list["Nowhere"])  # type: ignore[name-defined]  # noqa: F821
 
 
 @pytest.mark.parametrize("kind", ["Balance", object(), Unknown, list["Nowhere"]])  # type: ignore[name-defined]  # noqa: F821

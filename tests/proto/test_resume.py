@@ -254,6 +254,23 @@ def test_a_function_that_gives_none_does_not_move_it() -> None:
     assert topic.asked() == {}
 
 
+def test_a_function_is_called_once_a_message_and_the_latest_id_stays() -> None:
+    called: list[Any] = []
+
+    def seq(message: Message[Any]) -> Any:
+        called.append(message.payload["id"])
+        return message.payload["id"]
+
+    topic = Resumed(Resume(by=seq, param="since"))
+    topic.talk.resolve(topic.talk.questions[0].provider())
+    topic.asked()
+    for one, last in ((1, 1), (None, 1), (2, 2)):
+        topic.serve(one)
+        topic.talk.deliveries()
+        assert [topic.room.last_seen, topic.room.last_seen] == [last, last]
+    assert called == [1, None, 2]
+
+
 def test_a_function_that_raises_fails_the_attempt() -> None:
     topic = by_function({})
     with pytest.raises(KeyError) as caught:
@@ -270,8 +287,10 @@ def test_a_function_that_raises_fails_the_attempt() -> None:
 def test_params_that_are_no_object_are_refused_once_there_is_something_to_add() -> None:
     talk = Conversation().connect()
     room = talk.channel("room:1", [1], resume=Resume(by="id", param="since", start=1))
-    with pytest.raises(InvalidPayload, match="resume adds 'since'"):
+    with pytest.raises(InvalidPayload) as caught:
         room.join(talk.now)
+    refused = InvalidPayload("room:1", "phx_join", "the params", "are no object, and resume adds 'since'")
+    assert str(caught.value) == str(refused)
     room.leave(talk.now)
 
 

@@ -171,10 +171,29 @@ def test_what_comes_after_the_connection_of_a_poll_is_gone_is_kept_for_the_next(
     site = Site().opened()
     assert site.session is not None
     poll = site.get()
-    site.session.forget(PollRequest("GET"))
     site.session.forget(poll)
     site.post(HEARTBEAT)
     assert site.answered(poll) is None
+    assert site.answered(site.get()) == polled(PONG)
+
+
+def test_the_end_of_another_connection_is_not_that_of_the_poll() -> None:
+    site = Site().opened()
+    assert site.session is not None
+    poll = site.get()
+    site.session.forget(PollRequest("GET"))
+    site.post(HEARTBEAT)
+    assert site.answered(poll) == polled(PONG)
+
+
+@pytest.mark.parametrize("polls", [1, 2])
+def test_what_comes_after_a_poll_without_messages_waits_for_the_next(polls: int) -> None:
+    site = Site().opened()
+    for poll in [site.get() for _ in range(polls)]:
+        site.wait(10)
+        assert site.answered(poll) == polled(status=204)
+    site.post(HEARTBEAT)
+    assert site.answers == [] or site.session is None or site.session.buffered
     assert site.answered(site.get()) == polled(PONG)
 
 

@@ -131,6 +131,25 @@ def test_a_secret_is_masked_in_every_form(form: str) -> None:
             assert piece not in masked
 
 
+@pytest.mark.parametrize("size", range(8, 20))
+@pytest.mark.parametrize("encode", [b64encode, urlsafe_b64encode])
+@pytest.mark.parametrize("around", [(0, 0), (0, 1), (1, 0), (1, 1), (2, 2), (3, 4)])
+def test_a_secret_within_base64_is_masked_but_for_what_it_shares_with_its_neighbours(
+    encode: Any, size: int, around: tuple[int, int]
+) -> None:
+    secret = "?>~0<a!9Zq]3[x}Y&k#"[:size]
+    before, after = around
+    text = encode(b":" * before + secret.encode() + b":" * after).decode()
+    first, end = -(-before * 8 // 6), (before + size) * 8 // 6  # in characters of six bits
+    assert Secrets([secret]).masked(text) == text[:first] + MASK + text[end:]
+
+
+@pytest.mark.parametrize("secret", ["h?sh", "h?sh>", "h?sh>~", "h?sh>~7", "two words"])
+@pytest.mark.parametrize("encode", [lambda raw: b64encode(raw.encode()).decode().rstrip("="), quote_plus])
+def test_a_short_secret_is_masked_in_other_forms(secret: str, encode: Any) -> None:
+    assert Secrets([secret]).masked(f"it was {encode(secret)} then") == f"it was {MASK} then"
+
+
 @pytest.mark.parametrize(
     "value",
     [TOKEN, [TOKEN], {"reason": {"got": f"x{TOKEN}"}}, {TOKEN: 1}, TOKEN.encode(), msgspec.Raw(f'"{TOKEN}"'.encode())],
@@ -185,7 +204,8 @@ def test_secrets_are_not_shown_themselves() -> None:
 def test_the_secrets_of_params_are_their_values_at_any_depth() -> None:
     params = {"a": "one", "b": {"c": ["two", 3, 4.5, b"six", None, True]}}
     assert sorted(secrets_in(params)) == ["3", "4.5", "one", "six", "two"]
-    assert list(secrets_in(nested(1000, "deep"))) == []
+    assert list(secrets_in(nested(32, "deep"))) == ["deep"]
+    assert list(secrets_in(nested(33, "deep"))) == []
 
 
 def test_the_beginning_of_a_secret_that_is_not_long_is_no_secret() -> None:
@@ -221,14 +241,14 @@ def test_the_secrets_of_headers() -> None:
     headers = [
         ("Authorization", f"Basic {basic}"),
         ("authorization", "Bearer t0ken"),
-        ("Proxy-Authorization", "Basic !"),
+        ("Proxy-Authorization", "Basic bWU6b3RoZXI=!"),
         ("Cookie", 'id=s3ssion; b="two"'),
         ("X-Api-Key", "k3y"),
         ("User-Agent", "me/1"),
     ]
     found = set(secrets_in_headers(headers))
     assert {basic, "me:passw0rd", "passw0rd", "t0ken", "s3ssion", "two", "k3y"} <= found
-    assert not found & {"Basic", "Bearer", "me/1"}
+    assert not found & {"Basic", "Bearer", "me/1", "other"}
 
 
 def test_the_secrets_of_a_url() -> None:

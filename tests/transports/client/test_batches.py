@@ -17,7 +17,7 @@ from phx_proto.errors import InvalidHandler, PayloadMismatch
 from phx_proto.handlers.handler import Handler
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
-from phx_transports.client.batches import Batch, Failure, PortabilityCheck, WorkerError
+from phx_transports.client.batches import Batch, Failure, PortabilityCheck, WorkerError, refuse_coroutine
 
 MESSAGES: list[Message[Any]] = [Message(topic="t", event="e", payload=number) for number in range(4)]
 
@@ -37,8 +37,8 @@ def test_messages_are_handled_in_order() -> None:
 
 def test_a_handler_that_takes_the_channel_gets_it() -> None:
     seen: list[object] = []
-    Batch(Handler(lambda message, channel: seen.append(channel), "e"), MESSAGES[:1], ["the channel"]).run()
-    assert seen == ["the channel"]
+    Batch(Handler(lambda message, channel: seen.extend((message, channel)), "e"), MESSAGES[:1], ["the channel"]).run()
+    assert seen == [MESSAGES[0], "the channel"]
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), asyncio.CancelledError(), StopIteration()])
@@ -179,6 +179,32 @@ def test_a_handler_that_cannot_go_to_another_process_is_refused_for_one(
 )
 def test_a_handler_that_can_or_need_not_go_there_is_not(handler: Handler, processes: Executor) -> None:
     PortabilityCheck(processes).handler(handler)
+
+
+class Cluster(Executor):
+    """One of Dask's, by its module."""
+
+    __module__ = "distributed.cfexecutor.clients"
+
+
+def test_to_a_cluster_goes_all_but_the_channel() -> None:
+    PortabilityCheck(Cluster()).handler(Handler(lambda message: None, "e"))
+    with pytest.raises(InvalidHandler, match=r"<lambda> .*: it takes the channel, and a channel cannot leave its"):
+        PortabilityCheck(Cluster()).handler(Handler(lambda message, channel: None, "e"))
+
+
+def test_a_coroutine_function_has_no_executor() -> None:
+    with ThreadPoolExecutor(1) as threads:
+        handler = Handler(on_the_loop, "e", executor=threads)
+        with pytest.raises(InvalidHandler, match=r"on_the_loop .*: it is a coroutine function, and an executor runs"):
+            PortabilityCheck(None).handler(handler)
+
+
+def test_a_coroutine_where_nobody_awaits_is_closed_and_refused() -> None:
+    coroutine: Any = on_the_loop(MESSAGES[0], None)
+    with pytest.raises(TypeError, match="double returned a coroutine, and nobody awaits it here: make it a plain func"):
+        refuse_coroutine(Handler(double, "e"), coroutine)
+    assert coroutine.cr_frame is None
 
 
 def test_within_this_process_anything_can_be_a_handler() -> None:

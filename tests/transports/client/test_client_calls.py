@@ -29,9 +29,9 @@ def connected() -> ClientProtocol:
     return proto
 
 
-def joined() -> tuple[ClientProtocol, Channel]:
+def joined(params: Any = None) -> tuple[ClientProtocol, Channel]:
     proto = connected()
-    channel = proto.channel(TOPIC)
+    channel = proto.channel(TOPIC, params)
     channel.join(0.0)
     (joining,) = proto.commands()
     assert isinstance(joining, SendText)
@@ -142,6 +142,15 @@ def test_a_refused_push_says_what_was_refused_and_why() -> None:
         error = caught.value
         assert (error.topic, error.event, error.reply.status) == (TOPIC, "count", "error")
         assert "reason" in str(error)
+
+
+def test_a_refusal_shows_no_secret_of_ours_that_it_repeats() -> None:
+    proto, channel = joined({"token": "s3cr3t-t0ken"})
+    answer = '{"status":"error","response":{"reason":"bad s3cr3t-t0ken"}}'
+    with pytest.raises(PushRejected) as caught:
+        reply_to(proto, channel, calls.push(channel, "count"), answer)
+    assert "bad" in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
 
 
 def test_a_reply_that_is_not_ok_is_raised_unless_it_is_not_checked() -> None:

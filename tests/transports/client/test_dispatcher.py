@@ -39,10 +39,10 @@ class Topic:
 class Host(DispatcherHost):
     """An adapter that does everything when it is told to."""
 
-    def __init__(self, workers: int = 1) -> None:
+    def __init__(self, workers: int = 1, *, fail_fast: bool = False) -> None:
         self.executor = ThreadPoolExecutor(workers)  # which gets nothing
         self.errors: list[HandlerError] = []
-        super().__init__(self.executor, on_error=self.errors.append, fail_fast=False, lock=nullcontext())
+        super().__init__(self.executor, on_error=self.errors.append, fail_fast=fail_fast, lock=nullcontext())
         self.refusal: Exception | None = None
         self.done = 0
         self.backlog = Backlog()
@@ -74,10 +74,11 @@ class Host(DispatcherHost):
         for number in numbers:
             self.backlog.add(1, size)
             if queue.put((queue.handlers, Message(topic=queue.channel.topic, event="n", payload=number), size)):
-                self.dispatcher.add([queue])
+                self.execute([queue])
 
     def turn(self) -> None:
         later, self._later = self._later, []
+        assert len({call.__self__ for call in later}) == len(later)  # type: ignore[attr-defined]  # each is asked for once
         for call in later:
             call()
 
@@ -183,9 +184,21 @@ def test_a_handler_may_have_an_executor_of_its_own(host: Host) -> None:
 def test_failures_are_told_with_their_messages(host: Host) -> None:
     host.put(host.queue(), range(3))
     host.turn()
-    error = ValueError()
+    error, batch = ValueError(), host.submitted[0][1]
     host.end_first([Failure(1, error)])
-    assert [(report.message.payload, report.error) for report in host.errors] == [(1, error)]
+    (report,) = host.errors
+    assert (report.handler, report.message.payload, report.error) == (batch.handler, 1, error)
+    assert (host.done, host.dispatcher._shares) == (3, set())
+
+
+def test_with_fail_fast_a_batch_ends_with_its_first_error_and_the_rest_is_not_handled() -> None:
+    host = Host(fail_fast=True)
+    host.put(host.queue(), range(4))
+    host.turn()
+    ((_, batch, _),) = host.submitted
+    assert batch.fail_fast
+    host.end_first([Failure(1, ValueError())])
+    assert host.done == 2
 
 
 def test_a_batch_that_does_not_come_back_is_told_for_each_of_its_messages_and_the_next_begun(host: Host) -> None:
@@ -223,7 +236,7 @@ def test_a_batch_that_runs_here_skips_what_is_left_of_it_once_no_handler_may_beg
     host.put(host.queue(), range(3))
     host.turn()
     ((_, batch, ended),) = host.submitted
-    host.halted = True
+    host.halt()
     outcome: Future[list[Failure]] = Future()
     outcome.set_result(batch.run())
     ended(outcome)
@@ -256,10 +269,15 @@ def test_the_channel_goes_only_to_whom_it_is_given() -> None:
     assert [batch.channels for _, batch, _ in host.submitted] == [None, ["the channel of a", "the channel of b"]]
 
 
-def test_the_workers_of_an_executor_are_counted_where_they_are_known() -> None:
+def test_the_workers_of_an_executor_are_counted_where_they_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = ThreadPoolExecutor(7)
     with ProcessPoolExecutor(3) as processes:
-        assert (workers_of(ThreadPoolExecutor(7)), workers_of(processes)) == (7, 3)
-    assert workers_of(Workers()) > 1
+        assert (workers_of(without), workers_of(processes)) == (7, 3)
+    del without._max_workers  # a later Python may not have it
+    assert workers_of(without) == 1
+    for processors, workers in ((4, 5), (None, 2)):
+        monkeypatch.setattr("os.cpu_count", lambda known=processors: known)
+        assert workers_of(Workers()) == workers
 
 
 def test_handlers_that_have_nothing_to_do_are_forgotten(host: Host) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from phx_proto.client import ClientProtocol
-from phx_proto.errors import ChannelClosed, ConnectError
+from phx_proto.errors import ChannelClosed, ConnectError, StreamNotOpen
 from phx_proto.events import ChannelEnded, ChannelJoined, Closed, Connecting
 from phx_proto.message import Message
 from phx_proto.queues import Delivery
@@ -91,6 +91,33 @@ def test_what_ended_the_channel_is_the_readers_error() -> None:
     room.queue.open()
     room.put(ChannelEnded("room:1", CLOSED))
     assert room.queue.error is CLOSED
+
+
+@pytest.mark.parametrize("error", [SystemExit(), KeyboardInterrupt()])
+def test_what_asks_for_the_programs_end_is_not_the_readers(error: BaseException) -> None:
+    room = ReadChannel()
+    room.queue.open()
+    room.session.fail(error)
+    room.put(LEFT)
+    assert room.queue.error is None
+
+
+def test_a_reader_that_has_not_opened_it_is_told_what_it_has_not_opened() -> None:
+    for queue, name in (
+        (ReadChannel().queue, "messages of topic 'room:1'"),
+        (EventQueue(Session()), "client's events"),
+    ):
+        assert str(queue.error) == str(StreamNotOpen(name))
+        queue.close() if isinstance(queue, MessageQueue) else None  # nobody is woken
+
+
+def test_one_event_of_all_may_be_read() -> None:
+    room = ReadChannel()
+    queue: MessageQueue[Any] = MessageQueue(room.channel, room.session, everything, event="b", on_handled=print)
+    assert queue.accept is None
+    queue.open()
+    (tap,) = room.channel.inbox.taps
+    assert tap.event == "b"
 
 
 def test_an_error_of_which_the_core_knows_nothing_is_the_readers_too() -> None:

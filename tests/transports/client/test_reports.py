@@ -35,6 +35,9 @@ def _everything_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "phx_transports")
 
 
+PLACE = "wss://example.com/socket/websocket"
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 100.0
@@ -315,6 +318,61 @@ def test_no_line_can_be_repeated_at_will(caplog: pytest.LogCaptureFixture, event
     assert len(lines(caplog)) == 1
 
 
+@pytest.mark.parametrize(
+    ("event", "often", "kind"),
+    [
+        (Connected(None, False), 5, "connections"),
+        (Connected(None, True), 1, "reconnections"),
+        (Connected(None, False, transport="longpoll"), 1, "fallbacks"),
+        (Disconnected(1000, "", 0.0), 5, "lost connections"),
+        (ConnectFailed(ConnectError("no"), 1, 0.0), 5, "failed attempts to connect"),
+        (SocketEnded(ConnectError("no"), 2), 5, "sockets that were not opened"),
+        (ChannelErrored("t", ChannelCrashed("t"), 1.0), 20, "troubles of channels"),
+        (ChannelEnded("t", ChannelClosed("t", "gone")), 20, "ends of channels"),
+        (PatternJoined("sim:*"), 20, "patterns joined"),
+        (UnclaimedMessages("t", "e", 3), 1, "tellings of messages on topics without a channel"),
+        (BadFrame("no", "", 1), 1, "frames dropped"),
+    ],
+)
+def test_each_kind_has_so_many_lines_and_the_others_are_counted_by_its_name(
+    caplog: pytest.LogCaptureFixture, event: Event, often: int, kind: str
+) -> None:
+    log, clock = log_of()
+    for _ in range(1000):
+        log.event(event)
+    said = [line for line in lines(caplog) if kind != "fallbacks" or "polled" in line]
+    assert said == [said[0]] * often
+    clock.now += INTERVAL
+    log.tick()
+    counted = [line for line in lines(caplog) if kind in line]
+    assert counted == [f"{1000 - often:,} more {kind}; the latest: {said[0]}"]
+
+
+def test_a_client_that_falls_back_to_polling_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    log, _ = log_of()
+    log.event(Connected(None, False, transport="longpoll"))
+    log.event(Connected(None, True, transport="longpoll"))
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+        (logging.WARNING, f"no WebSocket gets through to {PLACE}: it is polled, by HTTP, from now on"),
+        (logging.INFO, f"connected to {PLACE}"),
+        (logging.INFO, f"connected again to {PLACE}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("functions", "names"), [([repr, print, repr], "builtins.print, builtins.repr"), ([], "streams")]
+)
+def test_what_a_drain_left_is_told_with_the_names_of_its_handlers(
+    caplog: pytest.LogCaptureFixture, functions: list[Any], names: str
+) -> None:
+    log, _ = log_of()
+    log._proto.unfinished = frozenset(Handler(function, "n") for function in functions)
+    log.event(Closed(None))
+    (record,) = caplog.records
+    said = f"drain_timeout was over for the client of {PLACE}: 0 messages are not handled, of {names}"
+    assert (record.levelno, record.getMessage()) == (logging.WARNING, said)
+
+
 def test_dropped_messages_are_summed_up_by_their_number(caplog: pytest.LogCaptureFixture) -> None:
     log, _ = log_of()
     for _ in range(3):
@@ -411,9 +469,12 @@ def test_what_the_application_raises_at_a_report_is_logged_and_the_report_too(
         raise failure
 
     report_to(fail, report(KeyError("lost")))
-    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
-    assert "KeyError" in caplog.text
-    assert "unlucky" in caplog.text
+    first, second = caplog.records
+    assert (first.levelno, second.levelno) == (logging.ERROR, logging.ERROR)
+    assert "KeyError" in first.getMessage()
+    assert second.getMessage() == f"on_handler_error itself failed: {failure!r}"
+    assert second.exc_info is not None
+    assert second.exc_info[1] is failure
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), StopIteration(), GeneratorExit()])
