@@ -131,6 +131,8 @@ class PollingLink(Link):
         self._paused = False
         self._closing = False
         self.over = False
+        self._close = NO_TIMER  # tells of the end, once everything is sent
+        self._dropped = False  # the adapter was told to drop its requests
         self._polled_at = -inf  # when the latest poll began, as far as is known
         self._polled_before = -inf  # when the latest one that was answered did
         self._pace = NO_TIMER  # until the next poll
@@ -166,9 +168,12 @@ class PollingLink(Link):
         if self._token is not None and not self.over:
             self._poll_on()
             self._post_on()
-        if self.over:
-            self._core.polls.remove(self)
+        if self.over and not self._dropped:
+            self._dropped = True
             self._core.commands.append(AbortTransport(self))
+        if self.over and not self.current:  # else it may be dropped once more, which is no command
+            self._core.polls.remove(self)
+            self._close.cancel()
 
     # ---- what came of a request -------------------------------------------------------------------------------------
 
@@ -286,7 +291,7 @@ class PollingLink(Link):
                 self._send()
             elif self._closing:
                 self._end()
-                self._core.timers.at(-inf, lambda now: self.closed(1000, "", now))  # at once, with the time
+                self._close = self._core.timers.at(-inf, lambda now: self.closed(1000, "", now))  # now, with the time
                 return
         full = self._queued >= _WRITE_LIMIT
         if full is not self._full:
@@ -349,6 +354,8 @@ def carried(core: Core) -> list[Command]:
             core.commands.append(command)
         elif not link.over:  # else it ended by itself since the core wanted this
             link.take(command)
+            if link.over:  # its requests are dropped before those of the next session go out
+                link.flush()
     for polled in tuple(core.polls):
         polled.flush()
     done, core.commands = core.commands, []

@@ -717,6 +717,25 @@ def test_closing_waits_until_what_is_queued_was_taken() -> None:
     assert client.events[-1] == Closed(None)
 
 
+def test_a_reconnect_drops_the_session_before_it_opens_the_next() -> None:
+    client = Polled().opened()
+    link = client.poll.link
+    client.commands.clear()
+    client.tell(client.core.reconnect)
+    assert client.commands == [AbortTransport(link), client.poll]
+
+
+def test_a_session_that_has_closed_is_not_dropped_once_more_by_an_abort() -> None:
+    client = Polled().opened()
+    link = client.poll.link
+    client.core.close(client.now)
+    assert client.core.commands() == [AbortTransport(link)]
+    client.core.abort(client.now)  # before it has the time for the end
+    assert client.core.commands() == []
+    assert client.core.state is SocketState.CLOSED
+    assert client.core.next_timeout() is None
+
+
 def test_an_abort_drops_all() -> None:
     client = Polled().opened()
     client.tell(client.core.channel("room:a").join)
