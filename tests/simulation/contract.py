@@ -6,9 +6,10 @@ where the two do not fit, an assertion says what was broken.
 """
 
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from network import SECRET, Connection, Notebook, Outcome, Setup
 
@@ -57,7 +58,7 @@ _ENDINGS: Final[dict[str, tuple[type[Event], ...]]] = {
     "push": (ReplyReceived, PushFailed),
     "ping": (PingAnswered, PushFailed),
 }
-_TABLES: Final = ("channels", "resolving", "unsent", "timers")  # of the client
+_TABLES: Final = ("channels", "resolving", "unsent", "timers", "polls")  # of the client
 _SOCKET_TABLES: Final = ("connection", "members")  # of each of its sockets
 
 
@@ -114,7 +115,10 @@ class Watched:
         now: Virtual, in seconds.
         answers: To the next joins, see `Service`.
         runnable: Queues that have something to be taken: as often as workers may have them.
+        may_wait: Whether what was sent may wait in the core until it is on the wire.
     """
+
+    may_wait: ClassVar[bool] = False
 
     def __init__(self, setup: Setup) -> None:
         self.now = START
@@ -196,7 +200,7 @@ class Watched:
             left = [event for event in outcome.events if not (call == "leave" and isinstance(event, LeaveEnded))]
             assert [*outcome.commands, *left, *outcome.runnable] == [], "something comes after the end"
         for command in outcome.commands:
-            self._carry_out(command)
+            self.carry_out(command)
         for event in outcome.events:
             self._note(event)
         for queue in outcome.runnable:
@@ -223,7 +227,7 @@ class Watched:
 
     # ---- commands ----------------------------------------------------------------------------------------------------
 
-    def _carry_out(self, command: Command) -> None:
+    def carry_out(self, command: Command) -> None:
         match command:
             case Resolve(request):
                 self.questions.append(request)
@@ -243,7 +247,7 @@ class Watched:
     def _carry(self, connection: Connection, command: Command) -> None:
         match command:
             case SendText() | SendBinary():
-                self._sends(connection.link, command.data)
+                self.sends(connection.link, command.data)
                 connection.carry(command)
             case CloseTransport(_, code):
                 assert code == 1000
@@ -261,10 +265,10 @@ class Watched:
             case _:
                 raise AssertionError(command)
 
-    def _sends(self, link: Link, data: str | bytes) -> None:
+    def sends(self, link: Link, data: str | bytes) -> None:
         request = self._server_side.decode(data)
         assert request.ref not in self._sent, "a ref was used twice"
-        assert not self.ended[request.ref], "a call is sent after its end"
+        assert self.may_wait or not self.ended[request.ref], "a call is sent after its end"
         self._sent[request.ref] = link
         if request.event == PHX_JOIN:
             self.joins.add(request.ref)
@@ -289,7 +293,8 @@ class Watched:
         self.ended[ref] += 1
         assert self.ended[ref] == 1, f"a call ends twice, now in {event!r}"
         if isinstance(event, PushFailed) and isinstance(event.error, PushLost | PushTimeout | PushCancelled):
-            assert event.error.sent == (ref in self._sent), f"{event!r} is wrong on whether it was sent"
+            on_the_wire = ref in self._sent or (self.may_wait and event.error.sent)
+            assert event.error.sent == on_the_wire, f"{event!r} is wrong on whether it was sent"
         call = self.calls.get(ref)
         if call is None and isinstance(event, LeaveEnded) and self.drained:
             return
@@ -306,7 +311,11 @@ class Watched:
     # ---- messages ----------------------------------------------------------------------------------------------------
 
     def receive(self, link: Link, frames: list[str | bytes]) -> None:
-        """One read; every message that a joined channel is to have is in its inbox then."""
+        """One read of a WebSocket."""
+        self.hear(frames, lambda: self.tell("link", link.number, "receive_all", frames, self.now))
+
+    def hear(self, frames: list[str | bytes], tell: Callable[[], object]) -> None:
+        """One read, of which the client is told; each message that a joined channel is to have is in its inbox then."""
         proto = self.client.proto
         open_before = self.connection is not None and not self.connection.closing
         roomy = self.state is SocketState.OPEN and proto.stats.backlog < self.client.options.flow.hard
@@ -327,7 +336,7 @@ class Watched:
         self.heard_at = self.now
         stats, draining = proto.stats, self.state is SocketState.DRAINING
         evicted = self._evicted
-        self.tell("link", link.number, "receive_all", frames, self.now)
+        tell()
         plain = sum(message.event not in RESERVED_EVENTS for message in messages)
         after = proto.stats
         delivered = after.delivered - stats.delivered

@@ -77,10 +77,9 @@ class Conversation(Machine):
     )
     def begin(self, topics: str, bound: Bound | None, settled: bool, ending: str, **options: Any) -> None:
         """Many runs begin with some topics joined."""
-        self.world = World(Setup(**options))
+        self.world = self.make_world(Setup(**options))
         self.settled = settled
         self.ending = ending
-        self.steps = 0
         for name in topics:
             bound = bound if name == "a" else None
             life = self.world.new_channel(f"room:{name}", None, tapped=name == "c", bound=bound)
@@ -89,6 +88,9 @@ class Conversation(Machine):
         if topics:
             self.world.tell("proto", 0, "connect", START)
             self.world.flow()
+
+    def make_world(self, setup: Setup) -> World:
+        return World(setup)
 
     # ---- the application --------------------------------------------------------------------------------------------
 
@@ -155,9 +157,11 @@ class Conversation(Machine):
         idle = self.world.state is SocketState.IDLE
         self.world.tell("proto", 0, "reconnect", self.world.now, refused=idle or self.world.ending)
 
-    @rule(lambda self: self.steps > 20, how=("close", "disconnect"))
+    @rule(how=(*("",) * 8, "close", "disconnect"))
     def end(self, how: str) -> None:
-        self.world.end(how)
+        """Seldom, for not much comes after it."""
+        if how:
+            self.world.end(how)
 
     # ---- the adapter ------------------------------------------------------------------------------------------------
 
@@ -336,7 +340,6 @@ class Conversation(Machine):
     # ---- always -----------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        self.steps += 1
         self.world.check()
 
     def finish(self) -> None:

@@ -203,13 +203,18 @@ class World(Watched):
             connection.service.protocol.handle_timeout(self.now)
             connection.serve()
 
+    def next_due(self) -> float:
+        """When something is due next, by itself."""
+        due = self.client.proto.next_timeout()
+        return inf if due is None else due
+
     def pass_time(self, seconds: float, between: Callable[[], None] = lambda: None) -> None:
         """Let time pass from one timeout to the next, and something happen at each."""
         end = self.now + seconds
         for _ in range(1000):
             between()
-            due = self.client.proto.next_timeout()
-            if due is None or due > end:
+            due = self.next_due()
+            if due > end:
                 break
             self.now = max(self.now, due)
             self.tick()

@@ -17,14 +17,14 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from phx_proto.channel import Channel
 from phx_proto.client import ClientProtocol
-from phx_proto.commands import Command, OpenTransport, SendBinary, SendText
+from phx_proto.commands import Command, OpenTransport, SendBinary, SendRequest, SendText
 from phx_proto.errors import PhxError
 from phx_proto.events import Event
 from phx_proto.flow import FlowLimits
 from phx_proto.formats import V1, V2, V1Server, V2Server
 from phx_proto.handlers.router import Router
 from phx_proto.inbox import Tap, TapItem
-from phx_proto.link import Link
+from phx_proto.link import Exchange, Link
 from phx_proto.message import Message
 from phx_proto.options import ClientOptions, JoinPolicy
 from phx_proto.queues import Delivery, DeliveryQueue
@@ -39,6 +39,7 @@ from phx_proto.server.events import (
     ServerOptions,
 )
 from phx_proto.server.protocol import ServerProtocol
+from phx_proto.transports import TransportName
 
 SECRET: Final = "hunter2"
 
@@ -67,6 +68,8 @@ class Setup:
     callables: bool = False  # whether params are asked for at every connect
     seed: int | None = None  # without one every wait is the longest of its range
     policy: JoinPolicy = JoinPolicy()  # noqa: RUF009
+    transport: TransportName = "websocket"
+    fallback: float | None = None
     again: bool = False  # whether it is played twice, to see that the same comes of it
 
     def options(self) -> ClientOptions:
@@ -111,6 +114,8 @@ class Notebook:
             params=give_params if setup.callables else {"token": SECRET},
             auth_token=SECRET,
             headers={"authorization": SECRET},
+            transport=setup.transport,
+            fallback=setup.fallback,
             serializer=V2() if setup.vsn == 2 else V1(),
             router=router,
             options=self.options,
@@ -121,6 +126,7 @@ class Notebook:
         self.hands: list[list[Delivery]] = []  # batches that were taken and are not handled yet
         self.unread: list[Delivery] = []  # what came through taps and was not read yet
         self.links: dict[int, Link] = {}
+        self.exchanges: list[Exchange] = []  # of all requests
         self.inputs: list[Input] = []
         self.outputs: list[tuple[str, ...]] = []
 
@@ -141,8 +147,10 @@ class Notebook:
         self.queues += [queue for queue in outcome.runnable if queue not in self.queues]
         self.unread += [item for _, item in outcome.tapped if isinstance(item, tuple)]
         for command in outcome.commands:
-            if isinstance(command, OpenTransport):
+            if isinstance(command, OpenTransport | SendRequest):
                 self.links[command.link.number] = command.link
+            if isinstance(command, SendRequest):
+                self.exchanges.append(command.exchange)
         if self.setup.again:
             self.outputs.append(
                 (
@@ -188,6 +196,8 @@ class Notebook:
             return self.channels[number]
         if target == "adapter":
             return self
+        if target == "exchange":
+            return self.exchanges[number]
         return self.links[number] if target == "link" else self.proto
 
 
@@ -197,7 +207,9 @@ def _shown(item: TapItem) -> object:
 
 def _whole(command: Command) -> str:
     """A repr that hides nothing of what is sent."""
-    return " ".join([repr(command), *(f"{name}={getattr(command, name, '')!r}" for name in ("data", "url", "headers"))])
+    return " ".join(
+        [repr(command), *(f"{name}={getattr(command, name, '')!r}" for name in ("data", "url", "headers", "body"))]
+    )
 
 
 # ---- the server's end -----------------------------------------------------------------------------------------------
@@ -214,10 +226,11 @@ class Service:
         past: Topics and join_refs of all joins that were accepted.
     """
 
-    def __init__(self, vsn: int, number: Callable[[], int], answers: deque[str], now: float) -> None:
-        self.protocol = ServerProtocol(
-            V2Server() if vsn == 2 else V1Server(), ("room:*",), options=ServerOptions(), now=now
-        )
+    def __init__(
+        self, vsn: int, number: Callable[[], int], answers: deque[str], now: float, *, polled: bool = False
+    ) -> None:
+        options = ServerOptions(timeout=None) if polled else ServerOptions()
+        self.protocol = ServerProtocol(V2Server() if vsn == 2 else V1Server(), ("room:*",), options=options, now=now)
         self.answers = answers
         self.channels: list[ChannelHandle] = []
         self.past: list[tuple[str, Any]] = []
@@ -225,7 +238,7 @@ class Service:
         self.owed: list[MessageIn] = []
         self.unfinished: list[MessageIn] = []
         self._number = number
-        self._binary = vsn == 2
+        self._binary = vsn == 2 and not polled  # which would arrive as text
 
     @property
     def joined(self) -> dict[str, Any]:

@@ -13,8 +13,9 @@ left out, and arguments are made the first of their values, as long as it fails 
 """
 
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from random import Random
+from time import monotonic
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 #: Steps of a run.
@@ -26,8 +27,8 @@ _SHARES: Final = (0.3, 0.5, 0.7, 0.9, 1.0)
 #: How often a rule is looked for that can happen now, until a run ends for want of one.
 _TRIES: Final = 100
 
-#: Runs that are spent on shrinking.
-_PATIENCE: Final = 3000
+#: Seconds that are spent on shrinking.
+_PATIENCE: Final = 30.0
 
 
 class Rule(NamedTuple):
@@ -77,6 +78,9 @@ class Step(NamedTuple):
 
 
 Script: TypeAlias = list[Step]
+
+#: Gives scripts to be tried, and is sent whether the last one failed likewise.
+Tries: TypeAlias = Generator[Script, bool, None]
 
 
 class Failed(AssertionError):
@@ -147,31 +151,53 @@ def _replay(kind: type[Machine], script: Script) -> Exception | None:
 
 def _shrunk(kind: type[Machine], script: Script, error: Exception) -> tuple[Script, Exception]:
     """A shorter way to the same failure, and the error in which it ends."""
-    patience = _PATIENCE
-    found = True
-    while found:
-        found = False
-        for shorter in _simpler(kind, script):
-            if (patience := patience - 1) < 0:
-                return script, error
-            another = _replay(kind, shorter)
-            if another is not None and _place(another) == _place(error):
-                script, error, found = shorter, another, True
-                break
+    before: Script = []
+    deadline = monotonic() + _PATIENCE
+    while before != script:
+        before = script
+        for simpler in (_with_fewer_steps, _with_simpler_arguments):
+            tries = simpler(kind, script)
+            shorter = next(tries, None)
+            while shorter is not None and monotonic() < deadline:
+                another = _replay(kind, shorter)
+                same = another is not None and _place(another) == _place(error)
+                if another is not None and same:
+                    script, error = shorter, another
+                shorter = _sent(tries, same)
     return script, error
 
 
-def _simpler(kind: type[Machine], script: Script) -> Iterator[Script]:
-    """The same with less: without a part, the largest first; then with simpler arguments."""
-    size = len(script) - 1
+def _sent(tries: Tries, same: bool) -> Script | None:
+    """What is to be tried next, now that it is known whether the last one fails likewise."""
+    try:
+        return tries.send(same)
+    except StopIteration:
+        return None
+
+
+def _with_fewer_steps(kind: type[Machine], script: Script) -> Tries:
+    """Without a part, the largest parts first; never without `begin`."""
+    size = len(script) // 2
     while size:
-        yield from (script[:first] + script[first + size :] for first in range(len(script) - size, 0, -size))
+        end = len(script)
+        while end > 1:
+            first = max(1, end - size)
+            shorter = script[:first] + script[end:]
+            if (yield shorter):
+                script = shorter
+            end = first
         size //= 2
+
+
+def _with_simpler_arguments(kind: type[Machine], script: Script) -> Tries:
+    """Each argument once more as the first of its values."""
     for place, step in enumerate(script):
         for name, values in kind.rules[step.rule].choices.items():
-            if step.arguments[name] is not values[0] and step.arguments[name] != values[0]:
+            if step.arguments[name] != values[0]:
                 simple = Step(step.rule, {**step.arguments, name: values[0]})
-                yield [*script[:place], simple, *script[place + 1 :]]
+                simpler = [*script[:place], simple, *script[place + 1 :]]
+                if (yield simpler):
+                    script, step = simpler, simple
 
 
 def _place(error: Exception) -> tuple[type[Exception], str, int | None]:

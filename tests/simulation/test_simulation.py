@@ -10,9 +10,10 @@ the same seed is the same run. A failure names its seed and is shrunk to the ste
 import pytest
 from conversation_rules import Conversation
 from player import Machine, play
+from polling_rules import Polling
 from sockets_rules import Sockets
 
 
-@pytest.mark.parametrize("machine", [Conversation, Sockets])
+@pytest.mark.parametrize("machine", [Conversation, Sockets, Polling])
 def test_all_that_must_hold_holds(machine: type[Machine], simulated_seed: int, steps_of_a_seed: int) -> None:
     play(machine, simulated_seed, steps_of_a_seed)
