@@ -92,7 +92,7 @@ class PhxError(Exception):
     def __str__(self) -> str:
         words = self._words
         if words == "{problem!s}":  # the short way, for a peer may cause many of these
-            return escaped(str(vars(self)["problem"]), _LONGEST)
+            return escaped(str(vars(self)["problem"]), LONGEST)
         return _WORDS.vformat(words, (), vars(self))
 
     def __repr__(self) -> str:
