@@ -1,9 +1,9 @@
 """What an open WebSocket is on asyncio and on threads: messages from reads, bytes from messages, and its end.
 
-`websockets`' Sans-I/O protocol makes the outgoing frames and keeps RFC 6455; reads go through the `Cutter`. Nothing
-here decides about Phoenix, and time is the core's: a closing handshake is bounded by dropping the connection. The one
-exception is the TCP connection of a WebSocket that is over and was told so: the peer gets `LINGER` to end it, so that
-our close frame is not lost in a reset, and then it is dropped.
+`websockets`' Sans-I/O protocol keeps RFC 6455; reads go through the `Cutter`, and messages that are not compressed
+through the `framer`. Nothing here decides about Phoenix, and time is the core's: a closing handshake is bounded by
+dropping the connection. The one exception is the TCP connection of a WebSocket that is over and was told so: the peer
+gets `LINGER` to end it, so that our close frame is not lost in a reset, and then it is dropped.
 """
 
 from abc import ABC, abstractmethod
@@ -12,6 +12,7 @@ from typing import Final
 from websockets.protocol import State
 
 from .cutter import ANSWERS, Assembler, Cutter, Received
+from .framer import BINARY, TEXT, frame
 from .handshake import Handshake
 
 #: Seconds that the peer has to end the TCP connection once the WebSocket is over.
@@ -61,15 +62,11 @@ class WebSocket(ABC):
 
     def send_text(self, data: str) -> None:
         """Queues one text message."""
-        if self._protocol.state is State.OPEN:
-            self._protocol.send_text(data.encode())
-            self._write_soon()
+        self._send(TEXT, data.encode())
 
     def send_binary(self, data: bytes) -> None:
         """Queues one binary message."""
-        if self._protocol.state is State.OPEN:
-            self._protocol.send_binary(data)
-            self._write_soon()
+        self._send(BINARY, data)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Starts the closing handshake, behind what is queued; messages are received until the peer's close frame.
@@ -92,6 +89,17 @@ class WebSocket(ABC):
     @abstractmethod
     def full(self) -> bool:
         """Whether so much waits to be written that senders should wait too."""
+
+    def _send(self, head: int, data: bytes) -> None:
+        if self._protocol.state is not State.OPEN:
+            return
+        if not self._protocol.extensions:
+            self._protocol.writes.append(frame(head, data))  # its own list, so that all is written in its order
+        elif head == TEXT:
+            self._protocol.send_text(data)
+        else:
+            self._protocol.send_binary(data)
+        self._write_soon()
 
     def _parse(self, data: bytes, messages: list[Received]) -> bool:
         return self._assembler.parse(data, messages)
