@@ -150,7 +150,10 @@ class Exchange:
         self.limit = limit
 
     def answered(self, status: int, headers: Mapping[str, str], body: bytes, now: float) -> None:
-        """The whole answer came, with whichever status; names of headers in lower case."""
+        """The whole answer came, with whichever status.
+
+        Names of headers are in lower case; of several cookies that are set, each is a line of `set-cookie`.
+        """
         self._owner.exchange_answered(self, status, headers, body, now)
 
     def failed(self, error: ConnectError, now: float) -> None:

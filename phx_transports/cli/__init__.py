@@ -17,14 +17,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: What stands behind `phx`; by default what the shell gave.
-
-    Returns:
-        The exit code.
-    """
+    """Run the command, with what stands behind `phx` (by default what the shell gave); gives the exit code."""
     arguments = parsed(argv)
     try:
         with _logging(getattr(arguments, "log_level", None)):
@@ -34,9 +27,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _let_go_of_stdout()
         return 0
-
-
-# ---- private --------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

@@ -148,9 +148,6 @@ def json_value(text: str) -> Any:
         raise argparse.ArgumentTypeError(f"not JSON ({error}); is it quoted for the shell?") from None
 
 
-# ---- private --------------------------------------------------------------------------------------------------------
-
-
 def _talker(commands: Any, name: str, words: str, about: str, description: str) -> argparse.ArgumentParser:
     """A command that talks to a server: its parser, with the options of `Target`."""
     parser: argparse.ArgumentParser = commands.add_parser(

@@ -29,11 +29,7 @@ _LONGEST_OUTAGE: Final = 0.8  # seconds
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the demo; gives the exit code: 1 where a message was lost.
-
-    Raises:
-        BrokenPipeError: Nobody reads stdout any more.
-    """
+    """Run the demo; gives the exit code: 1 where a message was lost. `BrokenPipeError`: nobody reads stdout."""
     try:
         return 0 if asyncio.run(_run(arguments.seconds, arguments.rate)) else 1
     except BaseExceptionGroup as group:
@@ -54,14 +50,7 @@ async def _run(seconds: float, rate: float) -> bool:
 
 @dataclass(slots=True)
 class Book:
-    """What one handler saw of one topic.
-
-    Attributes:
-        handled: Different events.
-        repeated: Events that came again after a rejoin, and were known by their id.
-        last: The id of the latest.
-        cents: The latest balance.
-    """
+    """What one handler saw of one topic: the latest, and how many came again after a rejoin."""
 
     handled: int = 0
     repeated: int = 0
@@ -78,12 +67,7 @@ class Book:
 
 
 class Demo:
-    """One performance.
-
-    Attributes:
-        books: Kept by the coroutines on the loop, by topic.
-        audits: Kept by the plain function in threads, by topic.
-    """
+    """One performance, and its books by topic: of the coroutines on the loop, and of the plain function in threads."""
 
     def __init__(self, fleet: Fleet, running: RunningServer, screen: Screen) -> None:
         self.books = {topic: Book() for topic in TOPICS}

@@ -83,11 +83,7 @@ class Finding:
 
 
 class Doctor:
-    """Examines the way to one server.
-
-    Raises:
-        LocalError: What is to be sent cannot be.
-    """
+    """Examines the way to one server. A `LocalError`: what is to be sent cannot be."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -241,11 +237,7 @@ class _Line:
         self._came: asyncio.Queue[Message[Any] | ConnectionClosed] = asyncio.Queue()
 
     async def ask(self, connection: Connection, topic: str, event: str, payload: Any) -> Reply:
-        """Send a message, and wait for its reply.
-
-        Raises:
-            ConnectionClosed: The connection ended first.
-        """
+        """Send a message, and wait for its reply; `ConnectionClosed` if the connection ends first."""
         ref = next(self._refs)
         join_ref = ref if event == PHX_JOIN else None
         message = Message[Any](join_ref=join_ref, ref=ref, topic=topic, event=event, payload=payload)

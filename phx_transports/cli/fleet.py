@@ -29,13 +29,7 @@ _FURTHEST_BEHIND: Final = 50_000  # events that may wait for a client before no 
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """What a SIM card has left.
-
-    Attributes:
-        id: Counts the events of the topic, from 1.
-        sim: The card's number.
-        cents: What is left.
-    """
+    """What a SIM card has left; `id` counts the events of the topic, from 1."""
 
     id: int
     sim: str
@@ -44,12 +38,7 @@ class Balance(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Log:
-    """What was sent on a topic.
-
-    Attributes:
-        sent: How many events; also the id of the latest.
-        latest: Those that are kept.
-    """
+    """What was sent on a topic: how many events, which is also the id of the latest, and those that are kept."""
 
     sent: int = 0
     latest: deque[Balance] = field(default_factory=lambda: deque[Balance](maxlen=_KEPT))
@@ -68,13 +57,7 @@ class Log:
 
 
 class Fleet:
-    """The application behind the server.
-
-    Attributes:
-        server: To be served.
-        logs: What was sent, by topic.
-        cents: The balances, by topic.
-    """
+    """The application behind the server: what was sent, and the balances, by topic."""
 
     def __init__(self) -> None:
         self.logs = {topic: Log() for topic in TOPICS}
@@ -99,11 +82,9 @@ class Fleet:
         self.server.broadcast(topic, "balance", self.logs[topic].add(sim, cents))
 
     async def feed(self, rate: float, behind: Callable[[], int]) -> None:
-        """Send events until cancelled.
+        """Send so many events a second, on all topics together, until cancelled.
 
-        Args:
-            rate: Events a second, on all topics together.
-            behind: How many of them the client has not handled; where they are too many, it waits for the client.
+        Where too many are not handled yet (`behind` says how many), it waits for the client.
         """
         loop = asyncio.get_running_loop()
         owed, last = 0.0, loop.time()

@@ -60,8 +60,7 @@ class Request(Target):
 def run(arguments: argparse.Namespace) -> int:
     """Listen until Ctrl+C, or until there is nothing left to listen to; gives the exit code.
 
-    Raises:
-        BrokenPipeError: Nobody reads stdout any more.
+    A `BrokenPipeError`: nobody reads stdout any more.
     """
     request, printer = Request(arguments), Printer(sys.stdout.buffer)
     code = 1
@@ -107,11 +106,7 @@ class Listener:
         for name in dict.fromkeys(request.events or "*"):
             router.add(self._print, name)
         connecting = request.connect(
-            router=router,
-            executor=self._executor,
-            on_handler_error=_keep_quiet,
-            fail_fast=True,
-            drain_timeout=_DRAIN,
+            router=router, executor=self._executor, on_handler_error=_keep_quiet, fail_fast=True, drain_timeout=_DRAIN
         )
         say(f"connecting to {request.shown}")
         async with connecting as self._client, self._client.events() as events:

@@ -11,11 +11,7 @@ from phx_proto.presence import PresenceChange
 
 
 class Printer:
-    """Writes messages to a stream.
-
-    Attributes:
-        unwritten: Whether a line is not written yet, or could not be.
-    """
+    """Writes messages to a stream; `unwritten` while a line is not written yet, or could not be."""
 
     def __init__(self, out: BinaryIO) -> None:
         self.unwritten = False

@@ -20,11 +20,7 @@ from ..testing.transcript import masked
 
 
 class Recorder:
-    """Writes the session of one client to a file that is not there yet.
-
-    Raises:
-        OSError: It cannot be made.
-    """
+    """Writes the session of one client to a file that is not there yet; an `OSError` where it cannot be made."""
 
     def __init__(self, path: str, serializer: Serializer, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path

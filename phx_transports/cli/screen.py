@@ -30,12 +30,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """The client, at a moment.
-
-    Attributes:
-        elapsed: Seconds since the beginning.
-        rate: Messages handled a second, lately.
-    """
+    """The client, at a moment; `rate` is messages handled a second, lately."""
 
     state: SocketState
     elapsed: float
@@ -101,12 +96,7 @@ class PlainScreen:
 
 
 class LiveScreen:
-    """Drawn in place: a line about the connection, a table of the topics, and the latest notes.
-
-    Args:
-        console: The terminal.
-        draw: Puts a picture in the place of the one before.
-    """
+    """Drawn in place: a line about the connection, a table of the topics, and the latest notes."""
 
     def __init__(self, console: "Console", draw: "Callable[[RenderableType], None]") -> None:
         self._console = console

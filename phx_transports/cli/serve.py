@@ -23,17 +23,7 @@ from phx_proto.message import PHX_REPLY
 from phx_proto.server.events import MessageIn
 from phx_proto.shown import escaped, shown
 
-from ..server import (
-    CallbackError,
-    Refuse,
-    RefuseConnect,
-    Reply,
-    Server,
-    ServerChannel,
-    ServerSocket,
-    Termination,
-    on,
-)
+from ..server import CallbackError, Refuse, RefuseConnect, Reply, Server, ServerChannel, ServerSocket, Termination, on
 from ..server.wire import ServerWire
 from ..testing.transcript import decoded
 from .arguments import Options
@@ -57,11 +47,7 @@ class Plan(Options):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until Ctrl+C; gives the exit code.
-
-    Raises:
-        BrokenPipeError: Nobody reads stdout any more.
-    """
+    """Serve until Ctrl+C; gives the exit code. A `BrokenPipeError`: nobody reads stdout any more."""
     return asyncio.run(_serve(Plan(arguments)))
 
 
@@ -98,11 +84,7 @@ def _code(journal: "Journal") -> int:
 
 
 class Journal:
-    """Writes to stdout.
-
-    Attributes:
-        failure: Why that is no longer possible, once it is not.
-    """
+    """Writes to stdout; `failure` is why that is no longer possible, once it is not."""
 
     def __init__(self) -> None:
         self.failure: asyncio.Future[OSError] = asyncio.get_running_loop().create_future()
@@ -127,16 +109,7 @@ class Journal:
 
 
 class Rooms:
-    """The application.
-
-    Args:
-        plan: What the command line asks for.
-        tell: Called with a line for each thing that happens.
-
-    Attributes:
-        server: To be served.
-        joined: Who is in the rooms now.
-    """
+    """The application; `tell` is called with a line for each thing that happens."""
 
     def __init__(self, plan: Plan, tell: Callable[[str], None]) -> None:
         self.server = Server(path=plan.path, connect=self._connect, on_error=self._crashed)

@@ -40,8 +40,6 @@ from .running import RunningServer
 from .socket import ServerSocket
 from .wire import ServerWire, WireOptions
 
-__all__ = ["Server"]
-
 #: Makes the channel of a join: a class, or anything else that gives a new object at each call.
 MakeChannel = TypeVar("MakeChannel", bound=Callable[[], ServerChannel])
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,18 +50,10 @@ _DEFAULTS: Final = ServerOptions()
 class Server:
     """An application that can be served.
 
-    It has one mount from the start; see `mount` for what the first eight arguments mean.
+    It has one mount from the start: see `mount` for the arguments from `path` to `longpoll`.
 
     Args:
-        path: Of its mount.
-        websocket: Of its mount.
-        connect: Of its mount.
         options: Of its mount, and by default of others; its host is the web server to be.
-        check_origin: Of its mount.
-        subprotocols: Of its mount.
-        auth_token: Of its mount.
-        compress: Of its mount.
-        longpoll: Of its mount.
         max_connections: How many clients there may be at once, those whose handshake is not over included; one more is
             dropped when it comes. `None` for any number.
         handshake_timeout: Seconds that a client and `connect` have for the handshake.
@@ -245,7 +235,9 @@ class Server:
         Raises:
             OSError: It cannot listen there.
         """
-        running = RunningServer(self._context(), self._mounts.values())
+        pool = WorkerPool(ChannelRunner.work)
+        context = Context(self._definitions, self._hub, self._tracker, self._on_error, pool)
+        running = RunningServer(context, self._mounts.values())
         await running.listen(host, port, ssl, self._wires, wire)
         self._running.add(running)
         try:
@@ -255,7 +247,3 @@ class Server:
                 await running.close()
             finally:
                 self._running.discard(running)
-
-    def _context(self) -> Context:
-        pool = WorkerPool(ChannelRunner.work)
-        return Context(self._definitions, self._hub, self._tracker, self._on_error, pool)

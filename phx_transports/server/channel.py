@@ -23,8 +23,6 @@ from phx_proto.shown import shown
 from .presence import ChannelPresence
 from .socket import ServerSocket
 
-__all__ = ["NO_RESPONSE", "ChannelControl", "Refuse", "ServerChannel", "on", "value_of"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: The response where an application gives none.

@@ -8,17 +8,11 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPe
 from websockets.frames import CTRL_OPCODES, Frame, Opcode
 from websockets.typing import ExtensionParameter
 
-__all__ = ["Deflate"]
-
 _WINDOW_BITS = 12  # as the library's own server has it: a fifth of the memory of 15, and much the same size
 
 
 class Deflate(ServerPerMessageDeflateFactory):
-    """Agrees with a client on compression.
-
-    Args:
-        max_ratio: How many times its size a message may grow to; `None` for any.
-    """
+    """Agrees with a client on compression; a message may grow to so many times its size, `None` for any."""
 
     def __init__(self, max_ratio: int | None) -> None:
         bits = _WINDOW_BITS

@@ -29,8 +29,6 @@ from ..websocket.cutter import Received
 from .socket import ServerSocket
 from .wire import WireEvents
 
-__all__ = ["ChannelEvent", "ChannelEvents", "SocketDriver"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -57,16 +55,7 @@ class SocketWire(Protocol):
 
 
 class SocketDriver:
-    """Drives one `ServerProtocol` over one wire.
-
-    Args:
-        socket: The application's view of it.
-        serializer: Of the version that the client speaks.
-        wire: Its connection; the handshake is over.
-        options: The semantics.
-        topics: The patterns of topics that can be joined.
-        begin_join: Gives what takes the events of a join.
-    """
+    """Drives one `ServerProtocol` over one wire; `begin_join` gives what takes the events of a join."""
 
     def __init__(
         self,

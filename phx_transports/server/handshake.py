@@ -19,19 +19,6 @@ from urllib.parse import parse_qsl
 from websockets.datastructures import Headers
 from websockets.http11 import Response
 
-__all__ = [
-    "NO_OFFER",
-    "BadToken",
-    "Offer",
-    "RefuseConnect",
-    "Rejected",
-    "RequestLine",
-    "answer_offer",
-    "read_params",
-    "refusal",
-    "take_offer",
-]
-
 
 class RefuseConnect(Exception):
     """Raised in `connect`: the client gets this HTTP response, and no socket.
@@ -59,9 +46,7 @@ class BadToken(Exception):
 class Offer:
     """The subprotocols that a client offered.
 
-    Attributes:
-        token: The one auth token among them, decoded; `None` for none, or for several, as on a real server.
-        answer: What the response says of them: the one that was chosen.
+    Its token, decoded, is `None` for several, as on a real server; `answer` is the subprotocol that was chosen.
     """
 
     token: str | None
@@ -72,12 +57,9 @@ NO_OFFER: Final = Offer(None, None)
 
 
 def take_offer(headers: Headers, supported: Sequence[str] = (), *, auth_token: bool = True) -> Offer:
-    """Read the offered subprotocols and remove them from the request's headers.
+    """Read the offered subprotocols, the best of those supported, and remove them from the request's headers.
 
-    Args:
-        headers: Of the request.
-        supported: The subprotocols to choose from, the best first.
-        auth_token: Whether a token may be among those offered. Then `phoenix` is supported as well.
+    With `auth_token` a token may be among them, and `phoenix` is supported too.
 
     Raises:
         RefuseConnect: None can be accepted (403).
@@ -98,7 +80,6 @@ def take_offer(headers: Headers, supported: Sequence[str] = (), *, auth_token: b
 
 
 def answer_offer(response: Response, offer: Offer) -> None:
-    """Put the chosen subprotocol into the response."""
     if offer.answer is not None:
         response.headers[_SUBPROTOCOLS] = offer.answer
 
@@ -138,16 +119,8 @@ class Rejected(Exception):
 class RequestLine:
     """Takes the request line off a connection's bytes, and shows the library one that it surely takes.
 
-    The `websockets` library refuses lines that Phoenix takes (long ones), and answers some otherwise (POST).
-
-    The library reads messages behind the request as soon as they come, and loses them; they are kept for later here.
-
-    Args:
-        limit: How long the line may be, in bytes.
-
-    Attributes:
-        is_read: Whether the line is known.
-        early: What came behind the request.
+    The `websockets` library refuses lines that Phoenix takes (long ones), and answers some otherwise (POST). It reads
+    messages behind the request as soon as they come, and loses them; here they are kept for later, in `early`.
     """
 
     __slots__ = ("_limit", "_line", "_tail", "_whole", "early", "is_read", "method", "path", "query", "version")
@@ -162,11 +135,7 @@ class RequestLine:
         self.early = bytearray()
 
     def take(self, data: bytes) -> bytes:
-        """What the library shall see of these bytes.
-
-        Raises:
-            Rejected: The line is too long, or none.
-        """
+        """What the library shall see of these bytes. Raises `Rejected` where the line is too long, or none."""
         if self.is_read:
             return self._take_headers(data)
         self._line += data
@@ -204,8 +173,6 @@ class RequestLine:
         self.early += seen[end + 4 :]
         return seen[len(self._tail) : end + 4]
 
-
-# ---- private --------------------------------------------------------------------------------------------------------
 
 _SHOWN: Final = b"GET / HTTP/1.1\r\n"
 _TOO_LONG: Final = b"HTTP/1.0 414 Request-URI Too Long\r\nconnection: close\r\n\r\n"

@@ -14,8 +14,6 @@ import h11
 
 from phx_proto.server.longpoll import LARGEST_BODY
 
-__all__ = ["HttpConnection", "HttpRequest"]
-
 #: Seconds for which a connection may be idle between two requests, or in the middle of one.
 IDLE: Final = 60.0
 
@@ -27,14 +25,9 @@ _EARLY: Final = 2**14
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HttpRequest:
-    """One request, which wants an answer.
+    """One request, which wants an answer. Target and headers are secret; a body that is too large to be read is `None`.
 
-    Attributes:
-        method: In capitals.
-        target: Path and query, as they came. Secret.
-        headers: Names in lower case; of several with one name, the last. Secret.
-        body: Whole; `None` if it is too large to be read.
-        connection: Where the answer goes.
+    Names of headers are in lower case; of several with one name the last counts.
     """
 
     method: str
@@ -56,15 +49,7 @@ class HttpRequest:
 
 
 class HttpConnection:
-    """Reads requests, and writes their answers.
-
-    Args:
-        transport: Of the connection.
-        on_request: Given each request; answers it now or later.
-
-    Attributes:
-        on_lost: Called if the connection is gone before the request that it has is answered.
-    """
+    """Reads requests, and writes their answers; `on_lost` is called if it ends with one that has no answer."""
 
     def __init__(self, transport: asyncio.Transport, on_request: Callable[[HttpRequest], None]) -> None:
         self.on_lost: Callable[[], None] = _nothing
@@ -79,7 +64,6 @@ class HttpConnection:
         self._idle = self._loop.call_later(IDLE, self._look)
 
     def receive(self, data: bytes) -> None:
-        """Bytes came."""
         self._heard_at = self._loop.time()
         try:
             self._http.receive_data(data)
@@ -108,13 +92,10 @@ class HttpConnection:
             self._refuse(error.error_status_hint)
 
     def lost(self) -> None:
-        """The connection is gone."""
         self._idle.cancel()
         if self._asked is not None:
             self._asked = None
             self.on_lost()
-
-    # ---- private ----------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
         while self._asked is None and not self._transport.is_closing():

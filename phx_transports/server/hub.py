@@ -20,11 +20,7 @@ class Subscriber(Protocol):
 
 
 class Join(Protocol):
-    """The join for which a socket has a topic.
-
-    Attributes:
-        intercepts: The events whose broadcasts go to `intercept`, not to the client.
-    """
+    """The join for which a socket has a topic, and the events whose broadcasts go to `intercept`, not to the client."""
 
     intercepts: Collection[str]
 
@@ -52,11 +48,7 @@ class Hub:
                 del self._subscribers[topic]
 
     def broadcast(self, topic: str, event: str, payload: Any, *, but: Subscriber | None = None) -> None:
-        """Send to every socket that has joined the topic, but one.
-
-        Raises:
-            LocalError: The payload cannot be encoded for one of them; it was sent to none.
-        """
+        """Send to every socket that has joined the topic, but one. After a `LocalError` it was sent to none."""
         receivers: list[Subscriber] = []
         intercepting: list[Join] = []
         for subscriber, join in self._subscribers.get(topic, {}).items():

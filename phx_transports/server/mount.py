@@ -20,8 +20,6 @@ from phx_proto.server.events import ServerOptions
 from .handshake import Offer, RefuseConnect, RequestLine, read_params, take_offer
 from .socket import ServerSocket
 
-__all__ = ["CRASHED", "NOT_FOUND", "CheckOrigin", "Connect", "Mount", "Origin", "origin_rule", "serializer_of"]
-
 #: Accepts a client by returning, after setting the socket's id and assigns; refuses it by raising `RefuseConnect`. Any
 #: other exception is an HTTP 500. It may be a coroutine function, and has the `handshake_timeout` of the server.
 Connect: TypeAlias = Callable[[ServerSocket], Awaitable[None] | None]
@@ -53,7 +51,6 @@ class Mount:
 
     @property
     def variables(self) -> list[str]:
-        """Their names."""
         return _VARIABLE.findall(self.address)
 
     def match(self, path: str) -> dict[str, str] | None:
@@ -65,18 +62,11 @@ class Mount:
         return _matched(_joined(self.path, "longpoll"), path) if self.longpoll else None
 
     def admits(self, origins: Iterable[str], host: str) -> bool:
-        """Whether a page from there may connect; without an origin it is no browser's, which might lie.
-
-        Raises:
-            Exception: What the application's `check_origin` raises.
-        """
+        """Whether a page from there may connect; without an origin it is no browser's. May raise anything."""
         return all(self.is_allowed(origin, host) for origin in map(Origin.sent, origins))
 
     def admit(self, line: RequestLine, variables: dict[str, str], headers: Headers) -> tuple[Offer, dict[str, Any]]:
-        """Check a request for a WebSocket here; its header of subprotocols is taken away.
-
-        Returns:
-            What was offered, and the params.
+        """Check a request for a WebSocket here, and take its subprotocols away; gives what was offered, and the params.
 
         Raises:
             RefuseConnect: The application need not be asked.
@@ -100,9 +90,6 @@ def serializer_of(params: Mapping[str, Any]) -> ServerSerializer | None:
     """Of the version that a client asks for; `None` where there is none."""
     vsn = params.get("vsn")
     return serializer_for(vsn) if vsn is None or isinstance(vsn, str) else None
-
-
-# ---- private --------------------------------------------------------------------------------------------------------
 
 
 def _joined(*parts: str) -> str:
@@ -146,11 +133,7 @@ class Origin:
 
     @classmethod
     def allowed(cls, pattern: str) -> "Origin":
-        """Read a pattern of `check_origin`.
-
-        Raises:
-            ValueError: It is none.
-        """
+        """Read a pattern of `check_origin`; a `ValueError` says that it is none."""
         found = _ALLOWED.fullmatch(pattern)
         if found is None:
             wanted = "'//example.com', 'https://example.com:8080' or '//*.example.com'"

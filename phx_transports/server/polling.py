@@ -21,8 +21,6 @@ from .mount import CRASHED, Mount, serializer_of
 from .socket import ConnectInfo, ServerSocket
 from .wire import WRITE_LIMIT, WireEvents, WireOptions
 
-__all__ = ["Polling", "PollingWire"]
-
 _HEADERS: Final[Mapping[str, str]] = {
     "access-control-allow-origin": "*",
     "cache-control": "max-age=0, private, must-revalidate",
@@ -50,7 +48,6 @@ class PollingWire:
         self._room.set()
 
     def begin(self, events: WireEvents) -> None:
-        """Starts telling."""
         self.events = events
 
     def put(self, data: str | bytes) -> None:
@@ -65,13 +62,11 @@ class PollingWire:
         self.drop()
 
     def drop(self) -> None:
-        """Ends the session."""
         self.session.end()
         self._polling.ended(self)
         self._room.set()
 
     def settled(self, protocol: ServerProtocol) -> None:
-        """The driver has done what the core wanted."""
         self.ready = protocol.ready
         self._polling.soon(self)
 
@@ -92,7 +87,6 @@ class PollingWire:
             self.lost("the client reads too slowly")
 
     def lost(self, reason: str) -> None:
-        """Its client is gone."""
         if self.events is not None and not self.session.over:
             self.drop()
             self.events.closed(None, reason)
@@ -128,17 +122,7 @@ class _Asked:
 
 
 class Polling:
-    """The sessions of one mount, for as long as a server runs.
-
-    Args:
-        mount: Where.
-        server: Asks the application about a client, and drives its socket.
-        options: How much may wait, and how many sessions there may be.
-
-    Attributes:
-        drivers: Of the sessions that live.
-        max_buffered: Bytes that may wait for a client's polls.
-    """
+    """The sessions of one mount, for as long as a server runs, and the drivers of those that live."""
 
     def __init__(self, mount: Mount, server: PollingServer, options: WireOptions) -> None:
         self.drivers: dict[PollingWire, SocketDriver] = {}
@@ -178,12 +162,10 @@ class Polling:
         self._touched[wire] = None
 
     def ended(self, wire: PollingWire) -> None:
-        """A session is over."""
         self.drivers.pop(wire, None)
         self._wires.pop(wire.session, None)
 
     async def close(self) -> None:
-        """Give up what is under way."""
         self._alarm.stop()
         for task in self._opening.values():
             task.cancel()

@@ -13,8 +13,6 @@ from phx_proto.shown import LIMIT, NO_SECRETS, Secrets
 
 from ..asyncio.workers import is_stopped
 
-__all__ = ["CallbackError", "OnError", "log_callback_error", "raise_if_ended"]
-
 
 @dataclass(frozen=True, slots=True)
 class CallbackError:
@@ -57,8 +55,6 @@ def raise_if_ended(error: BaseException) -> None:
     if is_stopped(error) or isinstance(error, GeneratorExit):
         raise error
 
-
-# ---- private --------------------------------------------------------------------------------------------------------
 
 _MOST_CAUSES: Final = 10
 

@@ -21,17 +21,10 @@ from .hub import Hub
 from .presence import ChannelPresence
 from .reports import CallbackError, OnError, raise_if_ended
 
-__all__ = ["ChannelRunner", "Context", "Definition"]
-
 
 @dataclass(slots=True, eq=False)
 class Definition:
-    """What an application said about a topic pattern.
-
-    Attributes:
-        make: Makes the channel of a join; a class, usually.
-        handlers: Functions by event; they go before the channel's own methods.
-    """
+    """What an application said about a topic pattern; its functions go before the methods of the channel."""
 
     make: Callable[[], ServerChannel]
     handlers: dict[str, Callable[[Any, Any], Any]] = field(default_factory=dict[str, Callable[[Any, Any], Any]])
@@ -39,11 +32,7 @@ class Definition:
 
 @dataclass(slots=True, eq=False)
 class Context:
-    """What the sockets of a running server share.
-
-    Attributes:
-        runners: Those of channels that are not over, `terminate` included.
-    """
+    """What the sockets of a running server share; `runners` of channels that are not over, `terminate` included."""
 
     definitions: dict[str, Definition]
     hub: Hub
@@ -70,13 +59,7 @@ class Context:
 
 
 class ChannelRunner:
-    """Runs one join from its request to its end.
-
-    Args:
-        context: Of the server.
-        driver: Of the client's socket.
-        request: Of the join.
-    """
+    """Runs one join from its request to its end."""
 
     def __init__(self, context: Context, driver: SocketDriver, request: JoinRequested) -> None:
         self._context = context
@@ -98,7 +81,6 @@ class ChannelRunner:
         context.runners.add(self)
 
     def put(self, event: ChannelEvent, /) -> None:
-        """Handle it after those before it; never in this call."""
         if isinstance(event, ChannelTerminated):
             self._over = True
             if self._in_hand or event.reason in _WORDLESS:
@@ -121,7 +103,6 @@ class ChannelRunner:
                     raise
 
     async def drain(self) -> None:
-        """Handle what there is."""
         while self._inbox:
             match self._inbox.popleft():
                 case JoinRequested():

@@ -5,7 +5,7 @@ import contextlib
 import inspect
 import logging
 import ssl as tls
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -33,8 +33,6 @@ from .reports import raise_if_ended
 from .runner import ChannelRunner, Context
 from .socket import ConnectInfo, ServerSocket
 from .wire import WRITE_LIMIT, Outbox, ServerWire, WireOptions
-
-__all__ = ["RunningServer"]
 
 
 @dataclass(slots=True, eq=False)
@@ -120,17 +118,7 @@ class RunningServer:
         self, host: str, port: int, ssl: tls.SSLContext | None, options: WireOptions, make: Callable[..., ServerWire]
     ) -> None:
         """Start; done by `Server.serve`."""
-        wire = partial(
-            make,
-            made=self._made,
-            lost=self._lost,
-            outbox=Outbox(),
-            max_buffered=options.max_buffered,
-            send_timeout=options.send_timeout,
-            handshake_timeout=options.handshake_timeout,
-            host=options.host,
-            speaks=self._speaks,
-        )
+        wire = partial(make, made=self._made, lost=self._lost, speaks=self._speaks, outbox=Outbox(), limits=options)
         self._polling = {mount: Polling(mount, self, options) for mount in self._mounts if mount.longpoll}
         self._max_connections = options.max_connections
         self._listener = await listen(
@@ -173,19 +161,16 @@ class RunningServer:
         """Whether a connection is one of long polling, by its request line."""
         if all(mount.match_polls(wire.request_line.path) is None for mount in self._mounts):
             return None
-        scheme = "http" if wire.transport.get_extra_info("ssl_object") is None else "https"
-        return HttpConnection(wire.transport, partial(self._polled, wire.remote_address, scheme))
+        return HttpConnection(wire.transport, partial(self._polled, wire))
 
-    def _polled(self, peer: Any, scheme: str, request: HttpRequest) -> None:
-        """A request came on a connection of long polling."""
+    def _polled(self, wire: ServerWire, request: HttpRequest) -> None:
         if "host" not in request.headers:
             request.connection.answer(request, 400, {}, b"")
             return
         for mount, polling in self._polling.items():
             variables = mount.match_polls(request.path)
             if variables is not None:
-                uri = f"{scheme}://{request.headers['host']}{request.path}"
-                polling.request(request, variables, ConnectInfo.of(peer, uri, request.headers))
+                polling.request(request, variables, _info(wire, "http", request.path, request.headers))
                 return
         request.connection.answer(request, NOT_FOUND.status, NOT_FOUND.headers, NOT_FOUND.body)
 
@@ -195,12 +180,11 @@ class RunningServer:
         client, line = self._client(connection), connection.request_line
         if "Host" not in request.headers:
             return refusal(RefuseConnect(400))
-        for mount in self._mounts:
-            variables = mount.match(line.path)
-            if variables is not None:
-                break
-        else:
+        places = ((mount, found) for mount in self._mounts if (found := mount.match(line.path)) is not None)
+        place = next(places, None)
+        if place is None:
             return refusal(NOT_FOUND)
+        mount, variables = place
         client.mount = mount
         try:
             client.offer, client.params = mount.admit(line, variables, request.headers)
@@ -222,9 +206,7 @@ class RunningServer:
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS or client.mount is None:
             return None
         headers = {name.lower(): value for name, value in request.headers.raw_items()}
-        scheme = "ws" if connection.transport.get_extra_info("ssl_object") is None else "wss"
-        uri = f"{scheme}://{headers['host']}{connection.request_line.path}"
-        info = ConnectInfo.of(connection.remote_address, uri, headers)
+        info = _info(connection, "ws", connection.request_line.path, headers)
         socket = ServerSocket(params=client.params, headers=headers, auth_token=client.offer.token, connect_info=info)
         client.connecting = asyncio.current_task()
         try:
@@ -340,6 +322,11 @@ class RunningServer:
             await wire.wait_closed()
         for runner in tuple(self._context.runners):
             await runner.retired.wait()
+
+
+def _info(wire: ServerWire, scheme: str, path: str, headers: Mapping[str, str]) -> ConnectInfo:
+    secure = "" if wire.transport.get_extra_info("ssl_object") is None else "s"
+    return ConnectInfo.of(wire.remote_address, f"{scheme}{secure}://{headers['host']}{path}", headers)
 
 
 _silent: Final = logging.Logger("phx_transports.silent")  # outside the tree of loggers, which would show tokens

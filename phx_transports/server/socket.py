@@ -9,8 +9,6 @@ from typing import Any, Final, Protocol
 from phx_proto.server.events import SocketClosed
 from phx_proto.shown import Secrets, secrets_in, secrets_in_headers
 
-__all__ = ["ConnectInfo", "ServerSocket", "SocketControl"]
-
 
 class SocketControl(Protocol):
     """What a `ServerSocket` asks of its driver; see its methods of the same names."""
@@ -62,12 +60,7 @@ class ServerSocket:
     """
 
     def __init__(
-        self,
-        *,
-        params: dict[str, Any],
-        headers: Mapping[str, str],
-        auth_token: str | None,
-        connect_info: ConnectInfo,
+        self, *, params: dict[str, Any], headers: Mapping[str, str], auth_token: str | None, connect_info: ConnectInfo
     ) -> None:
         self.params = params
         self.headers = headers

@@ -32,8 +32,6 @@ from ..websocket.cutter import Assembler, Received
 from .handshake import Rejected, RequestLine
 from .http import HttpConnection
 
-__all__ = ["EARLY", "LINGER", "WRITE_LIMIT", "Outbox", "ServerWire", "WireEvents", "WireOptions"]
-
 #: Seconds that a client has to end the connection once it has been sent or has sent a close frame.
 LINGER: Final = 5.0
 
@@ -74,10 +72,7 @@ class WireEvents(Protocol):
 
 
 class Outbox:
-    """What the wires of one server write: once for all that they put in a loop iteration, broadcasts framed once.
-
-    Made on the running loop.
-    """
+    """What the wires of one server write: once for all that they put in a loop iteration, broadcasts framed once."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -118,32 +113,27 @@ class ServerWire(ServerConnection):
         *,
         made: "Callable[[ServerWire], None]",
         lost: "Callable[[ServerWire], None]",
-        outbox: Outbox,
-        max_buffered: int,
-        send_timeout: float,
-        handshake_timeout: float,
-        host: HostRules,
         speaks: "Callable[[ServerWire], HttpConnection | None]",
+        outbox: Outbox,
+        limits: WireOptions,
         **options: Any,
     ) -> None:
         super().__init__(protocol, server, **options)
-        self.request_line = RequestLine(host.max_request_line)
+        self.request_line = RequestLine(limits.host.max_request_line)
         self._made = made
         self._speaks = speaks
         self._http: HttpConnection | None = None  # where the client polls
-        self._handshake_timeout = handshake_timeout
         self._impatience: asyncio.TimerHandle | None = None  # until the request line has come
         self._lost = lost
         self._events: WireEvents | None = None
-        self._assembler = Assembler(protocol, max_fragmented=host.max_fragmented)
+        self._assembler = Assembler(protocol, max_fragmented=limits.host.max_fragmented)
         self._outbox = outbox
+        self._limits = limits
         self._out: list[bytes] = []
         self._over = False  # nothing more will be received
         self._wanted = True  # more, by the driver
         self._close_sent = False
         self._asked = False  # the client's close frame came and is not answered yet
-        self._max_buffered = max_buffered
-        self._send_timeout = send_timeout
         self._linger: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
 
@@ -191,11 +181,10 @@ class ServerWire(ServerConnection):
         self.transport.abort()
 
     def flush(self) -> None:
-        """Writes what was put."""
         out, self._out = self._out, []
         if not out or self.transport.is_closing():
             return
-        if self.transport.get_write_buffer_size() > self._max_buffered:
+        if self.transport.get_write_buffer_size() > self._limits.max_buffered:
             self._too_slow()
         else:
             self.transport.write(out[0] if len(out) == 1 else b"".join(out))
@@ -211,7 +200,7 @@ class ServerWire(ServerConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not yet the server's part of it, which begins to wait for the handshake of a WebSocket.
         super(ServerConnection, self).connection_made(transport)
-        self._impatience = self.loop.call_later(self._handshake_timeout, self.transport.abort)
+        self._impatience = self.loop.call_later(self._limits.handshake_timeout, self.transport.abort)
         self._made(self)
 
     def data_received(self, data: bytes) -> None:
@@ -255,7 +244,7 @@ class ServerWire(ServerConnection):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stuck = self.loop.call_later(self._send_timeout, self._too_slow)
+        self._stuck = self.loop.call_later(self._limits.send_timeout, self._too_slow)
         self._regulate()
 
     def resume_writing(self) -> None:

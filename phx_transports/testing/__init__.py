@@ -59,26 +59,13 @@ __all__ = [
 
 # The plugin is imported in every run of pytest on the machine, and brings this package with it: names are imported when
 # they are first used, so that a run without them pays nothing, and measures the coverage of what it imports itself.
-_MODULES: Final = {
-    "calls": ("background",),
-    "channel": ("FakeChannel", "Sent"),
-    "clock": ("Clock",),
-    "delivery": ("Outcome", "Outcomes", "deliver", "deliver_async"),
-    "driver": ("PeerDriver",),
-    "errors": ("CannotPlay", "NotScripted", "NothingHandled", "TestKitError", "UnexpectedConversation"),
-    "expectations": ("ANYTHING", "Expectation"),
-    "faults": ("Faults",),
-    "peer": ("Peer",),
-    "recording": ("Recording",),
-    "serving": ("AsyncTestServer", "TestServer", "serve"),
-    "transcript": ("Entry", "Side", "Transcript"),
-}
+_MODULES: Final = "errors calls clock transcript channel delivery expectations peer driver recording faults serving"
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f".{module}", __name__), name)
+    for module in _MODULES.split() if name in __all__ else ():
+        if hasattr(found := import_module(f".{module}", __name__), name):
+            return getattr(found, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -115,10 +115,7 @@ class FakeChannel:
         return decoded_reply(Reply(answer.status, raw), payload_decoder(response), self.topic, event)
 
     def cast(self, event: str, payload: Any) -> None:
-        """What becomes of a cast; for the two."""
         self.casts.append(self._sent(event, payload))
-
-    # ---- private -----------------------------------------------------------------------------------------------------
 
     def _add(self, event: str, answer: Reply | PhxError) -> Self:
         self._script.setdefault(event, deque()).append(answer)
@@ -146,7 +143,6 @@ class _Face:
 
     @property
     def topic(self) -> str:
-        """The topic."""
         return self._fake.topic
 
     @property
@@ -167,15 +163,12 @@ class BlockingChannel(_Face):
     def push(
         self, event: str, payload: Any = UNSET, *, response: Any = None, timeout: float = 10.0, check: bool = True
     ) -> Reply:
-        """Give the scripted reply, at once."""
         return self._fake.answer(event, payload, response=response, check=check)
 
     def cast(self, event: str, payload: Any = UNSET) -> None:
-        """Keep it."""
         self._fake.cast(event, payload)
 
     def leave(self, *, timeout: float = 10.0) -> None:
-        """Nothing can be sent after it."""
         self.begin_leave()
 
 
@@ -187,13 +180,10 @@ class AwaitedChannel(_Face):
     async def push(
         self, event: str, payload: Any = UNSET, *, response: Any = None, timeout: float = 10.0, check: bool = True
     ) -> Reply:
-        """Give the scripted reply, at once."""
         return self._fake.answer(event, payload, response=response, check=check)
 
     async def cast(self, event: str, payload: Any = UNSET) -> None:
-        """Keep it."""
         self._fake.cast(event, payload)
 
     async def leave(self, *, timeout: float = 10.0) -> None:
-        """Nothing can be sent after it."""
         self.begin_leave()

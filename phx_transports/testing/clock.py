@@ -16,11 +16,7 @@ _QUIET: Final = 16  # turns in which nothing happened, after which nothing will:
 
 
 def forward(seconds: float) -> float:
-    """The seconds, if time can pass by them.
-
-    Raises:
-        ValueError: They are negative.
-    """
+    """The seconds, if time can pass by them: `ValueError` for negative ones."""
     if seconds < 0:
         raise ValueError(f"time does not go back: {seconds!r} s")
     return seconds
@@ -36,7 +32,6 @@ class Timer:
         self._callback: Callable[[], object] | None = callback
 
     def when(self) -> float:
-        """The time at which it is due."""
         return self._at
 
     def cancel(self) -> None:
@@ -45,11 +40,9 @@ class Timer:
 
     @property
     def cancelled(self) -> bool:
-        """Whether nothing will come of it (any more)."""
         return self._callback is None
 
     def fire(self) -> None:
-        """Call it, once."""
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
@@ -99,7 +92,7 @@ class Clock:
             ValueError: The seconds are negative.
         """
         for _ in self._steps(seconds):
-            self._rest()
+            pass
 
     async def elapse(self, seconds: float) -> None:
         """Let time pass, and give the event loop turns between one due time and the next.
@@ -108,23 +101,19 @@ class Clock:
             ValueError: The seconds are negative.
         """
         for _ in self._steps(seconds):
-            self._rest()
             await settle_loop(lambda: len(self._timers))
 
     def _steps(self, seconds: float) -> Iterator[None]:
         """From one due time to the next and at last to the end, with a rest before, between and after."""
-        end = self._now + forward(seconds)
-        yield
+        end, going_on = self._now + forward(seconds), True
         for _ in range(_MOST):
-            going_on = self._step(end)
+            for callback in self._between:
+                callback()
             yield
             if not going_on:
                 return
+            going_on = self._step(end)
         raise RuntimeError("timers set each other anew without end")
-
-    def _rest(self) -> None:
-        for callback in self._between:
-            callback()
 
     def _step(self, end: float) -> bool:
         """Go to the next due time up to `end` and call what is due then; gives whether there was any."""
@@ -141,10 +130,7 @@ class Clock:
 
 
 async def settle_loop(signs: Callable[[], object]) -> None:
-    """Let everything on the event loop go as far as it can, without any time passing.
-
-    Args:
-        signs: Any value that changes while something still happens.
+    """Let everything on the event loop go as far as it can, without any time passing: until no sign of it changes.
 
     Raises:
         RuntimeError: It never comes to rest.

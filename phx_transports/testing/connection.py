@@ -26,47 +26,35 @@ D = TypeVar("D", bound="Driver | TransportDriver")
 class PeerClient(ABC, Generic[D]):
     """The connections of one client. The client's driver has it in place of the network, and the peer as its client.
 
-    Args:
-        driver: Drives the client's core.
-        clock: The time.
-        perform: Does what the core wants done; called from within a step.
+    `perform` does what the core wants done; it is called from within a step.
     """
 
     def __init__(self, driver: D, clock: Clock, perform: "Callable[[Command, PeerClient[Any]], None]") -> None:
         self.now = clock.now
-        self._driver = driver
+        self.driver = driver
         self._clock = clock
         self._perform = perform
         self._over = False  # the client has ended: what it has not handled it never will
 
     def perform(self, command: Command) -> None:
-        """Do what the core wants done."""
         self._perform(command, self)
-
-    def tell(self, call: Callable[[float], None]) -> None:
-        """Give the core an input at the clock's time, and do what it wants done. Not called from within `perform`."""
-        self._driver.step(call)
-
-    def fail(self, error: BaseException) -> None:
-        """End the client with this error."""
-        self._driver.fail(error)
 
     @property
     def backlog(self) -> int:
         """How many messages the client has received, has not handled yet, and still may."""
-        return 0 if self._over else self._driver.proto.stats.backlog
+        return 0 if self._over else self.driver.proto.stats.backlog
 
     @property
     def at_work(self) -> list[tuple[str, str]]:
         """Topic and name of each handler that has not handled all of its messages."""
-        channels = tuple(self._driver.proto.channels.values())
+        channels = tuple(self.driver.proto.channels.values())
         return sorted(
             (channel.topic, handler.name) for channel in channels for handler in channel.inbox.busy_handlers()
         )
 
     def awaits(self, ref: str) -> bool:
         """Whether a call waits for the reply to the request with this ref."""
-        return self._driver.session.awaits(ref)
+        return self.driver.session.awaits(ref)
 
     def rest(self, timeout: float) -> bool:
         """Wait so many real seconds, if waiting helps, until all is handled; gives whether that is so."""
@@ -95,17 +83,11 @@ class Connection:
     """One attempt to connect, and the connection that became of it.
 
     Attributes:
-        link: The client's end.
-        client: The client.
         url: Without its query.
         params: The query, without the version.
         headers: What was sent besides the handshake's own.
-        subprotocols: What was offered.
-        serializer: The server's side of the version that was asked for.
         joined: The join_ref of every topic that is joined.
-        state: Where it stands.
         close_code: Of the client's close frame; `None` where it sent none: the connection is open, cut, or was dropped.
-        paused: Whether the client reads nothing.
         under_way: What the client will be told, in order.
     """
 

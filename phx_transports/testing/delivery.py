@@ -152,9 +152,6 @@ async def deliver_async(
     return Outcomes(outcomes)
 
 
-# ---- private --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class _Call:
     """A handler, and what it gets."""

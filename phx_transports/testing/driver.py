@@ -73,15 +73,11 @@ class PeerDriver:
 
     def connected(self) -> "Future[None]":
         """Ends when the connection is open, or with what ended the client."""
-        waiter: Future[None] = Future()
-        self._driver.session.wait_connected(waiter)
-        return waiter
+        return _waiter(self._driver.session.wait_connected)
 
     def closed(self) -> "Future[None]":
         """Ends when the client has ended: with its error, if it has one."""
-        waiter: Future[None] = Future()
-        self._driver.session.wait_closed(waiter)
-        return waiter
+        return _waiter(self._driver.session.wait_closed)
 
     def channel(self, topic: str, params: Any = None) -> Channel:
         """The live channel of the topic; a new one, with these params, where there is none."""
@@ -138,9 +134,13 @@ class PeerDriver:
         self._driver.step(lambda now: None)
 
     def _ask(self, call: Call[Any]) -> "Future[Any]":
-        waiter: Future[Any] = Future()
-        self._driver.begin(call, waiter)
-        return waiter
+        return _waiter(partial(self._driver.begin, call))
+
+
+def _waiter(register: "Callable[[Future[Any]], object]") -> "Future[Any]":
+    waiter: Future[Any] = Future()
+    register(waiter)
+    return waiter
 
 
 class _SteppedDriver(Driver):
@@ -161,7 +161,6 @@ class _SteppedDriver(Driver):
         self.attach(now=clock.now, perform=client.perform, workers=self, alarm=Alarm(clock.call_at, self.due))
 
     def step(self, call: Callable[[float], T]) -> T:
-        """Tell the core something, and have everything happen that follows from it."""
         result = super().step(call)
         while self._later:
             self._later.popleft()()
@@ -169,15 +168,12 @@ class _SteppedDriver(Driver):
         return result
 
     def later(self, call: Callable[[], object]) -> None:
-        """Have something done after the step."""
         self._later.append(call)
 
     def record(self, event: Event) -> None:
-        """Keep an event."""
         self._face.events.append(event)
 
     def keep(self, item: TapItem) -> None:
-        """Keep a message of a channel."""
         if isinstance(item, tuple):
             self._face.messages.append(item[1])
             self.handled([item])
@@ -196,7 +192,6 @@ class _SteppedDriver(Driver):
         """There is no handler to be begun."""
 
     def handled(self, deliveries: Sequence[Delivery]) -> None:
-        """These were kept."""
         self.later(partial(super().step, lambda now: self.proto.handled(deliveries, now)))
 
     def on_closed(self) -> None:
@@ -205,16 +200,15 @@ class _SteppedDriver(Driver):
 
 class _SteppedClient(PeerClient[_SteppedDriver]):
     def resolve(self, command: Resolve) -> None:
-        """Call what gives params or a token, after the step."""
-        self._driver.later(partial(self._resolve, command))
+        self.driver.later(partial(self._resolve, command))
 
     def _resolve(self, command: Resolve) -> None:
-        proto = self._driver.proto
+        proto = self.driver.proto
         try:
             value = command.provider()
             if inspect.iscoroutine(value):
                 value = asyncio.run(value)
         except Exception as error:
-            self.tell(partial(proto.resolve_failed, command.request, error))
+            self.driver.step(partial(proto.resolve_failed, command.request, error))
         else:
-            self.tell(partial(proto.resolved, command.request, value))
+            self.driver.step(partial(proto.resolved, command.request, value))

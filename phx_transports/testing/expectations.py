@@ -38,13 +38,7 @@ ANYTHING: Final[Any] = _Anything()
 
 @dataclass(slots=True, eq=False)
 class Asked:
-    """A message of the client that could be expected.
-
-    Attributes:
-        connection: On which it came.
-        request: As it was decoded.
-        expected: Whether an expectation has taken it.
-    """
+    """A message of the client that could be expected, and whether an expectation has taken it."""
 
     connection: Connection
     request: Request
@@ -56,13 +50,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the server does with a message.
-
-    Attributes:
-        status: Of its reply; `None` where it never answers.
-        response: Of its reply.
-        advance: Seconds that pass as soon as the message has come.
-    """
+    """What the server does with a message: `None` for the status is no reply; so many seconds pass when it has come."""
 
     status: str | None
     response: Any = None

@@ -7,12 +7,12 @@ a test turns the knobs of, from any thread.
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any, Final
 
 from phx_proto.formats import V1Server, V2Server
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC
 
+from ..server.handshake import RefuseConnect, refusal
 from ..server.wire import ServerWire, WireEvents
 from ..websocket.cutter import Received
 from .transcript import Side, decoded
@@ -56,12 +56,12 @@ class Faults:
         """Answer the next handshakes with an HTTP error.
 
         Args:
-            status: From 400 on.
+            status: From 400 to 599.
             body: Of the response.
             headers: Of the response, e.g. `{"retry-after": "7"}`.
             times: So many handshakes.
         """
-        self._refusals.extend([_response(status, body, headers or {})] * times)
+        self._refusals.extend([refusal(RefuseConnect(status, body, headers)).serialize()] * times)
 
     # ---- for the wires -----------------------------------------------------------------------------------------------
 
@@ -128,7 +128,6 @@ class FaultyWire(ServerWire):
         self.transport.close()
 
     def received(self, messages: list[Received], /) -> None:
-        """One read brought these messages."""
         passed, cut = self._faults.passing(messages)
         if not self._faults.delay and not self._late:
             self._pass(passed, cut)
@@ -139,7 +138,6 @@ class FaultyWire(ServerWire):
         self._late.append(self.loop.call_at(due, self._pass_next, passed, cut))
 
     def closed(self, code: int | None, reason: str, /) -> None:
-        """The client ended the connection, or it broke."""
         self._forget_late()
         words = f"is gone: {reason}" if code is None else f"closes the connection with {code}"
         self._tap.tell(self._number, Side.CLIENT, words)
@@ -148,8 +146,6 @@ class FaultyWire(ServerWire):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._forget_late()
-
-    # ---- private -----------------------------------------------------------------------------------------------------
 
     @property
     def _told(self) -> WireEvents:
@@ -180,11 +176,3 @@ _SERIALIZERS: Final = (V2Server(), V1Server())
 def _is_heartbeat(message: Received) -> bool:
     request = decoded(message, *_SERIALIZERS)
     return request is not None and bool((request.topic, request.event) == (PHOENIX_TOPIC, HEARTBEAT))
-
-
-def _response(status: int, body: str | bytes, headers: Mapping[str, str]) -> bytes:
-    data = body.encode() if isinstance(body, str) else body
-    phrases = {known.value: known.phrase for known in HTTPStatus}
-    fields = {"connection": "close", "content-length": str(len(data)), **headers}
-    lines = [f"HTTP/1.1 {status} {phrases.get(status, 'Refused')}", *(f"{name}: {fields[name]}" for name in fields)]
-    return "\r\n".join([*lines, "", ""]).encode() + data

@@ -44,17 +44,11 @@ __tracebackhide__ = True  # for pytest: a test that fails shows its own lines
 _NOBODY_MOVES_IT: Final = "The client tries again when the clock has moved, and nobody moves it."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ConnectOutcome:
     """What becomes of an attempt to connect.
 
-    Attributes:
-        expected: In words, where it was expected and did not come.
-        state: Of the connection.
-        side: Which side does it.
-        words: What it is.
-        tell: Tells the link; `None` where the attempt is not answered.
-        advance: Seconds that pass then.
+    `expected` and `words` say so, where it did not come and where it did; `tell` tells the link, if it is answered.
     """
 
     expected: str
@@ -67,31 +61,17 @@ class ConnectOutcome:
 
 def accepted(subprotocol: str | None = None) -> ConnectOutcome:
     """The attempt to connect succeeds."""
-    return ConnectOutcome(
-        expected="be accepted",
-        state=State.OPEN,
-        side=Side.SERVER,
-        words="accepts the connection",
-        tell=lambda link, now: link.opened(subprotocol, now),
-    )
+
+    def tell(link: Link, now: float) -> None:
+        link.opened(subprotocol, now)
+
+    return ConnectOutcome("be accepted", State.OPEN, Side.SERVER, "accepts the connection", tell)
 
 
 class Network:
-    """Every connection of one peer.
+    """Every connection of one peer, and what becomes of the next attempts to connect: they succeed by default.
 
-    Args:
-        clock: The time.
-        serializer: Instead of the one that the client asks for.
-        heard: Told each request of a client that a test may expect, under the lock.
-        patience: Real seconds after which a client is ended that waits for what will not come.
-        max_channels: How many topics may be joined on a connection; `None` for any number.
-
-    Attributes:
-        lock: Over everything here, and over the peer's script.
-        transcript: What was said so far.
-        connections: Every attempt to connect so far.
-        next_connects: What becomes of the next attempts to connect; they are accepted where nothing is said.
-        heartbeats: Whether they are answered.
+    `heard` is told each request that a test may expect, under the lock, which is over everything here and the script.
     """
 
     def __init__(
@@ -120,7 +100,6 @@ class Network:
     # ---- from the client ---------------------------------------------------------------------------------------------
 
     def perform(self, command: Command, client: PeerClient[Any]) -> None:
-        """Do what a client's core wants done."""
         with self.lock:
             match command:
                 case OpenTransport():
@@ -234,12 +213,10 @@ class Network:
     def send_end(
         self, connection: Connection, topic: str, join_ref: Any, event: str, payload: dict[str, Any], verb: str
     ) -> None:
-        """Put the end of a channel under way."""
         frame = connection.serializer.push(join_ref, topic, event, payload, ref=join_ref)
         self.send(connection, frame, f'{verb} "{topic}"', topic, event, payload or NOTHING)
 
     def end(self, connection: Connection, code: int | None, reason: str, words: str, side: Side = Side.SERVER) -> None:
-        """Put the end of a connection under way."""
         self.say(side, words)
         connection.over()
         connection.under_way.append(lambda now: connection.link.closed(code, reason, now))
@@ -284,7 +261,7 @@ class Network:
             try:
                 while (step := self._next()) is not None:
                     client, call = step
-                    client.tell(call)
+                    client.driver.step(call)
             finally:
                 self._teller = None
 
@@ -314,14 +291,8 @@ class Network:
     ) -> None:
         """End a client that waits for what will not come: better a test that fails than one that waits for ever.
 
-        A client on asyncio or threads blocks the test that calls it, and the clock moves only when the test moves it.
-
-        Args:
-            client: The client.
-            note: What is the matter, for the transcript.
-            words: The beginning of the error with which it is ended.
-            stuck: Whether it still waits when the patience is over; by default, whether nothing was said and no time
-                has passed until then.
+        A client on asyncio or threads blocks the test that calls it, and only the test moves the clock. It ends with
+        `words` if it is still `stuck` when the patience is over; by default, if nothing was said till then.
         """
         before = self._progress()
 
@@ -331,7 +302,7 @@ class Network:
                     return
                 self.say(Side.NOTE, f"{note}: the client is ended")
                 text = "\n".join([*words(), self.account()])
-            client.fail(UnexpectedConversation(text))
+            client.driver.fail(UnexpectedConversation(text))
 
         client.after(self._patience, look)
 
@@ -346,7 +317,6 @@ class Network:
 
     @property
     def joined(self) -> list[str]:
-        """The topics that are joined."""
         return [topic for connection in self.connections for topic in connection.joined]
 
     def open_connection(self, what: str) -> Connection:
@@ -371,7 +341,6 @@ class Network:
     def say(
         self, side: Side, words: str, topic: str | None = None, event: str | None = None, payload: Any = NOTHING
     ) -> None:
-        """Write a line of the transcript."""
         self.transcript.entries.append(Entry(self._clock.now(), side, words, topic, event, payload))
 
     def _of(self, link: Link) -> Connection:

@@ -25,19 +25,15 @@ class AsyncioPeerClient(PeerClient[Driver]):
     # ---- for the client ----------------------------------------------------------------------------------------------
 
     def call_at(self, when: float, callback: Callable[[], object], /) -> Timer:
-        """Have something called when the test's clock says so."""
         return self._clock.call_at(when, callback)
 
     def writable(self, link: Link | None, /) -> bool:
-        """There is always room."""
         return True
 
     async def wait_writable(self, link: Link | None, /) -> None:
-        """Give the loop a turn, as the real one does."""
         await asyncio.sleep(0)
 
     async def end(self) -> None:
-        """Give up what is under way."""
         self._over = True
         for handle in self._later:
             handle.cancel()
@@ -49,15 +45,12 @@ class AsyncioPeerClient(PeerClient[Driver]):
     # ---- for the peer ------------------------------------------------------------------------------------------------
 
     def resolve(self, command: Resolve) -> None:
-        """Call what gives params or a token."""
-        task = asyncio.Task(resolve(command, self._driver), loop=self._loop)
+        task = asyncio.Task(resolve(command, self.driver), loop=self._loop)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def soon(self, call: Callable[[], None]) -> None:
-        """Have something called in the loop's next turn."""
         self._loop.call_soon(call)
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
-        """Have something called when so many real seconds have passed."""
         self._later.append(self._loop.call_later(seconds, call))

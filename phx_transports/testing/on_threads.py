@@ -23,7 +23,7 @@ class ThreadsPeerClient(PeerClient[TransportDriver]):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.io_thread = ManualIoThread(self._clock, self._driver)
+        self.io_thread = ManualIoThread(self._clock, self.driver)
         self._rest = threading.Condition()
         self._timers: list[threading.Timer] = []
 
@@ -35,15 +35,12 @@ class ThreadsPeerClient(PeerClient[TransportDriver]):
             self._rest.notify_all()
 
     def writable(self, link: Link | None, /) -> bool:
-        """There is always room."""
         return True
 
     def wait_writable(self, link: Link | None, /, timeout: float | None = None) -> bool:
-        """There is always room."""
         return True
 
     def end(self) -> None:
-        """Give up what is under way."""
         self._over = True
         self.flush()
         for timer in self._timers:
@@ -54,12 +51,10 @@ class ThreadsPeerClient(PeerClient[TransportDriver]):
     # ---- for the peer ------------------------------------------------------------------------------------------------
 
     def resolve(self, command: Resolve) -> None:
-        """Call what gives params or a token, when the client's lock is released."""
-        self._driver.later(lambda: resolve(command, self._driver))
+        self.driver.later(lambda: resolve(command, self.driver))
 
     def soon(self, call: Callable[[], None]) -> None:
-        """Have something called when the client's lock is released."""
-        self._driver.later(call)
+        self.driver.later(call)
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
         """Have something called, on a thread of its own, when so many real seconds have passed."""
@@ -69,7 +64,6 @@ class ThreadsPeerClient(PeerClient[TransportDriver]):
         timer.start()
 
     def rest(self, timeout: float) -> bool:
-        """Wait until every message is handled; gives whether that is so."""
         with self._rest:
             return self._rest.wait_for(lambda: not self.backlog, timeout)
 

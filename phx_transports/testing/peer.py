@@ -20,12 +20,12 @@ Connects, heartbeats and leaves need not be expected: they are answered as a ser
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from phx_proto.client import ClientProtocol
 from phx_proto.errors import ConnectError
 from phx_proto.formats import Request, ServerSerializer
+from phx_proto.link import Link
 from phx_proto.message import PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE
 
 from .clock import Clock, forward, settle_loop
@@ -93,9 +93,7 @@ class Peer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
             if error is None:
                 self.verify()
@@ -244,7 +242,7 @@ class Peer:
 
     def accept_connect(self, subprotocol: str | None = None) -> None:
         """Accept the attempt that is held, or expect the next one and accept it."""
-        self._answer_attempt(accepted(subprotocol))
+        self._answer_attempt(accepted(subprotocol), times=1)
 
     def refuse_connect(
         self,
@@ -269,14 +267,12 @@ class Peer:
             ValueError: The seconds are negative.
         """
         data = body.encode() if isinstance(body, str) else body
-        outcome = ConnectOutcome(
-            expected="be refused",
-            state=State.OVER,
-            side=Side.SERVER,
-            words=f"refuses the connection with HTTP {status}",
-            tell=lambda link, now: link.refused(status, headers or {}, data, now),
-            advance=forward(advance),
-        )
+
+        def tell(link: Link, now: float) -> None:
+            link.refused(status, headers or {}, data, now)
+
+        words = f"refuses the connection with HTTP {status}"
+        outcome = ConnectOutcome("be refused", State.OVER, Side.SERVER, words, tell, forward(advance))
         self._answer_attempt(outcome, times)
 
     def fail_connect(self, reason: str = "connection refused", *, times: int = 1, advance: float = 0.0) -> None:
@@ -290,15 +286,12 @@ class Peer:
         Raises:
             ValueError: The seconds are negative.
         """
-        outcome = ConnectOutcome(
-            expected="fail",
-            state=State.OVER,
-            side=Side.NOTE,
-            words=f"no server is there: {reason}",
-            tell=lambda link, now: link.failed(ConnectError(reason), now),
-            advance=forward(advance),
-        )
-        self._answer_attempt(outcome, times)
+
+        def tell(link: Link, now: float) -> None:
+            link.failed(ConnectError(reason), now)
+
+        words = f"no server is there: {reason}"
+        self._answer_attempt(ConnectOutcome("fail", State.OVER, Side.NOTE, words, tell, forward(advance)), times)
 
     def hold_connect(self, *, advance: float = 0.0) -> None:
         """Leave the next attempt without an answer, until one of the other three gives it.
@@ -309,13 +302,8 @@ class Peer:
         Raises:
             ValueError: The seconds are negative.
         """
-        outcome = ConnectOutcome(
-            expected="be held",
-            state=State.ASKED,
-            side=Side.NOTE,
-            words="the handshake is not answered yet",
-            advance=forward(advance),
-        )
+        words = "the handshake is not answered yet"
+        outcome = ConnectOutcome("be held", State.ASKED, Side.NOTE, words, advance=forward(advance))
         with self._network.lock:
             self._network.next_connects.append(outcome)
 
@@ -466,14 +454,12 @@ class Peer:
         return sum(client.backlog for client in self._network.clients())
 
     def _give_up(self, waited: float, timeout: float) -> None:
-        """Raise if handlers have been waited for long enough."""
         with self._network.lock:
-            at_work = [(topic, name) for client in self._network.clients() for topic, name in client.at_work]
-            topics = {topic for topic, _ in at_work}
+            at_work = [each for client in self._network.clients() for each in client.at_work]
             unanswered = [
                 asked
                 for asked in self._asked
-                if asked.request.topic in topics and asked.connection.client.awaits(asked.request.ref)
+                if asked.request.topic in dict(at_work) and asked.connection.client.awaits(asked.request.ref)
             ]
             if waited < min(timeout, _STUCK if unanswered else timeout):
                 return
@@ -529,7 +515,7 @@ class Peer:
             connection = network.open_connection(what) if topic is None else network.connection_of(topic, what)
             network.end(connection, code, reason, words)
 
-    def _answer_attempt(self, outcome: ConnectOutcome, times: int = 1) -> None:
+    def _answer_attempt(self, outcome: ConnectOutcome, times: int) -> None:
         for _ in range(times):
             with self._network.acting():
                 self._network.answer_attempt(outcome)

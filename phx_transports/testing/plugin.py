@@ -54,9 +54,18 @@ def phx_server(request: pytest.FixtureRequest) -> "Iterator[Callable[..., TestSe
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     """Verify the peer of a test that has passed: called after the test has run, and not where it has failed."""
-    failure = _failure_of(item.stash.get(_PEER, None))
-    if failure is not None:
-        pytest.fail(failure, pytrace=False)  # it says all there is: a traceback shows only the kit's own code
+    peer = item.stash.get(_PEER, None)
+    if peer is None:
+        return
+    from .errors import UnexpectedConversation
+
+    failure = None
+    try:
+        peer.verify()
+    except UnexpectedConversation as error:
+        failure = str(error)
+    if failure is not None:  # not within: it says all there is, and a traceback shows only the kit's own code
+        pytest.fail(failure, pytrace=False)
 
 
 @pytest.hookimpl(hookwrapper=True)  # not `wrapper`, which pluggy has since 1.2 only
@@ -72,20 +81,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
         report.sections.append(("conversation with phx_peer", peer.transcript.folded))
 
 
-# ---- private --------------------------------------------------------------------------------------------------------
-
-
 _PEER = pytest.StashKey["Peer"]()
 _SERVERS = pytest.StashKey["list[TestServer]"]()
-
-
-def _failure_of(peer: "Peer | None") -> str | None:
-    if peer is None:
-        return None
-    from .errors import UnexpectedConversation
-
-    try:
-        peer.verify()
-    except UnexpectedConversation as failure:
-        return str(failure)
-    return None

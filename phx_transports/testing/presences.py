@@ -23,11 +23,7 @@ class Presences:
         return _packed(self._topics.get(topic, {}))
 
     def diff(self, topic: str, joins: Mapping[str, Any], leaves: Iterable[str]) -> dict[str, Any]:
-        """The payload of a `presence_diff`.
-
-        Raises:
-            CannotPlay: A key that leaves is not there.
-        """
+        """The payload of a `presence_diff`. Raises `CannotPlay` where a key that leaves is not there."""
         there = self._topics.setdefault(topic, {})
         left: dict[str, list[dict[str, Any]]] = {}
         for key in leaves:

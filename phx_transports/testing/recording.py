@@ -18,7 +18,7 @@ from phx_proto.formats import V1, V2, decode_reply
 from phx_proto.message import PHX_JOIN, Reply
 
 from .peer import Peer
-from .steps import Broadcasts, Closes, ClosesConnection, Crashes, Pushes, SendsGarbage, Step, Waits
+from .steps import Step, end_connection, wait
 from .transcript import decoded
 
 
@@ -71,7 +71,7 @@ def _steps(lines: list[dict[str, Any]], joins: dict[str, Reply]) -> Iterator[Ste
             continue
         now = line.get("t_ms", 0.0) / 1000
         if now > at:
-            yield Waits(now - at)
+            yield Step(wait, (now - at,))
         at = max(at, now)
         yield step
 
@@ -79,9 +79,9 @@ def _steps(lines: list[dict[str, Any]], joins: dict[str, Reply]) -> Iterator[Ste
 def _step(line: dict[str, Any], asked: dict[str | None, str], joins: dict[str, Reply]) -> Step | None:
     match line:
         case {"dir": "recv", "op": "close"}:
-            return ClosesConnection(line.get("code") or 1000)
+            return Step(end_connection, (line.get("code") or 1000,))
         case {"dir": "eof"}:
-            return ClosesConnection(None)  # after a close frame there is no connection to be cut
+            return Step(end_connection, (None,))  # after a close frame there is no connection to be cut
         case {"dir": "send" | "recv", "op": "text" | "binary"}:
             frame = line["data"] if "data" in line else bytes.fromhex(line["hex"])
         case _:
@@ -92,7 +92,7 @@ def _step(line: dict[str, Any], asked: dict[str | None, str], joins: dict[str, R
             asked[message.ref] = message.topic
         return None
     if message is None:
-        return SendsGarbage(frame)
+        return Step(Peer.send_raw, (frame,))
     match message.event:
         case "phx_reply":
             topic = asked.pop(message.ref, None)
@@ -100,10 +100,9 @@ def _step(line: dict[str, Any], asked: dict[str | None, str], joins: dict[str, R
                 joins.setdefault(topic, decode_reply(message))
             return None
         case "phx_close":
-            return Closes(message.topic)
+            return Step(Peer.close_channel, (message.topic,))
         case "phx_error":
-            return Crashes(message.topic)
-        case event if message.join_ref is None:
-            return Broadcasts(message.topic, event, message.payload)
+            return Step(Peer.crash, (message.topic,))
         case event:
-            return Pushes(message.topic, event, message.payload)
+            send = Peer.broadcast if message.join_ref is None else Peer.push
+            return Step(send, (message.topic, event, message.payload))

@@ -123,11 +123,12 @@ class _Server:
 
     def disconnect(self) -> None:
         """Close every connection with 1001, and go on listening."""
-        self.call(self._disconnect)
 
-    def _disconnect(self) -> None:
-        for socket in self.app.sockets:
-            socket.disconnect()
+        def disconnect() -> None:
+            for socket in self.app.sockets:
+                socket.disconnect()
+
+        self.call(disconnect)
 
     async def _start(self) -> None:
         if self._running is None:
@@ -139,10 +140,6 @@ class _Server:
     async def _stop(self) -> None:
         self._running = None
         await self._context.aclose()
-
-    async def _restart(self) -> None:
-        await self._stop()
-        await self._start()
 
 
 class AsyncTestServer(_Server):
@@ -158,7 +155,8 @@ class AsyncTestServer(_Server):
 
     async def restart(self) -> None:
         """Stop, and start again on the same port."""
-        await self._restart()
+        await self.stop()
+        await self.start()
 
 
 class TestServer(_Server):
@@ -171,7 +169,6 @@ class TestServer(_Server):
         self._thread.start()
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call something on the server's loop, and wait for what it returns or raises."""
 
         async def call() -> T:
             return function()
@@ -188,7 +185,8 @@ class TestServer(_Server):
 
     def restart(self) -> None:
         """Stop, and start again on the same port."""
-        self._run(self._restart())
+        self.stop()
+        self.start()
 
     def end(self) -> None:
         """End the event loop; `serve` does it."""

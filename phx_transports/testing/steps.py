@@ -1,116 +1,48 @@
 """What a server may do, as values: a whole conversation is a list of them, to be played against a client.
 
-    for step in conversation:
-        step.play(peer)
-
-A step that a server could not do at that point (push to a topic that is not joined, say) is passed over, so that any
-list can be played.
+for step in conversation:
+    step.play(peer)
 """
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .errors import CannotPlay
 from .peer import Peer
 
 
-class Step(ABC):
-    """Something that a server may do."""
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that a server may do: a method of `Peer`, or a function that takes one first, with its arguments."""
 
-    __slots__ = ()
+    action: Callable[..., None]
+    arguments: tuple[Any, ...]
+
+    def __repr__(self) -> str:
+        return f"{self.action.__name__}{self.arguments!r}"
 
     def play(self, peer: Peer) -> None:
-        """Have it happen, if it can."""
+        """Have it happen. What a server could not do at that point is passed over, so that any list can be played."""
         with suppress(CannotPlay):
-            self._play(peer)
-
-    @abstractmethod
-    def _play(self, peer: Peer) -> None: ...
+            self.action(peer, *self.arguments)
 
 
-@dataclass(frozen=True, slots=True)
-class Pushes(Step):
-    """The server pushes an event."""
-
-    topic: str
-    event: str
-    payload: Any = field(default_factory=dict[str, Any])
-
-    def _play(self, peer: Peer) -> None:
-        peer.push(self.topic, self.event, self.payload)
+def end_connection(peer: Peer, code: int | None) -> None:
+    """Close the connection with this code, or without a close frame where that is `None`."""
+    if code is None:
+        peer.cut()
+    else:
+        peer.close(code)
 
 
-@dataclass(frozen=True, slots=True)
-class Broadcasts(Pushes):
-    """It broadcasts an event."""
-
-    def _play(self, peer: Peer) -> None:
-        peer.broadcast(self.topic, self.event, self.payload)
-
-
-@dataclass(frozen=True, slots=True)
-class Closes(Step):
-    """A channel is stopped."""
-
-    topic: str
-
-    def _play(self, peer: Peer) -> None:
-        peer.close_channel(self.topic)
+def go_down(peer: Peer, status: int, times: int) -> None:
+    """Cut the connection, and refuse so many attempts to connect with this HTTP status."""
+    if peer.connected:
+        peer.refuse_connect(status, times=times)
+        peer.cut()
 
 
-@dataclass(frozen=True, slots=True)
-class Crashes(Step):
-    """A channel crashes."""
-
-    topic: str
-
-    def _play(self, peer: Peer) -> None:
-        peer.crash(self.topic)
-
-
-@dataclass(frozen=True, slots=True)
-class ClosesConnection(Step):
-    """It closes the connection: with this code, or without a close frame where that is `None`."""
-
-    code: int | None
-
-    def _play(self, peer: Peer) -> None:
-        if self.code is None:
-            peer.cut()
-        else:
-            peer.close(self.code)
-
-
-@dataclass(frozen=True, slots=True)
-class GoesDown(Step):
-    """It cuts the connection, and refuses so many attempts to connect with this HTTP status."""
-
-    status: int
-    times: int = 1
-
-    def _play(self, peer: Peer) -> None:
-        if peer.connected:
-            peer.refuse_connect(self.status, times=self.times)
-            peer.cut()
-
-
-@dataclass(frozen=True, slots=True)
-class SendsGarbage(Step):
-    """It sends what is no Phoenix message."""
-
-    frame: str | bytes
-
-    def _play(self, peer: Peer) -> None:
-        peer.send_raw(self.frame)
-
-
-@dataclass(frozen=True, slots=True)
-class Waits(Step):
-    """So many seconds pass."""
-
-    seconds: float
-
-    def _play(self, peer: Peer) -> None:
-        peer.clock.advance(self.seconds)
+def wait(peer: Peer, seconds: float) -> None:
+    peer.clock.advance(seconds)

@@ -7,14 +7,15 @@ def test_any_payload_is_saved(payload): ...
 def test_the_consumer_survives(steps): ...
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from phx_proto.formats import V2, V2Server
 from phx_proto.message import PHOENIX_TOPIC, RESERVED_EVENTS, Message
 
 from ..extras import needs
-from .steps import Broadcasts, ClosesConnection, Crashes, GoesDown, Pushes, SendsGarbage, Step, Waits
+from .peer import Peer
+from .steps import Step, end_connection, go_down, wait
 
 with needs("hypothesis", extra="testing", user="phx_transports.testing.strategies"):
     from hypothesis import strategies as st
@@ -79,19 +80,20 @@ def conversations(
     """
     topic = st.sampled_from(topics)
     event = event or events()
-    step: st.SearchStrategy[Step] = st.one_of(
-        st.builds(Pushes, topic, event, objects()),
-        st.builds(Broadcasts, topic, event, objects()),
-        st.builds(Crashes, topic),
-        st.builds(ClosesConnection, st.sampled_from([None, 1000, 1001, 1011, 1012, 1013])),
-        st.builds(GoesDown, st.sampled_from([429, 500, 502, 503]), st.integers(1, 3)),
-        st.builds(SendsGarbage, st.sampled_from(["{not json", "[1,2]", "null", "", b"", b"\x07"])),
-        st.builds(Waits, st.sampled_from([0.0, 0.01, 1.0, 5.0, 30.0, 90.0])),
+    step = st.one_of(
+        _step(Peer.push, topic, event, objects()),
+        _step(Peer.broadcast, topic, event, objects()),
+        _step(Peer.crash, topic),
+        _step(end_connection, st.sampled_from([None, 1000, 1001, 1011, 1012, 1013])),
+        _step(go_down, st.sampled_from([429, 500, 502, 503]), st.integers(1, 3)),
+        _step(Peer.send_raw, st.sampled_from(["{not json", "[1,2]", "null", "", b"", b"\x07"])),
+        _step(wait, st.sampled_from([0.0, 0.01, 1.0, 5.0, 30.0, 90.0])),
     )
     return st.lists(step, max_size=max_size)
 
 
-# ---- private --------------------------------------------------------------------------------------------------------
+def _step(action: Callable[..., None], *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[Step]:
+    return st.builds(Step, st.just(action), st.tuples(*arguments))
 
 
 def _text(**sizes: int) -> st.SearchStrategy[str]:

@@ -132,7 +132,6 @@ def masked(value: Any) -> Any:
 
 
 def is_secret(name: object) -> bool:
-    """Whether a field of this name is not to be shown."""
     return isinstance(name, str) and _SECRET.search(name) is not None
 
 

@@ -36,11 +36,9 @@ class Wiretap:
         return self._connections
 
     def carried(self, connection: int, side: Side, frame: Received) -> None:
-        """A frame came from a side."""
         self._keep(connection, side, partial(_READERS[side], frame, connection))
 
     def tell(self, connection: int, side: Side, words: str) -> None:
-        """Something else happened."""
         self._keep(connection, side, lambda asked: (words, NOTHING))
 
     def transcript(self) -> Transcript:

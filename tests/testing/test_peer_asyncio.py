@@ -1,6 +1,8 @@
 """`Peer` against the client on asyncio, unchanged: `connect(url, transport=peer)`."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from math import inf
 from typing import Any
 
@@ -16,6 +18,14 @@ from phx_transports.testing import Peer, UnexpectedConversation
 pytestmark = pytest.mark.asyncio
 
 LOBBY = "room:lobby"
+
+
+@asynccontextmanager
+async def joined(peer: Peer, **options: Any) -> AsyncIterator[Channel]:
+    """The lobby, joined by a client."""
+    peer.allow_join(LOBBY)
+    async with connect(peer.url, transport=peer, **options) as client:
+        yield await client.join(LOBBY)
 
 
 async def test_a_join_is_answered(phx_peer: Peer) -> None:
@@ -67,9 +77,7 @@ async def test_a_coroutine_handler_runs_on_the_loop_and_a_plain_one_in_the_execu
             asyncio.get_running_loop()
         ran.append("executor")
 
-    phx_peer.allow_join(LOBBY)
-    async with connect(phx_peer.url, transport=phx_peer, router=router) as client:
-        await client.join(LOBBY)
+    async with joined(phx_peer, router=router):
         phx_peer.push(LOBBY, "tick")
         await phx_peer.settled()
         assert sorted(ran) == ["executor", "loop"]
@@ -82,19 +90,15 @@ async def test_a_handler_may_push_and_wait_for_the_reply(phx_peer: Peer) -> None
     async def save(message: Message[Any], channel: Channel) -> None:
         replies.append((await channel.push("save", message.payload)).response)
 
-    phx_peer.allow_join(LOBBY)
     phx_peer.expect_push(LOBBY, "save", {"n": 1}).reply({"id": 7})
-    async with connect(phx_peer.url, transport=phx_peer, router=router) as client:
-        await client.join(LOBBY)
+    async with joined(phx_peer, router=router):
         phx_peer.push(LOBBY, "tick", {"n": 1})
         await phx_peer.settled()
         assert replies == [{"id": 7}]
 
 
 async def test_a_push_is_waited_for_and_answered_by_the_test(phx_peer: Peer) -> None:
-    phx_peer.allow_join(LOBBY)
-    async with connect(phx_peer.url, transport=phx_peer) as client:
-        channel = await client.join(LOBBY)
+    async with joined(phx_peer) as channel:
         pushing = asyncio.create_task(channel.push("shout", {"body": "hi"}))
         push = await phx_peer.expect_push(LOBBY, "shout").arrival()
         assert push.payload == {"body": "hi"}
@@ -104,9 +108,7 @@ async def test_a_push_is_waited_for_and_answered_by_the_test(phx_peer: Peer) -> 
 
 
 async def test_a_push_times_out_when_the_clock_says_so(phx_peer: Peer) -> None:
-    phx_peer.allow_join(LOBBY)
-    async with connect(phx_peer.url, transport=phx_peer) as client:
-        channel = await client.join(LOBBY)
+    async with joined(phx_peer) as channel:
         pushing = asyncio.create_task(channel.push("shout", timeout=5.0))
         await phx_peer.expect_push(LOBBY, "shout").arrival()
         phx_peer.clock.advance(5)
@@ -115,9 +117,7 @@ async def test_a_push_times_out_when_the_clock_says_so(phx_peer: Peer) -> None:
 
 
 async def test_waiting_for_an_event_times_out_when_the_clock_says_so(phx_peer: Peer) -> None:
-    phx_peer.allow_join(LOBBY)
-    async with connect(phx_peer.url, transport=phx_peer) as client:
-        channel = await client.join(LOBBY)
+    async with joined(phx_peer) as channel:
         waiting = asyncio.create_task(channel.wait_for("news", timeout=5.0))
         await phx_peer.settled()
         phx_peer.clock.advance(5)
@@ -129,9 +129,7 @@ async def test_a_lost_connection_comes_back_while_the_time_elapses(phx_peer: Pee
     async def params() -> dict[str, str]:
         return {"user": "ann"}
 
-    phx_peer.allow_join(LOBBY)
-    async with connect(phx_peer.url, transport=phx_peer, params=params) as client:
-        channel = await client.join(LOBBY)
+    async with joined(phx_peer, params=params) as channel:
         phx_peer.cut()
         phx_peer.refuse_connect(503, times=3)
         await phx_peer.clock.elapse(1)
@@ -156,33 +154,24 @@ async def _connected(peer: Peer, params: Any) -> None:
 
 
 async def test_messages_are_read_one_after_another(phx_peer: Peer) -> None:
-    phx_peer.allow_join(LOBBY)
-    async with connect(phx_peer.url, transport=phx_peer) as client:
-        channel = await client.join(LOBBY)
-        async with channel.messages() as messages:
-            phx_peer.push(LOBBY, "one")
-            phx_peer.push(LOBBY, "two")
-            assert [(await anext(aiter(messages))).event for _ in range(2)] == ["one", "two"]
+    async with joined(phx_peer) as channel, channel.messages() as messages:
+        phx_peer.push(LOBBY, "one")
+        phx_peer.push(LOBBY, "two")
+        assert [(await anext(aiter(messages))).event for _ in range(2)] == ["one", "two"]
 
 
 async def test_a_closed_channel_ends_its_reader_with_an_error_that_names_the_topic(phx_peer: Peer) -> None:
-    phx_peer.allow_join(LOBBY)
-    async with connect(phx_peer.url, transport=phx_peer) as client:
-        channel = await client.join(LOBBY)
-        async with channel.messages() as messages:
-            phx_peer.close_channel(LOBBY)
-            with pytest.raises(Exception, match=LOBBY):
-                await anext(aiter(messages))
+    async with joined(phx_peer) as channel, channel.messages() as messages:
+        phx_peer.close_channel(LOBBY)
+        with pytest.raises(Exception, match=LOBBY):
+            await anext(aiter(messages))
 
 
 async def test_what_is_not_handled_in_time_fails_the_test(phx_peer: Peer) -> None:
-    phx_peer.allow_join(LOBBY)
-    async with connect(phx_peer.url, transport=phx_peer) as client:
-        channel = await client.join(LOBBY)
-        async with channel.messages():
-            phx_peer.push(LOBBY, "one")
-            with pytest.raises(UnexpectedConversation) as failure:
-                await phx_peer.settled(timeout=0.01)
+    async with joined(phx_peer) as channel, channel.messages():
+        phx_peer.push(LOBBY, "one")
+        with pytest.raises(UnexpectedConversation) as failure:
+            await phx_peer.settled(timeout=0.01)
     assert str(failure.value).startswith(
         "Messages that arrived are not handled: 1.\n"
         "  what waits in a stream counts until it is read\n"
@@ -223,9 +212,7 @@ async def test_a_handler_that_takes_its_time_is_waited_for(phx_peer: Peer) -> No
         await asyncio.sleep(0.4)
         done.append(message.event)
 
-    phx_peer.allow_join(LOBBY)
-    async with connect(phx_peer.url, transport=phx_peer, router=router) as client:
-        await client.join(LOBBY)
+    async with joined(phx_peer, router=router):
         phx_peer.push(LOBBY, "tick")
         await phx_peer.settled()
     assert done == ["tick"]

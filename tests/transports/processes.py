@@ -58,6 +58,13 @@ async def ended(process: Process) -> int:
         return await process.wait()
 
 
+async def complaints(process: Process) -> bytes:
+    """The rest of what it says on stderr."""
+    assert process.stderr is not None
+    async with asyncio.timeout(LONG):
+        return await process.stderr.read()
+
+
 async def line(stream: asyncio.StreamReader | None) -> str:
     assert stream is not None
     async with asyncio.timeout(LONG):

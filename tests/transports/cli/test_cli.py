@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
-from processes import PHX, ended, finished, line, python, until
+from processes import PHX, complaints, ended, finished, line, python, until
 
 from phx_proto import __version__
 from phx_proto.server.events import Termination
@@ -161,8 +161,7 @@ async def test_the_demo_ends_quietly_when_nobody_reads_it() -> None:
         os.close(reading)
 
         assert await ended(process) == 0
-        assert process.stderr is not None
-        assert await process.stderr.read() == b""
+        assert await complaints(process) == b""
 
 
 async def shown_on_a_terminal(code: str, *, columns: int) -> str:
@@ -323,8 +322,7 @@ async def test_ctrl_c_leaves_and_closes_gracefully(application: Application, num
         process.send_signal(number)
 
         assert await ended(process) == 0
-        assert process.stderr is not None
-        assert await process.stderr.read() == b""
+        assert await complaints(process) == b""
     assert application.ends == [Termination.LEFT]
     ended_with = application.sockets[0].ended
     assert ended_with is not None
@@ -402,8 +400,7 @@ async def test_ctrl_c_while_it_connects_ends_it_at_once(application: Application
         process.send_signal(signal.SIGINT)
 
         assert await ended(process) == 130
-        assert process.stderr is not None
-        assert await process.stderr.read() == b""
+        assert await complaints(process) == b""
 
 
 async def test_a_lost_connection_is_told_and_comes_back(application: Application) -> None:
@@ -433,8 +430,7 @@ async def test_a_closed_pipe_ends_it_quietly_though_nothing_arrives(application:
         os.close(reading)
 
         assert await ended(process) == 0
-        assert process.stderr is not None
-        assert await process.stderr.read() == b""
+        assert await complaints(process) == b""
 
 
 async def test_a_closed_pipe_ends_it_quietly_in_a_flood(application: Application) -> None:
@@ -447,8 +443,7 @@ async def test_a_closed_pipe_ends_it_quietly_in_a_flood(application: Application
         os.close(reading)
 
         assert await ended(process) == 0
-        assert process.stderr is not None
-        assert await process.stderr.read() == b""
+        assert await complaints(process) == b""
 
 
 async def test_a_full_disk_is_told_and_ends_with_1(application: Application) -> None:
@@ -457,8 +452,7 @@ async def test_a_full_disk_is_told_and_ends_with_1(application: Application) -> 
             application.server.broadcast("room:lobby", "tick", {})
 
             assert await ended(process) == 1
-            assert process.stderr is not None
-            assert await process.stderr.read() == b"phx: cannot write to stdout: No space left on device\n"
+            assert await complaints(process) == b"phx: cannot write to stdout: No space left on device\n"
 
 
 async def test_a_flood_is_printed_whole_and_in_order(application: Application) -> None:
@@ -516,8 +510,7 @@ async def test_the_balance_keeper_goes_on_where_it_was_stopped(tmp_path: Path) -
                     said.append(await line(process.stderr))
                 process.send_signal(signal.SIGTERM)
                 assert await ended(process) == 0
-                assert process.stderr is not None
-                said += (await process.stderr.read()).decode().splitlines()
+                said += (await complaints(process)).decode().splitlines()
             told = [text.split() for text in said if text.startswith("sim:")]  # the log tells of the connection, too
             seen += [(words[0], int(words[4][:-1])) for words in told]
         server.send_signal(signal.SIGINT)

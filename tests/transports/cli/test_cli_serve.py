@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from peer import QUICK
-from processes import LONG, PHX, ended, environment, finished, line, python, until
+from processes import LONG, PHX, complaints, ended, environment, finished, line, python, until
 
 from phx_proto import Message, Reply
 from phx_proto.errors import HandshakeRefused, JoinRefused, PushLost, PushRejected
@@ -397,8 +397,7 @@ async def test_ctrl_c_drains_the_connections(number: signal.Signals) -> None:
         assert (await next_event(events, Disconnected)).code == 1012
         await told(process, "anon-1 left room:lobby: the connection ended (1012)")
         assert await ended(process) == 0
-        assert process.stderr is not None
-        assert await process.stderr.read() == b""
+        assert await complaints(process) == b""
 
 
 async def test_a_second_ctrl_c_waits_for_nobody() -> None:
@@ -415,8 +414,7 @@ async def test_a_second_ctrl_c_waits_for_nobody() -> None:
         process.send_signal(signal.SIGINT)
 
         assert await ended(process) == 0
-        assert process.stderr is not None
-        assert await process.stderr.read() == b""
+        assert await complaints(process) == b""
 
 
 async def test_a_port_in_use_is_told_in_one_line_and_ends_with_1() -> None:
@@ -450,13 +448,11 @@ async def test_a_closed_pipe_ends_it_quietly() -> None:
             async with joined_for_good(url):
                 pass
         assert await ended(process) == 0
-        assert process.stderr is not None
-        assert await process.stderr.read() == b""
+        assert await complaints(process) == b""
 
 
 async def test_a_full_disk_is_told_and_ends_with_1() -> None:
     with Path("/dev/full").open("wb") as full:
         async with python(*SERVE, stdout=full) as process:
             assert await ended(process) == 1
-            assert process.stderr is not None
-            assert await process.stderr.read() == b"phx: cannot write to stdout: No space left on device\n"
+            assert await complaints(process) == b"phx: cannot write to stdout: No space left on device\n"

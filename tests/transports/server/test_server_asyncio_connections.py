@@ -3,19 +3,13 @@
 import asyncio
 import base64
 import contextlib
-import datetime
-import ipaddress
 import json
 import socket as sockets
-import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import Authority
 from peer import until
 from phoenix_by_hand import (
     LONG,
@@ -728,10 +722,10 @@ async def test_closing_at_any_moment_of_a_connections_beginning_leaves_nothing(i
                 await running.close(timeout=0.05)
 
 
-async def test_tls_serves_and_closes_alike(certified: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
-    server, client_side = certified
-    application = Application()
-    async with application.serve(ssl=server) as running:
+async def test_tls_serves_and_closes_alike(tmp_path: Path) -> None:
+    authority, application = Authority(tmp_path), Application()
+    client_side = authority.trusting()
+    async with application.serve(ssl=authority.server()) as running:
         assert running.url.startswith("wss://127.0.0.1:")
         async with connected(running.url, ssl=client_side) as client:
             await client.join()
@@ -742,22 +736,3 @@ async def test_tls_serves_and_closes_alike(certified: tuple[ssl.SSLContext, ssl.
             await running.close()
             assert await client.closed() == 1012
     assert [reason for _, reason in application.terminated.entries] == [Termination.CONNECTION] * 2
-
-
-@pytest.fixture
-def certified(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Contexts for both sides, with a certificate for 127.0.0.1 that the client's trusts."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - day).not_valid_after(now + day)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    certificate = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
-    pem = serialization.Encoding.PEM
-    text = certificate.public_bytes(pem)
-    path = tmp_path / "server.pem"
-    path.write_bytes(text + key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(path)
-    return server, ssl.create_default_context(cadata=text.decode())
