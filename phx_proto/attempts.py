@@ -17,11 +17,13 @@ from .errors import (
     JoinRefused,
     JoinTimeout,
     LocalError,
+    PayloadMismatch,
     PhxError,
     ResolveFailed,
 )
 from .events import JoinFailed
 from .flow import TOLERANCE
+from .handlers.payloads import PayloadDecoder, payload_decoder
 from .message import PHX_JOIN, Message, Reply
 from .options import Refusal
 from .sockets import Placed, Sockets
@@ -67,6 +69,7 @@ class Attempts:
     client: ClientState
     sockets: Sockets
     sent_params: Any = None
+    _decoder: PayloadDecoder | None = None  # of the server's answers, where their type was given
     _call: _Call | None = None
     _request: int | None = None  # the question for params that is open
     _timer: Timer = NO_TIMER  # of the attempt under way, or of the next one
@@ -77,12 +80,9 @@ class Attempts:
 
     # ---- the application's call -------------------------------------------------------------------------------------
 
-    def call(self, patience: float, now: float) -> str:
-        """The application waits for the join from now on; gives the call's ref.
-
-        Raises:
-            InvalidPayload: The params cannot be encoded.
-        """
+    def call(self, patience: float, response: Any, now: float) -> str:
+        """The application waits for the join from now on; gives the call's ref. Raises as `Channel.join`."""
+        self._decoder = None if response is None else payload_decoder(response)
         if not callable(self.params):
             self._encode("0", self.params)
         timer = self.client.timers.at(now + patience, self._timed_out)
@@ -148,9 +148,21 @@ class Attempts:
         problem = f"the callable for the {what} of topic {self.channel.topic!r} raised {type(error).__name__}"
         self.fail(ResolveFailed(problem, raised=error), now)
 
+    @property
+    def raw(self) -> bool:
+        """Whether the answer is left for the decoder of its type."""
+        return self._decoder is not None
+
     def replied(self, reply: Reply, now: float) -> None:
         """The reply to the join came."""
         channel, connection = self.channel, self._connection
+        response = reply.response
+        if reply.ok and self._decoder is not None:
+            try:
+                response = self._decoder.accept(response).payload
+            except PayloadMismatch as misfit:
+                self.unreadable(f"its response is not a {misfit.expected}: {misfit.problem}", now)
+                return
         assert channel.join_ref is not None
         connection.note_join_answer(now)
         self._too_big = 0
@@ -167,9 +179,9 @@ class Attempts:
             call, self._call = self._call, None
             if call is not None:
                 call.timer.cancel()
-            channel.joined(None if call is None else call.ref, reply.response)
+            channel.joined(None if call is None else call.ref, response)
             return
-        error = JoinRefused(channel.topic, reply.response, reply.status, channel.shown(reply.response))
+        error = JoinRefused(channel.topic, response, reply.status, channel.shown(response))
         rule = self.client.options.join.refusal
         if rule is Refusal.FINAL or (rule is Refusal.FIRST_IS_FINAL and self._call is not None):
             channel.end("its join was refused", now, error=error)

@@ -54,6 +54,7 @@ class _Leave:
     ref: str
     join_ref: str
     timer: Timer
+    raw: bool = False
 
     def replied(self, reply: Reply, now: float) -> None:
         self.channel.left(LeaveEnd.REPLY, now)
@@ -71,7 +72,7 @@ class Channel:
         socket: The socket that it is joined on, or will be joined on.
         join_ref: The ref of the latest join sent on this connection; `None` if none was.
         inbox: Its messages that wait for their handlers.
-        response: What the server answered to the latest join, any JSON value or bytes; `None` before.
+        response: What the server answered to the latest join, in the join's type; `None` before.
         context: The adapter's own data about the channel.
     """
 
@@ -112,12 +113,14 @@ class Channel:
 
     # ---- what the application asks for ------------------------------------------------------------------------------
 
-    def join(self, now: float, *, timeout: float | None = None) -> str:
+    def join(self, now: float, *, timeout: float | None = None, response: Any = None) -> str:
         """Join the topic, now or as soon as the connection is open. It is rejoined whenever that is needed.
 
         Args:
             now: Monotonic seconds.
             timeout: Seconds from this call until the join is given up; `None` for the policy's, `math.inf` for none.
+            response: The type of the server's answer, to this join and to every rejoin. An answer that does not fit is
+                one that cannot be read: the topic is left.
 
         Returns:
             The call's ref; it ends in `ChannelJoined` or `JoinFailed`.
@@ -126,6 +129,7 @@ class Channel:
             InvalidState: It was joined before.
             ChannelClosed: It is closed; make a new one.
             InvalidPayload: The params cannot be encoded.
+            InvalidPayloadType: No answer can be of the type.
             InvalidTimeout: The timeout is no number.
         """
         patience = checked_timeout("join", timeout, self._client.options.join.timeout)
@@ -134,7 +138,7 @@ class Channel:
         if not self.may(ChannelInput.JOIN):
             advice = "it is called once, and the channel is rejoined by itself whenever it has to be"
             raise InvalidState("join", self.state.value, advice, self.topic)
-        ref = self._attempts.call(patience, now)
+        ref = self._attempts.call(patience, response, now)
         self.advance(ChannelInput.JOIN)
         self._sockets.place(self, now)
         if self.topic.endswith(WILDCARD):

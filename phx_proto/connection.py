@@ -153,6 +153,7 @@ class _Abandoned:
     topic: str
     join_ref: str
     leave_ref: int
+    raw: bool = False
 
     def replied(self, reply: Reply, now: float) -> None:
         self.connection.note_join_answer(now)

@@ -27,6 +27,7 @@ class _Ping:
     sent_at: float
     heartbeat: "Heartbeat"
     timer: Timer
+    raw: bool = False
 
     def replied(self, reply: Reply, now: float) -> None:
         self.heartbeat.answered(self, now)

@@ -24,7 +24,6 @@ from .formats.soundness import UNREADABLE
 from .inbox import Inbox, Route
 from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
 from .presence import PRESENCE_JOIN, PRESENCE_LEAVE, PresenceChange
-from .pushes import Push
 from .queues import Claim, DeliveryQueue, Drop, HandlerQueue, Place
 from .resume import Position
 from .shown import Secrets, escaped, shown
@@ -254,7 +253,7 @@ class Reader:
         ref = message.ref or ""
         awaiting = connection.requests.find(ref)
         if awaiting is not None:
-            reply = decode_reply(message, raw=isinstance(awaiting, Push) and awaiting.raw)
+            reply = decode_reply(message, raw=awaiting.raw)
             connection.requests.forget(ref)
             awaiting.replied(reply, now)
         elif message.topic != PHOENIX_TOPIC:  # answers to heartbeats are no stale replies

@@ -16,7 +16,14 @@ _MOST_ABANDONED: Final = 1000
 
 
 class Awaiting(Protocol):
-    """What awaits a reply."""
+    """What awaits a reply.
+
+    Attributes:
+        raw: Whether the response of an ok reply is left undecoded, for the decoder of a type.
+    """
+
+    @property
+    def raw(self) -> bool: ...
 
     def replied(self, reply: Reply, now: float) -> None:
         """The reply came."""

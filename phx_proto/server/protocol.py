@@ -547,7 +547,7 @@ class ServerProtocol:
         self._events.append(SocketClosed(code, reason))
 
 
-_ITEMS: Final[dict[Any, Callable[[Any], Iterable[Any]]]] = {list: iter, dict: dict.values}
+_ITEMS: Final[dict[Any, Callable[[Any], Iterable[Any]]]] = {list: iter, dict: lambda value: value.values()}
 _CLOSE_CODES: Final = (range(1000, 1004), range(1007, 1015), range(3000, 5000))
 _MAX_REASON: Final = 123  # bytes
 _REPLY_SIZE: Final = 128  # what a reply is long beside its refs, at most

@@ -36,21 +36,30 @@ class Channel(ChannelFace["Client", AsyncioDriver]):
 
     __slots__ = ()
 
-    async def join(self, *, timeout: float | None = None) -> Any:
+    @overload
+    async def join(self, *, response: type[P], timeout: float | None = None) -> P: ...
+
+    @overload
+    async def join(self, *, response: object = None, timeout: float | None = None) -> Any: ...
+
+    async def join(self, *, response: Any = None, timeout: float | None = None) -> Any:
         """Join, now or as soon as the connection is open, and wait for the answer.
 
         Args:
+            response: The type of the server's answer, to this join and to every rejoin: it is decoded into it once,
+                numbers as they were written.
             timeout: Seconds until the join is given up; `None` for the policy's, `math.inf` for none.
 
         Returns:
-            What the server answered, any JSON value or bytes.
+            What the server answered: any JSON value or bytes, or of the type that was given.
 
         Raises:
             JoinRefused: The server refused. The channel is closed.
+            InvalidReply: The answer cannot be read, or is not of the type. The topic is left.
             JoinTimeout: It did not succeed in time; `problem` and `last` say why. The channel is closed.
-            LocalError: It was joined before, or the params cannot be sent.
+            LocalError: It was joined before, the params cannot be sent, or no answer can be of the type.
         """
-        return await self._driver.ask(calls.join(self._core, timeout=timeout))
+        return await self._driver.ask(calls.join(self._core, response=response, timeout=timeout))
 
     async def leave(self, *, timeout: float | None = None) -> None:
         """Leave, and wait until the server knows; it is over after `timeout` seconds at the latest."""
@@ -265,12 +274,21 @@ class Client:
         return channel
 
     async def join(
-        self, topic: str, params: Any = None, *, timeout: float | None = None, resume: Resume | None = None
+        self,
+        topic: str,
+        params: Any = None,
+        *,
+        response: Any = None,
+        timeout: float | None = None,
+        resume: Resume | None = None,
     ) -> Channel:
-        """Join a topic, and wait for the server's answer. Raises what `channel` and `Channel.join` raise."""
+        """Join a topic, and wait for the server's answer, which is the channel's `response`.
+
+        The arguments, and what is raised, are those of `channel` and `Channel.join`.
+        """
         channel = self.channel(topic, params, resume=resume)
         try:
-            await channel.join(timeout=timeout)
+            await channel.join(response=response, timeout=timeout)
         except LocalError:  # the params cannot be sent; the topic is free again
             await channel.leave()
             raise
@@ -278,13 +296,19 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def joined(
-        self, topic: str, params: Any = None, *, timeout: float | None = None, resume: Resume | None = None
+        self,
+        topic: str,
+        params: Any = None,
+        *,
+        response: Any = None,
+        timeout: float | None = None,
+        resume: Resume | None = None,
     ) -> AsyncGenerator[Channel, None]:
         """Join a topic for the length of a block, and leave it at its end.
 
         Where an exception or a cancellation ends the block, the leave is sent and its answer is not waited for.
         """
-        channel = await self.join(topic, params, timeout=timeout, resume=resume)
+        channel = await self.join(topic, params, response=response, timeout=timeout, resume=resume)
         try:
             yield channel
         except BaseException:

@@ -34,9 +34,9 @@ class Call(Generic[R]):
     result: Callable[[Any], R] = lambda outcome: outcome
 
 
-def join(channel: Channel, *, timeout: float | None = None) -> Call[Any]:
+def join(channel: Channel, *, response: Any = None, timeout: float | None = None) -> Call[Any]:
     """Join; gives what the server answered."""
-    return Call(lambda now: channel.join(now, timeout=timeout), channel.cancel_join)
+    return Call(lambda now: channel.join(now, timeout=timeout, response=response), channel.cancel_join)
 
 
 def leave(channel: Channel, *, timeout: float | None = None) -> Call[None]:

@@ -54,7 +54,7 @@ class ChannelFace(Generic[ClientT, DriverT]):
 
     @property
     def response(self) -> Any:
-        """What the server answered to the latest join, any JSON value or bytes; `None` before."""
+        """What the server answered to the latest join: a JSON value, bytes, or the join's type; `None` before."""
         return self._core.response
 
     @property

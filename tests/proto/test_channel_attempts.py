@@ -8,6 +8,8 @@ from conversation import Conversation, connected, failure, names
 from phx_proto.backoff import Backoff
 from phx_proto.channel import Channel
 from phx_proto.errors import (
+    InvalidPayloadType,
+    InvalidReply,
     JoinCancelled,
     JoinTimeout,
     ResolveFailed,
@@ -423,3 +425,47 @@ def test_the_leave_of_a_join_that_is_given_up_goes_ahead_of_the_next_ones_join(g
     else:
         talk.advance(10)
     assert [(frame.topic, frame.event) for frame in talk.sent()] == [("room:1", PHX_LEAVE), ("room:2", PHX_JOIN)]
+
+
+def test_the_answer_to_every_join_is_of_the_type_that_was_asked_for() -> None:
+    talk = connected()
+    room = talk.channel()
+    ref = talk.join(room, response=tuple[int, int])
+    talk.reply(room.join_ref, "ok", [1, 2])
+    assert (talk.event(ChannelJoined).ref, room.response) == (ref, (1, 2))
+    talk.drop()
+    talk.reconnect()
+    talk.reply(room.join_ref, "ok", [3, 4])
+    assert room.response == (3, 4)
+
+
+def test_a_rejoin_whose_answer_is_of_another_type_is_left_and_tried_again() -> None:
+    talk = connected()
+    room = talk.channel()
+    talk.join(room, response=tuple[int, int])
+    talk.reply(room.join_ref, "ok", [1, 2])
+    talk.drop()
+    talk.reconnect()
+    talk.sent()
+    join_ref = room.join_ref
+    talk.reply(join_ref, "ok", ["s3cret"])
+    assert [(frame[0], frame[3]) for frame in talk.sent()] == [(join_ref, "phx_leave")]
+    error = talk.event(ChannelErrored).error
+    assert isinstance(error, InvalidReply)
+    assert (room.response, "s3cret" in str(error)) == ((1, 2), False)
+
+
+def test_a_refusal_stays_as_it_came_whatever_type_was_asked_for() -> None:
+    talk = connected()
+    room = talk.channel()
+    talk.join(room, response=tuple[int, int])
+    talk.reply(room.join_ref, "error", {"reason": "no"})
+    assert failure(talk, JoinFailed).response == {"reason": "no"}
+
+
+def test_a_join_whose_answer_can_be_of_no_such_type_changes_nothing() -> None:
+    talk = connected()
+    room = talk.channel()
+    with pytest.raises(InvalidPayloadType):
+        talk.join(room, response="Balance")
+    assert (room.state, talk.sent()) == (ChannelState.IDLE, [])

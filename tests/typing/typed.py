@@ -47,6 +47,8 @@ async def awaited(channel: asyncio.Channel) -> None:
     assert_type(balance, Message[Balance])
     channel.messages("balance", payload="Balance")  # type: ignore[arg-type]
 
+    assert_type(await channel.join(response=Balance), Balance)
+    assert_type(await channel.join(), Any)
     assert_type(await channel.push("get"), Reply)
     assert_type((await channel.push("get", response=Balance)).response, Balance)
     assert_type((await channel.push("get", response=dict[str, int])).response, dict[str, int])
@@ -65,6 +67,8 @@ def blocking(channel: threads.Channel) -> None:
     assert_type(balance, Message[Balance])
     channel.messages("balance", payload="Balance")  # type: ignore[arg-type]
 
+    assert_type(channel.join(response=Balance), Balance)
+    assert_type(channel.join(), Any)
     assert_type(channel.push("get"), Reply)
     assert_type(channel.push("get", response=Balance).response, Balance)
     assert_type(channel.push("get", response=dict[str, int]).response, dict[str, int])

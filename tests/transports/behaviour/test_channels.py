@@ -335,6 +335,34 @@ def test_a_reply_comes_in_the_type_that_was_asked_for_with_every_number_as_it_wa
         assert repr(pushing.result(LONG)) == repr(Reply("ok", Sum(total, {"a": Decimal("0.10")})))
 
 
+def test_the_answer_to_a_join_comes_in_the_type_that_was_asked_for(adapter: Adapter) -> None:
+    with adapter.connected(serializer=V2(floats=Decimal)) as (client, wire):
+        channel = client.channel(TOPIC)
+        joining = start(channel.join, response=Sum)
+        ref = wire.expect("phx_join").ref
+        wire.send(f'["{ref}","{ref}","{TOPIC}","phx_reply",{{"status":"ok","response":{OPEN}}}]')
+        total = Sum(Decimal("1234567890123456.78"), {"a": Decimal("0.10")})
+        assert repr(joining.result(LONG)) == repr(channel.native.response) == repr(total)
+
+
+def test_an_answer_to_a_join_that_does_not_fit_is_an_invalid_reply_and_the_topic_is_left(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire):
+        joining = start(client.join, TOPIC, response=Sum)
+        join = wire.accept(TOPIC, {"total": "s3cret"})
+        with pytest.raises(InvalidReply, match="its response is not a Sum: Invalid decimal string"):
+            joining.result(LONG)
+        leave = wire.expect("phx_leave")
+        assert leave.join_ref == join.join_ref
+        adapter.join(client, wire)
+
+
+def test_a_join_whose_answer_can_be_of_no_such_type_is_not_sent_and_its_topic_stays_free(adapter: Adapter) -> None:
+    with adapter.connected() as (client, wire):
+        with pytest.raises(InvalidPayloadType):
+            client.join(TOPIC, response="Sum")
+        adapter.join(client, wire)
+
+
 def test_a_response_that_does_not_fit_says_what_is_wrong_with_it(adapter: Adapter) -> None:
     with adapter.joined() as (channel, wire, join_ref):
         for response, problem in (('{"total":"s3cret"}', "Invalid decimal string"), ("[1e999]", "Expected `object`")):
