@@ -8,7 +8,8 @@ where the two do not fit, an assertion says what was broken.
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
+from random import Random
 from typing import Any, ClassVar, Final, NamedTuple
 
 from network import SECRET, Connection, Notebook, Outcome, Setup
@@ -45,12 +46,15 @@ from phx_proto.formats import V1, V2, V1Server, V2Server
 from phx_proto.inbox import Tap, TapItem
 from phx_proto.link import Link
 from phx_proto.message import PHX_JOIN, PHX_LEAVE, PHX_REPLY, RESERVED_EVENTS, Message
-from phx_proto.queues import Bound, DeliveryQueue, Drop
+from phx_proto.presence import PRESENCE_DIFF, PRESENCE_STATE
+from phx_proto.queues import Bound, DeliveryQueue, Drop, size_of
+from phx_proto.server.tracker import Tracker
 from phx_proto.states import ChannelState, SocketState
 
 START: Final = 1000.0
 UNMATCHED: Final = {"reason": "unmatched topic"}
 NUMBERED: Final = ("news", "noise")
+PRESENCE: Final = (PRESENCE_STATE, PRESENCE_DIFF)
 
 _ENDINGS: Final[dict[str, tuple[type[Event], ...]]] = {
     "join": (ChannelJoined, JoinFailed),
@@ -140,10 +144,13 @@ class Watched:
         self.joins: set[str] = set()  # sent on this connection, neither answered nor given up
         self._read: dict[int, Read] = {}
         self._latest: dict[object, int] = {}  # where on the wire the message stood that a consumer got last
-        self._given: set[int] = set()  # numbers of messages that somebody got
+        self._given: set[int] = set()  # messages that somebody got, by their numbers
         self.casts = 0
         self.heard_at = START
         self._paused_at = START
+        self._allowed = False  # to read on, for a pause was as long as it may be
+        self.tracker = Tracker(Random(0))  # of the servers
+        self._presences: list[Message[Any]] = []  # messages of presence that were delivered; kept for their ids
         self._evicted = 0  # messages that were delivered and gave way to later ones
         self.drained = False  # then the client leaves its channels itself
         self._frames = 0
@@ -196,6 +203,10 @@ class Watched:
         if call in _ENDINGS and error is None:
             life = self.lives[number] if target == "channel" else None
             self._expect(call, outcome.result, life, arguments, options["timeout"])
+        if call == "handle_timeout":
+            self._allowed |= any(isinstance(command, ResumeReading) for command in outcome.commands)
+        elif call in ("handle", "read") and not self._reached("low", more=True):
+            self._allowed = False
         if self.closed:
             left = [event for event in outcome.events if not (call == "leave" and isinstance(event, LeaveEnded))]
             assert [*outcome.commands, *left, *outcome.runnable] == [], "something comes after the end"
@@ -318,7 +329,9 @@ class Watched:
         """One read, of which the client is told; each message that a joined channel is to have is in its inbox then."""
         proto = self.client.proto
         open_before = self.connection is not None and not self.connection.closing
-        roomy = self.state is SocketState.OPEN and proto.stats.backlog < self.client.options.flow.hard
+        flow = self.client.options.flow
+        full = self._reached("hard")
+        roomy = self.state is SocketState.OPEN and not full
         before = {
             life: life.channel.join_ref
             for life in self.lives
@@ -345,12 +358,32 @@ class Watched:
         assert bounded or placed <= plain, "a message is counted twice"
         assert not open_before or placed + after.stale - stats.stale >= plain, "a message is not counted"
         assert not (draining and delivered), "a message was delivered while draining"
+        assert after.backlog < (stats.backlog + 1 if full else flow.hard + len(frames)), "too much waits"
+        read = sum(map(len, frames))
+        assert after.backlog_bytes < (stats.backlog_bytes + 1 if full else flow.hard_bytes + read), "too much waits"
+        self._check_pause()
         for life, join_ref in before.items():
             if roomy and life.channel.state is ChannelState.JOINED and life.channel.join_ref == join_ref:
                 mine = [one for one in messages if one.topic == life.topic and one.join_ref in (None, join_ref)]
                 wanted = [number for one in mine if one.event == "news" and (number := _number(one)) is not None]
                 for queue, numbers in self.numbers_waiting(life).items():
                     assert numbers == waited[life].get(queue, []) + wanted, "a message is missing"
+
+    def _check_pause(self) -> None:
+        """After a read: if much waits, no more is read, unless a call waits for its answer."""
+        connection = self.connection
+        if connection is None or self.state is not SocketState.OPEN or self.may_wait:
+            return
+        awaited = self.joins or any(call.ref in self._sent for call in self._going_on)
+        allowed = awaited or self._allowed or connection.paused
+        assert allowed or not self._reached("high"), "reading goes on"
+
+    def _reached(self, mark: str, *, more: bool = False) -> bool:
+        """Whether a mark of the bounds on what waits is reached, or passed."""
+        stats, flow = self.client.proto.stats, self.client.options.flow
+        messages: int = getattr(flow, mark)
+        size: int = getattr(flow, f"{mark}_bytes")
+        return stats.backlog >= messages + more or stats.backlog_bytes >= size + more
 
     def _understood(self, frame: str | bytes) -> Message[Any] | None:
         try:
@@ -367,6 +400,10 @@ class Watched:
         """What a consumer of a channel gets."""
         assert message.topic == life.topic, "a message of another topic"
         number = _number(message)
+        if message.event in PRESENCE:
+            self._presences.append(message)
+            self._given.add(id(message))
+            return
         assert number is not None, "a message was delivered that the server did not send"
         read = self._read[number]
         assert (read.topic, read.join_ref) == (message.topic, message.join_ref)
@@ -398,7 +435,7 @@ class Watched:
         if connection is not None and connection.paused:
             assert not connection.closing, "the server's close frame is not read"
             assert not sent, "a reply is awaited and not read"
-            assert self.client.proto.stats.backlog > self.client.options.flow.low, "reading does not go on"
+            assert self._reached("low", more=True), "reading does not go on"
         assert set(sent) <= {connection.link if connection else None}, "a call outlives its connection"
         left = {call.life.topic for call in self._going_on if call.kind == "leave" and call.life}
         joined = {life.topic for life in self.lives if life.channel.state is ChannelState.JOINED}
@@ -420,11 +457,12 @@ class Watched:
         stats = self.client.proto.stats
         client = self.client
         places = [queue.deliveries or [] for queue in client.queues] + [*client.hands, client.unread]
-        waiting = {_number(message) for place in places for _, message, _ in place}
+        waiting = {_number(message) or id(message): size_of(one) for one in chain(*places) for message in one[1:2]}
         assert stats.backlog == len(waiting), "the backlog is not what waits"
+        assert stats.backlog_bytes == sum(waiting.values()), "the bytes of the backlog are not those that wait"
         gone = stats.delivered - stats.handled - stats.backlog  # messages that were dropped where they waited last
         assert 0 <= gone <= self._evicted
-        assert self._evicted or stats.delivered == len(self._given | waiting), "a message is counted twice"
+        assert self._evicted or stats.delivered == len(self._given | waiting.keys()), "a message is counted twice"
         assert stats.received + stats.bad_frames == self._frames
         assert stats.bad_frames == self._seen[BadFrame]
         assert stats.connects == self._seen[Connected]

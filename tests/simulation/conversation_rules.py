@@ -73,6 +73,8 @@ class Conversation(Machine):
         bound=BOUNDS,
         settled=BOTH,
         ending=("close", "disconnect", "abort"),
+        in_bytes=(False, False, True),
+        presence=BOTH,
         again=(False, False, False, True),
     )
     def begin(self, topics: str, bound: Bound | None, settled: bool, ending: str, **options: Any) -> None:
@@ -290,6 +292,12 @@ class Conversation(Machine):
         for _ in range(times):
             service.push(service.channels[pick % len(service.channels)], event)
         self.served.serve()
+        self.then(then)
+
+    @rule(topic=TOPICS, who=("ann", "bob"), how=("track", "track", "untrack"), then=THEN)
+    def change_presence(self, topic: str, who: str, how: str, then: str) -> None:
+        if self.world.setup.presence:
+            self.world.change_presence(topic, who, how)
         self.then(then)
 
     @rule(lambda self: self.has_channels, pick=PICK, times=range(5, 13), reads=range(1, 4))

@@ -17,6 +17,7 @@ from phx_proto.channel import Channel
 from phx_proto.connection import Connection as CoreConnection
 from phx_proto.inbox import Tap
 from phx_proto.message import Message
+from phx_proto.presence import PRESENCE_DIFF
 from phx_proto.queues import Bound
 from phx_proto.states import ChannelState, SocketState
 from phx_proto.timers import Timer
@@ -38,6 +39,8 @@ class World(Watched):
         tap = Tap(_put) if tapped else None
         life = Life(len(self.lives), outcome.result, tap, bound)
         self.lives.append(life)
+        if self.setup.presence:
+            self.tell("channel", life.number, "track_presence")
         if tap is not None:
             self.tell("channel", life.number, "attach", tap)
         return life
@@ -126,12 +129,19 @@ class World(Watched):
         if self.attempt is None:
             return False
         link, self.attempt = self.attempt, None
-        service = Service(self.setup.vsn, lambda: next(self.numbers), self.answers, self.now)
+        service = self.new_service(polled=False)
+        self._allowed = False
         self.connections.append(Connection(link, service))
         self.joins.clear()
         self.heard_at = self.now
         self.tell("link", link.number, "opened", "phoenix", self.now)
         return True
+
+    def new_service(self, *, polled: bool) -> Service:
+        presence = self.tracker if self.setup.presence else None
+        return Service(
+            self.setup.vsn, lambda: next(self.numbers), self.answers, self.now, presence=presence, polled=polled
+        )
 
     def give_up_attempt(self, call: str, *arguments: Any) -> None:
         """The attempt is `refused`, or has `failed`."""
@@ -147,6 +157,20 @@ class World(Watched):
                 outcome = self.tell("link", link.number, call, *arguments, self.now)
                 assert not outcome.commands, "a link that is over is heard"
                 assert not outcome.events, "a link that is over is heard"
+
+    # ---- who is present ----------------------------------------------------------------------------------------------
+
+    def change_presence(self, topic: str, who: str, how: str) -> None:
+        """Somebody comes, changes or goes, and the server tells all who have the topic."""
+        if how == "untrack":
+            diff = self.tracker.untrack(topic, who, who)
+        else:
+            known = self.tracker.find(topic, who, who) is not None
+            _, diff = getattr(self.tracker, "update" if known else "track")(topic, who, who, {"at": self.now})
+        if diff is not None:
+            for connection in self.served:
+                connection.service.protocol.broadcast(topic, PRESENCE_DIFF, diff)
+                connection.serve()
 
     # ---- the network -------------------------------------------------------------------------------------------------
 
@@ -236,6 +260,8 @@ class World(Watched):
         assert joined.keys() == wanted.keys(), "a channel is not joined at last"
         served = self.served[-1].service.joined if self.served else {}
         assert joined == served, "client and server do not agree on what is joined"
+        for topic, channel in wanted.items() if self.setup.presence else ():
+            assert channel.present == self.tracker.state(topic), "client and server do not agree on who is present"
 
     def end(self, how: str) -> None:
         """`close`, `disconnect` or `abort`."""

@@ -27,6 +27,7 @@ from phx_proto.inbox import Tap, TapItem
 from phx_proto.link import Exchange, Link
 from phx_proto.message import Message
 from phx_proto.options import ClientOptions, JoinPolicy
+from phx_proto.presence import PRESENCE_STATE, Presence
 from phx_proto.queues import Delivery, DeliveryQueue
 from phx_proto.server.events import (
     Abort,
@@ -39,6 +40,7 @@ from phx_proto.server.events import (
     ServerOptions,
 )
 from phx_proto.server.protocol import ServerProtocol
+from phx_proto.server.tracker import Tracker
 from phx_proto.transports import TransportName
 
 SECRET: Final = "hunter2"
@@ -70,11 +72,16 @@ class Setup:
     policy: JoinPolicy = JoinPolicy()  # noqa: RUF009
     transport: TransportName = "websocket"
     fallback: float | None = None
+    in_bytes: bool = False  # whether the bounds on what waits are in bytes
+    presence: bool = False  # whether the server tells who is present, and the client keeps it
     again: bool = False  # whether it is played twice, to see that the same comes of it
 
     def options(self) -> ClientOptions:
         """Bounds so small that a run comes to them."""
-        flow = FlowLimits(high=4, low=1, hard=10)
+        if self.in_bytes:
+            flow = FlowLimits(high=90, low=80, hard=100, high_bytes=300, low_bytes=100, hard_bytes=600)
+        else:
+            flow = FlowLimits(high=4, low=1, hard=10)
         return ClientOptions(joins_in_flight=2, push_buffer=4, join=self.policy, flow=flow)
 
 
@@ -154,7 +161,7 @@ class Notebook:
         if self.setup.again:
             self.outputs.append(
                 (
-                    repr(result),
+                    "" if isinstance(result, Presence) else repr(result),
                     repr(error),
                     *map(_whole, outcome.commands),
                     *map(repr, outcome.events),
@@ -227,7 +234,14 @@ class Service:
     """
 
     def __init__(
-        self, vsn: int, number: Callable[[], int], answers: deque[str], now: float, *, polled: bool = False
+        self,
+        vsn: int,
+        number: Callable[[], int],
+        answers: deque[str],
+        now: float,
+        *,
+        presence: Tracker | None,
+        polled: bool = False,
     ) -> None:
         options = ServerOptions(timeout=None) if polled else ServerOptions()
         self.protocol = ServerProtocol(V2Server() if vsn == 2 else V1Server(), ("room:*",), options=options, now=now)
@@ -238,6 +252,7 @@ class Service:
         self.owed: list[MessageIn] = []
         self.unfinished: list[MessageIn] = []
         self._number = number
+        self._presence = presence
         self._binary = vsn == 2 and not polled  # which would arrive as text
 
     @property
@@ -269,6 +284,8 @@ class Service:
         if answer == "accept":
             self.channels.append(channel)
             self.protocol.accept(channel, {"since": 0})
+            if self._presence is not None:
+                self.protocol.push(channel, PRESENCE_STATE, self._presence.state(channel.topic))
             if channel.topic in self.joined:
                 self.past.append((channel.topic, self.joined[channel.topic]))
         elif answer == "refuse":

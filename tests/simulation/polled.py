@@ -215,7 +215,7 @@ class PollingWorld(World):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.site = Site(
-            lambda: Service(setup.vsn, lambda: next(self.numbers), self.answers, self.now, polled=True),
+            lambda: self.new_service(polled=True),
             lambda: self.now,
             self.connections,
         )
