@@ -103,6 +103,7 @@ ERRORS: list[tuple[PhxError, str]] = [
         errors.StillRefused.after(3.0, errors.HandshakeRefused(status=429, body=b"later")),
         "no connection within 3 s; the last attempt: the server refused the handshake with HTTP 429: later",
     ),
+    (errors.ConnectionLost(4999, "odd"), "the connection is closed with code 4999: odd"),
     (errors.ConnectionClosedByClient(), "the connection is closed without a close code"),
     (
         errors.JoinRefused("room:1", {"reason": "no"}),

@@ -48,6 +48,19 @@ def consumers(talk: Conversation, room: Channel, event: str) -> tuple[Any, ...]:
     return tuple(got)
 
 
+def test_busy_are_the_handlers_of_what_waits_and_all_of_the_line_while_a_worker_has_the_last() -> None:
+    talk, room = joined()
+    first, second = room.add(print, "a"), room.add(print, "b")
+    talk.serve("room:1", "a")
+    talk.serve("room:1", "b")
+    assert room.inbox.busy_handlers() == {first, second}
+    taken = room.inbox.take(1)
+    assert room.inbox.busy_handlers() == {second}
+    taken += room.inbox.take(1)
+    assert room.inbox.busy_handlers() == {first, second}
+    talk.proto.handled(taken, talk.now)
+
+
 # ---- taking ---------------------------------------------------------------------------------------------------------
 
 
@@ -465,9 +478,9 @@ def test_who_joins_is_not_told_to_handlers_of_every_event() -> None:
     named = room.add(print, "presence_join")
     talk.serve("room:1", "presence_state", ANN, join_ref=room.join_ref)
     deliveries = room.inbox.take()
-    assert [(message.event, named in handlers) for handlers, message, _ in deliveries] == [
-        ("presence_join", True),
-        ("presence_state", False),
+    assert [(message.event, message.join_ref, named in handlers) for handlers, message, _ in deliveries] == [
+        ("presence_join", room.join_ref, True),
+        ("presence_state", room.join_ref, False),
     ]
     assert [len(handlers) for handlers, _, _ in deliveries] == [1, 1]
     talk.proto.handled(deliveries, talk.now)

@@ -94,7 +94,7 @@ HINDRANCES: list[tuple[Callable[[Conversation], None], str, type[PhxError] | Non
     (crashed, "every attempt failed", ChannelCrashed),
     (no_params, "every attempt failed", ResolveFailed),
     (no_answer_for_params, "the callable for its params did not answer", None),
-    (no_turn, "other joins were before it", None),
+    (no_turn, "other joins were before it, and the server did not answer them", None),
 ]
 
 

@@ -5,6 +5,7 @@ from conversation import Conversation, accept_join, failure, joined, not_yet_joi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from phx_proto.backoff import ReconnectPolicy
 from phx_proto.channel import Channel
 from phx_proto.errors import (
     ChannelClosed,
@@ -12,6 +13,7 @@ from phx_proto.errors import (
     PushLost,
 )
 from phx_proto.events import LeaveEnded, PushFailed, ReplyReceived
+from phx_proto.options import ClientOptions
 
 # ---- lost
 
@@ -53,6 +55,17 @@ def test_the_late_reply_to_a_lost_push_is_dropped(how: str) -> None:
     talk.events()
     talk.reply(ref)
     assert talk.events() == []
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_a_push_is_lost_when_the_server_ends_the_client_and_told_why(sent: bool) -> None:
+    talk = Conversation(ClientOptions(reconnect=ReconnectPolicy(final_codes=frozenset({4001})))).connect()
+    room = talk.joined("room:1") if sent else talk.joining("room:1")
+    talk.push(room)
+    talk.drop(4001, "enough")
+    error = failure(talk, PushFailed)
+    assert isinstance(error, PushLost)
+    assert (error.sent, error.code, error.reason) == (sent, 4001, "enough")
 
 
 def test_an_unsent_push_is_lost_unsent_when_the_client_closes() -> None:

@@ -118,6 +118,7 @@ FORMS: dict[str, str] = {
     "JSON": json.dumps(TOKEN),
     "JSON as it is": json.dumps(TOKEN, ensure_ascii=False),
     "JSON with escaped slashes": json.dumps(TOKEN).replace("/", "\\/"),
+    "JSON of a lone surrogate": f"{TOKEN}\ud800",
     "HTML": html.escape(TOKEN).replace("&#x27;", "&#39;"),
 }
 
@@ -144,8 +145,10 @@ def test_a_secret_within_base64_is_masked_but_for_what_it_shares_with_its_neighb
     assert Secrets([secret]).masked(text) == text[:first] + MASK + text[end:]
 
 
-@pytest.mark.parametrize("secret", ["h?sh", "h?sh>", "h?sh>~", "h?sh>~7", "two words"])
-@pytest.mark.parametrize("encode", [lambda raw: b64encode(raw.encode()).decode().rstrip("="), quote_plus])
+@pytest.mark.parametrize("secret", ["h?sh", "h?sh>", "h?sh>~", "h?sh>~7", "two words", " €~ "])
+@pytest.mark.parametrize(
+    "encode", [lambda raw: b64encode(raw.encode()).decode().rstrip("="), quote_plus, lambda raw: json.dumps(raw)[1:-1]]
+)
 def test_a_short_secret_is_masked_in_other_forms(secret: str, encode: Any) -> None:
     assert Secrets([secret]).masked(f"it was {encode(secret)} then") == f"it was {MASK} then"
 

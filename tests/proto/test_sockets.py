@@ -10,7 +10,7 @@ from farm import Farm, message, rooms
 
 from phx_proto.channel import Channel
 from phx_proto.client import ClientProtocol
-from phx_proto.commands import OpenTransport
+from phx_proto.commands import AbortTransport, CloseTransport, OpenTransport
 from phx_proto.errors import (
     ConnectError,
     ConnectionClosedByClient,
@@ -371,15 +371,28 @@ def test_a_socket_without_a_topic_is_closed_after_a_moment() -> None:
     farm = Farm(limit=1).connect()
     farm.join(A, B)
     farm.leave(B)
-    assert len(farm.topics()) == 2
     farm.events()
-    farm.advance(2.0)
+    farm.advance(0.9)
+    assert len(farm.topics()) == 2
+    assert farm.events() == []
+    farm.advance(0.2)
     assert farm.topics() == [[A]]
     assert farm.events() == [SocketEnded(None, 1)]
     assert (farm.client.state, farm.client.stats.sockets) == (SocketState.OPEN, 1)
     farm.join(C)
     assert farm.topics() == [[A], [C]]
     assert Connected(None, False, socket=2) in farm.events()
+
+
+def test_an_empty_socket_whose_close_is_not_answered_is_dropped_in_time() -> None:
+    farm = Farm(limit=1, options=ClientOptions(close_timeout=3.0)).connect()
+    farm.join(A, B)
+    farm.leave(B)
+    for seconds, commands in ((1.0, [CloseTransport]), (3.9, []), (4.0, [AbortTransport])):
+        farm.client.handle_timeout(farm.now + seconds)
+        asked = farm.client.commands()
+        assert [type(command) for command in asked] == commands
+        assert all(command.link is farm.links[1] for command in asked)  # type: ignore[union-attr]
 
 
 def test_the_first_socket_stays_without_a_topic() -> None:
@@ -464,6 +477,9 @@ def test_a_further_socket_is_tried_until_it_is_open_whatever_the_timeout_of_the_
     room = farm.client.channel(B)
     room.join(farm.now, timeout=1000.0)
     farm.run().advance(100.0)
+    failed = farm.events(ConnectFailed)
+    assert [(type(event), event.socket) for event in failed] == [(ConnectFailed, 1)] * len(failed)  # type: ignore[attr-defined]
+    assert len(failed) > 5
     farm.refuses = None
     farm.advance(10.0)
     assert farm.topics() == [[A], [B]]

@@ -40,6 +40,11 @@ def test_numbers_are_read_as_the_serializer_is_told() -> None:
     assert exact.decode(frame("t", "e", 1, b"0.10")).payload == Decimal("0.10")
 
 
+def test_what_a_reader_knows_of_refs_is_kept() -> None:
+    message = Message[Any](join_ref="1", ref="2", topic="t", event="e", payload=3)
+    assert V2(binary_kinds={9: lambda frame: message}).decode(b"\x09") == message
+
+
 def test_phoenix_own_kinds_are_read_as_ever() -> None:
     assert serializer.decode(V2Server().broadcast("t", "e", b"!")) == Message(topic="t", event="e", payload=b"!")
     assert serializer.decode(V2Server().reply("1", "2", "t", "ok", b"!")).event == PHX_REPLY
