@@ -8,6 +8,7 @@ from math import inf
 from typing import Any, TypeVar, cast
 
 from phx_proto.client import ClientProtocol
+from phx_proto.core import Stats
 from phx_proto.queues import Delivery
 
 from ..client.calls import Call
@@ -71,6 +72,11 @@ class AsyncioDriver(Driver):
     def in_handler(self) -> bool:
         """Whether this is called from within a handler."""
         return self._runner.is_current
+
+    @property
+    def stats(self) -> Stats:
+        self.report()
+        return self.proto.stats
 
     def report(self) -> None:
         """Tell the core what handlers are done with."""

@@ -1,25 +1,21 @@
 """What an application uses under asyncio: a client, and its channels."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from math import inf
 from typing import Any, Literal, overload
 
 from msgspec import UNSET
 
-from phx_proto.core import Stats
 from phx_proto.errors import ChannelClosedByClient, LocalError, MessageTimeout, PushTimeout
 from phx_proto.events import ChannelEvent
 from phx_proto.handlers.handler import WILDCARD
 from phx_proto.handlers.payloads import D, P, PayloadType, SpecialType
 from phx_proto.message import Message, Reply
-from phx_proto.queues import Bound
 from phx_proto.resume import Resume
-from phx_proto.states import SocketState
 
 from ..client import calls
-from ..client.channel import ChannelFace
-from ..client.channels import Channels
+from ..client.face import ChannelFace, ClientFace
 from ..client.queues import everything, messages_only
 from ..client.signals import SignalPolicy
 from .driver import AsyncioDriver
@@ -217,61 +213,10 @@ class Channel(ChannelFace["Client", AsyncioDriver]):
         return timeout - (self._driver.now() - began)
 
 
-class Client:
-    """A connection to a Phoenix server that is kept up, and its channels. Made by `connect`.
+class Client(ClientFace[Channel, AsyncioDriver]):
+    """A connection to a Phoenix server that is kept up, and its channels. Made by `connect`."""
 
-    Attributes:
-        router: The handlers; they may be added and removed at any time.
-        channels: The live channels by topic; read-only, and always as they are now.
-    """
-
-    def __init__(self, driver: AsyncioDriver) -> None:
-        self.router = driver.proto.router
-        self.channels: Mapping[str, Channel] = Channels(driver.proto)
-        self._driver = driver
-        self._proto = driver.proto
-        driver.proto.unjoined.context = Channel(driver.proto.unjoined, self, driver)
-
-    def __repr__(self) -> str:
-        return f"Client({self._proto.endpoint.redacted!r}, {self.state.value})"
-
-    @property
-    def state(self) -> SocketState:
-        """Where the connection stands."""
-        return self._proto.state
-
-    @property
-    def error(self) -> BaseException | None:
-        """Why it ended; `None` while it has not, or where the application closed it."""
-        return self._driver.session.error
-
-    @property
-    def stats(self) -> Stats:
-        """Counters, as they are now."""
-        self._driver.report()
-        return self._proto.stats
-
-    def channel(
-        self, topic: str, params: Any = None, *, bound: Bound | None = None, resume: Resume | None = None
-    ) -> Channel:
-        """Make a channel that is not joined yet, to give it handlers or streams before its join.
-
-        Args:
-            topic: The topic.
-            params: Payload of its joins; or a callable, plain or async, read at every join: to resume from what was
-                seen last, for instance.
-            bound: Where messages that wait are dropped, if anywhere.
-            resume: How its joins go on after the message that was handled last; its param is added to `params`.
-
-        Raises:
-            TopicInUse: A live channel of the topic exists.
-            ConnectionClosed: The client is closed.
-            InvalidHandler: The router has a handler that cannot run where the executor does.
-        """
-        self._driver.check_routes(topic)
-        core = self._proto.channel(topic, params, bound=bound, resume=resume)
-        core.context = channel = Channel(core, self, self._driver)
-        return channel
+    _channel_type = Channel
 
     async def join(
         self,
@@ -337,10 +282,6 @@ class Client:
         """
         return await self._driver.ask(calls.ping(self._proto, timeout=timeout))
 
-    def reconnect(self) -> None:
-        """Drop the connection and connect anew at once, e.g. with a new token; channels rejoin."""
-        self._driver.step(self._proto.reconnect)
-
     def events(self) -> EventStream:
         """What happens to the client: `async with client.events() as events: async for event in events: …`."""
         return EventStream(self._driver.events())
@@ -365,10 +306,6 @@ class Client:
             except TimeoutError as error:
                 if error is self.error:
                     raise
-
-    def stop(self) -> None:
-        """Begin to close gracefully, as `close` does, and do not wait for it; also from within a handler."""
-        self._driver.stop()
 
     async def close(self) -> None:
         """Close gracefully: no new messages, let handlers finish (pushes still work), leave, close with 1000.

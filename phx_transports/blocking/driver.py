@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from phx_proto.client import ClientProtocol
-from phx_proto.core import Stats
-from phx_proto.errors import InvalidEndpoint, InvalidHandler
+from phx_proto.errors import InvalidEndpoint, InvalidHandler, InvalidPayload
 from phx_proto.handlers.handler import Handler, HandlerKind
 from phx_proto.link import Link
+from phx_proto.message import PHX_JOIN
 
 from ..client.calls import Call
 from ..client.driver import Driver
@@ -43,21 +43,19 @@ class BlockingDriver(Driver):
         self.accept(handler)
         super().check(handler)
 
-    def check_routes(self, topic: str) -> None:
-        """Refuse a topic that has a handler which cannot run here: `InvalidHandler`."""
+    def check_channel(self, topic: str, params: Any) -> None:
+        """Refuse a topic that has a handler which cannot run here: `InvalidHandler`; and such params."""
+        if inspect.iscoroutinefunction(params):
+            problem = "are a coroutine function, and nobody awaits it here: make it a plain one"
+            raise InvalidPayload(topic, PHX_JOIN, "the params", problem)
         for handler in self.proto.router.routes(topic).all:
             self.accept(handler)
-        super().check_routes(topic)
+        super().check_channel(topic, params)
 
     @property
     @abstractmethod
     def in_handler(self) -> bool:
         """Whether this is called from where the client's end cannot be waited for: from within a handler."""
-
-    @property
-    @abstractmethod
-    def stats(self) -> Stats:
-        """The counters, with all that handlers are done with."""
 
     # ---- waiting ----------------------------------------------------------------------------------------------------
 

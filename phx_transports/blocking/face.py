@@ -1,18 +1,15 @@
 """What an application uses where nobody awaits, on threads and on wsproto alike: a client, and its channels."""
 
 import contextlib
-import inspect
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from time import monotonic
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
 from msgspec import UNSET
 
-from phx_proto.core import Stats
 from phx_proto.errors import (
     ChannelClosedByClient,
-    InvalidPayload,
     LocalError,
     MessageTimeout,
     PushTimeout,
@@ -20,14 +17,11 @@ from phx_proto.errors import (
 from phx_proto.events import ChannelEvent
 from phx_proto.handlers.handler import WILDCARD
 from phx_proto.handlers.payloads import D, P, PayloadType, SpecialType
-from phx_proto.message import PHX_JOIN, Message, Reply
-from phx_proto.queues import Bound
+from phx_proto.message import Message, Reply
 from phx_proto.resume import Resume
-from phx_proto.states import SocketState
 
 from ..client import calls
-from ..client.channel import ChannelFace
-from ..client.channels import Channels
+from ..client.face import ChannelFace, ClientFace
 from ..client.options import first_timeout
 from ..client.queues import everything, messages_only
 from ..client.signals import SignalPolicy
@@ -229,26 +223,14 @@ class Channel(ChannelFace["Client", BlockingDriver]):
         return timeout - (monotonic() - began)
 
 
-class Client:
+class Client(ClientFace[Channel, BlockingDriver]):
     """A connection to a Phoenix server that is kept up, and its channels. Made by `connect`.
 
     Of `phx_transports.threads` any thread may use it; of `phx_transports.wsproto` the one that does the client's work
     while it waits in a call.
-
-    Attributes:
-        router: The handlers; they may be added and removed at any time.
-        channels: The live channels by topic; read-only, and always as they are now.
     """
 
-    def __init__(self, driver: BlockingDriver) -> None:
-        self.router = driver.proto.router
-        self.channels: Mapping[str, Channel] = Channels(driver.proto)
-        self._driver = driver
-        self._proto = driver.proto
-        driver.proto.unjoined.context = Channel(driver.proto.unjoined, self, driver)
-
-    def __repr__(self) -> str:
-        return f"Client({self._proto.endpoint.redacted!r}, {self.state.value})"
+    _channel_type = Channel
 
     def __enter__(self) -> Self:
         return self
@@ -261,50 +243,6 @@ class Client:
                 self.close()
         finally:
             self.abort()  # does nothing where it has closed
-
-    @property
-    def state(self) -> SocketState:
-        """Where the connection stands."""
-        return self._proto.state
-
-    @property
-    def error(self) -> BaseException | None:
-        """Why it ended; `None` while it has not, or where the application closed it."""
-        return self._driver.session.error
-
-    @property
-    def stats(self) -> Stats:
-        """Counters, as they are now."""
-        return self._driver.stats
-
-    def channel(
-        self, topic: str, params: Any = None, *, bound: Bound | None = None, resume: Resume | None = None
-    ) -> Channel:
-        """Make a channel that is not joined yet, to give it handlers or streams before its join.
-
-        Args:
-            topic: The topic.
-            params: Payload of its joins; or a plain callable read at every join: to resume from what was seen last, for
-                instance.
-            bound: Where messages that wait are dropped, if anywhere.
-            resume: How its joins go on after the message that was handled last; its param is added to `params`.
-
-        Raises:
-            TopicInUse: A live channel of the topic exists.
-            ConnectionClosed: The client is closed.
-            InvalidHandler: The router has a coroutine function for the topic, or another handler that cannot run.
-        """
-        if inspect.iscoroutinefunction(params):
-            problem = "are a coroutine function, and nobody awaits it here: make it a plain one"
-            raise InvalidPayload(topic, PHX_JOIN, "the params", problem)
-        self._driver.check_routes(topic)
-
-        def make(now: float) -> Channel:
-            core = self._proto.channel(topic, params, bound=bound, resume=resume)
-            core.context = channel = Channel(core, self, self._driver)
-            return channel
-
-        return self._driver.step(make)
 
     def join(
         self,
@@ -372,10 +310,6 @@ class Client:
         """
         return self._driver.ask(calls.ping(self._proto, timeout=timeout))
 
-    def reconnect(self) -> None:
-        """Drop the connection and connect anew at once, e.g. with a new token; channels rejoin."""
-        self._driver.step(self._proto.reconnect)
-
     def events(self, *, timeout: float | None = None) -> EventStream:
         """What happens to the client: `with client.events() as events: for event in events: …`.
 
@@ -400,10 +334,6 @@ class Client:
         """
         if self._driver.run(timeout, signals):
             self._raise_error()
-
-    def stop(self) -> None:
-        """Begin to close gracefully, as `close` does, and do not wait for it; also from within a handler."""
-        self._driver.stop()
 
     def close(self) -> None:
         """Close gracefully: no new messages, let handlers finish (pushes still work), leave, close with 1000.

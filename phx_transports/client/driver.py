@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 from phx_proto.channel import Channel
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command
+from phx_proto.core import Stats
 from phx_proto.errors import PayloadMismatch
 from phx_proto.events import Event
 from phx_proto.handlers.handler import Handler
@@ -196,9 +197,14 @@ class Driver(ABC):
         """Refuse a handler that cannot run here: `InvalidHandler`."""
         self._portability.handler(handler)
 
-    def check_routes(self, topic: str) -> None:
-        """Refuse a topic that has a handler which cannot run here: `InvalidHandler`."""
+    def check_channel(self, topic: str, params: Any) -> None:
+        """Refuse a topic that has a handler which cannot run here: `InvalidHandler`; and such params."""
         self._portability.router(self.proto.router)
+
+    @property
+    def stats(self) -> Stats:
+        """The counters, with all that handlers are done with."""
+        return self.proto.stats
 
     @abstractmethod
     def handled(self, deliveries: Sequence[Delivery]) -> None:

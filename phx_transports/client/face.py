@@ -1,22 +1,27 @@
-"""What the channels of both faces have in common: all that waits for nothing."""
+"""What the clients and channels of both faces have in common: all that waits for nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from functools import partial
-from typing import Any, Generic, NoReturn, TypeVar, overload
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar, overload
 
 from phx_proto.channel import Channel as CoreChannel
+from phx_proto.core import Stats
 from phx_proto.errors import InvalidHandler
 from phx_proto.handlers.handler import Handler
 from phx_proto.handlers.payloads import P, PayloadType
 from phx_proto.handlers.router import F, HandlerFunction, Q, R, Registers, decorator
 from phx_proto.presence import Entries, Presence
-from phx_proto.states import ChannelState
+from phx_proto.queues import Bound
+from phx_proto.resume import Resume
+from phx_proto.states import ChannelState, SocketState
 
 from .batches import refuse_to_leave
+from .channels import Channels
 from .driver import Driver
 
 ClientT = TypeVar("ClientT")
+ChannelT = TypeVar("ChannelT")
 DriverT = TypeVar("DriverT", bound=Driver)
 
 
@@ -144,3 +149,74 @@ class ChannelFace(Generic[ClientT, DriverT]):
     def present(self) -> Entries:
         """Who is present now, by key; `InvalidState` where `track_presence` was not called."""
         return self._core.present
+
+
+class ClientFace(Generic[ChannelT, DriverT]):
+    """A client, as far as nothing has to be waited for.
+
+    Attributes:
+        router: The handlers; they may be added and removed at any time.
+        channels: The live channels by topic; read-only, and always as they are now.
+    """
+
+    _channel_type: ClassVar[Callable[..., Any]]
+
+    def __init__(self, driver: DriverT) -> None:
+        self.router = driver.proto.router
+        self.channels: Mapping[str, ChannelT] = Channels(driver.proto)
+        self._driver = driver
+        self._proto = driver.proto
+        driver.proto.unjoined.context = self._channel_type(driver.proto.unjoined, self, driver)
+
+    def __repr__(self) -> str:
+        return f"Client({self._proto.endpoint.redacted!r}, {self.state.value})"
+
+    @property
+    def state(self) -> SocketState:
+        """Where the connection stands."""
+        return self._proto.state
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why it ended; `None` while it has not, or where the application closed it."""
+        return self._driver.session.error
+
+    @property
+    def stats(self) -> Stats:
+        """Counters, as they are now."""
+        return self._driver.stats
+
+    def channel(
+        self, topic: str, params: Any = None, *, bound: Bound | None = None, resume: Resume | None = None
+    ) -> ChannelT:
+        """Make a channel that is not joined yet, to give it handlers or streams before its join.
+
+        Args:
+            topic: The topic.
+            params: Payload of its joins; or a callable read at every join, to resume from what was seen last, for
+                instance. On asyncio it may be async.
+            bound: Where messages that wait are dropped, if anywhere.
+            resume: How its joins go on after the message that was handled last; its param is added to `params`.
+
+        Raises:
+            TopicInUse: A live channel of the topic exists.
+            ConnectionClosed: The client is closed.
+            InvalidHandler: The router has a handler that cannot run here, or not where the executor does.
+        """
+        self._driver.check_channel(topic, params)
+
+        def make(now: float) -> ChannelT:
+            core = self._proto.channel(topic, params, bound=bound, resume=resume)
+            channel: ChannelT = self._channel_type(core, self, self._driver)
+            core.context = channel
+            return channel
+
+        return self._driver.step(make)
+
+    def reconnect(self) -> None:
+        """Drop the connection and connect anew at once, e.g. with a new token; channels rejoin."""
+        self._driver.step(self._proto.reconnect)
+
+    def stop(self) -> None:
+        """Begin to close gracefully, as `close` does, and do not wait for it; also from within a handler."""
+        self._driver.stop()
