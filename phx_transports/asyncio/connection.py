@@ -218,13 +218,6 @@ async def open_connection(
     The receiver is told nothing but progress before the loop iteration that follows the return: what is done without
     awaiting after `await open_connection(…)` comes first.
 
-    Args:
-        url: As `Handshake` takes it.
-        subprotocols: Likewise.
-        headers: Likewise.
-        network: How.
-        receiver: Told what comes.
-
     Raises:
         ConnectError: What `Handshake` and `dial` raise.
     """

@@ -79,12 +79,6 @@ async def dial(
 ) -> asyncio.Transport:
     """Connect to a server, with TLS where the URL says so. Cancelling it drops the attempt.
 
-    Args:
-        address: The server's.
-        network: How.
-        progress: Told how far it has come.
-        protocol: Gets the connection.
-
     Raises:
         CertificateError: The server's TLS certificate was not accepted.
         ProxyError: The proxy does not let us through, or cannot be used.

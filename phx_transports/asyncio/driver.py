@@ -25,12 +25,6 @@ T = TypeVar("T")
 class AsyncioDriver(Driver):
     """Drives the core of one client, on the running loop.
 
-    Args:
-        proto: The core.
-        settings: How handlers are run, and how it ends.
-        network: How connections are opened.
-        transport: Makes the transport instead, for tests.
-
     Attributes:
         transport: Its connections.
     """

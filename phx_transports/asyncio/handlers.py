@@ -34,9 +34,7 @@ class Runner(Host):
 
     Args:
         executor: For plain functions that have none of their own.
-        release: `ClientProtocol.release`.
         on_done: Called when something was released, once until `report`.
-        on_error: Told what a handler raised; must not raise.
         fail_fast: Whether that is to be the last thing that handlers do.
     """
 

@@ -61,8 +61,6 @@ class Requests:
     """The HTTP connections of all links of one client that are polled.
 
     Args:
-        network: How connections are opened.
-        step: A step of the client's driver.
         spawn: Begins a task that connects.
         linger: Begins one that the client's end waits for.
     """

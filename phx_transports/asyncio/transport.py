@@ -34,12 +34,7 @@ _TURN: Final = 2**16  # bytes that are sent before the loop gets a turn to write
 
 
 class Transport(CommandTransport[asyncio.Task[None], Connection]):
-    """Connects for one client, sends, and calls its params and token.
-
-    Args:
-        driver: Told what comes in, and what goes wrong.
-        network: How connections are opened.
-    """
+    """Connects for one client, sends, and calls its params and token."""
 
     def __init__(self, driver: Driver, network: NetworkOptions[AsyncFactory]) -> None:
         super().__init__()

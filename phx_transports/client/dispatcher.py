@@ -40,8 +40,6 @@ class Host(ABC):
 
     Args:
         executor: For handlers in an executor that have none of their own.
-        on_error: Told what went wrong; must not raise.
-        fail_fast: Whether a handler's error is to be the last thing that handlers do.
         lock: Held while the core's queues are used.
 
     Attributes:
@@ -97,9 +95,6 @@ class Dispatcher:
     """Gives messages to executors, for one client.
 
     Only `add` may be called from elsewhere than where batches come back to; the lock is held then.
-
-    Args:
-        default: The client's executor, for handlers that have none of their own.
     """
 
     def __init__(self, host: Host, default: Executor | None) -> None:
@@ -219,13 +214,7 @@ class _HandlerBatches:
 
 
 class _Share:
-    """What goes into one batch.
-
-    Args:
-        queues: Where it is from: nowhere if nothing waits.
-        deliveries: What was taken.
-        batch: What the executor gets.
-    """
+    """What goes into one batch."""
 
     __slots__ = ("_reported", "batch", "deliveries", "queues")
 

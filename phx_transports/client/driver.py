@@ -78,13 +78,7 @@ class NoAlarm:
 class Driver(ABC):
     """Drives the core of one client.
 
-    Args:
-        proto: The core.
-        settings: How handlers are run, and how it ends.
-
     Attributes:
-        proto: The core.
-        settings: As given.
         session: The calls that wait, listeners and readers.
         log: What is logged of the client.
         now: The client's clock: monotonic seconds.
@@ -111,14 +105,7 @@ class Driver(ABC):
     def attach(
         self, *, now: Callable[[], float], perform: Callable[[Command], None], workers: Workers, alarm: Alarm
     ) -> None:
-        """Take what the adapter has made for it; before the first step.
-
-        Args:
-            now: The clock.
-            perform: Carries out a command of the core's; it must not make a step.
-            workers: Run handlers.
-            alarm: Set to what is due next.
-        """
+        """Take what the adapter has made for it; before the first step. `perform` must not make one."""
         self.now = now
         self._perform = perform
         self._workers = workers

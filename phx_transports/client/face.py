@@ -26,13 +26,7 @@ DriverT = TypeVar("DriverT", bound=Driver)
 
 
 class ChannelFace(Generic[ClientT, DriverT]):
-    """A topic on a client, as far as nothing has to be waited for.
-
-    Args:
-        core: The core's channel.
-        client: The client it belongs to.
-        driver: The client's.
-    """
+    """A topic on a client, as far as nothing has to be waited for."""
 
     __slots__ = ("_client", "_core", "_driver")
 

@@ -25,12 +25,7 @@ class ClientSettings:
 
 
 def first_timeout(given: float | None, *, wait: bool) -> float:
-    """Seconds after which the first connect is given up.
-
-    Args:
-        given: By the application; `None` where it says nothing.
-        wait: Whether it waits for the connection.
-    """
+    """Seconds after which the first connect is given up."""
     if given is not None:
         return given
     return 10.0 if wait else inf

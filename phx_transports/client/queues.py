@@ -88,11 +88,8 @@ class MessageQueue(Queue[T]):
     may wait for it any more (`release`).
 
     Args:
-        channel: The core's.
-        session: The client's.
         select: What the reader gets of an item; `None` where it is to get nothing.
         event: Whose messages are read; `"*"` for every event's.
-        accept: See `Queue`.
         on_handled: Told of messages that are done with.
 
     Raises:

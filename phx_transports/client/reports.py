@@ -123,10 +123,6 @@ _FAILED_ATTEMPTS: Final = "failed attempts to connect"
 class Log:
     """What one client logs. Any thread may use it.
 
-    Args:
-        proto: The core; for its address, and for what is to be masked.
-        now: The clock.
-
     Attributes:
         due: When `tick` is wanted; `math.inf` while nothing has been counted that is to be told.
     """

@@ -133,12 +133,7 @@ class CommandTransport(ABC, Generic[A, C]):
 
 
 class LinkProgress:
-    """Tells a link how far its attempt has come.
-
-    Args:
-        link: The attempt.
-        step: A step of the client's driver.
-    """
+    """Tells a link how far its attempt has come."""
 
     __slots__ = ("_link", "_step")
 

@@ -33,7 +33,6 @@ class HttpDialogue:
 
     Args:
         command: The first request, as far as it says where to connect.
-        network: What the connection is to be like.
 
     Attributes:
         address: Where to connect, in the words of WebSockets.

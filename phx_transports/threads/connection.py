@@ -26,10 +26,7 @@ class Connection(WebSocket):
     """An open WebSocket. Its sending methods, and `close`, are called under the client's lock. No method waits.
 
     Args:
-        stream: Connected.
-        handshake: Accepted.
         rest: What followed the answer to the handshake.
-        lock: The client's.
 
     Attributes:
         stuck: Whether the socket takes no more; the reading thread is to call `writable` when it does.
@@ -200,14 +197,6 @@ def open_connection(
     attempt: Attempt,
 ) -> Connection:
     """Opens a WebSocket, and waits for that. There is no timeout: cancelling the attempt ends the wait.
-
-    Args:
-        url: As `Handshake` takes it.
-        subprotocols: Likewise.
-        headers: Likewise.
-        network: How.
-        lock: The client's.
-        attempt: To give it up by.
 
     Raises:
         ConnectError: What `Handshake` and `dial` raise.

@@ -36,12 +36,6 @@ T = TypeVar("T")
 class ThreadsDriver(BlockingDriver):
     """Drives the core of one client; any thread may use it.
 
-    Args:
-        proto: The core.
-        settings: How handlers are run, and how it ends.
-        network: How connections are opened.
-        transport: Makes the transport instead, for tests.
-
     Attributes:
         lock: Held while the core is told something.
         transport: Its connections.

@@ -47,13 +47,9 @@ class Runner(Host):
     """Runs the handlers of one client.
 
     Args:
-        proto: The core.
-        executor: The user's; `None` for threads of the client's own.
-        lock: The client's.
         step: Used for each input to the core; it takes the client's lock.
         on_turns: Calls `report` and tells the core; `step`, but for speed.
         later: Has something done after the lock was released.
-        on_error: Told what a handler raised; must not raise.
         on_crash: Told of an error that was not foreseen.
         fail_fast: Whether a handler's error is to be the last thing that handlers do.
     """

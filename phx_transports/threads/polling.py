@@ -70,9 +70,6 @@ class Requests:
     """The HTTP connections of all links of one client that are polled.
 
     Args:
-        network: How connections are opened.
-        step: A step of the client's driver.
-        io_thread: Reads and writes.
         start: Starts a thread that runs something, once the lock is released.
     """
 

@@ -39,10 +39,6 @@ from .polling import HttpConnection, Requests
 class Transport(CommandTransport[Attempt, Connection]):
     """Connects for one client, sends, and calls its params and token.
 
-    Args:
-        driver: Told what comes in, and what goes wrong.
-        network: How connections are opened.
-
     Attributes:
         io_thread: Reads, and tells the time.
     """

@@ -48,7 +48,6 @@ class Answer:
     """Reads one answer.
 
     Args:
-        place: Host and port, for the texts of errors.
         secure: Whether TLS is between.
 
     Attributes:

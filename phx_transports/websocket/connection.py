@@ -35,9 +35,6 @@ class WebSocket(ABC):
 
     None of its methods fails because the connection is over: what is sent then goes nowhere.
 
-    Args:
-        handshake: Accepted.
-
     Attributes:
         ending: Once it is over: the code of the peer's close frame (1005 if that was empty, `None` if none came) and
             its reason, or what happened in words.

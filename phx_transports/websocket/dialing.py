@@ -18,10 +18,6 @@ _GOES_ON: Final = frozenset({0, EINPROGRESS, EWOULDBLOCK, 10035})  # 10035: Wind
 class Dialing:
     """Connects to the addresses of a host, without ever waiting.
 
-    Args:
-        infos: As `socket.getaddrinfo` gives them.
-        now: Monotonic seconds.
-
     Attributes:
         race: Which address is due when.
         sockets: Those that are connecting; wait until one can be written.

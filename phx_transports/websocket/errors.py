@@ -24,15 +24,7 @@ def told(host: str, port: int, *, secure: bool = False, proxy: str = "") -> Gene
 
 
 def network_error(error: OSError, host: str, port: int, *, secure: bool = False, proxy: str = "") -> ConnectError:
-    """What kept the connection, or TLS on it, from coming about.
-
-    Args:
-        error: What was raised.
-        host: The server's, or the proxy's.
-        port: Likewise.
-        secure: Whether TLS was to be spoken.
-        proxy: `"the proxy "` where it is a proxy's.
-    """
+    """What kept the connection, or TLS on it, from coming about; `proxy` is `"the proxy "` where it is a proxy's."""
     place = f"{proxy}{place_of(host, port)}"
     if isinstance(error, tls.SSLCertVerificationError):
         return CertificateError(

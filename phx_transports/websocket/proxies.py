@@ -52,11 +52,7 @@ _ADVICE: Final = {
 
 
 def proxy_for(address: WebSocketURI, proxy: str | Literal[True] | None) -> Proxy | None:
-    """The proxy to go through, if any.
-
-    Args:
-        address: Where to.
-        proxy: Its URL, `None` for none, `True` for what the environment says.
+    """The proxy to go through, if any: the one given by its URL, or with `True` the environment's.
 
     Raises:
         ProxyError: Its URL is not valid.
@@ -108,10 +104,6 @@ def _refused(proxy: Proxy, address: WebSocketURI, status: int) -> ProxyError:
 class Tunnel:
     """A way through an HTTP proxy.
 
-    Args:
-        proxy: As `proxy_for` gave it.
-        address: Where to.
-
     Attributes:
         request: What to send to the proxy first.
         missing: What has not come while the proxy does not answer; for `Link.waits`.
@@ -153,10 +145,6 @@ class Tunnel:
 
 def socks(proxy: Proxy, module: str) -> Any:
     """A proxy object of `python-socks`.
-
-    Args:
-        proxy: As `proxy_for` gave it; its scheme is of SOCKS.
-        module: `python_socks.sync` or `python_socks.async_.asyncio`.
 
     Raises:
         ProxyError: The library is not installed.

@@ -26,7 +26,6 @@ class Race:
 
     Args:
         infos: The addresses, in the resolver's order.
-        now: Monotonic seconds.
 
     >>> race = Race([(2, 1, 6, "", ("192.0.2.1", 80)), (2, 1, 6, "", ("192.0.2.2", 80))], now=0.0)
     >>> race.due(0.0)[4], race.due(0.0), race.patience(0.0)
@@ -85,14 +84,7 @@ def missing_tcp(host: str, port: int, infos: Iterable[Info], *, proxy: str = "")
 
 
 def missing_answer(host: str, port: int, address: str, *, tls: bool) -> str:
-    """What has not come after TCP is connected; for `Link.waits`.
-
-    Args:
-        host: The server's.
-        port: The server's.
-        address: The one that accepted; `""` if unknown.
-        tls: Whether it is TLS that is waited for.
-    """
+    """What has not come after the address, `""` if unknown, has accepted TCP; for `Link.waits`."""
     place = _place(host, port, [address] if address else [])
     problem = f"{place} accepted the connection but did not answer the handshake"
     return f"{problem} of TLS ({USE_NO_TLS})" if tls else problem

@@ -11,10 +11,6 @@ _READ: Final = 2**17  # bytes that are decrypted at once; a record has 16 KiB at
 class Tls:
     """TLS on one connection. One thread may give it what comes while another one takes what goes.
 
-    Args:
-        context: Which certificates are trusted.
-        server_hostname: Whose certificate it has to be.
-
     Attributes:
         open: Whether the handshake is over.
         ended: Whether the peer has said that nothing follows.

@@ -48,13 +48,7 @@ _SENT: Final = 100
 
 
 class WsprotoDriver(BlockingDriver):
-    """Drives the core of one client, for one thread.
-
-    Args:
-        proto: The core.
-        settings: How handlers are run, and how it ends.
-        network: How connections are opened; there are no proxies and no compression here.
-    """
+    """Drives the core of one client, for one thread."""
 
     def __init__(self, proto: ClientProtocol, settings: ClientSettings, *, network: NetworkOptions[Factory]) -> None:
         super().__init__(proto, settings)

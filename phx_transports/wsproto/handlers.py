@@ -25,11 +25,8 @@ class Runner:
     """Runs the handlers of one client.
 
     Args:
-        proto: The core.
-        now: The clock.
         look: Asked when handlers have taken `SPELL` seconds in a row: sees to the socket and the time, without waiting,
             and says whether they may go on.
-        on_error: Told what a handler raised; must not raise.
         on_exit: Told of its `SystemExit` likewise; `None` to raise that out of `work`. `KeyboardInterrupt` always is,
             for it is rather the thread's than the handler's.
 

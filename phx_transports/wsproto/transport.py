@@ -33,13 +33,7 @@ _LONGEST: Final = 3600.0  # seconds; what selectors can wait for has limits
 
 
 class Transport:
-    """The connections of one client: those that are wanted, and those before them that are not over yet.
-
-    Args:
-        machine: Says which streams are wanted.
-        ssl: For TLS; by default the system's certificates are trusted and the host's name is verified.
-        factory: Makes the TCP connection instead.
-    """
+    """The connections of one client: those that are wanted, and those before them that are not over yet."""
 
     def __init__(self, machine: Machine, *, ssl: tls.SSLContext | None, factory: Factory | None) -> None:
         self._machine = machine
