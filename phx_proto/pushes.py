@@ -92,8 +92,8 @@ class Pushes:
             self._send(push, frame)
 
     def replied(self, push: Push, reply: Reply) -> None:
-        """The reply to a sent push came."""
-        self._forget(push)
+        """The reply to a sent push came; its connection awaits it no more."""
+        del self._by_ref[push.ref]
         self._stop_timer(push)
         self._client.events.append(ReplyReceived(self._channel.topic, push.event, push.ref, reply))
 

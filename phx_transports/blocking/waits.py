@@ -4,10 +4,9 @@ Python raises `KeyboardInterrupt`, and calls signal handlers, in the main thread
 comes just before the thread falls asleep on a lock does not wake it, and on Windows none ever does.
 """
 
-from concurrent.futures import Future
 from math import inf
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 SLICE: Final = 0.5  # seconds
 
@@ -20,20 +19,3 @@ def deadline_after(timeout: float | None) -> float:
 def slice_until(deadline: float) -> float:
     """Seconds for which to wait now; none are left where it is zero."""
     return max(0.0, min(SLICE, deadline - monotonic()))
-
-
-def wait_for(future: "Future[Any]", timeout: float | None = None) -> None:
-    """Wait until the future is done, whatever its outcome.
-
-    Raises:
-        TimeoutError: It was not, in so many seconds.
-    """
-    deadline = deadline_after(timeout)
-    while not future.done():
-        patience = slice_until(deadline)
-        if not patience:
-            raise TimeoutError("it took too long")
-        try:
-            future.exception(patience)
-        except TimeoutError:
-            continue

@@ -113,7 +113,7 @@ class Connection(WebSocket):
         self.on_work()
 
     def _write(self) -> None:
-        while self._unwritten or self._take():
+        while self._unwritten or (self._outbox and self._take()):
             try:
                 sent = self._stream.sock.send(self._unwritten)
             except BlockingIOError:
@@ -130,9 +130,11 @@ class Connection(WebSocket):
     def _take(self) -> bool:
         """Take all that waits; gives whether there was anything."""
         parts: list[bytes] = []
-        with contextlib.suppress(IndexError):
-            while True:
+        try:
+            while self._outbox:
                 parts.append(self._outbox.popleft())
+        except IndexError:  # it was aborted meanwhile
+            return False
         data = b"".join(parts)
         tls = self._stream.tls
         self._unwritten = memoryview(data if tls is None or not data else tls.send(data))

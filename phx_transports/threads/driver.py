@@ -6,11 +6,9 @@ threads are daemons, and what is open when the program ends is dropped.
 """
 
 import atexit
-import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,7 +19,7 @@ from phx_proto.link import Link
 from phx_proto.queues import Delivery
 
 from ..blocking.driver import BlockingDriver
-from ..blocking.waits import slice_until, wait_for
+from ..blocking.waits import slice_until
 from ..client.options import ClientSettings
 from ..client.queues import Queue
 from ..client.session import Waiter
@@ -29,6 +27,7 @@ from ..client.signals import SignalPolicy, signals_to, uninterrupted
 from ..websocket.options import Factory, NetworkOptions
 from .handlers import Runner, Turn
 from .interfaces import ClientTransport, TransportFactory
+from .waiter import BlockedThread
 
 T = TypeVar("T")
 
@@ -102,8 +101,11 @@ class ThreadsDriver(BlockingDriver):
         """Do what a step left for after the lock."""
         self.transport.flush()
         while self._later:
-            with contextlib.suppress(IndexError):  # another thread was quicker
-                self._later.popleft()()
+            try:
+                call = self._later.popleft()
+            except IndexError:  # another thread was quicker
+                break
+            call()
         while self._to_log and self._logging.acquire(blocking=False):
             try:
                 self.log.event(self._to_log.popleft())
@@ -154,10 +156,10 @@ class ThreadsDriver(BlockingDriver):
         return self.transport.wait_writable(link, timeout)
 
     def wait(self, begin: Callable[[Waiter, float], None], timeout: float | None = None) -> Callable[[], Any]:
-        waiter: Future[Any] = Future()
+        waiter = BlockedThread(self.later)
         uninterrupted(self.step, partial(begin, waiter))
         try:
-            wait_for(waiter, timeout)
+            waiter.wait(timeout)
         except BaseException:  # too late, or an interrupt
             with self.lock:
                 self.session.forget(waiter)

@@ -5,7 +5,6 @@ queued under the client's lock and written after it was released, so whoever sen
 takes no more (`wait_writable`).
 """
 
-import contextlib
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -69,8 +68,11 @@ class Transport(CommandTransport[Attempt, Connection]):
     def flush(self) -> None:
         """Write what was queued; after the lock was released."""
         while self._unwritten:
-            with contextlib.suppress(KeyError):  # another thread was quicker
-                self._unwritten.popitem()[0].flush()
+            try:
+                connection, _ = self._unwritten.popitem()
+            except KeyError:  # another thread was quicker
+                return
+            connection.flush()
 
     def writable(self, link: Link | None) -> bool:
         """Whether more can be sent there without waiting; if not, `wait_writable` comes first."""
