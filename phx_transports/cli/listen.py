@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     request, printer = Request(arguments), Printer(sys.stdout.buffer)
     code = 1
     try:
-        code = request.run(_listen(request, printer), ended="ended: ")
+        code = request.run(Listener(request, printer).listen(), ended="ended: ")
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -75,33 +75,29 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
-async def _listen(request: Request, printer: Printer) -> int:
-    with contextlib.ExitStack() as stack:
-        executor = ThreadPoolExecutor(1, thread_name_prefix="phx-print")
-        stack.callback(executor.shutdown, wait=False, cancel_futures=True)
-        recorder = None
-        if request.record is not None:
-            recorder = stack.enter_context(contextlib.closing(Recorder(request.record, request.serializer)))
-        return await Listener(request, printer, executor, recorder).listen()
-
-
 class Listener:
     """One client that listens."""
 
-    def __init__(
-        self, request: Request, printer: Printer, executor: ThreadPoolExecutor, recorder: Recorder | None
-    ) -> None:
+    def __init__(self, request: Request, printer: Printer) -> None:
         self._request = request
         self._printer = printer
-        self._executor = executor
-        self._recorder = recorder
-        self._loop = asyncio.get_running_loop()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="phx-print")
+        self._loop: asyncio.AbstractEventLoop
         self._live = set(request.topics)
         self._left = request.count
         self._client: Client
 
     async def listen(self) -> int:
         """Listen until there is no reason to go on; gives the exit code."""
+        self._loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._executor.shutdown, wait=False, cancel_futures=True)
+            recorder = None
+            if (path := self._request.record) is not None:
+                recorder = stack.enter_context(contextlib.closing(Recorder(path, self._request.serializer)))
+            return await self._listen(recorder)
+
+    async def _listen(self, recorder: Recorder | None) -> int:
         request, router = self._request, Router()
         for name in dict.fromkeys(request.events or "*"):
             router.add(self._print, name)
@@ -110,8 +106,8 @@ class Listener:
         )
         say(f"connecting to {request.shown}")
         async with connecting as self._client, self._client.events() as events:
-            if self._recorder is not None:
-                self._recorder.record(self._client)
+            if recorder is not None:
+                recorder.record(self._client)
             telling = asyncio.create_task(self._tell(events))
             joining = asyncio.gather(*map(self._join, dict.fromkeys(request.topics)))
             with _until_nobody_reads(self._client):

@@ -23,7 +23,7 @@ from phx_proto.message import PHX_REPLY
 from phx_proto.server.events import MessageIn
 from phx_proto.shown import escaped, shown
 
-from ..server import CallbackError, Refuse, RefuseConnect, Reply, Server, ServerChannel, ServerSocket, Termination, on
+from ..server import CallbackError, Refuse, RefuseConnect, Reply, Server, ServerChannel, ServerSocket, Termination
 from ..server.wire import ServerWire
 from ..testing.transcript import decoded
 from .arguments import Options
@@ -181,45 +181,30 @@ class Room(ServerChannel):
         code = self.socket.ended.code if self.socket.ended is not None else None
         self._tell(f"left {self.topic}: {reason.value}{'' if code is None else f' ({code})'}")
 
-    async def handle(self, event: str, payload: Any) -> Any:
-        self._tell(f"pushed {event} to {self.topic}: {_excerpt(payload)}")
-        return await super().handle(event, payload)
-
-    # ---- the events -------------------------------------------------------------------------------------------------
-
     async def handle_in(self, event: str, payload: Any) -> Any:
-        return Reply("ok", payload)  # `echo`, and everything that has no meaning here
-
-    @on("broadcast")
-    @on("shout")
-    async def to_everyone(self, payload: Any) -> Any:
-        self.broadcast(self._in_hand.event, payload)
-        return {}
-
-    @on("crash")
-    async def crash(self, payload: Any) -> Any:
-        raise RuntimeError("asked to")
-
-    @on("stop")
-    async def end(self, payload: Any) -> Any:
-        self.stop()
-        return {}
-
-    @on("slow")
-    async def slow(self, payload: Any) -> Any:
-        delay = _fields(payload).get("ms")
-        if not (isinstance(delay, int | float) and 0 <= delay <= _SLOWEST):
-            raise Refuse({"reason": f"slow takes a number of ms, from 0 to {_SLOWEST}"})
-        self.spawn(self._reply_later(self._in_hand, delay / 1000))  # what comes meanwhile is not held up
+        self._tell(f"pushed {event} to {self.topic}: {_excerpt(payload)}")
+        match event:
+            case "shout" | "broadcast":
+                self.broadcast(event, payload)
+                return {}
+            case "stop":
+                self.stop()
+                return {}
+            case "crash":
+                raise RuntimeError("asked to")
+            case "slow":
+                delay = _fields(payload).get("ms")
+                if not (isinstance(delay, int | float) and 0 <= delay <= _SLOWEST):
+                    raise Refuse({"reason": f"slow takes a number of ms, from 0 to {_SLOWEST}"})
+                assert self.message is not None, "a handler runs"
+                self.spawn(self._reply_later(self.message, delay / 1000))  # what comes meanwhile is not held up
+                return None
+            case _:  # `echo`, and everything that has no meaning here
+                return Reply("ok", payload)
 
     async def _reply_later(self, message: MessageIn, delay: float) -> None:
         await asyncio.sleep(delay)
         self.reply(message, message.payload)
-
-    @property
-    def _in_hand(self) -> MessageIn:
-        assert self.message is not None, "a handler runs"
-        return self.message
 
     def _tell(self, text: str) -> None:
         self._rooms.tell(f"{self._name} {text}")

@@ -56,16 +56,9 @@ class Target(Options):
 
     def connect(self, **options: Any) -> connect:
         """The client, with these options besides."""
-        options = {"serializer": self.serializer, "transport": self._transport, **self.network, **options}
-        return connect(
-            self.url,
-            params=self.params,
-            auth_token=self.token,
-            headers=self.headers,
-            path=self.path,
-            timeout=self.timeout,
-            **options,
-        )
+        given: dict[str, Any] = {"params": self.params, "headers": self.headers, "path": self.path}
+        given |= {"timeout": self.timeout, "serializer": self.serializer, "transport": self._transport}
+        return connect(self.url, auth_token=self.token, **given | self.network | options)
 
     def run(self, work: Coroutine[Any, Any, int], *, ended: str = "") -> int:
         """Do the command's work, and say what keeps it from its end, with the word `ended` before; gives the code."""

@@ -155,8 +155,6 @@ class Server:
             compress=compress,
             longpoll=longpoll,
         )
-        if len(set(mount.variables)) < len(mount.variables):
-            raise ValueError(f"a variable stands twice in {mount.address!r}")
         if mount.address in self._mounts:
             raise InvalidHandler(repr(path), "the path is taken by another mount")
         self._mounts[mount.address] = mount
@@ -181,9 +179,7 @@ class Server:
     def on(self, event: str, *, topic: str) -> Callable[[F], F]:
         """Register the decorated function, of a `ServerChannel` and a payload, for an event; a class is not needed.
 
-        Args:
-            event: The event's name.
-            topic: A pattern; if no class is registered for exactly it, every join is accepted with an empty response.
+        If no class is registered for exactly this pattern of topics, every join is accepted with an empty response.
         """
 
         def register(function: F) -> F:

@@ -40,7 +40,6 @@ class ChannelEvents(Protocol):
 
     def put(self, event: ChannelEvent, /) -> None:
         """Handle it after those before it; never in this call."""
-        ...
 
 
 class SocketWire(Protocol):

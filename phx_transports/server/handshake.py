@@ -52,6 +52,11 @@ class Offer:
     token: str | None
     answer: str | None
 
+    def put_answer(self, headers: Headers) -> None:
+        """Into the response's headers."""
+        if self.answer is not None:
+            headers[_SUBPROTOCOLS] = self.answer
+
 
 NO_OFFER: Final = Offer(None, None)
 
@@ -79,11 +84,6 @@ def take_offer(headers: Headers, supported: Sequence[str] = (), *, auth_token: b
     return Offer(token, answer)
 
 
-def answer_offer(response: Response, offer: Offer) -> None:
-    if offer.answer is not None:
-        response.headers[_SUBPROTOCOLS] = offer.answer
-
-
 def read_params(query: str) -> dict[str, Any]:
     """The params of a URL as Plug reads them: `a=1`, `a[b]=1`, `a[]=1`; the last one wins."""
     return _nested(parse_qsl(query, keep_blank_values=True, errors="replace"))
@@ -102,8 +102,7 @@ def refusal(refused: RefuseConnect, offer: Offer = NO_OFFER) -> Response:
     for name, value in refused.headers.items():
         headers.pop(name, None)
         headers[name] = value
-    if offer.answer is not None:
-        headers[_SUBPROTOCOLS] = offer.answer
+    offer.put_answer(headers)
     phrases = {status.value: status.phrase for status in HTTPStatus}
     return Response(refused.status, phrases.get(refused.status, "Refused"), headers, refused.body)
 

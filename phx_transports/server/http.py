@@ -25,13 +25,14 @@ _EARLY: Final = 2**14
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HttpRequest:
-    """One request, which wants an answer. Target and headers are secret; a body that is too large to be read is `None`.
+    """One request, which wants an answer. Query and headers are secret; a body that is too large to be read is `None`.
 
     Names of headers are in lower case; of several with one name the last counts.
     """
 
     method: str
-    target: str
+    path: str
+    query: str
     headers: Mapping[str, str]
     body: bytes | None
     connection: "HttpConnection"
@@ -39,20 +40,12 @@ class HttpRequest:
     def __repr__(self) -> str:
         return f"HttpRequest({self.method} {self.path!r})"
 
-    @property
-    def path(self) -> str:
-        return self.target.partition("?")[0]
-
-    @property
-    def query(self) -> str:
-        return self.target.partition("?")[2]
-
 
 class HttpConnection:
     """Reads requests, and writes their answers; `on_lost` is called if it ends with one that has no answer."""
 
     def __init__(self, transport: asyncio.Transport, on_request: Callable[[HttpRequest], None]) -> None:
-        self.on_lost: Callable[[], None] = _nothing
+        self.on_lost: Callable[[], None] = lambda: None
         self._transport = transport
         self._on_request = on_request
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_LARGEST_HEAD)
@@ -65,11 +58,8 @@ class HttpConnection:
 
     def receive(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
-        try:
-            self._http.receive_data(data)
-            self._read()
-        except h11.RemoteProtocolError as error:
-            self._refuse(error.error_status_hint)
+        self._http.receive_data(data)
+        self._read()
         if self._asked is not None and len(self._http.trailing_data[0]) > _EARLY:
             self._transport.pause_reading()
 
@@ -78,18 +68,15 @@ class HttpConnection:
         if request is not self._asked:
             return
         self._asked = None
-        self.on_lost = _nothing
+        self.on_lost = lambda: None
         self._heard_at = self._loop.time()
         self._transport.resume_reading()
         self._write(status, headers, body)
         if not (self._http.our_state is self._http.their_state is h11.DONE):  # a body may still be coming
             self._transport.close()
             return
-        try:
-            self._http.start_next_cycle()
-            self._read()
-        except h11.RemoteProtocolError as error:
-            self._refuse(error.error_status_hint)
+        self._http.start_next_cycle()
+        self._read()
 
     def lost(self) -> None:
         self._idle.cancel()
@@ -99,7 +86,12 @@ class HttpConnection:
 
     def _read(self) -> None:
         while self._asked is None and not self._transport.is_closing():
-            match event := self._http.next_event():
+            try:
+                event = self._http.next_event()
+            except h11.RemoteProtocolError as error:
+                self._refuse(error.error_status_hint)
+                return
+            match event:
                 case h11.Request():
                     self._head = event
                     self._body.clear()
@@ -122,7 +114,8 @@ class HttpConnection:
         head = self._head
         assert head is not None, "a body follows its head"
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
-        request = HttpRequest(head.method.decode().upper(), head.target.decode("latin-1"), headers, body, self)
+        path, _, query = head.target.decode("latin-1").partition("?")
+        request = HttpRequest(head.method.decode().upper(), path, query, headers, body, self)
         self._asked = request
         self._on_request(request)
 
@@ -150,7 +143,3 @@ class HttpConnection:
             self._transport.close()
         else:
             self._idle = self._loop.call_later(max(rest, 1.0), self._look)
-
-
-def _nothing() -> None:
-    """Nobody waits."""

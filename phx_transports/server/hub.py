@@ -10,13 +10,9 @@ class Subscriber(Protocol):
     """One socket, as far as broadcasts go. It has a topic joined once at most."""
 
     @property
-    def serializer(self) -> ServerSerializer:
-        """Of the version its client speaks."""
-        ...
-
+    def serializer(self) -> ServerSerializer: ...
     def fastlane(self, topic: str, frame: str | bytes, /) -> None:
         """Send a frame to the client if it has the topic joined. Must not wait for the client, nor raise."""
-        ...
 
 
 class Join(Protocol):
@@ -26,7 +22,6 @@ class Join(Protocol):
 
     def intercept(self, event: str, payload: Any, /) -> None:
         """Handle a broadcast; never in this call."""
-        ...
 
 
 class Hub:

@@ -44,14 +44,15 @@ class Mount:
     compress: bool
     longpoll: bool
 
+    def __post_init__(self) -> None:
+        variables = _VARIABLE.findall(self.address)
+        if len(set(variables)) < len(variables):
+            raise ValueError(f"a variable stands twice in {self.address!r}")
+
     @property
     def address(self) -> str:
         """The path of its WebSocket, with its variables: `/socket/:tenant/websocket`."""
         return _joined(self.path, self.websocket)
-
-    @property
-    def variables(self) -> list[str]:
-        return _VARIABLE.findall(self.address)
 
     def match(self, path: str) -> dict[str, str] | None:
         """The variables of a request's path; `None` if it leads elsewhere."""

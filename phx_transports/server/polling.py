@@ -5,7 +5,6 @@ No protocol decision is made here. As with `Phoenix.Transports.LongPoll` any pag
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from secrets import token_urlsafe
 from typing import Final, Protocol
@@ -100,27 +99,6 @@ class PollingServer(Protocol):
     def admits_origin(self, mount: Mount, origins: Sequence[str], host: str, /) -> bool | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request that has no answer yet, and what its path and its connection say of it."""
-
-    http: HttpRequest
-    variables: Mapping[str, str]
-    info: ConnectInfo
-
-    def socket(self, *, auth_token: bool) -> ServerSocket:
-        """The client that wants a session by it."""
-        headers = self.http.headers
-        token = headers.get("x-phoenix-authtoken") if auth_token else None
-        params = {**read_params(self.http.query), **self.variables}
-        return ServerSocket(
-            params=params,
-            headers=headers,
-            auth_token=None if token is None else token.encode("latin-1").decode("utf-8", "replace"),
-            connect_info=self.info,
-        )
-
-
 class Polling:
     """The sessions of one mount, for as long as a server runs, and the drivers of those that live."""
 
@@ -132,7 +110,7 @@ class Polling:
         self._options = options
         window = mount.options.poll_window
         self._polls = Polls(window=window, patience=window / 5)
-        self._asked: dict[PollRequest, _Asked] = {}
+        self._asked: dict[PollRequest, tuple[HttpRequest, ServerSocket]] = {}  # that have no answer yet, and from whom
         self._wires: dict[PollSession, PollingWire] = {}
         self._opening: dict[PollRequest, asyncio.Task[None]] = {}
         self._touched: dict[PollingWire, None] = {}  # a set that keeps the order
@@ -153,7 +131,7 @@ class Polling:
         elif http.body is None:
             http.connection.answer(http, 400, _HEADERS, b'{"errors":{"detail":"Bad Request"}}')
         else:
-            self._poll(http, http.body, _Asked(http, variables, info))
+            self._poll(http, http.body, variables, info)
 
     def soon(self, wire: PollingWire) -> None:
         """Have a session worked off, when all that happens in this iteration of the loop has happened."""
@@ -173,11 +151,17 @@ class Polling:
 
     # ---- private ----------------------------------------------------------------------------------------------------
 
-    def _poll(self, http: HttpRequest, body: bytes, asked: _Asked) -> None:
-        token = http.headers.get("x-phoenix-longpoll-token") or read_params(http.query).get("token")
-        kind = http.headers.get("content-type", "")
-        request = PollRequest(http.method, token if isinstance(token, str) else None, kind, body)
-        self._asked[request] = asked
+    def _poll(self, http: HttpRequest, body: bytes, variables: Mapping[str, str], info: ConnectInfo) -> None:
+        headers, params = http.headers, read_params(http.query)
+        token = headers.get("x-phoenix-longpoll-token") or params.get("token")
+        request = PollRequest(
+            http.method, token if isinstance(token, str) else None, headers.get("content-type", ""), body
+        )
+        auth_token = headers.get("x-phoenix-authtoken") if self._mount.auth_token else None
+        if auth_token is not None:
+            auth_token = auth_token.encode("latin-1").decode("utf-8", "replace")
+        socket = ServerSocket(params={**params, **variables}, headers=headers, auth_token=auth_token, connect_info=info)
+        self._asked[request] = http, socket
         http.connection.on_lost = partial(self._lost, request)
         session = self._polls.request(request, self._loop.time())
         if session in self._wires:
@@ -216,9 +200,9 @@ class Polling:
         polls.openings.clear()
         answers, polls.answers = polls.answers, []
         for answer in answers:
-            asked = self._asked.pop(answer.request, None)
-            if asked is not None:
-                asked.http.connection.answer(asked.http, answer.status, _HEADERS, answer.body)
+            if answer.request in self._asked:
+                http, _ = self._asked.pop(answer.request)
+                http.connection.answer(http, answer.status, _HEADERS, answer.body)
         deadline = polls.timers.next()
         if deadline is None:
             self._alarm.stop()
@@ -228,11 +212,11 @@ class Polling:
     async def _open(self, request: PollRequest) -> None:
         """Ask the application about a client that wants a session."""
         polls, mount = self._polls, self._mount
-        asked, limit = self._asked.get(request), self._options.max_connections
+        limit = self._options.max_connections
         try:
-            if asked is None:  # gone already
+            if request not in self._asked:  # gone already
                 return
-            socket = asked.socket(auth_token=mount.auth_token)
+            _, socket = self._asked[request]
             if serializer_of(socket.params) is None:
                 polls.refuse(request)
                 return

@@ -21,12 +21,6 @@ class ChannelPresence:
     """What one channel does with the presence of its topic; in a channel it is `self.presence`.
 
     As with every call into a channel, nothing happens once it has ended.
-
-    Args:
-        tracker: Of the server.
-        hub: Of the server.
-        topic: The channel's.
-        push: Sends an event to the channel's client.
     """
 
     __slots__ = ("_ended", "_hub", "_push", "_topic", "_tracker")

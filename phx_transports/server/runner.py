@@ -118,9 +118,7 @@ class ChannelRunner:
         self._queued = False
         if self._over and not self._inbox:  # in `terminate`, which is the last
             self._report("terminate", error)
-            self._driver.step(self._release)
-            self._context.runners.discard(self)
-            self.retired.set()
+            self._end()
         elif self._channel is not None:
             self._crash("handle_in", error)
         elif not self.retired.is_set():
@@ -128,8 +126,7 @@ class ChannelRunner:
             with contextlib.suppress(InvalidState):  # it was answered already
                 self._driver.protocol.crash_join(self._handle)
             self._driver.forget(self._handle)
-            self._driver.step(self._release)
-            self._context.runners.discard(self)
+            self._end()
         if self._inbox:
             self._queue()
 
@@ -144,6 +141,10 @@ class ChannelRunner:
         """The end, without a word to the application."""
         self._driver.step(self._release)
         await self._cancel_spawned()
+        self._end()
+
+    def _end(self) -> None:
+        self._driver.step(self._release)
         self._context.runners.discard(self)
         self.retired.set()
 

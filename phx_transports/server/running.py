@@ -25,7 +25,7 @@ from ..asyncio.signals import signals_to
 from ..client.signals import SignalPolicy
 from .deflate import Deflate
 from .driver import SocketDriver, SocketWire
-from .handshake import NO_OFFER, BadToken, Offer, RefuseConnect, answer_offer, refusal
+from .handshake import NO_OFFER, BadToken, Offer, RefuseConnect, refusal
 from .http import HttpConnection, HttpRequest
 from .mount import CRASHED, NOT_FOUND, Mount, serializer_of
 from .polling import Polling, PollingWire
@@ -122,13 +122,13 @@ class RunningServer:
         self._polling = {mount: Polling(mount, self, options) for mount in self._mounts if mount.longpoll}
         self._max_connections = options.max_connections
         self._listener = await listen(
-            self._open,
+            cast("Any", self._open),
             host,
             port,
             ssl=ssl,
             create_connection=cast("type[ServerConnection]", wire),
-            process_request=self._request,
-            process_response=self._response,
+            process_request=cast("Any", self._request),
+            process_response=cast("Any", self._response),
             server_header=None,
             compression=None,
             ping_interval=None,
@@ -174,9 +174,8 @@ class RunningServer:
                 return
         request.connection.answer(request, NOT_FOUND.status, NOT_FOUND.headers, NOT_FOUND.body)
 
-    def _request(self, connection: ServerConnection, request: Request) -> Response | None:
+    def _request(self, connection: ServerWire, request: Request) -> Response | None:
         """What can be refused without asking the application, and what the library must not see."""
-        assert isinstance(connection, ServerWire)
         client, line = self._client(connection), connection.request_line
         if "Host" not in request.headers:
             return refusal(RefuseConnect(400))
@@ -199,9 +198,8 @@ class RunningServer:
             connection.protocol.available_extensions = [Deflate(HOSTS[mount.options.host].max_inflation)]
         return None
 
-    async def _response(self, connection: ServerConnection, request: Request, response: Response) -> Response | None:
+    async def _response(self, connection: ServerWire, request: Request, response: Response) -> Response | None:
         """Ask the application about a handshake that is right otherwise."""
-        assert isinstance(connection, ServerWire)
         client = self._client(connection)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS or client.mount is None:
             return None
@@ -216,12 +214,11 @@ class RunningServer:
         if refused is not None:
             return refusal(refused, NO_OFFER if refused is CRASHED else client.offer)
         client.socket = socket
-        answer_offer(response, client.offer)
+        client.offer.put_answer(response.headers)
         return None
 
-    async def _open(self, connection: ServerConnection) -> None:
+    async def _open(self, connection: ServerWire) -> None:
         """The handshake is over."""
-        assert isinstance(connection, ServerWire)
         client = self._client(connection)
         assert client.mount is not None, "the library opens what was accepted"
         assert client.socket is not None, "the application was asked"
@@ -267,8 +264,7 @@ class RunningServer:
             begin_join=partial(ChannelRunner, self._context),
         )
 
-    def _client(self, connection: ServerConnection) -> _Client:
-        assert isinstance(connection, ServerWire)
+    def _client(self, connection: ServerWire) -> _Client:
         return self._clients.get(connection) or _Client()  # one that is gone already: what is written there is lost
 
     def _drivers(self) -> list[SocketDriver]:
@@ -296,8 +292,13 @@ class RunningServer:
                 if client.driver is None:
                     wire.drop()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._settled()
+                async with asyncio.timeout(
+                    timeout
+                ):  # for the connections, then for what the application does at the end
+                    for wire in tuple(self._clients):
+                        await wire.wait_closed()
+                    for runner in tuple(self._context.runners):
+                        await runner.retired.wait()
         finally:
             self.cut()
             for polling in self._polling.values():
@@ -315,13 +316,6 @@ class RunningServer:
             with contextlib.suppress(NotImplementedError):  # a loop without readers
                 loop.remove_reader(sock.fileno())
         await asyncio.sleep(0)
-
-    async def _settled(self) -> None:
-        """Wait until no connection is left, and then until the application is done with their channels."""
-        for wire in tuple(self._clients):
-            await wire.wait_closed()
-        for runner in tuple(self._context.runners):
-            await runner.retired.wait()
 
 
 def _info(wire: ServerWire, scheme: str, path: str, headers: Mapping[str, str]) -> ConnectInfo:

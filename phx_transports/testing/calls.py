@@ -10,18 +10,10 @@ T = TypeVar("T")
 
 
 def background(function: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> Future[T]:
-    """Call a function that blocks, e.g. `client.run`, on a thread of its own.
+    """Call a function that blocks, e.g. `client.run`, on a thread of its own; ends with what that returns or raises.
 
     Unlike a thread of a pool, this one does not keep the process from ending: a call that never ends fails its test,
     where the test waits for it (`result(5)` raises `TimeoutError`), and not the whole run.
-
-    Args:
-        function: What to call.
-        args: Its arguments.
-        options: Its keyword arguments.
-
-    Returns:
-        Ends with what the call returns or raises.
 
     >>> background(sum, [1, 2]).result(5)
     3

@@ -31,12 +31,7 @@ __tracebackhide__ = True  # for pytest: a test that fails shows its own lines
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What a handler sent.
-
-    Attributes:
-        event: Its event.
-        payload: As the server reads it: a struct is an object, a tuple an array.
-    """
+    """What a handler sent; the payload as the server reads it: a struct is an object, a tuple an array."""
 
     event: str
     payload: Any = field(default_factory=dict[str, Any])
@@ -44,9 +39,6 @@ class Sent:
 
 class FakeChannel:
     """A joined channel on which nothing is sent anywhere.
-
-    Args:
-        topic: Its topic.
 
     Attributes:
         topic: Its topic.

@@ -25,27 +25,18 @@ def forward(seconds: float) -> float:
 class Timer:
     """Something to be called at a time; may be cancelled."""
 
-    __slots__ = ("_at", "_callback")
+    __slots__ = ("_at", "callback")
 
     def __init__(self, at: float, callback: Callable[[], object]) -> None:
         self._at = at
-        self._callback: Callable[[], object] | None = callback
+        self.callback: Callable[[], object] | None = callback
 
     def when(self) -> float:
         return self._at
 
     def cancel(self) -> None:
         """It will not be called. One that was called already is left alone."""
-        self._callback = None
-
-    @property
-    def cancelled(self) -> bool:
-        return self._callback is None
-
-    def fire(self) -> None:
-        callback, self._callback = self._callback, None
-        if callback is not None:
-            callback()
+        self.callback = None
 
 
 class Clock:
@@ -118,14 +109,16 @@ class Clock:
     def _step(self, end: float) -> bool:
         """Go to the next due time up to `end` and call what is due then; gives whether there was any."""
         with self._lock:
-            while self._timers and self._timers[0][2].cancelled:
+            while self._timers and self._timers[0][2].callback is None:
                 heapq.heappop(self._timers)
             if not self._timers or self._timers[0][0] > end:
                 self._now = max(self._now, end)  # what was called within may have advanced it further
                 return False
             when, _, timer = heapq.heappop(self._timers)
             self._now = max(self._now, when)
-        timer.fire()
+        callback, timer.callback = timer.callback, None
+        if callback is not None:
+            callback()
         return True
 
 

@@ -24,7 +24,7 @@ D = TypeVar("D", bound="Driver | TransportDriver")
 
 
 class PeerClient(ABC, Generic[D]):
-    """The connections of one client. The client's driver has it in place of the network, and the peer as its client.
+    """The connections of one client: the network of its driver, and a client to the peer.
 
     `perform` does what the core wants done; it is called from within a step.
     """

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 
 from phx_proto.channel import Channel
 from phx_proto.client import ClientProtocol
-from phx_proto.commands import Command, Resolve
+from phx_proto.commands import Resolve
 from phx_proto.events import Event
 from phx_proto.inbox import Tap, TapItem
 from phx_proto.message import Message, Reply
@@ -30,8 +30,8 @@ from ..client import calls
 from ..client.calls import Call
 from ..client.driver import Driver
 from ..client.options import ClientSettings
-from .clock import Clock
 from .connection import PeerClient
+from .network import Network
 
 T = TypeVar("T")
 
@@ -45,17 +45,11 @@ class PeerDriver:
         messages: Every message of a joined channel, in order.
     """
 
-    def __init__(
-        self,
-        proto: ClientProtocol,
-        clock: Clock,
-        perform: Callable[[Command, PeerClient[Any]], None],
-        settle: Callable[[], None],
-    ) -> None:
+    def __init__(self, proto: ClientProtocol, network: Network) -> None:
         self.proto = proto
         self.events: list[Event] = []
         self.messages: list[Message[Any]] = []
-        self._driver = _SteppedDriver(self, clock, perform, settle)
+        self._driver = _SteppedDriver(self, network)
         self._channels: dict[str, Channel] = {}
 
     def __repr__(self) -> str:
@@ -146,19 +140,13 @@ def _waiter(register: "Callable[[Future[Any]], object]") -> "Future[Any]":
 class _SteppedDriver(Driver):
     """Drives the core in the caller's own steps, on the test's clock; its workers keep the messages."""
 
-    def __init__(
-        self,
-        face: PeerDriver,
-        clock: Clock,
-        perform: Callable[[Command, PeerClient[Any]], None],
-        settle: Callable[[], None],
-    ) -> None:
+    def __init__(self, face: PeerDriver, network: Network) -> None:
         super().__init__(face.proto, ClientSettings())
         self._face = face
-        self._settle = settle
+        self._settle = network.settle
         self._later: deque[Callable[[], object]] = deque()  # what is to be done after the step
-        client = _SteppedClient(self, clock, perform)
-        self.attach(now=clock.now, perform=client.perform, workers=self, alarm=Alarm(clock.call_at, self.due))
+        client = _SteppedClient(self, network.clock, network.perform)
+        self.attach(now=client.now, perform=client.perform, workers=self, alarm=Alarm(network.clock.call_at, self.due))
 
     def step(self, call: Callable[[float], T]) -> T:
         result = super().step(call)

@@ -50,7 +50,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the server does with a message: `None` for the status is no reply; so many seconds pass when it has come."""
+    """What the server does with a message: it replies, or with status `None` does not; then `advance` seconds pass."""
 
     status: str | None
     response: Any = None

@@ -40,11 +40,8 @@ class Faults:
     def cut_after(self, frames: int) -> None:
         """Let so many more frames through, of all clients together, and end the connection of the last one; once.
 
-        Args:
-            frames: At least 1.
-
         Raises:
-            ValueError: It is less.
+            ValueError: It is less than one.
         """
         if frames < 1:
             raise ValueError(f"a connection is cut after at least one frame, not {frames}")
@@ -53,14 +50,7 @@ class Faults:
     def refuse(
         self, status: int = 503, body: str | bytes = b"", headers: Mapping[str, str] | None = None, *, times: int = 1
     ) -> None:
-        """Answer the next handshakes with an HTTP error.
-
-        Args:
-            status: From 400 to 599.
-            body: Of the response.
-            headers: Of the response, e.g. `{"retry-after": "7"}`.
-            times: So many handshakes.
-        """
+        """Answer so many of the next handshakes with an HTTP error: a status from 400 to 599, its body and headers."""
         self._refusals.extend([refusal(RefuseConnect(status, body, headers)).serialize()] * times)
 
     # ---- for the wires -----------------------------------------------------------------------------------------------

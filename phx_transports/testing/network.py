@@ -48,7 +48,8 @@ _NOBODY_MOVES_IT: Final = "The client tries again when the clock has moved, and 
 class ConnectOutcome:
     """What becomes of an attempt to connect.
 
-    `expected` and `words` say so, where it did not come and where it did; `tell` tells the link, if it is answered.
+    `expected` names it where it did not come, `words` in the transcript. `tell` tells the link, if the attempt is
+    answered; then `advance` seconds pass.
     """
 
     expected: str
@@ -87,7 +88,7 @@ class Network:
         self.connections: list[Connection] = []
         self.next_connects: deque[ConnectOutcome] = deque()
         self.heartbeats = True
-        self._clock = clock
+        self.clock = clock
         self._serializer = serializer
         self._heard = heard
         self._patience = patience
@@ -251,7 +252,7 @@ class Network:
         self._tell()
         while (seconds := self._next_lapse()) is not None:
             try:
-                self._clock.advance(seconds)
+                self.clock.advance(seconds)
             finally:
                 self._lapsing = False
 
@@ -307,7 +308,7 @@ class Network:
         client.after(self._patience, look)
 
     def _progress(self) -> tuple[int, float]:
-        return len(self.transcript), self._clock.now()
+        return len(self.transcript), self.clock.now()
 
     # ---- what is so now ----------------------------------------------------------------------------------------------
 
@@ -319,20 +320,14 @@ class Network:
     def joined(self) -> list[str]:
         return [topic for connection in self.connections for topic in connection.joined]
 
-    def open_connection(self, what: str) -> Connection:
-        """The latest that is open; for what it is needed stands in the error."""
+    def connection_for(self, what: str, *, topic: str | None = None) -> Connection:
+        """The latest that is open, or on which the topic is joined; for what it is needed stands in the error."""
         for connection in reversed(self.connections):
-            if connection.state is State.OPEN:
-                return connection
-        raise CannotPlay(f"The server cannot {what}: no connection is open.\n{self.account()}")
-
-    def connection_of(self, topic: str, what: str) -> Connection:
-        """The latest on which the topic is joined; for what it is needed stands in the error."""
-        for connection in reversed(self.connections):
-            if topic in connection.joined:
+            if connection.state is State.OPEN if topic is None else topic in connection.joined:
                 return connection
         joined = ", ".join(f'"{one}"' for one in self.joined) or "no topic"
-        raise CannotPlay(f'The server cannot {what}: "{topic}" is not joined, but {joined}.\n{self.account()}')
+        why = "no connection is open" if topic is None else f'"{topic}" is not joined, but {joined}'
+        raise CannotPlay(f"The server cannot {what}: {why}.\n{self.account()}")
 
     def account(self) -> str:
         """The transcript under its heading."""
@@ -341,7 +336,7 @@ class Network:
     def say(
         self, side: Side, words: str, topic: str | None = None, event: str | None = None, payload: Any = NOTHING
     ) -> None:
-        self.transcript.entries.append(Entry(self._clock.now(), side, words, topic, event, payload))
+        self.transcript.entries.append(Entry(self.clock.now(), side, words, topic, event, payload))
 
     def _of(self, link: Link) -> Connection:
         return next(connection for connection in self.connections if connection.link is link)

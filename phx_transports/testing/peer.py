@@ -131,52 +131,38 @@ class Peer:
         return self._expect(topic, PHX_LEAVE, ANYTHING)
 
     def allow_join(self, topic: str, response: Any = None) -> None:
-        """Accept every join of the topic that nothing else expects, or none.
-
-        Args:
-            topic: A topic; or the beginning of one and a `*`.
-            response: What each is answered; `None` stands for `{}`.
+        """Accept every join of the topic that nothing else expects, or none, with this response; `None` is `{}`.
 
         Raises:
-            ValueError: There is a `*` before the end.
+            ValueError: There is a `*` before the end of the topic.
         """
         self._expect(topic, PHX_JOIN, ANYTHING, standing=True).reply(response)
 
     def allow_push(self, topic: str, event: str, response: Any = None) -> None:
-        """Answer ok to every push of the event that nothing else expects, or none.
-
-        Args:
-            topic: A topic; or the beginning of one and a `*`.
-            event: An event; or the beginning of one and a `*`, and `"*"` for any.
-            response: What each is answered; `None` stands for `{}`.
+        """Answer ok to every push of the event that nothing else expects, or none; the event `"*"` is any.
 
         Raises:
-            ValueError: There is a `*` before the end.
+            ValueError: There is a `*` before the end of topic or event.
         """
         self._expect(topic, event, ANYTHING, standing=True).reply(response)
 
     # ---- what the server sends ---------------------------------------------------------------------------------------
 
     def push(self, topic: str, event: str, payload: Any = None) -> None:
-        """Send an event to the client's channel.
-
-        Args:
-            topic: One that is joined.
-            event: Which event.
-            payload: Any JSON value, or bytes; `None` stands for `{}`.
+        """Send an event to the client's channel, with any JSON value, or bytes; `None` stands for `{}`.
 
         Raises:
             CannotPlay: The topic is not joined.
             LocalError: The payload cannot be sent.
         """
         with self._network.acting():
-            connection = self._network.connection_of(topic, f'push "{event}"')
+            connection = self._network.connection_for(f'push "{event}"', topic=topic)
             self._network.push(connection, connection.joined[topic], topic, event, payload)
 
     def broadcast(self, topic: str, event: str, payload: Any = None) -> None:
         """Send an event on every connection that has joined the topic. Raises what `push` raises."""
         with self._network.acting():
-            self._network.connection_of(topic, f'broadcast "{event}"')
+            self._network.connection_for(f'broadcast "{event}"', topic=topic)
             for connection in self._network.connections:
                 if topic in connection.joined:
                     self._network.push(connection, None, topic, event, payload, words="broadcasts {}")
@@ -189,38 +175,30 @@ class Peer:
             LocalError: The payload cannot be sent.
         """
         with self._network.acting():
-            connection = self._network.open_connection(f'push "{event}"')
+            connection = self._network.connection_for(f'push "{event}"')
             self._network.push(connection, None, topic, event, payload, words="pushes {}, which is not joined")
 
     def presence_state(self, topic: str, entries: Mapping[str, Any] | None = None) -> None:
         """Push the presence state, as a channel with presence does after a join.
 
         Args:
-            topic: One that is joined.
+            topic: One that is joined; else `CannotPlay`.
             entries: By key the meta, or a list of metas, of who is there; each gets a `phx_ref` if it has none. `None`
                 for those who are there by what was told before.
-
-        Raises:
-            CannotPlay: The topic is not joined.
         """
         with self._network.lock:
-            self._network.connection_of(topic, "tell who is present")
+            self._network.connection_for("tell who is present", topic=topic)
             state = self._presences.state(topic, entries)
         self.push(topic, "presence_state", state)
 
     def presence_diff(self, topic: str, *, joins: Mapping[str, Any] | None = None, leaves: Iterable[str] = ()) -> None:
-        """Broadcast a presence diff. A key in both is an update.
-
-        Args:
-            topic: One that is joined.
-            joins: As `entries` of `presence_state`.
-            leaves: Keys that were told before.
+        """Broadcast a presence diff, `joins` as the entries of `presence_state`; a key that leaves too is an update.
 
         Raises:
             CannotPlay: The topic is not joined, or a key is not there to leave.
         """
         with self._network.lock:
-            self._network.connection_of(topic, "tell who came and went")
+            self._network.connection_for("tell who came and went", topic=topic)
             diff = self._presences.diff(topic, {} if joins is None else joins, leaves)
         self.broadcast(topic, "presence_diff", diff)
 
@@ -235,7 +213,7 @@ class Peer:
     def send_raw(self, frame: str | bytes) -> None:
         """Send anything at all, `str` as a text frame, `bytes` as a binary one. Raises `CannotPlay` if none is open."""
         with self._network.acting():
-            connection = self._network.open_connection("send a frame")
+            connection = self._network.connection_for("send a frame")
             self._network.send(connection, frame, f"sends a frame of its own, of size {len(frame)}")
 
     # ---- what happens to the connection ------------------------------------------------------------------------------
@@ -261,10 +239,7 @@ class Peer:
             headers: Of the response, e.g. `{"retry-after": "7"}`.
             times: So many attempts in a row.
             advance: Seconds by which the clock moves after each: how a `connect` that blocks the test's own thread
-                tries again, or gives up.
-
-        Raises:
-            ValueError: The seconds are negative.
+                tries again, or gives up. A `ValueError` where they are negative.
         """
         data = body.encode() if isinstance(body, str) else body
 
@@ -276,15 +251,9 @@ class Peer:
         self._answer_attempt(outcome, times)
 
     def fail_connect(self, reason: str = "connection refused", *, times: int = 1, advance: float = 0.0) -> None:
-        """Have the attempt that is held fail without an answer, or the next one.
+        """Have the attempt that is held, or the next one, fail without an answer; the client is told the reason.
 
-        Args:
-            reason: What the client is told.
-            times: As for `refuse_connect`.
-            advance: As for `refuse_connect`.
-
-        Raises:
-            ValueError: The seconds are negative.
+        `times`, `advance` and what is raised are those of `refuse_connect`.
         """
 
         def tell(link: Link, now: float) -> None:
@@ -294,14 +263,7 @@ class Peer:
         self._answer_attempt(ConnectOutcome("fail", State.OVER, Side.NOTE, words, tell, forward(advance)), times)
 
     def hold_connect(self, *, advance: float = 0.0) -> None:
-        """Leave the next attempt without an answer, until one of the other three gives it.
-
-        Args:
-            advance: As for `refuse_connect`.
-
-        Raises:
-            ValueError: The seconds are negative.
-        """
+        """Leave the next attempt without an answer, until one of the other three gives it; `advance` as there."""
         words = "the handshake is not answered yet"
         outcome = ConnectOutcome("be held", State.ASKED, Side.NOTE, words, advance=forward(advance))
         with self._network.lock:
@@ -421,15 +383,11 @@ class Peer:
     # ---- clients -----------------------------------------------------------------------------------------------------
 
     def driver(self, proto: ClientProtocol | None = None) -> "PeerDriver":
-        """Drive a bare `ClientProtocol`: what an adapter does, step by step, with results that are there at once.
-
-        Args:
-            proto: One that was not connected yet; by default a plain one.
-        """
+        """Drive a bare `ClientProtocol`, by default a plain one, as an adapter does; results are there at once."""
         from .driver import PeerDriver
 
         proto = ClientProtocol(self.url) if proto is None else proto
-        driver = PeerDriver(proto, self.clock, self._network.perform, self._network.settle)
+        driver = PeerDriver(proto, self._network)
         self._endings.append(driver.abort)
         return driver
 
@@ -506,14 +464,13 @@ class Peer:
 
     def _end_channel(self, topic: str, event: str, payload: dict[str, Any], verb: str) -> None:
         with self._network.acting():
-            connection = self._network.connection_of(topic, "end the channel")
+            connection = self._network.connection_for("end the channel", topic=topic)
             self._network.send_end(connection, topic, connection.joined.pop(topic), event, payload, verb)
 
     def _end_connection(self, topic: str | None, code: int | None, reason: str, words: str) -> None:
         with self._network.acting():
-            network, what = self._network, "end the connection"
-            connection = network.open_connection(what) if topic is None else network.connection_of(topic, what)
-            network.end(connection, code, reason, words)
+            connection = self._network.connection_for("end the connection", topic=topic)
+            self._network.end(connection, code, reason, words)
 
     def _answer_attempt(self, outcome: ConnectOutcome, times: int) -> None:
         for _ in range(times):

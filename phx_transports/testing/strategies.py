@@ -36,11 +36,7 @@ def events() -> st.SearchStrategy[str]:
 
 
 def payloads(*, binary: bool = False) -> st.SearchStrategy[Any]:
-    """Any JSON value that the wire allows.
-
-    Args:
-        binary: Bytes as well.
-    """
+    """Any JSON value that the wire allows; with `binary`, bytes as well."""
     values = st.recursive(_SCALARS, lambda inner: st.lists(inner, max_size=4) | _objects(inner), max_leaves=12)
     return values | st.binary(max_size=64) if binary else values
 
@@ -53,12 +49,7 @@ def objects() -> st.SearchStrategy[dict[str, Any]]:
 def messages(
     *, topic: st.SearchStrategy[str] | None = None, event: st.SearchStrategy[str] | None = None
 ) -> st.SearchStrategy[Message[Any]]:
-    """Messages from a server, as a client decodes them off the wire: broadcasts.
-
-    Args:
-        topic: Of which topics.
-        event: Of which events.
-    """
+    """Messages from a server, of these topics and events, as a client decodes them off the wire: broadcasts."""
 
     def received(topic: str, event: str, payload: Any) -> Message[Any]:
         return V2().decode(V2Server().broadcast(topic, event, payload))
@@ -69,14 +60,9 @@ def messages(
 def conversations(
     topics: Sequence[str], *, event: st.SearchStrategy[str] | None = None, max_size: int = 20
 ) -> st.SearchStrategy[list[Step]]:
-    """What a server does, step by step, to a client that is on these topics; see `steps.py`.
+    """What a server does, step by step, to a client that is on these topics (at least one); see `steps.py`.
 
     Nothing in it ends a client or a channel for good, so at the end of each a client can be expected to be back.
-
-    Args:
-        topics: At least one.
-        event: Of which events the messages are.
-        max_size: Steps at most.
     """
     topic = st.sampled_from(topics)
     event = event or events()

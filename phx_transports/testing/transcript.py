@@ -36,8 +36,7 @@ class Entry:
         at: When, in seconds of the test's clock.
         side: By whom.
         words: What it was, e.g. `pushes "shout" to "room:lobby"`; without the payload.
-        topic: Its topic, if it has one.
-        event: Its event, if it has one.
+        topic: Its topic, if it has one; likewise `event`.
         payload: What it carried; `NOTHING` where nothing can be. It may be secret, and is not shown here.
     """
 

@@ -233,7 +233,7 @@ async def test_a_slow_reader_is_dropped_at_the_bound_and_holds_up_nobody() -> No
 
 
 async def test_a_reader_that_stands_still_too_long_is_dropped() -> None:
-    options: dict[str, Any] = {"max_buffered": 2**30, "send_timeout": 0.05}
+    options: dict[str, Any] = {"max_buffered": 2**30, "send_timeout": 0.5}
     async with conversation(**options) as (application, client), slow_reader(application.url):
         slow = application.sockets[1]
         application.broadcast("room:a", "shout", {"data": "x" * 2**23})
