@@ -10,7 +10,7 @@ from phx_proto.client import ClientProtocol
 from phx_proto.errors import InvalidHandler, InvalidState, NotRegistered
 from phx_proto.handlers.handler import Handler
 from phx_proto.states import ChannelState
-from phx_transports.client.channel import ChannelFace
+from phx_transports.client.face import ChannelFace
 
 
 class Steps:

@@ -321,7 +321,7 @@ def test_what_an_executor_is_to_run_is_given_to_one() -> None:
 
 def test_handlers_are_looked_at_for_the_executor_of_the_client(processes: Executor) -> None:
     client = Client()
-    client.check_routes("room:1")
+    client.check_channel("room:1", None)
     client.check(client.handler)  # a lambda, which stays here
     with pytest.raises(InvalidHandler, match="it cannot be sent to another process"):
         Client(executor=processes)  # its lambda does not
@@ -330,7 +330,7 @@ def test_handlers_are_looked_at_for_the_executor_of_the_client(processes: Execut
     with pytest.raises(InvalidHandler):
         client.check(client.handler)
     with pytest.raises(InvalidHandler):
-        client.check_routes("room:1")
+        client.check_channel("room:1", None)
 
 
 def test_a_stream_of_a_type_gives_what_fits_and_reports_the_rest() -> None:
