@@ -339,6 +339,7 @@ def test_a_stream_of_a_type_gives_what_fits_and_reports_the_rest() -> None:
     queue: Any = client.messages(channel, everything, "n", int)
     plain: Any = client.messages(channel, everything, "*", None)
     queue.open()
+    assert [tap.event for tap in channel.inbox.taps] == ["n"]
     client.receive(2)
     joined, first, _ = queue.waiting
     assert (queue.accept(joined), queue.accept(first).payload, plain.accept) == (joined, 0, None)

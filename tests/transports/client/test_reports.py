@@ -247,6 +247,26 @@ def test_a_rejoin_that_takes_long_is_told_meanwhile_and_at_its_end(caplog: pytes
     ]
 
 
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        ChannelErrored("t:1", JoinRefused("t:1", {}), 1.0),
+        ChannelEnded("t:1", ChannelClosed("t:1", "gone")),
+        ChannelEnded("t:1", None),
+    ],
+)
+def test_a_channel_that_is_not_joined_again_is_not_counted_as_joined(
+    caplog: pytest.LogCaptureFixture, trouble: Event
+) -> None:
+    log, _ = log_of()
+    lose(log, 2)
+    log.event(Connected(None, True))
+    log.event(ChannelErrored("t:7", ChannelCrashed("t:7"), 1.0))  # which was not lost
+    log.event(trouble)
+    log.event(ChannelJoined("t:0", None, "9", {}))
+    assert lines(caplog)[-1] == f"connected again to {PLACE}: 1 of 2 channels joined again"
+
+
 def test_a_disconnect_amid_a_rejoin_says_how_far_it_was(caplog: pytest.LogCaptureFixture) -> None:
     log, _ = log_of()
     lose(log, 2)

@@ -148,7 +148,9 @@ def test_an_end_by_the_application_is_no_error_but_to_who_wants_a_connection() -
     session.settle([CONNECTED, Closed(None)])
     assert wants_connection.result(0) is None
     assert wants_end.result(0) is None
-    assert isinstance(for_connection(session).exception(0), ConnectionClosed)
+    closed = for_connection(session).exception(0)
+    assert isinstance(closed, ConnectionClosed)
+    assert "the application closed it" in str(closed)
     assert session.error is None
 
 

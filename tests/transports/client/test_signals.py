@@ -14,7 +14,7 @@ import phx_transports.asyncio
 import phx_transports.threads
 import phx_transports.wsproto
 from phx_proto.states import SocketState
-from phx_transports.client.signals import signals_to
+from phx_transports.client.signals import signals_to, uninterrupted
 from phx_transports.testing import serve
 
 TAKEN = (signal.SIGINT, signal.SIGTERM)
@@ -177,3 +177,40 @@ def test_run_can_be_told_to_take_them_and_says_in_the_log_why_it_closes(
     assert "SIGTERM: the client of ws://" in caplog.text
     assert taken == []
     assert signal.getsignal(signal.SIGTERM) is theirs
+
+
+# ---- steps that Ctrl+C must not leave half done ---------------------------------------------------------------------
+
+
+def interrupted(times: int, done: list[str]) -> str:
+    """A step in which so many Ctrl+C come."""
+    for _ in range(times):
+        signal.raise_signal(signal.SIGINT)
+        done.append("interrupted")
+    return "result"
+
+
+@pytest.mark.parametrize(("times", "done"), [(1, ["interrupted"]), (2, ["interrupted"])])
+def test_ctrl_c_waits_for_the_end_of_a_step_and_a_second_one_does_not(times: int, done: list[str]) -> None:
+    so_far: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        uninterrupted(interrupted, times, done=so_far)
+    assert so_far == done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_step_without_one_gives_what_it_gives_or_raises() -> None:
+    assert uninterrupted(interrupted, 0, []) == "result"
+    with pytest.raises(ZeroDivisionError):
+        uninterrupted(divmod, 1, 0)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_of_the_applications_own_hears_of_it_at_once() -> None:
+    heard: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        uninterrupted(interrupted, 1, [])
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert heard == [signal.SIGINT]

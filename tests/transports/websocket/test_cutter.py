@@ -8,6 +8,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
 from fuzz.as_websockets import LIMIT, Cut, assert_as_websockets
+from phx_transports.websocket.cutter import in_fragments
 
 
 @given(streams, cuts, st.booleans(), st.sampled_from([LIMIT, 5, 0, None]))
@@ -97,6 +98,37 @@ def test_it_knows_whether_a_message_has_begun(read: bytes, unfinished: bool) -> 
     cut = Cut()
     cut.feed(read)
     assert cut.cutter.unfinished is unfinished
+
+
+@pytest.mark.parametrize("reads", [1, 2, 3, 8])
+def test_after_a_frame_for_the_parser_text_is_cut_again(reads: int) -> None:
+    binary = frame(b"\x00" * 20, head=0x82)
+    stream, cut = binary + text("a") + text("b"), Cut()
+    for read in pieces(stream, [number * 7 for number in range(1, reads)]):
+        cut.feed(read)
+    assert cut.messages == [b"\x00" * 20, "a", "b"]
+    assert b"".join(cut.given) == binary
+
+
+def test_the_size_of_a_message_in_fragments_is_that_of_all() -> None:
+    cut = Cut()
+    cut.feed(frame(b"12345", head=0x01) + frame(b"ping", head=0x89) + frame(b"678", head=0x80))
+    assert (cut.cutter.size, cut.messages) == (8, ["12345678"])
+
+
+def test_a_message_in_too_many_fragments_is_told_with_its_size() -> None:
+    cut = Cut()
+    cut.feed(frame(b"a", head=0x01) + frame(head=0x00) * 1024)
+    assert cut.assembler.problem == in_fragments(1025, 1)
+
+
+@pytest.mark.parametrize("opcode", [0x8A, 0x89])
+def test_control_frames_in_one_read_with_messages_hold_none_of_them_back(opcode: int) -> None:
+    cut = Cut()
+    control = frame(b"p", head=opcode)
+    cut.feed(frame(b"a", head=0x01) + control + frame(b"b", head=0x80) + frame(b"c", head=0x82) + control)
+    assert cut.messages == ["ab", b"c"]
+    assert cut.assembler.answered == (2 * 7 if opcode == 0x89 else 0)
 
 
 def test_binary_messages_are_bytes() -> None:

@@ -92,6 +92,15 @@ def test_an_answer_that_is_no_handshake_is_told_without_what_it_holds(more: str,
     assert caught.value.__suppress_context__
 
 
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_an_end_without_an_answer_is_told_and_what_may_help_where_there_is_no_tls(scheme: str) -> None:
+    shake = handshake(f"{scheme}://server:4000/")
+    shake.request()
+    with pytest.raises(ConnectError, match=r"^server:4000 ended the connection before it answered") as caught:
+        shake.receive(b"")
+    assert ("is this a TLS port?" in str(caught.value)) is (scheme == "ws")
+
+
 def test_no_secure_settings_for_an_insecure_url() -> None:
     with pytest.raises(ConnectError, match=r"^an SSL context was given for a ws:// URL: use wss://$"):
         handshake(network={"ssl": ssl.create_default_context()})
