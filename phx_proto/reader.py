@@ -75,6 +75,8 @@ class Reader:
         live = _NO_INBOXES if draining or connection.flow.full else connection.live
         decode, decode_short = client.serializer.decode, self._decode_short
         runnable = client.runnable
+        topic = event = routes = handlers = None  # those of the message before, as is `inbox`
+        inbox = self._unjoined
         undelivered = unhandled = size = 0
         for frame in frames:
             length = len(frame)
@@ -91,23 +93,34 @@ class Reader:
                     undelivered += 1
                     continue
                 message = again
-            inbox = live.get(message.topic)
-            if inbox is not None:
+            # What comes is often a run of one topic's messages, and topics often share their routes.
+            if message.topic != topic:
+                topic = message.topic
+                found = live.get(topic)
+                if found is None:
+                    routes, event, handlers = None, message.event, None
+                else:
+                    inbox = found
+                    if inbox.fast_routes is not routes:
+                        routes, event = inbox.fast_routes, None
+            if message.event != event:
+                event = message.event
+                handlers = None if routes is None else routes.get(event, inbox.default)
+            if handlers is not None:
                 join_ref = message.join_ref
                 if join_ref is None or join_ref == inbox.channel.join_ref:
-                    handlers = inbox.fast_routes.get(message.event, inbox.default)
-                    if handlers:
-                        deliveries = inbox.deliveries
-                        if deliveries is None:
-                            inbox.deliveries = [(handlers, message, length)]
-                            runnable.append(inbox)
-                        else:
-                            deliveries.append((handlers, message, length))
-                        size += length
-                        continue
-                    if handlers is not None:
+                    if not handlers:
                         unhandled += 1
                         continue
+                    deliveries = inbox.deliveries
+                    if deliveries is None:
+                        inbox.deliveries = [(handlers, message, length)]
+                        runnable.append(inbox)
+                    else:
+                        deliveries.append((handlers, message, length))
+                    size += length
+                    continue
+            topic = routes = None  # what follows may end the channel, or change its routes
             try:
                 deliveries_made = self._other(connection, message, length, now)
             except InvalidFrame as error:

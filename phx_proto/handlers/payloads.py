@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from typing import _SpecialForm as SpecialForm  # pyright: ignore[reportPrivateUsage] - what mypy takes Optional[…] for
 
 import msgspec
+from msgspec import UNSET, Raw
+from msgspec.structs import replace
 
 from ..errors import InvalidPayloadType, PayloadMismatch
 from ..formats.soundness import UNREADABLE
@@ -55,7 +57,7 @@ class PayloadDecoder:
             raise InvalidPayloadType(repr(payload_type), "give the class itself, without quotes")
         try:
             # By what a number with a fraction becomes where the type leaves that open.
-            self._decode: dict[type, Callable[[msgspec.Raw], Any]] = {
+            self._decode: dict[type, Callable[[Raw], Any]] = {
                 float: msgspec.json.Decoder(payload_type).decode,
                 Decimal: msgspec.json.Decoder(payload_type, float_hook=Decimal).decode,
             }
@@ -75,12 +77,13 @@ class PayloadDecoder:
             PayloadMismatch: The payload does not fit the type, or is not sound.
         """
         json = message.undecoded
-        if type(json) is not msgspec.Raw:
+        if type(json) is not Raw:
             json = message.source
         try:
-            if json is msgspec.UNSET:
+            if json is UNSET:
                 return message.with_payload(msgspec.convert(message.undecoded, self.payload_type, str_keys=True))
-            return message.with_payload(self._decode[message.floats](json))
+            # `with_payload`, without the call: this runs for each message.
+            return replace(message, payload=self._decode[message.floats](json), source=UNSET)
         except _UNFIT as error:
             # from None: the payload's content must not reach a log by way of the cause's text either.
             raise PayloadMismatch(message.topic, message.event, self.name, _problem(error)) from None

@@ -50,6 +50,37 @@ def test_a_serializer_that_extends_v2_decodes_every_frame_with_its_own_decode() 
     assert talk.deliveries() == [("room:1", "tock", {"n": 1})]
 
 
+# ---- many in one read: the route of the message before is kept -------------------------------------------------------
+
+
+def test_messages_of_one_read_are_routed_each_by_its_topic_event_and_join_ref() -> None:
+    router = Router()
+    router.add(lambda message: None, "tick", topic="room:1")
+    router.add(lambda message: None, "tock", topic="room:2")
+    talk = Conversation(router=router).connect()
+    first, second = talk.joined("room:1"), talk.joined("room:2")
+    frames = [
+        (None, "room:1", "tick", 1),
+        (None, "room:2", "tick", 2),  # unhandled
+        (None, "room:2", "tock", 3),
+        (None, "room:1", "tock", 4),  # unhandled
+        (first.join_ref, "room:1", "tick", 5),
+        (second.join_ref, "room:1", "tick", 6),  # stale
+        (None, "room:3", "tick", 7),  # stale
+        (None, "room:1", "tick", 8),
+    ]
+    talk.receive(*(json.dumps([join_ref, None, *rest]) for join_ref, *rest in frames))
+    assert sorted(talk.deliveries()) == [("room:1", "tick", n) for n in (1, 5, 8)] + [("room:2", "tock", 3)]
+    assert (talk.proto.stats.unhandled, talk.proto.stats.stale) == (2, 2)
+
+
+def test_a_message_behind_the_close_of_its_topic_in_the_same_read_is_stale() -> None:
+    talk, room = listening()
+    talk.receive(GOOD, json.dumps([room.join_ref, room.join_ref, "room:1", "phx_close", {}]), GOOD)
+    assert talk.deliveries() == [("room:1", "tick", {"n": 1})]
+    assert talk.proto.stats.stale == 1
+
+
 # ---- garbage --------------------------------------------------------------------------------------------------------
 
 GARBAGE: dict[str, str | bytes] = {
