@@ -332,7 +332,7 @@ def _frames(request: PollRequest) -> deque[str | bytes]:
     """
     if request.content_type != NDJSON:
         return deque([_text(request.body)])
-    lines = request.body.replace(b"\r\n", b"\n").split(b"\n")[:LARGEST_BATCH]
+    lines = request.body.replace(b"\r\n", b"\n").split(b"\n", LARGEST_BATCH)[:LARGEST_BATCH]
     return deque(_text(line) if line.startswith(b"[") else b64decode(line, validate=True) for line in lines)
 
 

@@ -43,6 +43,10 @@ WRITE_LIMIT: Final = 2**20
 EARLY: Final = 2**14
 
 
+#: Bytes of one read: of a client that sends many messages so much is handled at once, and then others are served.
+READ: Final = 2**15
+
+
 @dataclass(frozen=True, slots=True)
 class WireOptions:
     """How much a client may send and leave unread, and how many there may be; see `Server`."""
@@ -75,6 +79,7 @@ class Outbox:
     """What the wires of one server write: once for all that they put in a loop iteration, broadcasts framed once."""
 
     def __init__(self) -> None:
+        self.buffer = bytearray(READ)  # where all of them read to, for each read is taken out of it at once
         self._loop = asyncio.get_running_loop()
         self._wires: list[ServerWire] = []  # that have something to write
         self._data: str | bytes = b""
@@ -103,7 +108,7 @@ def _frame(data: str | bytes, extensions: Sequence[Extension] = ()) -> bytes:
     return Frame(opcode, payload).serialize(mask=False, extensions=extensions)
 
 
-class ServerWire(ServerConnection):
+class ServerWire(ServerConnection, asyncio.BufferedProtocol):
     """One client's connection, from its acceptance by TCP on. All methods are called on its loop; none waits."""
 
     def __init__(
@@ -202,6 +207,12 @@ class ServerWire(ServerConnection):
         super(ServerConnection, self).connection_made(transport)
         self._impatience = self.loop.call_later(self._limits.handshake_timeout, self.transport.abort)
         self._made(self)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._outbox.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(memoryview(self._outbox.buffer)[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         if self._over:

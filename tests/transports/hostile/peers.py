@@ -83,6 +83,13 @@ class Connection:
                 self.write(bytes([byte]))
                 self.over.wait(every)
 
+    def end(self) -> None:
+        """The test is over."""
+        self.over.set()
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+
     def read_until(self, end: bytes) -> bytes:
         while end not in self._read:
             self._need()
@@ -224,10 +231,7 @@ def attacking(attack: Attack) -> Iterator[tuple[int, Callable[[], int]]]:
             listener.shutdown(socket.SHUT_RDWR)
             serving.join(PATIENCE)
             for peer in peers:
-                peer.over.set()
-                with contextlib.suppress(OSError):
-                    peer.sock.shutdown(socket.SHUT_RDWR)
-                peer.sock.close()
+                peer.end()
 
 
 def background(work: Callable[..., None], *arguments: Any) -> threading.Thread:

@@ -18,6 +18,8 @@ import threading
 import time
 from typing import Any
 
+import msgspec
+
 import phx_transports.asyncio
 import phx_transports.server
 import phx_transports.threads
@@ -217,7 +219,7 @@ async def serve(gauge: Gauge, stands_still_in: str, options: dict[str, Any], **s
     async def connect(socket: ServerSocket) -> None:
         await stand_still("connect")
 
-    server = Server(connect=connect, options=ServerOptions(**options), **serving)
+    server = Server(connect=connect, options=msgspec.convert(options, ServerOptions), **serving)
 
     @server.channel("room:*")
     class Room(ServerChannel):
@@ -232,7 +234,7 @@ async def serve(gauge: Gauge, stands_still_in: str, options: dict[str, Any], **s
         @on("send")
         async def send(self, payload: Any) -> Any:
             for _ in range(payload["count"]):
-                self.push("n", "x" * payload["size"])
+                self.push("n", {"data": "x" * payload["size"]})
             return {}
 
     async with server.serve() as running:
