@@ -4,10 +4,11 @@ Parts: `core` (no I/O: `receive_all` to dispatch beside `orjson.loads` of the sa
 beside a bare `websockets` loop and a bare picows listener, at 1, 100 and 10,000 topics), `picows` (a typed handler and
 one topic, on asyncio's loop and on uvloop, as ratios to bare picows), `topics` (each message of another topic, as a
 ratio to one topic), `threads` (the client on threads beside a bare `websockets.sync` loop, messages and pushes),
-`wsproto` (the blocking client on wsproto beside a bare wsproto loop), `pushes` (push to reply), `plain` (plain handlers
-in asyncio's thread pool, at 1, 500 and 10,000 topics), `executors` (handlers that compute: on the loop, in threads, in
-processes, on Dask), `memory` (bytes a topic), `longpoll` (pushes and messages over long polling beside phoenix.js on
-Node) and `others` (the same work on other clients from PyPI, each in an environment of its own).
+`wsproto` (the blocking client on wsproto beside a bare wsproto loop), `pushes` (push to reply), `joins` (joins and
+rejoins of 10,000 topics), `plain` (plain handlers in asyncio's thread pool, at 1, 500 and 10,000 topics), `executors`
+(handlers that compute: on the loop, in threads, in processes, on Dask), `memory` (bytes a topic), `longpoll` (pushes
+and messages over long polling beside phoenix.js on Node) and `others` (the same work on other clients from PyPI, each
+in an environment of its own).
 """
 
 import argparse
@@ -36,6 +37,7 @@ WSPROTO_OURS = "bench.runners.wsproto_ours"
 BARE_SYNC = "bench.runners.bare_sync"
 THREADS = "bench.runners.threads"
 EXECUTORS = "bench.runners.executors"
+JOINS = "bench.runners.joins"
 POLLING = "bench.runners.polling"
 PHOENIX_JS = "bench.runners.phoenix_js"
 TOPICS = (1, 100, 10_000)
@@ -199,6 +201,24 @@ def _pushes(plan: Plan) -> None:
         _rates(f"pushes: push to reply, {in_flight} in flight", compare(contenders, plan.rounds, LIMIT))
 
 
+def _joins(plan: Plan) -> None:
+    topics = plan.topics[-1]
+    task = Task("joins", plan.port, 0, topics)
+    adapters = {adapter: f"phx-channels, {adapter}" for adapter in ("asyncio", "threads")}
+    for work, what in (("joins", "join to joined"), ("rejoins", "reconnect to joined again")):
+        contenders = [
+            Contender(name, JOINS, replace(task, work=work, options={"adapter": adapter}))
+            for adapter, name in adapters.items()
+        ]
+        _costs(f"{work}: {what}, {_count(topics)}", compare(contenders, plan.rounds, LIMIT))
+    weighed = replace(task, work="memory")
+    rows = [
+        weigh(Contender(name, JOINS, replace(weighed, options={"adapter": adapter})), LIMIT)
+        for adapter, name in adapters.items()
+    ]
+    _weights("joins: memory a topic, joined", rows)
+
+
 def _memory(plan: Plan) -> None:
     rows = []
     for topics in plan.topics:
@@ -329,6 +349,7 @@ PARTS: dict[str, Callable[[Plan], None]] = {
     "topics": _topics,
     "threads": _threads,
     "pushes": _pushes,
+    "joins": _joins,
     "wsproto": _wsproto,
     "executors": _executors,
     "plain": _plain,

@@ -24,8 +24,8 @@ class Task:
     """What a runner is to do.
 
     Attributes:
-        work: `"messages"`, `"pushes"` or `"memory"` of a client; `"broadcast"` or `"load"` of a server; `"batches"` of
-            an executor.
+        work: `"messages"`, `"pushes"`, `"joins"`, `"rejoins"` or `"memory"` of a client; `"broadcast"` or `"load"` of a
+            server; `"batches"` of an executor.
         port: The feed's.
         n: Messages to receive or to deliver, or pushes to have answered.
         topics: How many to join.
