@@ -8,11 +8,11 @@ range, so that a fleet which lost its server at one moment does not come back at
 The steps are phoenix.js's (`socket.js`, `channel.js`); jitter, close codes and HTTP statuses are ours.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING, Final
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from .errors import CertificateError, ConnectError, ProxyError
 
@@ -137,8 +137,7 @@ class ReconnectPolicy:
         Returns:
             Seconds to wait, or `None` if this is the end.
         """
-        retried = _after_status(status)
-        if not _is_retried(retried, attempt):
+        if not _after_status(status)(attempt):
             return None
         asked = min(_seconds(headers.get("retry-after", "")), _LONGEST_ASKED)
         return max(self._next(attempt, rng), _within(asked, asked * 1.5, rng))
@@ -154,12 +153,12 @@ class ReconnectPolicy:
         Returns:
             Seconds to wait, or `None` if this is the end.
         """
-        retried = _Retried.ALWAYS
+        retried = True
         if isinstance(error, CertificateError):
-            retried = _Retried.AFTER_FIRST_CONNECT
+            retried = _after_first_connect(attempt)
         elif isinstance(error, ProxyError):
-            retried = _after_proxy(error.status)
-        return self._next(attempt, rng) if _is_retried(retried, attempt) else None
+            retried = _after_proxy(error.status)(attempt)
+        return self._next(attempt, rng) if retried else None
 
     def _next(self, attempt: Attempt, rng: "Random | None") -> float:
         """The schedule's wait; before the first connect is given up, no longer than half of what is left of its time.
@@ -175,22 +174,25 @@ class ReconnectPolicy:
 # ---- private --------------------------------------------------------------------------------------------------------
 
 
-class _Retried(Enum):
-    """In which situations a failed attempt is followed by another."""
+#: Whether a failed attempt is followed by another, by the situation.
+_Rule: TypeAlias = Callable[[Attempt], bool]
 
-    ALWAYS = "always"
-    IF_RENEWABLE = "if renewable"
-    AFTER_FIRST_CONNECT = "after the first connect"
 
+def _always(attempt: Attempt) -> bool:
+    return True
+
+
+_if_renewable: _Rule = attrgetter("renewable")
+_after_first_connect: _Rule = attrgetter("ever_connected")
 
 # A status that is not here: 5xx always, any other after the first connect (a wrong URL will not mend itself, but one
 # that worked before may work again, e.g. once a proxy is back).
 _REFUSALS: Final = {
-    401: _Retried.IF_RENEWABLE,
-    403: _Retried.IF_RENEWABLE,
-    408: _Retried.ALWAYS,
-    425: _Retried.ALWAYS,
-    429: _Retried.ALWAYS,
+    401: _if_renewable,
+    403: _if_renewable,
+    408: _always,
+    425: _always,
+    429: _always,
 }
 
 #: Close codes by which a server tells many clients at once to go, and seconds within which they may come back.
@@ -202,22 +204,14 @@ _LONGEST_ASKED: Final = 3600.0
 _SHORT_REST: Final = 0.25
 
 
-def _after_status(status: int) -> _Retried:
-    return _Retried.ALWAYS if 500 <= status <= 599 else _REFUSALS.get(status, _Retried.AFTER_FIRST_CONNECT)
+def _after_status(status: int) -> _Rule:
+    return _always if 500 <= status <= 599 else _REFUSALS.get(status, _after_first_connect)
 
 
-def _after_proxy(status: int | None) -> _Retried:
+def _after_proxy(status: int | None) -> _Rule:
     """As with a server's status, but callables for params and token do not change what a proxy says."""
-    retried = _Retried.AFTER_FIRST_CONNECT if status is None else _after_status(status)
-    return _Retried.AFTER_FIRST_CONNECT if retried is _Retried.IF_RENEWABLE else retried
-
-
-def _is_retried(retried: _Retried, attempt: Attempt) -> bool:
-    return {
-        _Retried.ALWAYS: True,
-        _Retried.IF_RENEWABLE: attempt.renewable,
-        _Retried.AFTER_FIRST_CONNECT: attempt.ever_connected,
-    }[retried]
+    rule = _after_first_connect if status is None else _after_status(status)
+    return _after_first_connect if rule is _if_renewable else rule
 
 
 def _seconds(retry_after: str) -> float:

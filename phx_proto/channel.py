@@ -2,7 +2,7 @@
 
 A channel is used once: made by `client.channel(topic)`, joined, rejoined as often as needed, and closed for good by a
 leave, a refusal of its first join, the server (`phx_close`) or the client's end. The state machine is the table
-`states.CHANNEL`; the actions are here, those of a join in `attempts.py`. The meaning of the messages is in PROTOCOL.md.
+`states.CHANNEL`; the actions are here, those of a join in `attempts.py`.
 """
 
 from collections.abc import Callable

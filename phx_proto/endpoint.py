@@ -23,7 +23,7 @@ from .errors import InvalidEndpoint
 from .shown import secrets_in_headers, secrets_in_url, shown
 from .transports import TransportName
 
-#: What everybody may see: the protocol's version, and values that tell nothing.
+#: Query parameters that are not secret: the protocol's version, and values that tell nothing.
 _PLAIN: Final = re.compile(r"vsn=.*|[^=]*(=(true|false|null)?)?")
 
 #: Text, numbers, booleans and `None`, mappings of them at any depth (`a[b]=c`), and lists of plain values (`a[]=c`).
@@ -59,7 +59,7 @@ class Address(msgspec.Struct, frozen=True):
         return self.shown or self.url.partition("?")[0]
 
     def secrets(self) -> Iterator[str]:
-        """What is in it that no text of a peer is to be shown with: token, credentials, values of params."""
+        """Its secrets, which are masked in texts of a peer: token, credentials, values of params."""
         base, _, query = self.url.partition("?")
         kept = (pair for pair in query.split("&") if not _PLAIN.fullmatch(pair))
         yield from secrets_in_url(f"{base}?{'&'.join(kept)}")
@@ -156,7 +156,8 @@ class Endpoint:
         pairs = [pair for pair in flat if _root(pair[0]) not in inside]
         ours = {*inside, *(_root(name) for name, _ in pairs)}
         kept = (piece for piece in self._query if _root(unquote_plus(piece.partition("=")[0])) not in ours)
-        query = "&".join([*kept, *(_encoded(name, text) for name, text in [*pairs, ("vsn", vsn)])])
+        given = (f"{_quoted(name, name)}={_quoted(name, text)}" for name, text in [*pairs, ("vsn", vsn)])
+        query = "&".join([*kept, *given])
         to_show = self.redacted if transport == self.transport and base != self.redacted else ""
         url, headers = f"{base}?{query}", tuple(_checked_headers(self.headers))
         if transport == "longpoll":
@@ -231,20 +232,20 @@ def _split(url: Any, own_path: str | None, transport: TransportName) -> tuple[st
     if port == 0:
         raise InvalidEndpoint("the URL's port is 0, to which nobody can connect")
     place = host if port is None else f"{host}:{port}"
-    path = quote(_transport_path(parts.path, transport), safe=_SAFE_IN_PATH)
+    mount = parts.path.removesuffix("/")
     if own_path is not None:
-        path = f"{quote(parts.path.removesuffix('/'), safe=_SAFE_IN_PATH)}{_quoted_path(own_path)}" or "/"
+        path = f"{quote(mount, safe=_SAFE_IN_PATH)}{_quoted_path(own_path)}" or "/"
+    else:
+        whole = parts.path if mount.endswith(f"/{transport}") else f"{mount.removesuffix('/websocket')}/{transport}"
+        path = quote(whole, safe=_SAFE_IN_PATH)
     query = quote(parts.query, safe=_SAFE_IN_QUERY)
     return f"{schemes[parts.scheme]}://{place}{path}", tuple(piece for piece in query.split("&") if piece)
 
 
 def _ascii_host(host: str) -> str:
-    """The host as it is looked up: UTS 46 and IDNA 2008, as browsers do it.
+    """The host as it is looked up: UTS 46 and IDNA 2008, as browsers do it. Raises `ValueError` for what is no name.
 
     IDNA 2003, Python's own, makes `fass` of `faß`: another host. A name in ASCII stays as it is.
-
-    Raises:
-        ValueError: It cannot be a name.
     """
     if ":" in host:
         address, has_zone, zone = host.partition("%")
@@ -258,13 +259,6 @@ def _ascii_host(host: str) -> str:
     if host and not fits:
         raise ValueError
     return host
-
-
-def _transport_path(path: str, transport: TransportName) -> str:
-    mount = path.removesuffix("/")
-    if mount.endswith(f"/{transport}"):
-        return path
-    return f"{mount.removesuffix('/websocket')}/{transport}"
 
 
 #: In a path that was given: the name of a param that stands there.
@@ -333,10 +327,6 @@ def _text(name: str, value: Any) -> str:
             )
 
 
-def _encoded(name: str, text: str) -> str:
-    return f"{_quoted(name, name)}={_quoted(name, text)}"
-
-
 def _quoted(name: str, text: str) -> str:
     """The param's name or value, percent-encoded."""
     try:
@@ -399,7 +389,8 @@ def _checked_headers(headers: Headers) -> Iterator[tuple[str, str]]:
         if _HANDSHAKE_HEADER.fullmatch(name):
             raise InvalidEndpoint(f"the header {name!r} belongs to the handshake and cannot be given")
         if not isinstance(value, str):
-            raise InvalidEndpoint(f"the value of header {name!r} must be str, not {_kind(value)}{_instead(value)}")
+            instead = {"bytes": ": decode it", "NoneType": ": leave it out"}.get(_kind(value), "")
+            raise InvalidEndpoint(f"the value of header {name!r} must be str, not {_kind(value)}{instead}")
         if not _HEADER_VALUE.fullmatch(value):
             raise InvalidEndpoint(f"the value of header {name!r} must be printable ASCII: percent-encode the rest")
         yield name, value
@@ -414,7 +405,3 @@ def _header_pairs(headers: object) -> list[tuple[Any, Any]]:
         if not isinstance(pair, list | tuple) or len(pair) != 2:  # pyright: ignore[reportUnknownArgumentType]
             raise InvalidEndpoint(f"headers must be a mapping, or a list of pairs of name and value, not {_kind(pair)}")  # pyright: ignore[reportUnknownArgumentType]
     return pairs
-
-
-def _instead(value: object) -> str:
-    return {"NoneType": ": leave it out", "bytes": ": decode it"}.get(_kind(value), "")

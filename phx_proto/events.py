@@ -4,6 +4,8 @@ They are about the connection, the channels and the calls. Messages are no event
 go to the channels' inboxes (see `client.py`). Where something failed, `error` says what and why. An event's `repr` is
 safe to log: it is bounded, escaped, and without what the server answered to a join or push.
 
+`socket` is the number of a client's socket, 0 for its first. When one is lost, the topics of the others go on.
+
 Every call ends in exactly one event, which carries the call's `ref`:
 
 | call | ends in |
@@ -57,7 +59,6 @@ class Connecting(Record, frozen=True):
 
     Attributes:
         attempt: Counted from 1 since the last stable connection.
-        socket: Which socket of the client's: 0 for its first.
     """
 
     attempt: int
@@ -69,7 +70,6 @@ class ConnectFailed(Record, frozen=True):
 
     Attributes:
         retry_in: Seconds until the next attempt.
-        socket: Which socket of the client's: 0 for its first.
     """
 
     error: ConnectError
@@ -85,7 +85,6 @@ class Connected(Record, frozen=True):
         subprotocol: The subprotocol that the server chose, if any.
         reconnected: Whether the socket had a connection before.
         transport: What carries the messages.
-        socket: Which socket of the client's: 0 for its first.
     """
 
     subprotocol: str | None
@@ -101,7 +100,6 @@ class Disconnected(Record, frozen=True):
         code: The close frame's code; `None` where none came.
         reason: The close frame's reason, with secrets masked, or a description of what happened.
         retry_in: Seconds until the next attempt; `None` where none follows, because the client is closing.
-        socket: Which socket of the client's: 0 for its first. The topics of the others go on.
     """
 
     code: int | None

@@ -1,8 +1,8 @@
 """Long polling: a link whose messages travel in HTTP requests and their answers.
 
 Theory of operation. A `PollingLink` stands where a WebSocket's link does: the core sends to it with the same commands,
-and hears of it in the same way. `carried` takes the commands for such a link from the core's, and puts the HTTP
-requests in their place that carry them, so that an adapter sees `SendRequest` alone.
+and the link reports in the same way. `carried` replaces the core's commands for such a link by the HTTP requests that
+carry them, so an adapter only sees `SendRequest`.
 
 - A GET without a token opens a session; then there is always one GET under way, which the server holds until it has
   messages (the poll), except while reading is paused. Each poll carries the newest token.
@@ -15,7 +15,7 @@ There are no heartbeats, for polls show that the peer lives. One clock of few ti
 brings nothing for `patience` seconds is lost, and a POST may take longer for each message, for the server answers it
 when it has handled all of them.
 
-The session's token opens the session to whoever has it, and is a secret.
+The session's token gives access to the session, and is a secret.
 """
 
 import re
@@ -110,7 +110,7 @@ class PollingLink(Link):
         patience: Seconds for which a poll may bring nothing.
 
     Attributes:
-        over: Nothing more is sent or heard.
+        over: Whether the session has ended: nothing more is sent or received.
     """
 
     heartbeats: ClassVar[bool] = False
@@ -144,7 +144,7 @@ class PollingLink(Link):
         self._core.polls.append(self)
         self._poll = self._request("GET", self._address.token_header)
 
-    # ---- what the core wants ----------------------------------------------------------------------------------------
+    # ---- the core's commands -----------------------------------------------------------------------------------------
 
     def take(self, command: Command) -> None:
         """One of the core's commands for this link; `flush` follows."""
@@ -175,7 +175,7 @@ class PollingLink(Link):
             self._core.polls.remove(self)
             self._close.cancel()
 
-    # ---- what came of a request -------------------------------------------------------------------------------------
+    # ---- the results of requests ------------------------------------------------------------------------------------
 
     def exchange_answered(
         self, exchange: Exchange, status: int, headers: Mapping[str, str], body: bytes, now: float
@@ -208,7 +208,7 @@ class PollingLink(Link):
     # ---- private: answers -------------------------------------------------------------------------------------------
 
     def _opened(self, status: int, headers: Mapping[str, str], body: bytes, now: float) -> None:
-        answer = _read(body) if status == 200 else None
+        answer = _read(status, body)
         if answer is not None and answer.status == 410 and answer.token:
             self._poll = None
             self._keep(answer.token)
@@ -225,7 +225,7 @@ class PollingLink(Link):
             self.failed(ConnectError(f"{self._address.redacted} did not answer as long polling of Phoenix does"), now)
 
     def _polled(self, status: int, body: bytes, now: float) -> None:
-        answer = _read(body) if status == 200 else None
+        answer = _read(status, body)
         if answer is None:
             self._lost(f"a poll was answered with {_what(status)}", now)
         elif answer.status not in (200, 204):
@@ -241,8 +241,7 @@ class PollingLink(Link):
                 self.receive_all([each if isinstance(each, str) else _as_text(each) for each in answer.messages], now)
 
     def _posted(self, status: int, body: bytes, now: float) -> None:
-        answer = _read(body) if status == 200 else None
-        match answer:
+        match _read(status, body):
             case _Answer(status=200):
                 self._post = None
             case _Answer(status=410):
@@ -369,8 +368,10 @@ _PASSED_ON: Final = (SendRequest, PauseSending, ResumeSending)
 _GONE: Final = "the session is gone: the server ended it, or was restarted"
 
 
-def _read(body: bytes) -> _Answer | None:
-    """An answer's body; `None` where it is none of Phoenix."""
+def _read(status: int, body: bytes) -> _Answer | None:
+    """The answer in a body; `None` where that is not an answer of Phoenix's long polling."""
+    if status != 200:
+        return None
     try:
         answer = _decode(body) if len(body) < _LARGE else _decode_large(_few(body))
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -394,7 +395,7 @@ def _what(status: int) -> str:
 
 
 def _as_text(element: Any) -> str:
-    """What is no text is no message either; the core reports it."""
+    """An element that is not text is not a message; it is passed on as JSON, and the core reports it."""
     return msgspec.json.encode(element).decode()
 
 

@@ -160,11 +160,7 @@ class Presence:
         _merge(after, diff)
         change = _change(_concerned(before, diff), _concerned(after, diff), keys)
         self._keep_snapshot({key: before.get(key) for key in keys})
-        for key in keys:
-            if key in after:
-                self._entries[key] = after[key]
-            else:
-                self._entries.pop(key, None)
+        _put(self._entries, {key: after.get(key) for key in keys})
         return change
 
     def _keep_snapshot(self, undo: Mapping[str, Entry | None]) -> None:
@@ -226,12 +222,7 @@ class _Snapshot(Mapping[str, Entry]):
         return repr(self._current())
 
     def outdate(self, following: "_Snapshot", undo: Mapping[str, Entry | None]) -> None:
-        """The dict is about to change.
-
-        Args:
-            following: The snapshot after that change.
-            undo: What the changed keys have here; `None` for nothing.
-        """
+        """The dict is about to change: `following` comes after that, `undo` is what the changed keys have here."""
         self._next = following
         self._undo = undo
 
@@ -245,10 +236,7 @@ class _Snapshot(Mapping[str, Entry]):
                 at = at._next
             self._entries = dict(at._entries)
             for undo in reversed(undos):
-                self._entries |= {key: entry for key, entry in undo.items() if entry is not None}
-                for key in undo:
-                    if undo[key] is None:
-                        self._entries.pop(key, None)
+                _put(self._entries, undo)
             self._next = None
         return self._entries
 
@@ -336,6 +324,15 @@ def _change(before: Entries, after: Entries, keys: Iterable[str]) -> PresenceCha
         if left:
             change.leaves[key] = {**was, "metas": left}
     return change
+
+
+def _put(entries: dict[str, Entry], changed: Mapping[str, Entry | None]) -> None:
+    """Change entries in place; `None` removes one."""
+    for key, entry in changed.items():
+        if entry is None:
+            entries.pop(key, None)
+        else:
+            entries[key] = entry
 
 
 def _concerned(entries: Entries, diff: _Diff) -> Entries:

@@ -4,7 +4,7 @@ The unit of work is a read. Its messages go straight into the inboxes of their c
 for each; the loop of `receive_all` is the one place of the core that is written for speed first. All that is not a
 message of a joined channel with a handler in its topic's line is left to the slower code below the loop.
 
-The rules (PROTOCOL.md): a reply is matched by its ref alone, and the first one counts. A message with a null join_ref
+The rules: a reply is matched by its ref alone, and the first one counts. A message with a null join_ref
 belongs to the topic's channel. If the topic has no channel, handlers with `unjoined` get it; without such handlers it
 is stale. A message with a join_ref that is not the channel's current one is stale, whatever its event. Stale messages
 are dropped and counted.

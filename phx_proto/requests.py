@@ -1,6 +1,6 @@
 """The requests sent on one connection, and the one table that finds what awaits the reply to each.
 
-A reply is matched by its ref alone, and the first one counts (PROTOCOL.md). It goes to the object that awaits it: a
+A reply is matched by its ref alone, and the first one counts. It goes to the object that awaits it: a
 channel (for its join), a leave, a push, a ping, or the record of a join that was given up.
 """
 

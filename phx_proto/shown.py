@@ -1,8 +1,8 @@
-"""A peer's words as text that can be shown, in an error, a log or a terminal: bounded, escaped, without our secrets.
+"""What a peer sent as text that is safe to show in an error, a log or a terminal: bounded, escaped, without secrets.
 
-What a peer sends may be large, nested deeply, full of control characters, and may repeat what we sent in confidence. So
-no text of this library shows such a value but through this module. Nothing here raises, whatever the value is, and the
-cost is that of the text shown, not that of the value.
+It may be large, nested deeply, full of control characters, and may repeat secrets that were sent to the peer. So every
+text of this library shows such a value through this module. Nothing here raises, whatever the value is, and the cost is
+that of the text shown, not that of the value.
 
 - **Bounded.** No more than `limit` characters, then `…`; no more than `DEEPEST` levels.
 - **Escaped.** What `str.isprintable` refuses is written as Python writes it in a `repr`: control characters of both
@@ -30,7 +30,7 @@ LIMIT: Final = 200
 
 
 def escaped(text: str, limit: int = LIMIT) -> str:
-    r"""Text in one line, without anything that a terminal or a reader of logs could take for more than text.
+    r"""Text in one line, with everything escaped that a terminal or a reader of logs might interpret.
 
     >>> escaped("gone\x1b[2J\nINFO all is well")
     'gone\\x1b[2J\\nINFO all is well'
@@ -48,10 +48,9 @@ def shown(value: Any, limit: int = LIMIT) -> str:
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A frozen value that may hold words of a peer: its `repr` is bounded and escaped, and never raises.
+    """A frozen value that may hold text of a peer: its `repr` is bounded and escaped, and never raises.
 
-    They are not masked, for a record knows no secrets; so what a peer answered is not shown where a record is meant for
-    logs (`_data`).
+    Secrets are not masked, for a record does not know them; so fields with a peer's answer are left out (`_data`).
     """
 
     #: Fields that are data, and not shown.
@@ -69,10 +68,10 @@ def _longest_first(form: str) -> tuple[int, str]:
 
 
 class Secrets:
-    """What was sent in confidence, and text of others without it.
+    """The secrets that were sent, and how they are masked in texts.
 
-    A secret of fewer than `SHORTEST` characters is none: it would be found everywhere. One of fewer than `SURE` is
-    masked where it stands as a word. Of one that is longer than `CUT`, the beginning alone is masked, too.
+    A secret of fewer than `SHORTEST` characters is not masked: it would be found everywhere. One of fewer than `SURE`
+    is masked only as a whole word. Of one that is longer than `CUT`, the beginning alone is masked, too.
 
     Args:
         values: The secrets, as text.
@@ -95,11 +94,11 @@ class Secrets:
         return "Secrets(…)"
 
     def also(self, values: Iterable[str]) -> "Secrets":
-        """These and more."""
+        """These secrets and more."""
         return self.merged(Secrets(values))
 
     def merged(self, *others: "Secrets") -> "Secrets":
-        """These and those of others."""
+        """These secrets and those of others."""
         merged = Secrets()
         merged._forms = sorted({*self._forms}.union(*(other._forms for other in others)), key=_longest_first)
         merged._longest = max(self._longest, *(other._longest for other in others), 0)
@@ -114,7 +113,8 @@ class Secrets:
         text = self._masked(text, limit)
         if text.isprintable():
             return _bounded(text, limit)
-        return _bounded("".join(c if c.isprintable() else _escape(c) for c in text[: limit + 1]), limit)
+        shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: limit + 1])
+        return _bounded("".join(shown), limit)
 
     def shown(self, value: Any, limit: int = LIMIT) -> str:
         """Any value as text, much like its `repr`, without the secrets, escaped, in at most `limit` characters."""
@@ -195,12 +195,12 @@ class Secrets:
 
 _BRACKETS: Final[dict[type[Any], tuple[str, str]]] = {dict: ("{", "}"), list: ("[", "]"), tuple: ("(", ")")}
 
-#: For text of which nothing has to be masked.
+#: For text in which nothing has to be masked.
 NO_SECRETS: Final = Secrets()
 
 
 def secrets_in(value: Any) -> Iterator[str]:
-    """The texts within params, which are all taken to be secret: any JSON value, nested or not."""
+    """The texts and numbers within params, at any depth: all of them are taken to be secret."""
     waiting = [(value, 0)]
     while waiting:
         value, depth = waiting.pop()
@@ -221,7 +221,7 @@ def secrets_in(value: Any) -> Iterator[str]:
 
 
 def secrets_in_headers(headers: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Those of headers that are sent: whole values, and credentials and cookies of their own."""
+    """The secrets in headers that are sent: whole values, and credentials and cookies by themselves."""
     for name, value in headers:
         name = name.lower()
         if name in _PUBLIC_HEADERS:
@@ -237,7 +237,7 @@ def secrets_in_headers(headers: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def secrets_in_url(url: str) -> Iterator[str]:
-    """Those of a URL, a proxy's or a server's: user, password and the values of the query."""
+    """The secrets in a URL, a proxy's or a server's: user, password and the values of the query."""
     try:
         parts = urlsplit(url)
         found = [parts.username or "", parts.password or "", parts.netloc.rpartition("@")[0]]
@@ -265,7 +265,7 @@ def _basic(credentials: str) -> Iterator[str]:
 
 
 def _forms(value: str) -> Iterator[str]:
-    """How a secret may come back."""
+    """The forms in which a peer may repeat a secret."""
     raw = value.encode("utf-8", "surrogatepass")
     yield value
     for encoded in (quote(raw, safe=""), quote(raw, safe="/"), quote(raw, safe="").replace("%20", "+")):
@@ -300,12 +300,8 @@ def _in_word(text: str, at: int) -> bool:
     return 0 <= at < len(text) and text[at].isalnum()
 
 
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode()
-
-
 def _own_words(value: object) -> str:
-    """The `repr` of what is no JSON value, or a short name for it where that fails or is no text."""
+    """The `repr` of a value that is not JSON, or a short name for it where that fails."""
     try:
         return str(repr(value))
     except Exception:  # whatever its code raises, RecursionError included

@@ -1,7 +1,7 @@
 """The sockets of a client, and which topic is on which: a client begins with one socket, and opens more if needed.
 
 Since 1.8.9 Phoenix limits the topics on a socket (`max_channels_per_transport`, 100 by default) and refuses the next
-join with `{"reason": "too many channels joined"}` (PROTOCOL.md). That refusal is not shown to the application. It shows
+join with `{"reason": "too many channels joined"}`. That refusal is not shown to the application. It shows
 the connection's limit: the topics that are joined on it, and those whose leave has not ended. The join is sent on
 another socket, an open one that has room or a new one, and so is every join that still waits for its turn on the full
 one. A socket without a topic is closed after a moment, except the first. Otherwise a topic stays on its socket.

@@ -1,16 +1,16 @@
 """Long polling on the server's side: HTTP requests in, their answers out, between a client and its `ServerProtocol`.
 
 Theory of operation. On a real server (`Phoenix.Transports.LongPoll`) a session is a process with a mailbox, and each
-HTTP request is a process that asks it something and waits so long. That decides what a client sees:
+HTTP request is a process that sends it a message and waits for the answer. That decides what a client sees:
 
-- A request is first let in: the session has to take notice within `patience`. One that is busy with a join, or is gone,
-  does not, and the request is treated like one without a session: a GET opens a new one, a POST is told 410.
+- A request is first accepted: the session has to confirm it within `patience`. A session that is busy with a join, or
+  has ended, does not, and the request is treated like one without a session: a GET opens a new one, a POST gets 410.
 - A POST hands over its messages one by one. The next goes when the one before was handled; one that is not handled
   within the `window` ends the POST with 408, and it may still be handled later.
 - A poll is answered when there are messages, with all of them; after the `window` with none. A later poll takes the
   messages from one that still waits.
-- A session ends when the last poll began longer ago than one and a half windows, which is looked at each one and a half
-  windows. A message that kills the socket kills the session, and nobody is told: its POST runs into 408.
+- A session ends when its last poll began more than one and a half windows ago, which is checked every one and a half
+  windows. A message that crashes the socket ends the session without a word to the client: its POST gets 408.
 
 `Polls` has the sessions of one mount. It decides nothing about the application: a GET without a session is an opening,
 which the adapter answers with `open`, `refuse` or `crash`.
@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ..timers import Timer, Timers
+from ..timers import NO_TIMER, Timer, Timers
 
 #: Messages of one POST that are handled; the rest is dropped.
 LARGEST_BATCH: Final = 100
@@ -77,7 +77,7 @@ class PollAnswer(msgspec.Struct, frozen=True):
 class _Step(enum.Enum):
     """What a request asks of its session."""
 
-    LET_IN = "to be taken notice of"
+    LET_IN = "to be accepted"
     DISPATCH = "to have its next message handled"
     FLUSH = "to be given the messages"
 
@@ -88,19 +88,19 @@ class _Waiting:
 
     Attributes:
         frames: Of a POST: those that are not handed over yet.
-        timer: When it waits no longer; `None` once it was answered.
+        timer: When it waits no longer; pending until it is answered.
     """
 
     request: PollRequest
     frames: deque[str | bytes]
-    timer: Timer | None = None
+    timer: Timer = NO_TIMER
 
 
 class PollSession:
     """One session, in front of one `ServerProtocol`. Made by `Polls.open`.
 
     Attributes:
-        token: Opens the session to whoever has it. Secret.
+        token: Gives access to the session. Secret.
         buffered: Bytes, or characters, that wait for a poll.
         over: Nothing is handled any more.
     """
@@ -115,7 +115,7 @@ class PollSession:
         self._poll: _Waiting | None = None  # that waits for messages
         self._buffer: list[str | bytes] = []
         self._polled_at = now
-        self._look_again(now)
+        polls.timers.at(now + 1.5 * polls.window, self._look)
 
     def __repr__(self) -> str:
         return f"PollSession({'over' if self.over else 'alive'}, {self.buffered} bytes)"
@@ -142,7 +142,7 @@ class PollSession:
         if self.over:
             return None
         handled, self._handled = self._handled, None
-        if handled is not None and handled.timer is not None:
+        if handled is not None and handled.timer.pending:
             if handled.frames:
                 self._wait(_Step.DISPATCH, handled, now)
             else:
@@ -152,7 +152,7 @@ class PollSession:
             if step is _Step.DISPATCH:
                 self._handled = waiting
                 return waiting.frames.popleft()
-            if waiting.timer is None:
+            if not waiting.timer.pending:
                 continue
             if step is _Step.LET_IN:
                 self._wait(_Step.DISPATCH if waiting.frames else _Step.FLUSH, waiting, now)
@@ -163,7 +163,7 @@ class PollSession:
         return None
 
     def end(self) -> None:
-        """The socket is over; who waits is not told."""
+        """The socket is over; requests that wait are not answered."""
         self.over = True
         self._buffer.clear()
         self.buffered = 0
@@ -177,13 +177,13 @@ class PollSession:
     def forget(self, request: PollRequest) -> None:
         """The connection of a poll is gone: what comes is kept for the next one."""
         if self._poll is not None and self._poll.request is request:
-            self._done(self._poll)
+            self._poll.timer.cancel()
             self._poll = None
 
     # ---- private ----------------------------------------------------------------------------------------------------
 
     def _wait(self, step: _Step, waiting: _Waiting, now: float) -> None:
-        self._done(waiting)
+        waiting.timer.cancel()
         seconds = self._polls.patience if step is _Step.LET_IN else self._polls.window
         late: dict[_Step, Callable[[_Waiting], None]] = {
             _Step.LET_IN: self._not_let_in,
@@ -194,7 +194,6 @@ class PollSession:
         self._mail.append((step, waiting))
 
     def _not_let_in(self, waiting: _Waiting) -> None:
-        self._done(waiting)
         self._mail.remove((_Step.LET_IN, waiting))
         self._polls.without_session(waiting.request)
 
@@ -215,34 +214,26 @@ class PollSession:
         try:
             texts = [frame if isinstance(frame, str) else frame.decode() for frame in frames]
         except UnicodeDecodeError:  # bytes were never meant to come this way; a real server loses them, too
-            self._done(waiting)
+            waiting.timer.cancel()
             self._polls.crash(waiting.request)
             return
         self._answer(waiting, {"status": 200, "token": self.token, "messages": texts})
 
     def _answer(self, waiting: _Waiting, body: dict[str, Any]) -> None:
-        self._done(waiting)
+        waiting.timer.cancel()
         self._polls.answer(waiting.request, 200, body)
-
-    def _done(self, waiting: _Waiting) -> None:
-        if waiting.timer is not None:
-            waiting.timer.cancel()
-            waiting.timer = None
-
-    def _look_again(self, now: float) -> None:
-        self._polls.timers.at(now + 1.5 * self._polls.window, self._look)
 
     def _look(self, now: float) -> None:
         """See whether the client still polls."""
+        polls = self._polls
         if self.over:
-            self._polls.timers.at(now + _REMEMBERED * self._polls.window, self._forgotten)
-        elif now - self._polled_at > 1.5 * self._polls.window:
-            self._polls.expired.append(self)
-            self._look_again(now)
-        else:
-            self._look_again(now)
+            polls.timers.at(now + _REMEMBERED * polls.window, self._forget)
+            return
+        if now - self._polled_at > 1.5 * polls.window:
+            polls.expired.append(self)
+        polls.timers.at(now + 1.5 * polls.window, self._look)
 
-    def _forgotten(self, now: float) -> None:
+    def _forget(self, now: float) -> None:
         del self._polls.sessions[self.token]
 
 
@@ -251,7 +242,7 @@ class Polls:
 
     Args:
         window: Seconds that a poll waits for messages, and a message of a POST to be handled (`window_ms`).
-        patience: Seconds that a session has to take notice of a request (`pubsub_timeout_ms`).
+        patience: Seconds that a session has to accept a request (`pubsub_timeout_ms`).
 
     Attributes:
         sessions: By their tokens, those that ended lately too.
@@ -288,7 +279,7 @@ class Polls:
         return session
 
     def open(self, request: PollRequest, token: str, now: float) -> PollSession:
-        """The application takes a client.
+        """The application accepts a client.
 
         Args:
             request: The opening.
@@ -300,17 +291,17 @@ class Polls:
         return session
 
     def refuse(self, request: PollRequest) -> None:
-        """It does not; a client gets no other status than 403 for it."""
+        """The application refuses the client, which gets status 403 whatever the reason."""
         self.answer(request, 200, {"status": 403})
 
     def crash(self, request: PollRequest) -> None:
-        """It failed."""
+        """The application failed: HTTP 500."""
         self.answer(request, 500, {"errors": {"detail": "Internal Server Error"}})
 
     # ---- for sessions -----------------------------------------------------------------------------------------------
 
     def without_session(self, request: PollRequest) -> None:
-        """There is no session for it, or none that takes notice."""
+        """There is no session for it, or none that accepts it."""
         if request.method == "GET":
             self.openings.append(request)
         else:

@@ -41,6 +41,13 @@ def test_the_links_of_a_file_that_is_no_page_lead_somewhere(path: Path) -> None:
     assert not absent
 
 
+def test_a_page_that_the_source_names_is_there() -> None:
+    sources = [path.read_text("utf-8") for path in ROOT.glob("phx_*/**/*.py")]
+    named = set(re.findall(r"[\w/-]+\.md\b", "\n".join(sources)))
+    assert "docs/connecting.md" in named
+    assert [page for page in sorted(named) if not (ROOT / page).exists()] == []
+
+
 def test_the_picture_of_the_demo_loads_nothing() -> None:
     picture = (DOCS / "demo.svg").read_text("utf-8")
     assert "Nothing was lost" in picture.replace("&#160;", " ")
