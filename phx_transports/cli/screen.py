@@ -5,7 +5,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from phx_proto import ChannelState, SocketState
 from phx_proto.shown import escaped
@@ -39,17 +39,8 @@ class Frame:
     rows: tuple[Row, ...]
 
 
-class Screen(Protocol):
-    """Where the demo is shown."""
-
-    def show(self, frame: Frame) -> None:
-        """How things are; called some times a second."""
-
-    def note(self, elapsed: float, text: str, *, trouble: bool = False) -> None:
-        """Something worth a line happened."""
-
-    def tell(self, lines: list[str]) -> None:
-        """The last words."""
+#: Where the demo is shown: how things are some times a second, what is worth a line, and the last words.
+Screen: TypeAlias = "PlainScreen | LiveScreen"
 
 
 @contextlib.contextmanager

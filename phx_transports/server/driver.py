@@ -35,11 +35,8 @@ T = TypeVar("T")
 ChannelEvent: TypeAlias = JoinRequested | MessageIn | BroadcastOut | ChannelTerminated
 
 
-class ChannelEvents(Protocol):
-    """Takes what the core says of one join."""
-
-    def put(self, event: ChannelEvent, /) -> None:
-        """Handle it after those before it; never in this call."""
+#: Takes what the core says of one join, to handle it after what came before; never in the call.
+Put: TypeAlias = Callable[[ChannelEvent], None]
 
 
 class SocketWire(Protocol):
@@ -64,13 +61,13 @@ class SocketDriver:
         options: ServerOptions,
         *,
         topics: tuple[str, ...],
-        begin_join: "Callable[[SocketDriver, JoinRequested], ChannelEvents]",
+        begin_join: "Callable[[SocketDriver, JoinRequested], Put]",
     ) -> None:
         self.socket = socket
         self.serializer = serializer
         self._wire = wire
         self._begin_join = begin_join
-        self._channels: dict[ChannelHandle, ChannelEvents] = {}
+        self._channels: dict[ChannelHandle, Put] = {}
         self._loop = asyncio.get_running_loop()
         self._alarm = Alarm(self._loop.call_at, self._due)
         self.protocol = ServerProtocol(serializer, topics, options=options, last_words=True, now=self._loop.time())
@@ -93,6 +90,7 @@ class SocketDriver:
     # ---- from the application ----------------------------------------------------------------------------------------
 
     def fastlane(self, topic: str, frame: str | bytes, /) -> None:
+        """Send a frame to the client if it has the topic joined; waits for nobody, and does not raise."""
         self.step(self.protocol.fastlane, topic, frame)
 
     def disconnect(self) -> None:
@@ -125,12 +123,12 @@ class SocketDriver:
         for event in protocol.events():
             match event:
                 case JoinRequested(channel):
-                    events = self._channels[channel] = self._begin_join(self, event)
-                    events.put(event)
+                    put = self._channels[channel] = self._begin_join(self, event)
+                    put(event)
                 case MessageIn(channel) | BroadcastOut(channel):
-                    self._channels[channel].put(event)
+                    self._channels[channel](event)
                 case ChannelTerminated(channel):
-                    self._channels.pop(channel).put(event)
+                    self._channels.pop(channel)(event)
                     self._send()  # the end of one that has no last words
                 case SocketClosed():
                     self.socket.ended = event

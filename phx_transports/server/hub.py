@@ -3,16 +3,7 @@
 from collections.abc import Collection
 from typing import Any, Protocol
 
-from phx_proto.formats import ServerSerializer
-
-
-class Subscriber(Protocol):
-    """One socket, as far as broadcasts go. It has a topic joined once at most."""
-
-    @property
-    def serializer(self) -> ServerSerializer: ...
-    def fastlane(self, topic: str, frame: str | bytes, /) -> None:
-        """Send a frame to the client if it has the topic joined. Must not wait for the client, nor raise."""
+from .driver import SocketDriver
 
 
 class Join(Protocol):
@@ -28,13 +19,13 @@ class Hub:
     """The subscribers by topic, in the order in which they joined."""
 
     def __init__(self) -> None:
-        self._subscribers: dict[str, dict[Subscriber, Join]] = {}
+        self._subscribers: dict[str, dict[SocketDriver, Join]] = {}
 
-    def subscribe(self, topic: str, subscriber: Subscriber, join: Join) -> None:
+    def subscribe(self, topic: str, subscriber: SocketDriver, join: Join) -> None:
         """From here on the subscriber gets what is broadcast on the topic, until this join of it, or a later, ends."""
         self._subscribers.setdefault(topic, {})[subscriber] = join
 
-    def unsubscribe(self, topic: str, subscriber: Subscriber, join: Join) -> None:
+    def unsubscribe(self, topic: str, subscriber: SocketDriver, join: Join) -> None:
         """No more; nothing happens if it never did, or does for a later join."""
         subscribers = self._subscribers.get(topic, {})
         if subscribers.get(subscriber) is join:
@@ -42,9 +33,9 @@ class Hub:
             if not subscribers:
                 del self._subscribers[topic]
 
-    def broadcast(self, topic: str, event: str, payload: Any, *, but: Subscriber | None = None) -> None:
+    def broadcast(self, topic: str, event: str, payload: Any, *, but: SocketDriver | None = None) -> None:
         """Send to every socket that has joined the topic, but one. After a `LocalError` it was sent to none."""
-        receivers: list[Subscriber] = []
+        receivers: list[SocketDriver] = []
         intercepting: list[Join] = []
         for subscriber, join in self._subscribers.get(topic, {}).items():
             if subscriber is but:

@@ -261,7 +261,7 @@ class RunningServer:
             wire,
             options,
             topics=tuple(self._context.definitions),
-            begin_join=partial(ChannelRunner, self._context),
+            begin_join=lambda driver, request: ChannelRunner(self._context, driver, request).put,
         )
 
     def _client(self, connection: ServerWire) -> _Client:

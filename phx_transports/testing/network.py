@@ -16,20 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from phx_proto.commands import (
-    AbortTransport,
-    CloseTransport,
-    Command,
-    OpenTransport,
-    PauseReading,
-    PauseSending,
-    Resolve,
-    ResumeReading,
-    ResumeSending,
-    SendBinary,
-    SendRequest,
-    SendText,
-)
+from phx_proto import commands
 from phx_proto.formats import Request, ServerSerializer
 from phx_proto.link import Link
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_JOIN, PHX_LEAVE
@@ -100,34 +87,34 @@ class Network:
 
     # ---- from the client ---------------------------------------------------------------------------------------------
 
-    def perform(self, command: Command, client: PeerClient[Any]) -> None:
+    def perform(self, command: commands.Command, client: PeerClient[Any]) -> None:
         with self.lock:
             match command:
-                case OpenTransport():
+                case commands.OpenTransport():
                     self._attempted(command, client)
-                case SendText(link=link, data=data) | SendBinary(link=link, data=data):
+                case commands.SendText(link=link, data=data) | commands.SendBinary(link=link, data=data):
                     self._received(self._of(link), data)
-                case CloseTransport(link=link, code=code, reason=reason):
+                case commands.CloseTransport(link=link, code=code, reason=reason):
                     connection = self._of(link)
                     connection.close_code = code
                     self.end(connection, code, reason, f"closes the connection with {code}", Side.CLIENT)
-                case AbortTransport(link=link):
+                case commands.AbortTransport(link=link):
                     self._dropped(self._of(link))
-                case PauseReading(link=link):
+                case commands.PauseReading(link=link):
                     self._of(link).paused = True
                     self.say(Side.CLIENT, "stops reading")
-                case ResumeReading(link=link):
+                case commands.ResumeReading(link=link):
                     self._of(link).paused = False
                     self.say(Side.CLIENT, "reads on")
-                case Resolve():
+                case commands.Resolve():
                     words = f"A callable that gives params or a token raised, or did not return. {_NOBODY_MOVES_IT}"
                     self.watch(client, "there are no params, or no token", lambda: [words])
                     client.resolve(command)
-                case SendRequest() | PauseSending() | ResumeSending():
+                case commands.SendRequest() | commands.PauseSending() | commands.ResumeSending():
                     raise AssertionError("a peer speaks WebSocket, and no long polling")
         client.soon(self.settle)
 
-    def _attempted(self, command: OpenTransport, client: PeerClient[Any]) -> None:
+    def _attempted(self, command: commands.OpenTransport, client: PeerClient[Any]) -> None:
         connection = Connection(client, command, self._serializer)
         self.connections.append(connection)
         self.say(Side.CLIENT, f"connects to {connection}")
