@@ -8,7 +8,7 @@ put into the response afterwards.
 import binascii
 import re
 from base64 import b64decode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
@@ -86,7 +86,23 @@ def take_offer(headers: Headers, supported: Sequence[str] = (), *, auth_token: b
 
 def read_params(query: str) -> dict[str, Any]:
     """The params of a URL as Plug reads them: `a=1`, `a[b]=1`, `a[]=1`; the last one wins."""
-    return _nested(parse_qsl(query, keep_blank_values=True, errors="replace"))
+    params: dict[str, Any] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True, errors="replace"):
+        found = _NAME.fullmatch(name)
+        keys = [found["root"], *re.findall(r"[^\[\]]+", found["path"])] if found else [name]
+        place = params
+        for key, _ in pairwise(keys):
+            if not isinstance(place.get(key), dict):
+                place[key] = {}
+            place = place[key]
+        last = keys[-1]
+        if not (found and found["list"]):
+            place[last] = text
+        elif isinstance(place.get(last), list):
+            place[last].append(text)
+        else:
+            place[last] = [text]
+    return params
 
 
 def refusal(refused: RefuseConnect, offer: Offer = NO_OFFER) -> Response:
@@ -187,23 +203,3 @@ def _decoded(token: str) -> str:
         return b64decode(token + "=" * (-len(token) % 4), validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         raise BadToken from None
-
-
-def _nested(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    params: dict[str, Any] = {}
-    for name, text in pairs:
-        found = _NAME.fullmatch(name)
-        keys = [found["root"], *re.findall(r"[^\[\]]+", found["path"])] if found else [name]
-        place = params
-        for key, _ in pairwise(keys):
-            if not isinstance(place.get(key), dict):
-                place[key] = {}
-            place = place[key]
-        last = keys[-1]
-        if not (found and found["list"]):
-            place[last] = text
-        elif isinstance(place.get(last), list):
-            place[last].append(text)
-        else:
-            place[last] = [text]
-    return params

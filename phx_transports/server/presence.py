@@ -9,7 +9,7 @@ state is pushed where the application wants it to be: after `track`, as above, i
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 from phx_proto.presence import PRESENCE_DIFF, PRESENCE_STATE, Entry
 from phx_proto.server.tracker import Diff, Tracker
@@ -79,7 +79,7 @@ class ChannelPresence:
         self._ended = True
         self.untrack()
 
-    def _change(self, change: "_Change", key: str, meta: Any) -> str:
+    def _change(self, change: Callable[..., tuple[str, Diff]], key: str, meta: Any) -> str:
         if self._ended:
             return ""
         ref, diff = change(self._topic, self, key, meta)
@@ -88,6 +88,3 @@ class ChannelPresence:
 
     def _tell(self, diff: Diff) -> None:
         self._hub.broadcast(self._topic, PRESENCE_DIFF, diff)
-
-
-_Change: TypeAlias = Callable[[str, ChannelPresence, str, Any], tuple[str, Diff]]

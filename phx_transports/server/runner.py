@@ -180,7 +180,7 @@ class ChannelRunner:
         if self._over:
             work.close()
             return
-        task = asyncio.create_task(self._run_spawned(work))
+        task = asyncio.create_task(self._guarded("spawn", lambda: work))
         self._spawned.add(task)
         task.add_done_callback(self._spawned.discard)
         task.add_done_callback(lambda _: work.close())  # it may not have begun
@@ -295,18 +295,15 @@ class ChannelRunner:
         if self._spawned:
             await asyncio.wait(self._spawned)
 
-    async def _run_spawned(self, work: Coroutine[Any, Any, None]) -> None:
-        await self._guarded("spawn", lambda: work)
-
     def _crash(self, call: str, error: BaseException) -> None:
         self._report(call, error)
         self._driver.step(self._driver.protocol.crash, self._handle)
 
     def _report(self, call: str, error: BaseException, event: str | None = None) -> None:
-        self._context.report(call, error, self._handle.topic, event, secrets=self._secrets)
+        def secrets() -> Secrets:
+            return self._driver.socket.secrets().also(secrets_in(self._params))
 
-    def _secrets(self) -> Secrets:
-        return self._driver.socket.secrets().also(secrets_in(self._params))
+        self._context.report(call, error, self._handle.topic, event, secrets=secrets)
 
 
 #: After these ends nothing of a channel reaches its client.

@@ -109,8 +109,8 @@ class Connection:
         self.under_way: deque[Callable[[float], None]] = deque()
 
     def __str__(self) -> str:
-        named = {name: "…" if _secret_param(name) else value for name, value in self.params.items()}
-        shown = "&".join(f"{name}={value}" for name, value in named.items())
+        secret = {name for name in self.params if any(map(is_secret, re.split(r"[\[\]]+", name)))}
+        shown = "&".join(f"{name}={'…' if name in secret else value}" for name, value in self.params.items())
         return f"{self.url} (vsn {self.serializer.vsn}){f' with {shown}' if shown else ''}"
 
     def over(self) -> None:
@@ -133,7 +133,3 @@ def server_frame(serializer: ServerSerializer, join_ref: Any, topic: str, event:
 
 
 _CLIENTS: Final[Mapping[type, Serializer]] = {V1Server: V1(), V2Server: V2()}
-
-
-def _secret_param(name: str) -> bool:
-    return any(map(is_secret, re.split(r"[\[\]]+", name)))
