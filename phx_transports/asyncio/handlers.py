@@ -55,11 +55,9 @@ class Runner(Host):
         self._pool: WorkerPool[DeliveryQueue] = WorkerPool(self._drain)
 
     def add(self, queues: list[DeliveryQueue]) -> None:
-        """These queues want a worker."""
         self._pool.add(queues)
 
     def handled(self, deliveries: Sequence[Delivery]) -> None:
-        """These are done with."""
         self.release(deliveries)
         if not self._told:
             self._told = True
@@ -86,7 +84,6 @@ class Runner(Host):
             await asyncio.wait(batches)
 
     def call_soon(self, call: Callable[[], None]) -> None:
-        """Have something called in the loop's next turn."""
         asyncio.get_running_loop().call_soon(call)
 
     def submit(self, executor: Executor, batch: Batch, ended: Callable[[Outcome], None]) -> None:

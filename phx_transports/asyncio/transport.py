@@ -20,11 +20,11 @@ from phx_proto.commands import (
     SendRequest,
     SendText,
 )
-from phx_proto.errors import ConnectError, HandshakeRefused
+from phx_proto.errors import ConnectError
 from phx_proto.link import Link
 
 from ..client.driver import Driver
-from ..client.transport import CommandTransport
+from ..client.transport import CommandTransport, LinkProgress
 from ..websocket.options import AsyncFactory, NetworkOptions
 from .connection import Connection, open_connection
 from .polling import Requests
@@ -182,26 +182,20 @@ async def resolve(command: Resolve, driver: Driver) -> None:
         driver.step(partial(driver.proto.resolved, command.request, value))
 
 
-class _Receiver:
+class _Receiver(LinkProgress):
     """Tells what the connection of one link sees."""
 
-    __slots__ = ("_link", "_transport")
+    __slots__ = ("_transport",)
 
     def __init__(self, transport: Transport, link: Link) -> None:
+        super().__init__(link, transport.step)
         self._transport = transport
-        self._link = link
-
-    def waits(self, missing: str) -> None:
-        self._link.waits(missing)
-
-    def refusing(self, refusal: HandshakeRefused) -> None:
-        self._transport.step(partial(self._link.refusing, refusal))
 
     def frames(self, frames: list[str | bytes]) -> None:
-        self._transport.step(partial(self._link.receive_all, frames))
+        self._step(partial(self._link.receive_all, frames))
 
     def progress(self) -> None:
-        self._transport.step(self._link.progressed)
+        self._step(self._link.progressed)
 
     def closed(self, code: int | None, reason: str) -> None:
         self._transport.closed(self._link, code, reason)

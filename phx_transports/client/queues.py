@@ -116,7 +116,6 @@ class MessageQueue(Queue[T]):
         self._claims: deque[Delivery | None] = deque()  # of each item that waits; `None` where it does not count
 
     def open(self, wake: Callable[[], object] = _nobody) -> None:
-        """Take what comes from here on; whoever waits for it is told by `wake`."""
         super().open(wake)
         self.ended = self._channel.state is ChannelState.CLOSED
         self._counted = True
@@ -124,14 +123,12 @@ class MessageQueue(Queue[T]):
         self._session.readers.add(self)
 
     def close(self) -> None:
-        """Take nothing any more, and drop what waits."""
         self._channel.detach(self._tap)
         self._session.readers.discard(self)
         self.release()
         super().close()
 
     def take(self) -> T:
-        """The next item; there must be one."""
         item, delivery = self.waiting.popleft(), self._claims.popleft()
         if delivery is not None:
             self._on_handled([delivery])
@@ -185,13 +182,11 @@ class EventQueue(Queue[Event]):
         self._session = session
 
     def open(self, wake: Callable[[], object] = _nobody) -> None:
-        """Take what comes from here on; whoever waits for it is told by `wake`."""
         super().open(wake)
         self.ended = self._session.closed
         self._session.listeners.append(self._put)
 
     def close(self) -> None:
-        """Take nothing any more, and drop what waits."""
         self._session.listeners.remove(self._put)
         super().close()
 

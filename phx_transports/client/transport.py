@@ -142,11 +142,9 @@ class LinkProgress:
         self._step = step
 
     def waits(self, missing: str) -> None:
-        """See `Link.waits`."""
         self._link.waits(missing)
 
     def refusing(self, refusal: HandshakeRefused) -> None:
-        """See `Link.refusing`."""
         self._step(lambda now: self._link.refusing(refusal, now))
 
 

@@ -53,7 +53,6 @@ class Connection(WebSocket):
         stream.sock.setblocking(False)
 
     def fileno(self) -> int:
-        """For selectors."""
         return self._stream.sock.fileno()
 
     @property

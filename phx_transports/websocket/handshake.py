@@ -105,9 +105,7 @@ class Handshake:
         lines = [f"{name}: {value}" for name, value in outcome.fields if name in _LIBRARYS_FIELDS]
         self.protocol.receive_data("\r\n".join(("HTTP/1.1 101 Upgraded", *lines, "", "")).encode("latin-1"))
         if self.protocol.handshake_exc is not None:  # its text may show a token that the server echoed
-            raise _handshake_error(
-                self.protocol.handshake_exc, place_of(self.address.host, self.address.port)
-            ) from None
+            raise _handshake_error(self.protocol.handshake_exc, self.place) from None
         self.protocol.events_received()  # the answer
         return outcome.rest
 

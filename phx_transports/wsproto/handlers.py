@@ -32,6 +32,7 @@ class Runner:
 
     Attributes:
         closed: Whether no handler is begun any more.
+        at_work: Whether this is called from within a handler.
         looked_at: When the socket was looked at last.
     """
 
@@ -52,7 +53,7 @@ class Runner:
         self._on_error = on_error
         self._on_exit = on_exit
         self._runnable: deque[DeliveryQueue] = deque()
-        self._at_work = False
+        self.at_work = False
         self._enough: Callable[[], bool] = _never  # whether who lets them work waits no longer
         self._deadline = inf  # of that wait
         self._release = proto.release
@@ -66,11 +67,6 @@ class Runner:
         """Never called: handlers with an executor are refused."""
 
     @property
-    def at_work(self) -> bool:
-        """Whether this is called from within a handler."""
-        return self._at_work
-
-    @property
     def waiting(self) -> bool:
         """Whether there are messages whose handlers are to be called."""
         return bool(self._runnable) and not self.closed
@@ -82,16 +78,16 @@ class Runner:
             enough: Asked when the socket was looked at: whether to stop, for what is waited for has come.
             deadline: When to stop at the latest: messages may come faster than they are handled.
         """
-        if self._at_work or self.closed or not self._runnable:
+        if self.at_work or self.closed or not self._runnable:
             return False
-        self._at_work = True
+        self.at_work = True
         self._enough, self._deadline = enough or _never, deadline
         self.looked_at = self._now()
         try:
             while self.waiting and self._drain(self._runnable.popleft()):
                 pass
         finally:
-            self._at_work = False
+            self.at_work = False
             self.report()
         return True
 

@@ -69,13 +69,14 @@ class Machine:
             for no limit.
 
     Attributes:
+        max_size: As given.
         held: Links for which senders should wait: much is queued in the core.
     """
 
     def __init__(self, proto: ClientProtocol, *, max_size: int | None = MAX_SIZE) -> None:
         self.held: set[Link] = set()
         self._proto = proto
-        self._max_size = max_size
+        self.max_size = max_size
         self._streams: dict[Link, Stream] = {}
         self._polls: dict[Link, list[PollStream]] = {}
         self._new: list[Stream] = []
@@ -130,11 +131,6 @@ class Machine:
         stream = PollStream(command, self)
         streams.append(stream)
         self._new.append(stream)
-
-    @property
-    def max_size(self) -> int | None:
-        """The largest message to receive, in bytes."""
-        return self._max_size
 
 
 class StreamState(enum.Enum):
@@ -363,7 +359,6 @@ class PollStream(Stream):
 
     @property
     def open(self) -> bool:
-        """Whether it is connected."""
         return self._http is not None
 
     @property
@@ -379,7 +374,6 @@ class PollStream(Stream):
         return True
 
     def connected(self, now: float) -> None:
-        """The stream is open, TLS included; the request is to be written."""
         if self.state is not StreamState.WANTED:
             return
         try:
@@ -390,18 +384,15 @@ class PollStream(Stream):
             self._first.exchange.failed(error, now)
 
     def failed(self, error: ConnectError, now: float) -> None:
-        """The stream could not be opened, or broke."""
         if self.state is StreamState.WANTED:
             self._drop()
             (self._first.exchange if self._http is None else self._http).failed(error, now)
 
     def receive_data(self, data: bytes, now: float) -> None:
-        """A read brought this."""
         if data:
             self._take(data, now)
 
     def receive_eof(self, now: float) -> None:
-        """The peer has ended the stream."""
         self._take(b"", now)
 
     def _take(self, data: bytes, now: float) -> None:
