@@ -9,10 +9,6 @@ from .interfaces import Timer
 class Alarm:
     """Calls when a deadline has passed.
 
-    Args:
-        call_at: Has something called at a time of the client's clock.
-        on_due: What is called, with the deadline.
-
     Attributes:
         armed: The deadline, by that clock; `math.inf` for none.
     """

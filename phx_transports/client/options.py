@@ -9,14 +9,7 @@ from .reports import OnHandlerError, log_handler_error
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:
-    """How a client runs its handlers, and how it ends.
-
-    Attributes:
-        executor: For handlers that have none of their own; `None` for what the adapter does without one.
-        on_handler_error: Told what a handler raised.
-        fail_fast: Whether that ends the client.
-        drain_timeout: Seconds that closing may take.
-    """
+    """How a client runs its handlers, and how it ends; see `connect` for each."""
 
     executor: Executor | None = None
     on_handler_error: OnHandlerError = log_handler_error

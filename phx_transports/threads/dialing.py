@@ -27,11 +27,7 @@ READ: Final = 2**17
 
 
 class Attempt:
-    """An attempt to connect, which another thread may give up.
-
-    Args:
-        progress: Told how far it has come.
-    """
+    """An attempt to connect, which another thread may give up."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress

@@ -29,10 +29,8 @@ class WorkerPool:
     """A number of threads.
 
     Args:
-        name: The threads'.
         on_error: Told what a piece of work raised; must not raise.
         on_last: Called by whoever took the last piece of work that waited, before it is begun; must not raise.
-        limit: The largest number of threads.
     """
 
     def __init__(

@@ -149,13 +149,7 @@ def _fields(response: h11.Response | h11.InformationalResponse) -> list[tuple[st
 
 
 def inflated(body: bytes, encoding: str, limit: int) -> bytes:
-    """A body as it is to be read, also where it was cut; servers compress without being asked.
-
-    Args:
-        body: As it came.
-        encoding: Of its head, if any.
-        limit: The largest in bytes; 0 for none.
-    """
+    """A body as it is to be read, `limit` bytes at most (0: all), also where it was cut; servers compress unasked."""
     for bits in _WINDOW_BITS.get(encoding.strip().lower(), ()):
         with contextlib.suppress(zlib.error):
             return zlib.decompressobj(wbits=bits).decompress(body, limit)

@@ -270,12 +270,7 @@ class Assembler:
 
 
 def too_many(fragments: int, size: int) -> bool:
-    """Whether a message that has come so far is in too many fragments.
-
-    Args:
-        fragments: How many.
-        size: The bytes in them.
-    """
+    """Whether a message that has come so far is in too many fragments."""
     return fragments > FRAGMENTS + size // _FRAGMENT
 
 

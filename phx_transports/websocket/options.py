@@ -23,15 +23,7 @@ F = TypeVar("F")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkOptions(Generic[F]):
-    """How a client's connections are opened.
-
-    Attributes:
-        ssl: For `wss://`; by default the system's certificates are trusted and the host's name is verified.
-        proxy: A proxy's URL, `None` for none, `True` for what the environment says.
-        max_size: The largest message to receive, in bytes; `None` for no limit.
-        compression: `"deflate"` to offer permessage-deflate.
-        factory: Makes the TCP connection instead, from host and port.
-    """
+    """How a client's connections are opened; see `connect` for each."""
 
     ssl: SSLContext | None = None
     proxy: str | Literal[True] | None = True

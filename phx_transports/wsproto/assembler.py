@@ -21,9 +21,7 @@ class Assembler:
     """One connection's messages.
 
     Args:
-        connection: Open.
         answers: Where what is to be sent in answer is put.
-        max_size: The largest message, in bytes of its payload; `None` for no limit.
 
     Attributes:
         ending: Once the connection is over: the code of the peer's close frame (1005 if that was empty) and its reason;
