@@ -12,11 +12,11 @@ from typing import Generic, TypeVar, cast
 from websockets.proxy import Proxy
 from websockets.uri import WebSocketURI
 
-from ..websocket.dialing import checked_socket, factory_failed
+from ..websocket.dialing import check_socket, factory_told
 from ..websocket.errors import told
 from ..websocket.handshake import Progress
 from ..websocket.options import AsyncFactory, NetworkOptions
-from ..websocket.proxies import Tunnel, is_socks, named, proxy_for, socks, socks_error
+from ..websocket.proxies import Tunnel, is_socks, proxy_for, socks
 from ..websocket.reaching import (
     Info,
     Race,
@@ -25,7 +25,6 @@ from ..websocket.reaching import (
     missing_answer,
     missing_name,
     missing_tcp,
-    place_of,
     tls_name,
 )
 
@@ -107,7 +106,9 @@ async def dial(
         transport.resume_reading()
         return transport
     if network.factory is not None:
-        sock = await _made_by(network.factory, address)
+        with factory_told():
+            sock = await network.factory(host, port)
+        check_socket(sock)
     elif proxy is None:
         sock = await _connected(host, port, progress)
     else:
@@ -124,21 +125,9 @@ async def dial(
     return transport
 
 
-async def _made_by(factory: AsyncFactory, address: WebSocketURI) -> socket.socket:
-    try:
-        sock = await factory(address.host, address.port)
-    except Exception as error:
-        raise factory_failed(error) from error
-    return checked_socket(sock)
-
-
 async def _through_socks(proxy: Proxy, address: WebSocketURI, progress: Progress) -> socket.socket:
-    progress.waits(f"{named(proxy)} did not connect to {place_of(address.host, address.port)}")
-    way = socks(proxy, "python_socks.async_.asyncio")
-    try:
+    with socks(proxy, address, "python_socks.async_.asyncio", progress) as way:
         sock: socket.socket = await way.connect(address.host, address.port)
-    except Exception as error:
-        raise socks_error(error, proxy, address) from None
     return sock
 
 

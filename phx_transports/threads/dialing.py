@@ -18,8 +18,8 @@ from ..websocket.dialing import Dialing, made_by
 from ..websocket.errors import told
 from ..websocket.handshake import Progress
 from ..websocket.options import Factory, NetworkOptions
-from ..websocket.proxies import SOCKS_TIMEOUT, Tunnel, is_socks, named, proxy_for, socks, socks_error
-from ..websocket.reaching import address_of, missing_answer, missing_name, missing_tcp, place_of, tls_name
+from ..websocket.proxies import SOCKS_TIMEOUT, Tunnel, is_socks, proxy_for, socks
+from ..websocket.reaching import address_of, missing_answer, missing_name, missing_tcp, tls_name
 from ..websocket.tls import Tls
 
 #: Bytes that a read takes at most.
@@ -163,12 +163,8 @@ def _through_http(proxy: Proxy, address: WebSocketURI, attempt: Attempt) -> sock
 
 
 def _through_socks(proxy: Proxy, address: WebSocketURI, attempt: Attempt) -> socket.socket:
-    attempt.progress.waits(f"{named(proxy)} did not connect to {place_of(address.host, address.port)}")
-    way = socks(proxy, "python_socks.sync")
-    try:
+    with socks(proxy, address, "python_socks.sync", attempt.progress) as way:
         sock: socket.socket = way.connect(address.host, address.port, timeout=SOCKS_TIMEOUT)
-    except Exception as error:
-        raise socks_error(error, proxy, address) from None
     return attempt.hold(sock)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from errno import EINPROGRESS, EWOULDBLOCK
 from typing import Final
 
@@ -71,25 +71,23 @@ def made_by(factory: Factory, host: str, port: int) -> socket.socket:
     Raises:
         ConnectError: The factory failed, or gave no stream.
     """
-    try:
+    with factory_told():
         sock = factory(host, port)
+    check_socket(sock)
+    return sock
+
+
+@contextlib.contextmanager
+def factory_told() -> Generator[None]:
+    """Has what a factory raises within a block told as `ConnectError`."""
+    try:
+        yield
     except Exception as error:
-        raise factory_failed(error) from error
-    return checked_socket(sock)
+        raise ConnectError(f"the connection factory failed: {error!r}") from error
 
 
-def factory_failed(error: Exception) -> ConnectError:
-    """What is told of a factory that raised this."""
-    return ConnectError(f"the connection factory failed: {error!r}")
-
-
-def checked_socket(sock: socket.socket) -> socket.socket:
-    """A socket of a factory's, if it is a stream; else it is closed.
-
-    Raises:
-        ConnectError: It is not.
-    """
+def check_socket(sock: socket.socket) -> None:
+    """Refuse a factory's socket that is no stream, and close it: `ConnectError`."""
     if sock.type != socket.SOCK_STREAM:
         sock.close()
         raise ConnectError("the connection factory gave a socket that is not a stream")
-    return sock

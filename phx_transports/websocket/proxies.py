@@ -8,6 +8,7 @@ import base64
 import contextlib
 import re
 import urllib.request
+from collections.abc import Generator
 from dataclasses import replace
 from importlib import import_module
 from ipaddress import ip_address, ip_network
@@ -22,6 +23,7 @@ from websockets.uri import WebSocketURI
 from phx_proto.errors import ConnectError, ProxyError
 from phx_proto.shown import escaped
 
+from .handshake import Progress
 from .reaching import place_of
 
 #: Seconds that `python-socks` has where its waiting cannot be ended otherwise.
@@ -143,29 +145,30 @@ class Tunnel:
         return False
 
 
-def socks(proxy: Proxy, module: str) -> Any:
-    """A proxy object of `python-socks`.
+@contextlib.contextmanager
+def socks(proxy: Proxy, address: WebSocketURI, module: str, progress: Progress) -> Generator[Any]:
+    """A proxy object of `python-socks`, of one of its modules, for a block that connects through it.
 
     Raises:
         ProxyError: The library is not installed.
+        ConnectError: What the block raises, in our words.
     """
+    place = place_of(address.host, address.port)
+    progress.waits(f"{named(proxy)} did not connect to {place}")
     try:
         kind = import_module("python_socks").ProxyType
         made = import_module(module).Proxy
     except ImportError:
         raise ProxyError("a SOCKS proxy needs python-socks: pip install 'phx-channels[socks]'") from None
     protocol, remote_names = _SOCKS[proxy.scheme]
-    return made(kind[protocol], proxy.host, proxy.port, proxy.username, proxy.password, rdns=remote_names)
+    try:
+        yield made(kind[protocol], proxy.host, proxy.port, proxy.username, proxy.password, rdns=remote_names)
+    except OSError as error:
+        raise ConnectError(f"no connection to {named(proxy)}: {escaped(str(error))}") from None
+    except Exception as error:
+        raise ConnectError(f"{named(proxy)} did not connect to {place}: {escaped(str(error))}") from None
 
 
 def is_socks(proxy: Proxy) -> bool:
     """Whether it speaks SOCKS, in any version."""
     return proxy.scheme in _SOCKS
-
-
-def socks_error(error: Exception, proxy: Proxy, address: WebSocketURI) -> ConnectError:
-    """What `python-socks` says of a way that could not be had."""
-    if isinstance(error, OSError):
-        return ConnectError(f"no connection to {named(proxy)}: {escaped(str(error))}")
-    place = place_of(address.host, address.port)
-    return ConnectError(f"{named(proxy)} did not connect to {place}: {escaped(str(error))}")
