@@ -281,7 +281,7 @@ class Attempts:
         if position is not None:
             params = position.join_params(topic, params)
         payload: Any = {} if params is None else params
-        join = Message[Any](join_ref=ref, ref=ref, topic=topic, event=PHX_JOIN, payload=payload)
+        join: Message[Any] = Message(join_ref=ref, ref=ref, topic=topic, event=PHX_JOIN, payload=payload)
         return self.client.serializer.encode(join)
 
     def _expired(self, now: float) -> None:

@@ -124,7 +124,7 @@ class Connection:
     def send_leave(self, topic: str, join_ref: str) -> str:
         """Send a phx_leave for a join that was sent on it, answered or not; gives its ref."""
         ref = self._core.new_ref()
-        self.requests.send(Message[Any](join_ref=join_ref, ref=ref, topic=topic, event=PHX_LEAVE, payload={}))
+        self.requests.send(Message(join_ref=join_ref, ref=ref, topic=topic, event=PHX_LEAVE, payload={}))
         return ref
 
     def abandon(self, topic: str, join_ref: str) -> None:

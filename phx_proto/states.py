@@ -41,7 +41,13 @@ __all__ = [
 ]
 
 
-class SocketState(enum.Enum):
+class _Key(enum.Enum):
+    """Part of the tables' keys."""
+
+    __hash__ = object.__hash__  # in C, and as good: members are equal where they are the same
+
+
+class SocketState(_Key):
     """Where a client's connection stands."""
 
     IDLE = "idle"
@@ -54,7 +60,7 @@ class SocketState(enum.Enum):
     CLOSED = "closed"
 
 
-class SocketInput(enum.Enum):
+class SocketInput(_Key):
     """What moves a socket."""
 
     CONNECT = "connect"  # the application connects, and an attempt begins
@@ -68,7 +74,7 @@ class SocketInput(enum.Enum):
     END = "end"  # the socket ends
 
 
-class ChannelState(enum.Enum):
+class ChannelState(_Key):
     """Where a channel stands."""
 
     IDLE = "idle"
@@ -80,7 +86,7 @@ class ChannelState(enum.Enum):
     CLOSED = "closed"
 
 
-class ChannelInput(enum.Enum):
+class ChannelInput(_Key):
     """What moves a channel."""
 
     JOIN = "join"  # the application joins

@@ -35,7 +35,7 @@ from phx_proto.events import (
 )
 from phx_proto.handlers.handler import Handler
 from phx_proto.message import Message
-from phx_proto.shown import NO_SECRETS, Secrets, shown
+from phx_proto.shown import NO_SECRETS, shown
 
 logger = logging.getLogger("phx_transports")
 
@@ -293,13 +293,12 @@ class Log:
         self.due = min([self._rejoins.due, *(run.until for run in self._runs.values() if run.more)])
 
     def _flush(self) -> None:
-        secrets: Secrets = self._proto.secrets
         while self._lines:
             try:
                 level, text, error = self._lines.pop(0)
             except IndexError:  # another thread was quicker
                 return
-            _write(level, secrets.escaped(text, _LONGEST_LINE), error)
+            _write(level, self._proto.secrets.escaped(text, _LONGEST_LINE), error)
 
 
 class _Run:
