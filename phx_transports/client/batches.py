@@ -88,13 +88,14 @@ class Progress:
     Attributes:
         begun: Whether it is run here; in another process nobody here can tell how far it is.
         done: Messages that are done with.
+        sound: Those before the first on which the handler raised: what may be told before the failures are.
     """
 
-    __slots__ = ("_host", "begun", "done")
+    __slots__ = ("_host", "begun", "done", "sound")
 
     def __init__(self, host: Halt | None = None) -> None:
         self.begun = False
-        self.done = 0
+        self.done = self.sound = 0
         self._host = host
 
     @property
@@ -153,6 +154,8 @@ class Batch:
                     progress.done += 1
                     break
             progress.done += 1
+            if not failures:
+                progress.sound = progress.done
         return failures
 
     def done(self, failures: Sequence[Failure]) -> int:

@@ -115,8 +115,11 @@ class Dispatcher:
             batches.add(some)
 
     def progress(self) -> list[Delivery]:
-        """What batches that still run are done with, and have not told of yet; the lock is held."""
-        return [delivery for share in tuple(self._shares) for delivery in share.unreported(share.batch.progress.done)]
+        """What batches that still run are done with, and have not told of yet; the lock is held.
+
+        A message on which the handler raised, and what is behind it, counts when the failure is reported: at the end.
+        """
+        return [delivery for share in tuple(self._shares) for delivery in share.unreported(share.batch.progress.sound)]
 
 
 class _HandlerBatches:
@@ -188,7 +191,9 @@ class _HandlerBatches:
         try:
             failures = outcome.result()
         except BaseException as error:  # a worker died, the batch could not be sent, or was cancelled
-            failures, done = share.batch.lost(error), len(share.deliveries)
+            # Once the client has ended, what was not begun is no failure.
+            failures = [] if self._host.closed else share.batch.lost(error)
+            done = len(share.deliveries)
             if self._host.halted:  # it was not begun, or nobody knows
                 done = share.batch.progress.done
         else:
@@ -199,9 +204,8 @@ class _HandlerBatches:
     def _settle(self, share: "_Share", failures: list[Failure], done: int) -> None:
         host = self._host
         self._under_way -= 1
-        if not host.closed:
-            for failure in failures:
-                host.on_error(HandlerError(self._handler, share.batch.messages[failure.index], failure.error))
+        for failure in failures:
+            host.on_error(HandlerError(self._handler, share.batch.messages[failure.index], failure.error))
         with host.lock:
             self._shares.discard(share)
             more = share.unreported(done)

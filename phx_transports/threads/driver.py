@@ -52,7 +52,7 @@ class ThreadsDriver(BlockingDriver):
         self.lock = threading.Lock()
         self._to_log: deque[Event] = deque()
         self._logging = threading.Lock()
-        self._later: deque[Callable[[], None]] = deque()
+        self._later: deque[Callable[[], object]] = deque()
         self._readers: dict[Queue[Any], threading.Condition] = {}
         self._closing = False
         self.transport: ClientTransport
@@ -93,7 +93,7 @@ class ThreadsDriver(BlockingDriver):
         self.follow_up()
         return result
 
-    def later(self, call: Callable[[], None]) -> None:
+    def later(self, call: Callable[[], object]) -> None:
         """Have something done after the lock was released."""
         self._later.append(call)
 

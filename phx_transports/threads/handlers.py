@@ -62,7 +62,7 @@ class Runner(Host):
         lock: threading.Lock,
         step: Step,
         on_turns: Callable[[], list[Turn]],
-        later: Callable[[Callable[[], None]], None],
+        later: Callable[[Callable[[], object]], None],
         on_error: OnHandlerError,
         on_crash: Callable[[BaseException], None],
         fail_fast: bool = False,
@@ -102,6 +102,10 @@ class Runner(Host):
 
     def handled(self, deliveries: Sequence[Delivery]) -> None:
         """These are done with; not under the lock."""
+        if self.closed:  # there are no steps any more
+            with self.lock:
+                self._proto.release(deliveries)
+            return
         self._step(lambda now: self._proto.handled(deliveries, now))
 
     def report_batches(self, now: float) -> None:
@@ -114,7 +118,8 @@ class Runner(Host):
         for future in tuple(self._batches):
             future.cancel()
         self._pool.shutdown()
-        self._submitter.shutdown()
+        for work in self._submitter.shutdown():  # batches that have ended: what their handlers raised is reported
+            work()
 
     def call_soon(self, call: Callable[[], None]) -> None:
         """Have something called on the submitter; under the lock."""
@@ -125,7 +130,12 @@ class Runner(Host):
         future = executor.submit(_run_here, id(self), batch)
         self._batches.add(future)
         future.add_done_callback(self._batches.discard)
-        future.add_done_callback(lambda done: self._submitter.add([partial(self._on_submitter, ended, done)]))
+        future.add_done_callback(partial(self._come_back, ended))
+
+    def _come_back(self, ended: Callable[[Outcome], None], outcome: Outcome) -> None:
+        work = partial(self._on_submitter, ended, outcome)
+        if not self._submitter.add([work]):  # the client has ended: nothing is submitted any more, but a report may be
+            work()
 
     def _on_submitter(self, ended: Callable[[Outcome], None], outcome: Outcome) -> None:
         with _within(id(self)):  # what is told of an error is in no position to wait for the end either

@@ -64,27 +64,31 @@ class WorkerPool:
         """Whether there is work that nobody has taken."""
         return bool(self._work)
 
-    def add(self, work: Sequence[Callable[[], None]]) -> None:
-        """Have these done, each by one thread."""
+    def add(self, work: Sequence[Callable[[], None]]) -> bool:
+        """Have these done, each by one thread. Gives whether they will be: not after `shutdown`."""
         with self._lock:
-            if not self._closed:
-                self._work += work
-                self._added += len(work)
-                self._call()
+            if self._closed:
+                return False
+            self._work += work
+            self._added += len(work)
+            self._call()
+            return True
 
-    def shutdown(self) -> None:
-        """End the threads, those at work when they are done; what nobody has begun is dropped.
+    def shutdown(self) -> list[Callable[[], None]]:
+        """End the threads, those at work when they are done. Gives the work that no thread has begun.
 
         Those that are idle are waited for, and nobody waits for the others.
         """
         with self._lock:
             self._closed = True
+            left = [*self._work]
             self._work.clear()
             self._called.notify_all()
             self._closing.notify_all()
             idle = tuple(self._idle)
         for thread in idle:
             thread.join()
+        return left
 
     def _call(self) -> None:
         """See to it that work which waits is not forgotten: somebody works, and somebody looks out."""

@@ -232,6 +232,34 @@ def test_once_the_client_is_closed_nothing_is_begun_and_nothing_told(host: Host)
     assert (host.sizes, host.errors, host.done) == ([], [], 0)  # nobody knows that it was handled
 
 
+def test_what_a_handler_raised_in_a_batch_that_came_back_is_told_also_when_the_client_is_closed(host: Host) -> None:
+    host.put(host.queue(), range(2))
+    host.turn()
+    host.closed = host.halted = True
+    error = ValueError()
+    host.end_first([Failure(1, error)])
+    assert [report.error for report in host.errors] == [error]
+
+
+def test_a_message_on_which_the_handler_raised_counts_when_that_is_told() -> None:
+    host, reported, told = Host(), list[int](), list[int]()
+
+    def watch(message: Message[Any]) -> None:
+        reported.extend(delivered.payload for _, delivered, _ in host.dispatcher.progress())
+        if message.payload == 1:
+            raise ValueError
+
+    host.on_error = lambda report: told.append(host.done)
+    host.put(host.queue(handler=Handler(watch, "n")), range(4))
+    host.turn()
+    ((_, batch, ended),) = host.submitted
+    outcome: Future[list[Failure]] = Future()
+    outcome.set_result(batch.run())
+    assert reported == [0]
+    ended(outcome)
+    assert (told, host.done) == ([0], 3)
+
+
 def test_a_batch_that_runs_here_skips_what_is_left_of_it_once_no_handler_may_begin(host: Host) -> None:
     host.put(host.queue(), range(3))
     host.turn()
