@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from math import nan
 from random import Random
 from typing import Any
@@ -431,3 +432,10 @@ def test_the_timeout_of_a_join_is_positive_and_finite(timeout: float) -> None:
     assert JoinPolicy(timeout=0.5).timeout == 0.5
     with pytest.raises(ValueError, match="positive, finite"):
         JoinPolicy(timeout=timeout)
+
+
+def test_a_handler_of_a_channels_own_is_registered_with_all_that_is_said_of_it() -> None:
+    room = Conversation().channel("room:1")
+    with ThreadPoolExecutor(1) as pool:
+        handler = room.add(print, "n", payload=int, concurrency=2, executor=pool)
+        assert (handler.event, handler.payload_type, handler.concurrency, handler.executor) == ("n", int, 2, pool)

@@ -18,6 +18,7 @@ from phx_proto.errors import (
     ConnectTimeout,
     HandshakeRefused,
     InvalidEndpoint,
+    InvalidState,
     PushLost,
     ResolveFailed,
     StillRefused,
@@ -570,3 +571,15 @@ def test_the_channels_of_a_client_are_found_by_topic_until_they_end() -> None:
     assert dict(channels) == rooms
     talk.leave(rooms["room:1"])
     assert list(channels) == ["room:2"]
+
+
+def test_what_is_not_possible_now_says_when_it_is() -> None:
+    talk = Conversation()
+    for call, advice in (
+        (talk.proto.ping, "it needs an open connection, see wait_connected"),
+        (talk.proto.reconnect, "it needs a client that was connected and is not closed"),
+        (lambda now: talk.connect().proto.connect(now), "it is called once; reconnect connects anew"),
+    ):
+        with pytest.raises(InvalidState) as caught:
+            call(talk.now)
+        assert caught.value.advice == advice

@@ -516,3 +516,8 @@ def test_a_traceback_shows_no_secret_of_an_inner_error(url: str, given: dict[str
     with pytest.raises(InvalidEndpoint) as caught:
         Endpoint(url, **given)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_what_is_in_every_url_is_no_secret() -> None:
+    address = Endpoint("ws://h/socket?token=hush&debug=true").request("2.0.0")
+    assert set(address.secrets()) == {"hush"}

@@ -88,9 +88,9 @@ HINDRANCES: list[tuple[Callable[[Conversation], None], str, type[PhxError] | Non
     (unreachable, "there is no connection", ConnectError),
     (forbidden, "there is no connection", HandshakeRefused),
     (cut, "there is no connection", ConnectionLost),
-    (unanswered, "was not answered", None),
+    (unanswered, "", None),
     (refused, "every attempt was refused", JoinRefused),
-    (refused_then_unanswered, "was not answered", JoinRefused),
+    (refused_then_unanswered, "", JoinRefused),
     (crashed, "every attempt failed", ChannelCrashed),
     (no_params, "every attempt failed", ResolveFailed),
     (no_answer_for_params, "the callable for its params did not answer", None),
@@ -107,7 +107,7 @@ def test_a_join_that_came_to_its_timeout_says_why(
     talk.advance(3)
     error = talk.event(JoinFailed).error
     assert isinstance(error, JoinTimeout)
-    assert problem in str(error)
+    assert error.problem == problem
     assert type(error.last) is (type(None) if last is None else last)
     assert error.__cause__ is error.last
     assert "hush-hush" not in str(error)

@@ -184,7 +184,7 @@ def test_where_it_polls(url: str, path: str | None, polled: str) -> None:
 
 @pytest.mark.parametrize("token", ["two\nlines", " ends", "ends ", "\x7f"])
 def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
-    with pytest.raises(InvalidEndpoint, match="auth_token has control characters"):
+    with pytest.raises(InvalidEndpoint, match="has control characters or outer spaces, which no header of HTTP"):
         Polled(auth_token=token)
 
 
