@@ -736,6 +736,14 @@ def test_a_session_that_has_closed_is_not_dropped_once_more_by_an_abort() -> Non
     assert client.core.next_timeout() is None
 
 
+def test_the_wait_for_the_next_poll_ends_with_its_session() -> None:
+    client = Polled().opened()
+    client.answer(client.poll, {"status": 204})
+    assert not client.requests, "the next poll waits, for this one was not held"
+    client.tell(client.core.abort)
+    assert client.core.next_timeout() is None
+
+
 def test_an_abort_drops_all() -> None:
     client = Polled().opened()
     client.tell(client.core.channel("room:a").join)

@@ -337,6 +337,18 @@ def test_diffs_that_wait_for_a_state_are_bounded_in_size_and_the_oldest_go_first
     assert list(presence.entries) == [str(number) for number in range(3, 10)]
 
 
+def test_diffs_that_were_forgotten_take_no_room_from_later_ones() -> None:
+    presence = Presence()
+    for join_ref in "123456789":
+        presence.joined(join_ref)
+        large = {"ann": {"metas": [{"phx_ref": "r", "text": "x" * 2**20}]}}
+        presence.receive("presence_diff", diff(large), join_ref=None)
+    presence.joined("10")
+    presence.receive("presence_diff", diff(ANN), join_ref=None)
+    presence.receive("presence_state", {}, join_ref="10")
+    assert presence.entries == ANN
+
+
 # ---- malformed payloads
 
 BAD_ENTRIES: list[Any] = [

@@ -283,6 +283,7 @@ class Watched:
         self._sent[request.ref] = link
         if request.event == PHX_JOIN:
             self.joins.add(request.ref)
+            assert len(self.joins) <= self.client.options.joins_in_flight, "more joins are under way than may be"
         elif request.event == PHX_LEAVE:
             self.joins.discard(request.join_ref)
 
@@ -440,7 +441,7 @@ class Watched:
         left = {call.life.topic for call in self._going_on if call.kind == "leave" and call.life}
         joined = {life.topic for life in self.lives if life.channel.state is ChannelState.JOINED}
         assert not left & joined, "a leave goes on beside a newer join"
-        assert len(self.joins) <= self.client.options.joins_in_flight, "more joins are under way than may be"
+        assert self.client.proto._client.unsent <= self.client.options.push_buffer, "too many pushes wait"
         assert all(queue in self.runnable for queue in self.client.queues if queue.deliveries), (
             "a message waits for nobody"
         )

@@ -235,7 +235,7 @@ class Conversation(Machine):
         else:
             self.world.deliver_to_servers(limit)
 
-    @rule(lambda self: self.is_served, how=("cut", "cut", "disconnect", "drain", "abort", 1000, 1001, 1011, 1012))
+    @rule(lambda self: self.is_served, how=("cut", "cut", "disconnect", "drain", "abort", 1000, 1001, 1009, 1011, 1012))
     def lose(self, how: str | int) -> None:
         """The network is cut, or the server ends the connection."""
         connection = self.served

@@ -298,6 +298,13 @@ def test_an_alarm_is_never_early_where_the_clock_is_a_little_behind_it() -> None
     assert client.armed > at
 
 
+def test_an_alarm_is_set_for_what_the_log_is_to_tell_later() -> None:
+    client = Client().connect()
+    client.log.due = 5.0
+    client.step(lambda now: None)
+    assert client.armed == 5.0
+
+
 def test_a_call_begins_with_a_step_and_its_event_ends_it() -> None:
     client, joining, closing = Client().connect(), Future[Any](), Future[None]()
     channel = client.proto.channel("room:1")

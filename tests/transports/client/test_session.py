@@ -79,6 +79,14 @@ def test_two_calls_that_share_a_ref_end_together() -> None:
     assert (first.result(0), second.result(0)) == (None, None)
 
 
+def test_a_call_that_has_ended_is_kept_no_longer() -> None:
+    session = Session()
+    waiting(session, "1")
+    assert session.awaits("1")
+    session.settle([PingAnswered("1", 0.25)])
+    assert not session.awaits("1")
+
+
 def test_a_call_that_was_given_up_is_left_alone() -> None:
     session = Session()
     calls = waiting(session, "1"), waiting(session, "2")

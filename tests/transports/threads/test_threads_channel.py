@@ -2,6 +2,7 @@
 
 import math
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,12 @@ from phx_proto.errors import (
     PushTimeout,
 )
 from phx_proto.handlers.router import Router
+from phx_proto.link import Link
 from phx_proto.message import Message
 from phx_transports.testing import Peer
 from phx_transports.threads import Channel
+from phx_transports.threads.transport import Transport
+from phx_transports.websocket.options import NetworkOptions
 
 pytestmark = pytest.mark.usefixtures("clean_threads")
 
@@ -104,6 +108,25 @@ def test_who_waits_for_the_write_buffer_goes_on_when_the_connection_is_lost() ->
         wire.expect("big")
         casting.result(LONG)
         client.abort()
+
+
+def test_who_waits_for_the_write_buffer_is_woken_by_the_end_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phx_transports.blocking.waits.SLICE", 3 * LONG)  # else it looks again by itself
+    nothing: Any = None
+    driver: Any = SimpleNamespace(
+        lock=threading.Lock(), step=nothing, due=nothing, fail=nothing, goes_on=lambda: False, finish=lambda: None
+    )
+    transport, link = Transport(driver, NetworkOptions()), Link(nothing, 1)
+    over: Any = SimpleNamespace(full=True, ending=(1001, "going away"))
+    transport.connections[link] = over
+    waiting = start(transport.wait_writable, link)
+    until(lambda: transport._senders)
+    with driver.lock:
+        monkeypatch.setattr(Link, "closed", lambda *ending: None)
+        transport._closed(over, link, 0.0)
+    assert waiting.result(LONG)
+    transport.io_thread.start()  # which closes what it has
+    transport.io_thread.join()
 
 
 def test_who_waits_for_the_write_buffer_goes_on_when_the_client_is_closed() -> None:
