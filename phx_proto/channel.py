@@ -169,12 +169,12 @@ class Channel:
             self._client.events.append(LeaveEnded(self.topic, ref, LeaveEnd.LOCAL))
             self.end(_LEFT, now, error=None)
             return ref
-        self._attempts.forget(now)
         connection.requests.forget(join_ref)
         self._withdraw()
         self.advance(ChannelInput.LEAVE)
         connection.leaving[join_ref] = self
         ref = connection.send_leave(self.topic, join_ref)
+        self._attempts.forget(now)  # not before: another join may have its turn now, and goes out behind the leave
         timer = self._client.timers.at(now + patience, partial(self.left, LeaveEnd.TIMEOUT))
         self._leave = _Leave(self, ref, join_ref, timer)
         connection.requests.expect(ref, self._leave)

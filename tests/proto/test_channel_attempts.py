@@ -413,7 +413,7 @@ def test_an_answer_that_nobody_waits_for_any_more_is_ignored(end: str) -> None:
     assert talk.events() == []
 
 
-@pytest.mark.parametrize("given_up", ["timed out", "cancelled", "tried again"])
+@pytest.mark.parametrize("given_up", ["timed out", "cancelled", "tried again", "left"])
 def test_the_leave_of_a_join_that_is_given_up_goes_ahead_of_the_next_ones_join(given_up: str) -> None:
     talk = Conversation(ClientOptions(joins_in_flight=1, join=JoinPolicy(timeout=10))).connect()
     first, second = talk.channel("room:1"), talk.channel("room:2")
@@ -422,6 +422,8 @@ def test_the_leave_of_a_join_that_is_given_up_goes_ahead_of_the_next_ones_join(g
     talk.sent()
     if given_up == "cancelled":
         talk.cancel(first, ref)
+    elif given_up == "left":
+        talk.leave(first)
     else:
         talk.advance(10)
     assert [(frame.topic, frame.event) for frame in talk.sent()] == [("room:1", PHX_LEAVE), ("room:2", PHX_JOIN)]
