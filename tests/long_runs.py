@@ -6,4 +6,4 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("long runs")
     group.addoption("--hostile-seconds", type=float, default=0.1, help="of each attack in tests/transports/hostile")
-    group.addoption("--soak-seconds", type=float, default=2.0, help="of each adapter in tests/transports/soak")
+    group.addoption("--soak-seconds", type=float, default=0.1, help="of each adapter in tests/transports/soak")
