@@ -1,5 +1,6 @@
 """A channel as the application sees it, as far as nothing waits: each of its words is a step of the client's driver."""
 
+import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,8 +10,10 @@ import pytest
 from phx_proto.client import ClientProtocol
 from phx_proto.errors import InvalidHandler, InvalidState, NotRegistered
 from phx_proto.handlers.handler import Handler
-from phx_proto.states import ChannelState
-from phx_transports.client.face import ChannelFace
+from phx_proto.queues import Bound, Drop
+from phx_proto.resume import Resume
+from phx_proto.states import ChannelState, SocketState
+from phx_transports.client.face import ChannelFace, ClientFace
 
 
 class Steps:
@@ -18,16 +21,24 @@ class Steps:
 
     def __init__(self) -> None:
         self.count = 0
+        self.proto = ClientProtocol("ws://127.0.0.1/socket")
         self.refused: list[Handler] | None = None
 
     def step(self, call: Any) -> Any:
         self.count += 1
         return call(7.0)
 
+    def check_channel(self, topic: str, params: Any) -> None:
+        self.checked = (topic, params)
+
     def check(self, handler: Handler) -> None:
         if self.refused is not None:
             self.refused.append(handler)
             raise InvalidHandler(handler.name, "it cannot run here")
+
+
+class Client(ClientFace[Any, Any]):
+    _channel_type = ChannelFace
 
 
 class Room(ChannelFace[Any, Any]):
@@ -89,3 +100,30 @@ def test_a_leave_may_be_begun_and_not_waited_for() -> None:
     room.core.join(0.0)
     room.begin_leave()
     assert (room.state, room.steps.count) == (ChannelState.CLOSED, 1)
+
+
+def test_a_client_makes_channels_with_all_that_is_said_of_them() -> None:
+    steps: Any = Steps()
+    client = Client(steps)
+    channel = client.channel(
+        "room:1", {"a": 1}, bound=Bound(7, Drop.OLDEST), resume=Resume(by="id", param="since", start=3)
+    )
+    assert (channel.topic, channel.client, channel.last_seen) == ("room:1", client, 3)
+    core = steps.proto.channels["room:1"]
+    assert (core.context, client.channels["room:1"]) == (channel, channel)
+    assert (core.inbox.bound, steps.checked, steps.count) == (Bound(7, Drop.OLDEST), ("room:1", {"a": 1}), 1)
+    steps.proto.connect(0.0)
+    steps.proto.commands()[0].link.opened(None, 0.0)
+    core.join(0.0)
+    (join,) = steps.proto.commands()
+    assert json.loads(join.data)[4] == {"a": 1, "since": 3}
+
+
+def test_a_client_shows_what_its_core_knows() -> None:
+    steps: Any = Steps()
+    client = Client(steps)
+    assert client.router is steps.proto.router
+    assert (client.state, dict(client.channels)) == (SocketState.IDLE, {})
+    assert repr(client) == "Client('ws://127.0.0.1/socket/websocket', idle)"
+    unjoined = steps.proto.unjoined.context
+    assert (type(unjoined), unjoined.client) == (ChannelFace, client)
