@@ -229,6 +229,7 @@ class Attempts:
     def forget(self, now: float) -> None:
         """No attempt is under way or planned any more."""
         self._timer.cancel()
+        self._timer = NO_TIMER  # 80 bytes less for each joined topic
         if self._request is not None:
             self.client.resolving.pop(self._request, None)
             self._request = None
