@@ -47,6 +47,25 @@ def all_handled(peer: Peer, channel: Channel) -> None:
     assert (stats.handled, stats.dropped) == (stats.delivered, 0)
 
 
+def test_what_a_handler_raises_while_the_client_closes_is_reported(phx_peer: Peer, router: Router) -> None:
+    began, closed, reports = threading.Event(), threading.Event(), list[HandlerError]()
+
+    @router.on("n")
+    def late(message: Message[Any]) -> None:
+        began.set()
+        assert closed.wait(LONG)
+        raise ValueError
+
+    with ThreadPoolExecutor(1) as executor:
+        options: dict[str, Any] = {"executor": executor, "on_handler_error": reports.append}
+        with on_threads(phx_peer, router=router, **options) as channel:
+            phx_peer.push(TOPIC, "n")
+            assert began.wait(LONG)
+            channel.client.abort()
+        closed.set()
+    assert [type(report.error) for report in reports] == [ValueError]
+
+
 # ---- who is called, and where ---------------------------------------------------------------------------------------
 
 
