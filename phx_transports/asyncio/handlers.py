@@ -12,16 +12,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Final
 
 from phx_proto.handlers.handler import Handler, HandlerKind
 from phx_proto.message import Message
-from phx_proto.queues import Delivery, DeliveryQueue, Place, by_concurrency
+from phx_proto.queues import BATCH, LARGEST_TURN, Delivery, DeliveryQueue, Place, by_concurrency
 
 from ..client.batches import Batch, Failure
 from ..client.dispatcher import Host, Outcome
 from ..client.reports import HandlerError, OnHandlerError
 from .workers import WorkerPool, is_stopped
+
+#: Bytes of a message that may be kept until `BATCH` of them are over.
+_SMALL: Final = LARGEST_TURN // BATCH
 
 
 def placement(handler: Handler) -> Place:
@@ -51,6 +54,7 @@ class Runner(Host):
         self.on_done = on_done
         self.release = release
         self._told = False  # whether `on_done` was called since the last report
+        self._over: list[Delivery] = []  # done with, and told in the next report: of many topics, a message each
         self._batches: set[asyncio.Future[list[Failure]]] = set()
         self._pool: WorkerPool[DeliveryQueue] = WorkerPool(self._drain)
 
@@ -64,9 +68,10 @@ class Runner(Host):
             self.on_done()
 
     def report(self) -> list[Delivery]:
-        """The core is told: of what batches that run are done with, for the rest was released."""
+        """The core is told: of what batches that run are done with, and of `_over`; the rest was released."""
         self._told = False
-        return self.dispatcher.progress()
+        over, self._over = self._over, []
+        return over + self.dispatcher.progress()
 
     @property
     def is_current(self) -> bool:
@@ -121,7 +126,13 @@ class Runner(Host):
                     cut_off = int(self.closed)  # the one at work: nobody will go on with it
                     self.handled(deliveries[: len(deliveries) - len(left) - cut_off])
                     raise
-                release(deliveries)  # `handled`, spelled out
+                if len(deliveries) == 1 and isinstance(size := deliveries[0][2], int) and size < _SMALL:
+                    self._over += deliveries
+                    if len(self._over) == BATCH:
+                        release(self._over)
+                        self._over.clear()
+                else:
+                    release(deliveries)  # `handled`, spelled out
                 if not self._told:
                     self._told = True
                     self.on_done()
