@@ -1,6 +1,7 @@
 """How messages are shared out among an executor's batches, with an executor and an adapter that are lists."""
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -126,6 +127,27 @@ def test_a_queue_that_was_emptied_is_given_out_again_with_its_next_message(host:
         host.put(queue, range(number, number + 1))
         host.turn()
         assert host.end_first() == [number]
+
+
+def test_a_queue_is_taken_from_and_its_turn_ended_under_the_lock(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.lock = lock = threading.Lock()
+    locked: list[tuple[str, bool]] = []
+    take, end_turn = HandlerQueue.take, HandlerQueue.end_turn
+
+    def taking(queue: HandlerQueue, limit: int = BATCH) -> list[Delivery]:
+        locked.append(("take", lock.locked()))
+        return take(queue, limit)
+
+    def ending(queue: HandlerQueue) -> None:
+        locked.append(("end", lock.locked()))
+        end_turn(queue)
+
+    monkeypatch.setattr(HandlerQueue, "take", taking)
+    monkeypatch.setattr(HandlerQueue, "end_turn", ending)
+    host.put(host.queue(), range(1))
+    host.turn()
+    host.end_first()
+    assert locked == [("take", True), ("end", True)]
 
 
 def test_many_topics_with_a_message_each_go_together(host: Host) -> None:

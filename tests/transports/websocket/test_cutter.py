@@ -8,7 +8,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
 from fuzz.as_websockets import LIMIT, Cut, assert_as_websockets
-from phx_transports.websocket.cutter import in_fragments
+from phx_transports.websocket.cutter import Cutter, in_fragments
 
 
 @given(streams, cuts, st.booleans(), st.sampled_from([LIMIT, 5, 0, None]))
@@ -144,3 +144,10 @@ def test_a_message_that_grew_too_large_when_it_was_inflated_tells_that_and_the_l
     packed = sender.encode(Frame(Opcode.TEXT, b"x" * 5000))
     cut.feed(frame(bytes(packed.data), head=0xC1))
     assert "more than 200 bytes, which is max_size: it grew so large when it was inflated" in cut.assembler.problem
+
+
+def test_a_message_of_exactly_the_largest_size_may_come_in_two_reads() -> None:
+    cutter = Cutter(lambda data, messages: False, max_size=5)
+    assert cutter.cut(b"\x81\x05he") == []
+    assert cutter.cut(b"llo") == ["hello"]
+    assert not cutter.ended
