@@ -188,10 +188,10 @@ class CompressedConnection(Connection, asyncio.BufferedProtocol):
     """One whose messages are compressed: it is read a little at a time; see `COMPRESSED`."""
 
     def __init__(self, transport: asyncio.Transport, handshake: Handshake, rest: bytes, receiver: Receiver) -> None:
-        self._buffer = bytearray(COMPRESSED)
+        self._buffer = memoryview(bytearray(COMPRESSED))  # a view: TLS reads to slices of it
         super().__init__(transport, handshake, rest, receiver)
 
-    def get_buffer(self, sizehint: int) -> bytearray:
+    def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next read goes."""
         return self._buffer
 

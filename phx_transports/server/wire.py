@@ -79,7 +79,8 @@ class Outbox:
     """What the wires of one server write: once for all that they put in a loop iteration, broadcasts framed once."""
 
     def __init__(self) -> None:
-        self.buffer = bytearray(READ)  # where all of them read to, for each read is taken out of it at once
+        # Where all of them read to, for each read is taken out of it at once; a view: TLS reads to slices of it.
+        self.buffer = memoryview(bytearray(READ))
         self._loop = asyncio.get_running_loop()
         self._wires: list[ServerWire] = []  # that have something to write
         self._data: str | bytes = b""
@@ -208,11 +209,11 @@ class ServerWire(ServerConnection, asyncio.BufferedProtocol):
         self._impatience = self.loop.call_later(self._limits.handshake_timeout, self.transport.abort)
         self._made(self)
 
-    def get_buffer(self, sizehint: int) -> bytearray:
+    def get_buffer(self, sizehint: int) -> memoryview:
         return self._outbox.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(memoryview(self._outbox.buffer)[:nbytes]))
+        self.data_received(bytes(self._outbox.buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         if self._over:
