@@ -3,6 +3,7 @@ import contextlib
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -715,7 +716,8 @@ async def test_a_proxy_whose_certificate_is_not_trusted_is_told(authority: Autho
             await opened("ws://example.invalid/", Recorder(), proxy=proxy)
 
 
-async def test_a_socks_proxy_says_what_to_install() -> None:
+async def test_a_socks_proxy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "python_socks", None)  # as where it is not installed
     with pytest.raises(ConnectError, match="python-socks"):
         await opened("ws://example.invalid/", Recorder(), proxy="socks5://127.0.0.1:1")
 
