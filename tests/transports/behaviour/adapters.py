@@ -388,7 +388,7 @@ def _interrupt(call: Callable[[], Any], after: Callable[[], Any]) -> None:
 
 def _rests(thread: int) -> bool:
     """Whether it waits, and is not at work: what a call has half done cannot be given up."""
-    return sys._current_frames()[thread].f_code.co_filename.endswith(("selectors.py", "threading.py"))
+    return sys._current_frames()[thread].f_code.co_filename.endswith(("selectors.py", "threading.py", "waiter.py"))
 
 
 def _wrapped(function: Function, adapter: Adapter) -> Function:
