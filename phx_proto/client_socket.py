@@ -158,6 +158,7 @@ class Socket:
         self._drop_attempt()
         self._advance(SocketInput.END)
         self._drop_connection(why)
+        self._suspects = ()
 
     # ---- what the link brings (see `link.py`) -----------------------------------------------------------------------
 

@@ -256,3 +256,11 @@ def test_a_suspect_that_was_left_is_forgotten() -> None:
     talk.advance(0.01).accept()
     assert join_topics(talk) == [room.topic for room in others]
     assert not [event for event in talk.events() if isinstance(event, ChannelErrored)]
+
+
+def test_a_client_that_has_ended_holds_no_suspect() -> None:
+    talk = Conversation().connect()
+    talk.joining("room:1")
+    talk.drop(1009)
+    talk.proto.abort(talk.now)
+    assert not list(talk.proto._sockets.first._suspects)

@@ -376,6 +376,7 @@ class PollingWorld(World):
             assert "GET" in methods or self.now < self._polled_at + _FORGOTTEN_AFTER, "the session is left to end"
 
     def settle(self, seconds: float = 60.0) -> None:
+        self.site.openings.clear()
         if self.lossy and not self.ending and self.state is not SocketState.IDLE:
             self.tell("proto", 0, "reconnect", self.now)
         super().settle(seconds)
