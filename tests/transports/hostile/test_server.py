@@ -236,7 +236,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "pushes that nobody reads": Scenario(
         attack=joined(b"", message(b'{"count":1,"size":100000}', b"send")),
-        bounds=Bounds(memory=3 * 100 * MB),
+        bounds=Bounds(memory=4 * 100 * MB),
         others=False,
     ),
     "joins without number": Scenario(
