@@ -98,7 +98,7 @@ class HttpDialogue:
     def receive(self, data: bytes, now: float) -> None:
         """Takes a read (`b""` where the connection has ended), in a step of the driver's; see `over` after it."""
         command = self._command
-        if command is None:  # nothing was asked
+        if command is None or self.over:  # nothing was asked, or it was dropped before the answer came
             self.over = True
             return
         try:
