@@ -90,6 +90,7 @@ class Reader:
             except _UNDECODED:
                 again = self._decode(connection, frame, now)
                 if again is None:
+                    topic = routes = None  # it may have been the channel's end
                     undelivered += 1
                     continue
                 message = again

@@ -81,6 +81,14 @@ def test_a_message_behind_the_close_of_its_topic_in_the_same_read_is_stale() -> 
     assert talk.proto.stats.stale == 1
 
 
+@pytest.mark.parametrize("event", ["phx_close", "phx_error"])
+def test_a_message_behind_an_end_of_its_topic_that_cannot_be_read_is_stale(event: str) -> None:
+    talk, room = listening()
+    talk.receive(GOOD, f'["{room.join_ref}","{room.join_ref}","room:1","{event}",{DEEP}]', GOOD)
+    assert talk.deliveries() == [("room:1", "tick", {"n": 1})]
+    assert (talk.proto.stats.bad_frames, talk.proto.stats.stale) == (1, 1)
+
+
 # ---- garbage --------------------------------------------------------------------------------------------------------
 
 GARBAGE: dict[str, str | bytes] = {
