@@ -80,6 +80,9 @@ class _Answer(msgspec.Struct):
     messages: list[Any] = []
 
 
+#: Of one session; more are ignored.
+_MOST_COOKIES: Final = 50
+
 #: What a header of HTTP can carry in any case.
 _TOKEN: Final = re.compile("[!-~]*")
 
@@ -121,6 +124,7 @@ class PollingLink(Link):
         self._core = core
         self._tick = patience / _TICKS
         self._gap = patience * _LONGEST_GAP
+        self._cookies: dict[str, str] = {}  # of a balancer, which finds the session's server by one
         self._token: str | None = None  # while there is none, the first GET is under way
         self._poll: Exchange | None = None
         self._post: Exchange | None = None
@@ -183,6 +187,8 @@ class PollingLink(Link):
         """The whole answer to a request came."""
         if self.over or not self.current:
             return
+        if "set-cookie" in headers:
+            self._keep_cookies(headers["set-cookie"])
         if exchange is self._post:
             self._posted(status, body, now)
         elif self._token is None:
@@ -255,6 +261,14 @@ class PollingLink(Link):
             case _:
                 self._lost(f"what was sent was answered with {_what(status)}", now)
 
+    def _keep_cookies(self, lines: str) -> None:
+        for line in lines.split("\n"):
+            name, _, value = (part.strip() for part in line.partition(";")[0].partition("="))
+            if not value:
+                self._cookies.pop(name, None)
+            elif name in self._cookies or len(self._cookies) < _MOST_COOKIES:
+                self._cookies[name] = value
+
     def _keep(self, token: str) -> None:
         if token != self._token:
             self._token = token
@@ -319,8 +333,12 @@ class PollingLink(Link):
         self, method: str, headers: tuple[tuple[str, str], ...], body: bytes = b"", limit: int = _TICKS
     ) -> Exchange:
         url = self._address.url
-        given = ((name, value) for name, value in self._address.headers if name.lower() not in _OURS)
-        fields = [*given, ("accept", "application/json"), *headers]
+        given = [(name, value) for name, value in self._address.headers if name.lower() not in _OURS]
+        cookies = [value for name, value in given if name.lower() == "cookie"]
+        cookies += [f"{name}={value}" for name, value in self._cookies.items()]
+        fields = [(name, value) for name, value in given if name.lower() != "cookie"]
+        fields += [("cookie", "; ".join(cookies))] if cookies else []
+        fields += [("accept", "application/json"), *headers]
         if self._token is not None:
             url = f"{url}&token={quote(self._token, safe='')}"
             fields.append(("x-phoenix-longpoll-token", self._token))

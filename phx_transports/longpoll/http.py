@@ -113,7 +113,10 @@ class HttpDialogue:
         self._command = None
         self.used_at = now
         self.over = not (self._http.our_state is h11.DONE and self._http.their_state is h11.DONE)
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self._response.headers}
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in self._response.headers:
+            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+            headers[name] = f"{headers[name]}\n{value}" if name == "set-cookie" and name in headers else value
         body, self._body = bytes(self._body), bytearray()  # it may be large
         body = inflated(body, headers.get("content-encoding", ""), self._limit or 0)
         command.exchange.answered(self._response.status_code, headers, body, now)

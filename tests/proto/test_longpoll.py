@@ -76,11 +76,12 @@ class Polled:
         (request,) = [request for request in self.requests if request.method == "POST"]
         return request
 
-    def answer(self, request: SendRequest, body: Any, status: int = 200) -> None:
+    def answer(self, request: SendRequest, body: Any, status: int = 200, **headers: str) -> None:
         """The server answers."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.requests.remove(request)
-        self.tell(lambda now: request.exchange.answered(status, {"server": "test"}, data, now))
+        told = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.tell(lambda now: request.exchange.answered(status, told, data, now))
 
     def fail(self, request: SendRequest, problem: str = "the connection broke") -> None:
         """No answer comes."""
@@ -935,3 +936,26 @@ def _router() -> Router:
     router = Router()
     router.add(never_called, "*")
     return router
+
+
+def cookies_of(request: SendRequest) -> list[str]:
+    return [value for name, value in request.headers if name == "cookie"]
+
+
+def test_cookies_of_a_balancer_are_kept_for_the_session_and_no_longer() -> None:
+    client = Polled(headers=[("Cookie", "mine=1")])
+    assert cookies_of(client.poll) == ["mine=1"]
+    client.answer(client.poll, OPENED, set_cookie="server=a1; Path=/; HttpOnly\nseen=yes; Max-Age=60\nodd")
+    assert cookies_of(client.poll) == ["mine=1; server=a1; seen=yes"]
+    client.answer(client.poll, {"status": 200, "token": TOKEN, "messages": ["x"]}, set_cookie="server=b2\nseen=")
+    assert cookies_of(client.poll) == ["mine=1; server=b2"]
+    assert "b2" not in repr(client.poll)
+    client.fail(client.poll)
+    client.wait(1.0)
+    assert cookies_of(client.poll) == ["mine=1"]
+
+
+def test_a_server_cannot_set_cookies_without_bound() -> None:
+    client = Polled()
+    client.answer(client.poll, OPENED, set_cookie="\n".join(f"c{number}={number}" for number in range(1000)))
+    assert cookies_of(client.poll) == ["; ".join(f"c{number}={number}" for number in range(50))]

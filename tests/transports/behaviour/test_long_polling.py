@@ -365,6 +365,15 @@ def test_13_garbage_and_then_a_good_message(adapter: Adapter) -> None:
         assert client.state is SocketState.OPEN
 
 
+def test_cookies_of_a_balancer_are_kept_for_the_session(adapter: Adapter) -> None:
+    with Scripted() as scripted, client_of(adapter, scripted) as client:
+        scripted.joined(client)
+        until(lambda: len(scripted.cookies) >= 2)
+        first, *others = scripted.cookies
+    assert first is None
+    assert set(others) == {"server=s1; seen=yes"}
+
+
 def test_14_a_peer_that_falls_silent(adapter: Adapter) -> None:
     options = ClientOptions(reconnect=QUICK.reconnect, poll_timeout=0.4)
     with Scripted() as scripted, client_of(adapter, scripted, options=options) as client, client.events() as events:
@@ -491,6 +500,7 @@ class Scripted:
 
     def __init__(self) -> None:
         self.opened = 0
+        self.cookies: list[str | None] = []  # that came with each request
         self.posted: list[list[Any]] = []
         self.openings: Callable[[], tuple[int, bytes]] = self._open
         self.polls: Callable[[], tuple[int, bytes]] = self._poll
@@ -512,8 +522,11 @@ class Scripted:
                 self._answer(200, b'{"status":200}')
 
             def _answer(self, status: int, body: bytes) -> None:
+                script.cookies.append(self.headers["cookie"])
                 with suppress(OSError):
                     self.send_response(status)
+                    self.send_header("set-cookie", f"server=s{script.opened}; Path=/; HttpOnly")
+                    self.send_header("set-cookie", "seen=yes")
                     self.send_header("content-length", str(len(body)))
                     self.end_headers()
                     self.wfile.write(body)
