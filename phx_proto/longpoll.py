@@ -83,6 +83,9 @@ class _Answer(msgspec.Struct):
 #: Of one session; more are ignored.
 _MOST_COOKIES: Final = 50
 
+#: What takes a cookie back, as an empty value does (RFC 6265 §5.2.2); `Expires` is not read, for the core has no date.
+_TAKEN_BACK: Final = re.compile(r";\s*max-age\s*=\s*(-|0+\s*(;|$))", re.IGNORECASE)
+
 #: What a header of HTTP can carry in any case.
 _TOKEN: Final = re.compile("[!-~]*")
 
@@ -264,7 +267,7 @@ class PollingLink(Link):
     def _keep_cookies(self, lines: str) -> None:
         for line in lines.split("\n"):
             name, _, value = (part.strip() for part in line.partition(";")[0].partition("="))
-            if not value:
+            if not (name and value) or _TAKEN_BACK.search(line):
                 self._cookies.pop(name, None)
             elif name in self._cookies or len(self._cookies) < _MOST_COOKIES:
                 self._cookies[name] = value

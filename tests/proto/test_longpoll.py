@@ -955,6 +955,15 @@ def test_cookies_of_a_balancer_are_kept_for_the_session_and_no_longer() -> None:
     assert cookies_of(client.poll) == ["mine=1"]
 
 
+@pytest.mark.parametrize("line", ["server=", "server=gone; Max-Age=0", "server=gone; Path=/; max-age = -1 ; Secure"])
+def test_a_balancer_takes_a_cookie_back(line: str) -> None:
+    client = Polled()
+    client.answer(client.poll, OPENED, set_cookie="server=a1; Max-Age=60\n=nameless")
+    assert cookies_of(client.poll) == ["server=a1"]
+    client.answer(client.poll, {"status": 200, "token": TOKEN, "messages": ["x"]}, set_cookie=line)
+    assert cookies_of(client.poll) == []
+
+
 def test_a_server_cannot_set_cookies_without_bound() -> None:
     client = Polled()
     client.answer(client.poll, OPENED, set_cookie="\n".join(f"c{number}={number}" for number in range(1000)))
