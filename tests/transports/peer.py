@@ -240,7 +240,7 @@ class Peer:
 
 
 @asynccontextmanager
-async def serving(*, port: int = 0, **options: Any) -> AsyncIterator[Peer]:
+async def serving(*, port: int = 0, compression: str | None = None, **options: Any) -> AsyncIterator[Peer]:
     """A server for one test, which also bounds the test."""
     peer = Peer()
     async with (
@@ -252,7 +252,7 @@ async def serving(*, port: int = 0, **options: Any) -> AsyncIterator[Peer]:
             process_request=peer.process_request,
             ping_interval=None,
             close_timeout=1,
-            compression=None,
+            compression=compression,
             max_size=None,
             **options,
         ) as server,

@@ -4,10 +4,12 @@ import logging
 import socket
 import threading
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
 from certificates import Authority
+from peer import push
 from serving_in_thread import LONG, ONCE, QUICK, Flag, serving, start, until
 
 from phx_proto.backoff import Backoff, ReconnectPolicy
@@ -24,8 +26,9 @@ from phx_proto.errors import (
 from phx_proto.formats import V1
 from phx_proto.states import SocketState
 
-from .adapters import Adapter
+from .adapters import TOPIC, Adapter
 from .faces import Client
+from .shared import several_calls
 
 SECRET = "hush-hush"
 
@@ -207,6 +210,27 @@ def test_over_tls_much_travels_both_ways(adapter: Adapter, authority: Authority)
         client.close()
         leaving.result(LONG)
         assert wire.ended() == 1000
+
+
+@several_calls
+def test_over_tls_many_compressed_messages_come(adapter: Adapter, authority: Authority) -> None:
+    """Each is a record of TLS, and several come in one read; together they are more than is read at once."""
+    numbers, got = range(500), list[int]()
+    filling = Random(1).randbytes(500).hex()
+    with (
+        serving(ssl=authority.server(), compression="deflate") as peer,
+        adapter.connecting(peer.url, ssl=authority.trusting(), compression="deflate") as client,
+    ):
+        wire = peer.wire()
+        assert "permessage-deflate" in wire.headers["sec-websocket-extensions"]
+        channel, _ = adapter.join(client, wire)
+        channel.add(lambda message: got.append(message.payload["number"]), "n")
+        wire.send(*(push(TOPIC, "n", {"number": number, "filling": filling}) for number in numbers))
+        try:
+            until(lambda: len(got) == len(numbers))
+        finally:
+            client.abort()
+        assert got == list(numbers)
 
 
 def test_a_certificate_of_an_unknown_authority_is_final(adapter: Adapter, authority: Authority) -> None:
