@@ -1,4 +1,4 @@
-"""A WebSocket on an event loop: one call to its receiver for each read, one write for all sent in a loop iteration.
+"""A WebSocket on an event loop: one call to its receiver for each read, one write for the frames of a loop iteration.
 
 An opening is bounded by cancelling it; see `websocket/connection.py` for the rest of the connection's time.
 """
@@ -6,7 +6,7 @@ An opening is bounded by cancelling it; see `websocket/connection.py` for the re
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from phx_proto.errors import ConnectError
 
@@ -15,6 +15,10 @@ from ..websocket.cutter import Received
 from ..websocket.handshake import Handshake, Progress
 from ..websocket.options import AsyncFactory, NetworkOptions
 from .dialing import Dialogue, dial
+
+#: Frames that wait for the end of the loop iteration; so many are written at once, and the server begins on them while
+#: the client makes the next. Else the two work in turns: the client waits for the server to answer all of them.
+_MOST_WAITING: Final = 16
 
 
 class Receiver(Progress, Protocol):
@@ -47,7 +51,8 @@ class Receiver(Progress, Protocol):
 class Connection(WebSocket, asyncio.Protocol):
     """An open WebSocket, used on its loop. Made by `open_connection`.
 
-    What is sent is written with all else of this loop iteration. No method waits but `wait_closed`.
+    What is sent is written with what else this loop iteration sends, at most `_MOST_WAITING` frames at once. No method
+    waits but `wait_closed`.
     """
 
     def __init__(self, transport: asyncio.Transport, handshake: Handshake, rest: bytes, receiver: Receiver) -> None:
@@ -147,7 +152,9 @@ class Connection(WebSocket, asyncio.Protocol):
     # ---- writing ----------------------------------------------------------------------------------------------------
 
     def _write_soon(self) -> None:
-        if not self._flushing:
+        if len(self._protocol.writes) >= _MOST_WAITING:
+            self._flush()
+        elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush_due)
 

@@ -1,8 +1,8 @@
 """The connections of one client: carries out the core's commands, and tells each link what its connection saw.
 
 A link is an attempt to connect, first a task and then a connection; the core says when it is over. What is sent is
-written once a loop iteration, so whoever sends much has to give the loop its turns (`wait_writable`), and to wait while
-the write buffer is full.
+written by the end of the loop iteration, so whoever sends much has to give the loop its turns (`wait_writable`), and to
+wait while the write buffer is full.
 """
 
 import asyncio

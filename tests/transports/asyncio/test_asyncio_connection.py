@@ -752,6 +752,17 @@ async def test_what_is_sent_in_one_iteration_is_written_at_once(monkeypatch: pyt
         assert len(writes) == 2
 
 
+async def test_so_many_frames_do_not_wait_for_the_end_of_the_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server begins on the first while the next are made."""
+    async with serving(echo) as url, connected(url) as (connection, receiver):
+        writes = writes_of(connection, monkeypatch)
+        for number in range(40):
+            connection.send_text(str(number))
+        assert len(writes) == 2
+        assert await receiver.until_messages(40) == [*map(str, range(40))]
+        assert len(writes) == 3
+
+
 async def test_what_is_sent_while_told_goes_out_with_the_pong(monkeypatch: pytest.MonkeyPatch) -> None:
     both: list[tuple[Opcode, bytes]] = []
     go = asyncio.Event()
