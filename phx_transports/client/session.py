@@ -154,7 +154,7 @@ class Session:
                 self._end_calls(ref, result=reply)
             case PushFailed(ref=ref, error=error) | JoinFailed(ref=ref, error=error):
                 self._end_calls(ref, error=error)
-            case ChannelJoined(ref=str(ref), response=response):
+            case ChannelJoined(ref=ref, response=response) if ref is not None:
                 self._end_calls(ref, result=response)
             case LeaveEnded(ref=ref):
                 self._end_calls(ref)
