@@ -80,8 +80,8 @@ class ThreadsDriver(BlockingDriver):
 
     def start(self, timeout: float) -> None:
         """Begin to connect."""
-        atexit.register(self.abort)
         self._io_thread.start()
+        atexit.register(self.abort)
         super().start(timeout)
 
     def step(self, call: Callable[[float], T]) -> T:

@@ -94,11 +94,16 @@ class IoThread:
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system gives none
+            self._close()
+            raise
 
     def join(self) -> None:
-        """Wait until the thread has ended."""
-        self._thread.join()
+        """Wait until the thread has ended; returns at once where it was never started."""
+        if self._thread.ident is not None:
+            self._thread.join()
 
     @property
     def is_current(self) -> bool:
@@ -140,10 +145,13 @@ class IoThread:
                     self._on_crash(error)
             self._on_end()
         finally:
-            with self._wakeup_lock:
-                self._wakeup_writer.close()
-                self._wakeup_reader.close()
-                self._selector.close()
+            self._close()
+
+    def _close(self) -> None:
+        with self._wakeup_lock:
+            self._wakeup_writer.close()
+            self._wakeup_reader.close()
+            self._selector.close()
 
     def _turn(self) -> None:
         for connection in self._connections:

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import signal
+import threading
 import weakref
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -47,6 +48,15 @@ def test_many_threads_push_at_once_and_each_gets_its_own_reply() -> None:
         for worker in [start(work, number) for number in range(12)]:
             worker.result(LONG)
         assert client.stats.backlog == 0
+
+
+def test_where_no_thread_can_be_started_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")  # as CPython, where the system gives none
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        connect("ws://127.0.0.1:1/socket")
 
 
 # ---- lost and found -------------------------------------------------------------------------------------------------
