@@ -56,7 +56,8 @@ class Server:
         options: Of its mount, and by default of others; its host is the web server to be.
         max_connections: How many clients there may be at once, those whose handshake is not over included; one more is
             dropped when it comes. `None` for any number.
-        handshake_timeout: Seconds that a client and `connect` have for the handshake.
+        handshake_timeout: Seconds that a client and `connect` have for the handshake, and a client that polls for the
+            headers of each request; it has 15 s for a body.
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one. In
             fragments Bandit takes 8,000,000 bytes at most.
         max_buffered: Bytes that may wait for a slow reader before its connection is dropped.

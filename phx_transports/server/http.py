@@ -14,8 +14,11 @@ import h11
 
 from phx_proto.server.longpoll import LARGEST_BODY
 
-#: Seconds for which a connection may be idle between two requests, or in the middle of one.
+#: Seconds for which a connection may be idle between two requests, or its last answer be unread.
 IDLE: Final = 60.0
+
+#: Seconds for the body of a request to come, as `Plug.Conn.read_body` has.
+BODY_TIME: Final = 15.0
 
 _LARGEST_HEAD: Final = 2**16  # bytes
 
@@ -42,9 +45,17 @@ class HttpRequest:
 
 
 class HttpConnection:
-    """Reads requests, and writes their answers; `on_lost` is called if it ends with one that has no answer."""
+    """Reads requests, and writes their answers; `on_lost` is called if it ends with one that has no answer.
 
-    def __init__(self, transport: asyncio.Transport, on_request: Callable[[HttpRequest], None]) -> None:
+    Args:
+        transport: Of the connection, whose first request has begun.
+        on_request: Told of each request.
+        head_timeout: Seconds from the first byte of a request to the end of its head.
+    """
+
+    def __init__(
+        self, transport: asyncio.Transport, on_request: Callable[[HttpRequest], None], *, head_timeout: float
+    ) -> None:
         self.on_lost: Callable[[], None] = lambda: None
         self._transport = transport
         self._on_request = on_request
@@ -52,12 +63,15 @@ class HttpConnection:
         self._head: h11.Request | None = None
         self._body = bytearray()
         self._asked: HttpRequest | None = None  # has no answer yet
+        self._head_timeout = head_timeout
+        self._begun = True  # a request, which has not come whole
         self._loop = asyncio.get_running_loop()
-        self._heard_at = self._loop.time()
-        self._idle = self._loop.call_later(IDLE, self._look)
+        self._timer = self._loop.call_later(head_timeout, self._late)
 
     def receive(self, data: bytes) -> None:
-        self._heard_at = self._loop.time()
+        if self._asked is None and not self._begun:
+            self._begun = True
+            self._expect(self._head_timeout)
         self._http.receive_data(data)
         self._read()
         if self._asked is not None and len(self._http.trailing_data[0]) > _EARLY:
@@ -69,7 +83,8 @@ class HttpConnection:
             return
         self._asked = None
         self.on_lost = lambda: None
-        self._heard_at = self._loop.time()
+        self._begun = bool(self._http.trailing_data[0])
+        self._expect(self._head_timeout if self._begun else IDLE)
         self._transport.resume_reading()
         self._write(status, headers, body)
         if not (self._http.our_state is self._http.their_state is h11.DONE):  # a body may still be coming
@@ -79,7 +94,7 @@ class HttpConnection:
         self._read()
 
     def lost(self) -> None:
-        self._idle.cancel()
+        self._timer.cancel()
         if self._asked is not None:
             self._asked = None
             self.on_lost()
@@ -93,6 +108,7 @@ class HttpConnection:
                 return
             match event:
                 case h11.Request():
+                    self._expect(BODY_TIME)
                     self._head = event
                     self._body.clear()
                     if self._http.they_are_waiting_for_100_continue:
@@ -117,6 +133,8 @@ class HttpConnection:
         path, _, query = head.target.decode("latin-1").partition("?")
         request = HttpRequest(head.method.decode().upper(), path, query, headers, body, self)
         self._asked = request
+        self._begun = False
+        self._timer.cancel()
         self._on_request(request)
 
     def _write(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
@@ -136,10 +154,15 @@ class HttpConnection:
             self._write(status, {"connection": "close"}, b"")
         self._transport.close()
 
-    def _look(self) -> None:
-        """Close a connection on which nothing happens."""
-        rest = self._heard_at + IDLE - self._loop.time()
-        if rest <= 0 and self._asked is None:
-            self._transport.close()
+    def _expect(self, seconds: float) -> None:
+        """Give the client so many seconds for what comes next."""
+        self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self._late)
+
+    def _late(self) -> None:
+        if self._transport.is_closing():
+            self._transport.abort()
+        elif self._begun:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
         else:
-            self._idle = self._loop.call_later(max(rest, 1.0), self._look)
+            self._transport.close()

@@ -64,7 +64,7 @@ class RunningServer:
         self._listener: Listener | None = None
         self._polling: dict[Mount, Polling] = {}
         self._closing = False
-        self._max_connections: int | None = None
+        self._options: WireOptions  # once it listens
         self._closed = asyncio.Event()
 
     @property
@@ -120,7 +120,7 @@ class RunningServer:
         """Start; done by `Server.serve`."""
         wire = partial(make, made=self._made, lost=self._lost, speaks=self._speaks, outbox=Outbox(), limits=options)
         self._polling = {mount: Polling(mount, self, options) for mount in self._mounts if mount.longpoll}
-        self._max_connections = options.max_connections
+        self._options = options
         self._listener = await listen(
             cast("Any", self._open),
             host,
@@ -148,7 +148,7 @@ class RunningServer:
 
     def _made(self, wire: ServerWire) -> None:
         self._clients[wire] = _Client()
-        limit = self._max_connections
+        limit = self._options.max_connections
         if self._closing or (limit is not None and len(self._clients) > limit):  # closing: it was accepted just before
             wire.drop()
 
@@ -161,7 +161,8 @@ class RunningServer:
         """Whether a connection is one of long polling, by its request line."""
         if all(mount.match_polls(wire.request_line.path) is None for mount in self._mounts):
             return None
-        return HttpConnection(wire.transport, partial(self._polled, wire))
+        head_timeout = self._options.handshake_timeout
+        return HttpConnection(wire.transport, partial(self._polled, wire), head_timeout=head_timeout)
 
     def _polled(self, wire: ServerWire, request: HttpRequest) -> None:
         if "host" not in request.headers:

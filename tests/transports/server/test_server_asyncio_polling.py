@@ -362,6 +362,36 @@ async def test_a_client_that_takes_too_little_is_given_up() -> None:
         assert socket.ended.reason == "the client reads too slowly"
 
 
+HEAD = b"POST /socket/longpoll?vsn=2.0.0 HTTP/1.1\r\nhost: x\r\n"
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["the first request", "one behind another"])
+@pytest.mark.parametrize("start", [HEAD, HEAD + b"content-length: 9999\r\n\r\n"], ids=["its head", "its body"])
+async def test_a_request_that_drips_is_given_up(start: bytes, before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "BODY_TIME", 0.2)
+    async with serving(handshake_timeout=0.2) as site:
+        caller = await site.caller()
+        if before:
+            await caller.ask("GET", "/socket/longpoll?vsn=2.0.0")
+        caller.writer.write(start)
+        answer = asyncio.create_task(caller.answer())
+        for _ in range(100):
+            caller.writer.write(b"x")
+            if (await asyncio.wait([answer], timeout=0.02))[0]:
+                break
+        assert (await answer)[0] == 408
+        assert await caller.reader.read() == b""
+
+
+async def test_between_requests_and_before_an_answer_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "BODY_TIME", 0.05)
+    async with serving(handshake_timeout=0.05) as site:
+        caller, polls = await site.session()
+        for _ in range(2):
+            await asyncio.sleep(0.1)
+            assert (await caller.ask("GET", polls))[2]["status"] == 204
+
+
 async def test_a_server_that_closes_ends_its_sessions_and_polls() -> None:
     async with serving() as site:
         caller, polls = await site.session()
