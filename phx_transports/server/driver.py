@@ -47,6 +47,8 @@ class SocketWire(Protocol):
     def end(self, code: int, reason: str = "", /) -> None: ...
     def drop(self) -> None: ...
     def settled(self, protocol: ServerProtocol, /) -> None: ...
+    @property
+    def full(self) -> bool: ...
     async def writable(self) -> None: ...
 
 
@@ -104,6 +106,10 @@ class SocketDriver:
 
     def abort(self) -> None:
         self.step(self.protocol.abort)
+
+    @property
+    def full(self) -> bool:
+        return self._wire.full
 
     async def writable(self) -> None:
         await self._wire.writable()

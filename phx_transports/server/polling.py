@@ -69,6 +69,11 @@ class PollingWire:
         self.ready = protocol.ready
         self._polling.soon(self)
 
+    @property
+    def full(self) -> bool:
+        """Whether much waits for polls, so that the application should wait for `writable`."""
+        return not self._room.is_set()
+
     async def writable(self) -> None:
         """Waits until a poll has taken enough, or the session is over."""
         await self._room.wait()

@@ -107,7 +107,11 @@ class ChannelRunner:
             match self._inbox.popleft():
                 case JoinRequested():
                     await self._join()
-                case MessageIn() | BroadcastOut() as message:
+                case MessageIn() as message:
+                    if self._driver.full:
+                        await self._driver.writable()
+                    await self._message(message)
+                case BroadcastOut() as message:
                     await self._message(message)
                 case ChannelTerminated(reason=reason):
                     await self._terminate(reason)

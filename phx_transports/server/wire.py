@@ -8,8 +8,9 @@ before it.
 A client waits for a slow application: it is not read from while the driver wants no more, and what it sends before
 its handshake is answered is read up to `EARLY`.
 
-No call waits for a client that reads slowly. While its write buffer is full it is not read from, as on a real server;
-it is dropped when the buffer passes `max_buffered`, or has been full for `send_timeout`.
+No call waits for a client that reads slowly. While its write buffer is full it is not read from, as on a real server,
+and its messages that were read wait too (see `full`). It is dropped when the buffer passes `max_buffered`, or has been
+full for `send_timeout`.
 """
 
 import asyncio
@@ -136,6 +137,7 @@ class ServerWire(ServerConnection, asyncio.BufferedProtocol):
         self._outbox = outbox
         self._limits = limits
         self._out: list[bytes] = []
+        self._size = 0  # of the messages in it, in bytes
         self._over = False  # nothing more will be received
         self._wanted = True  # more, by the driver
         self._close_sent = False
@@ -160,12 +162,19 @@ class ServerWire(ServerConnection, asyncio.BufferedProtocol):
         """The driver has done what the core wanted: reads on, or not."""
         self.want(more=not protocol.full)
 
+    @property
+    def full(self) -> bool:
+        """Whether much is to be written, so that the application should wait for `writable`."""
+        return self._stuck is not None or self._size > WRITE_LIMIT
+
     def put(self, data: str | bytes) -> None:
         """Queues one message; written with all others of this loop iteration."""
         if not self._out:
             self._outbox.add(self)
         extensions = self.protocol.extensions
-        self._out.append(_frame(data, extensions) if extensions else self._outbox.frame(data))
+        frame = _frame(data, extensions) if extensions else self._outbox.frame(data)
+        self._out.append(frame)
+        self._size += len(frame)
 
     def end(self, code: int, reason: str = "") -> None:
         """Sends a close frame behind what is queued, or the answer to the client's. 1005: one that names no code."""
@@ -184,10 +193,11 @@ class ServerWire(ServerConnection, asyncio.BufferedProtocol):
         self._over = True
         self._asked = False
         self._out.clear()
+        self._size = 0
         self.transport.abort()
 
     def flush(self) -> None:
-        out, self._out = self._out, []
+        out, self._out, self._size = self._out, [], 0
         if not out or self.transport.is_closing():
             return
         if self.transport.get_write_buffer_size() > self._limits.max_buffered:

@@ -216,6 +216,7 @@ PER_CLIENT = Bounds(memory=3 * 25 * MB, cpu=3.0)
 DEEP = b"[" * 50_000 + b"]" * 50_000
 GET = b"GET /socket/websocket?vsn=2.0.0"
 POLL = b"GET /socket/longpoll?vsn=2.0.0 HTTP/1.1\r\nhost: localhost\r\n"
+POST = b"POST" + POLL.removeprefix(b"GET") + b"content-length: 1000000\r\n\r\n"
 
 SCENARIOS: dict[str, Scenario] = {
     "many silent connections": Scenario(attack=silent, clients=100, bounds=QUIET),
@@ -235,9 +236,7 @@ SCENARIOS: dict[str, Scenario] = {
         attack=joined(b"", message(b'"' + b"x" * 10**6 + b'"')), bounds=PER_CLIENT
     ),
     "pushes that nobody reads": Scenario(
-        attack=joined(b"", message(b'{"count":1,"size":100000}', b"send")),
-        bounds=Bounds(memory=4 * 100 * MB),
-        others=False,
+        attack=joined(b"", message(b'{"count":1,"size":100000}', b"send")), bounds=PER_CLIENT
     ),
     "joins without number": Scenario(
         attack=numbering(lambda n: b'["%d","%d","room:%d","phx_join",{}]' % (n, n, n + 2)), bounds=SMALL
@@ -274,6 +273,8 @@ SCENARIOS: dict[str, Scenario] = {
         others=False,
     ),
     "a poll's headers without number": Scenario(attack=beginning(POLL, b"x-one: more\r\n")),
+    "a poll that drips": Scenario(attack=dripping(POLL, b"x"), clients=20, bounds=QUIET),
+    "a POST that drips": Scenario(attack=dripping(POST, b"x"), clients=20, bounds=QUIET),
     "polls behind each other": Scenario(attack=sending(POLL + b"\r\n")),
     "sessions that are never polled": Scenario(attack=sessions, serving={"max_connections": 100}, others=False),
     "a session's messages that are never polled": Scenario(attack=unread, bounds=PER_CLIENT),

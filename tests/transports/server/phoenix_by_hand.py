@@ -265,9 +265,14 @@ async def slow_reader(url: str) -> AsyncIterator[sockets.socket]:
         while b"\r\n\r\n" not in response:
             response += await loop.sock_recv(sock, 1000)
         join = b'["1","1","room:a","phx_join",{}]'
-        await loop.sock_sendall(sock, bytes([0x81, 0x80 | len(join), 0, 0, 0, 0]) + join)
+        await loop.sock_sendall(sock, masked(join))
         assert b"phx_reply" in await loop.sock_recv(sock, 1000)
         yield sock
+
+
+def masked(message: bytes) -> bytes:
+    """The frame of a message of up to 125 bytes."""
+    return bytes([0x81, 0x80 | len(message), 0, 0, 0, 0]) + message
 
 
 def handshake(target: str, *headers: str) -> bytes:

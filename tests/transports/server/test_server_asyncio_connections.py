@@ -21,6 +21,7 @@ from phoenix_by_hand import (
     conversation,
     errors,
     handshake,
+    masked,
     serving,
     slow_reader,
 )
@@ -230,6 +231,30 @@ async def test_a_slow_reader_is_dropped_at_the_bound_and_holds_up_nobody() -> No
         assert "slow" in slow.ended.reason
         assert await application.terminated.until_count(1) == [("room:a", Termination.CONNECTION)]
         await client.alive()
+
+
+async def test_requests_of_one_read_are_handled_as_far_as_their_answers_fit() -> None:
+    size, count, handled = 100_000, 200, 0
+    application = Application()
+
+    @application.on("large", topic="room:*")
+    def large(channel: ServerChannel, payload: Any) -> str:
+        nonlocal handled
+        handled += 1
+        return "x" * size
+
+    async with serving(application), connected(application.url) as client, slow_reader(application.url) as sock:
+        loop = asyncio.get_running_loop()
+        asked = b"".join(masked(f'["1","{n}","room:a","large",{{}}]'.encode()) for n in range(count))
+        await loop.sock_sendall(sock, asked)
+        await until(lambda: handled)
+        for _ in range(10):
+            await client.alive()
+        assert handled * size < count * size / 2
+        received = 0
+        while received < count * size:
+            received += len(await loop.sock_recv(sock, 2**20))
+        assert handled == count
 
 
 async def test_a_reader_that_stands_still_too_long_is_dropped() -> None:
