@@ -36,7 +36,17 @@ _MOST_TOO_BIG = 3
 
 
 class Joinable(Placed, Protocol):
-    """The channel, as its attempts to join see it."""
+    """The channel, as its attempts to join see it.
+
+    Attributes:
+        params: The join's params, or a callable for them.
+        sent_params: The params of the latest attempt.
+        decoder: Of the server's answers, where their type was given.
+    """
+
+    params: Any
+    sent_params: Any
+    decoder: PayloadDecoder | None
 
     def may(self, by: ChannelInput) -> bool: ...
     def advance(self, by: ChannelInput) -> None: ...
@@ -57,19 +67,14 @@ class _Call:
 
 @dataclass(slots=True, eq=False)
 class Attempts:
-    """The attempts to join of one channel.
+    """The attempts to join of one channel, up to the one that the server accepts.
 
-    Attributes:
-        params: The join's params, or a callable for them.
-        sent_params: The params of the latest attempt.
+    A channel that joined at the first attempt needs them no more: a rejoin begins with new ones.
     """
 
     channel: Joinable
-    params: Any
     client: ClientState
     sockets: Sockets
-    sent_params: Any = None
-    _decoder: PayloadDecoder | None = None  # of the server's answers, where their type was given
     _call: _Call | None = None
     _request: int | None = None  # the question for params that is open
     _timer: Timer = NO_TIMER  # of the attempt under way, or of the next one
@@ -82,9 +87,9 @@ class Attempts:
 
     def call(self, patience: float, response: Any, now: float) -> str:
         """The application waits for the join from now on; gives the call's ref. Raises as `Channel.join`."""
-        self._decoder = None if response is None else payload_decoder(response)
-        if not callable(self.params):
-            self._encode("0", self.params)
+        self.channel.decoder = None if response is None else payload_decoder(response)
+        if not callable(self.channel.params):
+            self._encode("0", self.channel.params)
         timer = self.client.timers.at(now + patience, self._timed_out)
         self._call = _Call(self.client.new_ref(), patience, timer)
         return self._call.ref
@@ -129,12 +134,12 @@ class Attempts:
         """It is the channel's turn."""
         self._began = self._connection.flow.clock(now)
         self._timer = self.client.timers.at(now + self.client.options.join.timeout, self._expired)
-        position = self.channel.inbox.position
-        if callable(self.params) or (position is not None and callable(position.resume.by)):
-            provider: Provider = self.params if position is None else self._read_params
+        params, position = self.channel.params, self.channel.inbox.position
+        if callable(params) or (position is not None and callable(position.resume.by)):
+            provider: Provider = params if position is None else self._read_params
             self._request = self.client.resolve(provider, self)
         else:
-            self._send(self.params, now)
+            self._send(params, now)
 
     def resolved(self, request: int, value: Any, now: float) -> None:
         """The callable for the params returned them."""
@@ -149,17 +154,22 @@ class Attempts:
         self.fail(ResolveFailed(problem, raised=error), now)
 
     @property
+    def failed(self) -> bool:
+        """Whether the attempts before the latest failed: then the delay grows on unless the join is stable."""
+        return self._tries > 0
+
+    @property
     def raw(self) -> bool:
         """Whether the answer is left for the decoder of its type."""
-        return self._decoder is not None
+        return self.channel.decoder is not None
 
     def replied(self, reply: Reply, now: float) -> None:
         """The reply to the join came."""
         channel, connection = self.channel, self._connection
         response = reply.response
-        if reply.ok and self._decoder is not None:
+        if reply.ok and channel.decoder is not None:
             try:
-                response = self._decoder.accept(response).payload
+                response = channel.decoder.accept(response).payload
             except PayloadMismatch as misfit:
                 self.unreadable(f"its response is not a {misfit.expected}: {misfit.problem}", now)
                 return
@@ -229,7 +239,7 @@ class Attempts:
     def forget(self, now: float) -> None:
         """No attempt is under way or planned any more."""
         self._timer.cancel()
-        self._timer = NO_TIMER  # 80 bytes less for each joined topic
+        self._timer = NO_TIMER
         if self._request is not None:
             self.client.resolving.pop(self._request, None)
             self._request = None
@@ -241,6 +251,12 @@ class Attempts:
         connection, ref = self.channel.connection, self.channel.join_ref
         if connection is not None and ref is not None and connection.requests.is_awaited(ref):
             connection.abandon(self.channel.topic, ref)
+
+    def end(self, error: PhxError, now: float) -> None:
+        """The channel has ended: an attempt under way is given up, and the call that waits fails."""
+        self.abandon()
+        self.forget(now)
+        self.fail_call(error)
 
     # ---- private ----------------------------------------------------------------------------------------------------
 
@@ -264,7 +280,7 @@ class Attempts:
             self.fail(ResolveFailed(str(error)), now)
             return
         self._began = connection.flow.clock(now)
-        self.sent_params = params
+        self.channel.sent_params = params
         self.channel.join_ref = ref
         connection.requests.expect(ref, self)
         self.channel.advance(ChannelInput.SEND)
@@ -275,7 +291,8 @@ class Attempts:
         """Called by the adapter, for it may call the application's functions: that of the position, too."""
         assert self.channel.inbox.position is not None
         self.channel.inbox.position.read()
-        return self.params() if callable(self.params) else self.params
+        params = self.channel.params
+        return params() if callable(params) else params
 
     def _encode(self, ref: str, params: Any) -> str | bytes:
         topic, position = self.channel.topic, self.channel.inbox.position

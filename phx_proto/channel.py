@@ -30,7 +30,7 @@ from .errors import (
 )
 from .events import ChannelEnded, ChannelErrored, ChannelEvent, ChannelJoined, LeaveEnd, LeaveEnded, PatternJoined
 from .handlers.handler import WILDCARD, Handler
-from .handlers.payloads import P, PayloadType
+from .handlers.payloads import P, PayloadDecoder, PayloadType
 from .handlers.router import HandlerFunction
 from .inbox import Inbox, Tap
 from .link import Link
@@ -74,6 +74,9 @@ class Channel:
         inbox: Its messages that wait for their handlers.
         response: What the server answered to the latest join, in the join's type; `None` before.
         context: The adapter's own data about the channel.
+        params: The join's params, or a callable for them.
+        sent_params: The params of the latest attempt to join.
+        decoder: Of the server's answers to its joins, where their type was given.
     """
 
     __slots__ = (
@@ -84,9 +87,12 @@ class Channel:
         "_pushes",
         "_sockets",
         "context",
+        "decoder",
         "inbox",
         "join_ref",
+        "params",
         "response",
+        "sent_params",
         "socket",
         "state",
         "topic",
@@ -101,9 +107,12 @@ class Channel:
         inbox.channel = self
         self.response: Any = None
         self.context: Any = None
+        self.params = params
+        self.sent_params: Any = None
+        self.decoder: PayloadDecoder | None = None
         self._client = client
         self._sockets = sockets
-        self._attempts = Attempts(self, params, client, sockets)
+        self._attempts: Attempts | None = None  # most joined channels have none: 160 bytes less for each
         self._pushes = _NO_PUSHES
         self._leave: _Leave | None = None
         self._end_error: PhxError | None = None  # what ended the channel
@@ -138,12 +147,12 @@ class Channel:
         if not self.may(ChannelInput.JOIN):
             advice = "it is called once, and the channel is rejoined by itself whenever it has to be"
             raise InvalidState("join", self.state.value, advice, self.topic)
-        ref = self._attempts.call(patience, response, now)
+        ref = self._joining.call(patience, response, now)
         self.advance(ChannelInput.JOIN)
         self._sockets.place(self, now)
         if self.topic.endswith(WILDCARD):
             self._client.notices.append(PatternJoined(self.topic))
-        self._attempts.ask(now)
+        self._joining.ask(now)
         return ref
 
     def leave(self, now: float, *, timeout: float | None = None) -> str:
@@ -162,7 +171,8 @@ class Channel:
         patience = self.patience("leave", timeout)
         if self._leave is not None:
             return self._leave.ref
-        self._attempts.fail_call(JoinCancelled(self.topic))
+        if self._attempts is not None:
+            self._attempts.fail_call(JoinCancelled(self.topic))
         connection, join_ref = self.connection, self.join_ref
         if connection is None or join_ref is None or not self.may(ChannelInput.LEAVE):
             ref = self._client.new_ref()
@@ -174,7 +184,8 @@ class Channel:
         self.advance(ChannelInput.LEAVE)
         connection.leaving[join_ref] = self
         ref = connection.send_leave(self.topic, join_ref)
-        self._attempts.forget(now)  # not before: another join may have its turn now, and goes out behind the leave
+        if self._attempts is not None:
+            self._attempts.forget(now)  # not before: another join may have its turn now, and goes out behind the leave
         timer = self._client.timers.at(now + patience, partial(self.left, LeaveEnd.TIMEOUT))
         self._leave = _Leave(self, ref, join_ref, timer)
         connection.requests.expect(ref, self._leave)
@@ -229,7 +240,7 @@ class Channel:
         An unsent push is never sent, a late reply is dropped; a cancelled join closes the channel; a cancelled leave is
         no longer waited for.
         """
-        if self._attempts.is_call(ref):
+        if self._attempts is not None and self._attempts.is_call(ref):
             self.end("its join was cancelled", now, error=JoinCancelled(self.topic))
         elif self._leave is not None and self._leave.ref == ref:
             self.left(LeaveEnd.CANCELLED, now)
@@ -316,7 +327,7 @@ class Channel:
 
     def shown(self, value: Any) -> str:
         """What the server said, as text that is safe to show: bounded, escaped, with secrets masked."""
-        return self.socket.secrets.also(secrets_in(self._attempts.sent_params)).shown(value)
+        return self.socket.secrets.also(secrets_in(self.sent_params)).shown(value)
 
     # ---- what the connection brings ---------------------------------------------------------------------------------
 
@@ -333,16 +344,16 @@ class Channel:
 
     def start_join(self, now: float) -> None:
         """It is this channel's turn to join (from `JoinQueue`)."""
-        self._attempts.start(now)
+        self._joining.start(now)
 
     def move(self, now: float) -> None:
         """Its socket takes no more topics: join on another."""
-        self._attempts.forget(now)
+        self._joining.forget(now)
         self.join_ref = None
         self.advance(ChannelInput.MOVE)
         self.socket.remove(self, now)
         self._sockets.place(self, now)
-        self._attempts.ask(now)
+        self._joining.ask(now)
 
     def joined(self, ref: str | None, response: Any) -> None:
         """The server has accepted the join; `ref` is that of the call that this ends, `None` for a rejoin."""
@@ -351,6 +362,8 @@ class Channel:
         assert join_ref is not None
         self.advance(ChannelInput.OK)
         self.response = response
+        if not self._joining.failed:
+            self._attempts = None
         connection.live[self.topic] = self.inbox
         self.inbox.joined(join_ref)
         self._tell(ChannelJoined(self.topic, ref, join_ref, response))
@@ -368,7 +381,7 @@ class Channel:
             self._pushes.lose_sent(error)
             self.left(LeaveEnd.CRASH, now)
         elif self.state in JOIN_SENT:
-            self._attempts.fail(error, now)
+            self._joining.fail(error, now)
 
     def closed_by_server(self, now: float) -> None:
         """A `phx_close` came for its current join, or for the join that it is leaving."""
@@ -377,7 +390,7 @@ class Channel:
         elif self.state in JOIN_SENT:
             error = ChannelClosedByServer(self.topic, "the server closed it")
             if self._client.options.join.server_close is ServerClose.REJOIN:
-                self._attempts.fail(error, now)
+                self._joining.fail(error, now)
             else:
                 self.end(error.reason, now, error=error)
 
@@ -402,7 +415,7 @@ class Channel:
         """The connection has ended; the topic is joined again on the next one."""
         if self._leave is not None:
             self.left(LeaveEnd.DISCONNECTED, now, why=error)
-        elif self._attempts.disconnected(error, now):
+        elif self._joining.disconnected(error, now):
             joined = self.state is ChannelState.JOINED
             self.join_ref = None
             self.advance(ChannelInput.LOST)
@@ -424,12 +437,11 @@ class Channel:
         """Close the channel for good and end all calls on it. Without an error, the application closed it."""
         if not self.may(ChannelInput.END):
             return
-        self._attempts.abandon()
-        self._attempts.forget(now)
+        if self._attempts is not None:
+            self._attempts.end(error or ConnectionClosedByClient(None, reason), now)
         self._withdraw()
         self.advance(ChannelInput.END)
         self.socket.remove(self, now)
-        self._attempts.fail_call(error or ConnectionClosedByClient(None, reason))
         self._end_error = error
         self._pushes.close(self._closed_by, reason)
         self._tell(ChannelEnded(self.topic, error))
@@ -443,6 +455,13 @@ class Channel:
         self.state = CHANNEL[self.state, by]
 
     # ---- private ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _joining(self) -> Attempts:
+        """Its attempts to join; new ones if it has none, see `joined`."""
+        if self._attempts is None:
+            self._attempts = Attempts(self, self._client, self._sockets)
+        return self._attempts
 
     def _withdraw(self) -> None:
         """The topic is free for another channel."""

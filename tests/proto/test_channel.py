@@ -312,6 +312,20 @@ def test_the_waits_start_anew_after_a_stable_time(how: str) -> None:
     assert waits == [1, 2, 1, 2]
 
 
+def test_a_channel_that_joined_at_the_first_attempt_keeps_nothing_of_it() -> None:
+    talk = Conversation().connect()
+    room = talk.joined("room:1")
+    assert room._attempts is None
+    talk.crash_channel("room:1", room.join_ref)
+    talk.advance(1)
+    talk.reply(room.join_ref)
+    assert room._attempts is not None  # the next wait would be longer
+    talk.reconnect()
+    talk.reply(room.join_ref)
+    assert room.state is ChannelState.JOINED
+    assert room._attempts is None
+
+
 @pytest.mark.parametrize("answered", [True, False])
 def test_a_long_wait_for_the_answer_is_no_stable_time(answered: bool) -> None:
     talk = Conversation().connect()

@@ -377,7 +377,7 @@ def test_static_params_that_were_spoilt_meanwhile_are_a_failed_attempt_on_every_
 def test_a_callable_that_never_answers_is_a_failed_attempt() -> None:
     talk = connected(timeout=10)
     room = talk.joined("room:1")
-    room._attempts.params = since
+    room.params = since
     talk.reconnect()
     talk.advance(10)
     assert isinstance(talk.event(ChannelErrored).error, JoinTimeout)

@@ -132,7 +132,7 @@ def test_a_refusal_before_the_channel_was_joined_is_no_cause_after_it() -> None:
     talk.advance(1)
     talk.reply(room.join_ref)
     assert room.state is ChannelState.JOINED
-    assert room._attempts._last_error is None
+    assert room._joining._last_error is None
 
 
 # ---- too big --------------------------------------------------------------------------------------------------------

@@ -1,3 +1,5 @@
+from sys import getsizeof
+
 from phx_proto.joins import JoinQueue
 
 
@@ -118,6 +120,13 @@ def test_joins_that_end_while_they_start_let_the_next_ones_start_however_many_th
     waiting: list[Asker] = [EndsAtOnce() for _ in range(10_000)]
     queue.open([*waiting], 1.0)
     assert starts(waiting) == [[1.0]] * 10_000
+
+
+def test_a_queue_that_is_empty_again_returns_its_memory() -> None:
+    queue = JoinQueue[Asker](10_000)
+    empty = getsizeof(queue._waiting)
+    queue.open(askers(10_000), 1.0)
+    assert getsizeof(queue._waiting) <= empty
 
 
 def test_those_that_wait_can_be_sent_away_and_the_next_to_ask_gets_the_next_turn() -> None:
