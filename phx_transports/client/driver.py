@@ -126,7 +126,7 @@ class Driver(ABC):
 
     def begin(self, call: Call[Any], waiter: Waiter) -> str:
         """Make a call, whose event ends the waiter; gives its ref."""
-        return self.step(lambda now: self.session.begin(call.begin, waiter, now))
+        return self.step(partial(self.session.begin, call.begin, waiter))
 
     def due(self, at: float) -> None:
         """The alarm that was set for this time rings; a clock that is a little behind it must not make it early."""

@@ -69,7 +69,7 @@ class Session:
         self.listeners: list[Callable[[Event], None]] = []
         self.readers: set[Reader] = set()
         self.on_begin: Callable[[str], None] | None = None
-        self._calls: dict[str, list[Waiter]] = {}
+        self._calls: dict[str, tuple[Waiter, ...]] = {}  # by ref; a second `leave` gets the ref of the first
         self._away = {0}  # sockets of the client that are not open, and should be
         self._for_connection: list[Waiter] = []
         self._for_end: list[Waiter] = []
@@ -89,10 +89,6 @@ class Session:
         if os.getpid() != self._process:  # `is_here`, spelled out: this is in every step
             raise OtherProcess
 
-    def wait(self, ref: str, waiter: Waiter) -> None:
-        """The event with this ref ends the call; several calls may share one (a second `leave` gets the first's)."""
-        self._calls.setdefault(ref, []).append(waiter)
-
     def awaits(self, ref: str) -> bool:
         """Whether a call waits for the event with this ref."""
         return ref in self._calls
@@ -100,7 +96,7 @@ class Session:
     def begin(self, call: Callable[[float], str], waiter: Waiter, now: float) -> str:
         """Make a call of the core, which the event with its ref ends; gives the ref."""
         ref = call(now)
-        self.wait(ref, waiter)
+        self._calls[ref] = (*self._calls.get(ref, ()), waiter)
         if self.on_begin is not None:
             self.on_begin(ref)
         return ref
@@ -151,15 +147,15 @@ class Session:
     def _settle(self, event: Event) -> None:
         match event:
             case ReplyReceived(ref=ref, reply=reply):
-                self._end_calls(ref, result=reply)
+                _end(self._calls.pop(ref, ()), reply)
             case PushFailed(ref=ref, error=error) | JoinFailed(ref=ref, error=error):
-                self._end_calls(ref, error=error)
+                _end(self._calls.pop(ref, ()), None, error)
             case ChannelJoined(ref=ref, response=response) if ref is not None:
-                self._end_calls(ref, result=response)
+                _end(self._calls.pop(ref, ()), response)
             case LeaveEnded(ref=ref):
-                self._end_calls(ref)
+                _end(self._calls.pop(ref, ()))
             case PingAnswered(ref=ref, elapsed=elapsed):
-                self._end_calls(ref, result=elapsed)
+                _end(self._calls.pop(ref, ()), elapsed)
             case Connected(socket=socket) | SocketEnded(socket=socket):
                 self._away.discard(socket)
                 if self.connected:
@@ -175,9 +171,6 @@ class Session:
             case _:
                 pass
 
-    def _end_calls(self, ref: str, *, result: Any = None, error: BaseException | None = None) -> None:
-        _end(self._calls.pop(ref, ()), result, error)
-
     def _connection_settled(self) -> None:
         waiters, self._for_connection = self._for_connection, []
         _end(waiters, None, None if self.connected else self.error or _closed_by_application())
@@ -187,7 +180,7 @@ class Session:
         _end(waiters, None, self.error)
 
 
-def _end(waiters: Iterable[Waiter], result: Any, error: BaseException | None) -> None:
+def _end(waiters: Iterable[Waiter], result: Any = None, error: BaseException | None = None) -> None:
     for waiter in waiters:
         if waiter.done():
             continue

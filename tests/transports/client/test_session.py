@@ -29,7 +29,7 @@ REFUSED = HandshakeRefused(status=403)
 
 def waiting(session: Session, ref: str = "1") -> "Future[Any]":
     future: Future[Any] = Future()
-    session.wait(ref, future)
+    assert session.begin(lambda now: ref, future, 0.0) == ref
     return future
 
 
