@@ -347,6 +347,12 @@ class ClientProtocol:
             self._client.notices = []
         return notices
 
+    @property
+    def has_deliveries(self) -> bool:
+        """Whether `tapped`, `executable` or `runnable` has anything to give."""
+        client = self._client
+        return bool(client.runnable or client.tapped or client.executable)
+
     def runnable(self) -> list[DeliveryQueue]:
         """Queues that need a worker of the adapter, in order; each is to be drained with `take`."""
         if runnable := self._client.runnable:

@@ -155,14 +155,13 @@ class Driver(ABC):
                 self.handlers_until = self.now() + self.settings.drain_timeout
                 self.session.release_readers()
             self.on_closed()
-        for tap, item in proto.tapped():
-            tap.put(item)
-        executable = proto.executable()
-        if executable:
-            self._workers.execute(executable)
-        runnable = proto.runnable()
-        if runnable:
-            self._workers.add(runnable)
+        if proto.has_deliveries:
+            for tap, item in proto.tapped():
+                tap.put(item)
+            if executable := proto.executable():
+                self._workers.execute(executable)
+            if runnable := proto.runnable():
+                self._workers.add(runnable)
         deadline = proto.next_timeout()
         alarm = self._alarm
         if deadline is not None and deadline < alarm.armed:
