@@ -218,8 +218,9 @@ class Channel:
         """
         push = Push(self._client.new_ref(), event, payload, self.patience("push", timeout), wants_reply=True, raw=raw)
         self._push(push, now)
-        if self.connection is not None:  # the caller may be a handler, which waits for the reply before it ends
-            self.connection.flow.resume(now)
+        connection = self.connection
+        if connection is not None:  # the caller may be a handler, which waits for the reply before it ends
+            connection.flow.resume(now)
         return push.ref
 
     def patience(self, call: str, timeout: float | None) -> float:

@@ -13,7 +13,7 @@ from .connection import Member
 from .errors import BufferFull, ChannelClosed, InvalidReply, LocalError, PhxError, PushCancelled, PushLost, PushTimeout
 from .events import PushFailed, ReplyReceived
 from .message import Message, Reply
-from .timers import Timer
+from .timers import NO_TIMER, Timer
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +35,7 @@ class Push:
     wants_reply: bool
     raw: bool = False
     sent: bool = False
-    timer: Timer | None = None
+    timer: Timer = NO_TIMER
     pushes: "Pushes | None" = None
 
     def replied(self, reply: Reply, now: float) -> None:
@@ -94,7 +94,7 @@ class Pushes:
     def replied(self, push: Push, reply: Reply) -> None:
         """The reply to a sent push came; its connection awaits it no more."""
         del self._by_ref[push.ref]
-        self._stop_timer(push)
+        push.timer.cancel()
         self._client.events.append(ReplyReceived(self._channel.topic, push.event, push.ref, reply))
 
     def unreadable(self, push: Push, problem: str) -> None:
@@ -167,7 +167,7 @@ class Pushes:
         self._fail(push, error)
 
     def _fail(self, push: Push, error: PhxError) -> None:
-        self._stop_timer(push)
+        push.timer.cancel()
         self._client.events.append(PushFailed(self._channel.topic, push.event, push.ref, error))
 
     def _forget(self, push: Push) -> None:
@@ -176,7 +176,3 @@ class Pushes:
             self._client.unsent -= 1
         elif self._channel.connection is not None:
             self._channel.connection.requests.forget(push.ref)
-
-    def _stop_timer(self, push: Push) -> None:
-        if push.timer is not None:
-            push.timer.cancel()

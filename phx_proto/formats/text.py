@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from ..errors import InvalidPayload
-from .soundness import MAX_DEPTH, too_deep
+from .soundness import MAX_DEPTH, SHALLOW, too_deep
 
 LONE_SURROGATE = "has a lone surrogate, which is no text"
 
@@ -42,9 +42,12 @@ def to_text(envelope: Any, refs: tuple[Any, ...], topic: Any, event: str, payloa
     except Exception as error:  # a payload's own code may run here (a tzinfo, say) and raise anything
         where, problem = next(_faults(refs, topic, event, payload, _SOUND), ("payload", _reason(error)))
         raise InvalidPayload(topic, event, where, problem) from error
-    deep = too_deep(text)
+    deep = len(text) > SHALLOW and too_deep(text)
     suspect = (
-        text.count("null") > refs.count(None) or 'nan":' in text or 'inf":' in text or type(payload) is msgspec.Raw
+        ("null" in text and text.count("null") > refs.count(None))
+        or 'nan":' in text
+        or 'inf":' in text
+        or type(payload) is msgspec.Raw
     )
     if deep or (suspect and not _reads_back(text, envelope)):
         for where, problem in _faults(refs, topic, event, payload, _SOUND_ONCE_ENCODED):
