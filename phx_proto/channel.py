@@ -229,7 +229,7 @@ class Channel:
         Raises:
             InvalidTimeout: The timeout is no number.
         """
-        return checked_timeout(call, timeout, self._client.options.timeout)
+        return self._client.options.timeout if timeout is None else checked_timeout(call, timeout)
 
     def cast(self, event: str, payload: Any, now: float) -> None:
         """Send an event without a reply. Raises as `push`."""

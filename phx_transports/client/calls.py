@@ -4,11 +4,10 @@ Each ends in exactly one event (see `session.py`). What an adapter adds is the w
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from phx_proto.channel import Channel
 from phx_proto.client import ClientProtocol
@@ -19,8 +18,7 @@ from phx_proto.message import Message, Reply
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[R]):
+class Call(Struct, Generic[R], frozen=True):
     """A call of the core.
 
     Attributes:
