@@ -13,6 +13,8 @@ from itertools import count
 from math import inf
 from typing import Final, TypeAlias
 
+from msgspec import Struct
+
 from .errors import InvalidTimeout
 
 Action: TypeAlias = Callable[[float], None]
@@ -33,7 +35,7 @@ def checked_timeout(call: str, timeout: object, default: float = inf) -> float:
     return timeout
 
 
-class Timer:
+class Timer(Struct, eq=False):
     """One deadline with its action.
 
     Attributes:
@@ -41,12 +43,9 @@ class Timer:
         action: What is called with the time when the deadline has passed; `None` once it was run or cancelled.
     """
 
-    __slots__ = ("_release", "action", "deadline")
-
-    def __init__(self, deadline: float, action: Action | None, release: Callable[[], None]) -> None:
-        self.deadline = deadline
-        self.action = action
-        self._release = release
+    deadline: float
+    action: Action | None
+    _release: Callable[[], None]
 
     @property
     def pending(self) -> bool:
