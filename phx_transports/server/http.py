@@ -50,19 +50,27 @@ class HttpConnection:
     Args:
         transport: Of the connection, whose first request has begun.
         on_request: Told of each request.
+        want: Told whether more is to be read.
         head_timeout: Seconds from the first byte of a request to the end of its head.
     """
 
     def __init__(
-        self, transport: asyncio.Transport, on_request: Callable[[HttpRequest], None], *, head_timeout: float
+        self,
+        transport: asyncio.Transport,
+        *,
+        on_request: Callable[[HttpRequest], None],
+        want: Callable[[bool], None],
+        head_timeout: float,
     ) -> None:
         self.on_lost: Callable[[], None] = lambda: None
         self._transport = transport
         self._on_request = on_request
+        self._want = want
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_LARGEST_HEAD)
         self._head: h11.Request | None = None
         self._body = bytearray()
         self._asked: HttpRequest | None = None  # has no answer yet
+        self._reading = False  # so an answer that is given at once does not read on by itself, deeper for each request
         self._head_timeout = head_timeout
         self._begun = True  # a request, which has not come whole
         self._loop = asyncio.get_running_loop()
@@ -74,8 +82,6 @@ class HttpConnection:
             self._expect(self._head_timeout)
         self._http.receive_data(data)
         self._read()
-        if self._asked is not None and len(self._http.trailing_data[0]) > _EARLY:
-            self._transport.pause_reading()
 
     def answer(self, request: HttpRequest, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Answer a request; one whose connection is gone, or that was answered, is ignored."""
@@ -85,13 +91,13 @@ class HttpConnection:
         self.on_lost = lambda: None
         self._begun = bool(self._http.trailing_data[0])
         self._expect(self._head_timeout if self._begun else IDLE)
-        self._transport.resume_reading()
         self._write(status, headers, body)
         if not (self._http.our_state is self._http.their_state is h11.DONE):  # a body may still be coming
             self._transport.close()
             return
         self._http.start_next_cycle()
-        self._read()
+        if not self._reading:
+            self._read()
 
     def lost(self) -> None:
         self._timer.cancel()
@@ -100,6 +106,12 @@ class HttpConnection:
             self.on_lost()
 
     def _read(self) -> None:
+        self._reading = True
+        self._read_requests()
+        self._reading = False
+        self._want(self._asked is None or len(self._http.trailing_data[0]) <= _EARLY)
+
+    def _read_requests(self) -> None:
         while self._asked is None and not self._transport.is_closing():
             try:
                 event = self._http.next_event()
@@ -166,3 +178,4 @@ class HttpConnection:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
         else:
             self._transport.close()
+            self._expect(IDLE)

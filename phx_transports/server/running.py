@@ -161,8 +161,12 @@ class RunningServer:
         """Whether a connection is one of long polling, by its request line."""
         if all(mount.match_polls(wire.request_line.path) is None for mount in self._mounts):
             return None
-        head_timeout = self._options.handshake_timeout
-        return HttpConnection(wire.transport, partial(self._polled, wire), head_timeout=head_timeout)
+        return HttpConnection(
+            wire.transport,
+            on_request=partial(self._polled, wire),
+            want=lambda more: wire.want(more=more),
+            head_timeout=self._options.handshake_timeout,
+        )
 
     def _polled(self, wire: ServerWire, request: HttpRequest) -> None:
         if "host" not in request.headers:

@@ -36,7 +36,7 @@ class Bounds:
         lines: That are logged.
     """
 
-    memory: int = 10 * MB
+    memory: int = 16 * MB
     cpu: float = 1.0
     lines: int = 50
 

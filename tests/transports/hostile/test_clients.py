@@ -124,10 +124,11 @@ def read_nothing(peer: Peer) -> None:
 
 
 def presences(peer: Peer) -> None:
-    """A state, and then diffs that only add to it."""
+    """A state, and then diffs that only add to it; not without end, for all that is present is kept."""
     peer.meet()
     peer.write(message("{}", event="presence_state"))
-    peer.write_all(frame(presence_diff(number).encode()) for number in count())
+    peer.write_all(frame(presence_diff(number).encode()) for number in range(10_000))
+    peer.idle()
 
 
 @cache
@@ -163,7 +164,7 @@ OPEN: dict[str, Scenario] = {
         attack=numbering('["1","{0}","room:1","phx_reply",{{"status":"{0}","response":1}}]'.format)
     ),
     "presence diffs before the state": Scenario(attack=numbering(presence_diff), work="presence"),
-    "presences without number": Scenario(attack=presences, work="presence"),
+    "10,000 presences": Scenario(attack=presences, work="presence"),
     "a channel that crashes at each join": Scenario(attack=crash, bounds=QUIET),
     "no messages": Scenario(attack=sending(frame(b"{not json") + frame(b"[1,2]") + frame(b""))),
     "deep payloads, a handler": Scenario(attack=sending(message(DEEP)), work="quick"),

@@ -19,8 +19,8 @@ import pytest
 from .measuring import MB, PATIENCE, Bounds, Subjects, record
 from .peers import Connection, background, frame
 
-SMALL = Bounds(memory=16 * MB, cpu=3.0)  # another client is served, whose turn comes between those of three that stream
-QUIET = Bounds(memory=16 * MB, cpu=0.1)
+SMALL = Bounds(cpu=3.0)  # another client is served, whose turn comes between those of three that stream
+QUIET = Bounds(cpu=0.1)
 
 
 class Client(Connection):
@@ -216,6 +216,7 @@ PER_CLIENT = Bounds(memory=3 * 25 * MB, cpu=3.0)
 DEEP = b"[" * 50_000 + b"]" * 50_000
 GET = b"GET /socket/websocket?vsn=2.0.0"
 POLL = b"GET /socket/longpoll?vsn=2.0.0 HTTP/1.1\r\nhost: localhost\r\n"
+OPTIONS = b"OPTIONS /socket/longpoll HTTP/1.1\r\nhost: localhost\r\n\r\n"
 POST = b"POST" + POLL.removeprefix(b"GET") + b"content-length: 1000000\r\n\r\n"
 
 SCENARIOS: dict[str, Scenario] = {
@@ -275,8 +276,11 @@ SCENARIOS: dict[str, Scenario] = {
     "a poll's headers without number": Scenario(attack=beginning(POLL, b"x-one: more\r\n")),
     "a poll that drips": Scenario(attack=dripping(POLL, b"x"), clients=20, bounds=QUIET),
     "a POST that drips": Scenario(attack=dripping(POST, b"x"), clients=20, bounds=QUIET),
-    "polls behind each other": Scenario(attack=sending(POLL + b"\r\n")),
-    "sessions that are never polled": Scenario(attack=sessions, serving={"max_connections": 100}, others=False),
+    "requests whose answers are not read": Scenario(attack=sending(OPTIONS)),
+    "polls behind each other": Scenario(
+        attack=sending(POLL + b"\r\n"), serving={"max_connections": 1_000}, others=False
+    ),
+    "sessions that are never polled": Scenario(attack=sessions, serving={"max_connections": 1_000}, others=False),
     "a session's messages that are never polled": Scenario(attack=unread, bounds=PER_CLIENT),
     "a POST without end": Scenario(attack=posting(b"", length=10**12, then=b"x"), bounds=PER_CLIENT),
     "chunks of a POST without number": Scenario(attack=chunked, bounds=PER_CLIENT),

@@ -1,6 +1,7 @@
 """The HTTP of long polling on the embedded server: what is answered to which request, byte by byte where it matters."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -145,6 +146,28 @@ async def test_requests_behind_one_another_are_answered_in_turn(site: Site) -> N
     caller.send("GET", polls)
     assert [(await caller.answer())[2] for _ in range(3)] == [{"status": 200}] * 3
     assert len((await caller.answer())[2]["messages"]) == 3
+
+
+async def test_many_requests_of_one_read_that_are_answered_at_once(site: Site) -> None:
+    caller = await site.caller()
+    for _ in range(500):
+        caller.send("OPTIONS", "/socket/longpoll")
+    for _ in range(500):
+        assert (await caller.answer())[0] == 200
+
+
+async def test_a_client_that_does_not_read_its_answers_is_not_read_and_is_dropped() -> None:
+    async with serving(send_timeout=0.2) as site:
+        caller = await site.caller()
+        requests = b"OPTIONS /socket/longpoll HTTP/1.1\r\nhost: x\r\n\r\n" * 1000
+        sent = 0
+        async with asyncio.timeout(10):
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    caller.writer.write(requests)
+                    sent += len(requests)
+                    await caller.writer.drain()
+        assert sent < 20_000_000
 
 
 async def test_a_client_that_sends_on_and_on_behind_a_poll_is_not_read(site: Site) -> None:
