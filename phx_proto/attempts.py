@@ -86,7 +86,7 @@ class Attempts:
     # ---- the application's call -------------------------------------------------------------------------------------
 
     def call(self, patience: float, response: Any, now: float) -> str:
-        """The application waits for the join from now on; gives the call's ref. Raises as `Channel.join`."""
+        """The application waits for the join from now on; returns the call's ref. Raises as `Channel.join`."""
         self.channel.decoder = None if response is None else payload_decoder(response)
         if not callable(self.channel.params):
             self._encode("0", self.channel.params)

@@ -91,7 +91,7 @@ class ReconnectPolicy:
         schedule: The waits, where neither the close code nor the server asks for another.
         final_codes: Close codes after which the client stays away. None by default: servers close with 1000 when idle
             or shutting down, and a service wants to stay subscribed.
-        stable_after: Seconds for which a connection must have been open before retries are counted anew, so that a
+        stable_after: Seconds for which a connection must have been open before retries are counted again, so that a
             server which accepts and drops is not hammered.
     """
 

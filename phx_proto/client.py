@@ -224,7 +224,7 @@ class ClientProtocol:
             connection.heartbeat.cancel(ref)
 
     def reconnect(self, now: float) -> None:
-        """Drop the connections, and waits for the next attempt, and connect anew at once, e.g. with a new token.
+        """Drop the connections, and waits for the next attempt, and connect again at once, e.g. with a new token.
 
         Raises:
             InvalidState: It was never connected, or is closed.

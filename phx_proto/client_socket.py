@@ -105,7 +105,7 @@ class Socket:
         self._dial(now)
 
     def reconnect(self, now: float) -> None:
-        """Drop the connection, or the wait for the next attempt, and connect anew at once."""
+        """Drop the connection, or the wait for the next attempt, and connect again at once."""
         self._timer.cancel()
         self._drop_attempt()
         if self.connection is None:

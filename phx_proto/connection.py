@@ -122,7 +122,7 @@ class Connection:
         return self.joins.stopped
 
     def send_leave(self, topic: str, join_ref: str) -> str:
-        """Send a phx_leave for a join that was sent on it, answered or not; gives its ref."""
+        """Send a phx_leave for a join that was sent on it, answered or not; returns its ref."""
         ref = self._core.new_ref()
         self.requests.send(Message(join_ref=join_ref, ref=ref, topic=topic, event=PHX_LEAVE, payload={}))
         return ref

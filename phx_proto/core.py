@@ -84,7 +84,7 @@ class Core:
         runnable: Queues that wait for a worker of the adapter, in order.
         executable: Queues that wait for an executor, in order.
         tapped: Items for taps, in order.
-        observer: Told of every frame; `None` for nobody.
+        observer: Called with every frame; `None` for nobody.
         polls: Links that are polled, as long as they exist.
         resolving: What awaits the answer to a `Resolve` request.
     """
@@ -112,7 +112,7 @@ class Core:
         return str(self._refs)
 
     def resolve(self, provider: Provider, resolving: Resolving) -> int:
-        """Have the adapter call `provider`; gives the request's number."""
+        """Have the adapter call `provider`; returns the request's number."""
         self._requests += 1
         self.resolving[self._requests] = resolving
         self.commands.append(Resolve(self._requests, provider))

@@ -85,10 +85,10 @@ class Endpoint:
         path: What is appended instead, for a socket with a path of its own: `"/:key"` for Phoenix's
             `websocket: [path: "/:key"]`; empty if the URL is whole. A `:key` in it is taken from the params.
         transport: Whose path `path` is, and the one that is connected with unless another is asked for.
-        params: For the server's `connect/3`, or a callable that gives them anew at each connect. Numbers are written
+        params: For the server's `connect/3`, or a callable that gives them again at each connect. Numbers are written
             as in JSON, booleans as `true` and `false`, `None` as an empty text; an empty mapping or list leaves no
             trace. A param named `vsn` is ignored: the serializer decides.
-        auth_token: For a socket with `auth_token: true`, or a callable that gives it anew at each connect.
+        auth_token: For a socket with `auth_token: true`, or a callable that gives it again at each connect.
         headers: To send with the handshake, e.g. `{"authorization": …}`.
 
     Raises:
@@ -397,7 +397,7 @@ def _checked_headers(headers: Headers) -> Iterator[tuple[str, str]]:
 
 
 def _header_pairs(headers: object) -> list[tuple[Any, Any]]:
-    """Read anew at each request, so what can be read once is none."""
+    """Read again at each request, so what can be read once is none."""
     if isinstance(headers, Mapping):
         return list(headers.items())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     pairs: list[Any] = list(headers) if isinstance(headers, list | tuple) else [headers]  # pyright: ignore[reportUnknownArgumentType]

@@ -9,7 +9,7 @@ carry them, so an adapter only sees `SendRequest`.
 - What is sent is queued and goes out in POSTs, one at a time, which keeps the order: a hundred messages at most, one a
   line. What cannot stand in a line (V1, or text with a line break) goes alone.
 - The server forgets a poll's messages when it has sent them. So an answer that is lost, unreadable or no success is a
-  lost connection, whichever request it belongs to; the next session is opened anew.
+  lost connection, whichever request it belongs to; the next session is opened again.
 
 There are no heartbeats, for polls show that the peer lives. One clock of few ticks bounds all requests: a poll that
 brings nothing for `patience` seconds is lost, and a POST may take longer for each message, for the server answers it

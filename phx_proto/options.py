@@ -39,7 +39,7 @@ class JoinPolicy:
         backoff: Waits between a failed join, or a crash, and the next attempt.
         refusal: What follows a refusal.
         server_close: What follows a `phx_close`.
-        stable_after: Seconds for which a channel must have been joined before its waits start anew.
+        stable_after: Seconds for which a channel must have been joined before its waits start again.
     """
 
     timeout: float = 10.0

@@ -168,7 +168,7 @@ class Presence:
         if self._snapshot is None:
             return
         self._undone += len(undo)
-        if self._undone > len(self._entries) + _MOST_PENDING:  # a snapshot may be kept for ever
+        if self._undone > len(self._entries) + _MOST_PENDING:  # a snapshot may be kept forever
             self._entries = dict(self._entries)
             self._snapshot = None
             self._undone = 0

@@ -103,7 +103,7 @@ class Position:
         return pending
 
     def lose(self) -> None:
-        """A message was lost: none after it counts, until the topic is joined anew."""
+        """A message was lost: none after it counts, until the topic is joined again."""
         self._lost = True
 
     def advance(self) -> None:

@@ -43,7 +43,7 @@ class HandlerKind(Enum):
 class Handler:
     """One registration. Two of the same function are two handlers; a handler equals only itself.
 
-    It can be pickled if its function and its payload type can: what was derived from them is derived anew.
+    It can be pickled if its function and its payload type can: what was derived from them is derived again.
 
     Attributes:
         function: What is called. The channel is given to a function that requires a second positional argument, takes

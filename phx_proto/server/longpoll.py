@@ -262,7 +262,7 @@ class Polls:
         self.timers = Timers()
 
     def request(self, request: PollRequest, now: float) -> PollSession | None:
-        """A request has come; gives the session that it is for, to be worked off (`take`)."""
+        """A request has come; returns the session that it is for, to be worked off (`take`)."""
         if request.method not in ("GET", "POST"):
             self.answer(request, 400, None)
             return None

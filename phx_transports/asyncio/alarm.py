@@ -1,4 +1,4 @@
-"""The one timer of a client: it calls when a deadline has passed, and is set anew only for an earlier one."""
+"""The one timer of a client. It calls when its deadline has passed, and is set again only for an earlier one."""
 
 from collections.abc import Callable
 from math import inf
@@ -10,7 +10,7 @@ class Alarm:
     """Calls when a deadline has passed.
 
     Attributes:
-        armed: The deadline, by that clock; `math.inf` for none.
+        armed: The deadline, by the given clock; `math.inf` for none.
     """
 
     def __init__(
@@ -28,11 +28,11 @@ class Alarm:
         self._timer = self._call_at(deadline, self._due)
 
     def stop(self) -> None:
-        """Call no more, until it is set again."""
+        """Stop calling, until it is set again."""
         self.armed = inf
         if self._timer is not None:
             self._timer.cancel()
 
     def _due(self) -> None:
-        at, self.armed = self.armed, inf  # whoever is called sets the next one
+        at, self.armed = self.armed, inf  # the callback sets the next one
         self._on_due(at)

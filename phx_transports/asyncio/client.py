@@ -1,4 +1,4 @@
-"""A client on asyncio: `connect`. What that gives is in `face`."""
+"""A client on asyncio: `connect`. The client itself is in `face`."""
 
 import random
 from collections.abc import Generator
@@ -41,31 +41,31 @@ class connect:  # noqa: N801 - used like a function
         router: The handlers. Without one, `client.router` is empty, for you to fill.
         serializer: The wire format; V2 by default.
         options: How the client behaves: heartbeat, retries, joins, bounds.
-        timeout: Seconds for the first connection; `math.inf` to keep trying until it comes. By default 10, or no end
-            where nobody waits for it.
-        wait: Whether to wait for the first connection. If not, the client is given at once, and connects in the
-            background; see docs/connecting.md. What is raised below for want of a connection is then raised by
-            `wait_connected` and `run`, and told as events.
+        timeout: Seconds for the first connection; `math.inf` to keep trying until there is one. 10 by default, or no
+            limit with `wait=False`.
+        wait: Whether to wait for the first connection. If not, the client is returned at once, and connects in the
+            background; see docs/connecting.md. The connection's errors listed below are then raised by
+            `wait_connected` and `run`, and reported as events.
         ssl: For `wss://`; by default the system's certificates are trusted and the host's name is verified.
-        proxy: A proxy's URL (HTTP or SOCKS), `None` for none, `True` for what the environment says.
+        proxy: A proxy's URL (HTTP or SOCKS), `None` for none, `True` for the one in the environment.
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
         compression: `"deflate"` to offer permessage-deflate.
         factory: Makes the TCP connection instead, from host and port (a tunnel, a Unix socket).
-        transport: What carries the messages: `"websocket"`, which is the default, or `"longpoll"`; see
-            docs/long-polling.md. Or, for tests, a `phx_transports.testing.Peer` instead of the network and the loop's
-            clock. Then retries have no jitter, and the five arguments before this one mean nothing.
-        fallback: Seconds that a WebSocket has to open and to carry a message; then, and where it fails, long polling is
-            tried. What works first is kept for the client's life. `None` for no fallback.
+        transport: `"websocket"` (the default) or `"longpoll"`; see docs/long-polling.md. Or, for tests, a
+            `phx_transports.testing.Peer` in place of the network and the loop's clock. Then retries have no jitter, and
+            the five arguments before this one have no effect.
+        fallback: Seconds in which a WebSocket must open and carry a message; otherwise, or if it fails, long polling is
+            tried. The first that works is kept for the client's life. `None` for no fallback.
         executor: Runs plain handlers; by default a thread pool of the client's own. In a process pool they take the
             message alone, and are functions of a module.
-        on_handler_error: Told what a handler raised; by default it is logged with its traceback.
+        on_handler_error: Called with what a handler raised; by default it is logged with its traceback.
         fail_fast: Whether a handler's error ends the client, with that error; nothing more is handled then.
         drain_timeout: Seconds that closing may take: handlers that finish, leaves, the closing handshake.
 
     Raises:
         InvalidEndpoint: URL, params, token or headers cannot be sent.
-        HandshakeRefused: The server refused, for good or until the timeout; `status` and `body` tell why.
-        ConnectTimeout: The server was not there in time; `last` tells what the latest attempt met.
+        HandshakeRefused: The server refused, for good or until the timeout; see `status` and `body`.
+        ConnectTimeout: There was no connection in time; `last` says how the latest attempt failed.
         CertificateError: The server's certificate was not accepted.
         InvalidHandler: The router has a handler that cannot run where the executor does.
     """
@@ -131,7 +131,7 @@ class connect:  # noqa: N801 - used like a function
     if not TYPE_CHECKING:  # which knows that there is no such attribute
 
         def __getattr__(self, name: str) -> Any:
-            """Says what to do where `await` was forgotten."""
+            """Explains what to do where `await` was forgotten."""
             how = "await it, client = await connect(…), or async with connect(…) as client"
             raise AttributeError(f"connect has no {name!r}: {how}", name=name, obj=self)
 
@@ -143,7 +143,7 @@ class connect:  # noqa: N801 - used like a function
             if error is None:
                 await self._client.close()
         finally:
-            await self._client.abort()  # does nothing where it has closed
+            await self._client.abort()  # does nothing after a close
 
     async def _connect(self) -> Client:
         driver = AsyncioDriver(self._proto, self._settings, network=self._network, transport=self._transport)

@@ -32,20 +32,20 @@ T = TypeVar("T")
 
 
 class Dialogue(asyncio.Protocol, Generic[T]):
-    """The beginning of a connection: one request, and its answer. After that reading is paused.
+    """The beginning of a connection: one request and its answer. After that reading is paused.
 
     Args:
-        request: To be sent.
-        receive: Takes each read, `b""` where the connection has ended, and gives the answer once it is whole; raises
-            why there will be none.
+        request: The bytes to send.
+        receive: Takes each read, `b""` at the connection's end. Returns the answer once it is complete; raises if there
+            will be none.
 
     Attributes:
-        answer: Waits for that.
+        answer: A future of the answer.
     """
 
     def __init__(self, request: bytes, receive: Callable[[bytes], T | None]) -> None:
         self.answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.answer.add_done_callback(_seen)  # where nobody waits any more, its error is of no interest
+        self.answer.add_done_callback(_seen)  # when no task awaits it any more, its error does not matter
         self._request = request
         self._receive = receive
         self._transport: asyncio.Transport
@@ -81,7 +81,7 @@ async def dial(
     Raises:
         CertificateError: The server's TLS certificate was not accepted.
         ProxyError: The proxy does not let us through, or cannot be used.
-        ConnectError: Anything else that kept the connection from coming about.
+        ConnectError: Any other failure to connect.
     """
     loop = asyncio.get_running_loop()
     host, port, secure = address.host, address.port, address.secure
@@ -132,7 +132,7 @@ async def _through_socks(proxy: Proxy, address: WebSocketURI, progress: Progress
 
 
 async def _through_http(proxy: Proxy, address: WebSocketURI, progress: Progress) -> asyncio.Transport:
-    """A way through a proxy that is asked for it in HTTP; with https:// in its URL, over TLS."""
+    """A connection through an HTTP proxy, by CONNECT; over TLS if the proxy's URL has https://."""
     tunnel = Tunnel(proxy, address)
     sock = await _connected(proxy.host, proxy.port, progress, proxy="the proxy ")
     progress.waits(tunnel.missing)
@@ -154,7 +154,7 @@ async def _through_http(proxy: Proxy, address: WebSocketURI, progress: Progress)
 
 
 async def _connected(host: str, port: int, progress: Progress, *, proxy: str = "") -> socket.socket:
-    """A TCP connection to the first address that answers."""
+    """A TCP connection to the first address that accepts it."""
     loop = asyncio.get_running_loop()
     trying: dict[asyncio.Future[None], socket.socket] = {}
     progress.waits(missing_name(host, proxy=proxy))
@@ -167,11 +167,11 @@ async def _connected(host: str, port: int, progress: Progress, *, proxy: str = "
                 while (info := race.due(loop.time())) is not None:
                     try:
                         sock = socket.socket(info[0], info[1], info[2])
-                    except OSError as error:  # a family that this machine does not have
+                    except OSError as error:  # an address family that this machine does not have
                         race.failed(error, loop.time())
                         continue
                     sock.setblocking(False)
-                    # Not `create_task`: a task factory of the application's is for tasks of the application.
+                    # Not `create_task`: the application's task factory is for the application's tasks.
                     trying[asyncio.Task(loop.sock_connect(sock, info[4]), loop=loop)] = sock
                 if (lost := race.lost) is not None:
                     raise lost
@@ -179,7 +179,7 @@ async def _connected(host: str, port: int, progress: Progress, *, proxy: str = "
                 done, _ = await asyncio.wait(
                     trying, timeout=None if patience == inf else patience, return_when=asyncio.FIRST_COMPLETED
                 )
-                for task in done:  # where two have won at once, the other one is closed below
+                for task in done:  # if two have succeeded at once, the other one is closed below
                     sock = trying.pop(task)
                     failure = task.exception()
                     if failure is None:

@@ -1,4 +1,4 @@
-"""What drives a client on asyncio: the driver with the loop's clock, its timer, and calls that are awaited."""
+"""Drives a client on asyncio: the driver with the loop's clock, its timer, and awaited calls."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ class AsyncioDriver(Driver):
         self._loop = asyncio.get_running_loop()
         self.transport: ClientTransport
         if transport is None:
-            from .transport import Transport  # no sooner: see websocket/options.py
+            from .transport import Transport  # not earlier: see websocket/options.py
 
             self.transport = Transport(self, network)
         else:
@@ -57,7 +57,7 @@ class AsyncioDriver(Driver):
         )
         self._timer = Alarm(self.transport.call_at, self.due)
         self.attach(now=self.transport.now, perform=self.transport.perform, workers=self._runner, alarm=self._timer)
-        self._idle = asyncio.Event()  # after the core's end: handlers are waited for no longer
+        self._idle = asyncio.Event()  # after the core's end: handlers are no longer waited for
         self._finishing: asyncio.Task[None] | None = None
 
     # ---- handlers ---------------------------------------------------------------------------------------------------
@@ -73,17 +73,17 @@ class AsyncioDriver(Driver):
         return self.proto.stats
 
     def report(self) -> None:
-        """Tell the core what handlers are done with."""
+        """Report handled messages to the core."""
         self.step(lambda now: self.proto.handled(self._runner.report(), now))
 
     def handled(self, deliveries: Sequence[Delivery]) -> None:
-        """What a stream's reader has taken is done with."""
+        """Report what a stream's reader has taken as handled."""
         self._runner.handled(deliveries)
 
     # ---- waiting ----------------------------------------------------------------------------------------------------
 
     async def ask(self, call: Call[T]) -> T:
-        """Make a call of the core, and wait for its end; cancelled, it is given up."""
+        """Make a call of the core, and wait for its end. Cancellation gives the call up."""
         waiter: asyncio.Future[Any] = self._loop.create_future()
         ref = self.begin(call, waiter)
         try:
@@ -104,7 +104,7 @@ class AsyncioDriver(Driver):
             self.session.forget(waiter)
 
     async def wait_closed(self, timeout: float | None = None) -> None:
-        """Wait until the client has ended and nothing is left of it; raises why."""
+        """Wait until the client has ended and released everything; raises why it ended."""
         async with self.timeout(timeout):
             try:
                 await self.wait(self.session.wait_closed)
@@ -114,7 +114,7 @@ class AsyncioDriver(Driver):
 
     @contextlib.asynccontextmanager
     async def timeout(self, seconds: float | None) -> AsyncGenerator[None]:
-        """What `asyncio.timeout` does, by the client's clock."""
+        """Like `asyncio.timeout`, by the client's clock."""
         async with asyncio.timeout(None) as bound:
             if seconds is None or seconds == inf:
                 yield
@@ -135,7 +135,7 @@ class AsyncioDriver(Driver):
             self._idle.set()
 
     async def _finish(self) -> None:
-        """Let handlers have what is still for them, and leave nothing behind."""
+        """Let handlers finish, then release everything."""
         with contextlib.suppress(TimeoutError):
             async with self.timeout(self.handlers_until - self.now()):
                 await self._idle.wait()

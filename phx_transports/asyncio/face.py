@@ -26,8 +26,8 @@ from .streams import EventStream, MessageStream
 class Channel(ChannelFace["Client", AsyncioDriver]):
     """A topic on a client. Made by `Client.channel`, `Client.join` or `Client.joined`.
 
-    It lives once: joined, rejoined whenever it has to be, and closed for good by a leave, a refused join, the server or
-    the client's end. All waits are in seconds.
+    It is used once: joined, rejoined whenever necessary, and closed for good by a leave, a refused join, the server or
+    the client's end. All timeouts are in seconds.
     """
 
     __slots__ = ()
@@ -42,12 +42,12 @@ class Channel(ChannelFace["Client", AsyncioDriver]):
         """Join, now or as soon as the connection is open, and wait for the answer.
 
         Args:
-            response: The type of the server's answer, to this join and to every rejoin: it is decoded into it once,
-                numbers as they were written.
+            response: The type of the server's answer, to this join and to every rejoin. It is decoded into it directly,
+                with numbers as they were written.
             timeout: Seconds until the join is given up; `None` for the policy's, `math.inf` for none.
 
         Returns:
-            What the server answered: any JSON value or bytes, or of the type that was given.
+            The server's answer: any JSON value or bytes, or a value of the given type.
 
         Raises:
             JoinRefused: The server refused. The channel is closed.
@@ -58,7 +58,7 @@ class Channel(ChannelFace["Client", AsyncioDriver]):
         return await self._driver.ask(calls.join(self._core, response=response, timeout=timeout))
 
     async def leave(self, *, timeout: float | None = None) -> None:
-        """Leave, and wait until the server knows; it is over after `timeout` seconds at the latest."""
+        """Leave, and wait for the server's answer, at most `timeout` seconds; then it is over in any case."""
         await self._driver.ask(calls.leave(self._core, timeout=timeout))
 
     @overload
@@ -94,21 +94,21 @@ class Channel(ChannelFace["Client", AsyncioDriver]):
     ) -> Reply:
         """Send an event and wait for its reply. Before the channel is joined, it waits for that first.
 
-        Cancelling the wait cancels the push: unsent it is never sent, and a late reply is dropped.
+        Cancelling the wait cancels the push: if it is unsent, it is never sent; a late reply is dropped.
 
         Args:
             event: The event's name.
-            payload: Any JSON value (`None` is `null`), or bytes; `{}` where it is left out.
-            response: The type of an ok reply's response: decoded into it once, numbers as they were written.
+            payload: Any JSON value (`None` is `null`), or bytes; `{}` by default.
+            response: The type of an ok reply's response: decoded into it directly, with numbers as they were written.
             timeout: Seconds from this call; `None` for the client's (`ClientOptions.timeout`), `math.inf` for no bound.
-            check: Whether a reply with another status than `"ok"` is raised. If not, it is returned, and its response
-                stays as it came, whatever type was asked for.
+            check: Whether to raise if the reply's status is not `"ok"`. If not, such a reply is returned, and its
+                response stays undecoded, whatever type was asked for.
 
         Raises:
             PushRejected: The reply's status was not `"ok"`.
-            InvalidReply: The reply cannot be read, or its response is not of the type; what was asked for may be done.
+            InvalidReply: The reply cannot be read, or its response is not of the type; the server may have run it.
             PushTimeout: No reply came in time.
-            PushLost: The connection or the channel went away under it; `sent` tells whether it may have run.
+            PushLost: The connection or the channel was lost before the reply; `sent` tells whether it may have run.
             ChannelClosed: The channel is closed.
             LocalError: It cannot be sent: never joined, payload not JSON, buffer full, no type for a response.
         """
@@ -119,7 +119,7 @@ class Channel(ChannelFace["Client", AsyncioDriver]):
         return await self._driver.ask(call)
 
     async def cast(self, event: str, payload: Any = UNSET) -> None:
-        """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
+        """Send an event without a reply; waits only while the write buffer is full. Raises what `push` raises."""
         if not self._driver.transport.writable(self._core.link):
             await self._driver.transport.wait_writable(self._core.link)
         self._driver.step(calls.cast(self._core, event, payload))
@@ -127,14 +127,14 @@ class Channel(ChannelFace["Client", AsyncioDriver]):
     def messages(self, event: str = WILDCARD, *, payload: PayloadType[D] = None) -> MessageStream[Message[D]]:
         """Read the channel's messages one after another, beside its handlers.
 
-        `async with channel.messages() as messages: async for message in messages: …`. Opened before the join it misses
-        none. It ends when the channel is left or the client closed; otherwise it raises what ended the channel. What is
-        not read counts as not handled, so a slow reader is felt by the server.
+        `async with channel.messages() as messages: async for message in messages: …`. If opened before the join, it
+        misses none. It ends when the channel is left or the client closed; otherwise it raises what ended the channel.
+        Unread messages count as not handled, so a slow reader slows the server down.
 
         Args:
-            event: Whose messages; `"*"` for every event's.
-            payload: The payload's type, as at `Router.add`. A message that does not fit is passed over, and reported to
-                `on_handler_error` like a handler's, with `PayloadMismatch`; so with `fail_fast` it ends the client.
+            event: The event to read; `"*"` for every event.
+            payload: The payload's type, as at `Router.add`. A message that does not fit is skipped, and reported to
+                `on_handler_error` as a handler's error, with `PayloadMismatch`; with `fail_fast` that ends the client.
 
         Raises:
             InvalidEvent: No message can be of such an event.
@@ -180,13 +180,13 @@ class Channel(ChannelFace["Client", AsyncioDriver]):
 
         Args:
             event: The event's name; `"*"` for any.
-            predicate: Whether it is the one; called with each message of the event.
+            predicate: Whether it is the wanted one; called with each message of the event.
             payload: The payload's type, as at `messages`.
             timeout: Seconds to wait for it; `None` for as long as it takes.
 
         Raises:
             MessageTimeout: None came in time.
-            PhxError: The channel ended first; what ended it, `ChannelClosedByClient` where it was left.
+            PhxError: The channel ended first: the error that ended it, `ChannelClosedByClient` after a leave.
             InvalidEvent: No message can be of such an event.
             InvalidPayloadType: Nothing can be decoded into the type.
         """
@@ -196,13 +196,13 @@ class Channel(ChannelFace["Client", AsyncioDriver]):
                     if predicate is None or predicate(message):
                         return message
         except TimeoutError:
-            if timeout is None:  # not of this call: the predicate's
+            if timeout is None:  # an error of the predicate's, not of this timeout
                 raise
             raise MessageTimeout(self.topic, event, timeout) from None
         raise ChannelClosedByClient(self.topic, "it was left, or the client was closed")
 
     async def _wait_writable(self, event: str, given: float | None) -> float:
-        """Wait until there is room in the write buffer; gives what is left of the timeout."""
+        """Wait until there is room in the write buffer; returns what is left of the timeout."""
         timeout = self._core.patience("push", given)
         began = self._driver.now()
         try:
@@ -251,7 +251,7 @@ class Client(ClientFace[Channel, AsyncioDriver]):
     ) -> AsyncGenerator[Channel, None]:
         """Join a topic for the length of a block, and leave it at its end.
 
-        Where an exception or a cancellation ends the block, the leave is sent and its answer is not waited for.
+        If an exception or a cancellation ends the block, the leave is sent without waiting for its answer.
         """
         channel = await self.join(topic, params, response=response, timeout=timeout, resume=resume)
         try:
@@ -273,7 +273,7 @@ class Client(ClientFace[Channel, AsyncioDriver]):
         """Send a heartbeat, and wait for its answer.
 
         Returns:
-            How long it took, in seconds.
+            The round-trip time, in seconds.
 
         Raises:
             InvalidState: There is no open connection.
@@ -283,22 +283,22 @@ class Client(ClientFace[Channel, AsyncioDriver]):
         return await self._driver.ask(calls.ping(self._proto, timeout=timeout))
 
     def events(self) -> EventStream:
-        """What happens to the client: `async with client.events() as events: async for event in events: …`."""
+        """The client's events: `async with client.events() as events: async for event in events: …`."""
         return EventStream(self._driver.events())
 
     async def run(self, *, timeout: float | None = None, signals: SignalPolicy = "unclaimed") -> None:
-        """Run until closed, or for so long. SIGINT and SIGTERM close gracefully; a second one drops the connection.
+        """Run until closed, or until the timeout. SIGINT and SIGTERM close gracefully; a second one aborts.
 
-        It goes on while channels come and go, also when the last has ended: `events()` has `ChannelEnded` for that.
+        It goes on without any channel, also when the last has ended: `events()` has `ChannelEnded` for that.
 
         Args:
-            timeout: Seconds after which it returns, and the client goes on; `None` for as long as it lives.
-            signals: Which of the two it takes: those that are `"unclaimed"`, so that those of a web server it runs in
-                stay the server's; `"all"`; or `"none"`. Only the main thread can take any.
+            timeout: Seconds after which it returns, and the client goes on; `None` for none.
+            signals: Which of the two it handles: those that are `"unclaimed"`, so that a web server keeps its own;
+                `"all"`; or `"none"`. Only the main thread can handle any.
 
         Raises:
             PhxError: What ended the client, if not the application or a signal.
-            SystemExit: A handler called `sys.exit()`: the client closed gracefully. So with all that is no `Exception`.
+            SystemExit: A handler called `sys.exit()`; the client closed gracefully. The same for any non-`Exception`.
         """
         with signals_to(self._driver.on_signal, signals):
             try:
@@ -310,8 +310,7 @@ class Client(ClientFace[Channel, AsyncioDriver]):
     async def close(self) -> None:
         """Close gracefully: no new messages, let handlers finish (pushes still work), leave, close with 1000.
 
-        It takes `drain_timeout` seconds at most. Called from within a handler, it only begins, for it cannot wait for
-        the handler that it is called from.
+        It takes at most `drain_timeout` seconds. Within a handler it returns at once: the close waits for handlers.
         """
         self.stop()
         await self._wait_ended()
@@ -325,6 +324,6 @@ class Client(ClientFace[Channel, AsyncioDriver]):
         if self._driver.session.is_here and not self._driver.in_handler:
             try:
                 await self.wait_closed()
-            except BaseException as error:  # why it ended is for `run` and `wait_closed` to raise
+            except BaseException as error:  # `run` and `wait_closed` raise why the client ended
                 if error is not self.error:
                     raise

@@ -1,10 +1,10 @@
 """Runs handlers on an event loop: coroutine functions on the loop, plain functions in an executor.
 
-A coroutine handler is awaited by the pool's worker that has the queue, with no task for a message: the topic's line, or
-a queue of the handler's own. Plain functions wait for the executor in queues of their own (`dispatcher.py`).
+A worker of the pool takes a queue (a topic's line, or a handler's own queue) and awaits its coroutine handlers; there
+is no task for each message. Plain functions wait for the executor in queues of their own (`dispatcher.py`).
 
-A handler that raises `CancelledError` is reported like any other. If it was its task that somebody cancelled, who is
-not the runner, that is reported too, and what waits behind it goes to another task.
+A handler that raises `CancelledError` is reported like any other. If other code than the runner cancels the worker's
+task, that is reported too, and another task goes on with the queue.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from ..client.dispatcher import Host, Outcome
 from ..client.reports import HandlerError, OnHandlerError
 from .workers import WorkerPool, is_stopped
 
-#: Bytes of a message that may be kept until `BATCH` of them are over.
+#: Messages up to this size (bytes) may be kept until `BATCH` of them are handled.
 _SMALL: Final = LARGEST_TURN // BATCH
 
 
 def placement(handler: Handler) -> Place:
-    """Where a handler waits for its messages."""
+    """Chooses a handler's queue."""
     return Place.EXECUTOR if handler.kind is HandlerKind.PLAIN else by_concurrency(handler)
 
 
@@ -37,8 +37,8 @@ class Runner(Host):
 
     Args:
         executor: For plain functions that have none of their own.
-        on_done: Called when something was released, once until `report`.
-        fail_fast: Whether that is to be the last thing that handlers do.
+        on_done: Called when messages have been released, once until the next `report`.
+        fail_fast: Whether no handler runs after one has raised.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Runner(Host):
         self.on_done = on_done
         self.release = release
         self._told = False  # whether `on_done` was called since the last report
-        self._over: list[Delivery] = []  # done with, and told in the next report: of many topics, a message each
+        self._over: list[Delivery] = []  # handled, and reported with the next report: of many topics, one message each
         self._batches: set[asyncio.Future[list[Failure]]] = set()
         self._pool: WorkerPool[DeliveryQueue] = WorkerPool(self._drain)
 
@@ -68,7 +68,7 @@ class Runner(Host):
             self.on_done()
 
     def report(self) -> list[Delivery]:
-        """The core is told: of what batches that run are done with, and of `_over`; the rest was released."""
+        """Messages to report to the core: those handled by running batches, and `_over`; others were released."""
         self._told = False
         over, self._over = self._over, []
         return over + self.dispatcher.progress()
@@ -79,7 +79,7 @@ class Runner(Host):
         return self._pool.includes(asyncio.current_task())
 
     async def close(self) -> None:
-        """Cancel what still runs on the loop, and what the executor has not begun, and wait until it has ended."""
+        """Cancel what runs on the loop and what the executor has not begun, and wait until it has ended."""
         self.closed = self.halted = True
         await self._pool.close()
         batches = tuple(self._batches)
@@ -92,7 +92,7 @@ class Runner(Host):
         asyncio.get_running_loop().call_soon(call)
 
     def submit(self, executor: Executor, batch: Batch, ended: Callable[[Outcome], None]) -> None:
-        """Give a batch to an executor; its end is told on the loop."""
+        """Give a batch to an executor; `ended` is called on the loop."""
         future = asyncio.get_running_loop().run_in_executor(executor, Batch.run, batch)
         self._batches.add(future)
         future.add_done_callback(self._batches.discard)
@@ -105,7 +105,7 @@ class Runner(Host):
             while deliveries := queue.take():
                 rest = iter(deliveries)
                 try:
-                    # The loops are spelled out, without any call they can do without: this runs for each message.
+                    # Inlined, with as few calls as possible: this runs for each message.
                     for handlers, item, _ in rest:
                         for handler in handlers:
                             try:
@@ -119,11 +119,11 @@ class Runner(Host):
                             if self.halted:
                                 self.handled(deliveries[: len(deliveries) - len(list(rest))])
                                 return
-                except BaseException:  # the worker is stopped: another will go on here
+                except BaseException:  # the worker is stopped: another one will go on here
                     left = list(rest)
                     queue.put_back(left)
                     runnable.appendleft(queue)
-                    cut_off = int(self.closed)  # the one at work: nobody will go on with it
+                    cut_off = int(self.closed)  # the current message: no worker will go on with it
                     self.handled(deliveries[: len(deliveries) - len(left) - cut_off])
                     raise
                 if len(deliveries) == 1 and isinstance(size := deliveries[0][2], int) and size < _SMALL:
@@ -132,16 +132,16 @@ class Runner(Host):
                         release(self._over)
                         self._over.clear()
                 else:
-                    release(deliveries)  # `handled`, spelled out
+                    release(deliveries)  # `handled`, inlined
                 if not self._told:
                     self._told = True
                     self.on_done()
-                if queue.exclusive and not queue.deliveries:  # `take` would end the turn likewise
+                if queue.exclusive and not queue.deliveries:  # `take` would end the turn too
                     queue.deliveries = None
                     break
 
     def failed(self, handler: Handler, message: Message[Any], error: BaseException) -> None:
-        """Report what a handler raised in this task; if that is the task's own cancellation, raise it on."""
+        """Report what a handler raised in this task; if it is the task's own cancellation, raise it again."""
         if isinstance(error, GeneratorExit) and not self._pool.at_work:  # the loop is gone, and its coroutines with it
             raise error
         stopped = is_stopped(error)

@@ -1,4 +1,4 @@
-"""The HTTP connections of links that are polled, on an event loop: two a link at most, used again and again."""
+"""The HTTP connections of links that use long polling, on an event loop: at most two for each link, reused."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -58,11 +58,11 @@ class HttpConnection(asyncio.Protocol):
 
 
 class Requests:
-    """The HTTP connections of all links of one client that are polled.
+    """The HTTP connections of all long-polling links of one client.
 
     Args:
-        spawn: Begins a task that connects.
-        linger: Begins one that the client's end waits for.
+        spawn: Starts a task that connects.
+        linger: Starts one that the client's end waits for.
     """
 
     def __init__(self, network: NetworkOptions[AsyncFactory], step: Step, *, spawn: Spawn, linger: Spawn) -> None:
@@ -75,7 +75,7 @@ class Requests:
         self._tasks: dict[Link, set[asyncio.Task[None]]] = {}
 
     def send(self, command: SendRequest) -> None:
-        """Send a request, on a connection that is there or a new one."""
+        """Send a request, on an open connection or a new one."""
         for connection in self._connections.setdefault(command.link, set()):
             if connection.http.may_be_used(self._now()):
                 connection.send(command)
@@ -88,7 +88,7 @@ class Requests:
         task.add_done_callback(tasks.discard)
 
     def drop(self, link: Link) -> bool:
-        """Drop all that a link has; gives whether it has anything."""
+        """Drop all connections of a link; returns whether it had any."""
         connections = self._connections.pop(link, None)
         for task in self._tasks.pop(link, ()):
             task.cancel()
@@ -106,7 +106,7 @@ class Requests:
             connections -= {one for one in connections if one.http.over}
             connections.add(connection)
             if self._connections.get(command.link) is not connections:
-                connection.abort()  # dropped meanwhile, and a factory did not let itself be cancelled
+                connection.abort()  # dropped in the meantime, by a factory that ignored its cancellation
                 return
             connection.send(command)
         except ConnectError as error:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, brought to the running loop."""
+"""SIGINT and SIGTERM, passed to the running loop."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from ..client import signals
 
 
 def signals_to(handle: Callable[[int], None], policy: signals.SignalPolicy) -> AbstractContextManager[None]:
-    """Have `handle` called on the running loop with each SIGINT and SIGTERM that is taken, while a block lasts."""
+    """Call `handle` on the running loop with each SIGINT and SIGTERM that is caught during the block."""
     loop = asyncio.get_running_loop()
 
     def tell(number: int) -> None:

@@ -1,6 +1,6 @@
-"""Streams: a channel's messages, or what happens to a client, one after another with `async for`.
+"""Streams: a channel's messages, or a client's events, one after another with `async for`.
 
-Each is an async context manager, and gets what comes while it is open. Several readers of one stream share its items.
+Each is an async context manager, and gets what arrives while it is open. Several readers of one stream share its items.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class _Stream(Generic[T]):
-    """Waits for what a queue gets."""
+    """Waits for the items of a queue."""
 
     def __init__(self, queue: Queue[T]) -> None:
         self._queue = queue
@@ -52,10 +52,10 @@ class MessageStream(_Stream[T]):
 class EventStream(_Stream[Event]):
     """A client's events, one after another. Made by `Client.events`.
 
-    It ends with the client. A reader who falls far behind loses the oldest.
+    It ends with the client. A reader that falls far behind loses the oldest events.
     """
 
     @property
     def dropped(self) -> int:
-        """How many it has lost."""
+        """The number of events lost."""
         return self._queue.dropped

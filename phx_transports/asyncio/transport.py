@@ -1,8 +1,8 @@
-"""The connections of one client: carries out the core's commands, and tells each link what its connection saw.
+"""The connections of one client: carries out the core's commands, and reports to each link what its connection saw.
 
-A link is an attempt to connect, first a task and then a connection; the core says when it is over. What is sent is
-written by the end of the loop iteration, so whoever sends much has to give the loop its turns (`wait_writable`), and to
-wait while the write buffer is full.
+A link is an attempt to connect: first a task, then a connection. The core decides when it ends. What is sent is written
+at the end of the loop iteration, so code that sends much must let the loop run (`wait_writable`), and wait while the
+write buffer is full.
 """
 
 import asyncio
@@ -30,11 +30,11 @@ from .connection import Connection, open_connection
 from .polling import Requests
 from .workers import is_stopped
 
-_TURN: Final = 2**16  # bytes that are sent before the loop gets a turn to write them
+_TURN: Final = 2**16  # bytes that are sent before the loop must run to write them
 
 
 class Transport(CommandTransport[asyncio.Task[None], Connection]):
-    """Connects for one client, sends, and calls its params and token."""
+    """Connects for one client, sends, and calls its `params` and `auth_token`."""
 
     def __init__(self, driver: Driver, network: NetworkOptions[AsyncFactory]) -> None:
         super().__init__()
@@ -52,22 +52,22 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
             spawn=partial(self._spawn, self._tasks),
             linger=partial(self._spawn, self._lingering),
         )
-        self._queued = 0  # bytes sent since the loop last had a turn for them
-        self._blocked: dict[Link | None, asyncio.Future[None]] = {}  # those whose write buffers are full
+        self._queued = 0  # bytes sent since the loop last ran
+        self._blocked: dict[Link | None, asyncio.Future[None]] = {}  # links whose write buffers are full
 
     def writable(self, link: Link | None) -> bool:
         """Whether more can be sent there without waiting; if not, `wait_writable` comes first."""
         return link not in self._blocked and self._queued < _TURN
 
     async def wait_writable(self, link: Link | None) -> None:
-        """Give the loop a turn to write what was sent, and wait while the write buffer is full."""
+        """Let the loop run to write what was sent, and wait while the write buffer is full."""
         self._queued = 0
         await asyncio.sleep(0)
         while (room := self._blocked.get(link)) is not None:
             await asyncio.shield(room)
 
     async def end(self) -> None:
-        """After the core has ended: give up what is under way, and wait until nothing is left."""
+        """After the core has ended: stop what still runs, and wait until everything is released."""
         for task in self._tasks:
             task.cancel()
         while pending := self._tasks | self._lingering:
@@ -92,7 +92,7 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
             self.attempts.pop(link, None)
             self.step(partial(link.failed, error))
         else:
-            if not link.current:  # given up meanwhile, and a factory did not let itself be cancelled
+            if not link.current:  # given up in the meantime, by a factory that ignored its cancellation
                 self._drop(link, connection)
                 return
             del self.attempts[link]
@@ -144,7 +144,7 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
             self._blocked[link] = self._loop.create_future()
 
     def unblocked(self, link: Link) -> None:
-        """It has room again, or the connection is gone."""
+        """The write buffer has room again, or the connection is gone."""
         room = self._blocked.pop(link, None)
         if room is not None:
             room.set_result(None)
@@ -169,7 +169,7 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
 
 
 async def resolve(command: Resolve, driver: Driver) -> None:
-    """Call what gives params or a token, and tell the core."""
+    """Call the provider of params or token, and pass the result to the core."""
     try:
         value = command.provider()
         if inspect.isawaitable(value):
@@ -183,7 +183,7 @@ async def resolve(command: Resolve, driver: Driver) -> None:
 
 
 class _Receiver(LinkProgress):
-    """Tells what the connection of one link sees."""
+    """Passes what one link's connection sees to the core."""
 
     __slots__ = ("_transport",)
 

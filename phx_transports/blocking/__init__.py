@@ -1,1 +1,1 @@
-"""The face without `await`, which the clients on threads and on wsproto share."""
+"""The client without `await`, shared by threads and wsproto."""

@@ -1,4 +1,4 @@
-"""What the blocking face needs of a driver, besides what every client has: how calls and readers wait."""
+"""The driver's part that the blocking face needs: how calls and readers wait."""
 
 import inspect
 from abc import abstractmethod
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class BlockingDriver(Driver):
-    """Drives the core of one client, and waits for it where nobody awaits."""
+    """Drives the core of one client, and blocks the calling thread while it waits."""
 
     def __init__(self, proto: ClientProtocol, settings: ClientSettings) -> None:
         super().__init__(proto, settings)
@@ -33,18 +33,18 @@ class BlockingDriver(Driver):
     # ---- handlers ---------------------------------------------------------------------------------------------------
 
     def accept(self, handler: Handler) -> None:
-        """Refuse a handler of a kind that cannot run here: `InvalidHandler`."""
+        """Refuse a handler of a kind that cannot run here, by `InvalidHandler`."""
         if handler.kind is HandlerKind.ASYNC:
             problem = "it is a coroutine function, and nobody awaits it here: make it a plain one"
             raise InvalidHandler(handler.name, problem)
 
     def check(self, handler: Handler) -> None:
-        """Refuse a handler that cannot run here: `InvalidHandler`."""
+        """Refuse a handler that cannot run here, by `InvalidHandler`."""
         self.accept(handler)
         super().check(handler)
 
     def check_channel(self, topic: str, params: Any) -> None:
-        """Refuse a topic that has a handler which cannot run here: `InvalidHandler`; and such params."""
+        """Refuse a topic with a handler that cannot run here, by `InvalidHandler`; and params that cannot be sent."""
         if inspect.iscoroutinefunction(params):
             problem = "are a coroutine function, and nobody awaits it here: make it a plain one"
             raise InvalidPayload(topic, PHX_JOIN, "the params", problem)
@@ -55,12 +55,12 @@ class BlockingDriver(Driver):
     @property
     @abstractmethod
     def in_handler(self) -> bool:
-        """Whether this is called from where the client's end cannot be waited for: from within a handler."""
+        """Whether the caller must not wait for the client's end: within a handler."""
 
     # ---- waiting ----------------------------------------------------------------------------------------------------
 
     def send(self, call: Callable[[float], None]) -> None:
-        """Tell the core to send something for which nobody waits."""
+        """Have the core send something without waiting for a result."""
         self.step(call)
 
     @abstractmethod
@@ -69,10 +69,10 @@ class BlockingDriver(Driver):
 
     @abstractmethod
     def wait_writable(self, link: Link | None, timeout: float | None = None) -> bool:
-        """Wait while there is no room; gives whether there is room now."""
+        """Wait while there is no room; returns whether there is room now."""
 
     def ask(self, call: Call[T]) -> T:
-        """Make a call of the core, and wait for its end; interrupted, it is given up."""
+        """Make a call of the core, and wait for its end. An interrupt gives the call up."""
         refs: list[str] = []
 
         def begin(waiter: Waiter, now: float) -> None:
@@ -92,10 +92,10 @@ class BlockingDriver(Driver):
 
     @abstractmethod
     def wait(self, begin: Callable[[Waiter, float], None], timeout: float | None = None) -> Callable[[], Any]:
-        """In a step, have something begun that ends a waiter, and wait for that.
+        """Begin something in a step that will end a waiter, and wait for that.
 
         Returns:
-            What gives or raises the outcome.
+            A callable that returns or raises the outcome.
 
         Raises:
             TimeoutError: It had not ended in so many seconds.
@@ -103,23 +103,23 @@ class BlockingDriver(Driver):
 
     @abstractmethod
     def wait_ended(self, timeout: float | None = None) -> bool:
-        """Wait until the client has ended and nothing is left of it; gives whether it has.
+        """Wait until the client has ended and released everything; returns whether it has.
 
-        From within a handler only the core's end is waited for.
+        Within a handler it waits only for the core's end.
         """
 
     @abstractmethod
     def run(self, timeout: float | None, signals: SignalPolicy) -> bool:
-        """As `wait_ended`, and heed SIGINT and SIGTERM meanwhile."""
+        """As `wait_ended`, with SIGINT and SIGTERM handled."""
 
     # ---- readers ----------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def open(self, queue: Queue[Any]) -> None:
-        """Have a stream's queue take what comes from here on."""
+        """Let a stream's queue take items from now on."""
 
     def close(self, queue: Queue[Any]) -> None:
-        """Have it take nothing any more."""
+        """Let it take no further items."""
         self.step(lambda now: queue.close())
 
     @abstractmethod
@@ -127,15 +127,15 @@ class BlockingDriver(Driver):
         """Wait for the next item.
 
         Raises:
-            TimeoutError: None came until the deadline.
-            StopIteration: Nothing follows.
+            TimeoutError: There was none until the deadline.
+            StopIteration: There are no more.
             PhxError: What ended the channel.
         """
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Wait for the end, where that is possible."""
+        """Wait for the end, except within a handler."""
         if self.session.is_here and not self.in_handler:
             self.wait_ended()
 
@@ -146,7 +146,7 @@ class BlockingDriver(Driver):
 
 
 def check_providers(**providers: object) -> None:
-    """Refuse what would have to be awaited.
+    """Refuse providers that would have to be awaited.
 
     Raises:
         InvalidEndpoint: One of them is a coroutine function.

@@ -1,4 +1,4 @@
-"""What an application uses where nobody awaits, on threads and on wsproto alike: a client, and its channels."""
+"""The client and its channels without `await`, for threads and wsproto."""
 
 import contextlib
 from collections.abc import Callable, Generator
@@ -33,8 +33,8 @@ from .waits import deadline_after
 class Channel(ChannelFace["Client", BlockingDriver]):
     """A topic on a client. Made by `Client.channel`, `Client.join` or `Client.joined`.
 
-    It lives once: joined, rejoined whenever it has to be, and closed for good by a leave, a refused join, the server or
-    the client's end. All waits are in seconds.
+    It is used once: joined, rejoined whenever necessary, and closed for good by a leave, a refused join, the server or
+    the client's end. All timeouts are in seconds.
     """
 
     __slots__ = ()
@@ -49,12 +49,12 @@ class Channel(ChannelFace["Client", BlockingDriver]):
         """Join, now or as soon as the connection is open, and wait for the answer.
 
         Args:
-            response: The type of the server's answer, to this join and to every rejoin: it is decoded into it once,
-                numbers as they were written.
+            response: The type of the server's answer, to this join and to every rejoin. It is decoded into it directly,
+                with numbers as they were written.
             timeout: Seconds until the join is given up; `None` for the policy's, `math.inf` for none.
 
         Returns:
-            What the server answered: any JSON value or bytes, or of the type that was given.
+            The server's answer: any JSON value or bytes, or a value of the given type.
 
         Raises:
             JoinRefused: The server refused. The channel is closed.
@@ -65,7 +65,7 @@ class Channel(ChannelFace["Client", BlockingDriver]):
         return self._driver.ask(calls.join(self._core, response=response, timeout=timeout))
 
     def leave(self, *, timeout: float | None = None) -> None:
-        """Leave, and wait until the server knows; it is over after `timeout` seconds at the latest."""
+        """Leave, and wait for the server's answer, at most `timeout` seconds; then it is over in any case."""
         self._driver.ask(calls.leave(self._core, timeout=timeout))
 
     @overload
@@ -101,21 +101,21 @@ class Channel(ChannelFace["Client", BlockingDriver]):
     ) -> Reply:
         """Send an event and wait for its reply. Before the channel is joined, it waits for that first.
 
-        An interrupt (`KeyboardInterrupt`) cancels the push: unsent it is never sent, and a late reply is dropped.
+        An interrupt (`KeyboardInterrupt`) cancels the push: if it is unsent, it is never sent; a late reply is dropped.
 
         Args:
             event: The event's name.
-            payload: Any JSON value (`None` is `null`), or bytes; `{}` where it is left out.
-            response: The type of an ok reply's response: decoded into it once, numbers as they were written.
+            payload: Any JSON value (`None` is `null`), or bytes; `{}` by default.
+            response: The type of an ok reply's response: decoded into it directly, with numbers as they were written.
             timeout: Seconds from this call; `None` for the client's (`ClientOptions.timeout`), `math.inf` for no bound.
-            check: Whether a reply with another status than `"ok"` is raised. If not, it is returned, and its response
-                stays as it came, whatever type was asked for.
+            check: Whether to raise if the reply's status is not `"ok"`. If not, such a reply is returned, and its
+                response stays undecoded, whatever type was asked for.
 
         Raises:
             PushRejected: The reply's status was not `"ok"`.
-            InvalidReply: The reply cannot be read, or its response is not of the type; what was asked for may be done.
+            InvalidReply: The reply cannot be read, or its response is not of the type; the server may have run it.
             PushTimeout: No reply came in time.
-            PushLost: The connection or the channel went away under it; `sent` tells whether it may have run.
+            PushLost: The connection or the channel was lost before the reply; `sent` tells whether it may have run.
             ChannelClosed: The channel is closed.
             LocalError: It cannot be sent: never joined, payload not JSON, buffer full, no type for a response.
         """
@@ -124,7 +124,7 @@ class Channel(ChannelFace["Client", BlockingDriver]):
         return self._driver.ask(call)
 
     def cast(self, event: str, payload: Any = UNSET) -> None:
-        """Send an event and want no reply; waits only while the write buffer is full. Raises what `push` raises."""
+        """Send an event without a reply; waits only while the write buffer is full. Raises what `push` raises."""
         if not self._driver.writable(self._core.link):
             self._driver.wait_writable(self._core.link)
         self._driver.send(calls.cast(self._core, event, payload))
@@ -134,15 +134,15 @@ class Channel(ChannelFace["Client", BlockingDriver]):
     ) -> MessageStream[Message[D]]:
         """Read the channel's messages one after another, beside its handlers.
 
-        `with channel.messages() as messages: for message in messages: …`. Opened before the join it misses
-        none. It ends when the channel is left or the client closed; otherwise it raises what ended the channel. What is
-        not read counts as not handled, so a slow reader is felt by the server.
+        `with channel.messages() as messages: for message in messages: …`. If opened before the join, it misses
+        none. It ends when the channel is left or the client closed; otherwise it raises what ended the channel. Unread
+        messages count as not handled, so a slow reader slows the server down.
 
         Args:
-            event: Whose messages; `"*"` for every event's.
-            payload: The payload's type, as at `Router.add`. A message that does not fit is passed over, and reported to
-                `on_handler_error` like a handler's, with `PayloadMismatch`; so with `fail_fast` it ends the client.
-            timeout: Seconds to wait for each, after which `TimeoutError` is raised; one may go on reading.
+            event: The event to read; `"*"` for every event.
+            payload: The payload's type, as at `Router.add`. A message that does not fit is skipped, and reported to
+                `on_handler_error` as a handler's error, with `PayloadMismatch`; with `fail_fast` that ends the client.
+            timeout: Seconds to wait for each message; then `TimeoutError` is raised, and reading may go on.
 
         Raises:
             InvalidEvent: No message can be of such an event.
@@ -192,13 +192,13 @@ class Channel(ChannelFace["Client", BlockingDriver]):
 
         Args:
             event: The event's name; `"*"` for any.
-            predicate: Whether it is the one; called with each message of the event.
+            predicate: Whether it is the wanted one; called with each message of the event.
             payload: The payload's type, as at `messages`.
             timeout: Seconds to wait for it; `None` for as long as it takes.
 
         Raises:
             MessageTimeout: None came in time.
-            PhxError: The channel ended first; what ended it, `ChannelClosedByClient` where it was left.
+            PhxError: The channel ended first: the error that ended it, `ChannelClosedByClient` after a leave.
             InvalidEvent: No message can be of such an event.
             InvalidPayloadType: Nothing can be decoded into the type.
         """
@@ -215,7 +215,7 @@ class Channel(ChannelFace["Client", BlockingDriver]):
                     return message
 
     def _wait_writable(self, event: str, given: float | None) -> float:
-        """Wait until there is room in the write buffer; gives what is left of the timeout."""
+        """Wait until there is room in the write buffer; returns what is left of the timeout."""
         timeout = self._core.patience("push", given)
         began = monotonic()
         if not self._driver.wait_writable(self._core.link, timeout):
@@ -226,8 +226,8 @@ class Channel(ChannelFace["Client", BlockingDriver]):
 class Client(ClientFace[Channel, BlockingDriver]):
     """A connection to a Phoenix server that is kept up, and its channels. Made by `connect`.
 
-    Of `phx_transports.threads` any thread may use it; of `phx_transports.wsproto` the one that does the client's work
-    while it waits in a call.
+    With `phx_transports.threads`, any thread may use it. With `phx_transports.wsproto`, only one thread: its calls run
+    the client while they wait.
     """
 
     _channel_type = Channel
@@ -242,7 +242,7 @@ class Client(ClientFace[Channel, BlockingDriver]):
             if error is None:
                 self.close()
         finally:
-            self.abort()  # does nothing where it has closed
+            self.abort()  # does nothing after a close
 
     def join(
         self,
@@ -277,7 +277,7 @@ class Client(ClientFace[Channel, BlockingDriver]):
     ) -> Generator[Channel, None, None]:
         """Join a topic for the length of a block, and leave it at its end.
 
-        Where an exception or an interrupt ends the block, the leave is sent and its answer is not waited for.
+        If an exception or an interrupt ends the block, the leave is sent without waiting for its answer.
         """
         channel = self.join(topic, params, response=response, timeout=timeout, resume=resume)
         try:
@@ -301,7 +301,7 @@ class Client(ClientFace[Channel, BlockingDriver]):
         """Send a heartbeat, and wait for its answer.
 
         Returns:
-            How long it took, in seconds.
+            The round-trip time, in seconds.
 
         Raises:
             InvalidState: There is no open connection.
@@ -311,26 +311,26 @@ class Client(ClientFace[Channel, BlockingDriver]):
         return self._driver.ask(calls.ping(self._proto, timeout=timeout))
 
     def events(self, *, timeout: float | None = None) -> EventStream:
-        """What happens to the client: `with client.events() as events: for event in events: …`.
+        """The client's events: `with client.events() as events: for event in events: …`.
 
         Args:
-            timeout: Seconds to wait for each, after which `TimeoutError` is raised; one may go on reading.
+            timeout: Seconds to wait for each event; then `TimeoutError` is raised, and reading may go on.
         """
         return EventStream(self._driver.events(), self._driver, timeout=timeout)
 
     def run(self, *, timeout: float | None = None, signals: SignalPolicy = "unclaimed") -> None:
-        """Run until closed, or for so long. SIGINT and SIGTERM close gracefully; a second one drops the connection.
+        """Run until closed, or until the timeout. SIGINT and SIGTERM close gracefully; a second one aborts.
 
-        It goes on while channels come and go, also when the last has ended: `events()` has `ChannelEnded` for that.
+        It goes on without any channel, also when the last has ended: `events()` has `ChannelEnded` for that.
 
         Args:
-            timeout: Seconds after which it returns, and the client goes on; `None` for as long as it lives.
-            signals: Which of the two it takes: those that are `"unclaimed"`, so that those of a web server it runs in
-                stay the server's; `"all"`; or `"none"`. Only the main thread can take any.
+            timeout: Seconds after which it returns, and the client goes on; `None` for none.
+            signals: Which of the two it handles: those that are `"unclaimed"`, so that inside a web server the server's
+                own handlers stay; `"all"`; or `"none"`. Only the main thread can handle any.
 
         Raises:
             PhxError: What ended the client, if not the application or a signal.
-            SystemExit: A handler called `sys.exit()`: the client closed gracefully. So with all that is no `Exception`.
+            SystemExit: A handler called `sys.exit()`; the client closed gracefully. The same for any non-`Exception`.
         """
         if self._driver.run(timeout, signals):
             self._raise_error()
@@ -338,14 +338,13 @@ class Client(ClientFace[Channel, BlockingDriver]):
     def close(self) -> None:
         """Close gracefully: no new messages, let handlers finish (pushes still work), leave, close with 1000.
 
-        It takes `drain_timeout` seconds at most. Called from within a handler, it only begins, for it cannot wait for
-        the handler that it is called from.
+        It takes at most `drain_timeout` seconds. Within a handler it returns at once: the close waits for handlers.
         """
         self._driver.stop()
         self._driver.end()
 
     def abort(self) -> None:
-        """Close at once, without leaves or handshake. Handlers that run are left to end by themselves."""
+        """Close at once, without leaves or handshake. Running handlers are not stopped."""
         self._driver.abort()
 
     def _raise_error(self) -> None:
@@ -354,7 +353,7 @@ class Client(ClientFace[Channel, BlockingDriver]):
 
 
 def opened(driver: BlockingDriver, timeout: float | None, *, wait: bool) -> Client:
-    """A client that connects within so many seconds; where it is waited for, this raises why it has not."""
+    """A client that connects within so many seconds; with `wait`, raises why it has not."""
     client = Client(driver)
     try:
         driver.start(first_timeout(timeout, wait=wait))

@@ -1,6 +1,6 @@
-"""Streams: a channel's messages, or what happens to a client, one after another with `for`.
+"""Streams: a channel's messages, or a client's events, one after another with `for`.
 
-Each is a context manager, and gets what comes while it is open. Several readers of one stream share its items.
+Each is a context manager, and gets what arrives while it is open. Several readers of one stream share its items.
 """
 
 from typing import Generic, Self, TypeVar
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class _Stream(Generic[T]):
-    """Waits for what a queue gets."""
+    """Waits for the items of a queue."""
 
     def __init__(self, queue: Queue[T], driver: BlockingDriver, *, timeout: float | None) -> None:
         self._queue = queue
@@ -42,7 +42,7 @@ class _Stream(Generic[T]):
             timeout: Seconds to wait for it; `None` for as long as it takes.
 
         Raises:
-            TimeoutError: None came in time.
+            TimeoutError: There was none in time.
             StopIteration: The stream has ended.
             PhxError: What ended the channel.
         """
@@ -62,10 +62,10 @@ class MessageStream(_Stream[T]):
 class EventStream(_Stream[Event]):
     """A client's events, one after another. Made by `Client.events`.
 
-    It ends with the client. A reader who falls far behind loses the oldest.
+    It ends with the client. A reader that falls far behind loses the oldest events.
     """
 
     @property
     def dropped(self) -> int:
-        """How many it has lost."""
+        """The number of events lost."""
         return self._queue.dropped

@@ -1,7 +1,7 @@
-"""Waiting that a signal can end: where nobody awaits, what blocks does so a slice at a time.
+"""Waits that a signal can interrupt: a blocking wait is made of short slices.
 
-Python raises `KeyboardInterrupt`, and calls signal handlers, in the main thread between two of its steps. A signal that
-comes just before the thread falls asleep on a lock does not wake it, and on Windows none ever does.
+Python raises `KeyboardInterrupt`, and calls signal handlers, in the main thread between two bytecode instructions. A
+signal that arrives just before the thread blocks on a lock does not wake it, and on Windows no signal does.
 """
 
 from math import inf
@@ -12,10 +12,10 @@ SLICE: Final = 0.5  # seconds
 
 
 def deadline_after(timeout: float | None) -> float:
-    """When a wait of so many seconds is over; `None` for one that ends by itself."""
+    """The time at which a wait of so many seconds is over; `None` means no timeout."""
     return inf if timeout is None else monotonic() + timeout
 
 
 def slice_until(deadline: float) -> float:
-    """Seconds for which to wait now; none are left where it is zero."""
+    """Seconds to wait now; zero after the deadline."""
     return max(0.0, min(SLICE, deadline - monotonic()))

@@ -17,7 +17,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command, with what stands behind `phx` (by default what the shell gave); gives the exit code."""
+    """Run the command, with what stands behind `phx` (by default what the shell gave); returns the exit code."""
     arguments = parsed(argv)
     try:
         with _logging(getattr(arguments, "log_level", None)):

@@ -29,7 +29,7 @@ _LONGEST_OUTAGE: Final = 0.8  # seconds
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the demo; gives the exit code: 1 where a message was lost. `BrokenPipeError`: nobody reads stdout."""
+    """Run the demo; returns the exit code: 1 where a message was lost. `BrokenPipeError`: nobody reads stdout."""
     try:
         return 0 if asyncio.run(_run(arguments.seconds, arguments.rate)) else 1
     except BaseExceptionGroup as group:

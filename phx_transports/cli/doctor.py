@@ -49,7 +49,7 @@ class Request(Target):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Go each step, and tell how it went; gives the exit code."""
+    """Go each step, and tell how it went; returns the exit code."""
     request = Request(arguments)
     return request.run(_examine(request))
 

@@ -58,7 +58,7 @@ class Request(Target):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Listen until Ctrl+C, or until there is nothing left to listen to; gives the exit code.
+    """Listen until Ctrl+C, or until there is nothing left to listen to; returns the exit code.
 
     A `BrokenPipeError`: nobody reads stdout any more.
     """
@@ -88,7 +88,7 @@ class Listener:
         self._client: Client
 
     async def listen(self) -> int:
-        """Listen until there is no reason to go on; gives the exit code."""
+        """Listen until there is no reason to go on; returns the exit code."""
         self._loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as stack:
             stack.callback(self._executor.shutdown, wait=False, cancel_futures=True)

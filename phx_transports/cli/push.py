@@ -26,7 +26,7 @@ class Request(Target):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Push, and print the reply; gives the exit code."""
+    """Push, and print the reply; returns the exit code."""
     request = Request(arguments)
     return request.run(_push(request))
 

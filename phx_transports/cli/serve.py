@@ -47,7 +47,7 @@ class Plan(Options):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until Ctrl+C; gives the exit code. A `BrokenPipeError`: nobody reads stdout any more."""
+    """Serve until Ctrl+C; returns the exit code. A `BrokenPipeError`: nobody reads stdout any more."""
     return asyncio.run(_serve(Plan(arguments)))
 
 

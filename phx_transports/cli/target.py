@@ -61,7 +61,7 @@ class Target(Options):
         return connect(self.url, auth_token=self.token, **given | self.network | options)
 
     def run(self, work: Coroutine[Any, Any, int], *, ended: str = "") -> int:
-        """Do the command's work, and say what keeps it from its end, with the word `ended` before; gives the code."""
+        """Do the command's work, and say what keeps it from its end, with the word `ended` before; returns the code."""
         try:
             return asyncio.run(work)
         except (LocalError, argparse.ArgumentTypeError) as error:

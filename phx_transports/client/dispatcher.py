@@ -92,7 +92,7 @@ _handler_of: Callable[[HandlerQueue], Handler] = attrgetter("handler")
 
 
 class Dispatcher:
-    """Gives messages to executors, for one client.
+    """Passes messages to executors, for one client.
 
     Only `add` may be called from elsewhere than where batches come back to; the lock is held then.
     """

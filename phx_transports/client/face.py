@@ -208,7 +208,7 @@ class ClientFace(Generic[ChannelT, DriverT]):
         return self._driver.step(make)
 
     def reconnect(self) -> None:
-        """Drop the connection and connect anew at once, e.g. with a new token; channels rejoin."""
+        """Drop the connection and connect again at once, e.g. with a new token; channels rejoin."""
         self._driver.step(self._proto.reconnect)
 
     def stop(self) -> None:

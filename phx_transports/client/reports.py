@@ -334,14 +334,14 @@ class _Rejoins:
         self._lost.add(topic)
 
     def begin(self, due: float) -> bool:
-        """A connection is back; gives whether there are channels to join again."""
+        """A connection is back; returns whether there are channels to join again."""
         if not self._under_way:  # else another connection was back before it
             self._total, self._joined, self._under_way = len(self._lost), 0, bool(self._lost)
             self.due = due if self._lost else inf
         return self._under_way
 
     def settled(self, topic: str, *, ok: bool) -> str:
-        """A channel was joined again, or was not; gives what is to be told if it was the last."""
+        """A channel was joined again, or was not; returns what is to be told if it was the last."""
         if not self._under_way or topic not in self._lost:
             self._lost.discard(topic)
             return ""
@@ -361,7 +361,7 @@ class _Rejoins:
         return f"{self._told()}, {len(self._lost):,} are still to be" if self._under_way else ""
 
     def stop(self) -> str:
-        """The connection is gone again; gives what is to be told of what was under way."""
+        """The connection is gone again; returns what is to be told of what was under way."""
         told = f" ({self._told()} since the last time)" if self._under_way else ""
         self.due, self._under_way = inf, False
         return told

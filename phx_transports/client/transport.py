@@ -94,7 +94,7 @@ class CommandTransport(ABC, Generic[A, C]):
 
     @abstractmethod
     def _drop_requests(self, link: Link) -> bool:
-        """Drop those of a link, with their connections; gives whether it has any."""
+        """Drop those of a link, with their connections; returns whether it has any."""
 
     @abstractmethod
     def _pause_sending(self, command: PauseSending) -> None:

@@ -129,7 +129,7 @@ class HttpDialogue:
             command.exchange.failed(error, now)
 
     def _read(self, data: bytes) -> bool:
-        """Gives whether the answer is whole.
+        """Returns whether the answer is whole.
 
         Raises:
             ConnectError: It will never be.

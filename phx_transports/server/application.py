@@ -62,7 +62,7 @@ class Server:
             fragments Bandit takes 8,000,000 bytes at most.
         max_buffered: Bytes that may wait for a slow reader before its connection is dropped.
         send_timeout: Seconds for which a client may read nothing while much waits for it.
-        on_error: Told what the application's own code raised; by default it is logged with its traceback.
+        on_error: Called with what the application's own code raised; by default it is logged with its traceback.
     """
 
     def __init__(

@@ -131,7 +131,7 @@ class ServerChannel:
 
         After a leave, a `stop` or a crash the client is told of the end when this has returned: what is pushed and
         broadcast here still reaches it. If this raises, it is told of a crash. Nothing reaches the client when its
-        connection has ended, when it has joined the topic anew, or when the end came while a handler was running.
+        connection has ended, when it has joined the topic again, or when the end came while a handler was running.
         """
 
     async def handle(self, event: str, payload: Any) -> Any:

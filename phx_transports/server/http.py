@@ -49,7 +49,7 @@ class HttpConnection:
 
     Args:
         transport: Of the connection, whose first request has begun.
-        on_request: Told of each request.
+        on_request: Called with each request.
         want: Told whether more is to be read.
         head_timeout: Seconds from the first byte of a request to the end of its head.
     """

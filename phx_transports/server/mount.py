@@ -67,7 +67,8 @@ class Mount:
         return all(self.is_allowed(origin, host) for origin in map(Origin.sent, origins))
 
     def admit(self, line: RequestLine, variables: dict[str, str], headers: Headers) -> tuple[Offer, dict[str, Any]]:
-        """Check a request for a WebSocket here, and take its subprotocols away; gives what was offered, and the params.
+        """Check a request for a WebSocket here, and take its subprotocols away; returns what was offered, and the
+        params.
 
         Raises:
             RefuseConnect: The application need not be asked.

@@ -233,7 +233,7 @@ class RunningServer:
     # ---- what long polling asks for (see `polling.py`) ---------------------------------------------------------------
 
     async def ask(self, mount: Mount, socket: ServerSocket) -> RefuseConnect | None:
-        """Ask the application about a client; gives how it is refused, if it is."""
+        """Ask the application about a client; returns how it is refused, if it is."""
         try:
             if mount.connect is not None and inspect.isawaitable(asked := mount.connect(socket)):
                 await asked

@@ -88,7 +88,7 @@ class Outbox:
         self._frame = _frame(self._data)
 
     def frame(self, data: str | bytes) -> bytes:
-        """The frame that carries a message; made anew only if it is another object than the last time."""
+        """The frame that carries a message; made again only if it is another object than the last time."""
         if data is not self._data:
             self._data, self._frame = data, _frame(data)
         return self._frame

@@ -1,6 +1,6 @@
 """The test kit: for tests of what an application does with Phoenix Channels. It needs no pytest.
 
-- `deliver` runs the handlers that a message would reach, and gives what each of them did.
+- `deliver` runs the handlers that a message would reach, and returns what each of them did.
 - `Peer` plays the server in memory, on a clock that the test moves: against a bare `ClientProtocol`, and against the
   clients on asyncio and threads (`connect(url, transport=peer)`). The wsproto client is a machine of bytes that a test
   can feed by itself (`phx_transports.wsproto.machine`); it takes no peer.

@@ -107,7 +107,7 @@ class Clock:
         raise RuntimeError("timers set each other anew without end")
 
     def _step(self, end: float) -> bool:
-        """Go to the next due time up to `end` and call what is due then; gives whether there was any."""
+        """Go to the next due time up to `end` and call what is due then; returns whether there was any."""
         with self._lock:
             while self._timers and self._timers[0][2].callback is None:
                 heapq.heappop(self._timers)

@@ -57,7 +57,7 @@ class PeerClient(ABC, Generic[D]):
         return self.driver.session.awaits(ref)
 
     def rest(self, timeout: float) -> bool:
-        """Wait so many real seconds, if waiting helps, until all is handled; gives whether that is so."""
+        """Wait so many real seconds, if waiting helps, until all is handled; returns whether that is so."""
         return not self.backlog
 
     @abstractmethod

@@ -103,7 +103,7 @@ class PeerDriver:
         return self._ask(calls.ping(self.proto, timeout=timeout))
 
     def reconnect(self) -> None:
-        """Drop the connection and connect anew."""
+        """Drop the connection and connect again."""
         self.tell(self.proto.reconnect)
 
     def close(self, *, timeout: float = 10.0) -> "Future[None]":

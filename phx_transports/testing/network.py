@@ -277,7 +277,7 @@ class Network:
         *,
         stuck: Callable[[], bool] | None = None,
     ) -> None:
-        """End a client that waits for what will not come: better a test that fails than one that waits for ever.
+        """End a client that waits for what will not come: better a test that fails than one that waits forever.
 
         A client on asyncio or threads blocks the test that calls it, and only the test moves the clock. It ends with
         `words` if it is still `stuck` when the patience is over; by default, if nothing was said till then.

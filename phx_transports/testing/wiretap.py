@@ -30,7 +30,7 @@ class Wiretap:
         self._kept: deque[tuple[float, int, Side, Callable[[_Asked], tuple[str, Any]]]] = deque(maxlen=KEPT)
 
     def connected(self) -> int:
-        """A connection opened; gives its number, from 1 on."""
+        """A connection opened; returns its number, from 1 on."""
         self._connections += 1
         self.tell(self._connections, Side.CLIENT, "connects")
         return self._connections

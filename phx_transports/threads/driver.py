@@ -1,8 +1,8 @@
-"""What drives a client on threads: one lock around the core, and one thread that reads and tells the time.
+"""Drives a client on threads: one lock around the core, and one thread that reads and runs the timer.
 
-What takes its time is done after the lock was released, by whoever held it (`follow_up`): bytes are written, threads
-started, the log is told. The I/O thread runs no code of the application's: that is for the handlers' threads. All
-threads are daemons, and what is open when the program ends is dropped.
+Slow work is done after the lock is released, by the thread that held it (`follow_up`): it writes bytes, starts threads
+and logs. The I/O thread runs no application code; the handlers' threads do. All threads are daemons: connections still
+open when the program exits are dropped.
 """
 
 import atexit
@@ -36,7 +36,7 @@ class ThreadsDriver(BlockingDriver):
     """Drives the core of one client; any thread may use it.
 
     Attributes:
-        lock: Held while the core is told something.
+        lock: Held during each call to the core.
         transport: Its connections.
     """
 
@@ -57,7 +57,7 @@ class ThreadsDriver(BlockingDriver):
         self._closing = False
         self.transport: ClientTransport
         if transport is None:
-            from .transport import Transport  # no sooner: see websocket/options.py
+            from .transport import Transport  # not earlier: see websocket/options.py
 
             self.transport = Transport(self, network)
         else:
@@ -85,7 +85,7 @@ class ThreadsDriver(BlockingDriver):
         super().start(timeout)
 
     def step(self, call: Callable[[float], T]) -> T:
-        """Tell the core something, and do what it wants done; every input comes this way."""
+        """Make one call to the core, and do what the core then wants done; every input comes this way."""
         self.session.check_process()
         with self.lock:
             result = call(self.now())
@@ -94,22 +94,22 @@ class ThreadsDriver(BlockingDriver):
         return result
 
     def later(self, call: Callable[[], object]) -> None:
-        """Have something done after the lock was released."""
+        """Call something after the lock is released."""
         self._later.append(call)
 
     def follow_up(self) -> None:
-        """Do what a step left for after the lock."""
+        """Do what a step has left for the time after the lock."""
         self.transport.flush()
         while self._later:
             try:
                 call = self._later.popleft()
-            except IndexError:  # another thread was quicker
+            except IndexError:  # another thread was faster
                 break
             call()
         while self._to_log and self._logging.acquire(blocking=False):
             try:
                 self.log.event(self._to_log.popleft())
-            except IndexError:  # another thread was quicker
+            except IndexError:  # another thread was faster
                 pass
             finally:
                 self._logging.release()
@@ -119,7 +119,7 @@ class ThreadsDriver(BlockingDriver):
                     self._io_thread.arm(self.log.due)
 
     def record(self, event: Event) -> None:
-        """Have an event logged after the lock was released."""
+        """Log an event after the lock is released."""
         if self.log.wants(event):
             self._to_log.append(event)
 
@@ -140,7 +140,7 @@ class ThreadsDriver(BlockingDriver):
         self.pump()
 
     def _next_turns(self) -> list[Turn]:
-        """A worker's step from its turns to the next; `step`, but for speed."""
+        """Report a worker's finished turns, and return its next; a faster `step`."""
         with self.lock:
             turns = self._runner.report(self.now())
             self.pump()
@@ -160,7 +160,7 @@ class ThreadsDriver(BlockingDriver):
         uninterrupted(self.step, partial(begin, waiter))
         try:
             waiter.wait(timeout)
-        except BaseException:  # too late, or an interrupt
+        except BaseException:  # a timeout, or an interrupt
             with self.lock:
                 self.session.forget(waiter)
             raise
@@ -214,12 +214,12 @@ class ThreadsDriver(BlockingDriver):
         self._io_thread.wake()
 
     def goes_on(self) -> bool:
-        """Whether there is something to wait for: the core, or handlers of what came before the server's end."""
+        """Whether the I/O thread is still needed: by the core, or by handlers of messages that came before the end."""
         with self.lock:
             return not self.session.closed or self.handlers_wanted
 
     def finish(self) -> None:
-        """The I/O thread's last act: leave nothing behind."""
+        """The last call on the I/O thread: release everything."""
         self._runner.close()
         self.transport.end()
         with self.lock:

@@ -1,13 +1,13 @@
 """Runs handlers on threads of the client's own, or on an executor of the user's.
 
-By default a pool's worker takes a turn: messages of one queue, whose handlers it calls one after another, with no job
-for a message. The core hears of turns together while more work waits: ten thousand topics with a message each need no
-ten thousand rounds through the lock.
+By default a worker of the pool takes a turn: some messages of one queue. It calls their handlers one after another;
+there is no job for each message. While more work is queued, finished turns are reported to the core together, so ten
+thousand topics with one message each do not take the lock ten thousand times.
 
-Handlers for which an executor was given wait in queues of their own (`dispatcher.py`). Whatever has to do with their
-batches is done by one thread, the submitter: `submit` may take a while, and the I/O thread must not wait. The executor
-reports results on a thread of its own, which must not submit the next batch: a process pool that breaks reports that
-under a lock for which `submit` would wait for ever.
+Handlers that have an executor wait in queues of their own (`dispatcher.py`). One thread, the submitter, handles their
+batches: `submit` may block, and the I/O thread must not. An executor reports a result on a thread of its own. That
+thread must not submit the next batch: a broken process pool reports that under a lock for which `submit` would wait
+forever.
 """
 
 import threading
@@ -28,16 +28,16 @@ from ..client.reports import HandlerError, OnHandlerError
 from ..client.session import Step
 from .workers import WorkerPool
 
-#: A worker's work: messages of a queue, which is in its hands until `Runner.report`.
+#: A worker's job: messages of a queue. Only this worker uses the queue until `Runner.report`.
 Turn: TypeAlias = tuple[DeliveryQueue, list[Delivery]]
 
-_TURNS: Final = 64  # turns of which the core hears together, while there is more to do
+_TURNS: Final = 64  # turns that are reported to the core together, while more work is queued
 
-_here = threading.local()  # `runner`: whose handlers this thread runs now, as a number that may travel
+_here = threading.local()  # `runner`: the id of the runner whose handlers this thread runs now; it can be pickled
 
 
 def placement(executor: Executor | None) -> Placement:
-    """Where handlers wait for their messages, with this executor for those that have none of their own."""
+    """Chooses a handler's queue; `executor` is for handlers that have none of their own."""
     if executor is not None:
         return lambda handler: Place.EXECUTOR
     return lambda handler: by_concurrency(handler) if handler.executor is None else Place.EXECUTOR
@@ -48,10 +48,10 @@ class Runner(Host):
 
     Args:
         step: Used for each input to the core; it takes the client's lock.
-        on_turns: Calls `report` and tells the core; `step`, but for speed.
-        later: Has something done after the lock was released.
-        on_crash: Told of an error that was not foreseen.
-        fail_fast: Whether a handler's error is to be the last thing that handlers do.
+        on_turns: Calls `report` in a step; a faster `step`.
+        later: Calls something after the lock is released.
+        on_crash: Called with an unexpected error.
+        fail_fast: Whether no handler runs after one has raised.
     """
 
     def __init__(
@@ -72,24 +72,24 @@ class Runner(Host):
         self._later = later
         self._proto = proto
         self._on_turns = on_turns
-        self._over: deque[Turn] = deque()  # turns that are over, to be reported
+        self._over: deque[Turn] = deque()  # finished turns, to be reported
         self._pool = WorkerPool("phx-handler", on_error=on_crash, on_last=self._flush)
         self._submitter = WorkerPool("phx-batches", on_error=on_crash, limit=1)
         self._batches: set[Future[list[Failure]]] = set()
 
     def add(self, queues: Sequence[DeliveryQueue]) -> None:
-        """These queues want a worker; under the lock."""
+        """Start workers for these queues; under the lock."""
         self._later(partial(self._begin, [(queue, queue.take()) for queue in queues]))
 
     def report(self, now: float) -> list[Turn]:
-        """Tell the core of the turns that are over; gives those that their queues have now; under the lock."""
+        """Report finished turns to the core; returns the next turns of their queues; under the lock."""
         over = self._over
         handled: list[Delivery] = []
         turns: list[Turn] = []
         while over:
             queue, done = over.popleft()
             handled += done
-            done.clear()  # the worker's job goes on with other turns, and would hold its first one
+            done.clear()  # the worker's job goes on with other turns, and would keep the first one alive
             if deliveries := queue.take():
                 turns.append((queue, deliveries))
         self._proto.handled(handled, now)
@@ -101,32 +101,32 @@ class Runner(Host):
         return getattr(_here, "runner", None) == id(self)
 
     def handled(self, deliveries: Sequence[Delivery]) -> None:
-        """These are done with; not under the lock."""
-        if self.closed:  # there are no steps any more
+        """Report these as handled; called without the lock."""
+        if self.closed:  # no further steps
             with self.lock:
                 self._proto.release(deliveries)
             return
         self._step(lambda now: self._proto.handled(deliveries, now))
 
     def report_batches(self, now: float) -> None:
-        """Tell the core how far batches are that run; under the lock."""
+        """Report the progress of running batches to the core; under the lock."""
         self._proto.handled(self.dispatcher.progress(), now)
 
     def close(self) -> None:
-        """Begin no handler any more. One that runs cannot be stopped, and is not waited for."""
+        """Begin no further handler. One that runs cannot be stopped, and is not waited for."""
         self.closed = self.halted = True
         for future in tuple(self._batches):
             future.cancel()
         self._pool.shutdown()
-        for work in self._submitter.shutdown():  # batches that have ended: what their handlers raised is reported
+        for work in self._submitter.shutdown():  # ended batches, whose errors are still to be reported
             work()
 
     def call_soon(self, call: Callable[[], None]) -> None:
-        """Have something called on the submitter; under the lock."""
+        """Call something on the submitter; under the lock."""
         self._later(partial(self._submitter.add, [call]))
 
     def submit(self, executor: Executor, batch: Batch, ended: Callable[[Outcome], None]) -> None:
-        """Give a batch to an executor; its end is told on the submitter."""
+        """Give a batch to an executor; `ended` is called on the submitter."""
         future = executor.submit(_run_here, id(self), batch)
         self._batches.add(future)
         future.add_done_callback(self._batches.discard)
@@ -134,11 +134,11 @@ class Runner(Host):
 
     def _come_back(self, ended: Callable[[Outcome], None], outcome: Outcome) -> None:
         work = partial(self._on_submitter, ended, outcome)
-        if not self._submitter.add([work]):  # the client has ended: nothing is submitted any more, but a report may be
+        if not self._submitter.add([work]):  # the client has ended: only the errors are reported
             work()
 
     def _on_submitter(self, ended: Callable[[Outcome], None], outcome: Outcome) -> None:
-        with _within(id(self)):  # what is told of an error is in no position to wait for the end either
+        with _within(id(self)):  # an error's callback must not wait for the client's end either
             ended(outcome)
 
     def _begin(self, turns: Iterable[Turn]) -> None:
@@ -155,7 +155,7 @@ class Runner(Host):
             if self.halted:
                 return
             self._over.append((queue, deliveries))
-            # In this order, or the last ones could be forgotten: who takes the last work that waits flushes after that.
+            # Append before this test: the thread that takes the last queued work calls `_flush` after taking it.
             if self._pool.waiting and len(self._over) < _TURNS and not queue.exact:
                 return
             turns = self._on_turns()
@@ -165,7 +165,7 @@ class Runner(Host):
             self._begin(self._on_turns())
 
     def _run(self, deliveries: Iterable[Delivery], channel: object) -> None:
-        # The loop is spelled out, and without any call that it can do without: it runs for each message.
+        # Inlined, and with as few calls as possible: it runs for each message.
         for handlers, item, _ in deliveries:
             for handler in handlers:
                 if self.halted:
@@ -180,7 +180,7 @@ class Runner(Host):
 
 
 def _run_here(runner: int, batch: Batch) -> list[Failure]:
-    """An executor's job; its thread can tell that it runs a handler of this client."""
+    """An executor's job; marks its thread as one that runs a handler of this client."""
     with _within(runner):
         return batch.run()
 

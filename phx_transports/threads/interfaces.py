@@ -1,8 +1,7 @@
-"""What a client takes from outside: connections, the time, and whoever waits for both. Real ones, unless `connect` is
-given others.
+"""The interfaces behind a client: connections, the clock and the I/O thread. `connect` may be given others.
 
-The core's commands go out through it, and what comes in is told to the core's links in a step of the driver's. So a
-test that plays the network and the clock of a client needs to know nothing else of it.
+The core's commands go out through them; what comes in is passed to the core's links in a step of the driver. So a test
+can replace the network and the clock of a client with these alone.
 """
 
 import threading
@@ -18,7 +17,7 @@ from ..client.session import Session, Step
 
 
 class ClientIoThread(Alarm, Protocol):
-    """Tells the time, and does what has to be done by none of the application's threads; see `io_thread.IoThread`.
+    """Runs the timer, and work that no thread of the application may have to do; see `io_thread.IoThread`.
 
     All but `start` and `join` may be called with or without the client's lock.
     """
@@ -41,25 +40,25 @@ class ClientTransport(Protocol):
         ...
 
     def now(self) -> float:
-        """Monotonic seconds, of the clock by which everything of this client goes."""
+        """Monotonic seconds, by the clock for all of this client's times."""
         ...
 
     def perform(self, command: Command) -> None:
-        """Do what the core wants done. Called under the client's lock, so it must not tell it anything."""
+        """Carry out a command of the core. Called under the client's lock, so it must not call the core."""
 
     def flush(self) -> None:
-        """Whoever has told the core something has released the lock: what was queued can be written."""
+        """Write what is queued; called when a step has released the lock."""
 
     def writable(self, link: Link | None, /) -> bool:
         """Whether more can be sent there without waiting; if not, `wait_writable` comes first."""
         ...
 
     def wait_writable(self, link: Link | None, /, timeout: float | None = None) -> bool:
-        """Wait while there is no room; gives whether there is room now."""
+        """Wait while there is no room; returns whether there is room now."""
         ...
 
     def end(self) -> None:
-        """After the core has ended: wait for what is under way."""
+        """After the core has ended: wait for what still runs."""
 
 
 class TransportDriver(Protocol):
@@ -84,11 +83,11 @@ class TransportDriver(Protocol):
     def fail(self, error: BaseException, /) -> None: ...
 
     def goes_on(self) -> bool:
-        """Whether the I/O thread is to go on while there is no connection; it takes the lock."""
+        """Whether the I/O thread goes on while there is no connection; it takes the lock."""
         ...
 
     def finish(self) -> None:
-        """The I/O thread's last act."""
+        """The last call on the I/O thread."""
 
 
 class TransportFactory(Protocol):

@@ -1,6 +1,6 @@
-"""The HTTP connections of links that are polled, on threads: two a link at most, used again and again.
+"""The HTTP connections of links that use long polling, on threads: at most two for each link, which are reused.
 
-They are told what to send under the client's lock; the I/O thread alone reads and writes.
+Requests are queued under the client's lock; only the I/O thread reads and writes.
 """
 
 from collections.abc import Callable
@@ -55,7 +55,7 @@ class HttpConnection:
                 self._unwritten = self._unwritten[self.stream.sock.send(self._unwritten) :]
             except BlockingIOError:
                 self.stuck = True
-            except OSError:  # what happened is told by the next read
+            except OSError:  # the next read reports it
                 self._unwritten = memoryview(b"")
 
     def writable(self) -> None:
@@ -67,10 +67,10 @@ class HttpConnection:
 
 
 class Requests:
-    """The HTTP connections of all links of one client that are polled.
+    """The HTTP connections of all long-polling links of one client.
 
     Args:
-        start: Starts a thread that runs something, once the lock is released.
+        start: Starts a thread that runs something, after the lock is released.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Requests:
     # ---- under the client's lock ------------------------------------------------------------------------------------
 
     def send(self, command: SendRequest) -> None:
-        """Send a request, on a connection that is there or a new one."""
+        """Send a request, on an open connection or a new one."""
         for connection in self._connections.setdefault(command.link, set()):
             if connection.http.may_be_used(monotonic()):
                 connection.send(command)
@@ -103,7 +103,7 @@ class Requests:
         self._start(lambda: self._dial(command, attempt))
 
     def drop(self, link: Link) -> bool:
-        """Drop all that a link has; gives whether it has anything."""
+        """Drop all connections of a link; returns whether it had any."""
         connections = self._connections.pop(link, None)
         for attempt in self._attempts.pop(link, ()):
             attempt.cancel()
@@ -114,7 +114,7 @@ class Requests:
 
     def _opened(self, command: SendRequest, attempt: Attempt, connection: HttpConnection, now: float) -> None:
         attempts = self._attempts.get(command.link)
-        if attempts is None:  # dropped meanwhile
+        if attempts is None:  # dropped in the meantime
             connection.destroy()
             return
         attempts.discard(attempt)

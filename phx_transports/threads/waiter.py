@@ -10,12 +10,12 @@ from ..blocking.waits import deadline_after, slice_until
 class BlockedThread:
     """What one thread waits on; a `session.Waiter`.
 
-    It is a lock that the end of the call releases: a `concurrent.futures.Future`, which any number of threads may wait
-    on, takes thirty calls of Python for that. The release comes after the client's lock was released, because the
-    thread that wakes may want that lock at once.
+    It is a lock that the end of the call releases. (A `concurrent.futures.Future`, for any number of threads, takes
+    thirty Python calls for that.) It is released after the client's lock, because the waiting thread may need that lock
+    at once.
 
     Args:
-        later: Has something done after the client's lock was released.
+        later: Calls something after the client's lock is released.
     """
 
     __slots__ = ("_ended", "_error", "_later", "_pending", "_result")
@@ -33,12 +33,12 @@ class BlockedThread:
         return self._ended
 
     def set_result(self, result: Any, /) -> None:
-        """The call ends with this; under the client's lock."""
+        """End the call with this result; under the client's lock."""
         self._ended, self._result = True, result
         self._later(self._pending.release)
 
     def set_exception(self, exception: BaseException, /) -> None:
-        """The call ends with this error; under the client's lock."""
+        """End the call with this error; under the client's lock."""
         self._ended, self._error = True, exception
         self._later(self._pending.release)
 
@@ -50,7 +50,7 @@ class BlockedThread:
                 raise TimeoutError("it took too long")
 
     def result(self) -> Any:
-        """What the call ended with, returned or raised; to be asked for once, after the wait."""
+        """The call's result, returned or raised. Called once, after the wait."""
         error = self._error
         try:
             if error is not None:

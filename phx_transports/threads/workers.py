@@ -1,14 +1,14 @@
-"""Threads that do what there is to do: who is free takes the next piece of work.
+"""A pool of threads for a client's handlers: an idle thread takes the next piece of work.
 
-For a client's handlers: a channel with messages is a piece of work, whichever topic, so ten thousand topics need no
-more threads than one that is busy. Threads are made when they are needed, up to a limit, and are daemons: a handler
-that never ends keeps no program from ending.
+A channel with messages is one piece of work, whatever its topic, so ten thousand topics need no more threads than one
+busy topic. Threads are started when they are needed, up to a limit. They are daemons: a handler that never ends does
+not keep the program from exiting.
 
-Python runs one thread at a time, and many that compute mostly hinder one another. So one works, and while work waits
-another looks out: if some has waited for `PATIENCE` and the process hardly computed meanwhile, those who work do wait
-themselves, so the one who looks out lends a hand, and a third looks out. Handlers that wait (for a database, for a
-reply) so get all the threads that they can use, and handlers that compute get one; unless work has waited for very
-long, for what computes may be others, or code that needs no turn of Python's.
+Only one Python thread computes at a time, so several that compute mostly slow each other down. Therefore one thread
+works, and while work is queued an idle thread watches it. If work has waited for `PATIENCE` and the process has used
+little CPU in that time, the working threads must be waiting: the watching thread then starts to work, and the next
+thread watches. So handlers that wait (for a database, for a reply) get as many threads as they can use, and handlers
+that compute get one. After `_LONG_PATIENCE` a thread is added anyway: the computing code may release the GIL.
 """
 
 import os
@@ -18,19 +18,19 @@ from collections.abc import Callable, Sequence
 from time import monotonic, process_time
 from typing import Final
 
-#: Waiting is what most handlers do; the number is that of `ThreadPoolExecutor`.
+#: The default of `ThreadPoolExecutor`: most handlers wait for I/O.
 THREADS: Final = min(32, (os.cpu_count() or 1) + 4)
 
-PATIENCE: Final = 0.002  # seconds that work may wait until another thread comes, while nobody computes
-_LONG_PATIENCE: Final = 0.05  # and while somebody does
+PATIENCE: Final = 0.002  # seconds that work may wait before a thread is added, while the process uses little CPU
+_LONG_PATIENCE: Final = 0.05  # the same, while it computes
 
 
 class WorkerPool:
     """A number of threads.
 
     Args:
-        on_error: Told what a piece of work raised; must not raise.
-        on_last: Called by whoever took the last piece of work that waited, before it is begun; must not raise.
+        on_error: Called with what a piece of work raised; must not raise.
+        on_last: Called by the thread that has taken the last queued piece, before it runs it; must not raise.
     """
 
     def __init__(
@@ -46,26 +46,26 @@ class WorkerPool:
         self._on_last = on_last
         self._limit = limit
         self._work: deque[Callable[[], None]] = deque()
-        self._added = 0  # pieces of work, ever
+        self._added = 0  # pieces of work, in total
         self._lock = threading.Lock()
         self._called = threading.Condition(self._lock)
         self._closing = threading.Condition(self._lock)
         self._size = 0  # threads
         self._working = 0
-        self._idle: set[threading.Thread] = set()  # parked, or looking out
+        self._idle: set[threading.Thread] = set()  # parked, or watching the queue
         self._parked = 0
-        self._coming = False  # somebody was called and is not here yet
+        self._coming = False  # a thread was started or notified, and does not run yet
         self._looking_out = False
-        self._marked = (0, 0.0)  # how much was added at some time, of which some may still wait; and that time
+        self._marked = (0, 0.0)  # an earlier `_added`, while some of that work may wait; and its time
         self._closed = False
 
     @property
     def waiting(self) -> bool:
-        """Whether there is work that nobody has taken."""
+        """Whether work is queued."""
         return bool(self._work)
 
     def add(self, work: Sequence[Callable[[], None]]) -> bool:
-        """Have these done, each by one thread. Gives whether they will be: not after `shutdown`."""
+        """Queue this work; each piece is done by one thread. Returns whether it will be done: not after `shutdown`."""
         with self._lock:
             if self._closed:
                 return False
@@ -75,9 +75,9 @@ class WorkerPool:
             return True
 
     def shutdown(self) -> list[Callable[[], None]]:
-        """End the threads, those at work when they are done. Gives the work that no thread has begun.
+        """End the threads; one that works ends after its piece. Returns the work that no thread has begun.
 
-        Those that are idle are waited for, and nobody waits for the others.
+        This waits for the idle threads, and not for those that work.
         """
         with self._lock:
             self._closed = True
@@ -91,7 +91,7 @@ class WorkerPool:
         return left
 
     def _call(self) -> None:
-        """See to it that work which waits is not forgotten: somebody works, and somebody looks out."""
+        """Make sure that queued work is noticed: one thread works, and an idle one watches the queue."""
         if not self._work or self._coming or self._looking_out:
             return
         if self._parked:
@@ -118,7 +118,7 @@ class WorkerPool:
             work = self._another() or self._park(thread)
 
     def _another(self) -> Callable[[], None] | None:
-        """More work for one who works, if there is any: without the lock, if somebody looks out for what waits then."""
+        """The next piece for a working thread, if there is any; takes the lock only if no thread watches the rest."""
         try:
             work = self._work.popleft()
         except IndexError:
@@ -140,7 +140,7 @@ class WorkerPool:
         return work
 
     def _next(self, thread: threading.Thread) -> Callable[[], None] | None:
-        """Wait for work that nobody else does soon; `None` at the end."""
+        """Wait for work that no other thread takes soon; `None` at the end."""
         self._idle.add(thread)
         while not self._closed:
             if not self._work:
@@ -154,7 +154,7 @@ class WorkerPool:
         return None
 
     def _is_late(self) -> bool:
-        """Look out for a while; gives whether work waits too long."""
+        """Watch the queue for a while; returns whether work has waited too long."""
         added, began, computed = self._added, monotonic(), process_time()
         if self._marked[0] <= added - len(self._work):
             self._marked = (added, began)

@@ -102,7 +102,7 @@ class WebSocket(ABC):
         return self._assembler.parse(data, messages)
 
     def _cut(self, data: bytes) -> list[Received]:
-        """Takes a read, and gives the messages completed by it. Sets `ending` when it was the last."""
+        """Takes a read, and returns the messages completed by it. Sets `ending` when it was the last."""
         messages = self._cutter.cut(data)
         answered = self._assembler.answered
         if answered != self._answered and not self.full:

@@ -28,7 +28,7 @@ class Dialing:
         self.sockets: list[socket.socket] = []
 
     def begin(self, now: float) -> list[socket.socket]:
-        """Begin to connect to the addresses that are due; gives their sockets."""
+        """Begin to connect to the addresses that are due; returns their sockets."""
         begun: list[socket.socket] = []
         while (info := self.race.due(now)) is not None:
             family, kind, number, _, address = info

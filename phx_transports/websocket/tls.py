@@ -25,7 +25,7 @@ class Tls:
         self._shake()
 
     def receive(self, data: bytes) -> bytes:
-        """Takes what came; gives what of it is for the reader. In answer there may be something to send.
+        """Takes what came; returns what of it is for the reader. In answer there may be something to send.
 
         Raises:
             ssl.SSLError: The peer broke a rule, or its certificate is not accepted; it is to be sent an alert.
@@ -42,7 +42,7 @@ class Tls:
         return b"".join(parts)
 
     def send(self, data: bytes = b"") -> bytes:
-        """Takes what is to be sent, once the handshake is over; gives what is to be written for it."""
+        """Takes what is to be sent, once the handshake is over; returns what is to be written for it."""
         rest = memoryview(data)
         with self._lock:
             while rest:

@@ -60,7 +60,7 @@ def connect(
             where nobody waits for it.
         wait: Whether to wait for the first connection. If not, the client is given at once, and connects during its
             calls; see docs/connecting.md. What is raised below for want of a connection is then raised by
-            `wait_connected` and `run`, and told as events.
+            `wait_connected` and `run`, and reported as events.
         ssl: For `wss://`; by default the system's certificates are trusted and the host's name is verified.
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
         factory: Makes the TCP connection instead, from host and port (a tunnel, a Unix socket).
@@ -68,7 +68,7 @@ def connect(
             docs/long-polling.md.
         fallback: Seconds that a WebSocket has to open and to carry a message; then, and where it fails, long polling is
             tried. What works first is kept for the client's life. `None` for no fallback.
-        on_handler_error: Told what a handler raised; by default it is logged with its traceback.
+        on_handler_error: Called with what a handler raised; by default it is logged with its traceback.
         fail_fast: Whether a handler's error ends the client, with that error; nothing more is handled then.
         drain_timeout: Seconds that closing may take: handlers that finish, leaves, the closing handshake.
 

@@ -131,7 +131,7 @@ class WsprotoDriver(BlockingDriver):
             self._runs = False
 
     def turn_until(self, condition: Callable[[], bool], deadline: float = inf) -> bool:
-        """Let the client work until something holds; gives whether it does, or the deadline or the end came first."""
+        """Let the client work until something holds; returns whether it does, or the deadline or the end came first."""
         self.session.check_process()
         while True:
             uninterrupted(self.pump)
@@ -170,7 +170,7 @@ class WsprotoDriver(BlockingDriver):
             self._look(deadline)
 
     def _look(self, deadline: float) -> bool:
-        """See to the socket, the time and signals; gives whether handlers may go on."""
+        """See to the socket, the time and signals; returns whether handlers may go on."""
         ready = self._transport.wait(
             slice_until(min(deadline, self.next_due))
         )  # a signal may end this, and nothing else

@@ -97,8 +97,8 @@ class Engine(Driver):
         proto: The core.
         now: The runtime's clock: monotonic seconds.
         max_size: The largest message to receive, in bytes; `None` for no limit.
-        on_handler_error: Told what a handler raised; by default it is logged with its traceback.
-        on_exit: Told of a handler's `SystemExit`; by default that is raised out of the turn.
+        on_handler_error: Called with what a handler raised; by default it is logged with its traceback.
+        on_exit: Called with a handler's `SystemExit`; by default that is raised out of the turn.
         turned: Called at the end of each turn: there may be bytes to write, another stream, another deadline.
         look: Asked when handlers have taken `handlers.SPELL` seconds in a row: sees to the I/O, and says whether they
             may go on. By default they may not: the turn ends, and the next is due at once.

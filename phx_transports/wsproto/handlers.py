@@ -27,8 +27,8 @@ class Runner:
     Args:
         look: Asked when handlers have taken `SPELL` seconds in a row: sees to the socket and the time, without waiting,
             and says whether they may go on.
-        on_exit: Told of its `SystemExit` likewise; `None` to raise that out of `work`. `KeyboardInterrupt` always is,
-            for it is rather the thread's than the handler's.
+        on_exit: Called with its `SystemExit` likewise; `None` to raise that out of `work`. `KeyboardInterrupt` always
+            is, for it is rather the thread's than the handler's.
 
     Attributes:
         closed: Whether no handler is begun any more.
@@ -72,7 +72,7 @@ class Runner:
         return bool(self._runnable) and not self.closed
 
     def work(self, enough: Callable[[], bool] | None = None, deadline: float = inf) -> bool:
-        """Call the handlers of what has come; gives whether there was any. From within one it does nothing.
+        """Call the handlers of what has come; returns whether there was any. From within one it does nothing.
 
         Args:
             enough: Asked when the socket was looked at: whether to stop, for what is waited for has come.
@@ -105,7 +105,7 @@ class Runner:
         self._proto.handled((), self._now())
 
     def _drain(self, queue: DeliveryQueue) -> bool:
-        """Call the handlers of what the queue holds; gives whether they may go on with the next."""
+        """Call the handlers of what the queue holds; returns whether they may go on with the next."""
         while deliveries := queue.take():
             rest = iter(deliveries)
             try:

@@ -325,7 +325,7 @@ class Stream:
     # ---- private ----------------------------------------------------------------------------------------------------
 
     def _shake(self, data: bytes, now: float) -> bytes:
-        """Take a read of the handshake; gives what of it followed that."""
+        """Take a read of the handshake; returns what of it followed that."""
         link, handshake = self._command.link, self._handshake
         try:
             if handshake is None:
@@ -367,7 +367,7 @@ class PollStream(Stream):
         return 0.0 if self._http is None else self._http.used_at
 
     def request(self, command: SendRequest, now: float) -> bool:
-        """Send another request, if that can be done now; gives whether."""
+        """Send another request, if that can be done now; returns whether."""
         if self._http is None or not self._http.may_be_used(now):
             return False
         self._out += self._http.request(command)
