@@ -70,7 +70,6 @@ class HttpConnection:
         self._head: h11.Request | None = None
         self._body = bytearray()
         self._asked: HttpRequest | None = None  # has no answer yet
-        self._reading = False  # so an answer that is given at once does not read on by itself, deeper for each request
         self._head_timeout = head_timeout
         self._begun = True  # a request, which has not come whole
         self._loop = asyncio.get_running_loop()
@@ -96,8 +95,7 @@ class HttpConnection:
             self._transport.close()
             return
         self._http.start_next_cycle()
-        if not self._reading:
-            self._read()
+        self._loop.call_soon(self._read)  # and no sooner: other clients have their turn between two requests
 
     def lost(self) -> None:
         self._timer.cancel()
@@ -106,13 +104,9 @@ class HttpConnection:
             self.on_lost()
 
     def _read(self) -> None:
-        self._reading = True
-        self._read_requests()
-        self._reading = False
-        self._want(self._asked is None or len(self._http.trailing_data[0]) <= _EARLY)
-
-    def _read_requests(self) -> None:
-        while self._asked is None and not self._transport.is_closing():
+        """Read up to the end of a request, unless one waits for its answer."""
+        request = self._asked
+        while request is None and not self._transport.is_closing():
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError as error:
@@ -129,16 +123,17 @@ class HttpConnection:
                 case h11.Data(data=data):
                     self._body += data
                     if len(self._body) > LARGEST_BODY:
-                        self._ask(None)
+                        request = self._ask(None)
                 case h11.EndOfMessage():
-                    self._ask(bytes(self._body))
+                    request = self._ask(bytes(self._body))
                 case h11.ConnectionClosed():
                     self._transport.close()
                     return
                 case _:
-                    return
+                    break
+        self._want(request is None or len(self._http.trailing_data[0]) <= _EARLY)
 
-    def _ask(self, body: bytes | None) -> None:
+    def _ask(self, body: bytes | None) -> HttpRequest:
         head = self._head
         assert head is not None, "a body follows its head"
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
@@ -148,6 +143,7 @@ class HttpConnection:
         self._begun = False
         self._timer.cancel()
         self._on_request(request)
+        return request
 
     def _write(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         fields = {"date": formatdate(usegmt=True), **headers, "content-length": str(len(body))}

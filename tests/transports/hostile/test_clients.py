@@ -370,7 +370,7 @@ def test_long_polling(name: str, subjects: Subjects, seconds: float) -> None:
 def test_what_a_client_keeps_is_measured(subjects: Subjects, seconds: float) -> None:
     """The proof of the measure: an application that keeps what it gets is out of bounds."""
     with pytest.raises(AssertionError, match="above idle"):
-        run("kept", Scenario(attack=sending(text(10**5)), work="keep"), subjects, 2 * seconds)
+        run("kept", Scenario(attack=sending(text(10**5)), work="keep", bounds=Bounds(memory=5 * MB)), subjects, seconds)
 
 
 def run(name: str, scenario: Scenario, subjects: Subjects, seconds: float) -> None:

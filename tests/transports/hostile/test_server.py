@@ -216,7 +216,7 @@ PER_CLIENT = Bounds(memory=3 * 25 * MB, cpu=3.0)
 DEEP = b"[" * 50_000 + b"]" * 50_000
 GET = b"GET /socket/websocket?vsn=2.0.0"
 POLL = b"GET /socket/longpoll?vsn=2.0.0 HTTP/1.1\r\nhost: localhost\r\n"
-OPTIONS = b"OPTIONS /socket/longpoll HTTP/1.1\r\nhost: localhost\r\n\r\n"
+OPTIONS = b"OPTIONS" + POLL.removeprefix(b"GET") + b"access-control-request-headers: %b\r\n\r\n" % (b"x" * 10_000)
 POST = b"POST" + POLL.removeprefix(b"GET") + b"content-length: 1000000\r\n\r\n"
 
 SCENARIOS: dict[str, Scenario] = {
