@@ -1,4 +1,4 @@
-"""Parts of the library that need more than it installs by itself: without it, the error names the extra to install."""
+"""Optional dependencies: if one is missing, the error names the extra to install."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ __all__ = ["needs"]
 
 @contextmanager
 def needs(module: str, *, extra: str, user: str) -> Generator[None, None, None]:
-    """What is imported in the block needs a module that the library does not install by itself.
+    """Wraps an import of a module that is an optional dependency.
 
     Args:
         module: The module that may be absent, e.g. `"wsproto"`.

@@ -6,8 +6,8 @@
     async with connect(url, router=router, wait=False) as client:
         telemetry.observe(client)                             # spans of calls and connects, metrics
 
-Calls and connects are seen by their events, so nothing is done for a message but in `around`; a client that is not
-observed, and a router without `around`, do nothing at all.
+Calls and connects are observed through their events, so only `around` adds work for a message. A client that is not
+observed, and a router without `around`, do no extra work.
 """
 
 import weakref
@@ -33,7 +33,7 @@ __all__ = ["Telemetry"]
 
 _NAME: Final = "phx_channels"
 
-#: What ends a call, and what the call was.
+#: The events that end a call, with the call's name.
 _ENDS: Final = {
     events.ChannelJoined: "join",
     events.JoinFailed: "join",
@@ -42,23 +42,23 @@ _ENDS: Final = {
     events.PushFailed: "push",
 }
 
-#: Of `Stats`: counters, and what is so many now.
+#: Of `Stats`: counters, and current values.
 _COUNTERS: Final = ("received", "delivered", "handled", "unhandled", "stale", "dropped", "bad_frames", "connects")
 _GAUGES: Final = ("backlog", "backlog_bytes")
 
 
 class Telemetry:
-    """Makes spans and metrics of clients.
+    """Makes spans and metrics for clients.
 
-    It can be pickled, so `around` works where handlers run in processes: there it uses the providers that are set in
-    the worker, and the parent of its spans is what was current where the work was sent.
+    It can be pickled, so `around` works for handlers in processes. There it uses the worker's providers, and the parent
+    of its spans is the context that was current where the work was sent.
 
     Args:
         tracer_provider: Makes the spans; by default the global one.
         meter_provider: Makes the metrics; by default the global one.
-        parent_of: Gives the context that the server sent with a message, as a carrier for the propagators
-            (`{"traceparent": …}`); `None` where it sent none. By default, and where it gives `None`, the parent of a
-            handler's span is what was current at `observe`.
+        parent_of: Returns the trace context that the server sent with a message, as a carrier for the propagators
+            (`{"traceparent": …}`), or `None`. Without one, the parent of a handler's span is the context that was
+            current at `observe`.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Telemetry:
 
     @contextmanager
     def around(self, handler: Handler, message: Message[Any]) -> Generator[None, None, None]:
-        """A span for a call of a handler: for `Router(around=…)`. What the handler raises is recorded, and raised."""
+        """A span for a call of a handler, for `Router(around=…)`. A handler's error is recorded and raised again."""
         carrier = None if self._parent_of is None else self._parent_of(message)
         parent = self._context if carrier is None else propagate.extract(carrier)
         attributes = {**_where(message.topic, message.event), "phx.handler": handler.name}
@@ -102,7 +102,7 @@ class Telemetry:
         """Make spans of a client's calls and connects from now on, and metrics of its counters.
 
         Args:
-            client: Of any adapter. What is current here, a span or baggage, is the parent of what follows.
+            client: Of any adapter. The current context (span, baggage) becomes the parent of all that follows.
         """
         self._context = context.get_current()
         driver = client._driver
@@ -128,22 +128,22 @@ class Telemetry:
 
 
 class _Observer:
-    """Turns what one client's session sees into spans."""
+    """Turns one client's events into spans."""
 
     def __init__(self, tracer: Any, seconds: Any, counter: Any, parent: Any) -> None:
         self._tracer = tracer
         self._seconds = seconds
         self._events = counter
         self._parent = parent
-        self._calls: dict[str, tuple[int, Any]] = {}  # by ref: when it began, and in which context
-        self._connects: dict[int, int] = {}  # by socket: when the attempt began
+        self._calls: dict[str, tuple[int, Any]] = {}  # by ref: its start, and its context
+        self._connects: dict[int, int] = {}  # by socket: the attempt's start
 
     def begun(self, ref: str) -> None:
         """A call has begun, on the caller's thread or task."""
         self._calls[ref] = (time_ns(), context.get_current())
 
     def told(self, event: events.Event) -> None:
-        """Something has happened."""
+        """Called with each event."""
         self._events.add(1, {"phx.type": type(event).__name__})
         ref = getattr(event, "ref", None)
         if (kind := _ENDS.get(type(event))) and ref in self._calls:

@@ -1,7 +1,7 @@
-"""The `phx` command: `demo` shows the library at work, `serve` is a server to try, the others talk to any server.
+"""The `phx` command: `demo` shows the library, `serve` is a server to try, the others talk to any server.
 
-Exit codes: 0 for a good end, Ctrl+C included; 1 where a server or the network said no, or where the demo lost a
-message; 2 for a command line that cannot be; 130 for Ctrl+C before there was anything to end well. `push` has two more.
+Exit codes: 0 for a normal end, also by Ctrl+C; 1 if a server or the network refused, or the demo lost a message; 2 for
+an invalid command line; 130 for Ctrl+C before there was a connection to close. `push` has two more.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command, with what stands behind `phx` (by default what the shell gave); returns the exit code."""
+    """Run the command with these arguments (by default `sys.argv`); returns the exit code."""
     arguments = parsed(argv)
     try:
         with _logging(getattr(arguments, "log_level", None)):
-            return int(import_module(f".{arguments.command}", __name__).run(arguments))  # `--help` needs none of them
+            return int(import_module(f".{arguments.command}", __name__).run(arguments))  # imported only when it is run
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _logging(level: str | None) -> Generator[None]:
-    """Have the library log to stderr in the block, from this level on; by default nothing, for the commands tell it.
+    """Have the library log to stderr in the block, from this level on; by default nothing, because commands report it.
 
-    Frames, which `websockets` would log, hold what is secret. `main` may be called by a process that logs after it.
+    `websockets` is excluded: the frames that it logs may hold secrets. A process that calls `main` may log afterwards.
     """
     handler = logging.NullHandler() if level is None else logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
@@ -51,7 +51,7 @@ def _logging(level: str | None) -> Generator[None]:
 
 
 def _let_go_of_stdout() -> None:
-    """Nobody reads it any more; Python would complain of that once more when it flushes at exit."""
+    """Its reader is gone; without this, Python reports that again when it flushes at exit."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, sys.stdout.fileno())
     os.close(nothing)

@@ -1,4 +1,4 @@
-"""The command line of `phx`: what may stand there, and what it means."""
+"""The command line of `phx`: its arguments and their meaning."""
 
 import argparse
 import contextlib
@@ -77,14 +77,14 @@ PHX_TOKEN and PHX_PARAMS instead, and JSON in a file: --params @params.json (@- 
 
 
 class Options:
-    """What a command line says: a subclass names what it wants of it, and `parsed` has what each means."""
+    """The parsed command line: a subclass declares the arguments it needs."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         vars(self).update(vars(arguments))
 
 
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """What the command line says; its `command` is the module of this package that runs it."""
+    """The parsed command line; its `command` is the module of this package that runs it."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="phx", description="Phoenix Channels from the command line.", epilog=_EXAMPLES, formatter_class=raw
@@ -136,7 +136,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def json_value(text: str) -> Any:
-    """Any JSON value, or what is in a file: `@FILE`, or `@-` for the standard input."""
+    """A JSON value, or the contents of a file: `@FILE`, or `@-` for standard input."""
     if text.startswith("@"):
         try:
             text = sys.stdin.read() if text == "@-" else Path(text[1:]).read_text("utf-8")
@@ -149,7 +149,7 @@ def json_value(text: str) -> Any:
 
 
 def _talker(commands: Any, name: str, words: str, about: str, description: str) -> argparse.ArgumentParser:
-    """A command that talks to a server: its parser, with the options of `Target`."""
+    """The parser of a command that talks to a server, with the options of `Target`."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         usage=f"phx {name} [options] {words}",
@@ -180,9 +180,9 @@ def _talker(commands: Any, name: str, words: str, about: str, description: str) 
 def _place(
     parser: argparse.ArgumentParser, required: tuple[str, ...], optional: str | None, arguments: argparse.Namespace
 ) -> None:
-    """Say what each word stands for; the first is the URL, unless the environment has one and it is none.
+    """Assign the words of the command line. The first is the URL, unless the environment has one and it is not a URL.
 
-    Without an `optional` one any number may follow those that are required: all are `topics` then.
+    Without an `optional` one, any number may follow the required ones: all are `topics` then.
     """
     words = list(arguments.words)
     url = os.environ.get("PHX_URL")
@@ -200,7 +200,7 @@ def _place(
 
 
 def _add_token(parser: argparse.ArgumentParser, meaning: str) -> None:
-    # An empty one is none: that is how an environment variable is taken back.
+    # An empty value means none: it overrides an environment variable.
     parser.add_argument(
         "--token", type=lambda text: text or None, default=os.environ.get("PHX_TOKEN"), metavar="T", help=meaning
     )
@@ -224,7 +224,7 @@ _port: Final = _number(int, lambda number: 0 <= number <= 65535, "a port, from 0
 def _ca(text: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=text)
-    except OSError as error:  # an SSLError is one
+    except OSError as error:  # includes SSLError
         raise argparse.ArgumentTypeError(f"cannot read certificates from {text}: {error.strerror or error}") from None
 
 

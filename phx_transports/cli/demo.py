@@ -1,7 +1,7 @@
-"""`phx demo`: a server and a client in one process, and what goes wrong between them.
+"""`phx demo`: a server and a client in one process, with cut connections and failures between them.
 
-Every message is handled twice: by a coroutine on the loop and by a plain function in a thread. Both keep books by the
-numbers that the server gives its events, and at the end the books must agree with what the server sent.
+Every message is handled twice: by a coroutine on the loop and by a plain function in a thread. Both record the numbers
+that the server gives its events, and at the end the records must match what the server sent.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from .fleet import SIMS, TOPICS, UNKNOWN, Balance, Fleet
 from .screen import Frame, Row, Screen, open_screen
 
 _FRAMES: Final = 8  # a second
-_PATIENCE: Final = 10.0  # seconds at the end for what is still on its way
+_PATIENCE: Final = 10.0  # seconds at the end for messages still under way
 _LONGEST_OUTAGE: Final = 0.8  # seconds
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the demo; returns the exit code: 1 where a message was lost. `BrokenPipeError`: nobody reads stdout."""
+    """Run the demo; returns the exit code: 1 if a message was lost. `BrokenPipeError`: the reader of stdout is gone."""
     try:
         return 0 if asyncio.run(_run(arguments.seconds, arguments.rate)) else 1
     except BaseExceptionGroup as group:
@@ -50,7 +50,7 @@ async def _run(seconds: float, rate: float) -> bool:
 
 @dataclass(slots=True)
 class Book:
-    """What one handler saw of one topic: the latest, and how many came again after a rejoin."""
+    """What one handler saw of one topic: the latest event, and how many came again after a rejoin."""
 
     handled: int = 0
     repeated: int = 0
@@ -67,7 +67,7 @@ class Book:
 
 
 class Demo:
-    """One performance, and its books by topic: of the coroutines on the loop, and of the plain function in threads."""
+    """One run, and its records by topic: of the coroutines on the loop, and of the plain function in threads."""
 
     def __init__(self, fleet: Fleet, running: RunningServer, screen: Screen) -> None:
         self.books = {topic: Book() for topic in TOPICS}
@@ -81,10 +81,10 @@ class Demo:
         self._began = self._ended = self._loop.time()
         self._stop = asyncio.Event()
         self._outage = 0.0
-        self._recent: deque[tuple[float, int]] = deque(maxlen=_FRAMES)  # when, and how many were handled by then
+        self._recent: deque[tuple[float, int]] = deque(maxlen=_FRAMES)  # when, and how many had been handled
         self._lost_at = 0.0
         self._failures = 0  # attempts to connect, since then
-        self._away: set[str] = set()  # topics that are to be rejoined since the cut
+        self._away: set[str] = set()  # topics not yet rejoined since the cut
         self._missed = 0
         self._survived = Counter[str]()
 
@@ -119,7 +119,7 @@ class Demo:
     # ---- the play ---------------------------------------------------------------------------------------------------
 
     async def play(self, seconds: float, rate: float) -> None:
-        """Perform for so many seconds, or until Ctrl+C; then wait for what is still on its way."""
+        """Run for so many seconds, or until Ctrl+C; then wait for messages still under way."""
         self._outage = min(_LONGEST_OUTAGE, seconds * 0.08)
         connecting = connect(self._running.url, router=self.router(), on_handler_error=self._handler_failed, proxy=None)
         with signals_to(self._interrupted, "all"):
@@ -163,7 +163,7 @@ class Demo:
                 return
             try:
                 await act()
-            except PhxError as error:  # not in the script; the count at the end tells whether it did harm
+            except PhxError as error:  # unplanned; the final count shows whether a message was lost
                 self._note(str(error), trouble=True)
 
     async def _ask(self) -> None:
@@ -252,7 +252,7 @@ class Demo:
 
     @property
     def behind(self) -> int:
-        """Messages that were sent and that one of the books lacks: lost, once nothing is on its way any more."""
+        """Messages that were sent and are missing in a record: lost, once nothing is under way any more."""
         handled = ((log.sent, self.books[topic], self.audits[topic]) for topic, log in self._fleet.logs.items())
         return sum(sent - min(book.handled, audit.handled) for sent, book, audit in handled)
 
@@ -279,7 +279,7 @@ class Demo:
         )
 
     def summary(self) -> list[str]:
-        """What happened, in a few lines."""
+        """The result, in a few lines."""
         sent, elapsed = self._fleet.sent, max(self._ended - self._began, 0.001)
         repeated = sum(book.repeated for book in self.books.values())
         survived = ("reconnect", "crashed channel", "refused join", "handler error")

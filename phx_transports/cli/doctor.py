@@ -1,7 +1,7 @@
 """`phx doctor`: each step of the way to a joined channel, with its time; at the first that fails, what to do.
 
-Name, TCP and TLS are tried by themselves, then the client's own handshake on a new connection. What follows is said on
-that connection frame by frame, without a client that would try again, so that what is told is what the server did.
+Name, TCP and TLS are tested separately, then the client's own handshake on a new connection. After that, frames are
+exchanged one by one without a client, which would retry: so the report shows exactly what the server did.
 """
 
 import argparse
@@ -42,14 +42,14 @@ _STRIPPED: Final = (
 
 
 class Request(Target):
-    """What the command line asks for: a topic to be joined, and how many like it to find the server's limit."""
+    """The command line: a topic to join, and how many like it to find the server's limit."""
 
     topic: str | None
     channels: int | None
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Go each step, and tell how it went; returns the exit code."""
+    """Take each step and report its result; returns the exit code."""
     request = Request(arguments)
     return request.run(_examine(request))
 
@@ -63,27 +63,27 @@ async def _examine(request: Request) -> int:
 
 
 class _Failed(Exception):
-    """A step failed, and was told."""
+    """A step failed, and was reported."""
 
 
 class _Blocked(_Failed):
-    """No WebSocket gets through, and something else may."""
+    """No WebSocket gets through, but something else may."""
 
 
 class _Silence(Exception):
-    """Nothing came in time."""
+    """There was no answer in time."""
 
 
 @dataclass(slots=True)
 class Finding:
-    """What a step found, in words; with a note it is not all right, and no reason to stop."""
+    """The result of a step, as text; with a note there is a problem, but no reason to stop."""
 
     words: str = ""
     note: str = ""
 
 
 class Doctor:
-    """Examines the way to one server. A `LocalError`: what is to be sent cannot be."""
+    """Examines the way to one server. `LocalError`: the request cannot be sent."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -100,7 +100,7 @@ class Doctor:
         self._secrets = Secrets([*self._address.secrets(), *proxy_secrets(self._network.proxy)])
 
     async def examine(self) -> None:
-        """Go each step."""
+        """Take each step."""
         print(f"examining {self._request.shown}, vsn {self._request.vsn}", flush=True)
         with self._step("proxy") as found:
             proxy = proxy_for(self._uri, self._network.proxy)
@@ -123,7 +123,7 @@ class Doctor:
         try:
             await self._talk()
         except _Blocked:
-            await self._poll()  # its line says whether that is a way; all is not well
+            await self._poll()  # its line says whether polling works; the result is a failure anyway
             raise
 
     async def _shake_hands(self, host: str, port: int) -> None:
@@ -215,7 +215,7 @@ class Doctor:
             failure = _Blocked() if name == "handshake" else _Failed()
             tell("FAIL", f"no answer within {self._request.timeout:g} s ({_SILENCE[name]}; --timeout waits longer)")
         except LocalError:
-            raise  # a command line that cannot be
+            raise  # an invalid command line
         except PhxError as error:
             if isinstance(error, ConnectError):
                 error.mask(self._secrets)
@@ -229,7 +229,7 @@ class Doctor:
 
 
 class _Line:
-    """What comes on the connection, for one request at a time; fulfils its `Receiver`."""
+    """The incoming messages, for one request at a time; a `Receiver` of the connection."""
 
     def __init__(self, serializer: Serializer) -> None:
         self._serializer = serializer
@@ -282,12 +282,12 @@ _SILENCE: Final = {
 
 
 def _is_stripped(error: PhxError) -> bool:
-    """Whether what answered took the handshake for plain HTTP."""
+    """Whether something on the way took the handshake for plain HTTP."""
     return isinstance(error, HandshakeRefused) and (error.status in (200, 426) or "upgrade" in error.said.lower())
 
 
 def _certificate(tls: ssl.SSLObject) -> str:
-    """The protocol, and whose certificate it is, from whom, and until when."""
+    """The protocol, and the certificate's subject, issuer and expiry."""
     certificate: Any = tls.getpeercert() or {}
     names = ["/".join(pair[1] for part in certificate.get(side, ()) for pair in part) for side in ("subject", "issuer")]
     for_whom = ", ".join(value for _, value in certificate.get("subjectAltName", ())) or names[0] or "nobody named"

@@ -1,7 +1,7 @@
 """The demo's server: a fleet of SIM cards whose balances change all the time.
 
-Every topic numbers its events from 1 and keeps the latest of them. Who joins says which number it saw last and gets
-what came since, before anything newer: that is all it takes to lose nothing over a cut.
+Every topic numbers its events from 1 and keeps the latest of them. A client joins with the number of the last event it
+saw, and first gets the events after that: nothing else is needed to lose nothing when a connection is cut.
 """
 
 import asyncio
@@ -19,17 +19,17 @@ from ..server import Refuse, RefuseConnect, Server, ServerChannel, ServerSocket,
 FLEETS: Final = ("fleet:europe", "fleet:asia", "fleet:americas")
 SIMS: Final = ("sim:8944501", "sim:8944502", "sim:8944503", "sim:8944504", "sim:8944505")
 TOPICS: Final[tuple[str, ...]] = (*FLEETS, *SIMS)
-UNKNOWN: Final = "fleet:atlantis"  # its joins are refused
+UNKNOWN: Final = "fleet:atlantis"  # joins to it are refused
 
 _WEIGHTS: Final = (6, 8, 4, 1, 2, 1, 3, 1)
 _TICK: Final = 0.01  # seconds between two bursts of events
 _LARGEST_BURST: Final = 2000
 _KEPT: Final = 100_000  # events of a topic
-_FURTHEST_BEHIND: Final = 50_000  # events that may wait for a client before no more are made
+_FURTHEST_BEHIND: Final = 50_000  # events that may wait for a client before the feed pauses
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """What a SIM card has left; `id` counts the events of the topic, from 1."""
+    """A SIM card's balance; `id` counts the topic's events, from 1."""
 
     id: int
     sim: str
@@ -38,7 +38,7 @@ class Balance(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Log:
-    """What was sent on a topic: how many events, which is also the id of the latest, and those that are kept."""
+    """What was sent on a topic: the number of events, which is also the latest id, and those that are kept."""
 
     sent: int = 0
     latest: deque[Balance] = field(default_factory=lambda: deque[Balance](maxlen=_KEPT))
@@ -51,17 +51,17 @@ class Log:
         return balance
 
     def since(self, seen: int) -> list[Balance]:
-        """The events after the one with this id, as far as they are kept."""
+        """The kept events after the one with this id."""
         missed = min(self.sent - seen, len(self.latest))
         return list(islice(self.latest, len(self.latest) - missed, None))
 
 
 class Fleet:
-    """The application behind the server: what was sent, and the balances, by topic."""
+    """The application of the server: what was sent, and the balances, by topic."""
 
     def __init__(self) -> None:
         self.logs = {topic: Log() for topic in TOPICS}
-        self.server = Server(connect=self._welcome, on_error=lambda report: None)  # crashes are part of the play
+        self.server = Server(connect=self._welcome, on_error=lambda report: None)  # crashes are part of the demo
         for pattern in ("fleet:*", "sim:*"):
             self.server.channel(pattern)(lambda: _Account(self))
         self.cents: dict[str, int] = dict.fromkeys(TOPICS, 2500)
@@ -73,18 +73,18 @@ class Fleet:
         return sum(log.sent for log in self.logs.values())
 
     def go_away(self, seconds: float) -> None:
-        """Refuse new connections for a while, as a server that restarts behind its proxy does."""
+        """Refuse new connections for a while, like a server that restarts behind its proxy."""
         self._away_until = asyncio.get_running_loop().time() + seconds
 
     def emit(self, topic: str, cents: int) -> None:
-        """Send one event to whoever has the topic joined now; the log keeps it for the others."""
+        """Send one event to all clients on the topic; the log keeps it for the others."""
         sim = topic.partition(":")[2] if topic in SIMS else str(random.randrange(8944000, 8945000))
         self.server.broadcast(topic, "balance", self.logs[topic].add(sim, cents))
 
     async def feed(self, rate: float, behind: Callable[[], int]) -> None:
-        """Send so many events a second, on all topics together, until cancelled.
+        """Send so many events a second, over all topics, until cancelled.
 
-        Where too many are not handled yet (`behind` says how many), it waits for the client.
+        If too many are not handled yet (`behind` returns how many), it waits for the client.
         """
         loop = asyncio.get_running_loop()
         owed, last = 0.0, loop.time()
@@ -120,7 +120,7 @@ class _Account(ServerChannel):
         return {"missed": len(log.since(params["since"]))}
 
     async def joined(self) -> None:
-        # No `await` here: nothing newer is sent before this is.
+        # No `await` here: newer events must be sent after these.
         for balance in self._fleet.logs[self.topic].since(self.params["since"]):
             self.push("balance", balance)
 

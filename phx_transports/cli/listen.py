@@ -1,7 +1,7 @@
-"""`phx listen`: what arrives on topics, one JSON object a line on stdout; what happens, on stderr.
+"""`phx listen`: messages of topics, one JSON object a line on stdout; other events on stderr.
 
-Lines are written by one thread, behind a plain handler: a reader that stands still (a pager, say) stops that thread
-and, through it, the reading from the server, while heartbeats go on. A payload is printed as it came, not parsed.
+One thread, behind a plain handler, writes the lines. A blocked reader of stdout (a pager, say) blocks that thread and
+so the reading from the server, while heartbeats go on. Payloads are printed as received, without parsing.
 """
 
 import argparse
@@ -37,11 +37,11 @@ from .printer import Printer
 from .recording import Recorder
 from .target import Target, say
 
-_DRAIN: Final = 2.0  # seconds for closing; a reader that stands still must not keep us longer
+_DRAIN: Final = 2.0  # seconds for closing; a blocked reader of stdout must not delay it longer
 
 
 class Request(Target):
-    """What the command line asks for."""
+    """The command line."""
 
     topics: list[str]
     events: list[str]
@@ -58,9 +58,9 @@ class Request(Target):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Listen until Ctrl+C, or until there is nothing left to listen to; returns the exit code.
+    """Listen until Ctrl+C, or until all topics have ended; returns the exit code.
 
-    A `BrokenPipeError`: nobody reads stdout any more.
+    `BrokenPipeError`: the reader of stdout is gone.
     """
     request, printer = Request(arguments), Printer(sys.stdout.buffer)
     code = 1
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         say(f"cannot write to {error.filename or 'stdout'}: {error.strerror}")
     if printer.unwritten:
-        os._exit(code)  # Python would wait for a reader that stands still, or try once more and complain
+        os._exit(code)  # Python would wait for a blocked reader, or try once more and complain
     return code
 
 
@@ -88,7 +88,7 @@ class Listener:
         self._client: Client
 
     async def listen(self) -> int:
-        """Listen until there is no reason to go on; returns the exit code."""
+        """Listen until Ctrl+C or the last topic's end; returns the exit code."""
         self._loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as stack:
             stack.callback(self._executor.shutdown, wait=False, cancel_futures=True)
@@ -117,7 +117,7 @@ class Listener:
             return 0 if self._live else 1
 
     async def _join(self, topic: str) -> None:
-        """Join; what the server says to it is told by events, what cannot even be sent ends the client."""
+        """Join. Events report the server's answer; a join that cannot be sent ends the client."""
         channel = self._client.channel(topic, self._request.join_params)
         if self._request.presence:
             channel.track_presence()
@@ -130,7 +130,7 @@ class Listener:
             pass
 
     def _print(self, message: Message[Any]) -> None:
-        """In the printing thread."""
+        """On the printing thread."""
         if not self._request.prints(message.event) or self._left == 0:
             return
         self._printer.message(message)
@@ -140,7 +140,7 @@ class Listener:
                 self._loop.call_soon_threadsafe(self._client.stop)
 
     async def _tell(self, events: EventStream) -> None:
-        """Say what happens; end the client when the last of the topics is gone, or nothing can be printed."""
+        """Report events; end the client when the last topic is gone, or nothing can be printed."""
         try:
             async for event in events:
                 if isinstance(event, PresenceChanged):
@@ -157,7 +157,7 @@ class Listener:
 
 
 def _keep_quiet(report: HandlerError) -> None:
-    """It ends the client, and is told then."""
+    """The error ends the client, and is reported then."""
 
 
 def _told(event: Event) -> str | None:
@@ -184,7 +184,7 @@ def _told(event: Event) -> str | None:
 
 @contextlib.contextmanager
 def _until_nobody_reads(client: Client) -> Generator[None]:
-    """Close the client when the other end of the pipe is closed, without waiting for a message to find that out."""
+    """Close the client when the reader of stdout is gone, without waiting for a message to find out."""
     loop, out = asyncio.get_running_loop(), sys.stdout.fileno()
 
     def nobody_reads() -> None:
@@ -193,7 +193,7 @@ def _until_nobody_reads(client: Client) -> Generator[None]:
 
     with contextlib.ExitStack() as stack:
         if stat.S_ISFIFO(os.fstat(out).st_mode):
-            with contextlib.suppress(NotImplementedError, OSError):  # not every event loop can
+            with contextlib.suppress(NotImplementedError, OSError):  # not every event loop supports it
                 loop.add_reader(out, nobody_reads)
                 stack.callback(loop.remove_reader, out)
         yield

@@ -1,4 +1,4 @@
-"""What commands print on stdout: one JSON object a line, and nothing that a terminal would obey."""
+"""What commands print on stdout: one JSON object a line, without terminal control characters."""
 
 import json
 from base64 import b64encode
@@ -11,26 +11,26 @@ from phx_proto.presence import PresenceChange
 
 
 class Printer:
-    """Writes messages to a stream; `unwritten` while a line is not written yet, or could not be."""
+    """Writes messages to a stream; `unwritten` is set while a line is not written yet, or could not be."""
 
     def __init__(self, out: BinaryIO) -> None:
         self.unwritten = False
         self._out = out
 
     def message(self, message: Message[Any]) -> None:
-        """Write a message; its payload as it came, not parsed."""
+        """Write a message, its payload as received, without parsing."""
         self._write(
             printed({"topic": message.topic, "event": message.event}, "payload", message.undecoded, ref=message.ref)
         )
 
     def presence(self, topic: str, change: PresenceChange) -> None:
-        """Write who came and who went, a line each."""
+        """Write joins and leaves, a line each."""
         for verb, entries in (("leave", change.leaves), ("join", change.joins)):
             for key, entry in entries.items():
                 self._write(printed({"topic": topic, "presence": verb, "key": key}, "metas", entry["metas"]))
 
     def _write(self, line: bytes) -> None:
-        """Write one line, whole, and at once."""
+        """Write one whole line, at once."""
         self.unwritten = True
         self._out.write(line)
         self._out.flush()
@@ -38,9 +38,9 @@ class Printer:
 
 
 def printed(fields: dict[str, Any], name: str, value: Any, *, ref: str | None = None) -> bytes:
-    """A line: these fields and a value under a name, in base64 and marked so if it is bytes."""
+    """A line with these fields and a named value, in base64 and marked as such if it is bytes."""
     binary = isinstance(value, bytes)
-    fields |= {name: b64encode(value).decode() if binary else value}  # `msgspec.Raw` is written as it is
+    fields |= {name: b64encode(value).decode() if binary else value}  # `msgspec.Raw` is written unchanged
     if ref is not None:
         fields |= {"ref": ref}
     if binary:
@@ -49,10 +49,10 @@ def printed(fields: dict[str, Any], name: str, value: Any, *, ref: str | None = 
 
 
 def _in_one_line(line: bytes) -> bytes:
-    """The same JSON in one line, without what a terminal would take for more than text."""
-    text = line.decode("utf-8", "replace")  # a payload is not looked at before it is printed
+    """The same JSON in one line, without terminal control characters."""
+    text = line.decode("utf-8", "replace")  # the payload has not been checked
     if text.isprintable():
         return text.encode()
-    for blank in "\n\r\t":  # white space between a payload's tokens: inside strings they are escaped
+    for blank in "\n\r\t":  # white space between tokens: inside strings it is escaped
         text = text.replace(blank, " ")
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text).encode()

@@ -16,7 +16,7 @@ _NO_REPLY: Final = 4
 
 
 class Request(Target):
-    """What the command line asks for; the payload is not read yet."""
+    """The command line; the payload is not parsed yet."""
 
     topic: str
     event: str

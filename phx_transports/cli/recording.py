@@ -1,8 +1,8 @@
-"""`phx listen --record`: every frame of a client, written down as it comes and goes, for the test kit to replay.
+"""`phx listen --record`: writes every frame of a client to a file, for the test kit to replay.
 
-One JSON object a line, as in the recorded sessions of a real server: `dir` is `send`, `recv`, or what became of the
-connection; `c` which connection, `t_ms` milliseconds since the beginning. The file may hold what is secret to the
-server's users; only its owner can read it, and of what was sent, values under names such as `token` are masked.
+One JSON object a line, as in the recorded sessions of a real server: `dir` is `send`, `recv`, or an event of the
+connection; `c` is the connection's number, `t_ms` milliseconds since the beginning. The file may hold secrets of the
+server's users: only its owner can read it, and in sent frames, values under names such as `token` are masked.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from ..testing.transcript import masked
 
 
 class Recorder:
-    """Writes the session of one client to a file that is not there yet; an `OSError` where it cannot be made."""
+    """Writes the session of one client to a new file; `OSError` if it cannot be made."""
 
     def __init__(self, path: str, serializer: Serializer, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
@@ -31,11 +31,11 @@ class Recorder:
         self._failed: Callable[[OSError], object] = lambda error: None
 
     def close(self) -> None:
-        """Nothing more is written."""
+        """Stop writing."""
         self._out.close()
 
     def record(self, client: Client) -> None:
-        """Write what a client's connections carry from now on; the client ends where that cannot be written."""
+        """Write what a client's connections carry from now on; a write error ends the client."""
         driver, loop = client._driver, asyncio.get_running_loop()  # pyright: ignore[reportPrivateUsage]
         self._failed = lambda error: loop.call_soon(driver.fail, error)
         driver.proto.observe(self)

@@ -1,4 +1,4 @@
-"""How the demo is shown: drawn in place on a terminal, where `rich` is installed; otherwise line by line."""
+"""The demo's output: drawn in place on a terminal, if `rich` is installed; otherwise line by line."""
 
 import contextlib
 import sys
@@ -19,7 +19,7 @@ _MOST_NOTES: Final = 14
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A topic, at a moment."""
+    """A topic at some moment."""
 
     topic: str
     state: ChannelState
@@ -30,7 +30,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """The client, at a moment; `rate` is messages handled a second, lately."""
+    """The client at some moment; `rate` is messages handled a second, recently."""
 
     state: SocketState
     elapsed: float
@@ -39,13 +39,13 @@ class Frame:
     rows: tuple[Row, ...]
 
 
-#: Where the demo is shown: how things are some times a second, what is worth a line, and the last words.
+#: The demo's output: the state several times a second, notes, and the summary.
 Screen: TypeAlias = "PlainScreen | LiveScreen"
 
 
 @contextlib.contextmanager
 def open_screen() -> Generator[Screen]:
-    """The best screen there is for stdout."""
+    """The best output that stdout supports."""
     if not sys.stdout.isatty():
         yield PlainScreen()
         return
@@ -62,7 +62,7 @@ def open_screen() -> Generator[Screen]:
 
 
 class PlainScreen:
-    """Line by line: each note, and how things are once a second."""
+    """Line by line: each note, and the state once a second."""
 
     def __init__(self) -> None:
         self._next = 1.0

@@ -1,7 +1,7 @@
 """`phx serve`: a server with rooms that echo, broadcast, track presence and crash on request, to try clients by hand.
 
-Each thing that happens is one line on stdout. Clients choose what stands in them, so whatever a terminal would not
-print is escaped and a long line is cut. Of params only the names are shown: they hold tokens.
+Each event is one line on stdout. Clients choose its text, so unprintable characters are escaped and long lines are cut.
+Only the names of params are shown, because they may hold tokens.
 """
 
 import argparse
@@ -36,7 +36,7 @@ _DRAIN: Final = 5.0  # seconds for clients to go
 
 
 class Plan(Options):
-    """What the command line asks for."""
+    """The command line."""
 
     host: str
     port: int
@@ -47,7 +47,7 @@ class Plan(Options):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until Ctrl+C; returns the exit code. A `BrokenPipeError`: nobody reads stdout any more."""
+    """Serve until Ctrl+C; returns the exit code. `BrokenPipeError`: the reader of stdout is gone."""
     return asyncio.run(_serve(Plan(arguments)))
 
 
@@ -62,7 +62,7 @@ async def _serve(plan: Plan) -> int:
             say(f"cannot listen on {plan.host}:{plan.port}: {_why(error)}")
             return 1
         serving = asyncio.create_task(running.run(drain_timeout=_DRAIN))
-        await asyncio.sleep(0)  # signals are heard from here on
+        await asyncio.sleep(0)  # from here on signals are handled
         journal.write(f"serving {running.url} (Ctrl+C ends it)")
         if not plan.quiet:
             journal.write(_guide(running.url, token=plan.token is not None))
@@ -84,7 +84,7 @@ def _code(journal: "Journal") -> int:
 
 
 class Journal:
-    """Writes to stdout; `failure` is why that is no longer possible, once it is not."""
+    """Writes to stdout; `failure` is set once that is no longer possible."""
 
     def __init__(self) -> None:
         self.failure: asyncio.Future[OSError] = asyncio.get_running_loop().create_future()
@@ -94,7 +94,7 @@ class Journal:
         self.write(f"{time.strftime('%H:%M:%S')}  {escaped(text, _LONGEST_LINE)}")
 
     def write(self, text: str) -> None:
-        """Write text as it is, at once."""
+        """Write text unchanged, at once."""
         if self.failure.done():
             return
         out = sys.stdout
@@ -109,7 +109,7 @@ class Journal:
 
 
 class Rooms:
-    """The application; `tell` is called with a line for each thing that happens."""
+    """The application; `tell` is called with a line for each event."""
 
     def __init__(self, plan: Plan, tell: Callable[[str], None]) -> None:
         self.server = Server(path=plan.path, connect=self._connect, on_error=self._crashed)
@@ -121,7 +121,7 @@ class Rooms:
         self._ticks = count(1)
 
     def tick(self) -> None:
-        """Broadcast one `tick` to every room that somebody is in."""
+        """Broadcast one `tick` to every room with a client."""
         number = next(self._ticks)
         for topic in {room.topic for room in self.joined}:
             self.server.broadcast(topic, "tick", {"n": number})
@@ -140,7 +140,7 @@ class Rooms:
 
 
 class RoomWire(ServerWire):
-    """A connection that tells of requests on topics that have no channel, which no channel hears of."""
+    """A connection that also reports requests on topics without a channel."""
 
     def __init__(self, *args: Any, tell: Callable[[str], None], **options: Any) -> None:
         super().__init__(*args, **options)
@@ -176,7 +176,7 @@ class Room(ServerChannel):
 
     async def terminate(self, reason: Termination) -> None:
         self._rooms.joined.discard(self)
-        if reason is Termination.CRASHED:  # which has its line
+        if reason is Termination.CRASHED:  # it has a line of its own
             return
         code = self.socket.ended.code if self.socket.ended is not None else None
         self._tell(f"left {self.topic}: {reason.value}{'' if code is None else f' ({code})'}")
@@ -197,9 +197,9 @@ class Room(ServerChannel):
                 if not (isinstance(delay, int | float) and 0 <= delay <= _SLOWEST):
                     raise Refuse({"reason": f"slow takes a number of ms, from 0 to {_SLOWEST}"})
                 assert self.message is not None, "a handler runs"
-                self.spawn(self._reply_later(self.message, delay / 1000))  # what comes meanwhile is not held up
+                self.spawn(self._reply_later(self.message, delay / 1000))  # later messages do not wait
                 return None
-            case _:  # `echo`, and everything that has no meaning here
+            case _:  # `echo`, and unknown events
                 return Reply("ok", payload)
 
     async def _reply_later(self, message: MessageIn, delay: float) -> None:
@@ -216,7 +216,7 @@ def _name(params: Any, key: str) -> str:
 
 
 def _names(params: Any) -> str:
-    """Of params, what may be shown."""
+    """The part of params that may be shown."""
     if not isinstance(params, dict):
         return "not an object"
     return ", ".join(f"{name}=…" for name in _fields(params) if name != "vsn") or "none"
@@ -258,7 +258,7 @@ def _guide(url: str, *, token: bool) -> str:
 
 
 def _why(error: OSError | UnicodeError) -> str:
-    """Of the error of a listener; that of an address in use is long-winded."""
+    """A listener's error as text; shorter for an address in use."""
     if isinstance(error, OSError) and not isinstance(error, gaierror) and error.errno is not None:
         return os.strerror(error.errno)
     return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -1,4 +1,4 @@
-"""The server that a command talks to, and how a command speaks of what happens."""
+"""The server that a command talks to, and how a command reports events."""
 
 import argparse
 import asyncio
@@ -16,12 +16,12 @@ from phx_proto.transports import TransportName
 from ..asyncio import connect
 from .arguments import Options
 
-_LONGEST: Final = 2000  # characters of what is said of an event
+_LONGEST: Final = 2000  # characters of an event's text
 _SERIALIZERS: Final[dict[str, type[Serializer]]] = {"1.0.0": V1, "2.0.0": V2}
 
 
 class Target(Options):
-    """A server, as the command line names it."""
+    """A server, as named on the command line."""
 
     url: str
     params: dict[str, Any] | None
@@ -37,7 +37,7 @@ class Target(Options):
 
     @property
     def serializer(self) -> Serializer:
-        """A new one of the version."""
+        """A new serializer of the version."""
         return _SERIALIZERS[self.vsn]()
 
     @property
@@ -47,7 +47,7 @@ class Target(Options):
 
     @property
     def shown(self) -> str:
-        """The address, without what is secret."""
+        """The address, without secrets."""
         return Endpoint(self.url, params=self.params, path=self.path, transport=self._transport).redacted
 
     @property
@@ -55,13 +55,13 @@ class Target(Options):
         return "longpoll" if self.longpoll else "websocket"
 
     def connect(self, **options: Any) -> connect:
-        """The client, with these options besides."""
+        """The client, with these further options."""
         given: dict[str, Any] = {"params": self.params, "headers": self.headers, "path": self.path}
         given |= {"timeout": self.timeout, "serializer": self.serializer, "transport": self._transport}
         return connect(self.url, auth_token=self.token, **given | self.network | options)
 
     def run(self, work: Coroutine[Any, Any, int], *, ended: str = "") -> int:
-        """Do the command's work, and say what keeps it from its end, with the word `ended` before; returns the code."""
+        """Run the command's work, and report an error, with the word `ended` before it; returns the exit code."""
         try:
             return asyncio.run(work)
         except (LocalError, argparse.ArgumentTypeError) as error:
@@ -78,6 +78,6 @@ class Target(Options):
 
 
 def say(text: str) -> None:
-    """Tell one line on stderr. Servers choose what stands in it, so what a terminal would obey is escaped."""
+    """Write one line to stderr. A server may choose its text, so terminal control characters are escaped."""
     with contextlib.suppress(OSError):
         print(f"phx: {escaped(text, _LONGEST)}", file=sys.stderr, flush=True)

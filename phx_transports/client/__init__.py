@@ -1,1 +1,1 @@
-"""What the clients of all adapters share, free of I/O."""
+"""The I/O-free parts that the clients of all adapters share."""

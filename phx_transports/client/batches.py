@@ -1,8 +1,8 @@
-"""What an executor's worker is given, and what comes back: a plain handler with messages, and what it raised on them.
+"""Batches for an executor: a plain handler with messages goes in, and the errors it raised come back.
 
-The worker may be another thread, another process or another machine, so a batch stands alone. An exception is the risk
-of the way back: one that cannot be pickled would fail all of its batch, and one that cannot be unpickled breaks a
-`ProcessPoolExecutor` for good. So it is tried where it was raised, and where it cannot come itself `WorkerError` does.
+The worker may be another thread, another process or another machine, so a batch needs nothing from outside. The way
+back has a risk: an exception that cannot be pickled fails its whole batch, and one that cannot be unpickled breaks a
+`ProcessPoolExecutor` for good. So the worker tries both first, and sends a `WorkerError` instead if it has to.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ from .reports import is_exit
 
 @dataclass(eq=False)
 class WorkerError(PhxError):
-    """Stands for what a handler raised in another process, where that cannot come from there.
+    """Replaces an error that a handler raised in another process, if that error cannot be sent from there.
 
     Attributes:
         kind: The exception's type, with its module.
-        text: What it said.
+        text: The exception as text.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class WorkerError(PhxError):
 
 
 class WorkerTraceback(Exception):
-    """The cause of an error from another process: the traceback that it had there, as text."""
+    """The cause of an error from another process: its traceback there, as text."""
 
     def __str__(self) -> str:
         return f'\n"""\n{self.args[0]}"""'
@@ -52,7 +52,7 @@ class Failure:
     """A message of a batch on which the handler raised, or which did not fit its payload type.
 
     Attributes:
-        index: Which one.
+        index: The message's position.
         error: What was raised.
     """
 
@@ -67,28 +67,28 @@ class Failure:
 
 
 class Halt(Protocol):
-    """Where a client's handlers stop; an adapter's runner is one.
+    """Whether a client's handlers must stop; an adapter's runner is one.
 
     Attributes:
-        halted: Whether no handler is begun any more.
+        halted: Whether no further handler is begun.
     """
 
     halted: bool
 
     def halt(self) -> None:
-        """Begin no handler any more; what runs is left to end."""
+        """Begin no further handler; running ones go on."""
 
 
 class Progress:
-    """How far a batch has got that is run in this process.
+    """The progress of a batch that runs in this process.
 
     Args:
-        host: Tells whether to go on; `None` for a batch that nobody stops.
+        host: Says whether to go on; `None` if the batch cannot be stopped.
 
     Attributes:
-        begun: Whether it is run here; in another process nobody here can tell how far it is.
-        done: Messages that are done with.
-        sound: Those before the first on which the handler raised: what may be told before the failures are.
+        begun: Whether the batch runs here. The progress of one in another process is not known here.
+        done: The number of messages handled.
+        sound: Those before the first on which the handler raised: they may be reported before the failures are.
     """
 
     __slots__ = ("_host", "begun", "done", "sound")
@@ -104,21 +104,21 @@ class Progress:
         return self._host is not None and self._host.halted
 
     def halt(self) -> None:
-        """Have all of the client's handlers stop, now."""
+        """Stop all of the client's handlers now."""
         if self._host is not None:
             self._host.halt()
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Batch:
-    """Messages for one handler, those of a topic in order.
+    """Messages for one handler, in order for each topic.
 
     Attributes:
-        handler: A plain one.
+        handler: A plain function.
         messages: As they came; a payload type is applied where the batch is run.
-        channels: Of each message, for a handler that takes the channel; they cannot leave the process.
+        channels: The channel of each message, for a handler that takes it; they cannot leave the process.
         fail_fast: Whether the first error ends it.
-        progress: Where it tells how far it is; it stays in the process.
+        progress: Its progress; it stays in the process.
     """
 
     handler: Handler
@@ -131,10 +131,10 @@ class Batch:
         return Batch, (self.handler, self.messages, self.channels, self.fail_fast)
 
     def __repr__(self) -> str:
-        return f"Batch({self.handler.name}, {len(self.messages)} messages)"  # what is in them is for nobody's log
+        return f"Batch({self.handler.name}, {len(self.messages)} messages)"  # payloads must not show in logs
 
     def run(self) -> list[Failure]:
-        """Call the handler on each message; an error on one does not keep it from the next, unless `fail_fast`."""
+        """Call the handler on each message. After an error it goes on with the next one, unless `fail_fast`."""
         handler, channels, failures = self.handler, self.channels, list[Failure]()
         progress = self.progress
         progress.begun = True
@@ -147,7 +147,7 @@ class Batch:
                 if isinstance(returned, CoroutineType):
                     returned.close()
                     raise TypeError(f"{handler.name} returned a coroutine: declare it with `async def`, to be awaited")
-            except BaseException as error:  # `CancelledError` too: it is no cancellation where nothing can be cancelled
+            except BaseException as error:  # also `CancelledError`: nothing here can be cancelled
                 failures.append(Failure(index, error))
                 if self.fail_fast and _stops(failures[-1]):
                     progress.halt()
@@ -159,23 +159,23 @@ class Batch:
         return failures
 
     def done(self, failures: Sequence[Failure]) -> int:
-        """How many messages are done with, now that it came back with these."""
+        """The number of messages handled, given these failures."""
         if self.progress.begun:
             return self.progress.done
         stopped = self.fail_fast and any(map(_stops, failures))
         return failures[-1].index + 1 if stopped else len(self.messages)
 
     def lost(self, error: BaseException) -> list[Failure]:
-        """What there is to tell where nothing came back: of each message, that nobody knows how far it was handled."""
+        """The failures of a batch that was lost: one for each message that may not have been handled."""
         return [Failure(index, error) for index in range(len(self.messages))]
 
     def __dask_tokenize__(self) -> str:
-        # To Dask equal calls are one call, which it makes once: no batch is to equal another.
+        # Dask makes equal calls only once, so no two batches may be equal.
         return uuid4().hex
 
 
 def _stops(failure: Failure) -> bool:
-    """Whether `fail_fast` heeds it; what else a handler raises closes the client in order (`reports.is_exit`)."""
+    """Whether `fail_fast` applies; other exceptions close the client gracefully (`reports.is_exit`)."""
     return not is_exit(failure.error)
 
 
@@ -183,24 +183,24 @@ def _stops(failure: Failure) -> bool:
 
 
 class PortabilityCheck:
-    """Refuses plain handlers that could never run where an executor runs them.
+    """Refuses plain handlers that an executor can never run.
 
     Args:
-        executor: To a `ProcessPoolExecutor` goes what can be pickled; to Dask, whose pickler takes lambdas and closures
-            too, anything but the channel. Any other executor is taken to run everything.
+        executor: A `ProcessPoolExecutor` takes what can be pickled. Dask, whose pickler also takes lambdas and
+            closures, takes anything but the channel. Any other executor is assumed to run everything.
 
     Raises:
-        TypeError: The executor is none.
+        TypeError: It is not an executor.
     """
 
     def __init__(self, executor: Executor | None) -> None:
         if executor is not None and not callable(getattr(executor, "submit", None)):
             raise TypeError(f"executor={executor!r} is not a concurrent.futures.Executor")
         self._default = executor
-        self._version = -1  # the router's, when it was looked at
+        self._version = -1  # the router's, at the last check
 
     def router(self, router: Router) -> None:
-        """Look at all handlers of the router, if that has changed.
+        """Check all handlers of the router, if it has changed.
 
         Raises:
             InvalidHandler: One of them cannot be sent to another process.
@@ -211,14 +211,14 @@ class PortabilityCheck:
             self._version = router.version
 
     def handler(self, handler: Handler) -> None:
-        """Look at one handler.
+        """Check one handler.
 
         Raises:
             InvalidHandler: It cannot be sent to another process.
         """
         executor = handler.executor or self._default
         pickles = is_process_pool(executor)
-        leaves = pickles or type(executor).__module__.partition(".")[0] == "distributed"  # which is not imported
+        leaves = pickles or type(executor).__module__.partition(".")[0] == "distributed"  # not imported here
         if handler.kind is HandlerKind.ASYNC:
             if handler.executor is not None:
                 raise InvalidHandler(handler.name, "it is a coroutine function, and an executor runs plain ones")
@@ -235,19 +235,19 @@ class PortabilityCheck:
 
 
 def refuse_coroutine(handler: Handler, returned: "CoroutineType[Any, Any, Any]") -> NoReturn:
-    """What happens to a coroutine that a handler returned where nobody awaits: `TypeError`."""
+    """Close a coroutine that a plain handler returned, and raise `TypeError`."""
     returned.close()
     raise TypeError(f"{handler.name} returned a coroutine, and nobody awaits it here: make it a plain function")
 
 
 def is_process_pool(executor: Executor | None) -> bool:
-    """Whether it is a `ProcessPoolExecutor`, whose module takes long to import and is not imported to find out."""
+    """Whether it is a `ProcessPoolExecutor`; does not import its module, which takes long."""
     module = sys.modules.get("concurrent.futures.process")
     return module is not None and isinstance(executor, module.ProcessPoolExecutor)
 
 
 def refuse_to_leave(topic: str) -> NoReturn:
-    """What a channel does when it is pickled.
+    """Refuse to pickle a channel.
 
     Raises:
         pickle.PicklingError: Always.
@@ -273,7 +273,7 @@ def _pickled(error: BaseException) -> bytes | None:
 def _arrived(index: int, data: bytes | None, kind: str, text: str, trace: str) -> Failure:
     error: BaseException = WorkerError(kind, text)
     if data is not None:
-        with contextlib.suppress(Exception):  # its module may be there, and not here
+        with contextlib.suppress(Exception):  # the class may exist there and not here
             error = pickle.loads(data)
     error.__cause__ = WorkerTraceback(trace)
     return Failure(index, error)

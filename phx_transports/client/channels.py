@@ -1,4 +1,4 @@
-"""The channels of a client by topic, as an application looks them up."""
+"""A client's channels by topic, for the application to look up."""
 
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from typing import TypeVar
@@ -9,9 +9,9 @@ C = TypeVar("C")
 
 
 class Channels(Mapping[str, C]):
-    """The live channels of a client by topic: from their making to their leave or end, always as they are now.
+    """The live channels of a client by topic, from their creation to their leave or end; never a copy.
 
-    Any thread may look while channels come and go.
+    Any thread may read it while channels are added and removed.
     """
 
     def __init__(self, proto: ClientProtocol) -> None:
@@ -19,7 +19,7 @@ class Channels(Mapping[str, C]):
 
     def __getitem__(self, topic: str) -> C:
         channel: C | None = self._live[topic].context
-        if channel is None:  # another thread is just making it
+        if channel is None:  # another thread is creating it
             raise KeyError(topic)
         return channel
 
@@ -41,5 +41,5 @@ class Channels(Mapping[str, C]):
         return self._copy().values()
 
     def _copy(self) -> dict[str, C]:
-        live = dict(self._live)  # in one step, for other threads
+        live = dict(self._live)  # one atomic step, because of other threads
         return {topic: channel.context for topic, channel in live.items() if channel.context is not None}

@@ -1,12 +1,12 @@
-"""How messages reach handlers that an executor runs: in batches of one handler, over as many topics as have work.
+"""Sends messages to handlers in an executor: in batches of one handler, over as many topics as have messages.
 
-The core keeps a queue for each (topic, handler). All queues of one handler that have something wait here together, and
-are shared out among as many batches as the executor has workers. A queue that is in a batch stays with it until that
-has come back (with `concurrency`, as many batches may have it), which keeps its order; so a topic that is behind
-catches up in large batches, and ten thousand topics with a message each cost what one topic with ten thousand costs.
+The core keeps a queue for each (topic, handler). The non-empty queues of one handler wait here together, and are shared
+out among as many batches as the executor has workers. A queue stays in its batch until the batch has returned (with
+`concurrency`, it may be in several), which keeps its order. So a topic that is behind catches up in large batches, and
+ten thousand topics with one message each cost as much as one topic with ten thousand.
 
-What waits in the queues, or is under way, counts as not handled: that bounds it, for reading pauses when too much of it
-is.
+Messages in queues and in running batches count as not handled. That bounds them: reading pauses when there are too
+many.
 """
 
 import os
@@ -31,21 +31,21 @@ class Outcome(Protocol):
     """A future of a batch that is done: asyncio's or `concurrent.futures`'."""
 
     def result(self) -> list[Failure]:
-        """What `Batch.run` gave; raises what the executor has to say."""
+        """The value of `Batch.run`; raises the executor's error if there is one."""
         ...
 
 
 class Host(ABC):
-    """An adapter's workers; it extends this.
+    """An adapter's workers; an adapter extends this.
 
     Args:
         executor: For handlers in an executor that have none of their own.
         lock: Held while the core's queues are used.
 
     Attributes:
-        closed: Whether the client has ended, and nothing is told any more.
-        halted: Whether no handler is begun any more.
-        dispatcher: Gives messages to executors.
+        closed: Whether the client has ended, and reports nothing more.
+        halted: Whether no further handler is begun.
+        dispatcher: Passes messages to executors.
     """
 
     def __init__(
@@ -64,20 +64,20 @@ class Host(ABC):
         self.dispatcher = Dispatcher(self, executor)
 
     def halt(self) -> None:
-        """Begin no handler any more; what runs is left to end."""
+        """Begin no further handler; running ones go on."""
         self.halted = True
 
     def execute(self, queues: Sequence[HandlerQueue]) -> None:
-        """These queues want an executor."""
+        """These queues have messages for an executor."""
         self.dispatcher.add(queues)
 
     @abstractmethod
     def call_soon(self, call: Callable[[], None], /) -> object:
-        """Have something called after the read that is at work, where batches come back to."""
+        """Call something after the current read, where batches return to (the loop or the submitter)."""
 
     @abstractmethod
     def submit(self, executor: Executor, batch: Batch, ended: Callable[[Outcome], None], /) -> None:
-        """Give the batch to the executor. `ended` is called later, and by one thread for all batches.
+        """Give the batch to the executor. `ended` is called later, always by the same thread.
 
         Raises:
             Exception: The executor does not take it.
@@ -85,7 +85,7 @@ class Host(ABC):
 
     @abstractmethod
     def handled(self, deliveries: Sequence[Delivery], /) -> None:
-        """These are done with."""
+        """Report these as handled."""
 
 
 _handler_of: Callable[[HandlerQueue], Handler] = attrgetter("handler")
@@ -94,18 +94,18 @@ _handler_of: Callable[[HandlerQueue], Handler] = attrgetter("handler")
 class Dispatcher:
     """Passes messages to executors, for one client.
 
-    Only `add` may be called from elsewhere than where batches come back to; the lock is held then.
+    All methods but `add` are called where batches return to. `add` may be called elsewhere, with the lock held.
     """
 
     def __init__(self, host: Host, default: Executor | None) -> None:
         self._host = host
         self._default = default
         self._handlers: dict[Handler, _HandlerBatches] = {}
-        self._shares: set[_Share] = set()  # under way
+        self._shares: set[_Share] = set()  # running
 
     def add(self, queues: Iterable[HandlerQueue]) -> None:
-        """These queues have something, and are in no batch."""
-        for handler, some in groupby(queues, _handler_of):  # a read brings many of one handler
+        """Add queues that have messages and are in no batch."""
+        for handler, some in groupby(queues, _handler_of):  # a read brings many for the same handler
             batches = self._handlers.get(handler)
             if batches is None:
                 executor = handler.executor or self._default
@@ -115,9 +115,9 @@ class Dispatcher:
             batches.add(some)
 
     def progress(self) -> list[Delivery]:
-        """What batches that still run are done with, and have not told of yet; the lock is held.
+        """Messages that running batches have handled, and have not reported yet; called with the lock held.
 
-        A message on which the handler raised, and what is behind it, counts when the failure is reported: at the end.
+        A message on which the handler raised, and those after it, are reported with the failures, at the batch's end.
         """
         return [delivery for share in tuple(self._shares) for delivery in share.unreported(share.batch.progress.sound)]
 
@@ -134,12 +134,12 @@ class _HandlerBatches:
         self._shares = shares
         self._workers = workers_of(executor)
         self._pending: deque[HandlerQueue] = deque()
-        self._under_way = 0  # batches
-        self._called = False  # `_begin` will be
+        self._under_way = 0  # running batches
+        self._called = False  # a call of `_begin` is scheduled
 
     @property
     def busy(self) -> bool:
-        """Whether anything waits here or is under way; the lock is held."""
+        """Whether anything waits here or runs; called with the lock held."""
         return bool(self._pending or self._under_way or self._called)
 
     def add(self, queues: Iterable[HandlerQueue]) -> None:
@@ -163,13 +163,13 @@ class _HandlerBatches:
                 self._settle(share, share.batch.lost(refusal), len(share.deliveries))
 
     def _take(self) -> "_Share":
-        """A fair share of what waits."""
+        """A fair share of the waiting messages."""
         pending = self._pending
         most = -(-len(pending) // (self._workers - self._under_way))  # rounded up
         queues: list[HandlerQueue] = []
         deliveries: list[Delivery] = []
         channels: list[object] | None = [] if self._handler.takes_channel else None
-        heavy = pending[0].heavy  # as all are, or none
+        heavy = pending[0].heavy  # either all are, or none
         left, room = BATCH, LARGEST_TURN
         while pending and len(queues) < most and left > 0 and room > 0:
             queue = pending.popleft()
@@ -190,11 +190,11 @@ class _HandlerBatches:
     def _ended(self, share: "_Share", outcome: Outcome) -> None:
         try:
             failures = outcome.result()
-        except BaseException as error:  # a worker died, the batch could not be sent, or was cancelled
-            # Once the client has ended, what was not begun is no failure.
+        except BaseException as error:  # a worker died, or the batch could not be sent or was cancelled
+            # After the client's end, a batch that never ran is not a failure.
             failures = [] if self._host.closed else share.batch.lost(error)
             done = len(share.deliveries)
-            if self._host.halted:  # it was not begun, or nobody knows
+            if self._host.halted:  # it has not run, or may not have
                 done = share.batch.progress.done
         else:
             done = share.batch.done(failures)
@@ -213,12 +213,12 @@ class _HandlerBatches:
                 if queue.deliveries:
                     self._pending.append(queue)
                 else:
-                    queue.end_turn()  # its next message gives it out again
+                    queue.end_turn()  # its next message adds it again
         host.handled(more)
 
 
 class _Share:
-    """What goes into one batch."""
+    """The messages of one batch."""
 
     __slots__ = ("_reported", "batch", "deliveries", "queues")
 
@@ -229,16 +229,16 @@ class _Share:
         self._reported = 0
 
     def unreported(self, done: int) -> list[Delivery]:
-        """Those of the first `done` that were not reported yet, and are now."""
+        """Those of the first `done` that have not been reported yet; marks them as reported."""
         more, self._reported = self.deliveries[self._reported : done], max(done, self._reported)
         return more
 
 
 def workers_of(executor: Executor) -> int:
-    """How many batches an executor works on at once.
+    """How many batches an executor runs at once.
 
-    The standard pools keep it in an attribute without documentation, which is used here alone; of others nothing is
-    known, so one batch more than there are processors is kept under way.
+    The standard pools keep it in an undocumented attribute, which is used only here. For other executors it is unknown:
+    one batch more than there are processors is kept running.
     """
     if isinstance(executor, ThreadPoolExecutor) or is_process_pool(executor):
         return int(getattr(executor, "_max_workers", 0)) or 1

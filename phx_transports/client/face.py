@@ -1,4 +1,4 @@
-"""What the clients and channels of both faces have in common: all that waits for nothing."""
+"""What the clients and channels of both faces have in common: everything that does not wait."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -26,7 +26,7 @@ DriverT = TypeVar("DriverT", bound=Driver)
 
 
 class ChannelFace(Generic[ClientT, DriverT]):
-    """A topic on a client, as far as nothing has to be waited for."""
+    """A topic on a client: the part that does not wait."""
 
     __slots__ = ("_client", "_core", "_driver")
 
@@ -48,17 +48,17 @@ class ChannelFace(Generic[ClientT, DriverT]):
 
     @property
     def state(self) -> ChannelState:
-        """Where it stands."""
+        """The channel's current state."""
         return self._core.state
 
     @property
     def response(self) -> Any:
-        """What the server answered to the latest join: a JSON value, bytes, or the join's type; `None` before."""
+        """The server's answer to the latest join: a JSON value, bytes, or the join's type; `None` before."""
         return self._core.response
 
     @property
     def last_seen(self) -> Any:
-        """The id of the message that was handled last, where the channel resumes: to begin with at the next start.
+        """The id of the message handled last, for a channel that resumes: save it for the next start.
 
         `None` while there is none. It may call the function of its `Resume`, and raises what that raises.
         """
@@ -70,7 +70,7 @@ class ChannelFace(Generic[ClientT, DriverT]):
         return self._client
 
     def begin_leave(self) -> None:
-        """Send the leave, and do not wait for its answer."""
+        """Send the leave without waiting for its answer."""
         self._driver.step(self._core.leave)
 
     @overload
@@ -98,10 +98,10 @@ class ChannelFace(Generic[ClientT, DriverT]):
         concurrency: int | None = None,
         executor: Executor | None = None,
     ) -> Handler:
-        """Register a function for an event of this channel alone; `off` takes it back.
+        """Register a function for an event of this channel alone; `off` removes it.
 
         Raises:
-            InvalidHandler: It could never be called rightly, or not where this client runs it.
+            InvalidHandler: It can never be called correctly, or cannot run where this client runs handlers.
         """
 
         def register(now: float) -> Handler:
@@ -116,7 +116,7 @@ class ChannelFace(Generic[ClientT, DriverT]):
         return self._driver.step(register)
 
     def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
-        """Take handlers of this channel's own back, and give which; see `Router.off`.
+        """Remove handlers of this channel, and return them; see `Router.off`.
 
         Raises:
             NotRegistered: There is none (any more).
@@ -126,13 +126,13 @@ class ChannelFace(Generic[ClientT, DriverT]):
     def track_presence(self, *, state: str | None = None, diff: str | None = None) -> Presence:
         """Keep track of who is present, best before the join; its `entries` are then always current.
 
-        Changes come as `PresenceChanged` among `Client.events()`; and as messages `presence_join` and `presence_leave`,
-        whose payloads are the entries by key, to the handlers and streams that name these events. Such a handler or
-        stream begins to track, too.
+        Changes come as `PresenceChanged` among `Client.events()`. They also come as messages `presence_join` and
+        `presence_leave`, with the entries by key, to the handlers and streams of these events; adding one of those also
+        starts tracking.
 
         Args:
-            state: The event that brings the whole state; `None` for `"presence_state"`, or what was given before.
-            diff: The event that brings a change; `None` for `"presence_diff"`, or what was given before.
+            state: The event with the whole state; `None` for `"presence_state"`, or for the event given before.
+            diff: The event with a change; `None` for `"presence_diff"`, or for the event given before.
 
         Raises:
             InvalidEvent: No message can be of such an event.
@@ -146,11 +146,11 @@ class ChannelFace(Generic[ClientT, DriverT]):
 
 
 class ClientFace(Generic[ChannelT, DriverT]):
-    """A client, as far as nothing has to be waited for.
+    """A client: the part that does not wait.
 
     Attributes:
         router: The handlers; they may be added and removed at any time.
-        channels: The live channels by topic; read-only, and always as they are now.
+        channels: The live channels by topic; read-only, and never a copy.
     """
 
     _channel_type: ClassVar[Callable[..., Any]]
@@ -167,35 +167,35 @@ class ClientFace(Generic[ChannelT, DriverT]):
 
     @property
     def state(self) -> SocketState:
-        """Where the connection stands."""
+        """The connection's current state."""
         return self._proto.state
 
     @property
     def error(self) -> BaseException | None:
-        """Why it ended; `None` while it has not, or where the application closed it."""
+        """Why it ended; `None` before its end, or if the application closed it."""
         return self._driver.session.error
 
     @property
     def stats(self) -> Stats:
-        """Counters, as they are now."""
+        """Current counters."""
         return self._driver.stats
 
     def channel(
         self, topic: str, params: Any = None, *, bound: Bound | None = None, resume: Resume | None = None
     ) -> ChannelT:
-        """Make a channel that is not joined yet, to give it handlers or streams before its join.
+        """Make a channel without joining it, to add handlers or streams before its join.
 
         Args:
             topic: The topic.
-            params: Payload of its joins; or a callable read at every join, to resume from what was seen last, for
-                instance. On asyncio it may be async.
-            bound: Where messages that wait are dropped, if anywhere.
-            resume: How its joins go on after the message that was handled last; its param is added to `params`.
+            params: Payload of its joins; or a callable that is called at every join, for instance to resume from the
+                last message seen. On asyncio it may be async.
+            bound: A bound on waiting messages, above which some are dropped; none by default.
+            resume: How its joins go on after the message handled last; its param is added to `params`.
 
         Raises:
             TopicInUse: A live channel of the topic exists.
             ConnectionClosed: The client is closed.
-            InvalidHandler: The router has a handler that cannot run here, or not where the executor does.
+            InvalidHandler: The router has a handler for it that cannot run here, or not in its executor.
         """
         self._driver.check_channel(topic, params)
 
@@ -212,5 +212,5 @@ class ClientFace(Generic[ChannelT, DriverT]):
         self._driver.step(self._proto.reconnect)
 
     def stop(self) -> None:
-        """Begin to close gracefully, as `close` does, and do not wait for it; also from within a handler."""
+        """Begin to close gracefully, as `close` does, without waiting for it; also from within a handler."""
         self._driver.stop()

@@ -1,4 +1,4 @@
-"""How a client runs its handlers and how it ends, as that travels from `connect` to the client's parts."""
+"""How a client runs its handlers and how it ends: the options that `connect` passes to the client's parts."""
 
 from concurrent.futures import Executor
 from dataclasses import dataclass

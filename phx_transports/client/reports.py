@@ -1,8 +1,8 @@
-"""What goes wrong without a call that could raise it: reported to the application, by default to the log.
+"""Reports errors that no call can raise: to the application, by default to the log.
 
-The log's name is `phx_transports`. No line shows params, tokens or payloads; what a peer said is bounded, escaped and
-masked. What repeats is logged once, then counted, and the count is logged every `INTERVAL` seconds while it goes on:
-whatever a peer does, the log grows by few lines.
+The log's name is `phx_transports`. No line shows params, tokens or payloads; text from a peer is bounded, escaped and
+masked. A repeated line is logged once, then counted, and the count is logged every `INTERVAL` seconds. So a peer cannot
+make the log grow fast.
 """
 
 import contextlib
@@ -39,10 +39,10 @@ from phx_proto.shown import NO_SECRETS, shown
 
 logger = logging.getLogger("phx_transports")
 
-#: Seconds for which what repeats is counted, until the count is logged.
+#: Seconds for which repeated lines are counted before the count is logged.
 INTERVAL: Final = 10.0
 
-_MOST_RUNS: Final = 100  # kinds of lines that are counted apart
+_MOST_RUNS: Final = 100  # kinds of lines that are counted separately
 _LONGEST_LINE: Final = 2000
 
 
@@ -51,9 +51,9 @@ class HandlerError:
     """A handler raised, or a message did not fit the payload type of its handler or its stream.
 
     Attributes:
-        handler: Which one; `None` for a stream.
-        message: What it was given.
-        error: What it raised; `PayloadMismatch` where it was not given the message at all.
+        handler: The handler; `None` for a stream.
+        message: The message for it.
+        error: What it raised; `PayloadMismatch` if the message did not fit, so that the handler was not called.
     """
 
     handler: Handler | None
@@ -65,7 +65,7 @@ class HandlerError:
 
     @property
     def name(self) -> str:
-        """What failed, in words: `"handler app.save"`, `"a stream"`."""
+        """What failed, as text: `"handler app.save"`, `"a stream"`."""
         return "a stream" if self.handler is None else f"handler {self.handler.name}"
 
     @property
@@ -74,9 +74,9 @@ class HandlerError:
 
     @property
     def raisable(self) -> Exception:
-        """The error as something that can be raised anywhere: not a cancellation, nor the end of an iterator.
+        """The error as one that can be raised anywhere: not a cancellation, nor the end of an iterator.
 
-        A note of it says which handler raised it, and where.
+        A note on it names the handler that raised it, and the message's place.
         """
         if isinstance(self.error, Exception) and not isinstance(self.error, StopIteration):
             self.error.add_note(f"raised by {self.name} {self._where}")
@@ -87,8 +87,8 @@ class HandlerError:
 
 
 def is_exit(error: BaseException) -> bool:
-    """Whether it is no error but asks for the end: `SystemExit` (`sys.exit()`), `KeyboardInterrupt` and the like."""
-    # Those two are about a task or a generator, and the second cannot be raised through a coroutine.
+    """Whether it asks the program to end: `SystemExit` (`sys.exit()`), `KeyboardInterrupt` and the like."""
+    # `CancelledError` is about a task, `GeneratorExit` about a generator, and a coroutine cannot raise that on.
     return not isinstance(error, Exception | CancelledError | GeneratorExit)
 
 
@@ -96,20 +96,20 @@ OnHandlerError: TypeAlias = Callable[[HandlerError], None]
 
 
 def log_handler_error(report: HandlerError) -> None:
-    """Log the error with its traceback: what happens unless `on_handler_error` says otherwise.
+    """Log the error with its traceback: the default of `on_handler_error`.
 
-    A client does so for the first error of a kind, and counts what follows.
+    A client does so for the first error of a kind, and counts the following ones.
     """
     _write(logging.ERROR, NO_SECRETS.escaped(str(report), _LONGEST_LINE), report.error)
 
 
 def listener_failed(error: BaseException) -> None:
-    """Log what a listener to events raised; the client goes on."""
+    """Log what an event listener raised; the client goes on."""
     _write(logging.ERROR, f"a listener to events failed: {shown(error, 500)}", error)
 
 
 def report_to(on_error: OnHandlerError, report: HandlerError) -> None:
-    """Report to the application; if that raises, to the log, with what it raised."""
+    """Report to the application; if its callback raises, log both errors."""
     try:
         on_error(report)
     except (Exception, CancelledError) as error:
@@ -121,10 +121,10 @@ _FAILED_ATTEMPTS: Final = "failed attempts to connect"
 
 
 class Log:
-    """What one client logs. Any thread may use it.
+    """One client's log. Any thread may use it.
 
     Attributes:
-        due: When `tick` is wanted; `math.inf` while nothing has been counted that is to be told.
+        due: When `tick` is to be called; `math.inf` while there is no count to log.
     """
 
     def __init__(self, proto: ClientProtocol, now: Callable[[], float]) -> None:
@@ -137,7 +137,7 @@ class Log:
         self._rejoins = _Rejoins()
 
     def event(self, event: Event) -> None:
-        """Log what an operator wants to know: connections lost and back, channels in trouble, input dropped."""
+        """Log what matters to an operator: connections lost and back, channels in trouble, input dropped."""
         if self.wants(event):
             with self._lock:
                 self._event(event)
@@ -145,22 +145,22 @@ class Log:
 
     @staticmethod
     def wants(event: Event) -> bool:
-        """Whether an event may have to be logged; replies, of which there is one for each push, never are."""
+        """Whether an event may need a log line; replies, one for each push, never do."""
         return type(event) is not ReplyReceived
 
     def unless(self, on_error: OnHandlerError) -> OnHandlerError:
-        """Who is told of handlers' errors: the application, or this log where it left that to the log."""
+        """The callback for handlers' errors: the application's, or this log's if the application has none."""
         return self.handler_failed if on_error is log_handler_error else on_error
 
     def handler_failed(self, report: HandlerError) -> None:
-        """Log a handler's error: with its traceback, if there was none of the kind just before."""
+        """Log a handler's error: with its traceback, unless one of this kind was logged just before."""
         kind = f"errors of {report.name} ({type(report.error).__name__})"
         with self._lock:
             self._say(logging.ERROR, kind, str(report), error=report.error)
         self._flush()
 
     def tick(self) -> None:
-        """Log what has been counted, where the time for it has come."""
+        """Log the counts that are due."""
         if self._now() >= self.due:
             with self._lock:
                 self._sum_up(self._now())
@@ -192,7 +192,7 @@ class Log:
                 what = f"more topics than the server takes on one socket cannot be joined{which(socket)}: {error}"
                 self._say(logging.WARNING, "sockets that were not opened", what, often=5)
             case ChannelErrored(topic=topic, retry_in=None):
-                self._rejoins.lost(topic)  # with the connection, which has its line
+                self._rejoins.lost(topic)  # lost with the connection, which is logged itself
             case ChannelErrored(topic=topic, error=error, retry_in=float(retry_in)):
                 self._rejoined(topic, ok=False)
                 what = f"channel {shown(topic)} is not joined: {error}; rejoin in {retry_in:.2f} s"
@@ -247,7 +247,7 @@ class Log:
     def _say(
         self, level: int, kind: str, text: str, *, count: int = 1, often: int = 1, error: BaseException | None = None
     ) -> None:
-        """A line, or, where there were `often` of the kind in this interval, one more for the count."""
+        """Log a line, or, if there were `often` of its kind in this interval, only count it."""
         now = self._now()
         self._sum_up(now)
         run = self._runs.get(kind)
@@ -283,7 +283,7 @@ class Log:
         run.more = 0
 
     def _end_run(self, kind: str) -> None:
-        """It repeats no longer: what was counted is told now, and the next is a line again."""
+        """The kind no longer repeats: log the count; the next one is logged as a line again."""
         run = self._runs.pop(kind, None)
         if run is not None and run.more:
             self._tell_more(run)
@@ -296,13 +296,13 @@ class Log:
         while self._lines:
             try:
                 level, text, error = self._lines.pop(0)
-            except IndexError:  # another thread was quicker
+            except IndexError:  # another thread was faster
                 return
             _write(level, self._proto.secrets.escaped(text, _LONGEST_LINE), error)
 
 
 class _Run:
-    """What has repeated."""
+    """A kind of line that repeats."""
 
     __slots__ = ("kind", "latest", "level", "more", "said", "until")
 
@@ -310,16 +310,16 @@ class _Run:
         self.kind = kind
         self.level = level
         self.until = until
-        self.said = 0  # lines of their own
+        self.said = 0  # lines logged one by one
         self.more = 0
         self.latest = ""
 
 
 class _Rejoins:
-    """The channels that lost connections took with them, until they are joined again: one line for all of them.
+    """The channels lost with connections, until they are joined again: one log line for all of them.
 
     Attributes:
-        due: When it is to be told how many have been joined so far; `math.inf` for never.
+        due: When to log how many have been joined so far; `math.inf` for never.
     """
 
     def __init__(self) -> None:
@@ -335,13 +335,13 @@ class _Rejoins:
 
     def begin(self, due: float) -> bool:
         """A connection is back; returns whether there are channels to join again."""
-        if not self._under_way:  # else another connection was back before it
+        if not self._under_way:  # else another connection was back earlier
             self._total, self._joined, self._under_way = len(self._lost), 0, bool(self._lost)
             self.due = due if self._lost else inf
         return self._under_way
 
     def settled(self, topic: str, *, ok: bool) -> str:
-        """A channel was joined again, or was not; returns what is to be told if it was the last."""
+        """A channel was joined again, or failed; returns the text to log if it was the last."""
         if not self._under_way or topic not in self._lost:
             self._lost.discard(topic)
             return ""
@@ -354,14 +354,14 @@ class _Rejoins:
         return told
 
     def so_far(self, now: float) -> str:
-        """What is to be told while it goes on, if it is time for that; once."""
+        """The text to log while rejoining goes on, once, if it is due."""
         if now < self.due:
             return ""
         self.due = inf
         return f"{self._told()}, {len(self._lost):,} are still to be" if self._under_way else ""
 
     def stop(self) -> str:
-        """The connection is gone again; returns what is to be told of what was under way."""
+        """The connection is lost again; returns the text to log about the channels not yet joined."""
         told = f" ({self._told()} since the last time)" if self._under_way else ""
         self.due, self._under_way = inf, False
         return told
@@ -372,7 +372,7 @@ class _Rejoins:
 
 
 def which(socket: int) -> str:
-    """Which socket of the client's, for a line of text; the first goes without saying."""
+    """The number of the client's socket, for a log line; empty for the first."""
     return f" (socket {socket})" if socket else ""
 
 
@@ -381,7 +381,7 @@ def _next(retry_in: float | None) -> str:
 
 
 def _write(level: int, text: str, error: BaseException | None = None) -> None:
-    """Write a line; what a handler or filter of the log raises ends nothing, and is shown as `logging` shows it."""
+    """Write a line. If a handler or filter of the log raises, `logging` shows that, and the client goes on."""
     try:
         logger.log(level, "%s", text, exc_info=error)
     except Exception:

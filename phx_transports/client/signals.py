@@ -1,6 +1,6 @@
-"""SIGINT and SIGTERM for clients that run, and for steps that must not be left half done.
+"""SIGINT and SIGTERM for clients that run, and for steps that must not be interrupted halfway.
 
-Signals are the process's, so this module has state of its own.
+Signals belong to the process, so this module has global state.
 """
 
 import signal
@@ -15,9 +15,9 @@ from typing import Any, Final, Literal, ParamSpec, TypeAlias, TypeVar, get_args
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Which of SIGINT and SIGTERM `run` takes: those that nobody has taken, both in any case, or none. Taken are those
-#: with a handler of somebody's (a web server's, say) and those that are ignored; Python's and asyncio's own handling of
-#: SIGINT is nobody's.
+#: Which of SIGINT and SIGTERM `run` handles: those without another handler, both in any case, or none. A signal that is
+#: ignored, or has a handler of other code (a web server, say), is claimed; one with Python's or asyncio's own handling
+#: of SIGINT is not.
 SignalPolicy: TypeAlias = Literal["unclaimed", "all", "none"]
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -28,11 +28,11 @@ _previous: Final[dict[signal.Signals, Any]] = {}
 
 @contextmanager
 def signals_to(tell: Callable[[int], None], policy: SignalPolicy) -> Generator[None, None, None]:
-    """Have `tell` called with the number of each SIGINT and SIGTERM that the policy takes, for the length of a block.
+    """Call `tell` with the number of each SIGINT and SIGTERM that the policy allows, during a block.
 
-    It is called between any two steps of the main thread, so it must do no more than have something done elsewhere.
-    Several may be told at once. The handlers that were there come back after the last. Outside the main thread signals
-    are another's business, and nothing is done.
+    It is called between any two steps of the main thread, so it may only schedule work. Several blocks may be open at
+    once, and each gets every signal. The earlier handlers are restored after the last block. Outside the main thread
+    this does nothing.
     """
     numbers = to_take(policy, ours=_on_signal)
     for number in numbers:
@@ -49,7 +49,7 @@ def signals_to(tell: Callable[[int], None], policy: SignalPolicy) -> Generator[N
 
 
 def to_take(policy: SignalPolicy, *, ours: object) -> tuple[signal.Signals, ...]:
-    """The signals that the policy takes now, in this thread; `ours` is a handler that is nobody else's.
+    """The signals to handle now by this policy, in this thread; `ours` is this library's own handler.
 
     Raises:
         ValueError: There is no such policy.
@@ -62,7 +62,7 @@ def to_take(policy: SignalPolicy, *, ours: object) -> tuple[signal.Signals, ...]
 
 
 def give_back(number: signal.Signals, previous: Any, *, ours: object) -> None:
-    """Put the handler that was there before in place of ours; who has taken the signal since keeps it."""
+    """Restore the previous handler in place of ours; a handler set since then stays."""
     if signal.getsignal(number) == ours:
         signal.signal(number, signal.SIG_DFL if previous is None else previous)
 
@@ -70,15 +70,15 @@ def give_back(number: signal.Signals, previous: Any, *, ours: object) -> None:
 def _is_unclaimed(handler: Any, ours: object) -> bool:
     if handler in (signal.SIG_DFL, signal.default_int_handler, ours):
         return True
-    method = handler.func if isinstance(handler, partial) else handler  # of `asyncio.Runner`, a partial
+    method = handler.func if isinstance(handler, partial) else handler  # `asyncio.Runner` sets a partial
     return type(getattr(method, "__self__", None)).__module__ == "asyncio.runners"
 
 
 def uninterrupted(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Make a step that Ctrl+C must not leave half done: `KeyboardInterrupt` is raised after it.
+    """Make a step that Ctrl+C must not interrupt halfway: `KeyboardInterrupt` is raised after it.
 
-    A second Ctrl+C ends the step all the same, for the application's code may be part of it and take its time. Only
-    Python's own handling of SIGINT is put off, and only the main thread has it. It costs a microsecond or two.
+    A second Ctrl+C interrupts the step, because it may call slow application code. Only Python's own handling of SIGINT
+    is delayed, and only the main thread has it. It costs one or two microseconds.
     """
     if threading.get_ident() != threading.main_thread().ident or _raw.getsignal(_SIGINT) is not _RAISE:
         return step(*args, **kwargs)
@@ -100,7 +100,7 @@ def uninterrupted(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     return result
 
 
-_raw: Final[Any] = import_module("_signal")  # what `signal` wraps into look-ups of its enums, at ten times the cost
+_raw: Final[Any] = import_module("_signal")  # `signal` wraps these in enum look-ups, at ten times the cost
 _SIGINT: Final = int(signal.SIGINT)
 _RAISE: Final = signal.default_int_handler
 

@@ -1,4 +1,4 @@
-"""How the core's commands are carried out: attempts to connect, and connections, by their links. Free of I/O."""
+"""Carries out the core's commands: attempts to connect, and connections, by their links. Free of I/O."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -29,11 +29,11 @@ class Attempt(Protocol):
     """An attempt to connect."""
 
     def cancel(self) -> object:
-        """Give it up."""
+        """Give the attempt up."""
 
 
 class Connection(Protocol):
-    """An open connection. Nothing here waits, and what is sent when it is over goes nowhere."""
+    """An open connection. No method waits; what is sent after its end is dropped."""
 
     def send_text(self, data: str, /) -> None: ...
     def send_binary(self, data: bytes, /) -> None: ...
@@ -41,10 +41,10 @@ class Connection(Protocol):
     def resume_reading(self) -> None: ...
 
     def close(self, code: int, reason: str, /) -> None:
-        """Start the closing handshake, behind what was sent."""
+        """Start the closing handshake, after what is queued."""
 
     def abort(self) -> None:
-        """Drop it without a handshake."""
+        """Drop the connection without a handshake."""
 
 
 A = TypeVar("A", bound=Attempt)
@@ -55,8 +55,8 @@ class CommandTransport(ABC, Generic[A, C]):
     """The connections of one client; an adapter's transport extends it.
 
     Attributes:
-        attempts: Those under way.
-        connections: Those that are open.
+        attempts: The running attempts.
+        connections: The open connections.
     """
 
     def __init__(self) -> None:
@@ -77,32 +77,32 @@ class CommandTransport(ABC, Generic[A, C]):
         }
 
     def perform(self, command: Command) -> None:
-        """Do what the core wants done; within a step of the driver's, so it makes none."""
+        """Carry out a command of the core; called within a step of the driver, so it must not make one."""
         self._performers[type(command)](command)
 
     @abstractmethod
     def _open(self, command: OpenTransport) -> None:
-        """Begin an attempt, and tell the link what comes of it."""
+        """Begin an attempt, and report its result to the link."""
 
     @abstractmethod
     def _resolve(self, command: Resolve) -> None:
-        """Begin to call what gives params or a token, and tell the core what that gives."""
+        """Begin to call the provider of params or token, and pass its result to the core."""
 
     @abstractmethod
     def _send_request(self, command: SendRequest) -> None:
-        """Begin an HTTP request, and tell its exchange what comes of it."""
+        """Begin an HTTP request, and pass its result to the exchange."""
 
     @abstractmethod
     def _drop_requests(self, link: Link) -> bool:
-        """Drop those of a link, with their connections; returns whether it has any."""
+        """Drop a link's requests, with their connections; returns whether it had any."""
 
     @abstractmethod
     def _pause_sending(self, command: PauseSending) -> None:
-        """Have callers wait before they send more."""
+        """Make callers wait before they send more."""
 
     @abstractmethod
     def _resume_sending(self, command: ResumeSending) -> None:
-        """They need wait no longer."""
+        """Let them send again."""
 
     def _send_text(self, command: SendText) -> None:
         self.connections[command.link].send_text(command.data)
@@ -133,7 +133,7 @@ class CommandTransport(ABC, Generic[A, C]):
 
 
 class LinkProgress:
-    """Tells a link how far its attempt has come."""
+    """Reports an attempt's progress to its link."""
 
     __slots__ = ("_link", "_step")
 
@@ -149,10 +149,10 @@ class LinkProgress:
 
 
 def plain_value(command: Resolve) -> Any:
-    """What a plain callable for params or a token gives.
+    """Call a plain provider of params or token.
 
     Raises:
-        BaseException: What that raises; `TypeError` where it would have to be awaited.
+        BaseException: What the provider raises; `TypeError` if it would have to be awaited.
     """
     value = command.provider()
     if inspect.iscoroutine(value):

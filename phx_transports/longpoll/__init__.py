@@ -1,1 +1,1 @@
-"""HTTP for the long-polling transport of clients, which their adapters share. On h11, free of I/O."""
+"""HTTP for the clients' long-polling transport, for all adapters. On h11, free of I/O."""

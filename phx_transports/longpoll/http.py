@@ -1,6 +1,6 @@
-"""HTTP/1.1 as a client of long polling speaks it: requests out, whole answers in, one after the other. Free of I/O.
+"""HTTP/1.1 for a long-polling client: requests out, complete answers in, one after the other. Free of I/O.
 
-No text made here shows a URL, a header or what was answered but its status: they may hold tokens.
+No text made here shows a URL, a header or anything of an answer but its status: they may contain tokens.
 """
 
 from typing import Any, Final
@@ -17,11 +17,11 @@ from ..websocket.handshake import address_in, check_headers
 from ..websocket.options import NetworkOptions
 from ..websocket.reaching import place_of
 
-#: Seconds for which a connection may have been idle and is used again. Servers end one after 60 or more; a request that
-#: meets that end is lost, and so the session.
+#: Seconds for which an idle connection is used again. Servers end one after 60 or more; if that meets a request, the
+#: request is lost, and the session with it.
 REUSED_WITHIN: Final = 15.0
 
-#: How many times `max_size` the answer to a poll may have, for it has many messages.
+#: The largest answer to a poll, as a multiple of `max_size`: it holds many messages.
 _LARGEST_ANSWER: Final = 2
 
 _LARGEST_HEAD: Final = 2**16  # bytes
@@ -29,18 +29,18 @@ _HTTP: Final = b"HTTP/1."
 
 
 class HttpDialogue:
-    """The requests of one connection, one after the other. What comes of each is told to its exchange.
+    """The requests of one connection, one after the other. Each result is passed to the request's exchange.
 
     Args:
-        command: The first request, as far as it says where to connect.
+        command: The first request; only its address is used.
 
     Attributes:
-        address: Where to connect, in the words of WebSockets.
-        over: Whether nothing more can be asked, and the connection is to be dropped.
+        address: Where to connect, as a WebSocket's address.
+        over: Whether no further request is possible, and the connection is to be dropped.
         used_at: When the latest answer came.
 
     Raises:
-        ConnectError: It says no such place.
+        ConnectError: It has no valid address.
     """
 
     def __init__(self, command: SendRequest, network: NetworkOptions[Any]) -> None:
@@ -49,30 +49,30 @@ class HttpDialogue:
             raise ConnectError("an SSL context was given for an http:// URL: use https://")
         self.over = False
         self.used_at = 0.0
-        self._command: SendRequest | None = None  # that has no answer yet
+        self._command: SendRequest | None = None  # the request that has no answer yet
         self._place = place_of(self.address.host, self.address.port)
         self._limit = None if network.max_size is None else _LARGEST_ANSWER * network.max_size
         self._max_size = network.max_size
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_LARGEST_HEAD)
-        self._head = b""  # how the answer begins
+        self._head = b""  # the beginning of the answer
         self._response: h11.Response | None = None
         self._body = bytearray()
         self._speaks_http = self.address.secure  # as far as is known
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way."""
+        """Whether no request is under way."""
         return self._command is None
 
     def may_be_used(self, now: float) -> bool:
-        """Whether another request can follow the one that was answered."""
+        """Whether it can carry another request now."""
         return self.idle and not self.over and now - self.used_at < REUSED_WITHIN
 
     def request(self, command: SendRequest) -> bytes:
-        """What to send for a request; the one before was answered.
+        """The bytes of a request; the one before has been answered.
 
         Raises:
-            ConnectError: No request can be made of this, or the connection is over.
+            ConnectError: The request cannot be made, or the connection is over.
         """
         if self.over:
             raise self._ended()
@@ -96,9 +96,9 @@ class HttpDialogue:
         return b"".join(filter(None, parts))
 
     def receive(self, data: bytes, now: float) -> None:
-        """Takes a read (`b""` where the connection has ended), in a step of the driver's; see `over` after it."""
+        """Takes a read (`b""` at the connection's end), in a step of the driver; check `over` after it."""
         command = self._command
-        if command is None or self.over:  # nothing was asked, or it was dropped before the answer came
+        if command is None or self.over:  # an answer without a request, or after the request was dropped
             self.over = True
             return
         try:
@@ -122,17 +122,17 @@ class HttpDialogue:
         command.exchange.answered(self._response.status_code, headers, body, now)
 
     def failed(self, error: ConnectError, now: float) -> None:
-        """The connection is gone, and with it the request that is under way, if any; in a step likewise."""
+        """The connection is gone, with the current request if there is one; called in a step."""
         command, self._command = self._command, None
         self.over = True
         if command is not None:
             command.exchange.failed(error, now)
 
     def _read(self, data: bytes) -> bool:
-        """Returns whether the answer is whole.
+        """Takes bytes of an answer; returns whether it is complete.
 
         Raises:
-            ConnectError: It will never be.
+            ConnectError: It can never be.
         """
         self._head += data[: len(_HTTP) - len(self._head)]
         try:
@@ -156,7 +156,7 @@ class HttpDialogue:
                     case h11.ConnectionClosed():
                         raise self._ended()
                     case _:
-                        pass  # 1xx: the answer follows
+                        pass  # 1xx: the final answer follows
         except h11.RemoteProtocolError:
             if data:
                 raise ConnectError(f"{self._place} did not answer in HTTP{self._advice}") from None
@@ -173,7 +173,7 @@ class HttpDialogue:
 
 
 def _host_of(address: WebSocketURI) -> str:
-    """The header; an IPv6 zone means nothing to the server."""
+    """The Host header; an IPv6 zone is only for this machine."""
     host = address.host.partition("%")[0]
     host = f"[{host}]" if ":" in host else host
     return host if address.port == (443 if address.secure else 80) else f"{host}:{address.port}"

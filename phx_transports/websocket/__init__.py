@@ -1,1 +1,1 @@
-"""What every WebSocket connection shares: ways to a server, handshakes, and frames cut out of what a read brought."""
+"""What all WebSocket connections share: dialing, handshakes, and cutting messages out of reads."""

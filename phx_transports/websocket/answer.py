@@ -1,10 +1,10 @@
-"""The answer to an opening handshake, as all WebSocket adapters read it: on h11, free of I/O, bytes in and outcome out.
+"""The answer to an opening handshake, for all WebSocket adapters: on h11, free of I/O, from bytes to an outcome.
 
-The libraries' own readers are too strict or too lax for it: what counts is the status, whatever else is wrong with the
-answer. Interim answers (1xx) are read past; the reason phrase may be missing; a refusal's body is kept as far as it
-came, to `LARGEST_BODY`, whatever frames it. How long a body is waited for is the core's (`Link.refusing`).
+The libraries' own readers are too strict or too lax here: the status counts, whatever else is wrong with the answer.
+Interim answers (1xx) are skipped; the reason phrase may be missing; a refusal's body is kept as far as it arrived, up
+to `LARGEST_BODY`, whatever its framing. The core decides how long to wait for a body (`Link.refusing`).
 
-No text made here shows the request, or what the server answered but its status: they may hold tokens.
+No text made here shows the request, or anything of the answer but its status: they may contain tokens.
 """
 
 import contextlib
@@ -33,14 +33,14 @@ class Upgraded:
 
     Attributes:
         fields: The answer's headers, names in lower case.
-        rest: What came behind the answer already.
+        rest: Bytes that followed the answer.
     """
 
     fields: list[tuple[str, str]]
     rest: bytes
 
 
-#: What comes of a handshake; the error is a `HandshakeRefused` where the server answered with another status than 101.
+#: The result of a handshake; a `HandshakeRefused` if the server answered with another status than 101.
 Outcome: TypeAlias = Upgraded | ConnectError
 
 
@@ -48,10 +48,10 @@ class Answer:
     """Reads one answer.
 
     Args:
-        secure: Whether TLS is between.
+        secure: Whether the connection has TLS.
 
     Attributes:
-        refusal: Once the server has refused: with as much of the body as came.
+        refusal: Set once the server has refused, with as much of the body as has arrived.
     """
 
     __slots__ = ("_body", "_head", "_http", "_place", "_response", "_secure", "refusal")
@@ -61,25 +61,25 @@ class Answer:
         self._place = place
         self._secure = secure
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_LARGEST_HEAD)
-        # h11 reads 101 only as the answer to a request for an upgrade; the one that was sent is the adapter's.
+        # h11 accepts 101 only after a request for an upgrade; the adapter sent the real one.
         fields = [("Host", "-"), ("Upgrade", "websocket"), ("Connection", "Upgrade")]
         self._http.send(h11.Request(method="GET", target="/", headers=fields))
         self._http.send(h11.EndOfMessage())
-        self._head = b""  # how it begins
-        self._response: h11.Response | None = None  # a refusal whose body is coming
+        self._head = b""  # the beginning of the answer
+        self._response: h11.Response | None = None  # a refusal whose body has not ended
         self._body = bytearray()
 
     def receive(self, data: bytes) -> Outcome | None:
-        """Takes a read, and tells what came of the handshake if that is known.
+        """Takes a read, and returns the result of the handshake once it is known.
 
         Args:
-            data: What came; `b""` where the connection has ended.
+            data: The bytes read; `b""` at the end of the connection.
         """
         self._head += data[: _LONGEST_STATUS_LINE - len(self._head)]
         outcome = self._received(data)
         if self._response is not None:
             self.refusal = self._refused(self._response)
-        elif outcome is None and (status := _STATUS_LINE.match(self._head)) is not None:  # its headers are coming
+        elif outcome is None and (status := _STATUS_LINE.match(self._head)) is not None:  # the headers are not complete
             self.refusal = HandshakeRefused(status=int(status[1]))
         return self.refusal if outcome is _REFUSED else outcome
 
@@ -101,7 +101,7 @@ class Answer:
                     case h11.EndOfMessage():
                         return _REFUSED
                     case _:
-                        pass  # another 1xx: the answer follows
+                        pass  # another 1xx: the final answer follows
         except h11.RemoteProtocolError:
             return _REFUSED if self._response is not None else self._unreadable(ended=not data)
         return None
@@ -122,7 +122,7 @@ class Answer:
 
     def _unreadable(self, *, ended: bool) -> ConnectError:
         status = _STATUS_LINE.match(self._head)
-        if status is not None:  # its headers contradict HTTP, or are endless
+        if status is not None:  # its headers are not valid HTTP, or too long
             return HandshakeRefused(status=int(status[1]))
         if not self._head or (ended and self._head.startswith(b"HTTP/")):
             problem = f"{self._place} ended the connection before it answered the handshake"
@@ -134,14 +134,14 @@ class Answer:
         return ConnectError(f"{self._place} did not answer in HTTP ({USE_TLS})")
 
 
-#: What helps where the scheme does not fit the port.
+#: A hint for a scheme that does not fit the port.
 USE_TLS: Final = "is this a TLS port? then use wss://"
 USE_NO_TLS: Final = "is this a port without TLS? then use ws://"
 
-#: How to inflate what is encoded so; what is called deflate comes with zlib's header (RFC 9110 §8.4.1.2) or without.
+#: How to inflate each encoding; "deflate" may have zlib's header (RFC 9110 §8.4.1.2) or none.
 _WINDOW_BITS: Final = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}
 
-_REFUSED: Final = HandshakeRefused()  # stands for the one of this answer
+_REFUSED: Final = HandshakeRefused()  # a placeholder for this answer's error
 
 
 def _fields(response: h11.Response | h11.InformationalResponse) -> list[tuple[str, str]]:
@@ -149,7 +149,7 @@ def _fields(response: h11.Response | h11.InformationalResponse) -> list[tuple[st
 
 
 def inflated(body: bytes, encoding: str, limit: int) -> bytes:
-    """A body as it is to be read, `limit` bytes at most (0: all), also where it was cut; servers compress unasked."""
+    """A body with its content encoding removed, at most `limit` bytes (0: all), also of a body that was cut."""
     for bits in _WINDOW_BITS.get(encoding.strip().lower(), ()):
         with contextlib.suppress(zlib.error):
             return zlib.decompressobj(wbits=bits).decompress(body, limit)

@@ -1,9 +1,9 @@
-"""What an open WebSocket is on asyncio and on threads: messages from reads, bytes from messages, and its end.
+"""An open WebSocket on asyncio and on threads: messages from reads, bytes from messages, and its end.
 
-`websockets`' Sans-I/O protocol keeps RFC 6455; reads go through the `Cutter`, and messages that are not compressed
-through the `framer`. Nothing here decides about Phoenix, and time is the core's: a closing handshake is bounded by
-dropping the connection. The one exception is the TCP connection of a WebSocket that is over and was told so: the peer
-gets `LINGER` to end it, so that our close frame is not lost in a reset, and then it is dropped.
+`websockets`' Sans-I/O protocol implements RFC 6455; reads go through the `Cutter`, and uncompressed messages through
+the `framer`. Nothing here decides about Phoenix. Time belongs to the core: it bounds a closing handshake by dropping
+the connection. One exception: after the WebSocket's end, the peer has `LINGER` seconds to end the TCP connection before
+it is dropped, so that our close frame is not lost in a reset.
 """
 
 from abc import ABC, abstractmethod
@@ -15,29 +15,29 @@ from .cutter import ANSWERS, Assembler, Cutter, Received
 from .framer import BINARY, TEXT, frame
 from .handshake import Handshake
 
-#: Seconds that the peer has to end the TCP connection once the WebSocket is over.
+#: Seconds for the peer to end the TCP connection after the WebSocket's end.
 LINGER: Final = 1.0
 
-#: Bytes that may wait for the socket until senders have to wait.
+#: Bytes that may wait for the socket before senders must wait.
 WRITE_LIMIT: Final = 2**16
 
-#: Bytes that are taken at once where messages are compressed. They may inflate a thousandfold: so one read brings at
-#: most some 16 MB, and what follows waits until the core has seen them.
+#: Bytes taken at once if messages are compressed. They may inflate a thousandfold: so one read brings at most some
+#: 16 MB, and the rest waits until the core has seen them.
 COMPRESSED: Final = 2**14
 
-#: What is told of an end without a close frame.
+#: The reason of an end without a close frame.
 NO_CLOSE_FRAME: Final = "the server ended the connection without a close frame"
 DROPPED: Final = "the connection was dropped from this side"
 
 
 class WebSocket(ABC):
-    """An open WebSocket. An adapter extends it by its socket.
+    """An open WebSocket. An adapter adds the socket.
 
-    None of its methods fails because the connection is over: what is sent then goes nowhere.
+    No method fails because the connection is over: what is sent then is dropped.
 
     Attributes:
-        ending: Once it is over: the code of the peer's close frame (1005 if that was empty, `None` if none came) and
-            its reason, or what happened in words.
+        ending: Set at the end: the code of the peer's close frame (1005 if that was empty, `None` if there was none)
+            and its reason, or a description of what happened.
     """
 
     def __init__(self, handshake: Handshake) -> None:
@@ -45,16 +45,16 @@ class WebSocket(ABC):
         self._protocol = handshake.protocol
         self._assembler = Assembler(handshake.protocol)
         self._cutter = Cutter(self._parse, max_size=handshake.network.max_size)
-        self._answered = 0  # bytes of answers to pings, up to when there was room to write
+        self._answered = 0  # bytes of pongs, up to the last time there was room to write
 
     @property
     def subprotocol(self) -> str | None:
-        """What the server chose of the subprotocols offered."""
+        """The subprotocol chosen by the server."""
         return self._protocol.subprotocol
 
     @property
     def unfinished(self) -> bool:
-        """Whether a message has begun whose end has not come."""
+        """Whether part of a message has arrived."""
         return self._cutter.unfinished
 
     def send_text(self, data: str) -> None:
@@ -66,7 +66,7 @@ class WebSocket(ABC):
         self._send(BINARY, data)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Starts the closing handshake, behind what is queued; messages are received until the peer's close frame.
+        """Starts the closing handshake, after what is queued; messages are received until the peer's close frame.
 
         Args:
             code: 1000, or another that an endpoint may send (RFC 6455 §7.4).
@@ -80,18 +80,18 @@ class WebSocket(ABC):
 
     @abstractmethod
     def _write_soon(self) -> None:
-        """The protocol has data to send."""
+        """Schedules a write of the protocol's data."""
 
     @property
     @abstractmethod
     def full(self) -> bool:
-        """Whether so much waits to be written that senders should wait too."""
+        """Whether so much waits to be written that senders must wait."""
 
     def _send(self, head: int, data: bytes) -> None:
         if self._protocol.state is not State.OPEN:
             return
         if not self._protocol.extensions:
-            self._protocol.writes.append(frame(head, data))  # its own list, so that all is written in its order
+            self._protocol.writes.append(frame(head, data))  # its own list keeps the order of writes
         elif head == TEXT:
             self._protocol.send_text(data)
         else:
@@ -114,18 +114,18 @@ class WebSocket(ABC):
 
     @property
     def _may_be_read(self) -> bool:
-        """A peer who reads none of our answers to pings is not read either: they would queue without bound.
+        """Whether the pongs waiting to be written are few: a peer that does not read them is not read either.
 
-        Only these count, not all that is to be written: a server that waits for us to read reads nothing meanwhile.
+        Only pongs count, not all bytes to write: a server that waits for us to read may itself not read.
         """
         return self._assembler.answered - self._answered <= ANSWERS or not self.full
 
     def _lost(self, problem: str) -> None:
-        """The connection is gone; if it was not over yet, that is why."""
+        """The connection is gone; the reason counts if it was not over yet."""
         if self.ending is None:
             self.ending = (None, problem)
 
     def _forget(self) -> None:
-        """The connection is over, and its last byte was read: holds nothing of the message that was coming."""
+        """The connection is over and fully read: release the memory of an incomplete message."""
         self._cutter.drop()
         self._assembler.drop()

@@ -1,13 +1,12 @@
 """Cuts a client's incoming byte stream into WebSocket frames, for speed. Pure: bytes in, messages out.
 
-An unfragmented, uncompressed, unmasked text frame (first byte 0x81, what a Phoenix server sends nearly always) is
-sliced out of the read and decoded at once. Every other frame goes, byte for byte, to a Sans-I/O parser, which keeps
-the rules of RFC 6455 and answers pings and closes; it sees a stream that merely lacks the frames already taken. A
-text frame that breaks a rule (over `max_size`: from its header on; invalid UTF-8: whole) goes there too, so that the
-parser is what fails the connection. Once the parser has read a close frame or failed, and from the first frame that
-cannot be right (masked, a reserved opcode), it gets everything.
+An unfragmented, uncompressed, unmasked text frame (first byte 0x81: nearly every frame of a Phoenix server) is sliced
+out of the read and decoded at once. Every other frame goes, byte for byte, to a Sans-I/O parser, which applies RFC 6455
+and answers pings and closes; its stream only lacks the frames already taken. A text frame that breaks a rule (over
+`max_size`: from its header on; invalid UTF-8: whole) goes there too, so that the parser fails the connection. After a
+close frame or a failure, and from the first invalid frame on (masked, a reserved opcode), the parser gets everything.
 
-Tests hold the messages, closes and errors equal to those of websockets' parser alone, at every split of the stream.
+Tests compare the messages, closes and errors with those of websockets' parser alone, at every split of the stream.
 """
 
 from collections.abc import Callable
@@ -20,20 +19,20 @@ from websockets.protocol import Protocol
 #: A message: `str` from text frames, `bytes` from binary ones.
 Received: TypeAlias = str | bytes
 
-#: Takes bytes of the stream, appends the messages that they complete, and tells whether the stream has ended for it:
+#: Takes bytes of the stream, appends the messages that they complete, and returns whether the stream has ended:
 #: a close frame was read, or the connection failed.
 Parse: TypeAlias = Callable[[bytes, list[Received]], bool]
 
-#: Bytes of answers to pings that may wait for a peer who reads nothing, until he is not read either.
+#: Bytes of pongs that may wait for a peer that does not read; above this, the peer is not read either.
 ANSWERS: Final = 2**16
 
-#: Fragments that a message may have, whatever its size, and bytes of it that each one beyond brings on average.
+#: Fragments that a message may have whatever its size, and the average bytes that each further one must bring.
 FRAGMENTS: Final = 1024
 _FRAGMENT: Final = 64
 
 _LARGE: Final = 2**16  # bytes from which a message is not copied
 
-_PONG: Final = 6  # bytes around what a pong carries: its header, and its mask
+_PONG: Final = 6  # bytes of a pong besides its payload: header and mask
 
 _TEXT: Final = 0x81  # the last (and only) frame of a text message, no extension used
 
@@ -43,34 +42,34 @@ class Cutter:
 
     Attributes:
         ended: Whether the parser has read a close frame or has failed the connection: no more messages will come.
-        size: Bytes of the latest message that was given to the parser, as far as the headers of its frames have told.
+        size: Bytes of the latest message given to the parser, by the frame headers read so far.
     """
 
     __slots__ = ("_between", "_limit", "_need", "_owed", "_parse", "_tail", "ended", "size")
 
     def __init__(self, parse: Parse, *, max_size: int | None) -> None:
-        """Starts at a frame's border, after the handshake.
+        """Starts at a frame boundary, after the handshake.
 
         Args:
-            parse: Where all goes that is not cut, e.g. `Assembler(protocol).parse`.
-            max_size: The largest message, in bytes of its payload; `None` for no limit. The parser's must be the same.
+            parse: Takes everything that is not cut, e.g. `Assembler(protocol).parse`.
+            max_size: The largest message, in bytes of its payload; `None` for no limit. The parser must have the same.
         """
         self.ended = False
         self.size = 0
         self._parse = parse
-        self._limit = 1 << 64 if max_size is None else max_size  # no header can tell more than 64 bits
-        self._tail = bytearray()  # the beginning of a text frame, or of any header, whose end has not come
-        self._need = 0  # bytes the tail must have until something can be done with it
-        self._owed = 0  # bytes of the parser's current frame that have not come
+        self._limit = 1 << 64 if max_size is None else max_size  # a header holds 64 bits at most
+        self._tail = bytearray()  # the beginning of an incomplete text frame, or of any incomplete header
+        self._need = 0  # bytes that the tail needs before work goes on
+        self._owed = 0  # bytes of the parser's current frame still to come
         self._between = True  # not inside a fragmented message
 
     @property
     def unfinished(self) -> bool:
-        """Whether a message or frame has begun whose end has not come."""
+        """Whether part of a message or frame has arrived."""
         return not self.ended and bool(self._tail or self._owed or not self._between)
 
     def drop(self) -> None:
-        """The connection is over: holds nothing of the message that was coming."""
+        """The connection is over: release the memory of an incomplete message."""
         self.ended = True
         self._tail = bytearray()
 
@@ -78,7 +77,7 @@ class Cutter:
         """Takes one read.
 
         Args:
-            data: What came, any number of frames and parts of frames.
+            data: The bytes read: any number of frames and parts of frames.
 
         Returns:
             The messages completed by it, in the order of the wire.
@@ -92,7 +91,7 @@ class Cutter:
             if len(tail) < _LARGE:
                 data = b"".join((tail, data))
                 tail.clear()
-            else:  # not through a copy
+            else:  # no copy
                 tail += data
                 data, self._tail = tail, bytearray()
 
@@ -100,7 +99,7 @@ class Cutter:
         limit, append = self._limit, messages.append
         while position < end:
             if self._between and not (self._owed or self.ended):
-                # This loop is the reason for this file: a run of text frames at some 200 ns each.
+                # This loop is the purpose of this file: a series of text frames at some 200 ns each.
                 try:
                     while position < end and data[position] == _TEXT:
                         size = data[position + 1]
@@ -116,14 +115,14 @@ class Cutter:
                         append(data[start:stop].decode())
                         position = stop
                 except (IndexError, UnicodeDecodeError):
-                    pass  # a header cut by the end of the read, or a frame for the parser: see below
+                    pass  # a header cut off by the end of the read, or a frame for the parser: see below
                 if position == end:
                     break
             position = self._take(data, position, messages)
         return messages
 
     def _take(self, data: bytes | bytearray, position: int, messages: list[Received]) -> int:
-        """Takes one frame of any kind, or as much of it as is there, and returns where it ends."""
+        """Takes one frame of any kind, or the available part of it, and returns where it ends."""
         end = len(data)
         if self.ended:
             return self._give(data, position, end, messages)
@@ -154,12 +153,12 @@ class Cutter:
             if stop > end:
                 return self._keep(data, position, need=stop - position)
             try:
-                messages.append(str(memoryview(data)[start:stop], "utf-8"))  # it may be large: not through a copy
+                messages.append(str(memoryview(data)[start:stop], "utf-8"))  # may be large: no copy
             except UnicodeDecodeError:
                 return self._give(data, position, stop, messages)
             return stop
 
-        if opcode < 8:  # not a control frame: those may come between the fragments of a message
+        if opcode < 8:  # not a control frame, which may come between fragments
             self._between = head >= 0x80
         if stop > end:
             self._owed = stop - end
@@ -182,15 +181,15 @@ class Cutter:
 
 
 class Assembler:
-    """The usual parser behind a `Cutter`: websockets' Sans-I/O protocol, and messages made of the frames it reads.
+    """The usual parser behind a `Cutter`: websockets' Sans-I/O protocol, and messages made of its frames.
 
-    It fails the connection of a text message that is not UTF-8 with 1007, as RFC 6455 §8.1 asks: that protocol leaves
-    this to whoever decodes; and that of a message in too many fragments with 1008, for each costs as much to read as a
-    message of its own. What it has to send in answer is in `protocol.data_to_send()` afterwards.
+    It fails the connection with 1007 for a text message that is not UTF-8 (RFC 6455 §8.1; that protocol leaves this to
+    its user), and with 1008 for a message in too many fragments, because each costs as much to read as a whole message.
+    The bytes to send in answer are in `protocol.data_to_send()` afterwards.
 
     Attributes:
-        problem: What the peer did wrong, in words, once the connection has failed.
-        answered: Bytes of all answers to pings.
+        problem: The peer's fault, as text, once the connection has failed.
+        answered: Bytes of all pongs.
     """
 
     __slots__ = ("_fragments", "_most", "_parts", "_protocol", "_text", "answered", "problem")
@@ -200,14 +199,14 @@ class Assembler:
 
         Args:
             protocol: Open, with its events drained, and the same `max_size` as the cutter's.
-            max_fragmented: The largest message in fragments, in bytes, where less than that.
+            max_fragmented: The largest fragmented message, in bytes, if lower than that.
         """
         self.problem = ""
         self.answered = 0
         self._protocol = protocol
         self._most = max_fragmented
-        self._fragments = 0  # of the message that is coming
-        self._parts = bytearray()  # of the fragmented message that is coming
+        self._fragments = 0  # of the current message
+        self._parts = bytearray()  # of the current fragmented message
         self._text = False  # whether that is a text message
 
     def parse(self, data: bytes, messages: list[Received]) -> bool:
@@ -251,11 +250,11 @@ class Assembler:
         return bool(self.problem) or protocol.close_rcvd is not None
 
     def drop(self) -> None:
-        """The connection is over, and its last byte was read: holds nothing of the message that was coming."""
+        """The connection is over and fully read: release the memory of an incomplete message."""
         self._forget_parts()
         protocol = self._protocol
         protocol.reader.discard()
-        protocol.parser.close()  # it, or the traceback of the error that ended it, holds the frame that was read last
+        protocol.parser.close()  # it, or the last error's traceback, holds the last frame
         if protocol.parser_exc is not None:
             protocol.parser_exc.__traceback__ = None
 
@@ -270,12 +269,12 @@ class Assembler:
 
 
 def too_many(fragments: int, size: int) -> bool:
-    """Whether a message that has come so far is in too many fragments."""
+    """Whether the current message has too many fragments."""
     return fragments > FRAGMENTS + size // _FRAGMENT
 
 
 def in_fragments(fragments: int, size: int) -> str:
-    """What is told of a message in too many of them."""
+    """The error's text for a message in too many fragments."""
     return f"a message in too many fragments: its first {size} bytes came in {fragments}"
 
 
@@ -287,10 +286,10 @@ def _parser_problem(error: Exception) -> str:
 
 
 def over_limit(size: int | None, limit: int) -> str:
-    """What is told of a message over `max_size`.
+    """The error's text for a message over `max_size`.
 
     Args:
-        size: What is known of its size, in bytes; `None` if it was compressed, and grew too large.
+        size: Its size in bytes, as far as known; `None` for a compressed message, which grew too large.
         limit: `max_size`.
     """
     known = "it grew so large when it was inflated" if size is None else f"it has {size} bytes or more"

@@ -1,4 +1,4 @@
-"""The sockets of one race for a host's addresses (see `reaching.py`), for adapters that wait with selectors."""
+"""Connects to a host's addresses in parallel (see `reaching.py`), for adapters that wait with selectors."""
 
 import contextlib
 import os
@@ -16,11 +16,11 @@ _GOES_ON: Final = frozenset({0, EINPROGRESS, EWOULDBLOCK, 10035})  # 10035: Wind
 
 
 class Dialing:
-    """Connects to the addresses of a host, without ever waiting.
+    """Connects to the addresses of a host, without blocking.
 
     Attributes:
-        race: Which address is due when.
-        sockets: Those that are connecting; wait until one can be written.
+        race: Decides which address is due when.
+        sockets: Those that are connecting; each is writable when its result is known.
     """
 
     def __init__(self, infos: Iterable[Info], now: float) -> None:
@@ -49,7 +49,7 @@ class Dialing:
         return begun
 
     def connected(self, sock: socket.socket, now: float) -> bool:
-        """A socket can be written: whether it is connected, and is the caller's now. If not, it was closed."""
+        """Whether a writable socket is connected; then it belongs to the caller. If not, it was closed."""
         self.sockets.remove(sock)
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code == 0:
@@ -59,17 +59,17 @@ class Dialing:
         return False
 
     def close(self) -> None:
-        """Give up what is still connecting."""
+        """Close the sockets that are still connecting."""
         while self.sockets:
             with contextlib.suppress(OSError):
                 self.sockets.pop().close()
 
 
 def made_by(factory: Factory, host: str, port: int) -> socket.socket:
-    """The socket that the application's factory gives.
+    """The socket from the application's factory.
 
     Raises:
-        ConnectError: The factory failed, or gave no stream.
+        ConnectError: The factory failed, or returned no stream socket.
     """
     with factory_told():
         sock = factory(host, port)
@@ -79,7 +79,7 @@ def made_by(factory: Factory, host: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def factory_told() -> Generator[None]:
-    """Has what a factory raises within a block told as `ConnectError`."""
+    """Raises errors of a factory within a block as `ConnectError`."""
     try:
         yield
     except Exception as error:
@@ -87,7 +87,7 @@ def factory_told() -> Generator[None]:
 
 
 def check_socket(sock: socket.socket) -> None:
-    """Refuse a factory's socket that is no stream, and close it: `ConnectError`."""
+    """Refuse and close a factory's socket that is not a stream, by `ConnectError`."""
     if sock.type != socket.SOCK_STREAM:
         sock.close()
         raise ConnectError("the connection factory gave a socket that is not a stream")

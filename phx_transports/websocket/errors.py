@@ -1,4 +1,4 @@
-"""What kept a connection from coming about, in our words; all WebSocket adapters share it."""
+"""Errors of connecting, with messages of our own, for all WebSocket adapters."""
 
 import errno
 import socket
@@ -14,17 +14,17 @@ from .reaching import place_of
 
 @contextmanager
 def told(host: str, port: int, *, secure: bool = False, proxy: str = "") -> Generator[None]:
-    """Has what the network raises within a block told in our words; see `network_error`."""
+    """Raises network errors within a block as errors of our own; see `network_error`."""
     try:
         yield
     except OSError as error:
         raise network_error(error, host, port, secure=secure, proxy=proxy) from error
-    except ValueError:  # Python's own, of what cannot be looked up, and of what no certificate can name
+    except ValueError:  # Python's own error, for a name that cannot be looked up or cannot be in a certificate
         raise ConnectError(f"no address was found for {proxy}host {host}: it is no valid name") from None
 
 
 def network_error(error: OSError, host: str, port: int, *, secure: bool = False, proxy: str = "") -> ConnectError:
-    """What kept the connection, or TLS on it, from coming about; `proxy` is `"the proxy "` where it is a proxy's."""
+    """Why the connection, or TLS on it, failed; `proxy` is `"the proxy "` for a proxy's."""
     place = f"{proxy}{place_of(host, port)}"
     if isinstance(error, tls.SSLCertVerificationError):
         return CertificateError(
@@ -38,7 +38,7 @@ def network_error(error: OSError, host: str, port: int, *, secure: bool = False,
     if isinstance(error, ConnectionRefusedError):
         up = "is the proxy up?" if proxy else "is the server up?"
         return ConnectError(f"{place} refused the connection ({up})")
-    # A reset says nothing of itself where the event loop made it, and shows as "not connected" to who comes late.
+    # A reset made by the event loop has no errno, and a late caller gets it as "not connected".
     if isinstance(error, ConnectionResetError) or error.errno == errno.ENOTCONN:
         advice = f" ({USE_NO_TLS})" if secure else ""
         return ConnectError(f"{place} ended the connection before it was open{advice}")
@@ -47,7 +47,7 @@ def network_error(error: OSError, host: str, port: int, *, secure: bool = False,
 
 def _certificate_advice(error: tls.SSLCertVerificationError) -> str:
     """What to do, by OpenSSL's X509_V_ERR_… codes."""
-    match getattr(error, "verify_code", 0):  # who raises it himself may leave it out
+    match getattr(error, "verify_code", 0):  # application code that raises it may leave this out
         case 9 | 10:
             return "the certificate is not valid now: is this machine's clock right? then renew it on the server"
         case 62 | 63 | 64:

@@ -1,7 +1,7 @@
-"""The frames of outgoing messages: whole and masked, as a client sends them (RFC 6455 §5.2 and §5.3).
+"""Frames for outgoing messages: unfragmented and masked, as a client sends them (RFC 6455 §5.2 and §5.3).
 
-`websockets` builds the same frames by some twenty calls of Python each; a push costs a quarter less without these.
-Control frames, and compressed messages, are left to it.
+`websockets` makes some twenty Python calls for each such frame; without them a push costs a quarter less. It still
+makes control frames and compressed messages.
 """
 
 from os import urandom
@@ -10,7 +10,7 @@ from typing import Final
 
 try:
     from websockets.speedups import apply_mask
-except ImportError:  # built without its extension in C
+except ImportError:  # built without its C extension
     from websockets.utils import apply_mask
 
 TEXT: Final = 0x81  # the last (and only) frame of a message, no extension used
@@ -33,5 +33,5 @@ def frame(head: int, data: bytes) -> bytes:
         start = pack("!BBH", head, _MASKED | 126, size)
     else:
         start = pack("!BBQ", head, _MASKED | 127, size)
-    key = urandom(4)  # nobody may foresee it, §5.3
+    key = urandom(4)  # must be unpredictable, §5.3
     return start + key + apply_mask(data, key)

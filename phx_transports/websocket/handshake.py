@@ -1,8 +1,8 @@
-"""The opening handshake (RFC 6455 §4), as all WebSocket adapters make it, and errors in our words. Free of I/O.
+"""The opening handshake (RFC 6455 §4) of all WebSocket adapters, with errors of our own. Free of I/O.
 
-`websockets` writes the request and checks what the server agreed to; the answer is read by `Answer`, which takes more
-answers than the library does. No text made here shows the URL, a header or what the server answered but its status and
-body: they may hold tokens.
+`websockets` writes the request and checks the negotiated options; `Answer` reads the answer, and accepts more answers
+than the library does. No text made here shows the URL, a header or anything of the answer but its status and body: they
+may contain tokens.
 """
 
 import logging
@@ -26,29 +26,29 @@ from .reaching import place_of
 
 
 class Progress(Protocol):
-    """Told how far an attempt has come; a link is, as far as it is needed here (see `Link`)."""
+    """Called with the progress of an attempt; implemented by a link (see `Link`)."""
 
     def waits(self, missing: str) -> None: ...
     def refusing(self, refusal: HandshakeRefused) -> None: ...
 
 
 class Handshake:
-    """One handshake, from its request to what follows the answer.
+    """One handshake, from its request to the bytes after the answer.
 
     Args:
-        url: `ws://` or `wss://`, whole.
-        subprotocols: To offer, verbatim and in this order; a token among them may hold what RFC 6455 forbids.
-        headers: To send besides the handshake's own.
-        network: What the connection is to be like.
+        url: The whole `ws://` or `wss://` URL.
+        subprotocols: Offered unchanged, in this order; a token among them may hold what RFC 6455 forbids.
+        headers: Further headers to send.
+        network: The options of the connection.
 
     Attributes:
         address: Where to connect, and whether with TLS.
         network: As given.
-        place: Host and port, for people.
+        place: Host and port, for messages.
         protocol: The library's; open once the server has agreed.
 
     Raises:
-        ConnectError: No request can be made of this.
+        ConnectError: The request cannot be made.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Handshake:
         if network.ssl is not None and not self.address.secure:
             raise ConnectError("an SSL context was given for a ws:// URL: use wss://")
         self.protocol = ClientProtocol(
-            replace(self.address, host=self.address.host.partition("%")[0]),  # an IPv6 zone means nothing to the server
+            replace(self.address, host=self.address.host.partition("%")[0]),  # an IPv6 zone is only for this machine
             extensions=enable_client_permessage_deflate(None) if network.compression else None,
             max_size=network.max_size,
             logger=silent,
         )
-        # Its argument refuses a token's "/", which servers take; the attribute is undocumented: docs/dependencies.md.
+        # The library's argument refuses "/" in a token, but servers accept it. Undocumented; see docs/dependencies.md.
         self.protocol.available_subprotocols = [Subprotocol(offered) for offered in subprotocols] or None
         self.network = network
         self.place = place_of(self.address.host, self.address.port)
@@ -78,11 +78,11 @@ class Handshake:
 
     @property
     def refusal(self) -> HandshakeRefused | None:
-        """Once the server has refused: with as much of the body as came."""
+        """Set once the server has refused, with as much of the body as has arrived."""
         return self._answer.refusal
 
     def request(self) -> bytes:
-        """What to send."""
+        """The bytes to send."""
         request = self.protocol.connect()
         request.headers.update((name, value.strip(" \t")) for name, value in self._headers)
         request.headers.setdefault("User-Agent", USER_AGENT)
@@ -90,28 +90,28 @@ class Handshake:
         return b"".join(self.protocol.data_to_send())
 
     def receive(self, data: bytes) -> bytes | None:
-        """Takes a read (`b""` where the connection has ended); once the WebSocket is open, gives what follows of it.
+        """Takes a read (`b""` at the connection's end); once the WebSocket is open, returns the bytes after the answer.
 
         Raises:
             HandshakeRefused: The server answered with an HTTP status other than 101; redirects are not followed.
-            ConnectError: Its answer is no handshake.
+            ConnectError: The answer is not a handshake.
         """
         outcome = self._answer.receive(data)
         if outcome is None:
             return None
         if not isinstance(outcome, Upgraded):
             raise outcome
-        # The library gets what it needs of the answer.
+        # The library gets only the headers it needs.
         lines = [f"{name}: {value}" for name, value in outcome.fields if name in _LIBRARYS_FIELDS]
         self.protocol.receive_data("\r\n".join(("HTTP/1.1 101 Upgraded", *lines, "", "")).encode("latin-1"))
-        if self.protocol.handshake_exc is not None:  # its text may show a token that the server echoed
+        if self.protocol.handshake_exc is not None:  # its text may show a token from the server
             raise _handshake_error(self.protocol.handshake_exc, self.place) from None
         self.protocol.events_received()  # the answer
         return outcome.rest
 
 
-#: For the library, whose log shows URLs, headers and messages at level DEBUG. It is outside the tree of loggers: no
-#: configuration reaches it.
+#: For the library, whose DEBUG log shows URLs, headers and messages. It is not in the tree of loggers: no configuration
+#: applies to it.
 silent: Final = logging.Logger("phx_transports.silent")
 silent.disabled = True
 
@@ -142,7 +142,7 @@ def check_headers(headers: Sequence[tuple[str, str]]) -> None:
 
 
 def _handshake_error(error: Exception, place: str) -> ConnectError:
-    """What the library says of an answer that it does not accept."""
+    """The error for an answer that the library does not accept."""
     match error:
         case InvalidHeader(name=name):
             problem = f"the answer of {place} is no WebSocket handshake: its {name} header is missing or wrong"

@@ -1,7 +1,7 @@
-"""How a client's connections are opened, as that travels from `connect` to the transport.
+"""How a client's connections are opened: the options that `connect` passes to the transport.
 
-What opens them is imported when the first is opened: with it come websockets, h11, and HTTP of the standard library,
-which take longer to import than all of this library.
+The code that opens connections is imported with the first one: it needs websockets, h11 and the standard library's
+HTTP, whose import takes longer than that of this whole library.
 """
 
 import socket
@@ -14,7 +14,7 @@ from urllib.parse import unquote
 #: The largest message that clients take by default, in bytes; Phoenix servers send frames as large as their payloads.
 MAX_SIZE: Final = 16 * 2**20
 
-#: Gives a connected stream socket to a host and port, e.g. through a tunnel or to a Unix socket.
+#: Returns a connected stream socket for a host and port, e.g. through a tunnel or to a Unix socket.
 Factory: TypeAlias = Callable[[str, int], socket.socket]
 AsyncFactory: TypeAlias = Callable[[str, int], Awaitable[socket.socket]]
 
@@ -33,7 +33,7 @@ class NetworkOptions(Generic[F]):
 
 
 def proxy_secrets(proxy: str | Literal[True] | None) -> Iterator[str]:
-    """The passwords, alone and with their users, of a proxy or of all in the environment; see `proxy_for`."""
+    """The passwords, alone and with their users, of a proxy, or of all proxies in the environment; see `proxy_for`."""
     from urllib.request import getproxies
 
     for url in getproxies().values() if proxy is True else [proxy or ""]:

@@ -1,7 +1,7 @@
-"""The way through a proxy, which all adapters share: which one, and what is said to it. Free of I/O.
+"""Proxies, for all adapters: which one to use, and the dialogue with it. Free of I/O.
 
-`websockets` reads the environment and the proxy's URL. An HTTP proxy is asked with `CONNECT`, in clear text and before
-TLS with the server; SOCKS is `python-socks`'s. No text made here shows the proxy's credentials.
+`websockets` reads the environment and the proxy's URL. An HTTP proxy gets a `CONNECT` request, before TLS with the
+server; `python-socks` does SOCKS. No text made here shows the proxy's credentials.
 """
 
 import base64
@@ -26,19 +26,19 @@ from phx_proto.shown import escaped
 from .handshake import Progress
 from .reaching import place_of
 
-#: Seconds that `python-socks` has where its waiting cannot be ended otherwise.
+#: Seconds for `python-socks` where its wait cannot be ended otherwise.
 SOCKS_TIMEOUT: Final = 10.0
 
 _LARGEST_ANSWER: Final = 2**16  # bytes
 _SOCKS_PORT: Final = 1080
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r\n]")  # some proxies still speak HTTP/1.0
 
-#: An address or a network; with a port only in brackets, for `::1:80` is an address.
+#: An address or a network; with a port only in brackets, because `::1:80` is an address.
 _NO_PROXY: Final = re.compile(
     r"(?:\[(?P<bracketed>[^\]]+)\]|(?P<plain>[^\[\]/]+))(?P<length>/[0-9]+)?(?::(?P<port>[0-9]+))?"
 )
 
-#: Scheme: python-socks' name of the protocol, and whether the proxy looks the server's name up.
+#: By scheme: python-socks' name of the protocol, and whether the proxy looks up the server's name.
 _SOCKS: Final = {
     "socks5h": ("SOCKS5", True),
     "socks5": ("SOCKS5", False),
@@ -54,7 +54,7 @@ _ADVICE: Final = {
 
 
 def proxy_for(address: WebSocketURI, proxy: str | Literal[True] | None) -> Proxy | None:
-    """The proxy to go through, if any: the one given by its URL, or with `True` the environment's.
+    """The proxy to use, if any: the one with this URL, or with `True` the environment's.
 
     Raises:
         ProxyError: Its URL is not valid.
@@ -65,7 +65,7 @@ def proxy_for(address: WebSocketURI, proxy: str | Literal[True] | None) -> Proxy
     if url is None:
         return None
     if "://" not in url:
-        url = f"http://{url}"  # as curl and others take it
+        url = f"http://{url}"  # as curl and others do
     try:
         parsed = parse_proxy(url)
         without_port = urlsplit(url).port is None
@@ -77,7 +77,7 @@ def proxy_for(address: WebSocketURI, proxy: str | Literal[True] | None) -> Proxy
 
 
 def _excepted(host: str, port: int) -> bool:
-    """Whether `no_proxy` names this address, in brackets or by its network: `urllib` knows neither."""
+    """Whether `no_proxy` has this address in brackets, or its network; `urllib` supports neither."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -86,14 +86,14 @@ def _excepted(host: str, port: int) -> bool:
         found = _NO_PROXY.fullmatch(entry.strip())
         if found is None or found["port"] not in (None, str(port)):
             continue
-        with contextlib.suppress(ValueError):  # a name
+        with contextlib.suppress(ValueError):  # it is a name
             if address in ip_network((found["bracketed"] or found["plain"]) + (found["length"] or ""), strict=False):
                 return True
     return False
 
 
 def named(proxy: Proxy) -> str:
-    """The proxy, for people."""
+    """The proxy, for messages."""
     return f"the proxy {place_of(proxy.host, proxy.port)}"
 
 
@@ -104,11 +104,11 @@ def _refused(proxy: Proxy, address: WebSocketURI, status: int) -> ProxyError:
 
 
 class Tunnel:
-    """A way through an HTTP proxy.
+    """A tunnel through an HTTP proxy.
 
     Attributes:
-        request: What to send to the proxy first.
-        missing: What has not come while the proxy does not answer; for `Link.waits`.
+        request: The bytes to send to the proxy first.
+        missing: What is missing while the proxy does not answer; for `Link.waits`.
     """
 
     def __init__(self, proxy: Proxy, address: WebSocketURI) -> None:
@@ -124,16 +124,16 @@ class Tunnel:
         self._answer = b""
 
     def receive(self, data: bytes) -> bool:
-        """Takes a read of the proxy's answer (`b""` where it has ended), and tells whether the tunnel is open.
+        """Takes a read of the proxy's answer (`b""` at its end), and returns whether the tunnel is open.
 
         Raises:
             ProxyError: The proxy refused.
-            ConnectError: It did not answer as a proxy does.
+            ConnectError: The answer is not a proxy's.
         """
         self._answer += data
         status = _STATUS_LINE.match(self._answer)
         ended = not data or len(self._answer) > _LARGEST_ANSWER
-        complete = b"\r\n\r\n" in self._answer  # nothing follows it: whoever is behind the proxy waits for us
+        complete = b"\r\n\r\n" in self._answer  # nothing follows it: the server behind the proxy waits for the client
         if status is not None and (complete or ended):
             code = int(status[1])
             if 200 <= code <= 299 and complete:
@@ -147,11 +147,11 @@ class Tunnel:
 
 @contextlib.contextmanager
 def socks(proxy: Proxy, address: WebSocketURI, module: str, progress: Progress) -> Generator[Any]:
-    """A proxy object of `python-socks`, of one of its modules, for a block that connects through it.
+    """A proxy object from a module of `python-socks`, for a block that connects through it.
 
     Raises:
         ProxyError: The library is not installed.
-        ConnectError: What the block raises, in our words.
+        ConnectError: What the block raises, as an error of our own.
     """
     place = place_of(address.host, address.port)
     progress.waits(f"{named(proxy)} did not connect to {place}")
@@ -170,5 +170,5 @@ def socks(proxy: Proxy, address: WebSocketURI, module: str, progress: Progress) 
 
 
 def is_socks(proxy: Proxy) -> bool:
-    """Whether it speaks SOCKS, in any version."""
+    """Whether it is a SOCKS proxy, of any version."""
     return proxy.scheme in _SOCKS

@@ -1,8 +1,8 @@
-"""How a host is reached over TCP: in which order its addresses are tried, and when. Free of I/O; all adapters share it.
+"""Connecting to a host over TCP: the order in which its addresses are tried, and when. Free of I/O, for all adapters.
 
-Happy Eyeballs (RFC 8305): the families take turns, and while an attempt goes on the next address is tried after
-`STAGGER`, at once where one has failed. So an address that swallows packets costs a quarter of a second, not the whole
-time for the attempt. The sockets are the adapter's.
+Happy Eyeballs (RFC 8305): IPv6 and IPv4 addresses alternate. While an attempt has no result, the next address is tried
+after `STAGGER`; after a failure, at once. So an address that drops packets costs a quarter of a second, not the whole
+timeout. The adapter owns the sockets.
 """
 
 import ipaddress
@@ -17,12 +17,12 @@ from .answer import USE_NO_TLS
 #: Seconds after which the next address is tried beside the ones that have not answered (RFC 8305 §5).
 STAGGER: Final = 0.25
 
-#: As `socket.getaddrinfo` gives it: family, type, protocol, canonical name, address.
+#: As returned by `socket.getaddrinfo`: family, type, protocol, canonical name, address.
 Info: TypeAlias = tuple[Any, Any, int, str, Any]
 
 
 class Race:
-    """Which address of a host is to be tried when; the first that answers wins.
+    """Decides which address of a host to try when; the first that accepts wins.
 
     Args:
         infos: The addresses, in the resolver's order.
@@ -42,13 +42,13 @@ class Race:
 
     @property
     def lost(self) -> OSError | None:
-        """Why no address can be reached, once that is known."""
+        """Why no address can be reached, once all have failed."""
         if self._trying or self._waiting:
             return None
         return self._error or OSError("the host has no address")
 
     def due(self, now: float) -> Info | None:
-        """The address to try now, if any; ask until there is none."""
+        """The address to try now, if any; call again until it returns none."""
         if not self._waiting or now < self._begins_at:
             return None
         self._trying += 1
@@ -56,19 +56,19 @@ class Race:
         return self._waiting.popleft()
 
     def patience(self, now: float) -> float:
-        """Seconds until the next address is due; `math.inf` where none is left."""
+        """Seconds until the next address is due; `math.inf` if there is none."""
         return max(self._begins_at - now, 0.0) if self._waiting else inf
 
     def failed(self, error: OSError, now: float) -> None:
-        """One attempt has failed: the next begins at once."""
+        """An attempt has failed: the next address is due at once."""
         self._trying -= 1
         self._begins_at = now
-        if not isinstance(self._error, ConnectionRefusedError):  # that says more than "unreachable"
+        if not isinstance(self._error, ConnectionRefusedError):  # which says more than "unreachable"
             self._error = error
 
 
 def place_of(host: str, port: int) -> str:
-    """Host and port, for people."""
+    """Host and port, for messages."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -78,20 +78,20 @@ def tls_name(host: str) -> str:
 
 
 def missing_tcp(host: str, port: int, infos: Iterable[Info], *, proxy: str = "") -> str:
-    """What has not come while addresses are tried; for `Link.waits`."""
+    """What is missing while addresses are tried; for `Link.waits`."""
     addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
     return f"{proxy}{_place(host, port, addresses)} did not accept a TCP connection"
 
 
 def missing_answer(host: str, port: int, address: str, *, tls: bool) -> str:
-    """What has not come after the address, `""` if unknown, has accepted TCP; for `Link.waits`."""
+    """What is missing after the address, `""` if unknown, has accepted TCP; for `Link.waits`."""
     place = _place(host, port, [address] if address else [])
     problem = f"{place} accepted the connection but did not answer the handshake"
     return f"{problem} of TLS ({USE_NO_TLS})" if tls else problem
 
 
 def missing_name(host: str, *, proxy: str = "") -> str:
-    """What has not come while the host is looked up; for `Link.waits`."""
+    """What is missing while the host's name is looked up; for `Link.waits`."""
     return f"the name server did not tell the address of {proxy}{host}"
 
 
@@ -105,7 +105,7 @@ def is_numeric(host: str) -> bool:
 
 
 def address_of(peer: Any) -> str:
-    """The IP address in what `getpeername` gave; `""` for another kind of socket."""
+    """The IP address in a result of `getpeername`; `""` for another kind of socket."""
     return str(peer[0]) if isinstance(peer, tuple) and peer else ""  # pyright: ignore[reportUnknownArgumentType]
 
 
@@ -115,7 +115,7 @@ def _place(host: str, port: int, addresses: list[str]) -> str:
 
 
 def _by_turns(infos: Iterable[Info]) -> Iterator[Info]:
-    """The families in turn, beginning with the resolver's first (RFC 8305 §4)."""
+    """The address families alternately, beginning with the resolver's first (RFC 8305 §4)."""
     families: dict[Any, list[Info]] = {}
     for info in infos:
         families.setdefault(info[0], []).append(info)

@@ -9,11 +9,11 @@ _READ: Final = 2**17  # bytes that are decrypted at once; a record has 16 KiB at
 
 
 class Tls:
-    """TLS on one connection. One thread may give it what comes while another one takes what goes.
+    """TLS on one connection. One thread may pass in received bytes while another one encrypts.
 
     Attributes:
         open: Whether the handshake is over.
-        ended: Whether the peer has said that nothing follows.
+        ended: Whether the peer has ended the TLS connection.
     """
 
     def __init__(self, context: ssl.SSLContext, server_hostname: str | None) -> None:
@@ -21,14 +21,14 @@ class Tls:
         self.ended = False
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
-        self._lock = threading.Lock()  # OpenSSL's objects are for one thread at a time
+        self._lock = threading.Lock()  # OpenSSL's objects can be used by one thread at a time
         self._shake()
 
     def receive(self, data: bytes) -> bytes:
-        """Takes what came; returns what of it is for the reader. In answer there may be something to send.
+        """Takes received bytes; returns the decrypted ones. Afterwards there may be bytes to send.
 
         Raises:
-            ssl.SSLError: The peer broke a rule, or its certificate is not accepted; it is to be sent an alert.
+            ssl.SSLError: The peer broke a rule, or its certificate is not accepted; an alert for it is to be sent.
         """
         parts: list[bytes] = []
         with self._lock:
@@ -42,7 +42,7 @@ class Tls:
         return b"".join(parts)
 
     def send(self, data: bytes = b"") -> bytes:
-        """Takes what is to be sent, once the handshake is over; returns what is to be written for it."""
+        """Encrypts bytes, once the handshake is over; returns the bytes to write."""
         rest = memoryview(data)
         with self._lock:
             while rest:

@@ -1,4 +1,4 @@
-"""Clients on wsproto: an engine of bytes in and bytes out for any runtime, and a small blocking client on it."""
+"""Clients on wsproto: an engine from bytes to bytes for any runtime, and a small blocking client on it."""
 
 from ..extras import needs
 

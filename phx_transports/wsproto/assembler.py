@@ -1,8 +1,8 @@
-"""The parser behind the cutter: wsproto's connection, and messages made of the pieces that it gives. Pure.
+"""The parser behind the cutter: wsproto's connection, and messages made of the pieces that it returns. Pure.
 
-The twin of `cutter.Assembler`, with what wsproto leaves to its user: pings and closes are answered, messages over
-`max_size` are refused with 1009, and what the peer did wrong ends the connection with wsproto's code for it. A piece
-is counted when it comes, so no more than `max_size` and one read is ever held.
+It does what `cutter.Assembler` does, and what wsproto leaves to its user: it answers pings and closes, refuses messages
+over `max_size` with 1009, and ends the connection with wsproto's code for the peer's faults. Each piece is counted when
+it arrives, so at most `max_size` and one read are held.
 """
 
 from typing import Final
@@ -13,7 +13,7 @@ from wsproto.frame_protocol import CloseReason
 
 from ..websocket.cutter import Received, in_fragments, too_many
 
-#: Before the connection knows of a close frame by the peer.
+#: Until the connection has read the peer's close frame.
 _RUNNING: Final = (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING)
 
 
@@ -21,13 +21,13 @@ class Assembler:
     """One connection's messages.
 
     Args:
-        answers: Where what is to be sent in answer is put.
+        answers: Gets the bytes to send in answer.
 
     Attributes:
-        ending: Once the connection is over: the code of the peer's close frame (1005 if that was empty) and its reason;
-            where the peer broke a rule, `None` and what it was.
-        too_big: Whether that was a message over `max_size`.
-        answered: Bytes of all answers to pings.
+        ending: Set once the connection is over: the code of the peer's close frame (1005 if that was empty) and its
+            reason; after a fault of the peer, `None` and a description.
+        too_big: Whether that fault was a message over `max_size`.
+        answered: Bytes of all pongs.
     """
 
     __slots__ = ("_answers", "_connection", "_fragments", "_limit", "_parts", "answered", "ending", "too_big")
@@ -39,7 +39,7 @@ class Assembler:
         self._connection = connection
         self._answers = answers
         self._limit = max_size
-        self._parts = bytearray()  # of the message that is coming
+        self._parts = bytearray()  # of the current message
         self._fragments = 0
 
     def parse(self, data: bytes, messages: list[Received]) -> bool:
@@ -77,7 +77,7 @@ class Assembler:
         return False
 
     def drop(self) -> None:
-        """Holds nothing of the message that was coming."""
+        """Release the memory of an incomplete message."""
         self._parts = bytearray()
         self._fragments = 0
 
@@ -88,9 +88,9 @@ class Assembler:
             self._fail(CloseReason.MESSAGE_TOO_BIG, f"a message of more than {self._limit} bytes")
 
     def _closed(self, event: CloseConnection) -> None:
-        """The peer closed; or it broke a rule, which wsproto tells by the same event."""
+        """The peer closed; or it broke a rule, which wsproto reports by the same event."""
         if self._connection.state in _RUNNING:
-            # wsproto's own text tells a place that depends on how the stream was split.
+            # wsproto's own text has a position that depends on how the stream was split.
             invalid = event.code == CloseReason.INVALID_FRAME_PAYLOAD_DATA
             self._fail(event.code, "invalid UTF-8" if invalid else event.reason or "")
             return

@@ -1,4 +1,4 @@
-"""A client on wsproto: `connect`. What that gives is in `phx_transports.blocking.face`."""
+"""A client on wsproto: `connect`. The client itself is in `phx_transports.blocking.face`."""
 
 import random
 from ssl import SSLContext
@@ -56,26 +56,25 @@ def connect(
             is empty, for you to fill.
         serializer: The wire format; V2 by default.
         options: How the client behaves: heartbeat, retries, joins, bounds.
-        timeout: Seconds for the first connection; `math.inf` to keep trying until it comes. By default 10, or no end
-            where nobody waits for it.
-        wait: Whether to wait for the first connection. If not, the client is given at once, and connects during its
-            calls; see docs/connecting.md. What is raised below for want of a connection is then raised by
-            `wait_connected` and `run`, and reported as events.
+        timeout: Seconds for the first connection; `math.inf` to keep trying until there is one. 10 by default, or no
+            limit with `wait=False`.
+        wait: Whether to wait for the first connection. If not, the client is returned at once, and connects during its
+            calls; see docs/connecting.md. The connection's errors listed below are then raised by `wait_connected`
+            and `run`, and reported as events.
         ssl: For `wss://`; by default the system's certificates are trusted and the host's name is verified.
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one.
         factory: Makes the TCP connection instead, from host and port (a tunnel, a Unix socket).
-        transport: What carries the messages: `"websocket"`, which is the default, or `"longpoll"`; see
-            docs/long-polling.md.
-        fallback: Seconds that a WebSocket has to open and to carry a message; then, and where it fails, long polling is
-            tried. What works first is kept for the client's life. `None` for no fallback.
+        transport: `"websocket"` (the default) or `"longpoll"`; see docs/long-polling.md.
+        fallback: Seconds in which a WebSocket must open and carry a message; otherwise, or if it fails, long polling is
+            tried. The first that works is kept for the client's life. `None` for no fallback.
         on_handler_error: Called with what a handler raised; by default it is logged with its traceback.
         fail_fast: Whether a handler's error ends the client, with that error; nothing more is handled then.
         drain_timeout: Seconds that closing may take: handlers that finish, leaves, the closing handshake.
 
     Raises:
         InvalidEndpoint: URL, params, token or headers cannot be sent.
-        HandshakeRefused: The server refused, for good or until the timeout; `status` and `body` tell why.
-        ConnectTimeout: The server was not there in time; `last` tells what the latest attempt met.
+        HandshakeRefused: The server refused, for good or until the timeout; see `status` and `body`.
+        ConnectTimeout: There was no connection in time; `last` says how the latest attempt failed.
         CertificateError: The server's certificate was not accepted.
         InvalidHandler: The router has a coroutine function, or a handler with an executor.
     """

@@ -1,14 +1,14 @@
-"""What drives a client on wsproto, on one thread: the machine, a plain socket and `selectors`. No loop, no lock.
+"""Drives a client on wsproto, on one thread: the machine, a plain socket and `selectors`. No event loop, no lock.
 
 Everything happens on the caller's thread, while it waits in a call: in `push`, `join`, `run`, or for the next message
-of a stream. Each turn of such a wait is a step: the core is told what happened (a read, the time), the machine's bytes
-go out, the calls end that the core's events end, and the handlers of the messages that came are called, one after
-another, in the order of the wire within a topic. No decision of the protocol is taken here.
+of a stream. Each turn of such a wait passes an input (a read, the time) to the core, writes the machine's bytes, ends
+the calls whose events have come, and calls the handlers of new messages, one after another, in the order received
+within a topic. No decision of the protocol is taken here.
 
-What follows from one thread: between calls nothing happens, heartbeats neither, so a program with other work to do
-gives the client its turns (`client.run(timeout=…)`), or it is cut by the server within a minute. Likewise a handler
-keeps the connection waiting while it works. One that waits in a call of its own (a `push`) lets it go on, but no other
-handler is called meanwhile. Where that will not do, there are `phx_transports.threads` and `phx_transports.asyncio`.
+Because there is one thread, nothing happens between calls, not even heartbeats. So a program with other work must run
+the client regularly (`client.run(timeout=…)`), or the server drops the connection within a minute. A running handler
+blocks the connection too. If it waits in a call of its own (a `push`), the connection goes on, but no other handler is
+called. If that does not suit, use `phx_transports.threads` or `phx_transports.asyncio`.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ from .transport import Ready, Transport
 
 T = TypeVar("T")
 
-#: Messages that handlers send until they are written.
+#: Messages that handlers may send before they are written.
 _SENT: Final = 100
 
 
@@ -62,9 +62,9 @@ class WsprotoDriver(BlockingDriver):
             on_exit=self.handler_failed,
         )
         self.attach(now=monotonic, perform=self._machine.obey, workers=self._runner, alarm=NoAlarm())
-        self._sent = 0  # messages by handlers that are not written yet
-        self._ended = False  # whether nothing is left
-        self._signals: deque[int] = deque()  # heard and not yet heeded
+        self._sent = 0  # handlers' messages that are not written yet
+        self._ended = False  # whether everything is released
+        self._signals: deque[int] = deque()  # caught and not yet handled
         self._runs = False
         self._hearing = contextlib.ExitStack()  # of signals, while it runs
 
@@ -90,7 +90,7 @@ class WsprotoDriver(BlockingDriver):
 
     # ---- waiting ----------------------------------------------------------------------------------------------------
 
-    def send(self, call: Callable[[float], None]) -> None:  # what handlers send is written together
+    def send(self, call: Callable[[float], None]) -> None:  # handlers' messages are written together
         uninterrupted(self._send, call)
 
     def writable(self, link: Link | None) -> bool:
@@ -120,7 +120,7 @@ class WsprotoDriver(BlockingDriver):
             self.session.forget(answer)
 
     def run(self, timeout: float | None, signals: SignalPolicy) -> bool:
-        if self._runs:  # this is a handler that lets the client go on, and signals are heard
+        if self._runs:  # within a handler whose call runs the client; signals are handled already
             return self.wait_ended(timeout)
         self._runs = True
         try:
@@ -131,7 +131,7 @@ class WsprotoDriver(BlockingDriver):
             self._runs = False
 
     def turn_until(self, condition: Callable[[], bool], deadline: float = inf) -> bool:
-        """Let the client work until something holds; returns whether it does, or the deadline or the end came first."""
+        """Run the client until a condition holds; returns whether it does, or the deadline or the end came first."""
         self.session.check_process()
         while True:
             uninterrupted(self.pump)
@@ -161,7 +161,7 @@ class WsprotoDriver(BlockingDriver):
     # ---- private: turns ---------------------------------------------------------------------------------------------
 
     def _turn(self, condition: Callable[[], bool], deadline: float) -> None:
-        """Call the handlers of what has come; if nothing has, wait for something to happen until the deadline."""
+        """Call the handlers of new messages; if there are none, wait for an event until the deadline."""
         if self._runner.work(condition, deadline):
             return
         if self.session.closed and not self._runner.at_work:
@@ -170,10 +170,8 @@ class WsprotoDriver(BlockingDriver):
             self._look(deadline)
 
     def _look(self, deadline: float) -> bool:
-        """See to the socket, the time and signals; returns whether handlers may go on."""
-        ready = self._transport.wait(
-            slice_until(min(deadline, self.next_due))
-        )  # a signal may end this, and nothing else
+        """Serve the socket, the timer and signals; returns whether handlers may go on."""
+        ready = self._transport.wait(slice_until(min(deadline, self.next_due)))  # only a signal may end this
         return uninterrupted(self._see, ready)
 
     def _send(self, call: Callable[[float], None]) -> None:
@@ -193,7 +191,7 @@ class WsprotoDriver(BlockingDriver):
         return not self._runner.closed
 
     def pump(self) -> None:
-        """Do what the core wants done."""
+        """Carry out the core's commands."""
         self._sent = 0
         self._runner.report()
         resolve(self._machine, self.proto, self.now)
@@ -209,7 +207,7 @@ class WsprotoDriver(BlockingDriver):
         self._runner.closed |= not self.handlers_wanted
 
     def _finish(self) -> None:
-        """After the core has ended, and the handlers have had what came before: leave nothing behind."""
+        """After the core's end and the last handlers: release everything."""
         self.session.end_readers()
         self._runner.report()
         while not self._transport.idle:
@@ -225,7 +223,7 @@ class WsprotoDriver(BlockingDriver):
         if not numbers:
             yield
             return
-        # The interpreter itself ends the wait: a signal handler is not called while the selector waits.
+        # Python writes to this descriptor at a signal: a signal handler does not run while the selector waits.
         previous_fd = signal.set_wakeup_fd(self._transport.wakeup_fd, warn_on_full_buffer=False)
         previous = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:

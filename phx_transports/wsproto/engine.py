@@ -1,13 +1,12 @@
-"""A client without its I/O: what every embedding of the machine needs between its reads and its writes.
+"""A client without its I/O: everything that an embedding of the machine needs between its reads and writes.
 
-The machine turns bytes into the core's inputs; the engine adds what is left to do for a client that lives in a runtime:
-calls that wait for their events, handlers that want their messages, callables for params and token. The runtime brings
-a clock, and streams of bytes:
+The machine turns bytes into the core's inputs. The engine adds the rest of a client: calls that wait for their events,
+handlers that get their messages, callables for params and token. The runtime brings a clock, and streams of bytes:
 
     engine = Engine(ClientProtocol("wss://example.com/socket", router=router), now=clock, turned=wake)
     engine.connect()
     while not engine.closed:
-        engine.streams() ──▶ new `Stream`s  # each given once: connect it, and carry its bytes
+        engine.streams() ──▶ new `Stream`s  # each returned once: connect it, and carry its bytes
         engine.connected(stream)           # or engine.failed(stream, error)
         engine.received(stream, data)      # whatever a read brought, b"" at the end; while stream.reading
         stream.data_to_send() ──▶ bytes    # after every turn, until stream.state is no longer WANTED
@@ -17,8 +16,8 @@ a clock, and streams of bytes:
         ...                                # wait for `done`; a call whose wait is cancelled is given up
     answer.result()
 
-Whatever it is told ends with a turn, and each turn with a call of `turned`: whoever waits for the engine looks again.
-All of it belongs to one thread, or one event loop. Whole embeddings are examples/trio_client.py and
+Every input makes a turn, and each turn ends with a call of `turned`: tasks that wait for the engine check it again.
+Only one thread, or one event loop, may use it. Complete embeddings are examples/trio_client.py and
 examples/asyncio_streams_client.py.
 """
 
@@ -49,14 +48,14 @@ def _ignore() -> None: ...
 
 
 class Answer(Generic[R]):
-    """What a call ends with; a `session.Waiter`.
+    """The result of a call; a `session.Waiter`.
 
     Args:
         done: Called when it has ended; must not raise.
-        take: What the caller gets of what the event brings; or what it raises.
+        take: Turns what the event brings into the caller's result; or raises.
 
     Attributes:
-        ref: The call's; empty where it has none.
+        ref: The call's ref; empty if it has none.
     """
 
     __slots__ = ("_done", "_ended", "_error", "_outcome", "_take", "ref")
@@ -76,7 +75,7 @@ class Answer(Generic[R]):
         return self._ended
 
     def result(self) -> R:
-        """What the call ended with, returned or raised; to be asked for once it has ended."""
+        """The call's result, returned or raised. Call it once the call has ended."""
         if self._error is not None:
             raise self._error
         return self._take(self._outcome)
@@ -91,24 +90,24 @@ class Answer(Generic[R]):
 
 
 class Engine(Driver):
-    """One client, but for its clock and its streams of bytes.
+    """One client, without its clock and its streams of bytes.
 
     Args:
         proto: The core.
         now: The runtime's clock: monotonic seconds.
         max_size: The largest message to receive, in bytes; `None` for no limit.
         on_handler_error: Called with what a handler raised; by default it is logged with its traceback.
-        on_exit: Called with a handler's `SystemExit`; by default that is raised out of the turn.
+        on_exit: Called with a handler's `SystemExit`; by default that is raised from the turn.
         turned: Called at the end of each turn: there may be bytes to write, another stream, another deadline.
-        look: Asked when handlers have taken `handlers.SPELL` seconds in a row: sees to the I/O, and says whether they
-            may go on. By default they may not: the turn ends, and the next is due at once.
+        look: Called when handlers have run for `handlers.SPELL` seconds: serves the I/O, and returns whether they may
+            go on. By default they may not: the turn ends, and the next is due at once.
 
     Attributes:
-        proto: The core; what the application calls: `connect`, `channel`, `close`.
-        machine: Where its streams come from.
-        session: The calls that wait, and who listens to events; the log does.
-        log: What is logged of them.
-        runner: The handlers: plain functions, called within a turn, one after another.
+        proto: The core, with the application's calls: `connect`, `channel`, `close`.
+        machine: Makes the streams.
+        session: The calls that wait, and listeners to events; the log is one.
+        log: The client's log.
+        runner: Runs the handlers: plain functions, called within a turn, one after another.
     """
 
     def __init__(
@@ -133,21 +132,21 @@ class Engine(Driver):
 
     @property
     def closed(self) -> bool:
-        """Whether the client has ended, and its handlers have had what came before."""
+        """Whether the client has ended, and the last handlers have run."""
         return self.session.closed and not self.runner.waiting
 
     @property
     def error(self) -> BaseException | None:
-        """Why it ended; `None` while it has not, or where the application closed it."""
+        """Why it ended; `None` before its end, or if the application closed it."""
         return self.session.error
 
     @property
     def deadline(self) -> float:
-        """When the next turn is due at the latest; `math.inf` where nothing is."""
+        """When the next turn is due at the latest; `math.inf` for never."""
         return self.now() if self.runner.waiting else self.next_due
 
     def streams(self) -> list[Stream]:
-        """The streams to open, as `Machine.streams` gives them."""
+        """The streams to open, as `Machine.streams` returns them."""
         return self.machine.streams()
 
     # ---- what it is told --------------------------------------------------------------------------------------------
@@ -163,7 +162,7 @@ class Engine(Driver):
         self.turn()
 
     def received(self, stream: Stream, data: bytes) -> None:
-        """A read of the stream brought this; no bytes where the peer has ended it."""
+        """Passes in a read of the stream; no bytes at its end."""
         if data:
             stream.receive_data(data, self.now())
         else:
@@ -171,18 +170,18 @@ class Engine(Driver):
         self.turn()
 
     def failed(self, stream: Stream, error: Exception) -> None:
-        """The stream could not be opened, or broke: the runtime raised this, itself or from an `OSError`."""
+        """The stream could not be opened, or broke, with this error of the runtime (or an `OSError` as its cause)."""
         stream.failed(_problem(stream, error), self.now())
         self.turn()
 
     def close(self, *, timeout: float = 10.0) -> None:
-        """Begin to close gracefully: what was received is handled, channels are left, the connection is closed."""
+        """Begin to close gracefully: received messages are handled, channels are left, the connection is closed."""
         self.proto.close(self.now(), timeout=timeout)
         self.turn()
 
     @contextlib.contextmanager
     def ask(self, call: Call[R], *, done: Callable[[], object] = _ignore) -> Generator[Answer[R], None, None]:
-        """Make a call, for the length of a block that waits for it; it is given up where that ends with an exception.
+        """Make a call, for a block that waits for it; if the block ends with an exception, the call is given up.
 
         Args:
             call: E.g. `calls.push(channel, "shout", {"body": "hi"})`.
@@ -202,7 +201,7 @@ class Engine(Driver):
             raise
 
     def turn(self) -> None:
-        """Tell the core the time, calls how they ended, and handlers their messages."""
+        """Pass the time to the core, results to calls, and messages to handlers."""
         self.proto.handle_timeout(self.now())
         self.pump()
         if self.runner.work():
@@ -212,23 +211,23 @@ class Engine(Driver):
     # ---- as a driver ------------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Do what the core wants done, but for the I/O."""
+        """Carry out the core's commands, except the I/O."""
         self.runner.report()
         resolve(self.machine, self.proto, self.now)
         super().pump()
         self.log.tick()
 
     def on_closed(self) -> None:
-        """What is left for handlers was given up with the client, where the application closed it."""
+        """If the application closed the client, messages for handlers were dropped with it."""
         self.runner.closed |= self.error is None
 
     def handled(self, deliveries: Sequence[Delivery]) -> None:
-        """What a stream's reader has taken is done with."""
+        """Report what a stream's reader has taken as handled."""
         self.runner.handled(deliveries)
 
 
 def resolve(machine: Machine, proto: ClientProtocol, now: Callable[[], float]) -> None:
-    """Call the core's callables for params and token, and tell it what they give."""
+    """Call the core's providers of params and token, and pass it their results."""
     for request in machine.requests():
         try:
             value = plain_value(request)

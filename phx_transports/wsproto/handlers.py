@@ -1,8 +1,7 @@
-"""Calls handlers one after another, on the thread that uses the client; in the order of the wire within a topic.
+"""Calls handlers one after another, on the thread that uses the client; in the order received within a topic.
 
-A handler may use the client: while it waits in a call, reading goes on, but no other handler is called. What it, or the
-handlers before it, take in time is taken from the connection, so between two of them the socket is looked at when it
-has been left alone for `SPELL`.
+A handler may use the client: while its call waits, reading goes on, but no other handler is called. A handler's running
+time delays the connection, so after `SPELL` seconds the socket is served between two handlers.
 """
 
 from collections import deque
@@ -17,7 +16,7 @@ from phx_proto.queues import BATCH, Delivery, DeliveryQueue, HandlerQueue
 from ..client.batches import refuse_coroutine
 from ..client.reports import HandlerError, OnHandlerError
 
-#: Seconds that handlers may take in a row until the socket and the time are looked at.
+#: Seconds that handlers may run in a row before the socket and the timer are served.
 SPELL: Final = 0.05
 
 
@@ -25,15 +24,15 @@ class Runner:
     """Runs the handlers of one client.
 
     Args:
-        look: Asked when handlers have taken `SPELL` seconds in a row: sees to the socket and the time, without waiting,
-            and says whether they may go on.
-        on_exit: Called with its `SystemExit` likewise; `None` to raise that out of `work`. `KeyboardInterrupt` always
-            is, for it is rather the thread's than the handler's.
+        look: Called after handlers have run for `SPELL` seconds: serves the socket and the timer without waiting, and
+            returns whether handlers may go on.
+        on_exit: Called with a handler's `SystemExit` likewise; `None` to raise it from `work`. `KeyboardInterrupt` is
+            always raised: it concerns the thread, not the handler.
 
     Attributes:
-        closed: Whether no handler is begun any more.
+        closed: Whether no further handler is begun.
         at_work: Whether this is called from within a handler.
-        looked_at: When the socket was looked at last.
+        looked_at: When the socket was last served.
     """
 
     def __init__(
@@ -54,13 +53,13 @@ class Runner:
         self._on_exit = on_exit
         self._runnable: deque[DeliveryQueue] = deque()
         self.at_work = False
-        self._enough: Callable[[], bool] = _never  # whether who lets them work waits no longer
+        self._enough: Callable[[], bool] = _never  # whether the caller of `work` need not wait any longer
         self._deadline = inf  # of that wait
         self._release = proto.release
         self._done = 0  # messages handled since the last report
 
     def add(self, queues: Sequence[DeliveryQueue]) -> None:
-        """These queues want a worker."""
+        """These queues have messages for handlers."""
         self._runnable += queues
 
     def execute(self, queues: Sequence[HandlerQueue]) -> None:
@@ -68,14 +67,14 @@ class Runner:
 
     @property
     def waiting(self) -> bool:
-        """Whether there are messages whose handlers are to be called."""
+        """Whether there are messages whose handlers have not been called."""
         return bool(self._runnable) and not self.closed
 
     def work(self, enough: Callable[[], bool] | None = None, deadline: float = inf) -> bool:
-        """Call the handlers of what has come; returns whether there was any. From within one it does nothing.
+        """Call the handlers of what has come; returns whether there was any. Within a handler it does nothing.
 
         Args:
-            enough: Asked when the socket was looked at: whether to stop, for what is waited for has come.
+            enough: Called after the socket was served: whether to stop, because the awaited result is there.
             deadline: When to stop at the latest: messages may come faster than they are handled.
         """
         if self.at_work or self.closed or not self._runnable:
@@ -92,20 +91,20 @@ class Runner:
         return True
 
     def halt(self) -> None:
-        """Begin no handler any more."""
+        """Begin no further handler."""
         self.closed = True
 
     def handled(self, deliveries: Sequence[Delivery]) -> None:
-        """These are done with; `report` tells the core the time."""
+        """Count these as handled; `report` passes the time to the core."""
         self._release(deliveries)
 
     def report(self) -> None:
-        """Tell the core the time at which messages were done with."""
+        """Report to the core the time at which messages were handled."""
         self._done = 0
         self._proto.handled((), self._now())
 
     def _drain(self, queue: DeliveryQueue) -> bool:
-        """Call the handlers of what the queue holds; returns whether they may go on with the next."""
+        """Call the handlers of a queue's messages; returns whether they may go on with the next queue."""
         while deliveries := queue.take():
             rest = iter(deliveries)
             try:
@@ -140,7 +139,7 @@ class Runner:
 
     def _run(self, deliveries: Iterator[Delivery], channel: object, *, looks: bool) -> bool:
         now = self._now
-        # The loop is spelled out, and without any call that it can do without: it runs for each message.
+        # Inlined, with as few calls as possible: it runs for each message.
         for handlers, item, _ in deliveries:
             for handler in handlers:
                 if self.closed:

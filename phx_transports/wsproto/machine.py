@@ -1,8 +1,8 @@
 """The byte-level machine: `phx_proto` over wsproto, for any runtime that has streams of bytes. As pure as the core.
 
-The machine takes over the core's commands, and tells in their place which byte streams are wanted; all else (calls,
-events, messages, the timer) is between the embedder and the core. A stream is an object, like the core's links: one for
-each attempt to connect, and one that is no longer wanted ignores what it is told. So an embedder does two things:
+The machine takes over the core's commands, and offers in their place the byte streams that are wanted. Everything else
+(calls, events, messages, the timer) is between the embedder and the core. A stream is an object, like the core's links:
+one for each attempt to connect. One that is no longer wanted ignores its inputs. So an embedder does two things:
 
     proto = ClientProtocol("wss://example.com/socket", router=router)
     machine = Machine(proto)
@@ -16,10 +16,10 @@ each attempt to connect, and one that is no longer wanted ignores what it is tol
     proto.events(), proto.runnable(), proto.next_timeout()   # after every input too, as `phx_proto.client` tells
     machine.requests() ──▶ callables for params and token: call them, and tell `proto.resolved`
 
-Frames are made, pings answered and closes shaken by wsproto; text frames that come in are sliced out of the read by the
-cutter, at a tenth of what wsproto takes for them. The handshake's key and the frames' masks are random, as RFC 6455 has
-it, and come from wsproto; nothing else here depends on anything but its inputs. What most embedders want besides
-(calls, handlers, deadlines) is in `engine.py`.
+wsproto makes frames, answers pings and does the closing handshake. Incoming text frames are sliced out of the read by
+the cutter, at a tenth of wsproto's cost. The handshake's key and the frames' masks are random, as RFC 6455 requires,
+and come from wsproto; all else depends only on the inputs. What most embedders also need (calls, handlers, deadlines)
+is in `engine.py`.
 """
 
 import enum
@@ -61,16 +61,16 @@ _PORTS: Final = {"ws": 80, "wss": 443, "http": 80, "https": 443}
 
 
 class Machine:
-    """What connects one client's core to streams of bytes.
+    """Connects one client's core to streams of bytes.
 
     Args:
-        proto: The core; its `commands()` are the machine's from here on.
+        proto: The core; only the machine may call its `commands()` from now on.
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one. `None`
             for no limit.
 
     Attributes:
         max_size: As given.
-        held: Links for which senders should wait: much is queued in the core.
+        held: Links for which senders must wait, because much is queued in the core.
     """
 
     def __init__(self, proto: ClientProtocol, *, max_size: int | None = MAX_SIZE) -> None:
@@ -83,24 +83,24 @@ class Machine:
         self._requests: list[Resolve] = []
 
     def streams(self) -> "list[Stream]":
-        """Streams to open, each given once; there are several at a time where the client has several sockets."""
+        """Streams to open, each returned once; several if the client has several sockets."""
         self.perform()
         new, self._new = self._new, []
         return [stream for stream in new if stream.wanted]
 
     def requests(self) -> list[Resolve]:
-        """Callables to call now, each given once; what comes of it is told to the core."""
+        """Callables to call now, each returned once; pass their results to the core."""
         self.perform()
         requests, self._requests = self._requests, []
         return requests
 
     def perform(self) -> None:
-        """Do what the core wants done. Whatever tells something does that first, so it need not be called."""
+        """Carry out the core's commands. Every input does that first, so there is no need to call it."""
         for command in self._proto.commands():
             self.obey(command)
 
     def obey(self, command: Command) -> None:
-        """Do one thing that the core wants done."""
+        """Carry out one command."""
         match command:
             case OpenTransport(link=link):
                 self._streams = {link: stream for link, stream in self._streams.items() if stream.wanted}
@@ -119,13 +119,13 @@ class Machine:
                 for stream in self._polls.pop(link):
                     stream.obey(command)
             case _:
-                if command.link in self._streams:  # else it was over before
+                if command.link in self._streams:  # else it was over earlier
                     self._streams[command.link].obey(command)
 
     def _ask(self, command: SendRequest, streams: "list[PollStream]") -> None:
-        """Send a request on a stream that is there, or on a new one."""
+        """Send a request on an open stream, or on a new one."""
         streams[:] = [stream for stream in streams if stream.wanted]
-        latest = max((stream.used_at for stream in streams), default=0.0)  # about now
+        latest = max((stream.used_at for stream in streams), default=0.0)  # roughly the current time
         if any(stream.request(command, latest) for stream in streams):
             return
         stream = PollStream(command, self)
@@ -134,7 +134,7 @@ class Machine:
 
 
 class StreamState(enum.Enum):
-    """What is to be done with a stream."""
+    """What the embedder does with a stream."""
 
     WANTED = "open it, and keep it open"
     FINISHED = "write what is left, then close it"
@@ -144,12 +144,12 @@ class StreamState(enum.Enum):
 class Stream:
     """One stream of bytes: an attempt to connect and, if it succeeds, the connection. Made by `Machine.stream`.
 
-    None of its methods raises for what the peer did, nor because the stream is over: what is told then is ignored.
+    No method raises because of what the peer did, or because the stream is over: such an input is ignored.
 
     Attributes:
-        host: Where to connect.
-        port: Where to connect.
-        server_hostname: Whose certificate TLS is to verify; `None` for no TLS.
+        host: The host to connect to.
+        port: The port.
+        server_hostname: The name for TLS to verify; `None` for no TLS.
     """
 
     __slots__ = (
@@ -189,38 +189,38 @@ class Stream:
 
     @property
     def state(self) -> StreamState:
-        """What is to be done with it."""
+        """What to do with the stream."""
         self._machine.perform()
         return self._state
 
     @property
     def wanted(self) -> bool:
-        """Whether it was to be opened, or kept open, when the core was last asked."""
+        """Whether it was to be opened, or kept open, when the core last decided."""
         return self._state is StreamState.WANTED
 
     @property
     def reading(self) -> bool:
-        """Whether it is to be read: not while too many messages wait for their handlers."""
+        """Whether to read it: not while too many messages wait for their handlers."""
         self._machine.perform()
         return self._reading
 
     @property
     def link(self) -> Link:
-        """The core's name for it."""
+        """The core's link for it."""
         return self._command.link
 
     @property
     def open(self) -> bool:
-        """Whether the WebSocket has been opened on it."""
+        """Whether its WebSocket is open."""
         return self._connection is not None
 
     @property
     def answered(self) -> int:
-        """Bytes of all answers to pings. A peer who reads none of them had better not be read: they would queue."""
+        """Bytes of all pongs. Do not read a peer that does not read them: they would queue."""
         return 0 if self._connection is None else self._assembler.answered
 
     def data_to_send(self) -> bytes:
-        """What is to be written now; each byte is given once."""
+        """The bytes to write now; each is returned once."""
         self._machine.perform()
         data = bytes(self._out)
         self._out.clear()
@@ -229,14 +229,14 @@ class Stream:
     # ---- what it is told --------------------------------------------------------------------------------------------
 
     def waits(self, missing: str) -> None:
-        """The stream is on its way, and this is what has not come yet: the error's text, should the time run out.
+        """Says what the connecting stream still waits for: the error's text if the time runs out.
 
-        For example `example.com:443 did not accept a TCP connection`. Nothing has to be told.
+        For example `example.com:443 did not accept a TCP connection`. Calling this is optional.
         """
         self._command.link.waits(missing)
 
     def connected(self, now: float) -> None:
-        """The stream is open, TLS included; the request for a WebSocket is to be written."""
+        """The stream is open, including TLS; the WebSocket request is to be written."""
         if self.state is not StreamState.WANTED:
             return
         command = self._command
@@ -258,7 +258,7 @@ class Stream:
             self._command.link.failed(error, now)
 
     def receive_data(self, data: bytes, now: float) -> None:
-        """A read brought this."""
+        """Passes in the bytes of a read."""
         if self.state is not StreamState.WANTED or not data:
             return
         if self._connection is None:
@@ -292,7 +292,7 @@ class Stream:
     # ---- for the machine --------------------------------------------------------------------------------------------
 
     def obey(self, command: Command) -> None:
-        """Do what the core wants done with it."""
+        """Carry out a command for this stream."""
         self._orders[type(command)](self, command)
 
     def _send(self, message: Outgoing) -> None:
@@ -305,7 +305,7 @@ class Stream:
         self._forget()
 
     def _forget(self) -> None:
-        """Hold nothing of the message that was coming."""
+        """Release the memory of an incomplete message."""
         if self._connection is not None:
             self._cutter.drop()
             self._assembler.drop()
@@ -325,7 +325,7 @@ class Stream:
     # ---- private ----------------------------------------------------------------------------------------------------
 
     def _shake(self, data: bytes, now: float) -> bytes:
-        """Take a read of the handshake; returns what of it followed that."""
+        """Take a read of the handshake; returns the bytes after its end."""
         link, handshake = self._command.link, self._handshake
         try:
             if handshake is None:
@@ -348,7 +348,7 @@ class Stream:
 
 
 class PollStream(Stream):
-    """A stream for the HTTP requests of a link that is polled, one after the other."""
+    """A stream for the HTTP requests of a long-polling link, one after the other."""
 
     __slots__ = ("_first", "_http")
 
@@ -363,11 +363,11 @@ class PollStream(Stream):
 
     @property
     def used_at(self) -> float:
-        """When the latest answer came."""
+        """The time of the latest answer."""
         return 0.0 if self._http is None else self._http.used_at
 
     def request(self, command: SendRequest, now: float) -> bool:
-        """Send another request, if that can be done now; returns whether."""
+        """Send another request, if that is possible now; returns whether it was."""
         if self._http is None or not self._http.may_be_used(now):
             return False
         self._out += self._http.request(command)

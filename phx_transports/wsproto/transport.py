@@ -1,8 +1,8 @@
-"""The sockets of one client: connects the streams that the machine wants, with TLS on them, and carries their bytes.
+"""The sockets of one client: connects the streams that the machine wants, with TLS, and carries their bytes.
 
-Sockets do not block, and nothing waits but `Transport.wait`; only a host's name is looked up while the client stands
-still. Time is the core's, with one exception: once a stream is finished the peer gets `LINGER` to end the connection,
-so that our close frame is not lost in a reset, and then it is dropped.
+Sockets do not block, and only `Transport.wait` waits; but a look-up of a host's name blocks the client. Time belongs to
+the core, with one exception: once a stream is finished, the peer has `LINGER` seconds to end the connection before it
+is dropped, so that our close frame is not lost in a reset.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from ..websocket.reaching import address_of, missing_answer, missing_tcp
 from ..websocket.tls import Tls
 from .machine import Machine, Stream, StreamState
 
-#: What a wait brought: whose it is, and whether it can be read or written.
+#: The result of a wait: the ready sockets, and whether each can be read or written.
 Ready: TypeAlias = list[tuple[SelectorKey, int]]
 
 _READ: Final = 2**17  # bytes a read takes at most
@@ -33,7 +33,7 @@ _LONGEST: Final = 3600.0  # seconds; what selectors can wait for has limits
 
 
 class Transport:
-    """The connections of one client: those that are wanted, and those before them that are not over yet."""
+    """The connections of one client: the wanted ones, and earlier ones that are not over yet."""
 
     def __init__(self, machine: Machine, *, ssl: tls.SSLContext | None, factory: Factory | None) -> None:
         self._machine = machine
@@ -47,11 +47,11 @@ class Transport:
 
     @property
     def wakeup_fd(self) -> int:
-        """A file descriptor; what is written there ends a wait."""
+        """A file descriptor; a byte written to it ends a wait."""
         return self._wakeup_writer.fileno()
 
     def full(self, link: Link | None) -> bool:
-        """Whether so much waits to be written there that senders should wait too."""
+        """Whether so much waits to be written there that senders must wait."""
         waiting = (line.stream.link is link and line.waiting >= WRITE_LIMIT for line in self._lines.values())
         return link in self._machine.held or any(waiting)
 
@@ -61,7 +61,7 @@ class Transport:
         return not self._lines
 
     def pump(self) -> None:
-        """Open the streams that are wanted, write what there is, and let go of what is over."""
+        """Open the wanted streams, write what is queued, and release those that are over."""
         for stream in self._machine.streams():
             self._lines[stream] = line = Line(stream, self._selector)
             line.open(self._ssl, self._factory)
@@ -71,13 +71,13 @@ class Transport:
                 del self._lines[line.stream]
 
     def wait(self, seconds: float) -> Ready:
-        """Wait for bytes, for room to write or for a wakeup, at most so long; what came is for `see`."""
+        """Wait for bytes, for room to write or for a wakeup, at most so long; pass the result to `see`."""
         now = monotonic()
         seconds = min(seconds, _LONGEST, *(line.patience(now) for line in self._lines.values()))
         return self._selector.select(max(seconds, 0.0))
 
     def see(self, came: Ready) -> None:
-        """See to what came."""
+        """Read and write what is ready."""
         for key, ready in came:
             if key.data is None:
                 self._wakeup_reader.recv(4096)
@@ -85,7 +85,7 @@ class Transport:
                 key.data.ready(key.fileobj, ready)
 
     def close(self) -> None:
-        """Let go of what it waits with, once it is idle."""
+        """Close the selector and the wakeup pair, once there is no connection."""
         self._selector.close()
         self._wakeup_writer.close()
         self._wakeup_reader.close()
@@ -95,7 +95,7 @@ class Line:
     """One stream's TCP connection.
 
     Attributes:
-        stream: Whose it is.
+        stream: Its stream.
         ends_at: When it is dropped, once its stream is finished; `math.inf` before.
     """
 
@@ -108,16 +108,16 @@ class Line:
         self._ssl: tls.SSLContext | None = None
         self._tls: Tls | None = None
         self._out = bytearray()
-        self._answered = 0  # bytes of answers to pings, up to when there was room to write
-        self._answer_missing = ""  # what to say when the handshake is not answered
+        self._answered = 0  # bytes of pongs, up to the last time there was room to write
+        self._answer_missing = ""  # the error's text if the handshake is not answered
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left of it."""
+        """Whether its socket is closed."""
         return self._sock is None and self._dialing is None
 
     def patience(self, now: float) -> float:
-        """Seconds until it has something to do by itself; `math.inf` for never."""
+        """Seconds until it must act by itself; `math.inf` for never."""
         return self.ends_at - now if self._dialing is None else self._dialing.race.patience(now)
 
     @property
@@ -126,7 +126,7 @@ class Line:
         return len(self._out)
 
     def open(self, ssl: tls.SSLContext | None, factory: Factory | None) -> None:
-        """Connect, as far as that goes without waiting."""
+        """Connect, as far as that is possible without waiting."""
         stream = self.stream
         if stream.server_hostname is not None:
             self._ssl = ssl or tls.create_default_context()
@@ -155,7 +155,7 @@ class Line:
             self._read(ready)
 
     def flush(self) -> None:
-        """Write what there is, and see whether it is over."""
+        """Write what is queued, and check whether it is over."""
         stream, sock = self.stream, self._sock
         if self.over:
             return
@@ -174,12 +174,12 @@ class Line:
         if self._sock is not None:
             if len(self._out) < WRITE_LIMIT:
                 self._answered = stream.answered
-            # A peer who reads none of our answers to his pings is not read either: they would queue without bound.
+            # A peer that does not read our pongs is not read either: they would queue without bound.
             reading = (stream.reading and stream.answered - self._answered <= ANSWERS) or state is StreamState.FINISHED
             self._look_for((EVENT_READ if reading else 0) | (EVENT_WRITE if self._out else 0))
 
     def close(self) -> None:
-        """Drop it; nothing more comes of it."""
+        """Drop the connection."""
         self._stop_dialing()
         if self._sock is not None:
             self._look_for(0)
@@ -189,7 +189,7 @@ class Line:
     # ---- connecting -------------------------------------------------------------------------------------------------
 
     def _dial(self, dialing: Dialing) -> None:
-        """Begin to connect to the addresses that are due; the error told is that of the last one."""
+        """Begin to connect to the addresses that are due; if all fail, the last one's error is reported."""
         for sock in dialing.begin(monotonic()):
             self._selector.register(sock, EVENT_WRITE, self)
         if dialing.race.lost is not None:
@@ -213,7 +213,7 @@ class Line:
 
     def _begin(self, sock: socket.socket) -> None:
         """The socket is connected."""
-        with contextlib.suppress(OSError):  # another kind of socket
+        with contextlib.suppress(OSError):  # not a TCP socket
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         stream = self.stream
         address = ""
@@ -236,7 +236,7 @@ class Line:
         except BlockingIOError:
             return
         except OSError as error:
-            if not self.stream.open:  # what was received before may be an answer
+            if not self.stream.open:  # what was received earlier may be an answer
                 self.stream.receive_eof(monotonic())
             self._fail(ConnectError(f"the connection broke: {error}"))
             return
@@ -250,7 +250,7 @@ class Line:
             try:
                 data, ended = self._decrypt(self._tls, data, now)
             except tls.SSLError as error:
-                self._out += self._tls.send()  # an alert, that tells the server what is wrong
+                self._out += self._tls.send()  # a TLS alert, which tells the server what is wrong
                 self._write(self._sock)
                 self._fail(self._network_error(error))
                 return
@@ -274,13 +274,13 @@ class Line:
             sent = sock.send(self._out)
         except BlockingIOError:
             return
-        except OSError:  # what happened is told by the next read
+        except OSError:  # the next read reports it
             self._out.clear()
         else:
             del self._out[:sent]
 
     def _finish(self, sock: socket.socket) -> None:
-        """The stream is finished: end our side when all is written, and give the peer a moment for his."""
+        """The stream is finished: end our side when all is written, and give the peer a moment to end its own."""
         now = monotonic()
         if self.ends_at == inf:
             self.ends_at = now + LINGER
@@ -293,7 +293,7 @@ class Line:
     # ---- small things -----------------------------------------------------------------------------------------------
 
     def _look_for(self, events: int) -> None:
-        """Have the selector look for what it waits for now."""
+        """Set the events that the selector waits for."""
         assert self._sock is not None
         key = self._selector.get_map().get(self._sock)
         if key is None:
