@@ -1,6 +1,6 @@
 """A Phoenix server on asyncio, for tests, demos and tools; see `application.py`.
 
-What an application takes from it is named here; the modules are the package's own.
+It exports everything that an application needs; the modules are private to the package.
 """
 
 from phx_proto.message import Reply

@@ -17,7 +17,7 @@
         await running.run()  # clients connect to running.url, until SIGTERM
 
 A `Server` is the application: its channels, its sockets by id, its broadcasts. A `RunningServer` is one listener with
-its connections; an application may be served again after it was closed, on the same port too.
+its connections. After closing it, the application may be served again, also on the same port.
 """
 
 import ssl as tls
@@ -40,7 +40,7 @@ from .running import RunningServer
 from .socket import ServerSocket
 from .wire import ServerWire, WireOptions
 
-#: Makes the channel of a join: a class, or anything else that gives a new object at each call.
+#: Makes the channel of a join: a class, or another callable that returns a new object at each call.
 MakeChannel = TypeVar("MakeChannel", bound=Callable[[], ServerChannel])
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,18 +50,18 @@ _DEFAULTS: Final = ServerOptions()
 class Server:
     """An application that can be served.
 
-    It has one mount from the start: see `mount` for the arguments from `path` to `longpoll`.
+    It has one mount from the start: for the arguments from `path` to `longpoll` see `mount`.
 
     Args:
-        options: Of its mount, and by default of others; its host is the web server to be.
-        max_connections: How many clients there may be at once, those whose handshake is not over included; one more is
-            dropped when it comes. `None` for any number.
-        handshake_timeout: Seconds that a client and `connect` have for the handshake, and a client that polls for the
-            headers of each request; it has 15 s for a body.
+        options: The semantics of its first mount, and the default for others: among them the web server to imitate.
+        max_connections: The number of clients at once, including those in their handshake; further ones are dropped
+            when they connect. `None` for any number.
+        handshake_timeout: Seconds for a client and `connect` to complete the handshake, and for a polling client to
+            send the headers of each request; a body has 15 s.
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one. In
-            fragments Bandit takes 8,000,000 bytes at most.
+            fragments, Bandit accepts at most 8,000,000 bytes.
         max_buffered: Bytes that may wait for a slow reader before its connection is dropped.
-        send_timeout: Seconds for which a client may read nothing while much waits for it.
+        send_timeout: Seconds for which a client may read nothing while its write buffer is full.
         on_error: Called with what the application's own code raised; by default it is logged with its traceback.
     """
 
@@ -119,31 +119,31 @@ class Server:
         compress: bool = False,
         longpoll: bool = True,
     ) -> None:
-        """Let clients connect at one more path, to the same channels. To be called before serving.
+        """Add a path for clients to connect to, with the same channels. Call it before serving.
 
         Args:
-            path: Clients connect to it with `websocket` behind. Both may have variables, which come in the socket's
-                params: `/:tenant/socket`. Of several mounts that match, the first has the client.
-            websocket: The rest of the path; as in Phoenix, it may be one of your own: `"/:key"`.
-            connect: Asked about each client; by default everyone is welcome.
-            options: The semantics: idle timeout, number of channels, which Phoenix release and web server to be. By
-                default those of the server.
-            check_origin: From which origins browsers may connect: `//example.com`, `https://example.com:8080`,
-                `//*.example.com` (as in Phoenix `example.com` too); `True` for the host that the request itself is
-                for, on any port; `False` for any; or a plain function that is given each origin and returns `True` for
-                one that may. A client that is no browser sends none, and is welcome.
-            subprotocols: To choose from; a client that offers others alone is refused. Without any, and without
-                `auth_token`, what is offered is ignored.
-            auth_token: Whether a token is read from the subprotocols, and `phoenix` accepted as one. Phoenix does so
-                only where it is asked to.
-            compress: Whether clients that offer it have permessage-deflate. As on Bandit, a message that inflates to
-                more than 25 times its size closes the connection with 1009.
-            longpoll: Whether clients may poll instead, at `path` with `/longpoll` behind. Phoenix lets them only where
-                it is asked to.
+            path: Clients connect to it with `websocket` appended. Both may have variables, which are added to the
+                socket's params: `/:tenant/socket`. The first mount that matches is used.
+            websocket: The rest of the path; as in Phoenix, it may be another one: `"/:key"`.
+            connect: Accepts or refuses each client; by default all are accepted.
+            options: The semantics: idle timeout, number of channels, Phoenix release and web server to imitate. By
+                default the server's.
+            check_origin: The origins from which browsers may connect: `//example.com`, `https://example.com:8080`,
+                `//*.example.com` (as in Phoenix also `example.com`); `True` for the request's own host, on any port;
+                `False` for any; or a plain function that gets each origin and returns `True` if it is allowed. A client
+                without an origin is not a browser, and is accepted.
+            subprotocols: The supported ones; a client that offers only others is refused. Without any, and without
+                `auth_token`, offered ones are ignored.
+            auth_token: Whether to read a token from the subprotocols, and to accept `phoenix` as one. Off by default,
+                as in Phoenix.
+            compress: Whether to accept permessage-deflate. As on Bandit, a message that inflates to more than 25 times
+                its size closes the connection with 1009.
+            longpoll: Whether clients may use long polling, at `path` with `/longpoll` appended. Off by default, as in
+                Phoenix.
 
         Raises:
             InvalidHandler: The path is taken, or `check_origin` is a coroutine function.
-            ValueError: What stands in `check_origin` is no origin, or a variable stands twice in the path.
+            ValueError: `check_origin` has an invalid origin, or the path has a variable twice.
         """
         mount = Mount(
             path=path.rstrip("/"),
@@ -163,7 +163,7 @@ class Server:
     # ---- its channels ------------------------------------------------------------------------------------------------
 
     def channel(self, pattern: str) -> Callable[[MakeChannel], MakeChannel]:
-        """Register the decorated class for topics: a whole topic, or a beginning and `*`. The first that matches wins.
+        """Register the decorated class for topics: a whole topic, or a prefix and `*`. The first match is used.
 
         Raises:
             InvalidHandler: The pattern is taken.
@@ -178,9 +178,9 @@ class Server:
         return register
 
     def on(self, event: str, *, topic: str) -> Callable[[F], F]:
-        """Register the decorated function, of a `ServerChannel` and a payload, for an event; a class is not needed.
+        """Register the decorated function for an event, instead of a class. It gets a `ServerChannel` and a payload.
 
-        If no class is registered for exactly this pattern of topics, every join is accepted with an empty response.
+        If no class is registered for exactly this topic pattern, every join is accepted with an empty response.
         """
 
         def register(function: F) -> F:
@@ -193,7 +193,7 @@ class Server:
 
     @property
     def sockets(self) -> tuple[ServerSocket, ...]:
-        """The clients that are connected."""
+        """The connected clients."""
         return tuple(socket for running in self._running for socket in running.sockets)
 
     def broadcast(self, topic: str, event: str, payload: Any) -> None:
@@ -205,7 +205,7 @@ class Server:
         self._hub.broadcast(topic, event, payload)
 
     def disconnect(self, socket_id: str) -> None:
-        """Close the connections of every socket with this id; their clients are meant to come back."""
+        """Close the connections of every socket with this id; their clients will reconnect."""
         for socket in self.sockets:
             if socket.id == socket_id:
                 socket.disconnect()
@@ -227,7 +227,7 @@ class Server:
             host: The address to listen on.
             port: 0 for any free one; see `RunningServer.url`.
             ssl: For `wss://`.
-            wire: Makes each connection; for the test kit, whose connections have faults.
+            wire: Makes each connection; for the test kit, which adds faults.
 
         Raises:
             OSError: It cannot listen there.

@@ -1,14 +1,14 @@
-"""A channel as an application writes it: one `ServerChannel` object is one join of one topic.
+"""A channel of an application: one `ServerChannel` object for one join of one topic.
 
-Its calls come one at a time, in the order of the wire: `join`, `joined`, then a handler for each message or intercepted
-broadcast, and `terminate` last, which follows every join that was accepted. Channels run beside each other. A handler
-that raises, `SystemExit` and the like included, crashes its channel, is reported, and harms nothing else; a handler
-that runs when its channel ends is left to finish. So it is for what `spawn` runs; a task that the application makes by
-itself (`asyncio.create_task`) is its own: the server does not cancel it, and a `SystemExit` in it ends the event loop,
-as asyncio does.
+Its methods are called one at a time, in the order received: `join`, `joined`, then a handler for each message or
+intercepted broadcast, and at last `terminate`, after every accepted join. Channels run concurrently. If a handler or
+spawned work raises, even `SystemExit` and the like, its channel crashes, the error is reported, and nothing else is
+affected. A handler that runs when its channel ends is not cancelled. A task that the application starts itself
+(`asyncio.create_task`) is its own: the server does not cancel it, and a `SystemExit` in it ends the event loop, as
+usual in asyncio.
 
-Calls into a channel that has ended do nothing, for the caller cannot know in time. `LocalError`s (a payload that cannot
-be encoded) are raised at the call, and crash the channel when its handler lets them through, as on a real server.
+Calls to an ended channel do nothing, because the caller cannot know in time. `LocalError`s (a payload that cannot
+be encoded) are raised by the call; a handler that does not catch one crashes its channel, as on a real server.
 """
 
 import inspect
@@ -25,7 +25,7 @@ from .socket import ServerSocket
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: The response where an application gives none.
+#: The response if the application returns none.
 NO_RESPONSE: Final[dict[str, Any]] = {}
 _MARK: Final = "__phx_events__"
 
@@ -43,7 +43,7 @@ class Refuse(Exception):
 
 
 def on(event: str) -> Callable[[F], F]:
-    """Register a method of a `ServerChannel` for an event; it is called with the payload. It may be stacked."""
+    """Register a method of a `ServerChannel` for an event; it gets the payload. Several may be stacked."""
 
     def mark(function: F) -> F:
         setattr(function, _MARK, (*getattr(function, _MARK, ()), event))
@@ -53,7 +53,7 @@ def on(event: str) -> Callable[[F], F]:
 
 
 class ChannelControl(Protocol):
-    """What a `ServerChannel` asks of what runs it; see its methods of the same names."""
+    """The runner of a `ServerChannel`; see the channel's methods of the same names."""
 
     @property
     def presence(self) -> ChannelPresence: ...
@@ -66,14 +66,14 @@ class ChannelControl(Protocol):
 
 
 class ServerChannel:
-    """One join of one topic by one client. Subclass it; every method to override may also be a plain function.
+    """One join of one topic by one client. Subclass it; every overridden method may also be a plain function.
 
     Attributes:
         topic: E.g. `"room:lobby"`.
-        params: What the client joined with: any JSON value or bytes.
-        socket: Of the client, with its own params, id and assigns.
-        message: The one in hand, while a handler runs: for `reply` later.
-        intercept: A class's own: the events whose broadcasts on its topic go to `handle_out`, not to the client.
+        params: The client's params for the join: any JSON value or bytes.
+        socket: The client's socket, with its own params, id and assigns.
+        message: The current message, while a handler runs: for a later `reply`.
+        intercept: A class attribute: the events whose broadcasts on its topic go to `handle_out`, not to the client.
     """
 
     intercept: ClassVar[Collection[str]] = ()
@@ -101,12 +101,12 @@ class ServerChannel:
     async def join(self, topic: str, params: Any) -> Any:
         """Answer a join: return the response (`None` for an empty one), or raise `Refuse`.
 
-        Anything else that is raised refuses the join as crashed. Nothing can be pushed yet; see `joined`.
+        Any other exception refuses the join as crashed. Pushing is not possible yet; see `joined`.
         """
         return None
 
     async def joined(self) -> None:
-        """Comes after the client was told that it has joined, before its first message."""
+        """Called after the client has got the answer to its join, before its first message."""
 
     async def handle_in(self, event: str, payload: Any) -> Any:
         """Handle an event that has no `on` method.
@@ -120,22 +120,22 @@ class ServerChannel:
         raise NotImplementedError(f"{type(self).__name__} has no handler for event {shown(event)}")
 
     async def handle_out(self, event: str, payload: Any) -> None:
-        """Handle a broadcast that the class intercepts: `push` what this client shall get of it, or nothing.
+        """Handle a broadcast that the class intercepts: `push` to this client what it is to get, or nothing.
 
-        It comes in its turn among the channel's messages. Everyone's channel gets the same payload: leave it as it is.
+        It is called in order with the channel's messages. All channels share the payload: do not change it.
         """
         raise NotImplementedError(f"{type(self).__name__} intercepts {shown(event)} and has no handle_out")
 
     async def terminate(self, reason: Termination) -> None:
-        """The channel has ended; what was spawned has been cancelled.
+        """The channel has ended; its spawned work has been cancelled.
 
-        After a leave, a `stop` or a crash the client is told of the end when this has returned: what is pushed and
-        broadcast here still reaches it. If this raises, it is told of a crash. Nothing reaches the client when its
-        connection has ended, when it has joined the topic again, or when the end came while a handler was running.
+        After a leave, a `stop` or a crash the client is informed when this has returned: pushes and broadcasts here
+        still reach it. If this raises, the client is informed of a crash. Nothing reaches the client if its connection
+        has ended, if it has joined the topic again, or if the channel ended while a handler was running.
         """
 
     async def handle(self, event: str, payload: Any) -> Any:
-        """Handle any event: by its `on` method, else by `handle_in`. For what concerns every message."""
+        """Handle any event: by its `on` method, else by `handle_in`. Override it to act on every message."""
         name = self._events.get(event)
         if name is None:
             return await value_of(self.handle_in(event, payload))
@@ -145,11 +145,11 @@ class ServerChannel:
 
     @property
     def presence(self) -> ChannelPresence:
-        """The presence of the topic. What this channel tracks there ends with it."""
+        """The topic's presence. What this channel tracks there ends with it."""
         return self._control.presence
 
     def attach(self, control: ChannelControl, socket: ServerSocket, topic: str, params: Any) -> None:
-        """Make it the channel of a join; called by the server, after `__init__`."""
+        """Make it the channel of a join; called by the server after `__init__`."""
         self._control, self.socket, self.topic, self.params = control, socket, topic, params
 
     def push(self, event: str, payload: Any) -> None:
@@ -176,7 +176,7 @@ class ServerChannel:
         """Answer a message whose handler returned `None`, at any time.
 
         Args:
-            message: What `self.message` was in the handler.
+            message: The value of `self.message` in the handler.
             response: Any JSON value or bytes.
             status: Any text.
 
@@ -186,17 +186,17 @@ class ServerChannel:
         self._control.reply(message, Reply(status, response))
 
     def stop(self) -> None:
-        """End the channel, once the message in hand is handled and replied to. Its client will not join it again."""
+        """End the channel once the current message is handled and answered. Its client will not join it again."""
         self._control.stop()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine beside the channel. It is cancelled when the channel ends; if it raises, the channel crashes.
 
-        Spawn from `joined` on: what `join` spawns may run before the client is told.
+        Spawn from `joined` on: work spawned in `join` may run before the client has the answer.
         """
         self._control.spawn(work)
 
 
 async def value_of(result: Any) -> Any:
-    """What a method gave that may be a coroutine function, or a plain one."""
+    """The result of a method that may be a coroutine function or a plain one."""
     return await result if inspect.isawaitable(result) else result

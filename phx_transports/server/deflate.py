@@ -1,4 +1,4 @@
-"""permessage-deflate (RFC 7692) for the server, with a bound on what a message inflates to, as Bandit has it."""
+"""permessage-deflate (RFC 7692) for the server, with Bandit's bound on the inflated size of a message."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPe
 from websockets.frames import CTRL_OPCODES, Frame, Opcode
 from websockets.typing import ExtensionParameter
 
-_WINDOW_BITS = 12  # as the library's own server has it: a fifth of the memory of 15, and much the same size
+_WINDOW_BITS = 12  # as in the library's own server: a fifth of the memory of 15, with similar compression
 
 
 class Deflate(ServerPerMessageDeflateFactory):
-    """Agrees with a client on compression; a message may grow to so many times its size, `None` for any."""
+    """Negotiates compression; a message may inflate to so many times its size, `None` for any."""
 
     def __init__(self, max_ratio: int | None) -> None:
         bits = _WINDOW_BITS
@@ -44,7 +44,7 @@ class _Bounded(PerMessageDeflate):
         if frame.opcode is not Opcode.CONT:
             self._left = 0
         self._left += self._max_ratio * len(frame.data)
-        most = self._left + 1  # by one it is known that it is too much
+        most = self._left + 1  # one more shows that the limit is exceeded
         decoded = super().decode(frame, max_size=most if max_size is None else min(most, max_size))
         self._left -= len(decoded.data)
         if self._left < 0:

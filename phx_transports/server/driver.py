@@ -1,8 +1,8 @@
 """Drives the `ServerProtocol` of one socket over its wire.
 
-As in a client's driver every input (a read, the timer, an application's call) is a step: it goes into the core; then
-the core's commands are carried out on the wire, its events go to the channels, and the one timer is set for what it
-wants next. No protocol decision is made here, and no code of the application runs inside a step.
+As in a client's driver, every input (a read, the timer, an application's call) is a step: it goes to the core; then the
+core's commands are carried out on the wire, its events go to the channels, and the one timer is set. No protocol
+decision is made here, and no application code runs within a step.
 """
 
 import asyncio
@@ -35,12 +35,12 @@ T = TypeVar("T")
 ChannelEvent: TypeAlias = JoinRequested | MessageIn | BroadcastOut | ChannelTerminated
 
 
-#: Takes what the core says of one join, to handle it after what came before; never in the call.
+#: Takes the core's events of one join, to handle them in order; never within the call.
 Put: TypeAlias = Callable[[ChannelEvent], None]
 
 
 class SocketWire(Protocol):
-    """A connection as its driver sees it; see `ServerWire`, and `PollingWire`."""
+    """A connection, as its driver uses it; see `ServerWire` and `PollingWire`."""
 
     def begin(self, events: WireEvents, /) -> None: ...
     def put(self, data: str | bytes, /) -> None: ...
@@ -53,7 +53,7 @@ class SocketWire(Protocol):
 
 
 class SocketDriver:
-    """Drives one `ServerProtocol` over one wire; `begin_join` gives what takes the events of a join."""
+    """Drives one `ServerProtocol` over one wire; `begin_join` returns the callback for a join's events."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class SocketDriver:
     # ---- from the application ----------------------------------------------------------------------------------------
 
     def fastlane(self, topic: str, frame: str | bytes, /) -> None:
-        """Send a frame to the client if it has the topic joined; waits for nobody, and does not raise."""
+        """Send a frame to the client if it has joined the topic; does not wait, and does not raise."""
         self.step(self.protocol.fastlane, topic, frame)
 
     def disconnect(self) -> None:
@@ -117,13 +117,13 @@ class SocketDriver:
     # ---- a step ------------------------------------------------------------------------------------------------------
 
     def step(self, call: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
-        """Give the core an input, and do what it wants done."""
+        """Pass an input to the core, and carry out its commands."""
         result = call(*args, **options)
         self.pump()
         return result
 
     def pump(self) -> None:
-        """Do what the core wants done."""
+        """Carry out the core's commands."""
         protocol = self.protocol
         self._send()
         for event in protocol.events():
@@ -135,7 +135,7 @@ class SocketDriver:
                     self._channels[channel](event)
                 case ChannelTerminated(channel):
                     self._channels.pop(channel)(event)
-                    self._send()  # the end of one that has no last words
+                    self._send()  # the end of a channel without last words
                 case SocketClosed():
                     self.socket.ended = event
         self._wire.settled(protocol)
@@ -146,7 +146,7 @@ class SocketDriver:
             self._alarm.arm(deadline)
 
     def forget(self, channel: ChannelHandle) -> None:
-        """The join was not accepted: nothing more will be told of the channel."""
+        """The join was not accepted: no further events of the channel."""
         self._channels.pop(channel, None)
 
     def _send(self) -> None:

@@ -1,8 +1,8 @@
-"""The handshake as the server reads it: what a client says when it connects, and how it is refused.
+"""The handshake on the server: what the client's request says, and how to refuse it.
 
-The token comes in the header of subprotocols and may hold a `/`, which is not legal there: servers take it all the same
-and the `websockets` library does not. So that header is read raw and hidden from the library, and the answer to it is
-put into the response afterwards.
+The token is in the header of subprotocols and may contain a `/`, which is not legal there: servers accept it, and the
+`websockets` library does not. So that header is read raw and hidden from the library, and its answer is added to the
+response afterwards.
 """
 
 import binascii
@@ -25,8 +25,8 @@ class RefuseConnect(Exception):
 
     Args:
         status: From 400 to 599.
-        body: Text, or bytes as they are.
-        headers: More of them, e.g. `{"retry-after": "7"}`.
+        body: Text, or bytes to send unchanged.
+        headers: Further headers, e.g. `{"retry-after": "7"}`.
     """
 
     def __init__(self, status: int = 403, body: str | bytes = b"", headers: Mapping[str, str] | None = None) -> None:
@@ -39,7 +39,7 @@ class RefuseConnect(Exception):
 
 
 class BadToken(Exception):
-    """The offered auth token is not base64 of UTF-8, over which a real server crashes."""
+    """The offered auth token is not base64 of UTF-8; a real server crashes on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Offer:
     answer: str | None
 
     def put_answer(self, headers: Headers) -> None:
-        """Into the response's headers."""
+        """Add the answer to the response's headers."""
         if self.answer is not None:
             headers[_SUBPROTOCOLS] = self.answer
 
@@ -62,9 +62,9 @@ NO_OFFER: Final = Offer(None, None)
 
 
 def take_offer(headers: Headers, supported: Sequence[str] = (), *, auth_token: bool = True) -> Offer:
-    """Read the offered subprotocols, the best of those supported, and remove them from the request's headers.
+    """Read the offered subprotocols, choose a supported one, and remove them from the request's headers.
 
-    With `auth_token` a token may be among them, and `phoenix` is supported too.
+    With `auth_token`, a token may be among them, and `phoenix` is supported too.
 
     Raises:
         RefuseConnect: None can be accepted (403).
@@ -75,7 +75,7 @@ def take_offer(headers: Headers, supported: Sequence[str] = (), *, auth_token: b
         del headers[_SUBPROTOCOLS]
     choice = (*supported, "phoenix") if auth_token else tuple(supported)
     if not choice:
-        return NO_OFFER  # whatever was offered
+        return NO_OFFER  # whatever is offered
     tokens = [name.removeprefix(_TOKEN_PREFIX) for name in offered if auth_token and name.startswith(_TOKEN_PREFIX)]
     token = _decoded(tokens[0]) if len(tokens) == 1 else None
     answer = next((name for name in choice if name in offered), None)
@@ -106,7 +106,7 @@ def read_params(query: str) -> dict[str, Any]:
 
 
 def refusal(refused: RefuseConnect, offer: Offer = NO_OFFER) -> Response:
-    """The HTTP response of it, with the subprotocol that had been chosen."""
+    """The HTTP response for it, with the subprotocol that was chosen."""
     headers = Headers(
         {
             "Date": formatdate(usegmt=True),
@@ -124,7 +124,7 @@ def refusal(refused: RefuseConnect, offer: Offer = NO_OFFER) -> Response:
 
 
 class Rejected(Exception):
-    """The request line cannot be answered as HTTP asks: these bytes are all that is said."""
+    """The request line cannot be answered in valid HTTP: only these bytes are sent."""
 
     def __init__(self, answer: bytes) -> None:
         super().__init__("the request line is refused")
@@ -132,10 +132,10 @@ class Rejected(Exception):
 
 
 class RequestLine:
-    """Takes the request line off a connection's bytes, and shows the library one that it surely takes.
+    """Takes the request line from a connection's bytes, and shows the library one that it accepts.
 
-    The `websockets` library refuses lines that Phoenix takes (long ones), and answers some otherwise (POST). It reads
-    messages behind the request as soon as they come, and loses them; here they are kept for later, in `early`.
+    The `websockets` library refuses lines that Phoenix accepts (long ones), and answers others differently (POST). It
+    reads and loses messages sent directly after the request; here they are kept for later, in `early`.
     """
 
     __slots__ = ("_limit", "_line", "_tail", "_whole", "early", "is_read", "method", "path", "query", "version")
@@ -145,12 +145,12 @@ class RequestLine:
         self._limit = limit
         self._line = bytearray()
         self.is_read = False
-        self._tail = b"\r\n"  # the last bytes that were shown: of the request line, at first
+        self._tail = b"\r\n"  # the last bytes shown to the library: of the request line, at first
         self._whole = False
         self.early = bytearray()
 
     def take(self, data: bytes) -> bytes:
-        """What the library shall see of these bytes. Raises `Rejected` where the line is too long, or none."""
+        """The part of these bytes for the library. Raises `Rejected` if the line is too long or invalid."""
         if self.is_read:
             return self._take_headers(data)
         self._line += data
@@ -169,7 +169,7 @@ class RequestLine:
         return _SHOWN + self._take_headers(rest)
 
     def raw(self, seen: bytes) -> bytes:
-        """The request as it came, where the library shall not see it: with what `take` gave first."""
+        """The original request, for a line that the library must not see."""
         target = f"{self.path}?{self.query}" if self.query else self.path
         line = f"{self.method} {target} {self.version}\r\n".encode("ascii", "surrogateescape")
         early, self.early = self.early, bytearray()

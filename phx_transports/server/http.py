@@ -1,6 +1,6 @@
-"""HTTP/1.1 on one connection of a server, a request at a time: for long polling. On h11, free of I/O but for writing.
+"""HTTP/1.1 on one connection of a server, for long polling. On h11; its only I/O is writing.
 
-Requests are answered in turn, and what a client sends behind one waits for its answer. A body is read whole.
+Requests are answered one at a time: what a client sends after one waits for the answer. A body is read completely.
 """
 
 import asyncio
@@ -14,23 +14,23 @@ import h11
 
 from phx_proto.server.longpoll import LARGEST_BODY
 
-#: Seconds for which a connection may be idle between two requests, or its last answer be unread.
+#: Seconds for which a connection may be idle between two requests, or its last answer unread.
 IDLE: Final = 60.0
 
-#: Seconds for the body of a request to come, as `Plug.Conn.read_body` has.
+#: Seconds for the body of a request to arrive, as in `Plug.Conn.read_body`.
 BODY_TIME: Final = 15.0
 
 _LARGEST_HEAD: Final = 2**16  # bytes
 
-#: Bytes that are read behind a request while it has no answer.
+#: Bytes read after a request that has no answer yet.
 _EARLY: Final = 2**14
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HttpRequest:
-    """One request, which wants an answer. Query and headers are secret; a body that is too large to be read is `None`.
+    """One request to answer. Query and headers are secret; the body is `None` if it was too large.
 
-    Names of headers are in lower case; of several with one name the last counts.
+    Header names are in lower case; if a name is repeated, its last value counts.
     """
 
     method: str
@@ -45,12 +45,12 @@ class HttpRequest:
 
 
 class HttpConnection:
-    """Reads requests, and writes their answers; `on_lost` is called if it ends with one that has no answer.
+    """Reads requests, and writes their answers; `on_lost` is called if it ends before a request is answered.
 
     Args:
-        transport: Of the connection, whose first request has begun.
+        transport: The connection's; its first request has begun.
         on_request: Called with each request.
-        want: Told whether more is to be read.
+        want: Called with whether to read more.
         head_timeout: Seconds from the first byte of a request to the end of its head.
     """
 
@@ -71,7 +71,7 @@ class HttpConnection:
         self._body = bytearray()
         self._asked: HttpRequest | None = None  # has no answer yet
         self._head_timeout = head_timeout
-        self._begun = True  # a request, which has not come whole
+        self._begun = True  # a request has begun and is incomplete
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(head_timeout, self._late)
 
@@ -83,7 +83,7 @@ class HttpConnection:
         self._read()
 
     def answer(self, request: HttpRequest, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Answer a request; one whose connection is gone, or that was answered, is ignored."""
+        """Answer a request; does nothing if its connection is gone or it was answered."""
         if request is not self._asked:
             return
         self._asked = None
@@ -91,11 +91,11 @@ class HttpConnection:
         self._begun = bool(self._http.trailing_data[0])
         self._expect(self._head_timeout if self._begun else IDLE)
         self._write(status, headers, body)
-        if not (self._http.our_state is self._http.their_state is h11.DONE):  # a body may still be coming
+        if not (self._http.our_state is self._http.their_state is h11.DONE):  # its body may be incomplete
             self._transport.close()
             return
         self._http.start_next_cycle()
-        self._loop.call_soon(self._read)  # and no sooner: other clients have their turn between two requests
+        self._loop.call_soon(self._read)  # not at once: other clients are served between two requests
 
     def lost(self) -> None:
         self._timer.cancel()
@@ -163,7 +163,7 @@ class HttpConnection:
         self._transport.close()
 
     def _expect(self, seconds: float) -> None:
-        """Give the client so many seconds for what comes next."""
+        """Set the timeout for the client's next input."""
         self._timer.cancel()
         self._timer = self._loop.call_later(seconds, self._late)
 

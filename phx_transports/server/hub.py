@@ -1,4 +1,4 @@
-"""Which sockets of a server have joined which topic; a broadcast is encoded once for each version of the format."""
+"""The sockets of a server by topic; a broadcast is encoded once for each version of the format."""
 
 from collections.abc import Collection
 from typing import Any, Protocol
@@ -7,12 +7,12 @@ from .driver import SocketDriver
 
 
 class Join(Protocol):
-    """The join for which a socket has a topic, and the events whose broadcasts go to `intercept`, not to the client."""
+    """A socket's join of a topic, and the events whose broadcasts go to `intercept`, not to the client."""
 
     intercepts: Collection[str]
 
     def intercept(self, event: str, payload: Any, /) -> None:
-        """Handle a broadcast; never in this call."""
+        """Schedule the handling of a broadcast; never handles it within the call."""
 
 
 class Hub:
@@ -22,11 +22,11 @@ class Hub:
         self._subscribers: dict[str, dict[SocketDriver, Join]] = {}
 
     def subscribe(self, topic: str, subscriber: SocketDriver, join: Join) -> None:
-        """From here on the subscriber gets what is broadcast on the topic, until this join of it, or a later, ends."""
+        """Send the topic's broadcasts to the subscriber from now on, until this join, or a later one, ends."""
         self._subscribers.setdefault(topic, {})[subscriber] = join
 
     def unsubscribe(self, topic: str, subscriber: SocketDriver, join: Join) -> None:
-        """No more; nothing happens if it never did, or does for a later join."""
+        """Stop that; does nothing if it was not subscribed, or has subscribed again for a later join."""
         subscribers = self._subscribers.get(topic, {})
         if subscribers.get(subscriber) is join:
             del subscribers[subscriber]
@@ -34,7 +34,7 @@ class Hub:
                 del self._subscribers[topic]
 
     def broadcast(self, topic: str, event: str, payload: Any, *, but: SocketDriver | None = None) -> None:
-        """Send to every socket that has joined the topic, but one. After a `LocalError` it was sent to none."""
+        """Send to every socket that has joined the topic, except one. If it raises `LocalError`, nothing was sent."""
         receivers: list[SocketDriver] = []
         intercepting: list[Join] = []
         for subscriber, join in self._subscribers.get(topic, {}).items():

@@ -1,7 +1,7 @@
-"""Where on a server clients connect, and which handshakes are refused there before the application is asked.
+"""A path of a server to connect to, and the handshakes that are refused there without calling the application.
 
-The checks and their order are those of Phoenix, with its words where it has any: the path, the origin, the auth token,
-the subprotocols, the version, the headers of the upgrade.
+The checks, their order and their texts are Phoenix's: the path, the origin, the auth token, the subprotocols, the
+version, the headers of the upgrade.
 """
 
 import inspect
@@ -21,7 +21,7 @@ from .handshake import Offer, RefuseConnect, RequestLine, read_params, take_offe
 from .socket import ServerSocket
 
 #: Accepts a client by returning, after setting the socket's id and assigns; refuses it by raising `RefuseConnect`. Any
-#: other exception is an HTTP 500. It may be a coroutine function, and has the `handshake_timeout` of the server.
+#: other exception is an HTTP 500. It may be a coroutine function; the server's `handshake_timeout` bounds it.
 Connect: TypeAlias = Callable[[ServerSocket], Awaitable[None] | None]
 
 _JSON: Final[Mapping[str, str]] = {"content-type": "application/json; charset=utf-8"}
@@ -32,7 +32,7 @@ CRASHED: Final = RefuseConnect(500, '{"errors":{"detail":"Internal Server Error"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """One place to connect to; see `Server.mount`."""
+    """One path to connect to; see `Server.mount`."""
 
     path: str
     websocket: str
@@ -55,7 +55,7 @@ class Mount:
         return _joined(self.path, self.websocket)
 
     def match(self, path: str) -> dict[str, str] | None:
-        """The variables of a request's path; `None` if it leads elsewhere."""
+        """The variables of a request's path; `None` if the path is another one."""
         return _matched(self.address, path)
 
     def match_polls(self, path: str) -> dict[str, str] | None:
@@ -63,15 +63,14 @@ class Mount:
         return _matched(_joined(self.path, "longpoll"), path) if self.longpoll else None
 
     def admits(self, origins: Iterable[str], host: str) -> bool:
-        """Whether a page from there may connect; without an origin it is no browser's. May raise anything."""
+        """Whether a page of these origins may connect; without an origin it is not a browser. May raise anything."""
         return all(self.is_allowed(origin, host) for origin in map(Origin.sent, origins))
 
     def admit(self, line: RequestLine, variables: dict[str, str], headers: Headers) -> tuple[Offer, dict[str, Any]]:
-        """Check a request for a WebSocket here, and take its subprotocols away; returns what was offered, and the
-        params.
+        """Check a WebSocket request, and remove its subprotocols; returns the offered ones, and the params.
 
         Raises:
-            RefuseConnect: The application need not be asked.
+            RefuseConnect: It is refused without calling the application.
             Exception: What the application's `check_origin` raises.
         """
         if line.method != "GET":
@@ -89,7 +88,7 @@ class Mount:
 
 
 def serializer_of(params: Mapping[str, Any]) -> ServerSerializer | None:
-    """Of the version that a client asks for; `None` where there is none."""
+    """The serializer of the version that a client asks for; `None` if there is none."""
     vsn = params.get("vsn")
     return serializer_for(vsn) if vsn is None or isinstance(vsn, str) else None
 
@@ -108,7 +107,7 @@ _VARIABLE: Final = re.compile(r":([a-zA-Z_][a-zA-Z_0-9]*)")
 
 _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
-#: An origin as browsers write it (RFC 6454 §6.2) and nothing beyond: no userinfo, path, escape or dot at the end.
+#: An origin as browsers write it (RFC 6454 §6.2), and nothing else: no userinfo, path, escape or final dot.
 _SCHEME: Final = r"(?P<scheme>[a-z][a-z0-9+.-]*)"
 _LABELS: Final = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
 _IPV6: Final = r"\[[0-9a-f:.]+\]"
@@ -121,12 +120,12 @@ _ALLOWED: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a page in a browser came from (RFC 6454), or from where one may come: then a scheme or port is optional.
+    """The origin of a browser's page (RFC 6454), or an allowed one: then scheme and port are optional.
 
     Attributes:
         scheme: In lower case.
-        host: In lower case; of an IPv6 address in brackets.
-        port: The scheme's own if none was given.
+        host: In lower case; an IPv6 address is in brackets.
+        port: The scheme's default if none was given.
     """
 
     scheme: str | None
@@ -135,7 +134,7 @@ class Origin:
 
     @classmethod
     def allowed(cls, pattern: str) -> "Origin":
-        """Read a pattern of `check_origin`; a `ValueError` says that it is none."""
+        """Read a pattern of `check_origin`; raises `ValueError` if it is invalid."""
         found = _ALLOWED.fullmatch(pattern)
         if found is None:
             wanted = "'//example.com', 'https://example.com:8080' or '//*.example.com'"
@@ -144,7 +143,7 @@ class Origin:
 
     @classmethod
     def sent(cls, header: str) -> "Origin | None":
-        """Read what a browser sent; `None` for what is no origin."""
+        """Read a browser's Origin header; `None` if it is invalid."""
         found = _ORIGIN.fullmatch(header)
         return None if found is None else cls._of(found)
 
@@ -154,7 +153,7 @@ class Origin:
         return cls(scheme, found["host"].lower(), _PORTS.get(scheme or "") if port is None else int(port))
 
     def includes(self, theirs: "Origin") -> bool:
-        """Whether a browser's origin is this one. As in Phoenix `*.example.com` is `example.com` too."""
+        """Whether a browser's origin is this one. As in Phoenix, `*.example.com` also allows `example.com`."""
         if self.scheme not in (None, theirs.scheme) or self.port not in (None, theirs.port):
             return False
         if not self.host.startswith("*."):
@@ -162,19 +161,19 @@ class Origin:
         return f".{theirs.host}".endswith(self.host[1:])
 
 
-#: From which origins browsers may connect; see `Server.mount`.
+#: The origins from which browsers may connect; see `Server.mount`.
 CheckOrigin: TypeAlias = bool | Iterable[str] | Callable[[Origin], bool]
 
-#: The same, asked of an origin (`None`: what was sent is none) and the request's `Host` header.
+#: The same as a function of an origin (`None`: an invalid one) and the request's `Host` header.
 OriginRule: TypeAlias = Callable[[Origin | None, str], bool]
 
 
 def origin_rule(check: CheckOrigin) -> OriginRule:
-    """What a `check_origin` means.
+    """The rule for a `check_origin`.
 
     Raises:
-        InvalidHandler: It is a coroutine function, whose answer would not be waited for.
-        ValueError: What stands in it is no origin.
+        InvalidHandler: It is a coroutine function, which would not be awaited.
+        ValueError: It contains an invalid origin.
     """
     if check is False:
         return lambda origin, host: True

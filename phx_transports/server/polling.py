@@ -1,6 +1,6 @@
-"""Long polling on one mount: the HTTP around `Polls`, and what stands in the place of a WebSocket for each session.
+"""Long polling on one mount: the HTTP around `Polls`, and a wire for each session in place of a WebSocket.
 
-No protocol decision is made here. As with `Phoenix.Transports.LongPoll` any page may ask (CORS): the origin is checked.
+No protocol decision is made here. As in `Phoenix.Transports.LongPoll`, any page may ask (CORS); the origin is checked.
 """
 
 import asyncio
@@ -36,12 +36,12 @@ _TOKEN_BYTES: Final = 32
 
 
 class PollingWire:
-    """Stands where a WebSocket's wire does: what is sent waits for a poll. All methods are called on its loop."""
+    """The counterpart of a WebSocket's wire: what is sent waits for a poll. All methods are called on its loop."""
 
     def __init__(self, session: PollSession, polling: "Polling") -> None:
         self.session = session
         self.events: WireEvents | None = None
-        self.ready = True  # the socket is
+        self.ready = True  # whether the socket may send
         self._polling = polling
         self._room = asyncio.Event()
         self._room.set()
@@ -57,7 +57,7 @@ class PollingWire:
         self._polling.soon(self)
 
     def end(self, code: int, reason: str = "") -> None:
-        """Ends the session; its client sees that by its requests, which then are for none."""
+        """Ends the session; the client learns it from its next requests, which have no session then."""
         self.drop()
 
     def drop(self) -> None:
@@ -79,7 +79,7 @@ class PollingWire:
         await self._room.wait()
 
     def work(self, now: float) -> None:
-        """Hands the socket what was posted, as long as it takes more, and the client what was sent."""
+        """Passes posted messages to the socket, as long as it takes more, and sent ones to the client."""
         session = self.session
         while self.ready and (frame := session.take(now)) is not None:
             assert self.events is not None, "a session has its driver from the start"
@@ -97,7 +97,7 @@ class PollingWire:
 
 
 class PollingServer(Protocol):
-    """What the server does for an opening; see `RunningServer`."""
+    """The server's part in opening a session; see `RunningServer`."""
 
     async def ask(self, mount: Mount, socket: ServerSocket, /) -> RefuseConnect | None: ...
     def drive(self, mount: Mount, socket: ServerSocket, wire: PollingWire, /) -> SocketDriver: ...
@@ -105,7 +105,7 @@ class PollingServer(Protocol):
 
 
 class Polling:
-    """The sessions of one mount, for as long as a server runs, and the drivers of those that live."""
+    """The sessions of one mount, while a server runs, and the drivers of the open ones."""
 
     def __init__(self, mount: Mount, server: PollingServer, options: WireOptions) -> None:
         self.drivers: dict[PollingWire, SocketDriver] = {}
@@ -115,7 +115,7 @@ class Polling:
         self._options = options
         window = mount.options.poll_window
         self._polls = Polls(window=window, patience=window / 5)
-        self._asked: dict[PollRequest, tuple[HttpRequest, ServerSocket]] = {}  # that have no answer yet, and from whom
+        self._asked: dict[PollRequest, tuple[HttpRequest, ServerSocket]] = {}  # unanswered requests, and their clients
         self._wires: dict[PollSession, PollingWire] = {}
         self._opening: dict[PollRequest, asyncio.Task[None]] = {}
         self._touched: dict[PollingWire, None] = {}  # a set that keeps the order
@@ -139,7 +139,7 @@ class Polling:
             self._poll(http, http.body, variables, info)
 
     def soon(self, wire: PollingWire) -> None:
-        """Have a session worked off, when all that happens in this iteration of the loop has happened."""
+        """Schedule the work for a session at the end of this loop iteration."""
         if not self._touched:
             self._loop.call_soon(self._work)
         self._touched[wire] = None
@@ -183,7 +183,7 @@ class Polling:
             self._opening[request].cancel()
 
     def _work(self) -> None:
-        while self._touched:  # work may touch others, and the same once more
+        while self._touched:  # work may add others, and the same one again
             wire = next(iter(self._touched))
             del self._touched[wire]
             wire.work(self._loop.time())
@@ -198,7 +198,7 @@ class Polling:
         self._settle()
 
     def _settle(self) -> None:
-        """Answer what is to be answered, begin what is to be opened, and set the alarm."""
+        """Send answers that are ready, open new sessions, and set the timer."""
         polls = self._polls
         for request in polls.openings:
             self._opening[request] = asyncio.Task(self._open(request), loop=self._loop)
@@ -215,11 +215,11 @@ class Polling:
             self._alarm.arm(deadline)
 
     async def _open(self, request: PollRequest) -> None:
-        """Ask the application about a client that wants a session."""
+        """Ask the application whether to accept a client that opens a session."""
         polls, mount = self._polls, self._mount
         limit = self._options.max_connections
         try:
-            if request not in self._asked:  # gone already
+            if request not in self._asked:  # its connection is gone
                 return
             _, socket = self._asked[request]
             if serializer_of(socket.params) is None:

@@ -1,11 +1,11 @@
-"""Presence of the channels of one server, as Phoenix.Presence keeps it on one node.
+"""Presence of the channels of one server, like Phoenix.Presence on one node.
 
     async def joined(self):
         self.presence.track(self.params["name"], {"mood": "ok"})
         self.presence.push_state()
 
-What a channel tracks ends with the channel. Each change is broadcast at once to everyone who has the topic joined. The
-state is pushed where the application wants it to be: after `track`, as above, it holds the client itself.
+What a channel tracks ends with the channel. Each change is broadcast at once to all clients that have joined the topic.
+The application decides when to push the state: after `track`, as above, it includes the client itself.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,9 @@ from .hub import Hub
 
 
 class ChannelPresence:
-    """What one channel does with the presence of its topic; in a channel it is `self.presence`.
+    """The presence of a channel's topic; in a channel it is `self.presence`.
 
-    As with every call into a channel, nothing happens once it has ended.
+    As all calls to a channel, these do nothing once it has ended.
     """
 
     __slots__ = ("_ended", "_hub", "_push", "_topic", "_tracker")
@@ -36,7 +36,7 @@ class ChannelPresence:
         """Add a presence to the topic, and broadcast it.
 
         Args:
-            key: Whose presence, e.g. a user's id. Several channels may track the same key; each has its own meta.
+            key: The presence's key, e.g. a user's id. Several channels may track the same key; each has its own meta.
             meta: A JSON object.
 
         Returns:
@@ -61,21 +61,21 @@ class ChannelPresence:
         return self._change(self._tracker.update, key, meta)
 
     def untrack(self, key: str | None = None) -> None:
-        """Take back what this channel tracks: one key, or everything. Nothing happens if that is nothing."""
+        """Stop tracking one key, or everything. Does nothing if this channel does not track it."""
         diff = self._tracker.untrack(self._topic, self, key)
         if diff is not None:
             self._tell(diff)
 
     def list(self) -> dict[str, Entry]:
-        """Everybody on the topic, by key: `{"metas": [...]}` each. To be read only."""
+        """All presences of the topic, by key: `{"metas": [...]}` each. Do not change it."""
         return self._tracker.state(self._topic)
 
     def push_state(self) -> None:
-        """Send everybody on the topic to this channel's client, as `presence_state`."""
+        """Send all presences of the topic to this channel's client, as `presence_state`."""
         self._push(PRESENCE_STATE, self.list())
 
     def end(self) -> None:
-        """The channel has ended; done by the server."""
+        """The channel has ended; called by the server."""
         self._ended = True
         self.untrack()
 

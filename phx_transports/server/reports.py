@@ -1,7 +1,7 @@
-"""What is told of an application's own errors, and the log that tells it unless the application says otherwise.
+"""Reports of an application's own errors, by default to the log.
 
-An error's text may repeat what a client sent: in the log it is escaped, cut where it is very long, and without what the
-client sent in confidence (its token, its params, its headers; see `phx_proto/shown.py`).
+An error's text may repeat what a client sent. In the log it is escaped, cut if it is very long, and stripped of the
+client's secrets (its token, its params, its headers; see `phx_proto/shown.py`).
 """
 
 import logging
@@ -21,10 +21,10 @@ class CallbackError:
     Attributes:
         call: `"check_origin"`, `"connect"`, `"join"`, `"joined"`, `"handle_in"`, `"handle_out"`, `"terminate"`
             or `"spawn"`.
-        topic: Of the channel; `None` for the first two.
-        event: Of the message or broadcast; `None` for every other call.
+        topic: The channel's; `None` for the first two.
+        event: The event of the message or broadcast; `None` for all other calls.
         error: What it raised.
-        secrets: What the client sent in confidence; `secrets.escaped(text)` is a text without it.
+        secrets: The client's secrets; `secrets.escaped(text)` is a text without them.
     """
 
     call: str
@@ -38,7 +38,7 @@ OnError: TypeAlias = Callable[[CallbackError], None]
 
 
 def log_callback_error(report: CallbackError) -> None:
-    """Log the error with its traceback, without the client's secrets: what happens unless `on_error` says otherwise."""
+    """Log the error with its traceback, without the client's secrets: the default of `on_error`."""
     shown = report.secrets.shown
     what = report.call if report.event is None else f"{report.call} of event {shown(report.event)}"
     where = "" if report.topic is None else f" on topic {shown(report.topic)}"
@@ -47,10 +47,10 @@ def log_callback_error(report: CallbackError) -> None:
 
 
 def raise_if_ended(error: BaseException) -> None:
-    """Raise what came from outside: the server closes, or the loop does. Everything else is the application's own.
+    """Raise an exception from outside (the server or the loop closes). All others are the application's errors.
 
-    An application's `SystemExit` and `KeyboardInterrupt` would leave the loop, and so end every other client's
-    connection. Ctrl+C itself comes as a signal; see `RunningServer.run`.
+    An application's `SystemExit` or `KeyboardInterrupt` would end the loop, and with it every other client's
+    connection. Ctrl+C itself arrives as a signal; see `RunningServer.run`.
     """
     if is_stopped(error) or isinstance(error, GeneratorExit):
         raise error
@@ -60,7 +60,7 @@ _MOST_CAUSES: Final = 10
 
 
 def _loggable(error: BaseException, secrets: Secrets) -> BaseException:
-    """The error, or where its text or that of one before it cannot be shown, one that looks like it and can."""
+    """The error; or, if its text or a cause's text cannot be shown, a similar error that can."""
     chain = [error]
     while len(chain) < _MOST_CAUSES and (before := _before(chain[-1])) is not None:
         chain.append(before)
@@ -82,7 +82,7 @@ def _before(error: BaseException) -> BaseException | None:
 
 
 def _text(error: BaseException, secrets: Secrets) -> tuple[str | None, str]:
-    """The error's text, and what is shown of it; `None` for a text that it cannot give."""
+    """The error's text, and the form to show; `None` if the error has no valid text."""
     try:
         text = str(error)
     except Exception:

@@ -1,4 +1,4 @@
-"""Runs one join of one channel: takes what the core says of it, and calls the application with that."""
+"""Runs one join of one channel: takes the core's events and calls the application's methods."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from .reports import CallbackError, OnError, raise_if_ended
 
 @dataclass(slots=True, eq=False)
 class Definition:
-    """What an application said about a topic pattern; its functions go before the methods of the channel."""
+    """The application's definition of a topic pattern; its functions take precedence over the channel's methods."""
 
     make: Callable[[], ServerChannel]
     handlers: dict[str, Callable[[Any, Any], Any]] = field(default_factory=dict[str, Callable[[Any, Any], Any]])
@@ -32,7 +32,7 @@ class Definition:
 
 @dataclass(slots=True, eq=False)
 class Context:
-    """What the sockets of a running server share; `runners` of channels that are not over, `terminate` included."""
+    """What the sockets of a running server share; `runners` of channels whose `terminate` has not ended."""
 
     definitions: dict[str, Definition]
     hub: Hub
@@ -50,7 +50,7 @@ class Context:
         *,
         secrets: Callable[[], Secrets],
     ) -> None:
-        """Tell the application of its error; an `on_error` that raises is the loop's to report."""
+        """Report an error to the application; if `on_error` raises, the loop reports that."""
         try:
             self.on_error(CallbackError(call, topic, event, error, secrets()))
         except BaseException as failed:
@@ -67,16 +67,16 @@ class ChannelRunner:
         self._params = request.payload
         self._definition = context.definitions[request.pattern]
         self._handle = request.channel
-        self._channel: ServerChannel | None = None  # once its join returned
+        self._channel: ServerChannel | None = None  # set when its join has returned
         self._inbox: deque[ChannelEvent] = deque()
         self._queued = False
         self._over = False
         self._released = False
-        self._in_hand = False  # a call into the application runs that may go on after the channel's end
+        self._in_hand = False  # a call into the application runs that may continue after the channel's end
         self._stopping = False
         self._spawned: set[asyncio.Task[None]] = set()
-        self._presence: ChannelPresence | None = None  # once it was asked for
-        self.intercepts: Collection[str] = ()  # once its join returned
+        self._presence: ChannelPresence | None = None  # set on first use
+        self.intercepts: Collection[str] = ()  # set when its join has returned
         self.retired = asyncio.Event()
         context.runners.add(self)
 
@@ -90,7 +90,7 @@ class ChannelRunner:
 
     @staticmethod
     async def work(queue: "deque[ChannelRunner]") -> None:
-        """Have each of them handle what it has; for the pool."""
+        """Let each runner handle its events; the pool's work."""
         while queue:
             runner = queue.popleft()
             try:
@@ -118,16 +118,16 @@ class ChannelRunner:
         self._queued = False
 
     def _failed(self, error: BaseException) -> None:
-        """Its worker was cancelled from outside while it was here."""
+        """Its worker was cancelled from outside while it worked here."""
         self._queued = False
-        if self._over and not self._inbox:  # in `terminate`, which is the last
+        if self._over and not self._inbox:  # in `terminate`, the last call
             self._report("terminate", error)
             self._end()
         elif self._channel is not None:
             self._crash("handle_in", error)
         elif not self.retired.is_set():
             self._report("join", error)
-            with contextlib.suppress(InvalidState):  # it was answered already
+            with contextlib.suppress(InvalidState):  # it has been answered
                 self._driver.protocol.crash_join(self._handle)
             self._driver.forget(self._handle)
             self._end()
@@ -138,11 +138,11 @@ class ChannelRunner:
         self._driver.step(self._driver.protocol.intercept, self._handle, event, payload)
 
     def unsubscribe(self) -> None:
-        """Its client gets no more broadcasts."""
+        """Stop broadcasts to its client."""
         self._context.hub.unsubscribe(self._handle.topic, self._driver, self)
 
     async def retire(self) -> None:
-        """The end, without a word to the application."""
+        """End without calling the application."""
         self._driver.step(self._release)
         await self._cancel_spawned()
         self._end()
@@ -190,7 +190,7 @@ class ChannelRunner:
         task.add_done_callback(lambda _: work.close())  # it may not have begun
 
     def _release(self) -> None:
-        """Nothing of the channel reaches its client any more."""
+        """Let nothing more of the channel reach its client."""
         self._released = True
         self.unsubscribe()
         if self._presence is not None:
@@ -221,7 +221,7 @@ class ChannelRunner:
             return
         self._channel = channel
         self.intercepts = channel.intercept
-        if not self._over:  # the connection may have ended under the join
+        if not self._over:  # the connection may have ended during the join
             self._context.hub.subscribe(topic, self._driver, self)
             self._driver.pump()
             await self._guarded("joined", partial(self._call, channel.joined))
@@ -310,5 +310,5 @@ class ChannelRunner:
         self._context.report(call, error, self._handle.topic, event, secrets=secrets)
 
 
-#: After these ends nothing of a channel reaches its client.
+#: After these ends, nothing of a channel reaches its client.
 _WORDLESS: Final = (Termination.REPLACED, Termination.CONNECTION)

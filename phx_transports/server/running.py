@@ -1,4 +1,4 @@
-"""One listener of a server, and the clients that are connected there."""
+"""One listener of a server, and its connected clients."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ from .wire import WRITE_LIMIT, Outbox, ServerWire, WireOptions
 
 @dataclass(slots=True, eq=False)
 class _Client:
-    """A connection, from its acceptance by TCP to its end: as much as is known of it."""
+    """A connection, from its TCP accept to its end, as far as it is known."""
 
     mount: Mount | None = None
     offer: Offer = NO_OFFER
@@ -51,8 +51,8 @@ class RunningServer:
     """One listener with its connections; made by `Server.serve`.
 
     Attributes:
-        url: What clients connect to, e.g. `ws://127.0.0.1:4000/socket`, for the first mount.
-        port: Where it listens.
+        url: The URL for clients, e.g. `ws://127.0.0.1:4000/socket`, of the first mount.
+        port: The port it listens on.
     """
 
     def __init__(self, context: Context, mounts: Collection[Mount]) -> None:
@@ -64,12 +64,12 @@ class RunningServer:
         self._listener: Listener | None = None
         self._polling: dict[Mount, Polling] = {}
         self._closing = False
-        self._options: WireOptions  # once it listens
+        self._options: WireOptions  # set when it listens
         self._closed = asyncio.Event()
 
     @property
     def sockets(self) -> tuple[ServerSocket, ...]:
-        """The clients that are connected here."""
+        """The clients connected here."""
         return tuple(driver.socket for driver in self._drivers() if driver.socket.ended is None)
 
     async def run(self, *, drain_timeout: float = 30.0, signals: SignalPolicy = "unclaimed") -> None:
@@ -77,7 +77,7 @@ class RunningServer:
 
         Args:
             drain_timeout: The `timeout` of that `close`.
-            signals: Which of the two it takes, as for `Client.run`.
+            signals: Which of the two it handles, as for `Client.run`.
         """
         ends = iter((partial(self.close, timeout=drain_timeout), self.abort))
         ending: list[asyncio.Task[None]] = []
@@ -90,26 +90,26 @@ class RunningServer:
         await asyncio.gather(*ending)
 
     def cut(self) -> None:
-        """Drop every connection without a close frame, and go on listening: what a broken network does."""
+        """Drop every connection without a close frame, and go on listening: simulates a broken network."""
         for driver in self._drivers():
             driver.abort()
         for wire in self._clients:
             wire.drop()
 
     async def close(self, *, timeout: float = 5.0) -> None:
-        """Stop listening, close every connection as a server that restarts does, and wait until nothing is left.
+        """Stop listening, close every connection like a server that restarts, and wait until everything is released.
 
         Args:
-            timeout: Seconds for the clients to end their connections and for the application's handlers and
-                `terminate`s to end. Then they are dropped and cancelled.
+            timeout: Seconds for the clients to end their connections, and for handlers and `terminate`s to end. Then
+                connections are dropped and tasks cancelled.
         """
         await self._end(SocketDriver.shutdown, timeout)
 
     async def abort(self, *, timeout: float = 5.0) -> None:
-        """Stop listening, drop every connection without a close frame, and wait until nothing is left.
+        """Stop listening, drop every connection without a close frame, and wait until everything is released.
 
         Args:
-            timeout: Seconds for the application's handlers and `terminate`s to end. Then they are cancelled.
+            timeout: Seconds for handlers and `terminate`s to end. Then they are cancelled.
         """
         self.cut()
         await self._end(SocketDriver.abort, timeout)
@@ -117,7 +117,7 @@ class RunningServer:
     async def listen(
         self, host: str, port: int, ssl: tls.SSLContext | None, options: WireOptions, make: Callable[..., ServerWire]
     ) -> None:
-        """Start; done by `Server.serve`."""
+        """Start listening; called by `Server.serve`."""
         wire = partial(make, made=self._made, lost=self._lost, speaks=self._speaks, outbox=Outbox(), limits=options)
         self._polling = {mount: Polling(mount, self, options) for mount in self._mounts if mount.longpoll}
         self._options = options
@@ -158,7 +158,7 @@ class RunningServer:
             client.connecting.cancel()
 
     def _speaks(self, wire: ServerWire) -> HttpConnection | None:
-        """Whether a connection is one of long polling, by its request line."""
+        """The HTTP connection if it is one of long polling, by its request line."""
         if all(mount.match_polls(wire.request_line.path) is None for mount in self._mounts):
             return None
         return HttpConnection(
@@ -180,7 +180,7 @@ class RunningServer:
         request.connection.answer(request, NOT_FOUND.status, NOT_FOUND.headers, NOT_FOUND.body)
 
     def _request(self, connection: ServerWire, request: Request) -> Response | None:
-        """What can be refused without asking the application, and what the library must not see."""
+        """Refuse a request without calling the application, and hide from the library what it must not see."""
         client, line = self._client(connection), connection.request_line
         if "Host" not in request.headers:
             return refusal(RefuseConnect(400))
@@ -204,7 +204,7 @@ class RunningServer:
         return None
 
     async def _response(self, connection: ServerWire, request: Request, response: Response) -> Response | None:
-        """Ask the application about a handshake that is right otherwise."""
+        """Call the application for an otherwise valid handshake."""
         client = self._client(connection)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS or client.mount is None:
             return None
@@ -233,7 +233,7 @@ class RunningServer:
     # ---- what long polling asks for (see `polling.py`) ---------------------------------------------------------------
 
     async def ask(self, mount: Mount, socket: ServerSocket) -> RefuseConnect | None:
-        """Ask the application about a client; returns how it is refused, if it is."""
+        """Ask the application about a client; returns the refusal, if there is one."""
         try:
             if mount.connect is not None and inspect.isawaitable(asked := mount.connect(socket)):
                 await asked
@@ -246,7 +246,7 @@ class RunningServer:
         return None
 
     def admits_origin(self, mount: Mount, origins: Sequence[str], host: str) -> bool | None:
-        """Whether a page from there may connect; `None` where the application fails to say."""
+        """Whether a page of this origin may connect; `None` if the application's check fails."""
         try:
             return mount.admits(origins, host)
         except BaseException as error:
@@ -254,7 +254,7 @@ class RunningServer:
             return None
 
     def drive(self, mount: Mount, socket: ServerSocket, wire: PollingWire) -> SocketDriver:
-        """Begin with the socket of a session, which has a timeout of its own."""
+        """Begin the socket of a session, which has a timeout of its own."""
         return self._driven(socket, wire, replace(mount.options, timeout=None))
 
     def _driven(self, socket: ServerSocket, wire: SocketWire, options: ServerOptions) -> SocketDriver:
@@ -270,7 +270,7 @@ class RunningServer:
         )
 
     def _client(self, connection: ServerWire) -> _Client:
-        return self._clients.get(connection) or _Client()  # one that is gone already: what is written there is lost
+        return self._clients.get(connection) or _Client()  # if it is gone, a placeholder
 
     def _drivers(self) -> list[SocketDriver]:
         drivers = [client.driver for client in self._clients.values() if client.driver is not None]
@@ -289,7 +289,7 @@ class RunningServer:
                 await self._stop_accepting(self._listener)
             finally:
                 self._listener.close(close_connections=False)
-            for runner in self._context.runners:  # or each would be sent the presence diffs of all that end before it
+            for runner in self._context.runners:  # else each would get the presence diffs of all that end before it
                 runner.unsubscribe()
             for driver in self._drivers():
                 farewell(driver)
@@ -297,9 +297,7 @@ class RunningServer:
                 if client.driver is None:
                     wire.drop()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(
-                    timeout
-                ):  # for the connections, then for what the application does at the end
+                async with asyncio.timeout(timeout):  # first for the connections, then for the application's tasks
                     for wire in tuple(self._clients):
                         await wire.wait_closed()
                     for runner in tuple(self._context.runners):
@@ -315,10 +313,10 @@ class RunningServer:
             self._closed.set()
 
     async def _stop_accepting(self, listener: Listener) -> None:
-        """Let asyncio finish what it has accepted: a connection that meets a closing listener there is leaked."""
+        """Let asyncio finish the connections that it has accepted: it leaks one that is added to a closing listener."""
         loop = asyncio.get_running_loop()
         for sock in listener.sockets:
-            with contextlib.suppress(NotImplementedError):  # a loop without readers
+            with contextlib.suppress(NotImplementedError):  # a loop without `remove_reader`
                 loop.remove_reader(sock.fileno())
         await asyncio.sleep(0)
 

@@ -1,4 +1,4 @@
-"""A client's socket as an application sees it."""
+"""A client's socket, for the application."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from phx_proto.shown import Secrets, secrets_in, secrets_in_headers
 
 
 class SocketControl(Protocol):
-    """What a `ServerSocket` asks of its driver; see its methods of the same names."""
+    """The driver of a `ServerSocket`; see the socket's methods of the same names."""
 
     def disconnect(self) -> None: ...
     def close(self, code: int, reason: str) -> None: ...
@@ -21,13 +21,13 @@ class SocketControl(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConnectInfo:
-    """Where a client came from: as Phoenix's `connect_info`, without what may be a secret, so that it can be logged.
+    """Where a client comes from: Phoenix's `connect_info`, without anything secret, so that it can be logged.
 
     Attributes:
-        address: The peer's IP address, which is a proxy's where one is in front; `None` where there is no such thing.
-        port: The peer's.
-        uri: Which address it asked for, without the query: that has params.
-        headers: Of the handshake, names in lower case, but for credentials, cookies and tokens.
+        address: The peer's IP address (a proxy's, if there is one); `None` if it has none.
+        port: The peer's port.
+        uri: The requested address without the query, which contains params.
+        headers: The handshake's, names in lower case, without credentials, cookies and tokens.
     """
 
     address: str | None
@@ -37,7 +37,7 @@ class ConnectInfo:
 
     @classmethod
     def of(cls, peer: "tuple[Any, ...] | str | None", uri: str, headers: Mapping[str, str]) -> "ConnectInfo":
-        """The information on a handshake; `peer` is its socket's address."""
+        """The information from a handshake; `peer` is its socket's address."""
         address, port = peer[:2] if isinstance(peer, tuple) else (None, None)
         told = {name: value for name, value in headers.items() if not _SECRET.search(name)}
         return cls(address, port, uri, MappingProxyType(told))
@@ -47,11 +47,11 @@ _SECRET: Final = re.compile(r"auth|cookie|token|secret|password|api-?key|sec-web
 
 
 class ServerSocket:
-    """One client's connection, as an application sees it; first in `connect`, then in each of its channels.
+    """One client's connection, for the application: first in `connect`, then in each of its channels.
 
     Attributes:
-        params: Of the URL, as Plug reads them (`a[b]=1` is nested), `vsn` and the variables of the path included.
-        headers: Of the handshake, names in lower case; all of them, and so secrets too.
+        params: The URL's, as Plug reads them (`a[b]=1` is nested), including `vsn` and the variables of the path.
+        headers: The handshake's, names in lower case; all of them, including secrets.
         connect_info: Where the client came from.
         auth_token: The token the client offered as a subprotocol.
         id: Set it in `connect`: the name for `Server.disconnect`, e.g. `"user:7"`.
@@ -76,24 +76,24 @@ class ServerSocket:
         self._control = control
 
     def secrets(self) -> Secrets:
-        """What the client sent in confidence when it connected: to mask it in text that may repeat it."""
+        """The client's secrets from the handshake: to mask them in text that may repeat them."""
         token = [] if self.auth_token is None else [self.auth_token]
         return Secrets([*token, *secrets_in(self.params), *secrets_in_headers(self.headers.items())])
 
     def disconnect(self) -> None:
-        """Close the connection; the client is meant to come back."""
+        """Close the connection; the client will reconnect."""
         if self._control is not None:
             self._control.disconnect()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection with a code and words for the client; whether it comes back is for the client to say.
+        """Close the connection with a code and a reason; the client decides whether to reconnect.
 
         Args:
             code: 1000 to 1003, 1007 to 1014 or 3000 to 4999.
             reason: 123 bytes in UTF-8 at most.
 
         Raises:
-            ValueError: No close frame can carry these.
+            ValueError: A close frame cannot carry these.
         """
         if self._control is not None:
             self._control.close(code, reason)

@@ -1,16 +1,15 @@
 """A WebSocket for the server: one call to its driver for each read, one write for all sent in a loop iteration.
 
-The `websockets` library accepts it (TLS, handshake), parses what comes and keeps RFC 6455; its message queue
-and keepalive are off. Nothing here decides about Phoenix: which code answers a client's close frame is the
-driver's to say, and it is told of the messages that came before that frame first, so that they are answered
-before it.
+The `websockets` library accepts it (TLS, handshake), parses input and implements RFC 6455; its message queue and
+keepalive are off. Nothing here decides about Phoenix. The driver decides which code answers a client's close frame; it
+gets the messages before that frame first, so that their answers are sent before it.
 
-A client waits for a slow application: it is not read from while the driver wants no more, and what it sends before
-its handshake is answered is read up to `EARLY`.
+A client waits for a slow application: it is not read while the driver wants no more, and at most `EARLY` bytes are read
+before its handshake is answered.
 
-No call waits for a client that reads slowly. While its write buffer is full it is not read from, as on a real server,
-and its messages that were read wait too (see `full`). It is dropped when the buffer passes `max_buffered`, or has been
-full for `send_timeout`.
+No call waits for a client that reads slowly. While its write buffer is full, the client is not read, as on a real
+server, and its messages already read wait too (see `full`). It is dropped when the buffer exceeds `max_buffered`, or
+has been full for `send_timeout`.
 """
 
 import asyncio
@@ -33,24 +32,24 @@ from ..websocket.cutter import Assembler, Received
 from .handshake import Rejected, RequestLine
 from .http import HttpConnection
 
-#: Seconds that a client has to end the connection once it has been sent or has sent a close frame.
+#: Seconds for a client to end the connection after a close frame of either side.
 LINGER: Final = 5.0
 
-#: Bytes in the write buffer from which the client is not read from.
+#: Bytes in the write buffer above which the client is not read.
 WRITE_LIMIT: Final = 2**20
 
 
-#: Bytes that are read behind a request until it is answered.
+#: Bytes that are read after a request before it is answered.
 EARLY: Final = 2**14
 
 
-#: Bytes of one read: of a client that sends many messages so much is handled at once, and then others are served.
+#: Bytes of one read: a client that sends many messages gets so many handled, then other clients are served.
 READ: Final = 2**15
 
 
 @dataclass(frozen=True, slots=True)
 class WireOptions:
-    """How much a client may send and leave unread, and how many there may be; see `Server`."""
+    """How much a client may send and leave unread, and the number of clients; see `Server`."""
 
     max_connections: int | None
     handshake_timeout: float
@@ -61,40 +60,40 @@ class WireOptions:
 
 
 class WireEvents(Protocol):
-    """What a wire tells its driver. That may call the wire's methods in turn."""
+    """The driver's callbacks for a wire. They may call the wire's methods."""
 
     def received(self, messages: list[Received], /) -> None:
-        """One read brought these messages; none if it brought a ping, or a part of one."""
+        """One read brought these messages; none if it brought a ping, or part of a message."""
 
     def closed(self, code: int | None, reason: str, /) -> None:
-        """The client ended the connection, or it broke; told at most once, and not after `drop`.
+        """The client ended the connection, or it broke; called at most once, and not after `drop`.
 
         Args:
-            code: Of the client's close frame (1005 if that was empty): answer with `end`, now or later. `None` if none
-                came, or if the connection broke before the answer: then it is told again.
-            reason: Of that frame; if none came, what happened in words.
+            code: Of the client's close frame (1005 if that was empty): answer with `end`, now or later. `None` if there
+                was none, or if the connection broke before the answer: then this is a second call.
+            reason: Of that frame; without one, a description of what happened.
         """
 
 
 class Outbox:
-    """What the wires of one server write: once for all that they put in a loop iteration, broadcasts framed once."""
+    """Writes for all wires of a server, once in a loop iteration; a broadcast is framed once."""
 
     def __init__(self) -> None:
-        # Where all of them read to, for each read is taken out of it at once; a view: TLS reads to slices of it.
+        # All wires read into it, as each read is taken out at once; a view: TLS reads into slices of it.
         self.buffer = memoryview(bytearray(READ))
         self._loop = asyncio.get_running_loop()
-        self._wires: list[ServerWire] = []  # that have something to write
+        self._wires: list[ServerWire] = []  # wires with something to write
         self._data: str | bytes = b""
         self._frame = _frame(self._data)
 
     def frame(self, data: str | bytes) -> bytes:
-        """The frame that carries a message; made again only if it is another object than the last time."""
+        """The frame of a message; reused while the message is the same object."""
         if data is not self._data:
             self._data, self._frame = data, _frame(data)
         return self._frame
 
     def add(self, wire: "ServerWire") -> None:
-        """Have the wire flushed in the next iteration."""
+        """Flush the wire in the next iteration."""
         if not self._wires:
             self._loop.call_soon(self._flush)
         self._wires.append(wire)
@@ -111,7 +110,7 @@ def _frame(data: str | bytes, extensions: Sequence[Extension] = ()) -> bytes:
 
 
 class ServerWire(ServerConnection, asyncio.BufferedProtocol):
-    """One client's connection, from its acceptance by TCP on. All methods are called on its loop; none waits."""
+    """One client's connection, from its TCP accept on. All methods are called on its loop; none waits."""
 
     def __init__(
         self,
@@ -129,42 +128,42 @@ class ServerWire(ServerConnection, asyncio.BufferedProtocol):
         self.request_line = RequestLine(limits.host.max_request_line)
         self._made = made
         self._speaks = speaks
-        self._http: HttpConnection | None = None  # where the client polls
-        self._impatience: asyncio.TimerHandle | None = None  # until the request line has come
+        self._http: HttpConnection | None = None  # set if the client polls
+        self._impatience: asyncio.TimerHandle | None = None  # until the request line has arrived
         self._lost = lost
         self._events: WireEvents | None = None
         self._assembler = Assembler(protocol, max_fragmented=limits.host.max_fragmented)
         self._outbox = outbox
         self._limits = limits
         self._out: list[bytes] = []
-        self._size = 0  # of the messages in it, in bytes
-        self._over = False  # nothing more will be received
-        self._wanted = True  # more, by the driver
+        self._size = 0  # of its messages, in bytes
+        self._over = False  # no more will be received
+        self._wanted = True  # whether the driver wants more
         self._close_sent = False
-        self._asked = False  # the client's close frame came and is not answered yet
+        self._asked = False  # the client's close frame is not answered yet
         self._linger: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
 
     def begin(self, events: WireEvents) -> None:
-        """Starts telling, of what came behind the request first; the handshake is over."""
+        """Starts to report to the driver, first what followed the request; the handshake is over."""
         self._events = events
         self.want(more=True)
         early, self.request_line.early = self.request_line.early, bytearray()
         self.data_received(bytes(early))
 
     def want(self, *, more: bool) -> None:
-        """Reads on, or not, as far as the driver is concerned."""
+        """Starts or stops reading, as the driver wants."""
         if more is not self._wanted:
             self._wanted = more
             self._regulate()
 
     def settled(self, protocol: ServerProtocol) -> None:
-        """The driver has done what the core wanted: reads on, or not."""
+        """The driver has carried out the core's commands: continue reading, or stop."""
         self.want(more=not protocol.full)
 
     @property
     def full(self) -> bool:
-        """Whether much is to be written, so that the application should wait for `writable`."""
+        """Whether much waits to be written, so that the application should wait for `writable`."""
         return self._stuck is not None or self._size > WRITE_LIMIT
 
     def put(self, data: str | bytes) -> None:
@@ -177,7 +176,7 @@ class ServerWire(ServerConnection, asyncio.BufferedProtocol):
         self._size += len(frame)
 
     def end(self, code: int, reason: str = "") -> None:
-        """Sends a close frame behind what is queued, or the answer to the client's. 1005: one that names no code."""
+        """Sends a close frame after what is queued, or the answer to the client's. 1005: a frame without a code."""
         if self.protocol.state is State.OPEN:
             self._close_sent = True
             self.protocol.send_close(None if code == CloseCode.NO_STATUS_RCVD else code, reason)
@@ -214,7 +213,7 @@ class ServerWire(ServerConnection, asyncio.BufferedProtocol):
     # ---- from the transport ------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not yet the server's part of it, which begins to wait for the handshake of a WebSocket.
+        # Not `ServerConnection`'s own method, which starts the timeout of a WebSocket handshake.
         super(ServerConnection, self).connection_made(transport)
         self._impatience = self.loop.call_later(self._limits.handshake_timeout, self.transport.abort)
         self._made(self)
@@ -304,12 +303,12 @@ class ServerWire(ServerConnection, asyncio.BufferedProtocol):
         self.want(more=len(self.request_line.early) <= EARLY)
 
     def _finish(self, events: WireEvents, farewell: bytes) -> None:
-        """The client's close frame came, or it broke the rules of WebSocket: this was the last read."""
+        """The client's close frame came, or it broke a rule of WebSocket: this was the last read."""
         self._over = True
         close = self.protocol.close_rcvd
         if self._assembler.problem or close is None:
             events.closed(None, self._assembler.problem)
-            self._part(farewell)  # the library's own word on a broken rule
+            self._part(farewell)  # the library's close frame for a broken rule
         elif self._close_sent:
             self._part(b"")
         else:
@@ -318,7 +317,7 @@ class ServerWire(ServerConnection, asyncio.BufferedProtocol):
             events.closed(int(close.code), close.reason)
 
     def _part(self, farewell: bytes) -> None:
-        """Both sides have said, or may say, no more than this."""
+        """Send the last bytes; neither side sends anything after them."""
         self._asked = False
         if not self._close_sent:
             self._close_sent = True
@@ -348,9 +347,9 @@ class ServerWire(ServerConnection, asyncio.BufferedProtocol):
 
 
 def _split_farewell(writes: list[bytes]) -> bytes:
-    """Takes the library's close frame, if it sent one, and its mark for the end of our side off the end of `writes`.
+    """Takes the library's close frame, if it sent one, and its end marker off the end of `writes`.
 
-    Gives the frame with its code alone, as a real server sends it.
+    Returns the frame with its code alone, as a real server sends it.
     """
     if writes and not writes[-1]:
         writes.pop()

@@ -1,15 +1,15 @@
 """The test kit: for tests of what an application does with Phoenix Channels. It needs no pytest.
 
-- `deliver` runs the handlers that a message would reach, and returns what each of them did.
+- `deliver` runs the handlers that a message reaches, and returns their results.
 - `Peer` plays the server in memory, on a clock that the test moves: against a bare `ClientProtocol`, and against the
   clients on asyncio and threads (`connect(url, transport=peer)`). The wsproto client is a machine of bytes that a test
-  can feed by itself (`phx_transports.wsproto.machine`); it takes no peer.
-- `background` calls what blocks, such as `client.run`, on a thread of its own.
-- `serve` is a real server on a free port, with faults to order.
-- `Recording` plays what a server did in a session that `phx listen --record` has written down.
+  can feed directly (`phx_transports.wsproto.machine`); it takes no peer.
+- `background` makes a blocking call, such as `client.run`, on a thread of its own.
+- `serve` is a real server on a free port, with faults set by the test.
+- `Recording` plays the server's part of a session that `phx listen --record` has written.
 - `phx_transports.testing.strategies` makes topics, payloads, messages and conversations for hypothesis.
 
-The pytest plugin, which is loaded by itself, gives the fixtures `phx_peer`, `phx_clock` and `phx_server`.
+The pytest plugin, which is loaded automatically, has the fixtures `phx_peer`, `phx_clock` and `phx_server`.
 """
 
 from importlib import import_module
@@ -57,8 +57,8 @@ __all__ = [
     "serve",
 ]
 
-# The plugin is imported in every run of pytest on the machine, and brings this package with it: names are imported when
-# they are first used, so that a run without them pays nothing, and measures the coverage of what it imports itself.
+# Every run of pytest on the machine imports the plugin, and this package with it. Names are imported on first use, so
+# that a run without them costs nothing, and coverage is measured for what the run itself imports.
 _MODULES: Final = "errors calls clock transcript channel delivery expectations peer driver recording faults serving"
 
 

@@ -1,4 +1,4 @@
-"""A call that blocks, on a thread of its own: so that the test can play the server meanwhile."""
+"""A blocking call on a thread of its own, so that the test can play the server at the same time."""
 
 import threading
 from collections.abc import Callable
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 def background(function: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> Future[T]:
-    """Call a function that blocks, e.g. `client.run`, on a thread of its own; ends with what that returns or raises.
+    """Make a blocking call, e.g. `client.run`, on a thread of its own; the future ends with its result or error.
 
-    Unlike a thread of a pool, this one does not keep the process from ending: a call that never ends fails its test,
-    where the test waits for it (`result(5)` raises `TimeoutError`), and not the whole run.
+    Unlike a pool's thread, it does not keep the process from exiting: a call that never ends fails its own test, where
+    that waits for it (`result(5)` raises `TimeoutError`), and does not block the whole run.
 
     >>> background(sum, [1, 2]).result(5)
     3

@@ -1,12 +1,12 @@
-"""A stand-in for the channel, for handlers that take one: it keeps what they sent and gives the replies it was told to.
+"""A fake channel for handlers that take one: it records what they send, and gives the replies set by the test.
 
     channel = FakeChannel("room:lobby").reply("save", {"id": 1})
     deliver(router, "room:lobby", "shout", {"body": "hi"}, channel=channel).check()
     assert channel.pushes == [Sent("save", {"body": "hi"})]
 
-One stand-in serves both kinds of handlers: coroutine functions get `channel.awaited`, on which `push` is awaited as on
-asyncio, plain functions get `channel.blocking`, on which it returns, as with threads. A test that calls a handler by
-itself passes one of the two. Payloads go through the real serializer, so what could not be sent is refused here too.
+One fake serves both kinds of handlers: coroutine functions get `channel.awaited`, whose `push` is awaited as on
+asyncio; plain functions get `channel.blocking`, whose `push` blocks, as with threads. A test that calls a handler
+itself passes one of the two. Payloads go through the real serializer, so one that cannot be sent is refused here too.
 """
 
 from collections import deque
@@ -26,25 +26,25 @@ from phx_proto.states import ChannelState
 from ..client.calls import decoded_reply
 from .errors import NotScripted
 
-__tracebackhide__ = True  # for pytest: a test that fails shows its own lines
+__tracebackhide__ = True  # for pytest: a failing test shows its own lines
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What a handler sent; the payload as the server reads it: a struct is an object, a tuple an array."""
+    """An event that a handler sent; the payload as the server reads it: a struct is an object, a tuple an array."""
 
     event: str
     payload: Any = field(default_factory=dict[str, Any])
 
 
 class FakeChannel:
-    """A joined channel on which nothing is sent anywhere.
+    """A joined channel without a connection.
 
     Attributes:
         topic: Its topic.
-        pushes: What was pushed, in order.
-        casts: What was cast, in order.
-        left: Whether it was left; nothing can be sent then.
+        pushes: Pushed events, in order.
+        casts: Cast events, in order.
+        left: Whether it was left; then nothing can be sent.
     """
 
     def __init__(self, topic: str) -> None:
@@ -60,35 +60,35 @@ class FakeChannel:
     # ---- what the test says ------------------------------------------------------------------------------------------
 
     def reply(self, event: str, response: Any = None) -> Self:
-        """The next push of the event is answered with ok; call it again for the one after. The last one stays."""
+        """Answer the next push of the event with ok; call it again for the push after that. The last answer stays."""
         return self._add(event, Reply("ok", {} if response is None else response))
 
     def refuse(self, event: str, response: Any = None) -> Self:
-        """The next push of the event is answered with status `"error"`: `PushRejected`, unless `check=False`."""
+        """Answer the next push of the event with status `"error"`: `PushRejected`, unless `check=False`."""
         return self._add(event, Reply("error", {} if response is None else response))
 
     def fail(self, event: str, error: PhxError) -> Self:
-        """The next push of the event raises, e.g. `PushTimeout(topic, event, 10.0)`."""
+        """Let the next push of the event raise, e.g. `PushTimeout(topic, event, 10.0)`."""
         return self._add(event, error)
 
     # ---- what the handler gets ---------------------------------------------------------------------------------------
 
     @property
     def awaited(self) -> "AwaitedChannel":
-        """The channel as a coroutine function gets it."""
+        """The channel for a coroutine function."""
         return AwaitedChannel(self)
 
     @property
     def blocking(self) -> "BlockingChannel":
-        """The channel as a plain function gets it."""
+        """The channel for a plain function."""
         return BlockingChannel(self)
 
     def face(self, kind: HandlerKind) -> "AwaitedChannel | BlockingChannel":
-        """The one of the two that a handler of this kind gets."""
+        """The one of the two for a handler of this kind."""
         return self.awaited if kind is HandlerKind.ASYNC else self.blocking
 
     def answer(self, event: str, payload: Any, *, response: Any, check: bool) -> Reply:
-        """What becomes of a push; for the two."""
+        """The result of a push, for both."""
         self.pushes.append(self._sent(event, payload))
         script = self._script.get(event)
         if not script:
@@ -123,7 +123,7 @@ class FakeChannel:
 
 
 class _Face:
-    """What a handler sees of the channel, whichever way it waits."""
+    """The channel as a handler uses it; a subclass adds how calls wait."""
 
     __slots__ = ("_fake",)
 

@@ -1,7 +1,7 @@
 """A clock that moves only when the test moves it.
 
-Everything that waits for a time waits in one queue. `advance` goes from one due time to the next and lets what was set
-off finish before it goes on, so that a heartbeat at 30 s is answered before the next one at 60 s.
+All timers are in one queue. `advance` goes from one due time to the next, and lets everything caused by it finish
+first: so a heartbeat at 30 s is answered before the next one at 60 s.
 """
 
 import asyncio
@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Final
 
-_MOST: Final = 100_000  # timers in one `advance`, or turns of a loop, beyond which they go on without end
-_QUIET: Final = 16  # turns in which nothing happened, after which nothing will: no chain of callbacks here is longer
+_MOST: Final = 100_000  # timers in one `advance`, or iterations of a loop; more never end
+_QUIET: Final = 16  # iterations without a change, after which there will be none: no chain of callbacks here is longer
 
 
 def forward(seconds: float) -> float:
-    """The seconds, if time can pass by them: `ValueError` for negative ones."""
+    """The seconds; raises `ValueError` if they are negative."""
     if seconds < 0:
         raise ValueError(f"time does not go back: {seconds!r} s")
     return seconds
 
 
 class Timer:
-    """Something to be called at a time; may be cancelled."""
+    """A scheduled call; may be cancelled."""
 
     __slots__ = ("_at", "callback")
 
@@ -35,7 +35,7 @@ class Timer:
         return self._at
 
     def cancel(self) -> None:
-        """It will not be called. One that was called already is left alone."""
+        """Do not call it; does nothing if it was called already."""
         self.callback = None
 
 
@@ -64,20 +64,20 @@ class Clock:
         return self._now
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
-        """Have something called at that time, on the thread that advances the clock; not in this call."""
+        """Call something at that time, on the thread that advances the clock; never within this call."""
         timer = Timer(when, callback)
         with self._lock:
             heapq.heappush(self._timers, (when, next(self._numbers), timer))
         return timer
 
     def between(self, callback: Callable[[], object]) -> None:
-        """Have something called between one due time and the next: what lets things come to rest."""
+        """Call something between one due time and the next: it lets everything settle."""
         self._between.append(callback)
 
     def advance(self, seconds: float) -> None:
         """Let time pass: call what is due, in order, each at its time.
 
-        Code of the application that runs on an event loop gets no turn within; see `elapse`.
+        Application code on an event loop does not run in between; see `elapse`.
 
         Raises:
             ValueError: The seconds are negative.
@@ -86,7 +86,7 @@ class Clock:
             pass
 
     async def elapse(self, seconds: float) -> None:
-        """Let time pass, and give the event loop turns between one due time and the next.
+        """Let time pass, and let the event loop run between one due time and the next.
 
         Raises:
             ValueError: The seconds are negative.
@@ -95,7 +95,7 @@ class Clock:
             await settle_loop(lambda: len(self._timers))
 
     def _steps(self, seconds: float) -> Iterator[None]:
-        """From one due time to the next and at last to the end, with a rest before, between and after."""
+        """Go from one due time to the next and at last to the end, settling before, between and after."""
         end, going_on = self._now + forward(seconds), True
         for _ in range(_MOST):
             for callback in self._between:
@@ -112,7 +112,7 @@ class Clock:
             while self._timers and self._timers[0][2].callback is None:
                 heapq.heappop(self._timers)
             if not self._timers or self._timers[0][0] > end:
-                self._now = max(self._now, end)  # what was called within may have advanced it further
+                self._now = max(self._now, end)  # a callback may have advanced it further
                 return False
             when, _, timer = heapq.heappop(self._timers)
             self._now = max(self._now, when)
@@ -123,10 +123,10 @@ class Clock:
 
 
 async def settle_loop(signs: Callable[[], object]) -> None:
-    """Let everything on the event loop go as far as it can, without any time passing: until no sign of it changes.
+    """Let everything on the event loop run as far as possible without time passing: until nothing changes.
 
     Raises:
-        RuntimeError: It never comes to rest.
+        RuntimeError: It never settles.
     """
     seen, still = signs(), 0
     for _ in range(_MOST):

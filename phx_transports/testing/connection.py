@@ -1,4 +1,4 @@
-"""A client as the peer sees it, and the server's end of one connection in memory."""
+"""A client for the peer, and the server's end of one connection in memory."""
 
 import re
 from abc import ABC, abstractmethod
@@ -24,9 +24,9 @@ D = TypeVar("D", bound="Driver | TransportDriver")
 
 
 class PeerClient(ABC, Generic[D]):
-    """The connections of one client: the network of its driver, and a client to the peer.
+    """The connections of one client: for its driver the network, for the peer a client.
 
-    `perform` does what the core wants done; it is called from within a step.
+    `perform` carries out a command of the core; it is called within a step.
     """
 
     def __init__(self, driver: D, clock: Clock, perform: "Callable[[Command, PeerClient[Any]], None]") -> None:
@@ -34,19 +34,19 @@ class PeerClient(ABC, Generic[D]):
         self.driver = driver
         self._clock = clock
         self._perform = perform
-        self._over = False  # the client has ended: what it has not handled it never will
+        self._over = False  # the client has ended: it handles no further messages
 
     def perform(self, command: Command) -> None:
         self._perform(command, self)
 
     @property
     def backlog(self) -> int:
-        """How many messages the client has received, has not handled yet, and still may."""
+        """Messages that the client has received and will still handle."""
         return 0 if self._over else self.driver.proto.stats.backlog
 
     @property
     def at_work(self) -> list[tuple[str, str]]:
-        """Topic and name of each handler that has not handled all of its messages."""
+        """Topic and name of each handler that has messages to handle."""
         channels = tuple(self.driver.proto.channels.values())
         return sorted(
             (channel.topic, handler.name) for channel in channels for handler in channel.inbox.busy_handlers()
@@ -57,22 +57,22 @@ class PeerClient(ABC, Generic[D]):
         return self.driver.session.awaits(ref)
 
     def rest(self, timeout: float) -> bool:
-        """Wait so many real seconds, if waiting helps, until all is handled; returns whether that is so."""
+        """Wait up to so many real seconds, if waiting helps, until all is handled; returns whether it is."""
         return not self.backlog
 
     @abstractmethod
     def resolve(self, command: Resolve) -> None:
-        """Call what gives params or a token, when the step is over, and tell the core."""
+        """Call the provider of params or token after the step, and pass the result to the core."""
 
     def soon(self, call: Callable[[], None]) -> None:
-        """Have something called when the step is over; not needed where the caller of the core settles."""
+        """Call something after the step; not needed if the caller of the core settles."""
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
-        """Have something called when so many real seconds have passed, if the client has not ended and may wait."""
+        """Call something after so many real seconds, if the client has not ended and may wait."""
 
 
 class State(Enum):
-    """Where a connection stands, from the server's side."""
+    """A connection's state on the server's side."""
 
     ASKED = "asked"  #: the client waits for the answer to its handshake
     OPEN = "open"
@@ -80,15 +80,15 @@ class State(Enum):
 
 
 class Connection:
-    """One attempt to connect, and the connection that became of it.
+    """One attempt to connect, and the connection made by it.
 
     Attributes:
         url: Without its query.
         params: The query, without the version.
-        headers: What was sent besides the handshake's own.
-        joined: The join_ref of every topic that is joined.
-        close_code: Of the client's close frame; `None` where it sent none: the connection is open, cut, or was dropped.
-        under_way: What the client will be told, in order.
+        headers: The headers sent besides the handshake's own.
+        joined: The join_ref of every joined topic.
+        close_code: Of the client's close frame; `None` if it sent none: the connection is open, cut or dropped.
+        under_way: What is still to be delivered to the client, in order.
     """
 
     def __init__(self, client: PeerClient[Any], command: OpenTransport, serializer: ServerSerializer | None) -> None:
@@ -114,15 +114,15 @@ class Connection:
         return f"{self.url} (vsn {self.serializer.vsn}){f' with {shown}' if shown else ''}"
 
     def over(self) -> None:
-        """It has ended; what was under way is told all the same, as it was sent before."""
+        """It has ended; what is under way is still delivered, because it was sent before."""
         self.state = State.OVER
         self.joined.clear()
 
 
 def server_frame(serializer: ServerSerializer, join_ref: Any, topic: str, event: str, payload: Any) -> str | bytes:
-    """A push, or with a null join_ref a broadcast, of any JSON value, or bytes.
+    """A frame of a push, or with a null join_ref of a broadcast, with any JSON value or bytes.
 
-    Phoenix pushes objects and bytes alone, and so do its serializers here; a client meets other servers, too.
+    Phoenix pushes only objects and bytes, and so do its serializers here; but a client may use other servers.
     """
     client = _CLIENTS.get(type(serializer))
     if client is not None and not isinstance(payload, dict | bytes | bytearray | memoryview):

@@ -1,12 +1,12 @@
-"""Run the handlers that a message would reach, and see what each of them did: no connection, no loop, no waiting.
+"""Run the handlers that a message reaches, and get their results: no connection, no event loop, no waiting.
 
     outcomes = deliver(router, "sim:1", "balance", {"amount": 7})
     assert outcomes.check() == ["saved"]
 
-The message goes the way of the wire: the payload is encoded as a server would encode it (what cannot be sent is refused
-with the core's own error), decoded again, and each handler gets it in the type that it declared, or is not called at
-all where it does not fit. Handlers run one after another, in the order of their registration, in the caller's thread.
-One that raises does not keep the next from running, as in production.
+The message takes the real path: the payload is encoded as by a server (one that cannot be sent raises the core's own
+error) and decoded again. Each handler gets it in its declared type, or is not called if it does not fit. Handlers run
+one after another, in the order of registration, on the caller's thread. As in production, an error of one does not
+keep the next from running.
 """
 
 import asyncio
@@ -26,18 +26,18 @@ from .channel import FakeChannel
 from .connection import server_frame
 from .errors import NothingHandled
 
-__tracebackhide__ = True  # for pytest: a test that fails shows its own lines
+__tracebackhide__ = True  # for pytest: a failing test shows its own lines
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one handler did with a message.
+    """The result of one handler.
 
     Attributes:
         handler: Its registration; `handler.name` is the function's name with its module.
-        result: What it returned; `None` where it raised.
-        error: What it raised, `PayloadMismatch` where the payload did not fit its type and it was not called; `None`
-            where all went well.
+        result: What it returned; `None` if it raised.
+        error: What it raised, or `PayloadMismatch` if the payload did not fit and it was not called; `None` if there
+            was no error.
     """
 
     handler: Handler
@@ -55,25 +55,25 @@ class Outcome:
 
 
 class Outcomes(tuple[Outcome, ...]):
-    """What every handler did that a message reached, in the order of their registration."""
+    """The results of all handlers that the message reached, in the order of registration."""
 
     __slots__ = ()
 
     @property
     def errors(self) -> list[BaseException]:
-        """What was raised, in order."""
+        """The errors, in order."""
         return [outcome.error for outcome in self if outcome.error is not None]
 
     def check(self) -> list[Any]:
-        """Have it that at least one handler got the message and all went well.
+        """Check that at least one handler got the message and that none failed.
 
         Returns:
-            What each handler returned.
+            The handlers' return values.
 
         Raises:
             NothingHandled: No handler got it.
-            BaseException: What a handler raised, as it was raised; several together as an exception group, each with a
-                note of its handler's name.
+            BaseException: A handler's error; several are raised as an exception group, each with a note of its
+                handler's name.
         """
         if not self:
             raise NothingHandled("no handler is registered for this event of this topic")
@@ -93,22 +93,22 @@ class Outcomes(tuple[Outcome, ...]):
 def deliver(
     router: Router, topic: str, event: str, payload: Any = None, *, channel: FakeChannel | None = None
 ) -> Outcomes:
-    """Run the handlers that the message reaches, coroutine functions too; the caller needs no event loop.
+    """Run the handlers that the message reaches, including coroutine functions; the caller needs no event loop.
 
     Args:
-        router: Where the handlers are registered.
+        router: The router with the handlers.
         topic: The message's topic.
         event: The message's event.
-        payload: What the server sends: any JSON value, or bytes; `None` stands for `{}`. A `msgspec.Raw` goes through
-            as it is, to be as unsound as the test wants it.
-        channel: For handlers that take one; without it they get one on which no push has a reply.
+        payload: The server's payload: any JSON value, or bytes; `None` stands for `{}`. A `msgspec.Raw` is sent
+            unchanged, even if it is invalid.
+        channel: For handlers that take one; by default a fake whose pushes have no reply.
 
     Returns:
-        What each handler did.
+        The handlers' results.
 
     Raises:
         LocalError: The payload cannot be sent, e.g. `InvalidPayload` for NaN.
-        ValueError: The event is the protocol's own, and reaches no handler.
+        ValueError: The event is one of the protocol's own, which no handler gets.
         RuntimeError: An event loop is running here: `await deliver_async(…)` instead.
 
     >>> router = Router()
@@ -122,7 +122,7 @@ def deliver(
     """
     if _loop_is_running():
         raise RuntimeError("an event loop is running here: use `await deliver_async(…)`")
-    with closing(asyncio.Runner()) as runner:  # it makes a loop when there is something to run
+    with closing(asyncio.Runner()) as runner:  # makes a loop only if needed
 
         def finish(call: _Call) -> Any:
             return runner.run(call()) if call.handler.kind is HandlerKind.ASYNC else call()
@@ -135,8 +135,8 @@ def deliver(
 async def deliver_async(
     router: Router, topic: str, event: str, payload: Any = None, *, channel: FakeChannel | None = None
 ) -> Outcomes:
-    """Do what `deliver` does, for a caller on an event loop: coroutine functions run on it, plain ones in a thread."""
-    from ..asyncio.workers import is_stopped  # here, for `deliver` needs no asyncio client
+    """Like `deliver`, for a caller on an event loop: coroutine functions run on it, plain ones in a thread."""
+    from ..asyncio.workers import is_stopped  # here, because `deliver` needs no asyncio client
 
     outcomes: list[Outcome] = []
     for call in _calls(router, topic, event, payload, channel):
@@ -154,7 +154,7 @@ async def deliver_async(
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A handler, and what it gets."""
+    """A handler and its arguments."""
 
     handler: Handler
     message: Message[Any]
@@ -169,7 +169,7 @@ class _Call:
 
 
 def _calls(router: Router, topic: str, event: str, payload: Any, channel: FakeChannel | None) -> list[_Call]:
-    """For each handler that the message reaches, which is read as the client reads it off the wire."""
+    """The handlers that the message reaches; it is decoded as by a client."""
     if event in RESERVED_EVENTS:
         raise ValueError(f"{event!r} is the protocol's own and reaches no handler; a `Peer` plays what a server does")
     message = V2().decode(server_frame(V2Server(), None, topic, event, {} if payload is None else payload))

@@ -1,10 +1,10 @@
-"""A bare `ClientProtocol`, driven: the smallest adapter there is, for tests of what a client does.
+"""Drives a bare `ClientProtocol`: the smallest adapter, for tests of what a client does.
 
-Calls return a `concurrent.futures.Future` that ends as the same call ends in the real adapters: `result(0)` gives what
-they return or raises what they raise, and while the server has not answered, `done()` is false. Nothing runs in the
-background: what happens, happens within the test's own calls.
+Calls return a `concurrent.futures.Future` that ends like the same call of the real adapters: `result(0)` returns or
+raises the same; until the server has answered, `done()` is false. Nothing runs in the background, only within the
+test's own calls.
 
-Messages are not handled but kept (`messages`), whoever they are for; handlers are tested with `deliver`.
+Messages are not handled but kept (`messages`), whatever handlers there are; test handlers with `deliver`.
 """
 
 import asyncio
@@ -40,9 +40,9 @@ class PeerDriver:
     """A client without an adapter. Made by `Peer.driver`.
 
     Attributes:
-        proto: The core; what is called on it directly is seen after `pump`.
-        events: Everything that happened to the client and its channels, in order.
-        messages: Every message of a joined channel, in order.
+        proto: The core; after a direct call to it, call `pump`.
+        events: All events of the client and its channels, in order.
+        messages: All messages of joined channels, in order.
     """
 
     def __init__(self, proto: ClientProtocol, network: Network) -> None:
@@ -57,16 +57,16 @@ class PeerDriver:
 
     @property
     def state(self) -> SocketState:
-        """Where the connection stands."""
+        """The connection's current state."""
         return self.proto.state
 
     def connect(self, *, timeout: float = inf) -> Self:
-        """Begin to connect; a peer that is not told otherwise has accepted when this returns. See `connected`."""
+        """Begin to connect; by default the peer has accepted when this returns. See `connected`."""
         self._driver.start(timeout)
         return self
 
     def connected(self) -> "Future[None]":
-        """Ends when the connection is open, or with what ended the client."""
+        """Ends when the connection is open, or with the client's error."""
         return _waiter(self._driver.session.wait_connected)
 
     def closed(self) -> "Future[None]":
@@ -74,7 +74,7 @@ class PeerDriver:
         return _waiter(self._driver.session.wait_closed)
 
     def channel(self, topic: str, params: Any = None) -> Channel:
-        """The live channel of the topic; a new one, with these params, where there is none."""
+        """The live channel of the topic; if there is none, a new one with these params."""
         channel = self._channels.get(topic)
         if channel is None or channel.state in (ChannelState.LEAVING, ChannelState.CLOSED):
             channel = self._channels[topic] = self.proto.channel(topic, params)
@@ -82,24 +82,24 @@ class PeerDriver:
         return channel
 
     def join(self, topic: str, params: Any = None, *, timeout: float | None = None) -> "Future[Any]":
-        """Join; ends in what the server answered."""
+        """Join; ends with the server's answer."""
         return self._ask(calls.join(self.channel(topic, params), timeout=timeout))
 
     def leave(self, topic: str, *, timeout: float = 10.0) -> "Future[None]":
-        """Leave; ends when the server knows."""
-        channel = self._channels.get(topic) or self.channel(topic)  # one that is being left is left once
+        """Leave; ends with the server's answer."""
+        channel = self._channels.get(topic) or self.channel(topic)  # a channel that is being left is not left again
         return self._ask(calls.leave(channel, timeout=timeout))
 
     def push(self, topic: str, event: str, payload: Any = None, *, timeout: float = 10.0) -> "Future[Reply]":
-        """Send an event; ends in the reply, whatever its status."""
+        """Send an event; ends with the reply, whatever its status."""
         return self._ask(calls.push(self.channel(topic), event, {} if payload is None else payload, timeout=timeout))
 
     def cast(self, topic: str, event: str, payload: Any = None) -> None:
-        """Send an event, and want no reply."""
+        """Send an event without a reply."""
         self.tell(calls.cast(self.channel(topic), event, {} if payload is None else payload))
 
     def ping(self, *, timeout: float = 10.0) -> "Future[float]":
-        """Send a heartbeat; ends in the seconds that the answer took."""
+        """Send a heartbeat; ends with the seconds until the answer."""
         return self._ask(calls.ping(self.proto, timeout=timeout))
 
     def reconnect(self) -> None:
@@ -120,11 +120,11 @@ class PeerDriver:
         self._driver.fail(error)
 
     def tell(self, call: Callable[[float], T]) -> T:
-        """Give the core an input, and have everything happen that follows from it."""
+        """Pass an input to the core, and let everything happen that follows from it."""
         return self._driver.step(call)
 
     def pump(self) -> None:
-        """Do what the core wants done."""
+        """Carry out the core's commands."""
         self._driver.step(lambda now: None)
 
     def _ask(self, call: Call[Any]) -> "Future[Any]":
@@ -144,7 +144,7 @@ class _SteppedDriver(Driver):
         super().__init__(face.proto, ClientSettings())
         self._face = face
         self._settle = network.settle
-        self._later: deque[Callable[[], object]] = deque()  # what is to be done after the step
+        self._later: deque[Callable[[], object]] = deque()  # calls to make after the step
         client = _SteppedClient(self, network.clock, network.perform)
         self.attach(now=client.now, perform=client.perform, workers=self, alarm=Alarm(network.clock.call_at, self.due))
 
@@ -167,7 +167,7 @@ class _SteppedDriver(Driver):
             self.handled([item])
 
     def add(self, queues: Sequence[DeliveryQueue]) -> None:
-        """Handle what waits for handlers; of a channel's messages its tap has told."""
+        """Mark messages for handlers as handled; a channel's tap has already recorded its messages."""
         for queue in queues:
             while deliveries := queue.take():
                 if queue.channel is self.proto.unjoined:
@@ -177,13 +177,13 @@ class _SteppedDriver(Driver):
     execute = add
 
     def halt(self) -> None:
-        """There is no handler to be begun."""
+        """There are no handlers to stop."""
 
     def handled(self, deliveries: Sequence[Delivery]) -> None:
         self.later(partial(super().step, lambda now: self.proto.handled(deliveries, now)))
 
     def on_closed(self) -> None:
-        """Nothing is left to be ended."""
+        """There is nothing to end."""
 
 
 class _SteppedClient(PeerClient[_SteppedDriver]):

@@ -1,18 +1,18 @@
-"""How the kit fails a test: always as an `AssertionError`, and with what is needed to understand it."""
+"""How the kit fails a test: always by an `AssertionError`, with the information to understand it."""
 
 
 class TestKitError(AssertionError):
-    """The root of what the kit raises when a test does not hold."""
+    """The base class of the kit's errors."""
 
     __test__ = False  # for pytest, which would collect it by its name
 
 
 class UnexpectedConversation(TestKitError):
-    """What came was not expected, or what was expected did not come. The text gives the conversation so far."""
+    """Something unexpected came, or something expected did not. The text shows the conversation so far."""
 
 
 class CannotPlay(TestKitError):
-    """The test asks the peer for what a server could not do at this point, e.g. push to a topic that is not joined."""
+    """The test asks the peer for something that a server cannot do now, e.g. push to a topic that is not joined."""
 
 
 class NothingHandled(TestKitError):
@@ -20,4 +20,4 @@ class NothingHandled(TestKitError):
 
 
 class NotScripted(TestKitError):
-    """A handler pushed on a channel stand-in what the test gave no reply for."""
+    """A handler pushed an event on a fake channel for which the test set no reply."""

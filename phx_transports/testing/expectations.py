@@ -1,4 +1,4 @@
-"""What the client is to send, and what the server does then: declared before it comes, or taken from what has come."""
+"""What the client must send, and the server's reaction: declared before it comes, or matched with what has come."""
 
 import asyncio
 from concurrent.futures import Future
@@ -16,7 +16,7 @@ from .errors import CannotPlay, UnexpectedConversation
 from .network import Network
 from .transcript import NOTHING, Side, described
 
-__tracebackhide__ = True  # for pytest: a test that fails shows its own lines
+__tracebackhide__ = True  # for pytest: a failing test shows its own lines
 
 
 class _Anything:
@@ -32,13 +32,13 @@ class _Anything:
         return "ANYTHING"
 
 
-#: Stands for any payload, or for any value within one: `{"id": ANYTHING, "body": "hi"}`.
+#: Equals any payload, or any value within one: `{"id": ANYTHING, "body": "hi"}`.
 ANYTHING: Final[Any] = _Anything()
 
 
 @dataclass(slots=True, eq=False)
 class Asked:
-    """A message of the client that could be expected, and whether an expectation has taken it."""
+    """A client's message for an expectation, and whether one has taken it."""
 
     connection: Connection
     request: Request
@@ -50,7 +50,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the server does with a message: it replies, or with status `None` does not; then `advance` seconds pass."""
+    """The server's reaction to a message: a reply, or none if status is `None`; then `advance` seconds pass."""
 
     status: str | None
     response: Any = None
@@ -58,10 +58,10 @@ class Answer:
 
 
 class Expectation:
-    """One message that the client is to send. Made by the `expect_…` methods of a `Peer`.
+    """One message that the client must send. Made by the `expect_…` methods of a `Peer`.
 
-    What the server does with it may be said at once, before it comes (`peer.expect_join(…).reply(…)`), or later, when
-    it has come. Until it is said, the client waits; a push that wants no reply is content with that.
+    The server's reaction may be set at once, before the message comes (`peer.expect_join(…).reply(…)`), or later. Until
+    then the client waits; a push that wants no reply needs no reaction.
     """
 
     def __init__(self, network: Network, topic: str, event: str, payload: Any, *, standing: bool = False) -> None:
@@ -102,8 +102,8 @@ class Expectation:
         """Never answer.
 
         Args:
-            advance: Seconds by which the clock moves as soon as the message has come: how a client that blocks the
-                test's own thread gives up waiting.
+            advance: Seconds by which the clock moves as soon as the message has come: so a client that blocks the
+                test's own thread times out.
 
         Raises:
             CannotPlay: It is answered already.
@@ -120,7 +120,7 @@ class Expectation:
 
     @property
     def payload(self) -> Any:
-        """What the client sent; the params of a join.
+        """The client's payload; the params of a join.
 
         Raises:
             UnexpectedConversation: It has not come.
@@ -130,7 +130,7 @@ class Expectation:
     def wait(self, timeout: float = 10.0) -> Self:
         """Wait until it has come; for a test whose client is blocked in another thread.
 
-        What came before it was expected, and was answered then, is over: this waits for the next.
+        A message that came before it was expected, and was answered then, does not count: this waits for the next.
 
         Args:
             timeout: Real seconds, after which the test fails.
@@ -157,11 +157,11 @@ class Expectation:
 
     @property
     def missing(self) -> bool:
-        """Whether it should have come and has not."""
+        """Whether it must come and has not."""
         return self._asked is None and not self._standing
 
     def wants(self, asked: Asked) -> bool:
-        """Whether that is the message it is about."""
+        """Whether it expects this message."""
         request = asked.request
         return (
             (self._asked is None or self._standing)
@@ -174,7 +174,7 @@ class Expectation:
         )
 
     def take(self, asked: Asked) -> None:
-        """That is the message; under the peer's lock."""
+        """Match this message; under the peer's lock."""
         asked.expected = True
         self._asked = asked
         if not self._arrival.done():
@@ -184,7 +184,7 @@ class Expectation:
     # ---- private -----------------------------------------------------------------------------------------------------
 
     def _decide(self, answer: Answer) -> Self:
-        if answer.status is not None:  # what cannot be sent is refused here and now
+        if answer.status is not None:  # an invalid response is refused now
             V2Server().reply(None, None, self._topic, answer.status, answer.response)
         with self._network.acting():
             if self._answer is not None and (self._event != PHX_LEAVE or self.came):

@@ -1,7 +1,7 @@
-"""Faults to order, at the server's end of a real connection: between the network and the application's sockets.
+"""Faults set by a test, at the server's end of a real connection: between the network and the application's sockets.
 
-What clients send passes through here before the server sees it. Everything runs on the server's loop; `Faults` is what
-a test turns the knobs of, from any thread.
+What clients send passes through here before the server gets it. It all runs on the server's loop; a test sets `Faults`
+from any thread.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from .wiretap import Wiretap
 
 
 class Faults:
-    """What goes wrong; nothing does until it is asked for. May be changed at any time, also from another thread.
+    """The faults; none by default. May be changed at any time, also from another thread.
 
     Attributes:
-        delay: Seconds by which everything that clients send is late.
-        heartbeats: Whether heartbeats reach the server; if not, none is answered.
+        delay: Seconds by which everything from clients is delayed.
+        heartbeats: Whether heartbeats reach the server; if not, they get no answer.
     """
 
     def __init__(self) -> None:
@@ -34,11 +34,11 @@ class Faults:
         self._refusals: deque[bytes] = deque()
 
     def swallow_heartbeats(self) -> None:
-        """Let no heartbeat through, as a server does that hangs."""
+        """Drop all heartbeats, like a server that hangs."""
         self.heartbeats = False
 
     def cut_after(self, frames: int) -> None:
-        """Let so many more frames through, of all clients together, and end the connection of the last one; once.
+        """Let so many more frames through, of all clients together, then end the connection of the last one; once.
 
         Raises:
             ValueError: It is less than one.
@@ -56,11 +56,11 @@ class Faults:
     # ---- for the wires -----------------------------------------------------------------------------------------------
 
     def next_refusal(self) -> bytes | None:
-        """What the next handshake is answered with; `None` to go on with it."""
+        """The answer to the next handshake; `None` to accept it."""
         return self._refusals.popleft() if self._refusals else None
 
     def passing(self, messages: list[Received]) -> tuple[list[Received], bool]:
-        """What of one read gets through, and whether the connection is cut behind it."""
+        """The messages of one read that get through, and whether the connection is cut after them."""
         passed = [message for message in messages if self.heartbeats or not _is_heartbeat(message)]
         left = self._frames_left
         if left is None:
@@ -73,14 +73,14 @@ class Faults:
 
 
 class FaultyWire(ServerWire):
-    """A connection with faults. What comes from the client passes through here before the driver gets it."""
+    """A connection with faults: input passes through here before the driver gets it."""
 
     def __init__(self, *args: Any, faults: Faults, tap: Wiretap, **options: Any) -> None:
         super().__init__(*args, **options)
         self._faults = faults
         self._tap = tap
-        self._number = 0  # by which the tap knows it, once it is open
-        self._driver: WireEvents | None = None  # once the handshake is over
+        self._number = 0  # the wiretap's number for it, once it is open
+        self._driver: WireEvents | None = None  # set when the handshake is over
         self._late: deque[asyncio.TimerHandle] = deque()
         self._refused = False
 
@@ -124,7 +124,7 @@ class FaultyWire(ServerWire):
             return
         due = self.loop.time() + self._faults.delay
         if self._late:
-            due = max(due, self._late[-1].when())  # never before what came before it
+            due = max(due, self._late[-1].when())  # never before earlier messages
         self._late.append(self.loop.call_at(due, self._pass_next, passed, cut))
 
     def closed(self, code: int | None, reason: str, /) -> None:

@@ -1,11 +1,11 @@
-"""The network in memory, with the server's end of every connection: what the peer's script is played on.
+"""The network in memory, with the server's end of every connection, on which the peer plays the test's script.
 
-A client's commands come in through `perform`, from within its pump. What the server does goes under way, and arrives
-when the client has finished what it is doing (`settle`): one thing at a time, in order, told by one thread. So there is
-no re-entrance, and the same test has the same conversation every time.
+A client's commands come in through `perform`, within its pump. What the server sends is under way first, and is
+delivered when the client has finished its work (`settle`): one thing at a time, in order, by one thread. So calls are
+never re-entrant, and the same test always has the same conversation.
 
-Locks, where clients run on threads: `lock` is held for a moment and never while a client is told something; whoever
-tells holds the turn, and takes the client's own lock after it.
+Locks, for clients on threads: `lock` is held briefly, and never during a call into a client. One thread at a time
+delivers (`_teller`); it takes the client's own lock after that.
 """
 
 import threading
@@ -26,17 +26,17 @@ from .connection import Connection, PeerClient, State, server_frame
 from .errors import CannotPlay, UnexpectedConversation
 from .transcript import NOTHING, Entry, Side, Transcript, described, doing, named
 
-__tracebackhide__ = True  # for pytest: a test that fails shows its own lines
+__tracebackhide__ = True  # for pytest: a failing test shows its own lines
 
 _NOBODY_MOVES_IT: Final = "The client tries again when the clock has moved, and nobody moves it."
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectOutcome:
-    """What becomes of an attempt to connect.
+    """The result of an attempt to connect.
 
-    `expected` names it where it did not come, `words` in the transcript. `tell` tells the link, if the attempt is
-    answered; then `advance` seconds pass.
+    `expected` names it in the error if it did not come, `words` in the transcript. `tell` reports it to the link, if
+    the attempt is answered; then `advance` seconds pass.
     """
 
     expected: str
@@ -57,9 +57,9 @@ def accepted(subprotocol: str | None = None) -> ConnectOutcome:
 
 
 class Network:
-    """Every connection of one peer, and what becomes of the next attempts to connect: they succeed by default.
+    """Every connection of one peer, and the results of the next attempts to connect: they succeed by default.
 
-    `heard` is told each request that a test may expect, under the lock, which is over everything here and the script.
+    `heard` is called with each request that a test may expect, under `lock`, which guards this object and the script.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class Network:
         self._patience = patience
         self._max_channels = max_channels
         self._turn = threading.Lock()
-        self._teller: int | None = None  # the thread that has the turn
-        self._lapses: deque[float] = deque()  # seconds that pass when everything under way has arrived
+        self._teller: int | None = None  # the thread that delivers now
+        self._lapses: deque[float] = deque()  # seconds that pass when everything under way has been delivered
         self._lapsing = False  # a thread is advancing the clock
 
     # ---- from the client ---------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class Network:
             self.send(connection, frame, f'refuses one more topic, "{topic}"', topic, event, response)
         elif event in (PHX_JOIN, PHX_LEAVE) or connection.joined.get(topic) == request.join_ref:
             self._heard(connection, request)
-        elif topic not in connection.joined:  # as by a real server; with the join_ref of an earlier join it is ignored
+        elif topic not in connection.joined:  # as a real server; one of an earlier join is ignored
             response = {"reason": "unmatched topic"}
             frame = connection.serializer.reply(None, request.ref, topic, "error", response)
             self.send(connection, frame, f'knows no "{topic}"', topic, event, response)
@@ -154,7 +154,7 @@ class Network:
 
     @contextmanager
     def acting(self) -> Generator[None]:
-        """Hold the lock while the test has the server do something; then have it arrive."""
+        """Hold the lock while the test acts as the server; then deliver."""
         with self.lock:
             yield
         self.settle()
@@ -168,20 +168,20 @@ class Network:
         event: str | None = None,
         payload: Any = NOTHING,
     ) -> None:
-        """Put a frame under way; the rest is what the transcript says of it."""
+        """Put a frame under way; the other arguments are for the transcript."""
         self.say(Side.SERVER, words, topic, event, payload)
         connection.under_way.append(partial(connection.link.receive, frame))
 
     def push(
         self, connection: Connection, join_ref: Any, topic: str, event: str, payload: Any, *, words: str = "pushes {}"
     ) -> None:
-        """Put an event under way: a broadcast where the join_ref is null."""
+        """Put an event under way: a broadcast if the join_ref is null."""
         payload = {} if payload is None else payload
         frame = server_frame(connection.serializer, join_ref, topic, event, payload)
         self.send(connection, frame, words.format(f'"{event}" to "{topic}"'), topic, event, payload)
 
     def reply(self, connection: Connection, request: Request, status: str, response: Any) -> None:
-        """Answer a request, with what follows from that on a real server."""
+        """Answer a request, with the consequences of that on a real server."""
         topic, event, join_ref = request.topic, request.event, request.join_ref
         if connection.state is not State.OPEN:
             what = described(event, topic, request.payload)
@@ -227,14 +227,14 @@ class Network:
     # ---- what is under way -------------------------------------------------------------------------------------------
 
     def lapse(self, seconds: float) -> None:
-        """Have so much time pass when everything that is under way has arrived."""
+        """Let so much time pass when everything under way has been delivered."""
         with self.lock:
             if seconds:
                 self._lapses.append(seconds)
 
     def settle(self) -> None:
-        """Have everything that is under way arrive, and the time pass that is to pass then."""
-        if self._teller == threading.get_ident():  # called from within: the one outside goes on
+        """Deliver everything under way, and let time pass that was to pass after it."""
+        if self._teller == threading.get_ident():  # called within a delivery: the outer call goes on
             return
         self._tell()
         while (seconds := self._next_lapse()) is not None:
@@ -255,7 +255,7 @@ class Network:
 
     def _next_lapse(self) -> float | None:
         with self.lock:
-            if self._lapsing or not self._lapses:  # the thread that is advancing takes the next, too
+            if self._lapsing or not self._lapses:  # the thread that is advancing the clock takes this too
                 return None
             self._lapsing = True
             return self._lapses.popleft()
@@ -277,10 +277,10 @@ class Network:
         *,
         stuck: Callable[[], bool] | None = None,
     ) -> None:
-        """End a client that waits for what will not come: better a test that fails than one that waits forever.
+        """End a client that waits for something that will not come, so that the test fails and does not wait forever.
 
         A client on asyncio or threads blocks the test that calls it, and only the test moves the clock. It ends with
-        `words` if it is still `stuck` when the patience is over; by default, if nothing was said till then.
+        `words` if it is still `stuck` when the patience is over; by default, if nothing was sent until then.
         """
         before = self._progress()
 
@@ -300,7 +300,7 @@ class Network:
     # ---- what is so now ----------------------------------------------------------------------------------------------
 
     def clients(self) -> list[PeerClient[Any]]:
-        """Who has connected, or tried to."""
+        """The clients that have connected or tried to."""
         return list(dict.fromkeys(connection.client for connection in self.connections))
 
     @property
@@ -308,7 +308,7 @@ class Network:
         return [topic for connection in self.connections for topic in connection.joined]
 
     def connection_for(self, what: str, *, topic: str | None = None) -> Connection:
-        """The latest that is open, or on which the topic is joined; for what it is needed stands in the error."""
+        """The latest open connection, or the one with this topic; `what` names its purpose in the error."""
         for connection in reversed(self.connections):
             if connection.state is State.OPEN if topic is None else topic in connection.joined:
                 return connection
@@ -317,7 +317,7 @@ class Network:
         raise CannotPlay(f"The server cannot {what}: {why}.\n{self.account()}")
 
     def account(self) -> str:
-        """The transcript under its heading."""
+        """The transcript with its heading."""
         return f"The conversation:\n{self.transcript.folded}"
 
     def say(

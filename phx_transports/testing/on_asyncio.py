@@ -1,4 +1,4 @@
-"""A client on asyncio: what it gets in place of the network."""
+"""The network of a client on asyncio, in memory."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from .connection import PeerClient
 
 
 class AsyncioPeerClient(PeerClient[Driver]):
-    """Fulfils `phx_transports.asyncio.interfaces.ClientTransport`."""
+    """Implements `phx_transports.asyncio.interfaces.ClientTransport`."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()  # that resolve params
+        self._tasks: set[asyncio.Task[None]] = set()  # tasks that resolve params
         self._later: list[asyncio.TimerHandle] = []
 
     # ---- for the client ----------------------------------------------------------------------------------------------

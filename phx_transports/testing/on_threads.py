@@ -1,6 +1,6 @@
-"""A client on threads: what it gets in place of the network, and of its I/O thread.
+"""The network of a client on threads, and its I/O thread, in memory.
 
-There is no thread here: its work is done by the thread that advances the clock, or that waits for the end.
+There is no thread: the I/O thread's work is done by the thread that advances the clock, or that waits for the end.
 """
 
 import threading
@@ -19,7 +19,7 @@ from .connection import PeerClient
 
 
 class ThreadsPeerClient(PeerClient[TransportDriver]):
-    """Fulfils `phx_transports.threads.interfaces.ClientTransport`."""
+    """Implements `phx_transports.threads.interfaces.ClientTransport`."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -30,7 +30,7 @@ class ThreadsPeerClient(PeerClient[TransportDriver]):
     # ---- for the client ----------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """The core was given an input: a wait for its handlers looks again."""
+        """The core got an input: a wait for its handlers checks again."""
         with self._rest:
             self._rest.notify_all()
 
@@ -57,7 +57,7 @@ class ThreadsPeerClient(PeerClient[TransportDriver]):
         self.driver.later(call)
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
-        """Have something called, on a thread of its own, when so many real seconds have passed."""
+        """Call something after so many real seconds, on a thread of its own."""
         timer = threading.Timer(seconds, call)
         timer.daemon = True
         self._timers.append(timer)
@@ -69,7 +69,7 @@ class ThreadsPeerClient(PeerClient[TransportDriver]):
 
 
 class ManualIoThread(Alarm):
-    """Fulfils `phx_transports.threads.interfaces.ClientIoThread` on the clock of a test."""
+    """Implements `phx_transports.threads.interfaces.ClientIoThread` on the clock of a test."""
 
     def __init__(self, clock: Clock, driver: TransportDriver) -> None:
         super().__init__(clock.call_at, self._ring)
@@ -79,21 +79,21 @@ class ManualIoThread(Alarm):
         self._ended = threading.Event()
 
     def start(self) -> None:
-        """Nothing runs by itself."""
+        """There is no thread to start."""
 
     def join(self) -> None:
-        """Wait until the end was seen to."""
+        """Wait until the end has been handled."""
         self._look()
         while not self._ended.wait(SLICE):
             self._look()
 
     @property
     def is_current(self) -> bool:
-        """Whether this is called from the I/O thread's last act."""
+        """Whether this is called from within the end's handling."""
         return threading.get_ident() == self._looker
 
     def wake(self) -> None:
-        """Look whether the client has ended, as soon as its lock is released."""
+        """Check whether the client has ended, as soon as its lock is released."""
         self._driver.later(self._look)
 
     def call(self, function: Callable[[], None]) -> None:

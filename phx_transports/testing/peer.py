@@ -9,12 +9,12 @@
         assert client.messages[0].payload == {"body": "hi"}
 
 Every frame is encoded and decoded by the real serializers of both sides, and the client is the real one: its joins,
-retries and timeouts run as ever, but on the peer's clock (`peer.clock.advance(30)`) and without jitter, so that every
+retries and timeouts work as usual, but on the peer's clock (`peer.clock.advance(30)`) and without jitter, so that every
 wait is the longest of its range. Nothing opens a port or takes real time.
 
-The test says what is to come (`expect_…`), before it comes or after; when the peer's context ends, or at `verify`, what
-came and was not expected, and what was expected and did not come, fails the test with an account of the conversation.
-Connects, heartbeats and leaves need not be expected: they are answered as a server does.
+The test declares what must come (`expect_…`), before it comes or after. At the end of the peer's context, or at
+`verify`, the test fails if something unexpected came or something expected did not; the error shows the conversation.
+Connects, heartbeats and leaves need no expectation: they are answered as by a server.
 """
 
 import asyncio
@@ -43,29 +43,29 @@ if TYPE_CHECKING:
     from ..threads.interfaces import TransportDriver
     from .driver import PeerDriver
 
-__tracebackhide__ = True  # for pytest: a test that fails shows its own lines
+__tracebackhide__ = True  # for pytest: a failing test shows its own lines
 
-#: Where clients of a peer connect to. No such host exists, and none is looked for.
+#: The URL for clients of a peer. No such host exists, and none is looked up.
 URL: Final = "ws://peer.test/socket"
 
-_GLANCE: Final = 0.05  # real seconds between two looks at handlers
-_STUCK: Final = 0.25  # real seconds for a handler that waits for a reply which nobody gives
+_GLANCE: Final = 0.05  # real seconds between two checks of handlers
+_STUCK: Final = 0.25  # real seconds for a handler that waits for a reply that will not come
 
 
 class Peer:
-    """The server of one test. Its context verifies at the end; so does the fixture `phx_peer`.
+    """The server of one test. It verifies at the end of its context; so does the fixture `phx_peer`.
 
     Args:
-        clock: To share with something else; by default the peer's own.
+        clock: A clock to share with other objects; by default the peer's own.
         serializer: The server's side of a wire format of your own; by default the one that the client asks for.
-        patience: Real seconds after which a client on asyncio or threads is ended that waits for what will not come: an
-            answer where nothing is expected, or a time to try again while no time passes.
+        patience: Real seconds after which a client on asyncio or threads is ended if it waits for something that will
+            not come: an unexpected request's answer, or a time to retry while no time passes.
         max_channels: How many topics may be joined on a connection; one more is refused as by Phoenix since 1.8.9, and
             the client joins it on another. `None` for any number.
 
     Attributes:
-        clock: The time of everything here.
-        url: For clients to connect to; any other will do as well.
+        clock: The clock of the peer and its clients.
+        url: For clients to connect to; any other URL works as well.
     """
 
     url = URL
@@ -81,8 +81,8 @@ class Peer:
         self.clock = Clock() if clock is None else clock
         self._network = Network(self.clock, serializer, self._heard, patience, max_channels)
         self._expectations: list[Expectation] = []
-        self._standing: list[Expectation] = []  # what is allowed; they come last
-        self._asked: list[Asked] = []  # what came that can be expected
+        self._standing: list[Expectation] = []  # allowed messages; they are matched last
+        self._asked: list[Asked] = []  # messages that may be expected
         self._presences = Presences()
         self._endings: list[Callable[[], None]] = []
         self.clock.between(self._network.settle)
@@ -105,33 +105,33 @@ class Peer:
     # ---- what the client is to send ----------------------------------------------------------------------------------
 
     def expect_join(self, topic: str, params: Any = ANYTHING) -> Expectation:
-        """The client joins, or rejoins, a topic.
+        """Expect a join, or rejoin, of a topic.
 
         Args:
-            topic: Which; or the beginning of one and a `*`, for any that begins so.
-            params: With which params; a struct or dataclass is compared as it is on the wire.
+            topic: The topic; or a prefix and `*`.
+            params: The params; a struct or dataclass is compared in its encoded form.
 
         Returns:
-            On which to say what the server does: `.reply(…)`, `.refuse(…)`, `.ignore()`.
+            The expectation, to set the server's reaction: `.reply(…)`, `.refuse(…)`, `.ignore()`.
         """
         return self._expect(topic, PHX_JOIN, params)
 
     def expect_push(self, topic: str, event: str, payload: Any = ANYTHING) -> Expectation:
-        """The client sends an event, whether it wants a reply (`push`) or not (`cast`).
+        """Expect an event, with a reply (`push`) or without (`cast`).
 
         Args:
-            topic: To which topic; or the beginning of one and a `*`.
-            event: Which event; or the beginning of one and a `*`.
-            payload: With which payload; `ANYTHING` within it matches any value there.
+            topic: The topic; or a prefix and `*`.
+            event: The event; or a prefix and `*`.
+            payload: The payload; `ANYTHING` within it equals any value there.
         """
         return self._expect(topic, event, payload)
 
     def expect_leave(self, topic: str) -> Expectation:
-        """The client leaves a topic. It is answered like any other, unless `.ignore()` is said before it comes."""
+        """Expect a leave of a topic. It is answered as usual, unless `.ignore()` is called before it comes."""
         return self._expect(topic, PHX_LEAVE, ANYTHING)
 
     def allow_join(self, topic: str, response: Any = None) -> None:
-        """Accept every join of the topic that nothing else expects, or none, with this response; `None` is `{}`.
+        """Accept any number of otherwise unexpected joins of the topic with this response; `None` is `{}`.
 
         Raises:
             ValueError: There is a `*` before the end of the topic.
@@ -139,7 +139,7 @@ class Peer:
         self._expect(topic, PHX_JOIN, ANYTHING, standing=True).reply(response)
 
     def allow_push(self, topic: str, event: str, response: Any = None) -> None:
-        """Answer ok to every push of the event that nothing else expects, or none; the event `"*"` is any.
+        """Answer ok to any number of otherwise unexpected pushes of the event; the event `"*"` is any.
 
         Raises:
             ValueError: There is a `*` before the end of topic or event.
@@ -182,9 +182,9 @@ class Peer:
         """Push the presence state, as a channel with presence does after a join.
 
         Args:
-            topic: One that is joined; else `CannotPlay`.
-            entries: By key the meta, or a list of metas, of who is there; each gets a `phx_ref` if it has none. `None`
-                for those who are there by what was told before.
+            topic: A joined topic; else `CannotPlay`.
+            entries: By key the meta, or a list of metas, of those present; each gets a `phx_ref` if it has none. `None`
+                for those present according to earlier calls.
         """
         with self._network.lock:
             self._network.connection_for("tell who is present", topic=topic)
@@ -192,10 +192,10 @@ class Peer:
         self.push(topic, "presence_state", state)
 
     def presence_diff(self, topic: str, *, joins: Mapping[str, Any] | None = None, leaves: Iterable[str] = ()) -> None:
-        """Broadcast a presence diff, `joins` as the entries of `presence_state`; a key that leaves too is an update.
+        """Broadcast a presence diff, `joins` as the entries of `presence_state`; a key in both is an update.
 
         Raises:
-            CannotPlay: The topic is not joined, or a key is not there to leave.
+            CannotPlay: The topic is not joined, or a key that leaves is not present.
         """
         with self._network.lock:
             self._network.connection_for("tell who came and went", topic=topic)
@@ -203,15 +203,15 @@ class Peer:
         self.broadcast(topic, "presence_diff", diff)
 
     def crash(self, topic: str) -> None:
-        """The channel crashes (`phx_error`); the client will rejoin. Raises `CannotPlay` where it is not joined."""
+        """Crash the channel (`phx_error`); the client will rejoin. Raises `CannotPlay` if the topic is not joined."""
         self._end_channel(topic, PHX_ERROR, {"reason": "channel_crash"}, "crashes")
 
     def close_channel(self, topic: str) -> None:
-        """The channel is stopped (`phx_close`). Raises `CannotPlay` where it is not joined."""
+        """Stop the channel (`phx_close`). Raises `CannotPlay` if the topic is not joined."""
         self._end_channel(topic, PHX_CLOSE, {}, "closes")
 
     def send_raw(self, frame: str | bytes) -> None:
-        """Send anything at all, `str` as a text frame, `bytes` as a binary one. Raises `CannotPlay` if none is open."""
+        """Send any frame, `str` as text, `bytes` as binary. Raises `CannotPlay` if no connection is open."""
         with self._network.acting():
             connection = self._network.connection_for("send a frame")
             self._network.send(connection, frame, f"sends a frame of its own, of size {len(frame)}")
@@ -237,9 +237,9 @@ class Peer:
             status: From 400 on.
             body: Of the response.
             headers: Of the response, e.g. `{"retry-after": "7"}`.
-            times: So many attempts in a row.
-            advance: Seconds by which the clock moves after each: how a `connect` that blocks the test's own thread
-                tries again, or gives up. A `ValueError` where they are negative.
+            times: The number of attempts.
+            advance: Seconds by which the clock moves after each: so a `connect` that blocks the test's own thread
+                retries, or times out. `ValueError` if they are negative.
         """
         data = body.encode() if isinstance(body, str) else body
 
@@ -251,7 +251,7 @@ class Peer:
         self._answer_attempt(outcome, times)
 
     def fail_connect(self, reason: str = "connection refused", *, times: int = 1, advance: float = 0.0) -> None:
-        """Have the attempt that is held, or the next one, fail without an answer; the client is told the reason.
+        """Let the attempt that is held, or the next one, fail without an answer; the client gets the reason.
 
         `times`, `advance` and what is raised are those of `refuse_connect`.
         """
@@ -263,7 +263,7 @@ class Peer:
         self._answer_attempt(ConnectOutcome("fail", State.OVER, Side.NOTE, words, tell, forward(advance)), times)
 
     def hold_connect(self, *, advance: float = 0.0) -> None:
-        """Leave the next attempt without an answer, until one of the other three gives it; `advance` as there."""
+        """Leave the next attempt unanswered until one of the other three methods answers it; `advance` as there."""
         words = "the handshake is not answered yet"
         outcome = ConnectOutcome("be held", State.ASKED, Side.NOTE, words, advance=forward(advance))
         with self._network.lock:
@@ -275,7 +275,7 @@ class Peer:
         Args:
             code: E.g. 1001 for a disconnect, 1012 for a server that restarts.
             reason: Of the frame.
-            topic: Where there are several, that on which this topic is joined; the latest by default.
+            topic: If there are several connections, the one with this topic; the latest by default.
 
         Raises:
             CannotPlay: There is no open connection.
@@ -284,7 +284,7 @@ class Peer:
         self._end_connection(topic, code, reason, words)
 
     def cut(self, topic: str | None = None) -> None:
-        """End the connection, `close` says which, without a close frame, as a broken network does.
+        """End the connection (chosen as by `close`) without a close frame, like a broken network.
 
         Raises:
             CannotPlay: There is no open connection.
@@ -293,11 +293,11 @@ class Peer:
         self._end_connection(topic, None, reason, "cuts the connection")
 
     def stop_answering_heartbeats(self) -> None:
-        """Fall silent on them, as a server does that hangs."""
+        """Stop answering heartbeats, like a server that hangs."""
         self._network.heartbeats = False
 
     def answer_heartbeats(self) -> None:
-        """Answer them again, from the next one on."""
+        """Answer heartbeats again, from the next one on."""
         self._network.heartbeats = True
 
     # ---- what is so now ----------------------------------------------------------------------------------------------
@@ -319,14 +319,14 @@ class Peer:
 
     @property
     def transcript(self) -> Transcript:
-        """What was said so far."""
+        """The conversation so far."""
         return self._network.transcript
 
     def verify(self) -> None:
-        """Have it that all went as expected so far.
+        """Check that everything went as expected so far.
 
         Raises:
-            UnexpectedConversation: Something came that was not expected, or what was expected did not come.
+            UnexpectedConversation: Something unexpected came, or something expected did not.
         """
         self._network.settle()
         with self._network.lock:
@@ -344,18 +344,18 @@ class Peer:
             raise UnexpectedConversation("\n".join([*parts, self._network.account()]))
 
     def end(self) -> None:
-        """End the clients that `driver` made, without verifying; the context and the fixture do it."""
+        """End the clients made by `driver`, without verifying; the context and the fixture call it."""
         for end in self._endings:
             end()
 
     def settle(self, *, timeout: float = 10.0) -> None:
-        """Have everything that is under way arrive, and wait until the threads of a client on threads have handled it.
+        """Deliver everything under way, and wait until the threads of a client on threads have handled it.
 
         A handler that waits for a reply gets it only from an expectation that was declared before.
 
         Args:
-            timeout: Real seconds for handlers to end; what is not read of a stream counts as not handled. A handler
-                that waits for a reply which nobody gives is waited for no longer than a quarter of a second.
+            timeout: Real seconds for handlers to end; unread items of a stream count as not handled. A handler that
+                waits for a reply that will not come is waited for at most a quarter of a second.
 
         Raises:
             UnexpectedConversation: They did not; the text names them, and what they wait for.
@@ -367,7 +367,7 @@ class Peer:
                 self._give_up(monotonic() - began, timeout)
 
     async def settled(self, *, timeout: float = 10.0) -> None:
-        """Have everything that is under way arrive and be handled, and the event loop come to rest.
+        """Deliver everything under way, and wait until it is handled and the event loop has settled.
 
         Arguments and errors are those of `settle`.
         """
@@ -383,7 +383,7 @@ class Peer:
     # ---- clients -----------------------------------------------------------------------------------------------------
 
     def driver(self, proto: ClientProtocol | None = None) -> "PeerDriver":
-        """Drive a bare `ClientProtocol`, by default a plain one, as an adapter does; results are there at once."""
+        """Drive a bare `ClientProtocol`, by default a new one, as an adapter does; results are there at once."""
         from .driver import PeerDriver
 
         proto = ClientProtocol(self.url) if proto is None else proto
@@ -392,19 +392,19 @@ class Peer:
         return driver
 
     def asyncio_transport(self, driver: "Driver", /) -> "AsyncioTransport":
-        """Be the network of a client on asyncio; for `phx_transports.asyncio.connect`."""
+        """The network of a client on asyncio; for `phx_transports.asyncio.connect`."""
         from .on_asyncio import AsyncioPeerClient
 
         return AsyncioPeerClient(driver, self.clock, self._network.perform)
 
     def threads_transport(self, driver: "TransportDriver", /) -> "ThreadsTransport":
-        """Be the network of a client on threads; for `phx_transports.threads.connect`."""
+        """The network of a client on threads; for `phx_transports.threads.connect`."""
         from .on_threads import ThreadsPeerClient
 
         return ThreadsPeerClient(driver, self.clock, self._network.perform)
 
     def note(self, words: str) -> None:
-        """Put a line of the test's own into the transcript."""
+        """Add a line of the test's own to the transcript."""
         with self._network.lock:
             self._network.say(Side.NOTE, words)
 

@@ -1,8 +1,8 @@
 """The pytest plugin: `phx_peer`, `phx_clock` and `phx_server`, and the conversation in the report of a failing test.
 
-Loaded by its entry point in every run, so it imports nothing of the library until a fixture is used. Its fixtures are
-plain ones, and so work in plain tests and in those of any asynchronous plugin. A peer is verified when its test has
-passed, as a part of the test: what did not go as expected is a failure of the test, and not an error after it.
+Its entry point loads it in every run, so it imports nothing of the library until a fixture is used. Its fixtures are
+synchronous, so they work in plain tests and with any asynchronous plugin. A peer is verified when its test has passed,
+as a part of the test: a problem is a failure of the test, not an error after it.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -27,7 +27,7 @@ def phx_clock() -> "Clock":
 
 @pytest.fixture
 def phx_peer(phx_clock: "Clock", request: pytest.FixtureRequest) -> "Iterator[Peer]":
-    """A server in memory, played by the test; what was not expected, or did not come, fails the test."""
+    """A server in memory, played by the test; an unexpected or missing message fails the test."""
     from .peer import Peer
 
     peer = Peer(clock=phx_clock)
@@ -38,7 +38,7 @@ def phx_peer(phx_clock: "Clock", request: pytest.FixtureRequest) -> "Iterator[Pe
 
 @pytest.fixture
 def phx_server(request: pytest.FixtureRequest) -> "Iterator[Callable[..., TestServer]]":
-    """Start servers that end with the test: call it as `serve`, with channels, e.g. `{"room:*": Room}`."""
+    """Start servers that end with the test; arguments as for `serve`, e.g. `{"room:*": Room}`."""
     from .serving import serve
 
     servers = request.node.stash[_SERVERS] = list["TestServer"]()
@@ -53,7 +53,7 @@ def phx_server(request: pytest.FixtureRequest) -> "Iterator[Callable[..., TestSe
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    """Verify the peer of a test that has passed: called after the test has run, and not where it has failed."""
+    """Verify the peer of a test that has passed: called after the test, unless it has failed."""
     peer = item.stash.get(_PEER, None)
     if peer is None:
         return
@@ -64,13 +64,13 @@ def pytest_runtest_call(item: pytest.Item) -> None:
         peer.verify()
     except UnexpectedConversation as error:
         failure = str(error)
-    if failure is not None:  # not within: it says all there is, and a traceback shows only the kit's own code
+    if failure is not None:  # not inside `except`: its text is complete, and a traceback would only show the kit's code
         pytest.fail(failure, pytrace=False)
 
 
-@pytest.hookimpl(hookwrapper=True)  # not `wrapper`, which pluggy has since 1.2 only
+@pytest.hookimpl(hookwrapper=True)  # not `wrapper`, which needs pluggy 1.2
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
-    """Show the conversations of a test that has failed, unless the failure's own text does."""
+    """Show the conversations of a failed test, unless the failure's own text does."""
     outcome = yield
     report: pytest.TestReport = outcome.get_result()
     if report.failed:

@@ -1,4 +1,4 @@
-"""Who is present on the peer's topics, and what the server says of it."""
+"""Presences of the peer's topics, and the server's messages about them."""
 
 from collections.abc import Iterable, Mapping
 from itertools import count
@@ -6,24 +6,24 @@ from typing import Any, cast
 
 from .errors import CannotPlay
 
-__tracebackhide__ = True  # for pytest: a test that fails shows its own lines
+__tracebackhide__ = True  # for pytest: a failing test shows its own lines
 
 
 class Presences:
-    """Keeps every topic's metas by key, so that a test names keys and not refs."""
+    """Keeps every topic's metas by key, so that a test uses keys and not refs."""
 
     def __init__(self) -> None:
         self._topics: dict[str, dict[str, list[dict[str, Any]]]] = {}
         self._refs = count(1)
 
     def state(self, topic: str, entries: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The payload of a `presence_state`; without entries, of who is there already."""
+        """The payload of a `presence_state`; without entries, of the presences so far."""
         if entries is not None:
             self._topics[topic] = {key: self._metas(given) for key, given in entries.items()}
         return _packed(self._topics.get(topic, {}))
 
     def diff(self, topic: str, joins: Mapping[str, Any], leaves: Iterable[str]) -> dict[str, Any]:
-        """The payload of a `presence_diff`. Raises `CannotPlay` where a key that leaves is not there."""
+        """The payload of a `presence_diff`. Raises `CannotPlay` if a key that leaves is not present."""
         there = self._topics.setdefault(topic, {})
         left: dict[str, list[dict[str, Any]]] = {}
         for key in leaves:

@@ -1,4 +1,4 @@
-"""`Recording`: what a real server did in a recorded session, to be played to a client by the test kit.
+"""`Recording`: the server's part of a recorded session, for the test kit to play to a client.
 
 recording = Recording.read("session.jsonl")           # of `phx listen … --record session.jsonl`
 recording.answer_joins(peer)
@@ -27,8 +27,8 @@ class Recording:
     """A recorded session, from the server's side.
 
     Attributes:
-        joins: By topic, what its first join was answered.
-        steps: What the server did besides, with the time between; replies to pushes and heartbeats are left out.
+        joins: By topic, the answer to its first join.
+        steps: The server's other actions, with the time between; without replies to pushes and heartbeats.
     """
 
     joins: Mapping[str, Reply] = field(repr=False)
@@ -40,7 +40,7 @@ class Recording:
 
         Raises:
             OSError: It cannot be read.
-            ValueError: It is no recording.
+            ValueError: It is not a recording.
         """
         lines = [json.loads(line) for line in Path(path).read_text("utf-8").split("\n") if line]
         if not all(isinstance(line, dict) and "dir" in line for line in lines):
@@ -49,7 +49,7 @@ class Recording:
         return cls(joins, tuple(_steps(lines, joins)))
 
     def answer_joins(self, peer: Peer) -> None:
-        """Have joins answered as they were."""
+        """Answer joins as in the recording."""
         for topic, reply in self.joins.items():
             if reply.ok:
                 peer.allow_join(topic, reply.response)
@@ -57,7 +57,7 @@ class Recording:
                 peer.expect_join(topic).refuse(reply.response)
 
     def play(self, peer: Peer) -> None:
-        """Have the server do all that it did, on the peer's clock; what it cannot do is passed over."""
+        """Play all of the server's actions, on the peer's clock; impossible ones are skipped."""
         for step in self.steps:
             step.play(peer)
 
@@ -81,7 +81,7 @@ def _step(line: dict[str, Any], asked: dict[str | None, str], joins: dict[str, R
         case {"dir": "recv", "op": "close"}:
             return Step(end_connection, (line.get("code") or 1000,))
         case {"dir": "eof"}:
-            return Step(end_connection, (None,))  # after a close frame there is no connection to be cut
+            return Step(end_connection, (None,))  # after a close frame there is no connection to cut
         case {"dir": "send" | "recv", "op": "text" | "binary"}:
             frame = line["data"] if "data" in line else bytes.fromhex(line["hex"])
         case _:

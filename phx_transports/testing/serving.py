@@ -1,12 +1,12 @@
-"""`serve`: a real server on a free port of this machine, for tests in which the real socket is the point.
+"""`serve`: a real server on a free port of this machine, for tests that need a real socket.
 
     with serve({"room:*": Room}) as server:          # `async with` on an event loop
         with connect(server.url) as client:
             …
             server.cut()                             # `await server.restart()` where it was entered with `async with`
 
-The application is a `phx_transports.server.Server`; its channels run on an event loop, the test's own with
-`async with`, else one in a thread. What is to go wrong is ordered from `server.faults`.
+The application is a `phx_transports.server.Server`. Its channels run on an event loop: with `async with` the test's
+own, otherwise one in a thread. Faults are set on `server.faults`.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ class serve:  # noqa: N801 - used like a function
 
     Args:
         channels: A `phx_transports.server.Server`; or channels by topic: `{"room:*": Room}`.
-        ssl: For `wss://`; the certificate has to be for 127.0.0.1.
-        **options: For the `Server` that is made of channels: `connect`, `options`, …
+        ssl: For `wss://`; the certificate must be for 127.0.0.1.
+        **options: For the `Server` made for the channels: `connect`, `options`, …
 
     Raises:
-        TypeError: There are options for an application that is made already.
+        TypeError: There are options, and `channels` is a `Server`.
     """
 
     def __init__(self, channels: Channels, *, ssl: SSLContext | None = None, **options: Any) -> None:
@@ -77,13 +77,13 @@ class serve:  # noqa: N801 - used like a function
 
 
 class _Server:
-    """What the two have in common.
+    """What both servers have in common.
 
     Attributes:
-        app: The application: its sockets, its broadcasts. Its methods belong on its loop: see `call`.
-        faults: What goes wrong.
-        url: What clients connect to; it stays the same over restarts.
-        port: Where it listens.
+        app: The application: its sockets, its broadcasts. Call its methods on its loop: see `call`.
+        faults: The faults.
+        url: The URL for clients; restarts keep it.
+        port: The port it listens on.
     """
 
     __test__ = False  # for pytest
@@ -100,16 +100,16 @@ class _Server:
 
     @property
     def sockets(self) -> tuple[ServerSocket, ...]:
-        """The clients that are connected."""
+        """The connected clients."""
         return self.call(lambda: self.app.sockets)
 
     @property
     def transcript(self) -> Transcript:
-        """What its connections have carried, the latest 500 frames and ends; `print` shows it."""
+        """The latest 500 frames and ends of its connections; `print` shows it."""
         return self._tap.transcript()
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call something on the server's loop, and wait for what it returns or raises."""
+        """Call something on the server's loop, and wait for its result or error."""
         return function()
 
     def broadcast(self, topic: str, event: str, payload: Any = None) -> None:
@@ -146,11 +146,11 @@ class AsyncTestServer(_Server):
     """A server on the test's own event loop."""
 
     async def start(self) -> None:
-        """Listen, on the same port as before if there was one; does nothing while it does."""
+        """Listen, on the same port as before if there was one; does nothing if it listens."""
         await self._start()
 
     async def stop(self) -> None:
-        """Close every connection as a server that restarts does (1012), and stop listening."""
+        """Close every connection like a server that restarts (1012), and stop listening."""
         await self._stop()
 
     async def restart(self) -> None:
@@ -176,11 +176,11 @@ class TestServer(_Server):
         return self._run(call())
 
     def start(self) -> None:
-        """Listen, on the same port as before if there was one; does nothing while it does."""
+        """Listen, on the same port as before if there was one; does nothing if it listens."""
         self._run(self._start())
 
     def stop(self) -> None:
-        """Close every connection as a server that restarts does (1012), and stop listening."""
+        """Close every connection like a server that restarts (1012), and stop listening."""
         self._run(self._stop())
 
     def restart(self) -> None:
@@ -189,7 +189,7 @@ class TestServer(_Server):
         self.start()
 
     def end(self) -> None:
-        """End the event loop; `serve` does it."""
+        """End the event loop; called by `serve`."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

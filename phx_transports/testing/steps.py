@@ -1,4 +1,4 @@
-"""What a server may do, as values: a whole conversation is a list of them, to be played against a client.
+"""A server's possible actions as values: a conversation is a list of them, to be played against a client.
 
 for step in conversation:
     step.play(peer)
@@ -15,7 +15,7 @@ from .peer import Peer
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something that a server may do: a method of `Peer`, or a function that takes one first, with its arguments."""
+    """One action of a server: a method of `Peer`, or a function whose first argument is one, with its arguments."""
 
     action: Callable[..., None]
     arguments: tuple[Any, ...]
@@ -24,13 +24,13 @@ class Step:
         return f"{self.action.__name__}{self.arguments!r}"
 
     def play(self, peer: Peer) -> None:
-        """Have it happen. What a server could not do at that point is passed over, so that any list can be played."""
+        """Do it. An action that is impossible at this point is skipped, so that any list can be played."""
         with suppress(CannotPlay):
             self.action(peer, *self.arguments)
 
 
 def end_connection(peer: Peer, code: int | None) -> None:
-    """Close the connection with this code, or without a close frame where that is `None`."""
+    """Close the connection with this code, or without a close frame if it is `None`."""
     if code is None:
         peer.cut()
     else:

@@ -1,4 +1,4 @@
-"""Strategies for hypothesis: what may travel, and what a server may do. Needs the extra `phx-channels[testing]`.
+"""Strategies for hypothesis: valid messages, and a server's actions. Needs the extra `phx-channels[testing]`.
 
 @given(payloads())
 def test_any_payload_is_saved(payload): ...
@@ -24,13 +24,13 @@ __all__ = ["conversations", "events", "messages", "objects", "payloads", "topics
 
 
 def topics() -> st.SearchStrategy[str]:
-    """Topics that a channel can have, usual ones more often than not."""
+    """Topics that a channel can have, mostly usual ones."""
     usual = st.builds("{}:{}".format, st.sampled_from(["room", "user", "sim"]), st.integers(0, 99))
     return usual | _text(min_size=1, max_size=20).filter(lambda topic: topic != PHOENIX_TOPIC)
 
 
 def events() -> st.SearchStrategy[str]:
-    """Events that an application can have: none of the protocol's own."""
+    """Events that an application can have: not the protocol's own."""
     usual = st.sampled_from(["shout", "new_msg", "balance", "tick"])
     return usual | _text(min_size=1, max_size=20).filter(lambda event: event not in RESERVED_EVENTS)
 
@@ -42,14 +42,14 @@ def payloads(*, binary: bool = False) -> st.SearchStrategy[Any]:
 
 
 def objects() -> st.SearchStrategy[dict[str, Any]]:
-    """JSON objects: what a real server pushes and broadcasts."""
+    """JSON objects, which a real server pushes and broadcasts."""
     return _objects(payloads())
 
 
 def messages(
     *, topic: st.SearchStrategy[str] | None = None, event: st.SearchStrategy[str] | None = None
 ) -> st.SearchStrategy[Message[Any]]:
-    """Messages from a server, of these topics and events, as a client decodes them off the wire: broadcasts."""
+    """Messages from a server, with these topics and events, as decoded by a client: broadcasts."""
 
     def received(topic: str, event: str, payload: Any) -> Message[Any]:
         return V2().decode(V2Server().broadcast(topic, event, payload))
@@ -60,9 +60,9 @@ def messages(
 def conversations(
     topics: Sequence[str], *, event: st.SearchStrategy[str] | None = None, max_size: int = 20
 ) -> st.SearchStrategy[list[Step]]:
-    """What a server does, step by step, to a client that is on these topics (at least one); see `steps.py`.
+    """A server's actions, step by step, for a client on these topics (at least one); see `steps.py`.
 
-    Nothing in it ends a client or a channel for good, so at the end of each a client can be expected to be back.
+    No action ends a client or a channel for good, so afterwards a client is expected to be connected and joined again.
     """
     topic = st.sampled_from(topics)
     event = event or events()
@@ -83,7 +83,7 @@ def _step(action: Callable[..., None], *arguments: st.SearchStrategy[Any]) -> st
 
 
 def _text(**sizes: int) -> st.SearchStrategy[str]:
-    return st.text(st.characters(exclude_categories=["Cs"]), **sizes)  # lone surrogates are no text
+    return st.text(st.characters(exclude_categories=["Cs"]), **sizes)  # lone surrogates cannot be encoded
 
 
 def _objects(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:

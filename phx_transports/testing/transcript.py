@@ -1,7 +1,7 @@
-"""What was said on the wire, in the order of saying: the account that a failing test gives of itself.
+"""The conversation on the wire, in order, for the report of a failing test.
 
-Payloads are kept as they were, for a test to look at; what is printed masks values under names that promise a secret
-(`token`, `password`, …), for reports of tests end up in logs that many can read.
+Payloads are kept unchanged, for a test to check. The printed form masks values under names of secrets (`token`,
+`password`, …), because test reports end up in logs that many people can read.
 """
 
 import re
@@ -17,11 +17,11 @@ from phx_proto.message import PHX_JOIN, PHX_LEAVE
 
 
 class Side(Enum):
-    """Which side did it."""
+    """The side that did it."""
 
     CLIENT = "client"
     SERVER = "server"
-    NOTE = "note"  #: neither: something that helps to understand the rest
+    NOTE = "note"  #: neither: a note that explains the rest
 
 
 #: For an entry without payload: `None` is a payload.
@@ -30,14 +30,14 @@ NOTHING: Final[Any] = msgspec.UNSET
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that was said or done.
+    """One message or other event.
 
     Attributes:
-        at: When, in seconds of the test's clock.
-        side: By whom.
-        words: What it was, e.g. `pushes "shout" to "room:lobby"`; without the payload.
-        topic: Its topic, if it has one; likewise `event`.
-        payload: What it carried; `NOTHING` where nothing can be. It may be secret, and is not shown here.
+        at: The time, in seconds of the test's clock.
+        side: The side that did it.
+        words: A description, e.g. `pushes "shout" to "room:lobby"`; without the payload.
+        topic: Its topic, if it has one; in the same way `event`.
+        payload: Its payload; `NOTHING` if it can have none. It may be secret, and is not shown in the repr.
     """
 
     at: float
@@ -53,7 +53,7 @@ class Entry:
 
 
 class Transcript:
-    """Everything so far; printed, a line each."""
+    """The conversation so far; printed, one line for each entry."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -63,7 +63,7 @@ class Transcript:
 
     @property
     def folded(self) -> str:
-        """As it is printed, but of a long one the beginning and the end alone."""
+        """As printed; a long one is reduced to its beginning and end."""
         left_out = len(self.entries) - _HEAD - _TAIL
         if left_out <= 0:
             return str(self)
@@ -78,32 +78,32 @@ class Transcript:
 
 
 def doing(event: Any, topic: Any) -> str:
-    """What a client does that sends this, in words; both may be anything, for a client may send anything."""
+    """What a client does by sending this, as text; both may be of any type, because a client may send anything."""
     if event in (PHX_JOIN, PHX_LEAVE):
         return f'{"joins" if event == PHX_JOIN else "leaves"} "{topic}"'
     return f'pushes "{event}" to "{topic}"'
 
 
 def named(event: Any, topic: Any) -> str:
-    """What it has sent, in words."""
+    """What it has sent, as text."""
     if event in (PHX_JOIN, PHX_LEAVE):
         return f'{"join" if event == PHX_JOIN else "leave"} of "{topic}"'
     return f'push "{event}" on "{topic}"'
 
 
 def described(event: Any, topic: Any, payload: Any) -> str:
-    """What it has sent, in words, with its payload if it has one."""
+    """What it has sent, as text, with its payload if it has one."""
     return (
         named(event, topic) if payload is NOTHING or event == PHX_LEAVE else f"{named(event, topic)} {shown(payload)}"
     )
 
 
 def decoded(frame: str | bytes, *serializers: Any) -> Any:
-    """The message or request that a frame holds, by the first of the serializers that can read it; `None` for none."""
+    """The message or request in a frame, by the first of the serializers that can read it; `None` for none."""
     for serializer in serializers:
         try:
             message = serializer.decode(frame)
-            message.payload  # noqa: B018 - it may be read only now
+            message.payload  # noqa: B018 - it may be decoded only now
         except (InvalidFrame, ValueError, RecursionError):
             continue
         return message
@@ -115,14 +115,14 @@ def shown(value: Any) -> str:
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
     try:
-        text = msgspec.json.encode(masked(value), enc_hook=repr).decode()  # what a test expects may be no JSON
+        text = msgspec.json.encode(masked(value), enc_hook=repr).decode()  # an expected value may not be JSON
     except (ValueError, RecursionError):
         text = repr(value)
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
 
 
 def masked(value: Any) -> Any:
-    """The same value, but for what stands under a name that promises a secret."""
+    """The same value with the values under names of secrets masked."""
     if isinstance(value, _OBJECT):
         return {key: "…" if is_secret(key) and item else masked(item) for key, item in value.items()}
     if isinstance(value, _ARRAYS):

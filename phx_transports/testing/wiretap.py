@@ -1,4 +1,4 @@
-"""What passed over the wires of `serve`: kept as it came, and put into words only when it is read.
+"""Records what the connections of `serve` carried; described as text only when it is read.
 
 It is written on the server's loop, and may be read by any thread.
 """
@@ -15,17 +15,17 @@ from phx_proto.message import HEARTBEAT, PHX_CLOSE, PHX_ERROR, PHX_LEAVE, PHX_RE
 from ..websocket.cutter import Received
 from .transcript import NOTHING, Entry, Side, Transcript, decoded, doing, named
 
-#: Frames and other things that are kept, the latest; a flood is nothing that anybody reads.
+#: Entries that are kept, the latest.
 KEPT: Final = 500
 
 _Asked: TypeAlias = dict[tuple[int, str], str]  # requests in words, by connection and ref
 
 
 class Wiretap:
-    """The latest of what the connections of one server carried."""
+    """The latest frames of one server's connections."""
 
     def __init__(self) -> None:
-        self._connections = 0  # there have been so many
+        self._connections = 0  # the number of connections so far
         self._began = monotonic()
         self._kept: deque[tuple[float, int, Side, Callable[[_Asked], tuple[str, Any]]]] = deque(maxlen=KEPT)
 
@@ -42,7 +42,7 @@ class Wiretap:
         self._keep(connection, side, lambda asked: (words, NOTHING))
 
     def transcript(self) -> Transcript:
-        """All that is kept, in words. Connections are told apart by their numbers where there were several."""
+        """All that is kept, as text. If there were several connections, their numbers are shown."""
         transcript, asked = Transcript(), dict[tuple[int, str], str]()
         for at, connection, side, read in tuple(self._kept):
             words, payload = read(asked)
