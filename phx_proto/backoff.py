@@ -14,6 +14,7 @@ from math import inf
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from .checks import check_seconds
 from .errors import CertificateError, ConnectError, ProxyError
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class Backoff:
     def __post_init__(self) -> None:
         if not self.steps:
             raise ValueError("a schedule needs at least one step")
-        if not all(0 < step < inf for step in self.steps):
-            raise ValueError(f"the steps of a schedule are positive, finite seconds, not {self.steps!r}")
+        for step in self.steps:
+            check_seconds("a step of a schedule", step)
 
     def delay(self, attempt: int, rng: "Random | None" = None) -> float:
         """The wait before a retry: its step, times 0.5 to 1.0.
@@ -100,8 +101,7 @@ class ReconnectPolicy:
     stable_after: float = 5.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.stable_after < inf:
-            raise ValueError(f"stable_after is finite seconds, not {self.stable_after!r}")
+        check_seconds("stable_after", self.stable_after, zero=True)
 
     def after_close(self, code: int | None, attempt: int, rng: "Random | None" = None) -> float | None:
         """The server closed an open connection, or it was cut.

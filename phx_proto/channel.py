@@ -12,6 +12,7 @@ from math import inf
 from typing import Any, Final
 
 from .attempts import Attempts
+from .checks import checked_timeout
 from .client_socket import Socket
 from .client_state import ClientState
 from .connection import Connection
@@ -41,7 +42,7 @@ from .pushes import Push, Pushes
 from .shown import secrets_in
 from .sockets import Sockets
 from .states import CHANNEL, JOIN_SENT, LEAVE_BEGUN, PUSHES, ChannelInput, ChannelState, PushRule
-from .timers import Timer, checked_timeout
+from .timers import Timer
 
 _LEFT: Final = "it was left"
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from .channel import Channel
+from .checks import checked_timeout
 from .client_socket import Socket
 from .client_state import ClientState
 from .commands import Command, Provider
@@ -49,7 +50,7 @@ from .resume import Resume
 from .shown import Secrets
 from .sockets import Sockets
 from .states import CLOSE_BEGUN, ENDING, SocketInput, SocketState
-from .timers import NO_TIMER, checked_timeout
+from .timers import NO_TIMER
 from .transports import TransportName, Transports
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ joins are measured on the reading clock, which stands still during a pause. Time
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Final
 
+from .checks import check_count, check_seconds
 from .commands import PauseReading, ResumeReading
 from .core import Core
 from .queues import Backlog
@@ -65,6 +65,9 @@ class FlowLimits:
     longest_pause: float = 10.0
 
     def __post_init__(self) -> None:
+        for name in ("high", "low", "hard", "high_bytes", "low_bytes", "hard_bytes"):
+            check_count(name, getattr(self, name), least=0)
+        check_seconds("longest_pause", self.longest_pause)
         for name, default in (
             ("hard", 64 * self.high),
             ("low_bytes", self.high_bytes // 4),
@@ -74,11 +77,9 @@ class FlowLimits:
                 object.__setattr__(self, name, default)
         for unit in ("", "_bytes"):
             low, high, hard = (getattr(self, mark + unit) for mark in ("low", "high", "hard"))
-            if not 0 <= low < high <= hard:
+            if not low < high <= hard:
                 names = f"low{unit} < high{unit} <= hard{unit}"
-                raise ValueError(f"0 <= {names} is needed, not {low}, {high}, {hard}")
-        if not 0 < self.longest_pause < inf:
-            raise ValueError(f"longest_pause is positive, finite seconds, not {self.longest_pause!r}")
+                raise ValueError(f"{names} is needed, not {low}, {high}, {hard}")
 
 
 class Flow:

@@ -2,9 +2,9 @@
 
 import enum
 from dataclasses import dataclass, field
-from math import inf
 
 from .backoff import REJOIN, Backoff, ReconnectPolicy
+from .checks import check_count, check_seconds
 from .flow import FlowLimits
 
 __all__ = [
@@ -49,8 +49,8 @@ class JoinPolicy:
     stable_after: float = 5.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.timeout < inf:
-            raise ValueError(f"the timeout of a join is positive, finite seconds, not {self.timeout!r}")
+        check_seconds("timeout", self.timeout)
+        check_seconds("stable_after", self.stable_after, zero=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +88,8 @@ class ClientOptions:
 
     def __post_init__(self) -> None:
         for name in ("heartbeat", "poll_timeout", "open_timeout", "close_timeout"):
-            if not 0 < getattr(self, name) < inf:
-                raise ValueError(f"{name} is positive, finite seconds, not {getattr(self, name)!r}")
-        if not self.timeout > 0:
-            raise ValueError(f"timeout is positive seconds, or math.inf, not {self.timeout!r}")
-        if self.joins_in_flight < 1:
-            raise ValueError(f"at least one join must be allowed under way, not {self.joins_in_flight}")
-        if self.topics_per_socket is not None and self.topics_per_socket < 1:
-            raise ValueError(f"a socket has room for at least one topic, not for {self.topics_per_socket}")
+            check_seconds(name, getattr(self, name))
+        check_seconds("timeout", self.timeout, endless=True)
+        check_count("joins_in_flight", self.joins_in_flight)
+        check_count("push_buffer", self.push_buffer, least=0)
+        check_count("topics_per_socket", self.topics_per_socket, optional=True)

@@ -16,6 +16,7 @@ from itertools import accumulate, takewhile
 from operator import itemgetter
 from typing import Any, ClassVar, Final, Protocol, TypeAlias
 
+from .checks import check_count
 from .handlers.handler import Handler
 from .message import Message
 
@@ -162,8 +163,7 @@ class Bound:
     drop: Drop
 
     def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise ValueError(f"a bound is at least one message, not {self.limit}")
+        check_count("limit", self.limit)
 
 
 class Owner(Protocol):

@@ -15,24 +15,9 @@ from typing import Final, TypeAlias
 
 from msgspec import Struct
 
-from .errors import InvalidTimeout
-
 Action: TypeAlias = Callable[[float], None]
 
 _FEW: Final = 64  # dead entries not worth a rebuild
-
-
-def checked_timeout(call: str, timeout: object, default: float = inf) -> float:
-    """The timeout of an application's call, as it is; `None` stands for the default.
-
-    Raises:
-        InvalidTimeout: It is no number; with NaN for a deadline no other would ever be due.
-    """
-    if timeout is None:
-        return default
-    if not isinstance(timeout, int | float) or timeout != timeout:
-        raise InvalidTimeout(call, timeout)
-    return timeout
 
 
 class Timer(Struct, eq=False):

@@ -6,8 +6,9 @@ They alternate until one of them has carried a message; that one is kept for the
 `connectWithFallback`).
 """
 
-from math import inf
 from typing import Literal, TypeAlias
+
+from .checks import check_seconds
 
 __all__ = [
     "TransportName",
@@ -31,8 +32,7 @@ class Transports:
     def __init__(self, first: TransportName, fallback: float | None) -> None:
         if first not in ("websocket", "longpoll"):
             raise ValueError(f"transport is 'websocket' or 'longpoll', not {first!r}")
-        if fallback is not None and not 0 < fallback < inf:
-            raise ValueError(f"fallback is positive, finite seconds, or None, not {fallback!r}")
+        check_seconds("fallback", fallback, optional=True)
         self.current: TransportName = first
         self._fallback = fallback if first == "websocket" else None  # None once it is decided
         self._final_delay: float | None = None

@@ -12,6 +12,8 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from ..checks import check_count, check_seconds
+
 # ---- options --------------------------------------------------------------------------------------------------------
 
 
@@ -65,6 +67,14 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting: int | None = 2**20
     release: Release = Release.V1_8_12
     host: Host = Host.BANDIT
+
+    def __post_init__(self) -> None:
+        check_seconds("timeout", self.timeout, endless=True, optional=True)
+        check_seconds("poll_window", self.poll_window)
+        check_count("max_topic", self.max_topic)
+        check_count("max_waiting", self.max_waiting, least=0, optional=True)
+        if self.max_channels is not msgspec.UNSET:
+            check_count("max_channels", self.max_channels, least=0, optional=True)
 
 
 class JoinRefRule(enum.Enum):

@@ -7,6 +7,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from math import inf
 from typing import Any, TypeVar, cast
 
+from phx_proto.checks import checked_timeout
 from phx_proto.client import ClientProtocol
 from phx_proto.core import Stats
 from phx_proto.queues import Delivery
@@ -114,9 +115,10 @@ class AsyncioDriver(Driver):
 
     @contextlib.asynccontextmanager
     async def timeout(self, seconds: float | None) -> AsyncGenerator[None]:
-        """Like `asyncio.timeout`, by the client's clock."""
+        """Like `asyncio.timeout`, by the client's clock; raises `InvalidTimeout` for what is no number of seconds."""
         async with asyncio.timeout(None) as bound:
-            if seconds is None or seconds == inf:
+            seconds = checked_timeout("a wait", seconds)
+            if seconds == inf:
                 yield
                 return
             timer = self.transport.call_at(self.now() + seconds, lambda: bound.reschedule(self._loop.time()))

@@ -22,7 +22,6 @@ from phx_proto.resume import Resume
 
 from ..client import calls
 from ..client.face import ChannelFace, ClientFace
-from ..client.options import first_timeout
 from ..client.queues import everything, messages_only
 from ..client.signals import SignalPolicy
 from .driver import BlockingDriver
@@ -352,11 +351,11 @@ class Client(ClientFace[Channel, BlockingDriver]):
             raise self.error
 
 
-def opened(driver: BlockingDriver, timeout: float | None, *, wait: bool) -> Client:
+def opened(driver: BlockingDriver, timeout: float, *, wait: bool) -> Client:
     """A client that connects within so many seconds; with `wait`, raises why it has not."""
     client = Client(driver)
     try:
-        driver.start(first_timeout(timeout, wait=wait))
+        driver.start(timeout)
         if wait:
             client.wait_connected()
     except BaseException:

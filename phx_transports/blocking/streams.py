@@ -5,6 +5,7 @@ Each is a context manager, and gets what arrives while it is open. Several reade
 
 from typing import Generic, Self, TypeVar
 
+from phx_proto.checks import checked_timeout
 from phx_proto.events import Event
 
 from ..client.queues import Queue
@@ -20,7 +21,7 @@ class _Stream(Generic[T]):
     def __init__(self, queue: Queue[T], driver: BlockingDriver, *, timeout: float | None) -> None:
         self._queue = queue
         self._driver = driver
-        self._timeout = timeout
+        self._timeout = checked_timeout("a wait", timeout)
 
     def __enter__(self) -> Self:
         self._driver.open(self._queue)

@@ -4,16 +4,21 @@ Python raises `KeyboardInterrupt`, and calls signal handlers, in the main thread
 signal that arrives just before the thread blocks on a lock does not wake it, and on Windows no signal does.
 """
 
-from math import inf
 from time import monotonic
 from typing import Final
+
+from phx_proto.checks import checked_timeout
 
 SLICE: Final = 0.5  # seconds
 
 
 def deadline_after(timeout: float | None) -> float:
-    """The time at which a wait of so many seconds is over; `None` means no timeout."""
-    return inf if timeout is None else monotonic() + timeout
+    """The time at which a wait of so many seconds is over; `None` means no timeout.
+
+    Raises:
+        InvalidTimeout: It is no number of seconds.
+    """
+    return monotonic() + checked_timeout("a wait", timeout)
 
 
 def slice_until(deadline: float) -> float:

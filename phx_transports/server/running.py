@@ -18,6 +18,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as listen
 from websockets.http11 import Request, Response
 
+from phx_proto.checks import check_seconds, checked_timeout
 from phx_proto.server.events import HOSTS, ServerOptions
 from phx_proto.shown import NO_SECRETS
 
@@ -79,6 +80,7 @@ class RunningServer:
             drain_timeout: The `timeout` of that `close`.
             signals: Which of the two it handles, as for `Client.run`.
         """
+        check_seconds("drain_timeout", drain_timeout, zero=True, endless=True)
         ends = iter((partial(self.close, timeout=drain_timeout), self.abort))
         ending: list[asyncio.Task[None]] = []
 
@@ -103,7 +105,7 @@ class RunningServer:
             timeout: Seconds for the clients to end their connections, and for handlers and `terminate`s to end. Then
                 connections are dropped and tasks cancelled.
         """
-        await self._end(SocketDriver.shutdown, timeout)
+        await self._end(SocketDriver.shutdown, checked_timeout("close", timeout))
 
     async def abort(self, *, timeout: float = 5.0) -> None:
         """Stop listening, drop every connection without a close frame, and wait until everything is released.
@@ -111,6 +113,7 @@ class RunningServer:
         Args:
             timeout: Seconds for handlers and `terminate`s to end. Then they are cancelled.
         """
+        checked_timeout("abort", timeout)
         self.cut()
         await self._end(SocketDriver.abort, timeout)
 

@@ -25,6 +25,7 @@ from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol as WebSocketProtocol
 
+from phx_proto.checks import check_count, check_seconds
 from phx_proto.server.events import HostRules
 from phx_proto.server.protocol import ServerProtocol
 
@@ -57,6 +58,13 @@ class WireOptions:
     max_buffered: int
     send_timeout: float
     host: HostRules
+
+    def __post_init__(self) -> None:
+        check_count("max_connections", self.max_connections, optional=True)
+        check_count("max_size", self.max_size, optional=True)
+        check_count("max_buffered", self.max_buffered)
+        for name in ("handshake_timeout", "send_timeout"):
+            check_seconds(name, getattr(self, name), endless=True)
 
 
 class WireEvents(Protocol):

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Final
 
+from phx_proto.checks import check_seconds
+
 _MOST: Final = 100_000  # timers in one `advance`, or iterations of a loop; more never end
 _QUIET: Final = 16  # iterations without a change, after which there will be none: no chain of callbacks here is longer
 
 
 def forward(seconds: float) -> float:
-    """The seconds; raises `ValueError` if they are negative."""
-    if seconds < 0:
-        raise ValueError(f"time does not go back: {seconds!r} s")
+    """The seconds; refused if no such time can pass."""
+    check_seconds("the time that passes", seconds, zero=True)
     return seconds
 
 

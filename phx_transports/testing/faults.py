@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
+from phx_proto.checks import check_count
 from phx_proto.formats import V1Server, V2Server
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC
 
@@ -43,8 +44,7 @@ class Faults:
         Raises:
             ValueError: It is less than one.
         """
-        if frames < 1:
-            raise ValueError(f"a connection is cut after at least one frame, not {frames}")
+        check_count("frames", frames)
         self._frames_left = frames
 
     def refuse(

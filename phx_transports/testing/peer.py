@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from phx_proto.checks import check_count, check_seconds, checked_timeout
 from phx_proto.client import ClientProtocol
 from phx_proto.errors import ConnectError
 from phx_proto.formats import Request, ServerSerializer
@@ -78,6 +79,8 @@ class Peer:
         patience: float = 10.0,
         max_channels: int | None = None,
     ) -> None:
+        check_seconds("patience", patience, zero=True, endless=True)
+        check_count("max_channels", max_channels, least=0, optional=True)
         self.clock = Clock() if clock is None else clock
         self._network = Network(self.clock, serializer, self._heard, patience, max_channels)
         self._expectations: list[Expectation] = []
@@ -360,6 +363,7 @@ class Peer:
         Raises:
             UnexpectedConversation: They did not; the text names them, and what they wait for.
         """
+        checked_timeout("settle", timeout)
         self._network.settle()
         began = monotonic()
         for client in self._network.clients():
@@ -371,6 +375,7 @@ class Peer:
 
         Arguments and errors are those of `settle`.
         """
+        checked_timeout("settled", timeout)
         began = monotonic()
         while True:
             self._network.settle()

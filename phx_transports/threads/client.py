@@ -15,7 +15,7 @@ from phx_proto.transports import TransportName
 
 from ..blocking.driver import check_providers
 from ..blocking.face import Client, opened
-from ..client.options import ClientSettings
+from ..client.options import ClientSettings, first_timeout
 from ..client.reports import OnHandlerError, log_handler_error
 from ..websocket.options import MAX_SIZE, Factory, NetworkOptions, proxy_secrets
 from .driver import ThreadsDriver
@@ -113,4 +113,5 @@ def connect(
         executor=executor, on_handler_error=on_handler_error, fail_fast=fail_fast, drain_timeout=drain_timeout
     )
     network = NetworkOptions(ssl=ssl, proxy=proxy, max_size=max_size, compression=compression, factory=factory)
+    timeout = first_timeout(timeout, wait=wait)
     return opened(ThreadsDriver(proto, settings, network=network, transport=played), timeout, wait=wait)

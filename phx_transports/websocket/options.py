@@ -11,6 +11,8 @@ from ssl import SSLContext
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 from urllib.parse import unquote
 
+from phx_proto.checks import check_count
+
 #: The largest message that clients take by default, in bytes; Phoenix servers send frames as large as their payloads.
 MAX_SIZE: Final = 16 * 2**20
 
@@ -30,6 +32,9 @@ class NetworkOptions(Generic[F]):
     max_size: int | None = MAX_SIZE
     compression: Literal["deflate"] | None = None
     factory: F | None = None
+
+    def __post_init__(self) -> None:
+        check_count("max_size", self.max_size, optional=True)
 
 
 def proxy_secrets(proxy: str | Literal[True] | None) -> Iterator[str]:

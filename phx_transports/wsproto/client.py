@@ -13,7 +13,7 @@ from phx_proto.transports import TransportName
 
 from ..blocking.driver import check_providers
 from ..blocking.face import Client, opened
-from ..client.options import ClientSettings
+from ..client.options import ClientSettings, first_timeout
 from ..client.reports import OnHandlerError, log_handler_error
 from ..websocket.options import MAX_SIZE, Factory, NetworkOptions
 from .driver import WsprotoDriver
@@ -94,4 +94,5 @@ def connect(
     )
     settings = ClientSettings(on_handler_error=on_handler_error, fail_fast=fail_fast, drain_timeout=drain_timeout)
     network = NetworkOptions(ssl=ssl, max_size=max_size, factory=factory)
+    timeout = first_timeout(timeout, wait=wait)
     return opened(WsprotoDriver(proto, settings, network=network), timeout, wait=wait)

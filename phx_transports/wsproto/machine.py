@@ -31,6 +31,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, TextMessage
 from wsproto.events import Event as Outgoing
 
+from phx_proto.checks import check_count
 from phx_proto.client import ClientProtocol
 from phx_proto.commands import (
     AbortTransport,
@@ -74,6 +75,7 @@ class Machine:
     """
 
     def __init__(self, proto: ClientProtocol, *, max_size: int | None = MAX_SIZE) -> None:
+        check_count("max_size", max_size, optional=True)
         self.held: set[Link] = set()
         self._proto = proto
         self.max_size = max_size

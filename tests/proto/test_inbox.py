@@ -356,12 +356,6 @@ def test_messages_that_nobody_wants_take_no_room() -> None:
     assert talk.proto.stats.unhandled == 1
 
 
-@pytest.mark.parametrize("limit", [0, -1])
-def test_a_bound_without_room_is_refused(limit: int) -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        Bound(limit, Drop.OLDEST)
-
-
 # ---- presence -------------------------------------------------------------------------------------------------------
 
 ANN = {"ann": {"metas": [{"phx_ref": "a"}]}}

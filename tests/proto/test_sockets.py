@@ -126,12 +126,6 @@ def test_a_given_number_that_is_too_large_is_corrected_by_the_server() -> None:
     assert sorted(map(len, farm.topics())) == [1, 2, 2]
 
 
-@pytest.mark.parametrize("number", [0, -1])
-def test_a_socket_has_room_for_one_topic_at_least(number: int) -> None:
-    with pytest.raises(ValueError, match="at least one topic"):
-        ClientOptions(topics_per_socket=number)
-
-
 def test_topics_that_were_asked_for_before_the_first_connection_wait_for_it() -> None:
     farm = Farm(options=ClientOptions(topics_per_socket=1))
     farm.join(A, B)

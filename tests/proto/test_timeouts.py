@@ -47,12 +47,6 @@ def test_that_is_the_options_to_say(call: str) -> None:
     assert ended == [False, True]
 
 
-@pytest.mark.parametrize("timeout", [0, -1.0, math.nan])
-def test_options_without_patience_are_refused(timeout: float) -> None:
-    with pytest.raises(ValueError, match="timeout is positive seconds"):
-        ClientOptions(timeout=timeout)
-
-
 CALLS: dict[str, Callable[[Conversation, Any], object]] = {
     "connect": lambda talk, timeout: Conversation().proto.connect(START, timeout=timeout),
     "close": lambda talk, timeout: talk.proto.close(talk.now, timeout=timeout),
@@ -63,7 +57,7 @@ CALLS: dict[str, Callable[[Conversation, Any], object]] = {
 }
 
 
-@pytest.mark.parametrize("timeout", [math.nan, "10"])
+@pytest.mark.parametrize("timeout", [math.nan, "10", True, 10**400])
 @pytest.mark.parametrize("call", CALLS)
 def test_it_is_refused_by_its_call(call: str, timeout: object) -> None:
     with pytest.raises(InvalidTimeout) as caught:

@@ -1,5 +1,8 @@
 """The clock of a test."""
 
+from math import inf, nan
+from typing import Any
+
 import pytest
 
 from phx_transports.testing import Clock
@@ -55,6 +58,12 @@ def test_timers_without_end_are_an_error() -> None:
         clock.advance(1.0)
 
 
+@pytest.mark.parametrize("seconds", [nan, inf, True, "1"])
+def test_time_that_is_none_does_not_pass(seconds: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="the time that passes is"):
+        Clock().advance(seconds)
+
+
 def test_time_does_not_go_back() -> None:
-    with pytest.raises(ValueError, match="time does not go back: -1 s"):
+    with pytest.raises(ValueError, match="the time that passes is zero or positive, finite seconds, not -1"):
         Clock().advance(-1)

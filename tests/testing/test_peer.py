@@ -1,6 +1,7 @@
 """`Peer` against a bare `ClientProtocol`: what a test of a client reads like, and how it fails."""
 
 from collections.abc import Callable, Iterator
+from math import nan
 from random import Random
 from typing import Any
 
@@ -248,8 +249,16 @@ def test_it_passes_within_a_time_that_the_test_lets_pass(peer: Peer) -> None:
     ],
 )
 def test_it_does_not_pass_backwards(script: Callable[[Peer], object]) -> None:
-    with pytest.raises(ValueError, match="time does not go back: -1 s"):
+    with pytest.raises(ValueError, match="the time that passes is zero or positive, finite seconds, not -1"):
         script(Peer())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("patience", nan), ("patience", "10"), ("max_channels", -1), ("max_channels", 1.5)]
+)
+def test_an_option_that_cannot_be_is_refused_by_name(option: str, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{option} is "):
+        Peer(**{option: value})
 
 
 def test_a_cast_wants_no_reply(peer: Peer) -> None:

@@ -4,6 +4,9 @@ import logging
 import socket
 import threading
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from math import inf, nan
 from random import Random
 from typing import Any
 
@@ -20,6 +23,7 @@ from phx_proto.errors import (
     ConnectTimeout,
     HandshakeRefused,
     InvalidEndpoint,
+    InvalidTimeout,
     ResolveFailed,
     StillRefused,
 )
@@ -51,6 +55,36 @@ def test_connect_as_a_context_manager_closes_at_the_end_with_1000(adapter: Adapt
         assert state(client) is SocketState.CLOSED
         assert client.error is None
         assert wire.ended() == 1000
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("timeout", ["10", True, -1, nan, 10**400, timedelta(seconds=1)]),
+        ("drain_timeout", ["10", True, -1, nan, 10**400, None]),
+        ("fallback", ["10", True, 0, nan, inf]),
+        ("max_size", ["10", True, 0, 1.5, nan, inf]),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_by_name(adapter: Adapter, option: str, values: list[Any]) -> None:
+    with serving() as peer:
+        for value in values:
+            with pytest.raises((TypeError, ValueError), match=f"^{option} is "):
+                adapter.connect(peer.url, **{option: value})
+        adapter.connect(peer.url, drain_timeout=0).close()
+        adapter.connect(peer.url, drain_timeout=inf).close()
+
+
+@pytest.mark.parametrize("timeout", ["10", True, nan, 10**400])
+def test_a_wait_for_what_is_no_time_is_refused(adapter: Adapter, timeout: Any) -> None:
+    with adapter.joined() as (channel, *_):
+        client = channel.client
+        for wait in (client.native.wait_connected, client.native.wait_closed, client.native.run):
+            with pytest.raises(InvalidTimeout):
+                adapter.call(partial(wait, timeout=timeout))
+        with pytest.raises(InvalidTimeout):
+            channel.wait_for("tick", timeout=timeout)
+        assert client.ping() > 0
 
 
 def test_an_exception_out_of_the_context_drops_the_connection(adapter: Adapter) -> None:

@@ -5,17 +5,48 @@ import base64
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import nan
 from typing import Any
 
 import pytest
 from phoenix_by_hand import OK, Application, Client, Log, Room, connected, conversation, errors, serving
 from websockets.exceptions import InvalidStatus
 
-from phx_proto.errors import InvalidHandler, InvalidPayload
+from phx_proto.errors import InvalidHandler, InvalidPayload, InvalidTimeout
 from phx_proto.formats import V1Server, V2Server
 from phx_transports.server import Refuse, Server, ServerChannel, ServerSocket, Termination, on
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("clean_loop")]
+
+
+# ---- options --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("max_connections", ["10", True, 0, 1.5, nan]),
+        ("handshake_timeout", ["10", True, 0, nan, None]),
+        ("max_size", ["10", True, 0, 1.5, nan]),
+        ("max_buffered", ["10", True, 0, 1.5, None]),
+        ("send_timeout", ["10", True, -1, nan, None]),
+    ],
+)
+async def test_an_option_that_cannot_be_is_refused_by_name(option: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises((TypeError, ValueError), match=f"^{option} is "):
+            Server(**{option: value})
+
+
+@pytest.mark.parametrize("timeout", ["10", True, nan, [1]])
+async def test_an_end_within_what_is_no_time_is_refused_and_the_server_goes_on(timeout: Any) -> None:
+    async with serving() as (_, running), connected(running.url) as client:
+        for end in (running.close, running.abort):
+            with pytest.raises(InvalidTimeout):
+                await end(timeout=timeout)
+        with pytest.raises((TypeError, ValueError), match="drain_timeout"):
+            await running.run(drain_timeout=timeout)
+        await client.alive()
 
 
 # ---- joins ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,71 @@
+"""Numbers that the application gives, as options and as timeouts of calls: what cannot be is refused at once.
+
+As a deadline, NaN would keep every other from being due. What is no number at all would raise only where it is first
+used: within a callback of the loop, or on the thread that reads, where no caller gets it.
+"""
+
+from math import inf
+from typing import Final, TypeGuard
+
+from .errors import InvalidTimeout
+from .shown import shown
+
+_TOO_LARGE: Final = 2**1023  # for a float; an integer may be larger
+
+
+def check_seconds(
+    name: str, value: object, *, zero: bool = False, endless: bool = False, optional: bool = False
+) -> None:
+    """Refuse what is no duration.
+
+    Args:
+        name: The option's, for the error.
+        value: What was given for it.
+        zero: Whether 0 has a meaning.
+        endless: Whether `math.inf` has one.
+        optional: Whether `None` has one.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: No such time can pass.
+    """
+    if optional and value is None:
+        return
+    if not _is_number(value):
+        raise TypeError(f"{name} is a number of seconds, not {shown(value)}")
+    if not (0 < value < _TOO_LARGE or (zero and value == 0) or (endless and value == inf)):
+        least = "zero or positive" if zero else "positive"
+        most = " seconds, or math.inf" if endless else ", finite seconds"
+        raise ValueError(f"{name} is {least}{most}, not {shown(value)}")
+
+
+def check_count(name: str, value: object, *, least: int = 1, optional: bool = False) -> None:
+    """Refuse what is no number of things, or of bytes, or too few; `None` too, unless it is `optional`.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is less than `least`.
+    """
+    if optional and value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is a whole number, not {shown(value)}")
+    if value < least:
+        raise ValueError(f"{name} is at least {least}, not {value}")
+
+
+def checked_timeout(call: str, timeout: object, default: float = inf) -> float:
+    """The timeout of an application's call, as it is; `None` stands for the default. One below 0 is over at once.
+
+    Raises:
+        InvalidTimeout: It is no number of seconds.
+    """
+    if timeout is None:
+        return default
+    if not _is_number(timeout) or not (abs(timeout) < _TOO_LARGE or abs(timeout) == inf):
+        raise InvalidTimeout(call, timeout)
+    return timeout
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
