@@ -1,8 +1,7 @@
 """Phoenix Channels as a pure state machine: inputs in, outputs out, no I/O at all.
 
-Start at `ClientProtocol` to embed a client in a runtime of your own; `Router` holds handlers, for any transport. What
-happened is told by `phx_proto.events`, what is to be done by `phx_proto.commands`, what went wrong by
-`phx_proto.errors`.
+Start at `ClientProtocol` to embed a client in a runtime of your own; `Router` holds handlers, for any transport. Events
+are in `phx_proto.events`, commands for the adapter in `phx_proto.commands`, errors in `phx_proto.errors`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -76,7 +75,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The server's side, when it is asked for: a client does not need it, and it takes a tenth of the import."""
+    """Import the server's side on first use: a client does not need it, and it takes a tenth of the import time."""
     if name != "ServerProtocol":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .server import ServerProtocol

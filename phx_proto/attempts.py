@@ -1,8 +1,8 @@
 """One channel's attempts to join, and the application's call that waits for the first success.
 
 Every attempt has a join_ref of its own. When one that was sent is given up (timed out, cancelled), a phx_leave follows,
-because the server may have accepted it meanwhile; if its ok comes late, another phx_leave is sent. The retries are
-those of phoenix.js (`channel.js`).
+because the server may have accepted it in the meantime; if its ok comes late, another phx_leave is sent. The retries
+are those of phoenix.js (`channel.js`).
 """
 
 from dataclasses import dataclass
@@ -31,17 +31,17 @@ from .states import ChannelInput, ChannelState
 from .timers import NO_TIMER, Timer
 from .wording import MESSAGE_TOO_BIG
 
-#: Closes with 1009 in a row that a join under way may see before it is taken for their cause.
+#: Closes with 1009 in a row during a join after which the join counts as their cause.
 _MOST_TOO_BIG = 3
 
 
 class Joinable(Placed, Protocol):
-    """The channel, as its attempts to join see it.
+    """The channel, as used by its attempts to join.
 
     Attributes:
         params: The join's params, or a callable for them.
         sent_params: The params of the latest attempt.
-        decoder: Of the server's answers, where their type was given.
+        decoder: Of the server's answers, if their type was given.
     """
 
     params: Any
@@ -69,24 +69,24 @@ class _Call:
 class Attempts:
     """The attempts to join of one channel, up to the one that the server accepts.
 
-    A channel that joined at the first attempt needs them no more: a rejoin begins with new ones.
+    A channel that joined at the first attempt no longer needs this object: a rejoin makes a new one.
     """
 
     channel: Joinable
     client: ClientState
     sockets: Sockets
     _call: _Call | None = None
-    _request: int | None = None  # the question for params that is open
-    _timer: Timer = NO_TIMER  # of the attempt under way, or of the next one
-    _began: float = 0.0  # the attempt, on the reading clock; or the joined state
+    _request: int | None = None  # the open request for the value of params
+    _timer: Timer = NO_TIMER  # of the current attempt, or of the next one
+    _began: float = 0.0  # when the attempt, or the joined state, began, on the reading clock
     _tries: int = 0  # attempts that failed in a row
-    _last_error: PhxError | None = None  # what ended the latest attempt, since it was last joined
-    _too_big: int = 0  # closes with 1009 in a row in which its join was under way
+    _last_error: PhxError | None = None  # the latest attempt's error, since it was last joined
+    _too_big: int = 0  # closes with 1009 in a row during its join
 
     # ---- the application's call -------------------------------------------------------------------------------------
 
     def call(self, patience: float, response: Any, now: float) -> str:
-        """The application waits for the join from now on; returns the call's ref. Raises as `Channel.join`."""
+        """Let the application wait for the join; returns the call's ref. Raises as `Channel.join`."""
         self.channel.decoder = None if response is None else payload_decoder(response)
         if not callable(self.channel.params):
             self._encode("0", self.channel.params)
@@ -95,11 +95,11 @@ class Attempts:
         return self._call.ref
 
     def is_call(self, ref: str) -> bool:
-        """Whether this is the ref of the call that waits."""
+        """Whether this is the ref of the waiting call."""
         return self._call is not None and self._call.ref == ref
 
     def fail_call(self, error: PhxError) -> None:
-        """The call has failed, if one waits."""
+        """The call has failed, if there is one."""
         if self._call is not None:
             self._call.timer.cancel()
             self.client.events.append(JoinFailed(self.channel.topic, self._call.ref, error))
@@ -111,7 +111,7 @@ class Attempts:
         self.channel.end("its join timed out", now, error=error)
 
     def _hindrance(self) -> tuple[str, PhxError | None]:
-        """Why it is not joined, in words, and the error of the latest attempt."""
+        """Why it is not joined, as text, and the error of the latest attempt."""
         if self.channel.connection is None:
             return "there is no connection", self.channel.socket.last_error
         if self._unanswered:
@@ -126,12 +126,12 @@ class Attempts:
     # ---- an attempt -------------------------------------------------------------------------------------------------
 
     def ask(self, now: float) -> None:
-        """Join when the queue lets it; without a connection, the next one asks all that are pending."""
+        """Join when the queue allows it; without a connection, the next one asks all that are pending."""
         if self.channel.connection is not None:
             self.channel.connection.joins.ask(self.channel, now)
 
     def start(self, now: float) -> None:
-        """It is the channel's turn."""
+        """The queue has reached this channel."""
         self._began = self._connection.flow.clock(now)
         self._timer = self.client.timers.at(now + self.client.options.join.timeout, self._expired)
         params, position = self.channel.params, self.channel.inbox.position
@@ -155,12 +155,12 @@ class Attempts:
 
     @property
     def failed(self) -> bool:
-        """Whether the attempts before the latest failed: then the delay grows on unless the join is stable."""
+        """Whether the attempt before also failed: then the delay goes on growing unless the join is stable."""
         return self._tries > 0
 
     @property
     def raw(self) -> bool:
-        """Whether the answer is left for the decoder of its type."""
+        """Whether the answer stays undecoded, for the decoder of its type."""
         return self.channel.decoder is not None
 
     def replied(self, reply: Reply, now: float) -> None:
@@ -216,7 +216,7 @@ class Attempts:
         joined = self.channel.state is ChannelState.JOINED
         if joined and self._connection.flow.clock(now) - self._began >= policy.stable_after:
             self._tries = 0
-        self.abandon()  # before the next one's turn: its phx_leave goes ahead of that one's phx_join
+        self.abandon()  # before the next channel's turn: this phx_leave goes out before its phx_join
         self.forget(now)
         self._connection.live.pop(self.channel.topic, None)
         self.channel.advance(ChannelInput.FAIL)
@@ -247,13 +247,13 @@ class Attempts:
             self.channel.connection.joins.done(self.channel, now)
 
     def abandon(self) -> None:
-        """Leave the topic behind a join that was sent and is not answered."""
+        """Leave the topic after a join that was sent and is not answered."""
         connection, ref = self.channel.connection, self.channel.join_ref
         if connection is not None and ref is not None and connection.requests.is_awaited(ref):
             connection.abandon(self.channel.topic, ref)
 
     def end(self, error: PhxError, now: float) -> None:
-        """The channel has ended: an attempt under way is given up, and the call that waits fails."""
+        """The channel has ended: a current attempt is given up, and the waiting call fails."""
         self.abandon()
         self.forget(now)
         self.fail_call(error)
@@ -262,7 +262,7 @@ class Attempts:
 
     @property
     def _connection(self) -> Connection:
-        """The open connection of its socket; there must be one."""
+        """The open connection of its socket; it must have one."""
         assert self.channel.connection is not None
         return self.channel.connection
 
@@ -276,7 +276,7 @@ class Attempts:
         ref = self.client.new_ref()
         try:
             frame = self._encode(ref, params)
-        except LocalError as error:  # of a callable's params, or of static ones that were changed since the call
+        except LocalError as error:  # from a callable's params, or from static ones that were changed since the call
             self.fail(ResolveFailed(str(error)), now)
             return
         self._began = connection.flow.clock(now)
@@ -285,10 +285,10 @@ class Attempts:
         connection.requests.expect(ref, self)
         self.channel.advance(ChannelInput.SEND)
         connection.requests.send_frame(frame)
-        connection.flow.resume(now)  # a handler may wait for it, as with a push
+        connection.flow.resume(now)  # as with a push, a handler may wait for it
 
     def _read_params(self) -> Any:
-        """Called by the adapter, for it may call the application's functions: that of the position, too."""
+        """Called by the adapter, because it may call application functions, also the position's."""
         assert self.channel.inbox.position is not None
         self.channel.inbox.position.read()
         params = self.channel.params

@@ -1,9 +1,9 @@
 """When to try again, and when not to.
 
-A `Backoff` is a schedule of waits; a `ReconnectPolicy` is the whole decision after a connection was lost or could not
-be made. Both are pure: the same arguments and the same random source give the same wait. Every wait is drawn from a
-range, so that a fleet which lost its server at one moment does not come back at one moment. Without a random source
-(`rng=None`) the wait is the range's upper end: deterministic, for embedders who do not want the spread.
+A `Backoff` is a schedule of waits; a `ReconnectPolicy` is the whole decision after a lost connection or a failed
+attempt. Both are pure: the same arguments and the same random source give the same wait. Every wait is drawn from a
+range, so that clients which lost a server together do not all reconnect together. Without a random source (`rng=None`)
+the wait is the range's upper end: deterministic, for embedders that do not want the spread.
 
 The steps are phoenix.js's (`socket.js`, `channel.js`); jitter, close codes and HTTP statuses are ours.
 """
@@ -52,7 +52,7 @@ class Backoff:
 
         Args:
             attempt: How many retries were made before this one.
-            rng: Draws the factor; without it the step is taken in full.
+            rng: Draws the factor; without it, the full step is used.
 
         Returns:
             Seconds.
@@ -61,9 +61,9 @@ class Backoff:
         return _within(step / 2, step, rng)
 
 
-#: Of connections, as phoenix.js has it.
+#: For connections, as in phoenix.js.
 RECONNECT: Final = Backoff((0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1, 2, 5))
-#: Of channels, as phoenix.js has it.
+#: For channels, as in phoenix.js.
 REJOIN: Final = Backoff((1, 2, 5, 10))
 
 
@@ -74,8 +74,8 @@ class Attempt:
     Attributes:
         number: How many retries were made since a connection last proved stable (or since the start).
         ever_connected: Whether a connection was open before; if not, this is still the first connect.
-        rest: Seconds until the latest time at which the first connect is to be tried; `math.inf` where there is none.
-        renewable: Whether params or token come from callables, and so may be others at the next attempt.
+        rest: Seconds until the latest time for an attempt of the first connect; `math.inf` for no limit.
+        renewable: Whether params or token come from callables, and so may differ at the next attempt.
     """
 
     number: int
@@ -86,14 +86,14 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconnectPolicy:
-    """What follows a lost connection or a failed attempt: a wait in seconds, or `None` for the end.
+    """What follows a lost connection or a failed attempt: a wait in seconds, or `None` for no further attempt.
 
     Attributes:
-        schedule: The waits, where neither the close code nor the server asks for another.
-        final_codes: Close codes after which the client stays away. None by default: servers close with 1000 when idle
-            or shutting down, and a service wants to stay subscribed.
-        stable_after: Seconds for which a connection must have been open before retries are counted again, so that a
-            server which accepts and drops is not hammered.
+        schedule: The waits, unless the close code or the server asks for another.
+        final_codes: Close codes after which the client does not reconnect. None by default: servers close with 1000
+            when idle or shutting down, and a service wants to stay subscribed.
+        stable_after: Seconds for which a connection must have been open before the count of retries restarts, so that a
+            server which accepts and drops connections is not overloaded.
     """
 
     schedule: Backoff = RECONNECT
@@ -112,7 +112,7 @@ class ReconnectPolicy:
             rng: Spreads the wait.
 
         Returns:
-            Seconds to wait, or `None` if this is the end.
+            Seconds to wait, or `None` for no further attempt.
         """
         if code in self.final_codes:
             return None
@@ -125,8 +125,8 @@ class ReconnectPolicy:
     ) -> float | None:
         """The server answered the handshake with an HTTP status other than 101.
 
-        A `retry-after` in seconds is the least to wait (an hour at most is heeded), times 1.0 to 1.5. One that is a
-        date is ignored: there is no calendar here.
+        A `retry-after` in seconds, at most an hour, is the shortest wait, times 1.0 to 1.5. A date in it is ignored,
+        because the core has no calendar.
 
         Args:
             status: The HTTP status.
@@ -135,7 +135,7 @@ class ReconnectPolicy:
             rng: Spreads the wait.
 
         Returns:
-            Seconds to wait, or `None` if this is the end.
+            Seconds to wait, or `None` for no further attempt.
         """
         if not _after_status(status)(attempt):
             return None
@@ -151,7 +151,7 @@ class ReconnectPolicy:
             rng: Spreads the wait.
 
         Returns:
-            Seconds to wait, or `None` if this is the end.
+            Seconds to wait, or `None` for no further attempt.
         """
         retried = True
         if isinstance(error, CertificateError):
@@ -161,9 +161,9 @@ class ReconnectPolicy:
         return self._next(attempt, rng) if retried else None
 
     def _next(self, attempt: Attempt, rng: "Random | None") -> float:
-        """The schedule's wait; before the first connect is given up, no longer than half of what is left of its time.
+        """The schedule's wait; for the first connect, at most half of what is left of its timeout.
 
-        So a server that came up in time is met, also one that takes its time for a handshake.
+        So a server that starts in time is reached, even if its handshake is slow.
         """
         delay = self.schedule.delay(attempt.number, rng)
         if attempt.rest <= 0:
@@ -185,7 +185,7 @@ def _always(attempt: Attempt) -> bool:
 _if_renewable: _Rule = attrgetter("renewable")
 _after_first_connect: _Rule = attrgetter("ever_connected")
 
-# A status that is not here: 5xx always, any other after the first connect (a wrong URL will not mend itself, but one
+# A status that is not here: 5xx is always retried, any other after the first connect (a wrong URL stays wrong, but one
 # that worked before may work again, e.g. once a proxy is back).
 _REFUSALS: Final = {
     401: _if_renewable,
@@ -195,12 +195,12 @@ _REFUSALS: Final = {
     429: _always,
 }
 
-#: Close codes by which a server tells many clients at once to go, and seconds within which they may come back.
+#: Close codes by which a server sends many clients away at once, and the range of seconds for their return.
 _SPREAD: Final[dict[int | None, tuple[float, float]]] = {1012: (0.0, 5.0), 1013: (5.0, 30.0)}
 
 _LONGEST_ASKED: Final = 3600.0
 
-#: Seconds that are not halved any more: the next try is the last one.
+#: Seconds that are not halved any more: the next attempt is the last one.
 _SHORT_REST: Final = 0.25
 
 
@@ -209,13 +209,13 @@ def _after_status(status: int) -> _Rule:
 
 
 def _after_proxy(status: int | None) -> _Rule:
-    """As with a server's status, but callables for params and token do not change what a proxy says."""
+    """As for a server's status, but new values of params and token do not change a proxy's answer."""
     rule = _after_first_connect if status is None else _after_status(status)
     return _after_first_connect if rule is _if_renewable else rule
 
 
 def _seconds(retry_after: str) -> float:
-    """The header's delay; 0 where it gives none, or a date."""
+    """The header's delay; 0 if it has none, or a date."""
     text = retry_after.strip()
     return float(text) if text.isascii() and text.isdecimal() else 0.0
 

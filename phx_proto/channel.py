@@ -69,15 +69,15 @@ class Channel:
 
     Attributes:
         topic: The topic.
-        state: Where it stands.
+        state: Its current state.
         socket: The socket that it is joined on, or will be joined on.
         join_ref: The ref of the latest join sent on this connection; `None` if none was.
         inbox: Its messages that wait for their handlers.
-        response: What the server answered to the latest join, in the join's type; `None` before.
+        response: The server's answer to the latest join, in the join's type; `None` before.
         context: The adapter's own data about the channel.
         params: The join's params, or a callable for them.
         sent_params: The params of the latest attempt to join.
-        decoder: Of the server's answers to its joins, where their type was given.
+        decoder: Of the server's answers to its joins, if their type was given.
     """
 
     __slots__ = (
@@ -113,7 +113,7 @@ class Channel:
         self.decoder: PayloadDecoder | None = None
         self._client = client
         self._sockets = sockets
-        self._attempts: Attempts | None = None  # most joined channels have none: 160 bytes less for each
+        self._attempts: Attempts | None = None  # most joined channels have none, which saves 160 bytes each
         self._pushes = _NO_PUSHES
         self._leave: _Leave | None = None
         self._end_error: PhxError | None = None  # what ended the channel
@@ -129,8 +129,8 @@ class Channel:
         Args:
             now: Monotonic seconds.
             timeout: Seconds from this call until the join is given up; `None` for the policy's, `math.inf` for none.
-            response: The type of the server's answer, to this join and to every rejoin. An answer that does not fit is
-                one that cannot be read: the topic is left.
+            response: The type of the server's answer, to this join and to every rejoin. If an answer does not fit, it
+                counts as unreadable: the topic is left.
 
         Returns:
             The call's ref; it ends in `ChannelJoined` or `JoinFailed`.
@@ -140,7 +140,7 @@ class Channel:
             ChannelClosed: It is closed; make a new one.
             InvalidPayload: The params cannot be encoded.
             InvalidPayloadType: No answer can be of the type.
-            InvalidTimeout: The timeout is no number.
+            InvalidTimeout: The timeout is not a number.
         """
         patience = checked_timeout("join", timeout, self._client.options.join.timeout)
         if self.state in LEAVE_BEGUN:
@@ -157,7 +157,7 @@ class Channel:
         return ref
 
     def leave(self, now: float, *, timeout: float | None = None) -> str:
-        """Leave the topic. No message is delivered any more; those in the inbox stay there.
+        """Leave the topic. No further message is delivered; those in the inbox stay there.
 
         Args:
             now: Monotonic seconds.
@@ -167,7 +167,7 @@ class Channel:
             The call's ref; it ends in `LeaveEnded`. A second call gets the first's.
 
         Raises:
-            InvalidTimeout: The timeout is no number.
+            InvalidTimeout: The timeout is not a number.
         """
         patience = self.patience("leave", timeout)
         if self._leave is not None:
@@ -186,7 +186,7 @@ class Channel:
         connection.leaving[join_ref] = self
         ref = connection.send_leave(self.topic, join_ref)
         if self._attempts is not None:
-            self._attempts.forget(now)  # not before: another join may have its turn now, and goes out behind the leave
+            self._attempts.forget(now)  # not before: then another channel may join, after this leave
         timer = self._client.timers.at(now + patience, partial(self.left, LeaveEnd.TIMEOUT))
         self._leave = _Leave(self, ref, join_ref, timer)
         connection.requests.expect(ref, self._leave)
@@ -199,23 +199,23 @@ class Channel:
 
         Args:
             event: The event's name.
-            payload: Any JSON value, or bytes. Leave it as it is until it is sent.
+            payload: Any JSON value, or bytes. Do not change it before it is sent.
             now: Monotonic seconds.
             timeout: Seconds from this call; `None` for the options', `math.inf` for no bound.
-            raw: Whether the response of an ok reply is left undecoded: a message whose payload it is, for the
-                `PayloadDecoder` of a type.
+            raw: Whether the response of an ok reply stays undecoded: the reply then has a message with it as payload,
+                for the `PayloadDecoder` of a type.
 
         Returns:
             The push's ref; it ends in `ReplyReceived` or `PushFailed`.
 
         Raises:
-            NotJoined: The channel was never asked to join.
+            NotJoined: `join` was never called.
             ChannelClosed: It is closed, or being left.
             InvalidPayload: The payload cannot be sent as JSON.
             FieldTooLong: A field of a binary message is over 255 bytes.
             BinaryNotSupported: Bytes, on a serializer that has no binary form.
             BufferFull: Too many pushes wait for their joins.
-            InvalidTimeout: The timeout is no number.
+            InvalidTimeout: The timeout is not a number.
         """
         push = Push(self._client.new_ref(), event, payload, self.patience("push", timeout), wants_reply=True, raw=raw)
         self._push(push, now)
@@ -225,10 +225,10 @@ class Channel:
         return push.ref
 
     def patience(self, call: str, timeout: float | None) -> float:
-        """Seconds that a push or leave may take: those given, or the client's.
+        """Seconds that a push or leave may take: the given ones, or the client's.
 
         Raises:
-            InvalidTimeout: The timeout is no number.
+            InvalidTimeout: The timeout is not a number.
         """
         return self._client.options.timeout if timeout is None else checked_timeout(call, timeout)
 
@@ -266,17 +266,17 @@ class Channel:
         concurrency: int | None = None,
         executor: Any = None,
     ) -> Handler:
-        """Give this channel a handler of its own, after the router's. The arguments are those of `Router.add`.
+        """Register a handler for this channel alone, after the router's. The arguments are those of `Router.add`.
 
         Raises:
-            InvalidHandler: It could never be called rightly.
+            InvalidHandler: It can never be called correctly.
         """
         handler = self.inbox.make(function, event, payload=payload, concurrency=concurrency, executor=executor)
         self.inbox.add(handler)
         return handler
 
     def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
-        """Remove handlers of this channel's own, as `Router.off` does.
+        """Remove handlers of this channel, as `Router.off` does.
 
         Raises:
             NotRegistered: There is none (any more).
@@ -284,22 +284,22 @@ class Channel:
         return self.inbox.off(what)
 
     def attach(self, tap: Tap) -> None:
-        """Add a tap, which gets the channel's messages and lifecycle events from here on."""
+        """Add a tap, which gets the channel's messages and lifecycle events from now on."""
         self.inbox.attach(tap)
 
     def detach(self, tap: Tap) -> None:
-        """Remove a tap; one that is not there is ignored."""
+        """Remove a tap; an unknown one is ignored."""
         self.inbox.detach(tap)
 
     def track_presence(self, *, state: str | None = None, diff: str | None = None) -> Presence:
         """Track the topic's presence, best before the join. Returns the same object every time.
 
-        Changes come as `PresenceChanged`; and as messages `presence_join` and `presence_leave`, whose payloads are the
-        entries by key, to the handlers and taps that name these events. Such a handler or tap begins to track, too.
+        Changes come as `PresenceChanged`. They also come as messages `presence_join` and `presence_leave`, with the
+        entries by key, to the handlers and taps of these events; adding one of those also starts tracking.
 
         Args:
-            state: The event that brings the whole state; `None` for `"presence_state"`, or what was given before.
-            diff: The event that brings a change; `None` for `"presence_diff"`, or what was given before.
+            state: The event with the whole state; `None` for `"presence_state"`, or for the event given before.
+            diff: The event with a change; `None` for `"presence_diff"`, or for the event given before.
 
         Raises:
             InvalidEvent: No message can be of such an event.
@@ -308,7 +308,7 @@ class Channel:
 
     @property
     def last_seen(self) -> Any:
-        """The id of the message that was handled last, or that it began with; `None` for none, or without `resume`.
+        """The id of the message handled last, or the one to start with; `None` for none, or without `resume`.
 
         It may call the function of `resume`, and raises what that raises.
         """
@@ -328,7 +328,7 @@ class Channel:
         return self.inbox.presence.entries
 
     def shown(self, value: Any) -> str:
-        """What the server said, as text that is safe to show: bounded, escaped, with secrets masked."""
+        """Text from the server in a safe form: bounded, escaped, with secrets masked."""
         return self.socket.secrets.also(secrets_in(self.sent_params)).shown(value)
 
     # ---- what the connection brings ---------------------------------------------------------------------------------
@@ -340,12 +340,12 @@ class Channel:
 
     @property
     def link(self) -> Link | None:
-        """Where what it sends goes now; `None` where there is no connection."""
+        """The link to send on now; `None` without a connection."""
         connection = self.socket.connection
         return None if connection is None else connection.requests.link
 
     def start_join(self, now: float) -> None:
-        """It is this channel's turn to join (from `JoinQueue`)."""
+        """`JoinQueue` lets this channel join now."""
         self._joining.start(now)
 
     def move(self, now: float) -> None:
@@ -358,7 +358,7 @@ class Channel:
         self._joining.ask(now)
 
     def joined(self, ref: str | None, response: Any) -> None:
-        """The server has accepted the join; `ref` is that of the call that this ends, `None` for a rejoin."""
+        """The server has accepted the join; `ref` is that of the call that ends now, `None` for a rejoin."""
         connection, join_ref = self.connection, self.join_ref
         assert connection is not None
         assert join_ref is not None
@@ -372,7 +372,7 @@ class Channel:
         self._pushes.flush(join_ref)
 
     def errored(self, error: PhxError, delay: float) -> None:
-        """An attempt to join, or the joined state, has ended; another attempt follows after so many seconds."""
+        """An attempt to join, or the joined state, has ended; another attempt follows after `delay` seconds."""
         self._pushes.lose_sent(error)
         self._tell(ChannelErrored(self.topic, error, delay))
 
@@ -449,11 +449,11 @@ class Channel:
         self._tell(ChannelEnded(self.topic, error))
 
     def may(self, by: ChannelInput) -> bool:
-        """Whether the table has a row for this input now."""
+        """Whether the table has this input for the current state."""
         return (self.state, by) in CHANNEL
 
     def advance(self, by: ChannelInput) -> None:
-        """Go where the table leads."""
+        """Go to the table's next state."""
         self.state = CHANNEL[self.state, by]
 
     # ---- private ----------------------------------------------------------------------------------------------------
@@ -466,7 +466,7 @@ class Channel:
         return self._attempts
 
     def _withdraw(self) -> None:
-        """The topic is free for another channel."""
+        """Free the topic for another channel."""
         if self._client.channels.get(self.topic) is self:
             del self._client.channels[self.topic]
             if self.connection is not None:
@@ -494,5 +494,5 @@ class Channel:
 
 _NOBODY: Any = None
 
-#: Of every channel that has not pushed yet, for most channels only listen: it has none, and takes none.
+#: For every channel that has not pushed yet: most channels only listen.
 _NO_PUSHES: Final = Pushes(_NOBODY, _NOBODY)

@@ -3,13 +3,13 @@
 Its inputs are application calls, what a link received, and the time. Its outputs are commands for the adapter, events
 for the application, and messages in the inboxes of its channels. The same inputs always give the same outputs.
 
-An adapter owns a connection and a clock. After every input it does the same four things: carry out `commands()`, hand
-on `events()`, run what `runnable()` gives, and arm one timer for `next_timeout()`:
+An adapter owns a connection and a clock. After every input it does the same four things: carry out `commands()`,
+deliver `events()`, run the queues of `runnable()`, and arm one timer for `next_timeout()`:
 
     proto.commands() ──▶ OpenTransport(link, …), SendText, …         the transport reports to the link
     proto.events()   ──▶ Connected, ChannelJoined, ReplyReceived, …
-    proto.runnable() ──▶ queues: `while deliveries := queue.take(): …`, then `proto.handled(deliveries, now)`
-    proto.executable() ──▶ queues likewise, for an executor; proto.tapped() ──▶ what streams get at once
+        proto.runnable() ──▶ queues: `while deliveries := queue.take(): …`, then `proto.handled(deliveries, now)`
+        proto.executable() ──▶ the same for an executor; proto.tapped() ──▶ items for streams
     proto.next_timeout() ──▶ the time at which to call `handle_timeout(now)`
 
 All times are monotonic seconds, of one clock.
@@ -58,24 +58,24 @@ if TYPE_CHECKING:
 
 
 class ClientProtocol:
-    """One client: a socket that is kept up, or several (see `sockets.py`), and its channels.
+    """One client: one socket that is kept connected, or several (see `sockets.py`), and its channels.
 
     Args:
         url: Where the server mounts the socket, e.g. `"wss://example.com/socket"`.
-        params: For the server's `connect/3`; a mapping, or a callable (plain or async) read again at every connect.
-        auth_token: For a socket with `auth_token: true`; likewise.
+        params: For the server's `connect/3`; a mapping, or a callable (plain or async) called at every connect.
+        auth_token: For a socket with `auth_token: true`; a string, or a callable likewise.
         headers: To send with the handshake.
         path: Follows the URL instead of `/websocket` or `/longpoll`; see `Endpoint`.
         transport: What carries the messages.
-        fallback: Seconds that a WebSocket has to open and to carry a message; then, and where it fails, long polling is
+        fallback: Seconds in which a WebSocket must open and carry a message; otherwise, or if it fails, long polling is
             tried. `None` for WebSockets alone. See `transports.py`.
         serializer: The wire format.
         router: The handlers.
-        options: How it behaves.
+        options: The client's behaviour.
         rng: Random source for the waits before retries. Without it every wait is the longest of its range, and clients
             that lost a server together reconnect together.
         placement: The adapter's choice of the queue for each handler's messages.
-        confidential: Secrets that the adapter sends itself, such as a proxy's credentials: masked in what peers say.
+        confidential: Secrets that the adapter sends itself, such as a proxy's credentials: masked in a peer's texts.
 
     Attributes:
         unfinished: Handlers that still had messages when a drain timed out; `None` if no drain did.
@@ -122,8 +122,8 @@ class ClientProtocol:
         self._reader = Reader(self._client, unjoined=self.unjoined.inbox)
         self._drain_ends = inf
         self._drain_timer = NO_TIMER
-        self._cause: BaseException | None = None  # why the application closes, where it says so
-        self._error: PhxError | None = None  # what ended it, if not the application
+        self._cause: BaseException | None = None  # why the application closes it, if it has said so
+        self._error: PhxError | None = None  # what ended it, unless the application did
         self.unfinished: frozenset[Handler] | None = None
 
     def __repr__(self) -> str:
@@ -133,16 +133,16 @@ class ClientProtocol:
 
     @property
     def state(self) -> SocketState:
-        """Where the client stands as a whole.
+        """The client's state as a whole.
 
-        That is the state of the socket which is farthest from being open: `OPEN` means that every topic has its
-        connection. A further socket that is being opened for more topics counts once an attempt has failed.
+        That is the state of the socket that is farthest from open: `OPEN` means that every topic has its connection. A
+        further socket, opened for more topics, counts once an attempt has failed.
         """
         return self._sockets.state
 
     @property
     def stats(self) -> Stats:
-        """Counters, as they are now: a copy."""
+        """Current counters: a copy."""
         held = self._client.held
         return replace(
             self._client.stats,
@@ -154,18 +154,18 @@ class ClientProtocol:
 
     @property
     def secrets(self) -> Secrets:
-        """The secrets of the latest attempt to connect; for an adapter that quotes what a peer said."""
+        """The secrets of the latest attempt to connect; for an adapter that quotes a peer."""
         return self._sockets.secrets
 
     @property
     def channels(self) -> Mapping[str, Member]:
-        """Each topic's channel, from its making to its leave or end; always as they are now."""
+        """Each topic's channel, from its creation to its leave or end; never a copy."""
         return MappingProxyType(self._client.channels)
 
     def connect(self, now: float, *, timeout: float | None = None) -> None:
         """Connect, and stay connected until closed.
 
-        Ends in `Connected`, or in `Closed` with the error: refused for good, or `ConnectTimeout`.
+        Ends in `Connected`, or in `Closed` with the error: a final refusal, or `ConnectTimeout`.
 
         Args:
             now: The time.
@@ -173,7 +173,7 @@ class ClientProtocol:
 
         Raises:
             InvalidState: It was called before.
-            InvalidTimeout: The timeout is no number.
+            InvalidTimeout: The timeout is not a number.
         """
         if not self._sockets.first.may(SocketInput.CONNECT):
             raise InvalidState("connect", self.state.value, "it is called once; reconnect connects anew")
@@ -186,14 +186,14 @@ class ClientProtocol:
 
         Args:
             topic: The topic.
-            params: Payload of its joins, any JSON value or bytes; or a callable (plain or async) read at every join,
-                e.g. to resume from what was seen last.
-            bound: A limit of waiting messages, above which they are dropped; `None` for none.
+            params: Payload of its joins, any JSON value or bytes; or a callable (plain or async) called at every join,
+                e.g. to resume from the last message seen.
+            bound: A limit of waiting messages, above which some are dropped; `None` for none.
             resume: How its joins continue after the message handled last; its param is added to `params`.
 
         Raises:
             TopicInUse: A live channel of the topic exists.
-            ConnectionClosed: The client is closed; the error that ended it is told, if there was one.
+            ConnectionClosed: The client is closed; it names the error that ended it, if there was one.
         """
         if self.state in ENDING:
             if self._error is not None:
@@ -205,14 +205,14 @@ class ClientProtocol:
         return channel
 
     def ping(self, now: float, *, timeout: float | None = None) -> str:
-        """Send a heartbeat now, on the first open socket, to see how long its answer takes; `timeout` is a push's.
+        """Send a heartbeat now, on the first open socket, to measure its answer's time; `timeout` is as for a push.
 
         Returns:
             The call's ref; it ends in `PingAnswered` or `PushFailed`. `cancel_ping` gives it up.
 
         Raises:
             InvalidState: There is no open connection.
-            InvalidTimeout: The timeout is no number.
+            InvalidTimeout: The timeout is not a number.
         """
         connection = next(self._sockets.connections, None)
         if connection is None:
@@ -225,7 +225,7 @@ class ClientProtocol:
             connection.heartbeat.cancel(ref)
 
     def reconnect(self, now: float) -> None:
-        """Drop the connections, and waits for the next attempt, and connect again at once, e.g. with a new token.
+        """Drop the connections, or skip the wait for the next attempt, and connect at once, e.g. with a new token.
 
         Raises:
             InvalidState: It was never connected, or is closed.
@@ -247,7 +247,7 @@ class ClientProtocol:
             error: As for `abort`.
 
         Raises:
-            InvalidTimeout: The timeout is no number.
+            InvalidTimeout: The timeout is not a number.
         """
         checked_timeout("close", timeout)
         sockets = [socket for socket in self._sockets.all if socket.may(SocketInput.DRAIN)]
@@ -263,7 +263,7 @@ class ClientProtocol:
     def disconnect(self, now: float) -> None:
         """Close at once, with the closing handshake: calls that wait for a reply are lost. Ends in `Closed`.
 
-        It is what phoenix.js's `disconnect` does; no face has it.
+        Like phoenix.js's `disconnect`; no face has it.
         """
         if self.state in CLOSE_BEGUN:
             return
@@ -316,12 +316,12 @@ class ClientProtocol:
         return self._client.held.release
 
     def handle_timeout(self, now: float) -> None:
-        """Do what is due at this time; nothing, if nothing is."""
+        """Do what is due at this time, if anything is."""
         self._client.timers.fire(now)
         self._go_on_draining(now)  # the leave that it waited for may have timed out
 
     def observe(self, observer: FrameObserver) -> None:
-        """Have each frame from now on told to an observer, in the place of the one before."""
+        """Report each frame from now on to an observer, which replaces the one before."""
         self._client.observer = observer
 
     def next_timeout(self) -> float | None:
@@ -329,7 +329,7 @@ class ClientProtocol:
         return self._client.timers.next()
 
     def commands(self) -> list[Command]:
-        """The commands to carry out, in order; each is given once."""
+        """The commands to carry out, in order; each is returned once."""
         if self._client.polls:
             return carried(self._client)
         if commands := self._client.commands:
@@ -337,20 +337,20 @@ class ClientProtocol:
         return commands
 
     def events(self) -> list[Event]:
-        """The events for the application, in order; each is given once."""
+        """The events for the application, in order; each is returned once."""
         if events := self._client.events:
             self._client.events = []
         return events
 
     def notices(self) -> list[Event]:
-        """Events about probable mistakes of the application: `UnclaimedMessages`, `PatternJoined`. To be logged."""
+        """Events about probable mistakes of the application, to log: `UnclaimedMessages`, `PatternJoined`."""
         if notices := self._client.notices:
             self._client.notices = []
         return notices
 
     @property
     def has_deliveries(self) -> bool:
-        """Whether `tapped`, `executable` or `runnable` has anything to give."""
+        """Whether `tapped`, `executable` or `runnable` would return anything."""
         client = self._client
         return bool(client.runnable or client.tapped or client.executable)
 
@@ -384,13 +384,13 @@ class ClientProtocol:
             for channel in (self.unjoined, *self._client.channels.values()):
                 channel.inbox.refresh()
         self._reader.receive_all(connection, frames, now)
-        if connection.flow.paused:  # what is held is bounded for all together
+        if connection.flow.paused:  # held messages are bounded for all sockets together
             for other in self._sockets.connections:
                 other.flow.pause(now)
         self._go_on_draining(now)
 
     def socket_failed(self, socket: Socket, error: PhxError, now: float) -> None:
-        """A socket tries no more: the client's end, but not where it was never open and others are."""
+        """A socket has given up: this ends the client, unless the socket was never open and others are."""
         if socket.was_open or socket is self._sockets.first:
             self._end(error, now)
             return
@@ -402,11 +402,11 @@ class ClientProtocol:
         self._sockets.forget_ended()
 
     def socket_empty(self, socket: Socket, now: float) -> None:
-        """A socket has had no topic for a moment."""
+        """A socket has had no topic for some time."""
         self._sockets.close_empty(socket, now)
 
     def socket_over(self, now: float) -> None:
-        """A connection is over that was closing, or that handlers finish without."""
+        """A connection has ended during a close, or during a drain."""
         self._sockets.forget_ended()
         if self.state is SocketState.CLOSED:
             self._tell_end(None)
@@ -416,7 +416,7 @@ class ClientProtocol:
     # ---- private: ending --------------------------------------------------------------------------------------------
 
     def _go_on_draining(self, now: float) -> None:
-        """Where the client is being drained: leave when handlers are done, close when the leaves are over."""
+        """During a drain: leave when handlers are done, close when the leaves have ended."""
         if self._sockets.first.state is not SocketState.DRAINING or self._client.held.messages > 0:
             return
         connections = list(self._sockets.connections)
@@ -444,7 +444,7 @@ class ClientProtocol:
         self._tell_end(error)
 
     def _all_channels(self) -> list[Member]:
-        """Every channel that has to be told of the end."""
+        """Every channel that must be informed of the end."""
         members = (channel for socket in self._sockets.all for channel in socket.members)
         return list(dict.fromkeys([*self._client.channels.values(), *members]))
 

@@ -1,6 +1,6 @@
 """One socket of a client: its attempts to connect, its connection, its retries, and its channels.
 
-The state machine is the table `states.SOCKET`; this file has the actions. A client has one socket, or several where the
+The state machine is the table `states.SOCKET`; this file has the actions. A client has one socket, or several if the
 server limits the topics on each (`sockets.py`). What concerns the client as a whole, above all its end, is in
 `client.py`.
 """
@@ -39,7 +39,7 @@ from .wording import MESSAGE_TOO_BIG
 
 
 class SocketOwner(Protocol):
-    """The client, as its sockets see it: see `ClientProtocol`."""
+    """The client, as used by its sockets: see `ClientProtocol`."""
 
     def socket_opened(self, now: float) -> None: ...
     def socket_received(self, connection: Connection, frames: Sequence[str | bytes], now: float) -> None: ...
@@ -57,7 +57,7 @@ class Socket:
         was_open: Whether it has had a connection.
         connection: The open connection; `None` while there is none.
         members: The channels that it has, from the call of `join` to their end, in that order.
-        last_error: What ended the latest connection, or attempt to make one.
+        last_error: What ended the latest connection, or attempt to connect.
         secrets: The secrets of the latest attempt to connect.
     """
 
@@ -69,18 +69,18 @@ class Socket:
         self.members: dict[Member, None] = {}  # a set that keeps the order
         self.last_error: ConnectError | ConnectionClosed | None = None
         self.secrets = self._sent = NO_SECRETS
-        self._confided: list[str] = []  # the latest tokens that the server gave
+        self._confided: list[str] = []  # the latest tokens from the server
         self._client = client
         self._owner = owner
         self._dialer = Dialer(client.endpoint, client, on_address=self._open, on_failure=self._attempt_failed)
-        self._link: Link | None = None  # the attempt or connection that counts
+        self._link: Link | None = None  # the current attempt or connection
         self._suspects: Iterable[Member] = ()  # channels whose joins may have ended the latest connection
         self._retries = 0  # since the last stable connection
         self._opened_at = 0.0
         self._address = client.endpoint.redacted  # of this attempt, for errors
         self._patience = inf  # seconds for this attempt
         self._connect_timeout = inf
-        self._latest_first_try = inf  # when the first connect is to be tried for the last time
+        self._latest_first_try = inf  # time of the first connect's last attempt
         self._timer = NO_TIMER  # of the state: open, retry or close timeout
         self._connect_timer = NO_TIMER  # of the first connect as a whole
         self._empty_timer = NO_TIMER
@@ -88,16 +88,16 @@ class Socket:
     # ---- what the client asks for -----------------------------------------------------------------------------------
 
     def may(self, by: SocketInput) -> bool:
-        """Whether the table has a row for this input now."""
+        """Whether the table has this input for the current state."""
         return (self.state, by) in SOCKET
 
     @property
     def untried(self) -> bool:
-        """Whether no attempt of it has succeeded or failed yet."""
+        """Whether no attempt has succeeded or failed yet."""
         return not self.was_open and self.last_error is None
 
     def connect(self, now: float, patience: float = inf) -> None:
-        """Connect, and stay connected; the first connect is given up after so many seconds."""
+        """Connect, and stay connected; the first connect is given up after `patience` seconds."""
         self._connect_timeout = patience
         self._latest_first_try = now + patience - min(_LAST_TRY * patience, _LONGEST_LAST_TRY)
         self._connect_timer = self._client.timers.at(now + patience, self._connect_timed_out)
@@ -117,7 +117,7 @@ class Socket:
         self._dial(now)
 
     def remove(self, channel: Member, now: float) -> None:
-        """Remove a channel; one that it does not have is ignored."""
+        """Remove a channel; an unknown one is ignored."""
         self.members.pop(channel, None)
         if not self.members and self.number and not self._empty_timer.pending and self.state not in ENDING:
             self._empty_timer = self._client.timers.at(now + _LONGEST_EMPTY, self._still_empty)
@@ -132,7 +132,7 @@ class Socket:
             self.connection.drain(now)
 
     def close(self, until: float, now: float) -> None:
-        """Close with the closing handshake, until the given time at most; at once where there is no connection."""
+        """Close with the closing handshake, until the given time at most; at once if there is no connection."""
         if self.state in CLOSE_BEGUN:
             return
         connection = self.connection
@@ -141,7 +141,7 @@ class Socket:
             return
         self._stop_timers()
         self._advance(SocketInput.CLOSE)
-        connection.flow.resume(now)  # the server's close frame has to be read
+        connection.flow.resume(now)  # the server's close frame must be read
         self._drop_connection(None)
         self._client.commands.append(CloseTransport(connection.requests.link, 1000, ""))
         self._timer = self._client.timers.at(until, self._close_timed_out)
@@ -293,7 +293,7 @@ class Socket:
             delay = policy.after_refusal(error.status, error.headers, attempt, client.rng)
         else:
             delay = policy.after_failure(error, attempt, client.rng)
-        if not isinstance(error, CertificateError | ProxyError | ResolveFailed):  # these would meet any transport
+        if not isinstance(error, CertificateError | ProxyError | ResolveFailed):  # not caused by the transport
             delay = self._after_failure(delay)
         if delay is None:
             self._owner.socket_failed(self, error, now)
@@ -309,15 +309,15 @@ class Socket:
         self._attempt_failed(error, now)
 
     def _unfinished(self, seconds: float) -> ConnectError:
-        """The error for the current attempt, which is given up after so many seconds."""
+        """The error for the current attempt, which is given up after `seconds`."""
         if self._link is None:
             return ConnectError(f"the callables for params and token did not answer within {seconds:g} s")
         return self._link.refusal or ConnectError(f"{self._link.missing} within {seconds:g} s")
 
     def _begin_trial(self, now: float) -> None:
-        """Polling has shown that it works; a WebSocket shows it by a message, where there is something to fall back to.
+        """Polling has proved to work; a WebSocket proves it by a message, which matters only if there is a fallback.
 
-        phoenix.js pings for that, too. The client's first socket decides for all.
+        As in phoenix.js, a ping causes that message. The client's first socket decides for all.
         """
         transports = self._client.transports
         if self.number:
@@ -371,7 +371,7 @@ class Socket:
         self._timer = self._client.timers.at(now + delay, self._retry)
 
     def _after_failure(self, delay: float | None) -> float | None:
-        """When the next attempt follows, perhaps with another transport: not where messages came, on any socket."""
+        """When the next attempt follows, perhaps with the other transport: not if any socket has received messages."""
         if self._client.stats.received:
             self._client.transports.keep()
         if self.number:  # the first socket decides for all
@@ -394,7 +394,7 @@ class Socket:
             channel.disconnected(error, now)
 
     def _drop_connection(self, why: PhxError | None) -> None:
-        """Forget the connection, if there is one."""
+        """Drop the state of the connection, if there is one."""
         connection, self.connection = self.connection, None
         if connection is not None:
             too_big = isinstance(why, ConnectionClosed) and why.code == MESSAGE_TOO_BIG
@@ -417,7 +417,7 @@ class Socket:
             self._owner.socket_empty(self, now)
 
     def _advance(self, by: SocketInput) -> None:
-        """Go where the table leads."""
+        """Go to the table's next state."""
         self.state = SOCKET[self.state, by]
 
     def _stop_timers(self) -> None:
@@ -427,18 +427,18 @@ class Socket:
         self._empty_timer.cancel()
 
 
-#: When the last attempt of the first connect is made: this share of its timeout before its end, or this many seconds.
+#: The first connect's last attempt is made before its end by this share of its timeout, or by this many seconds.
 _LAST_TRY = 0.03
 _LONGEST_LAST_TRY = 0.3
 
-#: Seconds for which a socket is kept without a topic, unless it is the first; another topic may follow.
+#: Seconds for which a socket without a topic is kept, unless it is the first; another topic may follow.
 _LONGEST_EMPTY = 1.0
 
 #: Characters of the reason of a connection's end, at most; a close frame holds 123 bytes.
 _LONGEST_REASON = 1000
 
-#: How many of the tokens that a server gives in one session are masked in texts, the latest; Phoenix gives one.
+#: How many of a server's latest tokens in one session are masked in texts; Phoenix sends one.
 _CONFIDED = 4
 
-#: Seconds for which the body of a refused handshake is waited for.
+#: Seconds to wait for the body of a refused handshake.
 _BODY_PATIENCE = 1.0

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ClientState(Core):
-    """What a client has besides its sockets.
+    """A client's state besides its sockets.
 
     Attributes:
         endpoint: The server's endpoint.
@@ -24,7 +24,7 @@ class ClientState(Core):
         options: Its options.
         transports: The choice of the transport.
         held: Counts the messages that are received and not handled yet.
-        channels: Each topic's channel, from when it is made to its leave or end.
+        channels: Each topic's channel, from its creation to its leave or end.
         unsent: How many pushes wait for their channel's join, on all channels.
     """
 

@@ -24,12 +24,12 @@ from .requests import Requests
 from .shown import Secrets
 from .states import ChannelState
 
-#: How many joins that were given up are kept in mind; those under way at a time are no more, as a rule.
+#: How many joins that were given up are remembered; usually no more are under way at a time.
 _MOST_GIVEN_UP: Final = 128
 
 
 class Member(Protocol):
-    """A channel, as its connection and its client know it: see `Channel`."""
+    """A channel, as used by its connection and its client: see `Channel`."""
 
     topic: str
     state: ChannelState
@@ -63,14 +63,14 @@ class Connection:
         now: The time.
 
     Attributes:
-        requests: What was sent on it, and what awaits the replies.
+        requests: What was sent on it, and the requests that await replies.
         flow: Its back-pressure.
         heartbeat: Its heartbeats and pings.
         joins: Which channel joins next.
         live: The inboxes of the topics that are joined and take messages.
-        leaving: Channels whose leave is not over, by the join_ref that they leave.
-        given_up: Joins that were given up and then accepted: the refs of the leaves that followed at once, the latest.
-        limit: How many topics the server takes on it; `None` while it has refused none.
+        leaving: Channels whose leave has not ended, by the join_ref that they leave.
+        given_up: The refs of the latest leaves that followed joins which were given up and then accepted.
+        limit: How many topics the server accepts on it; `None` until it has refused one.
         secrets: As given.
         join_answered: When any join was last answered, on the reading clock (see `flow.py`).
     """
@@ -107,18 +107,18 @@ class Connection:
         self.join_answered = 0.0
 
     def end(self, why: PhxError | None) -> None:
-        """It is gone. The rest is for its owner to tell: `leaving`, and all channels."""
+        """It is gone. The owner informs the channels, and those in `leaving`."""
         self.flow.end()
         self.heartbeat.end(why)
 
     def drain(self, now: float) -> None:
-        """The client ends: take nothing new, neither joins nor messages, and read on."""
+        """The client ends: accept no further joins or messages, and go on reading."""
         self.joins.stop()
         self.flow.resume(now)
 
     @property
     def draining(self) -> bool:
-        """Whether nothing new is taken."""
+        """Whether no further joins and messages are accepted."""
         return self.joins.stopped
 
     def send_leave(self, topic: str, join_ref: str) -> str:
@@ -128,26 +128,26 @@ class Connection:
         return ref
 
     def abandon(self, topic: str, join_ref: str) -> None:
-        """Give up a join that was sent and not answered: the server may have joined us meanwhile, so leave."""
+        """Give up a join that was sent and not answered: the server may have accepted it, so leave."""
         leave_ref = self.send_leave(topic, join_ref)
         self.requests.abandon(join_ref, _Abandoned(self, topic, join_ref, int(leave_ref)))
 
     def held_at(self, join_ref: str) -> int:
         """How many topics the server had on it when it answered a join, which was just now.
 
-        A join that was given up counts if its leave was sent behind the join in question.
+        A join that was given up counts if its leave was sent after the join in question.
         """
         given_up = sum(leave_ref > int(join_ref) for leave_ref in self.given_up)
         return len(self.live) + len(self.leaving) + given_up
 
     def note_join_answer(self, now: float) -> None:
-        """A join was answered, whichever: the server is at work on joins."""
+        """Any join was answered: the server is processing joins."""
         self.join_answered = self.flow.clock(now)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Abandoned:
-    """A join that was given up: should it be accepted late, or may it have been, the topic is left again."""
+    """A join that was given up: if it is accepted late, or may have been, the topic is left again."""
 
     connection: Connection
     topic: str
@@ -163,4 +163,4 @@ class _Abandoned:
 
     def unreadable(self, problem: str, now: float) -> None:
         self.connection.note_join_answer(now)
-        self.connection.send_leave(self.topic, self.join_ref)  # of what is not joined, that does no harm
+        self.connection.send_leave(self.topic, self.join_ref)  # harmless if it is not joined

@@ -1,4 +1,4 @@
-"""What the parts of one client share for its whole life: commands, events, timers, counters and refs.
+"""State that the parts of one client share for its whole life: commands, events, timers, counters and refs.
 
 There are no decisions here, and no state of one connection: see `connection.py` for that. `Core` is private to the
 package; adapters use `ClientProtocol` and `Link`.
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 
 class Polled(Protocol):
-    """A link that is polled; see `longpoll.py`."""
+    """A link that uses long polling; see `longpoll.py`."""
 
     def flush(self) -> None: ...
 
 
 class Resolving(Protocol):
-    """What awaits the value of a callable."""
+    """Awaits the value of a callable."""
 
     def resolved(self, request: int, value: Any, now: float) -> None: ...
     def resolve_failed(self, request: int, error: BaseException, now: float) -> None: ...
 
 
 class FrameObserver(Protocol):
-    """Is told what each connection of a client carries, by the connection's number. Must not raise."""
+    """Called with each frame of a client's connections and the connection's number. Must not raise."""
 
     def sent(self, connection: int, frame: str | bytes, /) -> None: ...
     def received(self, connection: int, frames: Sequence[str | bytes], /) -> None: ...
@@ -50,14 +50,14 @@ class Stats(msgspec.Struct):
         handled: Messages that all their handlers and streams have finished.
         unhandled: Messages of a joined channel that have no handler; their payloads are never parsed.
         stale: Messages of an older join or of a topic without a channel, and replies that no call waits for. Answers to
-            `cast` are among these replies, so a large number is no fault where casts are used.
+            `cast` are among these replies, so a large number is normal if casts are used.
         dropped: Messages dropped at a bound, or while closing.
         bad_frames: Frames that were no Phoenix messages.
         connects: Connections opened, on all sockets.
         reconnects: Connections that were not the first of their socket.
         backlog: Messages delivered and not yet handled, now.
         backlog_bytes: Bytes of their frames.
-        sockets: Sockets that the client has now, open or not; several where the server limits the topics on each.
+        sockets: Sockets that the client has now, open or not; several if the server limits the topics on each.
     """
 
     received: int = 0
@@ -84,8 +84,8 @@ class Core:
         runnable: Queues that wait for a worker of the adapter, in order.
         executable: Queues that wait for an executor, in order.
         tapped: Items for taps, in order.
-        observer: Called with every frame; `None` for nobody.
-        polls: Links that are polled, as long as they exist.
+        observer: Called with every frame; `None` for none.
+        polls: The existing links that use long polling.
         resolving: What awaits the answer to a `Resolve` request.
     """
 

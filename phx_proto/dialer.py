@@ -1,4 +1,4 @@
-"""How an address is made: params and token may be callables, which the adapter has to call first, at each attempt."""
+"""Makes an address: params and token may be callables, which the adapter must call first, at each attempt."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,11 +25,11 @@ class Dialer:
         self._on_address = on_address
         self._on_failure = on_failure
         self._transport: TransportName = "websocket"
-        self._questions: dict[int, str] = {}  # not answered yet: request to name
+        self._questions: dict[int, str] = {}  # unanswered requests, with the callable's name
         self._values: dict[str, Any] = {}
 
     def begin(self, transport: TransportName, now: float) -> None:
-        """Ends in one of the two callbacks: at once where nothing has to be called."""
+        """Ends in one of the two callbacks: at once if there is no callable."""
         self._transport = transport
         providers = self._endpoint.providers
         given = {"params": self._endpoint.params, "auth_token": self._endpoint.auth_token}
@@ -39,19 +39,19 @@ class Dialer:
             self._finish(now)
 
     def stop(self) -> None:
-        """Forget the attempt; answers that come late are ignored."""
+        """Drop the attempt; late answers are ignored."""
         for request in self._questions:
             self._core.resolving.pop(request, None)
         self._questions = {}
 
     def resolved(self, request: int, value: Any, now: float) -> None:
-        """One callable has returned a value."""
+        """A callable has returned a value."""
         self._values[self._questions.pop(request)] = value
         if not self._questions:
             self._finish(now)
 
     def resolve_failed(self, request: int, error: BaseException, now: float) -> None:
-        """One callable has raised: the attempt fails, and other values are ignored."""
+        """A callable has raised: the attempt fails, and other values are ignored."""
         name = self._questions.pop(request)
         self.stop()
         problem = f"the callable for {name} raised {type(error).__name__}"
@@ -60,7 +60,7 @@ class Dialer:
     def _finish(self, now: float) -> None:
         try:
             address = self._endpoint.request(self._core.serializer.vsn, **self._values, transport=self._transport)
-        except InvalidEndpoint as error:  # static values were tried when the endpoint was made
+        except InvalidEndpoint as error:  # static values were checked when the endpoint was made
             self._on_failure(ResolveFailed(str(error)), now)
         else:
             self._on_address(address, now)

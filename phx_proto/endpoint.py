@@ -1,11 +1,11 @@
-"""Where to connect, and with what: URL, params, token and headers in, the address of one attempt out.
+"""Where to connect: from URL, params, token and headers to the address of one attempt.
 
-An `Endpoint` is what the application said; params and token may be callables, which only an adapter may call. An
-`Address` is what one attempt opens, made by `Endpoint.request` from the endpoint and what the callables gave. What can
-be checked is checked when the endpoint is made; params and headers are read again at every request.
+An `Endpoint` has the application's values; params and token may be callables, which only an adapter may call. An
+`Address` is what one attempt opens, made by `Endpoint.request` from the endpoint and the callables' values. What can be
+checked is checked when the endpoint is made; params and headers are read again at every request.
 
-All but the URL's scheme, host, port and path is taken to be secret: no repr, string or error of this module shows it.
-An error names the param or header that is wrong, never its value.
+Everything except the URL's scheme, host, port and path counts as secret: no repr, string or error of this module shows
+it. An error names the wrong param or header, never its value.
 """
 
 import re
@@ -23,7 +23,7 @@ from .errors import InvalidEndpoint
 from .shown import secrets_in_headers, secrets_in_url, shown
 from .transports import TransportName
 
-#: Query parameters that are not secret: the protocol's version, and values that tell nothing.
+#: Query parameters that are not secret: the protocol's version, and values without information.
 _PLAIN: Final = re.compile(r"vsn=.*|[^=]*(=(true|false|null)?)?")
 
 #: Text, numbers, booleans and `None`, mappings of them at any depth (`a[b]=c`), and lists of plain values (`a[]=c`).
@@ -35,17 +35,17 @@ class Address(msgspec.Struct, frozen=True):
     """What one attempt opens.
 
     Attributes:
-        url: Whole. Secret.
-        subprotocols: To offer, in this order, verbatim. Secret.
+        url: The whole URL. Secret.
+        subprotocols: To offer, in this order, unchanged. Secret.
         headers: To send besides the handshake's own; with every request of long polling. Secret.
-        token_header: The header that carries the auth token when a long-polling session opens, if there is one. Secret.
-        transport: What it is opened with.
+        token_header: The header with the auth token when a long-polling session opens, if there is one. Secret.
+        transport: The transport to open.
     """
 
     url: str
     subprotocols: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
-    #: The URL for logs, where params are in its path; elsewhere it is the URL without its query.
+    #: The URL for logs if its path has params; otherwise it is the URL without its query.
     shown: str = ""
     token_header: tuple[tuple[str, str], ...] = ()
     transport: TransportName = "websocket"
@@ -59,11 +59,11 @@ class Address(msgspec.Struct, frozen=True):
         return self.shown or self.url.partition("?")[0]
 
     def secrets(self) -> Iterator[str]:
-        """Its secrets, which are masked in texts of a peer: token, credentials, values of params."""
+        """Its secrets, to mask in a peer's texts: token, credentials, values of params."""
         base, _, query = self.url.partition("?")
         kept = (pair for pair in query.split("&") if not _PLAIN.fullmatch(pair))
         yield from secrets_in_url(f"{base}?{'&'.join(kept)}")
-        if self.shown:  # params stand in its path
+        if self.shown:  # its path has params
             yield from (unquote(part) for part in {*base.split("/")} - {*self.shown.split("/")})
         yield from secrets_in_headers(self.headers)
         yield from (value.encode("latin-1").decode() for _, value in self.token_header)
@@ -76,23 +76,23 @@ class Address(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Endpoint:
-    """A socket of a Phoenix server, as the application names it.
+    """A socket of a Phoenix server, as named by the application.
 
     Attributes:
         url: Where the server mounts the socket, e.g. `wss://host/socket`; `/websocket` or `/longpoll` is appended,
-            unless the path ends in it. A query is kept, but for params of the same names and `vsn`. `http` and `https`
-            stand for `ws` and `wss`, and the reverse where it is polled.
+            unless the path ends in it. A query is kept, except params of the same names and `vsn`. `http` and `https`
+            stand for `ws` and `wss`, and the reverse for long polling.
         path: What is appended instead, for a socket with a path of its own: `"/:key"` for Phoenix's
             `websocket: [path: "/:key"]`; empty if the URL is whole. A `:key` in it is taken from the params.
-        transport: Whose path `path` is, and the one that is connected with unless another is asked for.
-        params: For the server's `connect/3`, or a callable that gives them again at each connect. Numbers are written
-            as in JSON, booleans as `true` and `false`, `None` as an empty text; an empty mapping or list leaves no
-            trace. A param named `vsn` is ignored: the serializer decides.
-        auth_token: For a socket with `auth_token: true`, or a callable that gives it again at each connect.
+        transport: The transport of `path`, and the one to use by default.
+        params: For the server's `connect/3`, or a callable that returns them at each connect. Numbers are written as in
+            JSON, booleans as `true` and `false`, `None` as an empty text; an empty mapping or list is left out. A param
+            named `vsn` is ignored: the serializer decides.
+        auth_token: For a socket with `auth_token: true`, or a callable that returns it at each connect.
         headers: To send with the handshake, e.g. `{"authorization": …}`.
 
     Raises:
-        InvalidEndpoint: One of these cannot be; the text tells which and what to do about it.
+        InvalidEndpoint: One of these is not valid; the text says which and what to do.
 
     >>> Endpoint("wss://example.com/socket", params={"user": 7}).request("2.0.0", {"user": 7}).url
     'wss://example.com/socket/websocket?user=7&vsn=2.0.0'
@@ -130,7 +130,7 @@ class Endpoint:
 
     @property
     def renewable(self) -> bool:
-        """Whether the next attempt may come with other credentials than the last."""
+        """Whether the next attempt may have other credentials."""
         return bool(self.providers)
 
     def request(
@@ -140,12 +140,12 @@ class Endpoint:
 
         Args:
             vsn: The serializer's version.
-            params: The endpoint's, or what its callable gave.
-            auth_token: The endpoint's, or what its callable gave.
-            transport: To connect with; by default the endpoint's own. Another one has its usual path.
+            params: The endpoint's, or its callable's value.
+            auth_token: The endpoint's, or its callable's value.
+            transport: The transport to use; by default the endpoint's own. Another one has its usual path.
 
         Raises:
-            InvalidEndpoint: They cannot be sent, or one that the path needs is not there.
+            InvalidEndpoint: They cannot be sent, or a param that the path needs is missing.
         """
         transport = transport or self.transport
         flat = _flat_params(params)
@@ -166,11 +166,11 @@ class Endpoint:
 
     @property
     def _path_params(self) -> list[str]:
-        """The names of the params that are in the path."""
+        """The names of the params in the path."""
         return _PATH_PARAM.findall(self.path or "")
 
     def _filled(self, texts: dict[str, str]) -> str:
-        """The address without its query, with params in their places."""
+        """The address without its query, with the params filled in."""
         names = self._path_params
         if not names:
             return self.redacted
@@ -200,7 +200,7 @@ _LONGEST_LABEL: Final = 63  # RFC 1035 §2.3.4
 _LONGEST_NAME: Final = 253
 _UNPRINTABLE: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
-#: What RFC 3986 lets stand in a path and in a query; `%` because what is escaped already stays so.
+#: What RFC 3986 allows in a path and in a query; `%` because existing escapes stay.
 _SAFE_IN_PATH: Final = "/%:@!$&'()*+,;=~"
 _SAFE_IN_QUERY: Final = f"{_SAFE_IN_PATH}?"
 
@@ -216,11 +216,11 @@ def _split(url: Any, own_path: str | None, transport: TransportName) -> tuple[st
     try:
         parts = urlsplit(url)
         host, port = _ascii_host(parts.hostname or ""), parts.port
-    except ValueError:  # its text may quote the URL
+    except ValueError:  # its text may show the URL
         raise InvalidEndpoint("the URL's host or port is not valid: it looks like wss://host:4000/socket") from None
     schemes = _SCHEMES[transport]
     if parts.scheme not in schemes:
-        given = "/".join(url.partition("?")[0].split("/")[:3])  # scheme and host, for the rest may hold secrets
+        given = "/".join(url.partition("?")[0].split("/")[:3])  # scheme and host only: the rest may hold secrets
         given = "" if "@" in url or not given else f", not {shown(given)}"
         raise InvalidEndpoint(f"the URL must begin with ws://, wss://, http:// or https://{given}")
     if "@" in parts.netloc:
@@ -243,15 +243,15 @@ def _split(url: Any, own_path: str | None, transport: TransportName) -> tuple[st
 
 
 def _ascii_host(host: str) -> str:
-    """The host as it is looked up: UTS 46 and IDNA 2008, as browsers do it. Raises `ValueError` for what is no name.
+    """The host in the form to look up: UTS 46 and IDNA 2008, like browsers. Raises `ValueError` if it is not a name.
 
-    IDNA 2003, Python's own, makes `fass` of `faß`: another host. A name in ASCII stays as it is.
+    Python's own IDNA 2003 turns `faß` into `fass`: another host. An ASCII name stays unchanged.
     """
     if ":" in host:
         address, has_zone, zone = host.partition("%")
         return f"[{address}{has_zone}{zone.removeprefix('25')}]"  # in a URL `%` is written `%25` (RFC 6874)
     if not host.isascii():
-        import idna  # here, for it costs two milliseconds and few hosts need it
+        import idna  # here, because the import takes two milliseconds and few hosts need it
 
         host = idna.encode(host, uts46=True).decode()
     name = host.removesuffix(".")  # names that end in a dot are absolute
@@ -261,12 +261,12 @@ def _ascii_host(host: str) -> str:
     return host
 
 
-#: In a path that was given: the name of a param that stands there.
+#: In a given path: the name of a param.
 _PATH_PARAM: Final = re.compile(r":([A-Za-z_][A-Za-z0-9_]*)")
 
 
 def _quoted_path(path: Any) -> str:
-    """A path that was given, as it follows the mount."""
+    """A given path, as appended to the mount."""
     if not isinstance(path, str):
         raise InvalidEndpoint(f"path must be str, not {_kind(path)}")
     if _UNPRINTABLE.search(path) or "?" in path or "#" in path:
@@ -281,7 +281,7 @@ _DEEPEST: Final = 32
 
 
 def _flat_params(params: Any) -> list[tuple[str, str]]:
-    """Names and texts as Plug reads them back: `a`, `a[b]`, `a[]`."""
+    """Names and texts in the form that Plug reads: `a`, `a[b]`, `a[]`."""
     if params is None:
         return []
     if not isinstance(params, Mapping):
@@ -301,7 +301,7 @@ def _flat_mapping(path: str, values: Mapping[Any, Any], *, depth: int) -> Iterat
             yield from _flat_mapping(name, value, depth=depth + 1)  # pyright: ignore[reportUnknownArgumentType]
         elif isinstance(value, list | tuple):
             for element in value:  # pyright: ignore[reportUnknownVariableType]
-                # Plug cannot tell where one element of a nested list ends and the next begins.
+                # Plug cannot tell the elements of nested lists apart.
                 yield f"{name}[]", _text(f"{name}[]", element)
         else:
             yield name, _text(name, value)
@@ -317,7 +317,7 @@ def _text(name: str, value: Any) -> str:
             return value
         case float() if isfinite(value):
             return float.__repr__(value)
-        case int() if abs(value) < 10**1000:  # Python writes no int of very many digits
+        case int() if abs(value) < 10**1000:  # Python does not write ints of very many digits
             return int.__repr__(value)
         case _:
             what = "NaN or Infinity" if isinstance(value, float) else _kind(value)
@@ -331,7 +331,7 @@ def _quoted(name: str, text: str) -> str:
     """The param's name or value, percent-encoded."""
     try:
         return quote(text, safe="")
-    except UnicodeEncodeError:  # its text quotes the value
+    except UnicodeEncodeError:  # its text shows the value
         raise InvalidEndpoint(f"param {name!r} holds a lone surrogate, which is no text") from None
 
 
@@ -353,14 +353,14 @@ _HANDSHAKE_HEADER: Final = re.compile(r"host|connection|upgrade|sec-websocket-.*
 
 
 def _subprotocols(token: Any) -> tuple[str, ...]:
-    """The offer that carries the token; in the standard alphabet despite the prefix, as phoenix.js and Phoenix do."""
+    """The offer with the token; base64 in the standard alphabet despite the prefix, as in phoenix.js and Phoenix."""
     if token is None:
         return ()
     return ("phoenix", f"{_TOKEN_PREFIX}{b64encode(_token_bytes(token)).decode().rstrip('=')}")
 
 
 def _token_header(token: Any) -> tuple[tuple[str, str], ...]:
-    """The header that carries the token where there are no subprotocols: as it is, in UTF-8."""
+    """The header with the token, for a transport without subprotocols: unchanged, in UTF-8."""
     if token is None:
         return ()
     value = _token_bytes(token).decode("latin-1")
@@ -376,7 +376,7 @@ def _token_bytes(token: Any) -> bytes:
         raise InvalidEndpoint("auth_token is empty: give None if there is no token")
     try:
         return token.encode()
-    except UnicodeEncodeError:  # its text quotes the token
+    except UnicodeEncodeError:  # its text shows the token
         raise InvalidEndpoint("auth_token holds a lone surrogate, which is no text") from None
 
 
@@ -397,7 +397,7 @@ def _checked_headers(headers: Headers) -> Iterator[tuple[str, str]]:
 
 
 def _header_pairs(headers: object) -> list[tuple[Any, Any]]:
-    """Read again at each request, so what can be read once is none."""
+    """The headers as pairs. They are read at each request, so an iterator is refused."""
     if isinstance(headers, Mapping):
         return list(headers.items())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     pairs: list[Any] = list(headers) if isinstance(headers, list | tuple) else [headers]  # pyright: ignore[reportUnknownArgumentType]

@@ -2,14 +2,14 @@
 
 Each error is of one of three kinds, by its cause:
 
-- `LocalError`: the application. A call was wrong: it raises, and has changed nothing. Or the application left the
-  channel, or closed the client, while a call waited.
+- `LocalError`: the application. A wrong call raises it, and has changed nothing. It also ends a waiting call if the
+  application left the channel, or closed the client.
 - `RemoteError`: the server or the network. An event carries the error, and the waiting call raises it.
 - `Cancelled`: the call was cancelled.
 
-`ChannelClosed` and `ConnectionClosed` are of either cause, to be caught where the cause does not matter.
+`ChannelClosed` and `ConnectionClosed` may have either cause; catch them if the cause does not matter.
 
-No error shows params, tokens or headers. What a peer said is kept as data (`body`, `response`, `payload`) and shown as
+No error shows params, tokens or headers. Text from a peer is kept as data (`body`, `response`, `payload`) and shown as
 `said`: bounded, escaped, with secrets masked (see `shown.py`). So `str` and `repr` are safe to log, and never raise.
 """
 
@@ -71,13 +71,13 @@ __all__ = [
 
 @dataclass_transform(eq_default=False, field_specifiers=(field,))
 class PhxError(Exception):
-    """The root of every error of this library. Each kind is a dataclass."""
+    """The base class of all errors of this library. Each kind is a dataclass."""
 
-    #: What `str` gives, with the fields' names in braces.
+    #: The text of `str`, with the fields' names in braces.
     _words: ClassVar[str] = "{problem!s}"
-    #: The name of the field with the error that caused it, which becomes `__cause__`.
+    #: The name of the field with the causing error, which becomes `__cause__`.
     _cause: ClassVar[str] = ""
-    #: The name of what a peer said; shown as the field `said`.
+    #: The name of the field with a peer's data; shown as the field `said`.
     _heard: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
@@ -91,7 +91,7 @@ class PhxError(Exception):
 
     def __str__(self) -> str:
         words = self._words
-        if words == "{problem!s}":  # the short way, for a peer may cause many of these
+        if words == "{problem!s}":  # a short path, because a peer may cause many of these
             return escaped(str(vars(self)["problem"]), LONGEST)
         return _WORDS.vformat(words, (), vars(self))
 
@@ -101,18 +101,18 @@ class PhxError(Exception):
         return escaped(f"{type(self).__name__}({told})", LONGEST)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Handlers may run in other processes, so errors travel; Exception's own way forgets keyword arguments.
+        # handlers may run in other processes, so errors are pickled; `Exception` would lose keyword arguments
         return type(self).__new__, (type(self),), vars(self)
 
 
 _WORDS: Final = Words()
 
-#: Bytes of a body that are looked at for its text: more than are shown, for a secret may be long.
+#: Bytes of a body that are read for its text: more than are shown, because a secret may be long.
 _MOST_READ: Final = 100_000
 
 
 class LocalError(PhxError):
-    """Caused by the application: a wrong call, which had no effect, or a call that its own leave or close ended."""
+    """Caused by the application: a wrong call, which had no effect, or a call ended by its own leave or close."""
 
 
 class RemoteError(PhxError):
@@ -127,17 +127,17 @@ class Cancelled(PhxError):
 
 
 class InvalidEndpoint(LocalError):
-    """The URL, the params or the token cannot be made into an address."""
+    """The URL, the params or the token are not valid for an address."""
 
     problem: str
 
 
 class InvalidState(LocalError):
-    """The call does not fit the state, e.g. a second `connect`.
+    """The call is not allowed in the current state, e.g. a second `connect`.
 
     Attributes:
-        advice: What to do instead, in words.
-        topic: The channel's, where the state is a channel's.
+        advice: What to do instead, as text.
+        topic: The channel's topic, for a channel's state.
     """
 
     call: str
@@ -152,7 +152,7 @@ class InvalidState(LocalError):
 
 
 class InvalidTimeout(LocalError):
-    """A call's timeout is no number of seconds."""
+    """A call's timeout is not a number of seconds."""
 
     call: str
     timeout: object
@@ -169,14 +169,14 @@ class TopicInUse(LocalError):
 
 
 class NotJoined(LocalError):
-    """A push on a channel that was never asked to join."""
+    """A push on a channel whose `join` was never called."""
 
     topic: str
     _words = "the channel of topic {topic!r} was never joined: call join before push"
 
 
 class InvalidPayload(LocalError):
-    """A payload that a Phoenix server would answer by closing the socket, or that cannot be encoded at all.
+    """A payload for which a Phoenix server would close the socket, or that cannot be encoded at all.
 
     Attributes:
         where: The path of the field, e.g. `payload.price[2]`.
@@ -213,7 +213,7 @@ class BufferFull(LocalError):
 
 
 class InvalidHandler(LocalError):
-    """A function, or the event, topic or payload type it is registered for, cannot be a handler's."""
+    """A function, or the event, topic or payload type for it, is not valid for a handler."""
 
     handler: str
     problem: str
@@ -221,7 +221,7 @@ class InvalidHandler(LocalError):
 
 
 class InvalidEvent(LocalError):
-    """No message can be of such an event, so there is none to read."""
+    """No message can have this event, so there is none to read."""
 
     problem: str
     _words = "no message can be read of it: {problem!s}"
@@ -236,10 +236,10 @@ class InvalidPayloadType(LocalError):
 
 
 class StreamNotOpen(LocalError):
-    """A stream was read before its `with` block: nothing had been kept for it.
+    """A stream was read before its `with` block: nothing was kept for it.
 
     Attributes:
-        stream: Which one, e.g. `"messages of topic 'room:1'"`.
+        stream: The stream, e.g. `"messages of topic 'room:1'"`.
     """
 
     stream: str
@@ -250,19 +250,19 @@ class StreamNotOpen(LocalError):
 
 
 class OtherProcess(LocalError):
-    """The client belongs to the process that made it, and this is a fork of that."""
+    """The client was made by another process, of which this is a fork."""
 
     _words = "this client belongs to the process that connected it: connect a new one in the forked process"
 
 
 class NotRegistered(InvalidHandler):
-    """What `off` was to take back is not there."""
+    """`off` did not find what it was to remove."""
 
     _words = "{handler} cannot be taken off: {problem}"
 
 
 class InvalidPresence(LocalError):
-    """A presence that cannot be tracked or updated so."""
+    """A presence that cannot be tracked or updated."""
 
     topic: str
     key: str
@@ -274,10 +274,10 @@ class InvalidPresence(LocalError):
 
 
 class InvalidFrame(RemoteError):
-    """A frame that is no Phoenix message. Its connection and every other channel go on.
+    """A frame that is not a Phoenix message. Its connection and every other channel go on.
 
     Attributes:
-        envelope: The message without its payload, where that much could be read: a call that waits for it ends.
+        envelope: The message without its payload, if that can be read: a call that waits for it ends.
     """
 
     problem: str
@@ -303,19 +303,19 @@ class ConnectError(RemoteError):
     problem: str
 
     def mask(self, secrets: Secrets) -> None:
-        """Show these no more: what the peer, a proxy or a library said may repeat what was sent to connect."""
+        """Mask these: texts of the peer, a proxy or a library may repeat what was sent to connect."""
         self.problem = secrets.masked(self.problem)
 
 
 class CertificateError(ConnectError):
-    """The server's TLS certificate was not accepted: final at the first connect, for it would be refused again."""
+    """The server's TLS certificate was not accepted: final at the first connect, because it would be refused again."""
 
 
 class ResolveFailed(ConnectError):
-    """A callable for params or token raised: a failed attempt. What it said is not shown, it may hold secrets.
+    """A callable for params or token raised: a failed attempt. Its text is not shown, because it may hold secrets.
 
     Attributes:
-        raised: What it raised; `None` where it gave what cannot be sent.
+        raised: What it raised; `None` if it returned a value that cannot be sent.
     """
 
     raised: BaseException | None = field(default=None, repr=False)
@@ -326,9 +326,9 @@ class HandshakeRefused(ConnectError):
 
     Attributes:
         status: The HTTP status.
-        body: The answer's body, as it came.
-        headers: The answer's headers, as they came, names in lower case.
-        url: The address without its query, where it is known.
+        body: The answer's body, unchanged.
+        headers: The answer's headers, unchanged, names in lower case.
+        url: The address without its query, if it is known.
     """
 
     problem: str = field(init=False, default="")
@@ -344,7 +344,7 @@ class HandshakeRefused(ConnectError):
             self.mask(NO_SECRETS)
 
     def mask(self, secrets: Secrets) -> None:
-        """Show these no more."""
+        """Mask these secrets."""
         self.said = secrets.escaped(self.body[:_MOST_READ].decode("utf-8", "replace").strip(), LONGEST)
 
     def __str__(self) -> str:
@@ -355,21 +355,21 @@ class HandshakeRefused(ConnectError):
 
 
 class ProxyError(ConnectError):
-    """The proxy does not let us through, or cannot be used at all: final at first, but for 5xx and the like.
+    """The proxy refused, or cannot be used at all: final at the first connect, except for 5xx and the like.
 
     Attributes:
-        status: What it answered, in HTTP: 407 if it wants other credentials. `None` if it was not even asked.
+        status: The HTTP status of its answer: 407 if it wants other credentials. `None` if it did not answer.
     """
 
     status: int | None = None
 
 
 class ConnectTimeout(ConnectError, TimeoutError):
-    """The first connection was not up in time.
+    """The first connection was not open in time.
 
     Attributes:
         timeout: Seconds.
-        last: What ended the latest attempt, if one ended; also the error's `__cause__`.
+        last: The error of the latest attempt, if one ended; also the error's `__cause__`.
     """
 
     problem: str = field(init=False, default="")
@@ -384,7 +384,7 @@ class ConnectTimeout(ConnectError, TimeoutError):
 class StillRefused(HandshakeRefused, ConnectTimeout):
     """The server refused the first connection, was tried again, and refused until the timeout.
 
-    Both a `HandshakeRefused`, with what the latest refusal brought, and a `ConnectTimeout`.
+    Both a `HandshakeRefused`, with the data of the latest refusal, and a `ConnectTimeout`.
     """
 
     def __str__(self) -> str:
@@ -392,7 +392,7 @@ class StillRefused(HandshakeRefused, ConnectTimeout):
 
     @classmethod
     def after(cls, timeout: float, last: HandshakeRefused) -> "StillRefused":
-        """The refusal that was the latest when `timeout` seconds were over."""
+        """The latest refusal, after `timeout` seconds."""
         refusal = {name: getattr(last, name) for name in ("status", "body", "headers", "said", "url")}
         return cls(timeout=timeout, last=last, **refusal)
 
@@ -401,8 +401,8 @@ class ConnectionClosed(PhxError):
     """The connection is closed, or closed while a call waited on it.
 
     Attributes:
-        code: The WebSocket close code; `None` where none came (a cut, a timeout).
-        reason: The close frame's reason, or what happened in words.
+        code: The WebSocket close code; `None` if there was none (a cut, a timeout).
+        reason: The close frame's reason, or a description of what happened.
     """
 
     code: int | None = None
@@ -413,11 +413,11 @@ class ConnectionClosed(PhxError):
 
 
 class ConnectionClosedByClient(ConnectionClosed, LocalError):
-    """The application closed the client, or had it reconnect."""
+    """The application closed the client, or called `reconnect`."""
 
 
 class ConnectionLost(ConnectionClosed, RemoteError):
-    """The server closed the connection, or it was cut, or nothing was heard on it."""
+    """The server closed the connection, or it was cut, or nothing was received on it."""
 
 
 # ---- joins and pushes -----------------------------------------------------------------------------------------------
@@ -427,7 +427,7 @@ class ChannelClosed(PhxError):
     """The channel has ended; a call that waited on it ends, a call made on it is refused.
 
     Attributes:
-        reason: What ended it, in words.
+        reason: What ended it, as text.
     """
 
     topic: str
@@ -440,14 +440,14 @@ class ChannelClosedByClient(ChannelClosed, LocalError):
 
 
 class ChannelClosedByServer(ChannelClosed, RemoteError):
-    """The server closed the channel, did not let it be joined, or could not be reached any more."""
+    """The server closed the channel, refused to join it, or could not be reached any more."""
 
 
 class JoinRefused(RemoteError):
     """The server refused the join.
 
     Attributes:
-        response: What it said, any JSON value or bytes.
+        response: The server's response, any JSON value or bytes.
     """
 
     topic: str
@@ -473,9 +473,9 @@ class JoinTimeout(RemoteError, TimeoutError):
 
     Attributes:
         timeout: Seconds.
-        problem: What kept it from success, in words; empty where the server just did not answer.
-        last: What ended the latest attempt to join or, where there was no connection, to connect: `JoinRefused`,
-            `ResolveFailed`, `HandshakeRefused` and so on; `None` where no attempt ended. Also the error's `__cause__`.
+        problem: What prevented success, as text; empty if the server just did not answer.
+        last: The error of the latest attempt to join or, without a connection, to connect: `JoinRefused`,
+            `ResolveFailed`, `HandshakeRefused` and so on; `None` if no attempt ended. Also the error's `__cause__`.
     """
 
     topic: str
@@ -502,7 +502,7 @@ class ChannelCrashed(RemoteError):
     """The channel's process on the server died (`phx_error`); it is rejoined by its backoff.
 
     Attributes:
-        payload: What the server said, any JSON value or bytes.
+        payload: The server's payload, any JSON value or bytes.
     """
 
     topic: str
@@ -516,7 +516,7 @@ class PushRejected(RemoteError):
     """The reply's status was not `"ok"`; `check=False` returns such a reply instead.
 
     Attributes:
-        response: What the server said, any JSON value or bytes.
+        response: The server's response, any JSON value or bytes.
     """
 
     topic: str
@@ -528,7 +528,7 @@ class PushRejected(RemoteError):
 
     @property
     def response(self) -> Any:
-        """What the server said."""
+        """The server's response."""
         return self.reply.response
 
     @property
@@ -538,7 +538,7 @@ class PushRejected(RemoteError):
 
 
 class InvalidReply(RemoteError):
-    """The server answered, but its answer could not be read. What was asked for may have been done."""
+    """The server answered, but its answer could not be read. The server may have done the work."""
 
     topic: str
     event: str
@@ -566,7 +566,7 @@ class PushTimeout(RemoteError, TimeoutError):
 
 
 class MessageTimeout(RemoteError, TimeoutError):
-    """No message that was waited for came in time."""
+    """No matching message came in time."""
 
     topic: str
     event: str
@@ -575,11 +575,11 @@ class MessageTimeout(RemoteError, TimeoutError):
 
 
 class PushLost(RemoteError):
-    """The connection or the channel went away under the push.
+    """The connection or the channel was lost before the reply.
 
     Attributes:
-        sent: `False`: it was surely not run. `True`: unknown; it may have run.
-        why: What took it away: `ConnectionClosed`, `ChannelCrashed` and so on. Also the error's `__cause__`.
+        sent: `False`: it was certainly not run. `True`: unknown; it may have run.
+        why: The cause: `ConnectionClosed`, `ChannelCrashed` and so on. Also the error's `__cause__`.
     """
 
     topic: str
@@ -590,12 +590,12 @@ class PushLost(RemoteError):
 
     @property
     def code(self) -> int | None:
-        """The close code, where the connection was closed with one."""
+        """The close code, if the connection was closed with one."""
         return self.why.code if isinstance(self.why, ConnectionClosed) else None
 
     @property
     def reason(self) -> str:
-        """The close frame's reason, or what happened in words."""
+        """The close frame's reason, or a description of what happened."""
         return self.why.reason if isinstance(self.why, ConnectionClosed) else str(self.why or "")
 
     def __str__(self) -> str:
@@ -605,7 +605,7 @@ class PushLost(RemoteError):
 
 
 class PushCancelled(Cancelled):
-    """The caller gave the push up. Unsent it is never sent; a late reply is dropped."""
+    """The caller gave the push up. If it is unsent, it is never sent; a late reply is dropped."""
 
     topic: str
     event: str

@@ -1,9 +1,9 @@
-"""Heartbeats: they tell a dead connection from a quiet one.
+"""Heartbeats: they distinguish a dead connection from a quiet one.
 
 A heartbeat is sent at every interval, answered or not, because the server also closes a connection on which it receives
 nothing. The connection counts as dead when a heartbeat is unanswered for an interval and nothing at all was received in
-that time. Behind a backlog or a slow join the answer only waits, and anything received shows that the peer is alive.
-Silence is measured on the reading clock (see `flow.py`).
+that time. A backlog or a slow join only delays the answer, and anything received shows that the peer is alive. Silence
+is measured on the reading clock (see `flow.py`).
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class _Ping:
 
 
 class Heartbeat:
-    """The heartbeats of one connection, which begin with it; none where the interval is `math.inf`."""
+    """The heartbeats of one connection, from its beginning; none if the interval is `math.inf`."""
 
     def __init__(
         self,
@@ -54,22 +54,22 @@ class Heartbeat:
         self._core = core
         self._requests = requests
         self._flow = flow
-        self._silent_since: float | None = None  # reading clock, of the first heartbeat since something was heard
+        self._silent_since: float | None = None  # reading clock, of the first heartbeat since anything was received
         self._pings: dict[str, _Ping] = {}
         self._timer = core.timers.at(now + interval, self._beat)
 
     def end(self, why: PhxError | None) -> None:
-        """The connection is gone, because of this; pings under way are lost."""
+        """The connection is gone, for this reason; unanswered pings are lost."""
         self._timer.cancel()
         for ping in list(self._pings.values()):
             self._fail(ping, PushLost(PHOENIX_TOPIC, HEARTBEAT, sent=True, why=why))
 
     def prove(self) -> None:
-        """Send a heartbeat now, to see whether anything comes back."""
+        """Send a heartbeat now, to check that the peer answers."""
         self._send()
 
     def heard(self) -> None:
-        """Something came in."""
+        """Something was received."""
         self._silent_since = None
 
     def ping(self, now: float, timeout: float) -> str:

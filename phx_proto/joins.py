@@ -1,6 +1,6 @@
 """The pacing of joins: a server handles one socket's joins one by one, so only a few are under way at once.
 
-If a thousand channels rejoined at once after a reconnect, each would wait behind the others and seem unanswered. And
+If a thousand channels rejoined at once after a reconnect, each would wait for the others and seem unanswered. And
 the timeout of a join counts from the last answer to any join, `Connection.join_answered`: while answers come, the
 server is working.
 
@@ -23,14 +23,14 @@ J = TypeVar("J", bound=Joining)
 
 
 class JoinQueue(Generic[J]):
-    """Which channel joins next on one connection.
+    """Decides which channel joins next on one connection.
 
     Args:
         limit: How many joins may be under way at once.
         suspects: Channels whose joins may have ended the connection before this one.
 
     Attributes:
-        stopped: Whether no more may join.
+        stopped: Whether no further channel may join.
     """
 
     __slots__ = ("_limit", "_starting", "_suspects", "_under_way", "_waiting", "stopped")
@@ -64,25 +64,25 @@ class JoinQueue(Generic[J]):
         return self._under_way if too_big else self._suspects
 
     def dismiss(self) -> list[J]:
-        """Remove and return the channels that wait for their turn: they join on another socket."""
+        """Remove and return the waiting channels: they join on another socket."""
         waiting = list(self._waiting)
         self._waiting.clear()
         return waiting
 
     def ask(self, channel: J, now: float) -> None:
-        """Let the channel join when its turn has come."""
+        """Let the channel join when the limit allows it."""
         self._waiting[channel] = None
         self._start(now)
 
     def done(self, channel: J, now: float) -> None:
-        """The channel's join is answered or given up, or it no longer wants its turn."""
+        """The channel's join is answered or given up, or it no longer waits."""
         self._waiting.pop(channel, None)
         self._under_way.pop(channel, None)
         self._suspects.pop(channel, None)
         self._start(now)
 
     def _start(self, now: float) -> None:
-        if self._starting:  # a join that could not even be sent is done while it starts: the loop below goes on
+        if self._starting:  # a join that cannot be sent is done while it starts: the loop below goes on
             return
         self._starting = True
         try:
@@ -91,6 +91,6 @@ class JoinQueue(Generic[J]):
                 self._under_way[channel] = None
                 channel.start_join(now)
             if not self._waiting:
-                self._waiting.clear()  # emptied one by one, it would keep its memory: 40 bytes for each that waited
+                self._waiting.clear()  # emptied item by item, it would keep its memory: 40 bytes for each
         finally:
             self._starting = False
