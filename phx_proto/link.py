@@ -11,7 +11,7 @@ from .errors import ConnectError, HandshakeRefused
 
 
 class LinkOwner(Protocol):
-    """The client behind a link, as the link sees it."""
+    """The client behind a link, as used by the link."""
 
     @property
     def current_link(self) -> "Link | None": ...
@@ -32,13 +32,13 @@ class Link:
 
     __slots__ = ("_owner", "missing", "number", "refusal")
 
-    #: Whether heartbeats tell a dead peer from a quiet one.
+    #: Whether heartbeats distinguish a dead peer from a quiet one.
     heartbeats: ClassVar[bool] = True
 
     def __init__(self, owner: LinkOwner, number: int) -> None:
         self._owner = owner
         self.number = number
-        #: What the attempt waits for, in words, for the error if it times out.
+        #: What the attempt waits for, as text, for the error if it times out.
         self.missing = "the server did not answer the handshake"
         #: The server's refusal, while the rest of its body is awaited.
         self.refusal: HandshakeRefused | None = None
@@ -87,8 +87,8 @@ class Link:
         """The attempt failed.
 
         Args:
-            error: `CertificateError` where the server's certificate was not accepted, `HandshakeRefused` where it
-                answered with an HTTP error, `ConnectError` for all else.
+            error: `CertificateError` if the server's certificate was not accepted, `HandshakeRefused` if it answered
+                with an HTTP error, `ConnectError` for all else.
             now: The time.
         """
         if self.current:
@@ -109,14 +109,14 @@ class Link:
             self._owner.link_progressed(now)
 
     def confided(self, secret: str) -> None:
-        """The server sent a token, which must be masked in all texts; told by a link that is current."""
+        """The server sent a token, to mask in all texts; called for a current link."""
         self._owner.link_confided(secret)
 
     def closed(self, code: int | None, reason: str, now: float) -> None:
         """The connection has ended.
 
         Args:
-            code: The code of the peer's close frame; `None` where none came.
+            code: The code of the peer's close frame; `None` if there was none.
             reason: The close frame's reason, or a description of what happened.
             now: The time.
         """
@@ -125,7 +125,7 @@ class Link:
 
 
 class ExchangeOwner(Protocol):
-    """The link behind an HTTP request, as the exchange sees it."""
+    """The link behind an HTTP request, as used by the exchange."""
 
     def exchange_answered(
         self, exchange: "Exchange", status: int, headers: Mapping[str, str], body: bytes, now: float
@@ -135,11 +135,11 @@ class ExchangeOwner(Protocol):
 
 
 class Exchange:
-    """One HTTP request of a link that is polled. Calls are ignored once the request no longer matters.
+    """One HTTP request of a long-polling link. Calls are ignored once the request no longer matters.
 
     Attributes:
-        age: For how many ticks of its link's clock nothing has come.
-        limit: At which age it counts as lost.
+        age: The number of ticks of its link's clock without input.
+        limit: The age at which it counts as lost.
     """
 
     __slots__ = ("_owner", "age", "limit")
@@ -150,14 +150,14 @@ class Exchange:
         self.limit = limit
 
     def answered(self, status: int, headers: Mapping[str, str], body: bytes, now: float) -> None:
-        """The whole answer came, with whichever status.
+        """The whole answer came, with any status.
 
-        Names of headers are in lower case; of several cookies that are set, each is a line of `set-cookie`.
+        Header names are in lower case; each cookie that is set is a separate `set-cookie` line.
         """
         self._owner.exchange_answered(self, status, headers, body, now)
 
     def failed(self, error: ConnectError, now: float) -> None:
-        """No answer will come, or no whole one."""
+        """No answer will come, or no complete one."""
         self._owner.exchange_failed(self, error, now)
 
     def progressed(self, now: float) -> None:

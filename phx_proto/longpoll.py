@@ -1,21 +1,21 @@
 """Long polling: a link whose messages travel in HTTP requests and their answers.
 
-Theory of operation. A `PollingLink` stands where a WebSocket's link does: the core sends to it with the same commands,
+Theory of operation. A `PollingLink` replaces a WebSocket's link: the core sends to it with the same commands,
 and the link reports in the same way. `carried` replaces the core's commands for such a link by the HTTP requests that
 carry them, so an adapter only sees `SendRequest`.
 
 - A GET without a token opens a session; then there is always one GET under way, which the server holds until it has
   messages (the poll), except while reading is paused. Each poll carries the newest token.
-- What is sent is queued and goes out in POSTs, one at a time, which keeps the order: a hundred messages at most, one a
-  line. What cannot stand in a line (V1, or text with a line break) goes alone.
-- The server forgets a poll's messages when it has sent them. So an answer that is lost, unreadable or no success is a
-  lost connection, whichever request it belongs to; the next session is opened again.
+- What is sent is queued and goes out in POSTs, one at a time, which keeps the order: at most a hundred messages, one a
+  line. A message that cannot be in a line (V1, or text with a line break) goes alone.
+- The server forgets a poll's messages when it has sent them. So a lost or unreadable answer, or one without success,
+  is a lost connection, whichever request it belongs to; then a new session is opened.
 
-There are no heartbeats, for polls show that the peer lives. One clock of few ticks bounds all requests: a poll that
-brings nothing for `patience` seconds is lost, and a POST may take longer for each message, for the server answers it
-when it has handled all of them.
+There are no heartbeats, because polls show that the peer is alive. One clock of few ticks bounds all requests: a poll
+without input for `patience` seconds is lost; a POST has more time for each message, because the server answers after
+handling all of them.
 
-The session's token gives access to the session, and is a secret.
+The session's token gives access to the session; it is secret.
 """
 
 import re
@@ -47,24 +47,24 @@ from .link import Exchange, Link, LinkOwner
 from .timers import NO_TIMER
 from .wording import MESSAGE_TOO_BIG
 
-#: Messages in one POST; a server drops what is over that.
+#: Messages in one POST; a server drops any further ones.
 _LARGEST_BATCH: Final = 100
 
 #: Bytes in one POST of several messages; servers take 8,000,000.
 _LARGEST_BODY: Final = 2**20
 
-#: Bytes that may wait for a POST until callers have to wait.
+#: Bytes that may wait for a POST before callers must wait.
 _WRITE_LIMIT: Final = 2**18
 
-#: Ticks for which a poll may bring nothing, and how many more a POST may take for each of its messages.
+#: Ticks for which a poll may bring nothing, and the further ticks of a POST for each of its messages.
 _TICKS: Final = 4
 _TICKS_A_MESSAGE: Final = 2
 
-#: Part of `patience` that may pass from the beginning of one poll to that of the next, also while reading is paused: a
-#: session ends 15 s after, and `patience` is 20.
+#: The longest time from one poll's beginning to the next one's, as a part of `patience`, also while reading is paused:
+#: a session ends after 15 s without a poll, and `patience` is 20.
 _LONGEST_GAP: Final = 0.6
 
-#: Seconds from one empty answer to the next poll at least, for a server that does not hold polls.
+#: The least seconds from an empty answer to the next poll, for a server that does not hold polls.
 _PACE: Final = 0.5
 
 _OURS: Final = frozenset({"accept", "content-type", "x-phoenix-authtoken", "x-phoenix-longpoll-token"})
@@ -80,13 +80,13 @@ class _Answer(msgspec.Struct):
     messages: list[Any] = []
 
 
-#: Of one session; more are ignored.
+#: Cookies of one session; more are ignored.
 _MOST_COOKIES: Final = 50
 
-#: What takes a cookie back, as an empty value does (RFC 6265 §5.2.2); `Expires` is not read, for the core has no date.
+#: Removes a cookie, as an empty value does (RFC 6265 §5.2.2); `Expires` is not read, because the core has no calendar.
 _TAKEN_BACK: Final = re.compile(r";\s*max-age\s*=\s*(-|0+\s*(;|$))", re.IGNORECASE)
 
-#: What a header of HTTP can carry in any case.
+#: What an HTTP header can carry in any case.
 _TOKEN: Final = re.compile("[!-~]*")
 
 _decode: Final = msgspec.json.Decoder(_Answer).decode
@@ -98,10 +98,10 @@ class _LargeAnswer(_Answer):
 
 _decode_large: Final = msgspec.json.Decoder(_LargeAnswer).decode
 
-#: Bytes of an answer that is looked at before it is decoded: some have millions of messages, of next to nothing.
+#: Bytes of an answer above which it is checked before decoding: it may have millions of tiny messages.
 _LARGE: Final = 2**20
 
-#: Messages of an answer that is so large; each takes some 60 bytes beside its own.
+#: Messages of such an answer; each takes some 60 bytes besides its own.
 _MOST_MESSAGES: Final = 2**18
 
 
@@ -110,8 +110,8 @@ class PollingLink(Link):
 
     Args:
         owner: The client behind it.
-        number: Of the attempt.
-        address: Where to.
+        number: The attempt's number.
+        address: The address to connect to.
         core: For commands and timers.
         patience: Seconds for which a poll may bring nothing.
 
@@ -127,23 +127,23 @@ class PollingLink(Link):
         self._core = core
         self._tick = patience / _TICKS
         self._gap = patience * _LONGEST_GAP
-        self._cookies: dict[str, str] = {}  # of a balancer, which finds the session's server by one
-        self._token: str | None = None  # while there is none, the first GET is under way
+        self._cookies: dict[str, str] = {}  # for a load balancer, which may find the session's server by one
+        self._token: str | None = None  # without one, the first GET is under way
         self._poll: Exchange | None = None
         self._post: Exchange | None = None
         self._post_size = 0  # bytes
         self._queue: deque[str | bytes] = deque()
         self._queued = 0  # bytes, or characters
-        self._full = False  # callers were told to wait
+        self._full = False  # callers were made to wait
         self._paused = False
         self._closing = False
         self.over = False
-        self._close = NO_TIMER  # tells of the end, once everything is sent
-        self._dropped = False  # the adapter was told to drop its requests
+        self._close = NO_TIMER  # reports the end once everything is sent
+        self._dropped = False  # the adapter got the command to drop its requests
         self._polled_at = -inf  # when the latest poll began, as far as is known
-        self._polled_before = -inf  # when the latest one that was answered did
+        self._polled_before = -inf  # when the latest answered poll began
         self._pace = NO_TIMER  # until the next poll
-        self._overdue = NO_TIMER  # likewise, while reading is paused
+        self._overdue = NO_TIMER  # the same while reading is paused
         self._ticking = NO_TIMER
 
     def open(self) -> None:
@@ -178,7 +178,7 @@ class PollingLink(Link):
         if self.over and not self._dropped:
             self._dropped = True
             self._core.commands.append(AbortTransport(self))
-        if self.over and not self.current:  # else it may be dropped once more, which is no command
+        if self.over and not self.current:  # else dropping it again would not be a command
             self._core.polls.remove(self)
             self._close.cancel()
 
@@ -315,7 +315,7 @@ class PollingLink(Link):
             self._core.commands.append(PauseSending(self) if full else ResumeSending(self))
 
     def _send(self) -> None:
-        """POST what is queued, as much of it as one body carries."""
+        """POST as much of the queue as one body can carry."""
         first = self._queue.popleft()
         if _is_whole_body(first):
             kind, count, body = "application/json", 1, _encoded(first)
@@ -366,13 +366,13 @@ class PollingLink(Link):
 
 
 def carried(core: Core) -> list[Command]:
-    """The core's commands for its adapter: those for links that are polled are given as requests."""
+    """The core's commands for its adapter; those for long-polling links become requests."""
     asked, core.commands = core.commands, []
     for command in asked:
         link = getattr(command, "link", None)
         if not isinstance(link, PollingLink) or isinstance(command, _PASSED_ON):
             core.commands.append(command)
-        elif not link.over:  # else it ended by itself since the core wanted this
+        elif not link.over:  # else it ended by itself before the command
             link.take(command)
             if link.over:  # its requests are dropped before those of the next session go out
                 link.flush()
@@ -401,12 +401,12 @@ def _read(status: int, body: bytes) -> _Answer | None:
 
 
 def _few(body: bytes) -> bytes:
-    """A large answer that has not too many messages.
+    """A large answer, if it has not too many messages.
 
     Raises:
-        ValueError: It has.
+        ValueError: It has too many.
     """
-    if body.count(b'"') - body.count(b'\\"') > 2 * _MOST_MESSAGES:  # a text has two, and those within it are escaped
+    if body.count(b'"') - body.count(b'\\"') > 2 * _MOST_MESSAGES:  # a text has two, others are escaped
         raise ValueError(f"more than {_MOST_MESSAGES} messages")
     return body
 
@@ -421,7 +421,7 @@ def _as_text(element: Any) -> str:
 
 
 def _is_whole_body(frame: str | bytes) -> bool:
-    """Whether it cannot stand in a line beside others."""
+    """Whether it must be a body of its own, not a line among others."""
     return isinstance(frame, str) and (not frame.startswith("[") or "\n" in frame or "\r" in frame)
 
 

@@ -1,4 +1,4 @@
-"""How a client and its channels behave: frozen values, given when a client is made."""
+"""Options of a client and its channels: frozen values, given when a client is made."""
 
 import enum
 from dataclasses import dataclass, field
@@ -55,7 +55,7 @@ class JoinPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientOptions:
-    """How a client behaves; the defaults are phoenix.js's where it has them.
+    """A client's behaviour; the defaults are those of phoenix.js if it has them.
 
     Attributes:
         heartbeat: Seconds between heartbeats, and of silence after one until the connection counts as dead.
@@ -63,15 +63,15 @@ class ClientOptions:
         open_timeout: Seconds for an attempt to connect, with the callables for params and token.
         close_timeout: Seconds to wait for the server's close frame.
         reconnect: What follows a lost connection or a failed attempt.
-        timeout: Seconds for the answer to a push, a leave or a ping whose own `timeout` is `None`. So with any call of
-            this library: `None` stands for the options' (`join.timeout` for joins), and for no bound where they have
-            none; `math.inf` is no bound.
+        timeout: Seconds for the answer to a push, a leave or a ping whose own `timeout` is `None`. In every call of
+            this library, `None` means the option (`join.timeout` for joins), or no bound if there is no option;
+            `math.inf` means no bound.
         join: How channels join and rejoin.
-        joins_in_flight: How many joins are sent and not yet answered at most.
+        joins_in_flight: The greatest number of joins that are sent and not yet answered.
         push_buffer: How many pushes may wait for their channel's join, on all channels.
         flow: Bounds on messages received and not yet handled.
-        topics_per_socket: How many topics are joined on one socket; more have the client open further sockets. `None`
-            for as many as the server takes, which its refusal tells.
+        topics_per_socket: How many topics are joined on one socket; for more topics the client opens further sockets.
+            `None` for as many as the server accepts, which the client learns from its refusal.
     """
 
     heartbeat: float = 30.0

@@ -1,14 +1,14 @@
 """The presence of a topic: presence state and diffs, merged as phoenix.js does (`presence.js`).
 
 A server pushes the whole state after a join and broadcasts a diff for each change. Entries are mappings with a list of
-`metas`, one for each place from which the key is present; a meta is known by its `phx_ref`. The rules:
+`metas`, one for each place from which the key is present; a meta is identified by its `phx_ref`. The rules:
 
 - In a diff joins are applied before leaves. Joined metas replace those of the same `phx_ref` and are appended to the
   rest; the entry's other fields become the join's. A leave of a key that is not present is ignored. A key without metas
   is removed.
 - A diff may come before the state that includes it. Diffs wait for the state of the current join and are applied to it.
 - The state of an earlier join is kept until that of the new one comes: the change is then what really happened while
-  the client was away, and not a join of every key.
+  the client was disconnected, and not a join of every key.
 
 Payloads are checked completely before anything is changed, and are never changed themselves. What is returned shares
 their parts and is read-only.
@@ -40,14 +40,14 @@ __all__ = [
     "sync_state",
 ]
 
-#: The event that brings the whole state.
+#: The event with the whole state.
 PRESENCE_STATE: Final = "presence_state"
-#: The event that brings a change.
+#: The event with a change.
 PRESENCE_DIFF: Final = "presence_diff"
 
-#: What really changed, as messages for the handlers and streams that name these; no server sends them.
+#: Real changes, as messages for the handlers and streams of these events; no server sends them.
 PRESENCE_JOIN: Final = "presence_join"
-#: Likewise.
+#: The same for leaves.
 PRESENCE_LEAVE: Final = "presence_leave"
 
 #: One presence of a key: `phx_ref`, and what the server adds.
@@ -74,8 +74,8 @@ class Presence:
     """The presence of one topic.
 
     Attributes:
-        state_event: The event that brings the whole state; a server may name it otherwise (`presence.js`, `events`).
-        diff_event: The event that brings a change.
+        state_event: The event with the whole state; a server may use another name (`presence.js`, `events`).
+        diff_event: The event with a change.
 
     >>> presence = Presence()
     >>> presence.joined("1")
@@ -91,14 +91,14 @@ class Presence:
         self._entries: dict[str, Entry] = {}
         self._join_ref: str | None = None
         self._synced = False
-        self._snapshot: _Snapshot | None = None  # the latest, once one was handed out of this dict
-        self._undone = 0  # how much its predecessors were told
+        self._snapshot: _Snapshot | None = None  # the latest one that reads this dict
+        self._undone = 0  # the size of the undo data of earlier ones
         self._pending: deque[tuple[_Diff, int]] = deque()  # with the size of each
         self._pending_size = 0
 
     @property
     def entries(self) -> Entries:
-        """All entries, as far as they are known now: a snapshot, which later changes do not alter."""
+        """All entries known now: a snapshot, which later changes do not alter."""
         if self._snapshot is None:
             self._snapshot = _Snapshot(self._entries)
         return self._snapshot
@@ -109,7 +109,7 @@ class Presence:
         return self._synced
 
     def joined(self, join_ref: str) -> None:
-        """The topic was joined, or joined again: its state is yet to come. To be called at the join's reply."""
+        """The topic was joined, or joined again: its state is yet to come. Call it at the join's reply."""
         self._join_ref = join_ref
         self._synced = False
         self._forget_pending()
@@ -120,7 +120,7 @@ class Presence:
         Args:
             event: Its event; any other than the two of presence is ignored.
             payload: Its payload.
-            join_ref: Its join_ref; `None` for a broadcast. One of another join than the current is ignored.
+            join_ref: Its join_ref; `None` for a broadcast. A message of another join than the current one is ignored.
 
         Returns:
             What changed, perhaps nothing; `None` if the message was ignored or waits for the state.
@@ -135,7 +135,7 @@ class Presence:
                 return self._receive_state(_checked_entries(event, payload))
             if event == self.diff_event:
                 return self._receive_diff(_Diff.checked(event, payload))
-        except RecursionError:  # what was shallow enough to be decoded need not be so to be compared
+        except RecursionError:  # a value may be shallow enough to decode and too deep to compare
             raise InvalidFrame(f"the payload of {shown(event)} is nested too deeply") from None
         return None
 
@@ -144,7 +144,7 @@ class Presence:
             _merge(state, diff)
         change = _change(self._entries, state, [*self._entries, *state])
         self._forget_pending()
-        self._snapshot = None  # it keeps the dict that was
+        self._snapshot = None  # it keeps the old dict
         self._undone = 0
         self._entries = state
         self._synced = True
@@ -154,7 +154,7 @@ class Presence:
         if not self._synced:
             self._wait(diff)
             return None
-        keys = dict.fromkeys((*diff.joins, *diff.leaves))  # in order: a set's differs from run to run
+        keys = dict.fromkeys((*diff.joins, *diff.leaves))  # a dict keeps the order; a set's differs from run to run
         before = {key: self._entries[key] for key in keys if key in self._entries}
         after = dict(before)
         _merge(after, diff)
@@ -164,11 +164,11 @@ class Presence:
         return change
 
     def _keep_snapshot(self, undo: Mapping[str, Entry | None]) -> None:
-        """Keep the latest snapshot as it is while the entries change."""
+        """Preserve the contents of the latest snapshot while the entries change."""
         if self._snapshot is None:
             return
         self._undone += len(undo)
-        if self._undone > len(self._entries) + _MOST_PENDING:  # a snapshot may be kept forever
+        if self._undone > len(self._entries) + _MOST_PENDING:  # an application may keep a snapshot forever
             self._entries = dict(self._entries)
             self._snapshot = None
             self._undone = 0
@@ -178,9 +178,9 @@ class Presence:
         self._snapshot = following
 
     def _wait(self, diff: "_Diff") -> None:
-        """Keep the diff for the state; for servers that never push one, only so many.
+        """Keep the diff for the state; only so many, for servers that never push a state.
 
-        It is the oldest that are dropped: a state that is still to come includes them.
+        The oldest are dropped first: a state that is still to come includes them.
         """
         size = _size((diff.joins, diff.leaves))
         self._pending.append((diff, size))
@@ -196,7 +196,7 @@ class Presence:
 class _Snapshot(Mapping[str, Entry]):
     """The entries at one time.
 
-    The dict that it reads goes on to change; it is then told of the next snapshot, and what that has other than itself.
+    It reads a shared dict. Before that changes, the snapshot gets its successor, and the entries in which they differ.
     """
 
     __slots__ = ("_entries", "_next", "_undo")
@@ -222,12 +222,12 @@ class _Snapshot(Mapping[str, Entry]):
         return repr(self._current())
 
     def outdate(self, following: "_Snapshot", undo: Mapping[str, Entry | None]) -> None:
-        """The dict is about to change: `following` comes after that, `undo` is what the changed keys have here."""
+        """The dict is about to change: `following` is the next snapshot, `undo` has the changed keys' old entries."""
         self._next = following
         self._undo = undo
 
     def _current(self) -> dict[str, Entry]:
-        """The dict to read: the common one, until that has changed."""
+        """The dict to read: the shared one, until that has changed."""
         if self._next is not None:
             undos: list[Mapping[str, Entry | None]] = []
             at = self
@@ -276,13 +276,13 @@ class _Diff(msgspec.Struct, frozen=True):
         return cls(*(_checked_entries(f"{where}.{name}", fields.get(name)) for name in ("joins", "leaves")))
 
 
-#: How many diffs wait for a state, and how large they may be together, by `_size`.
+#: How many diffs may wait for a state, and their total size by `_size`.
 _MOST_PENDING: Final = 1_000
 _LARGEST_PENDING: Final = 8 * 2**20
 
 
 def _size(value: Any) -> int:
-    """About how many bytes a JSON value has here. A loop: it may be nested deeply."""
+    """The approximate size of a JSON value in memory, in bytes. A loop, because it may be nested deeply."""
     size, waiting = 0, [value]
     while waiting:
         value = waiting.pop()
@@ -314,7 +314,7 @@ def _merge(state: dict[str, Entry], diff: _Diff) -> None:
 
 def _change(before: Entries, after: Entries, keys: Iterable[str]) -> PresenceChange:
     change = PresenceChange({}, {})
-    for key in dict.fromkeys(keys):  # in order: a set's differs from run to run
+    for key in dict.fromkeys(keys):  # a dict keeps the order; a set's differs from run to run
         was, now = before.get(key, _NOBODY), after.get(key, _NOBODY)
         old, new = _by_ref(was), _by_ref(now)
         joined = [meta for ref, meta in new.items() if old.get(ref) != meta]
@@ -336,7 +336,7 @@ def _put(entries: dict[str, Entry], changed: Mapping[str, Entry | None]) -> None
 
 
 def _concerned(entries: Entries, diff: _Diff) -> Entries:
-    """The entries with those metas alone that the diff tells of: a key may have very many."""
+    """The entries with only the metas in the diff: a key may have very many."""
     concerned: dict[str, Entry] = {}
     for key, entry in entries.items():
         refs = {meta["phx_ref"] for side in (diff.joins, diff.leaves) for meta in side.get(key, _NOBODY)["metas"]}

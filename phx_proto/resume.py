@@ -1,8 +1,8 @@
-"""Resuming a topic: each join tells the server which message was handled last, so that it sends those after it.
+"""Resuming a topic: each join tells the server which message was handled last, so that it sends the later ones.
 
 The position moves past a message when all its handlers and streams have finished it, and all messages before it. So a
 message that was received and then lost at a cut, or dropped at the hard bound, is requested again. A message that still
-waits for its handlers while the topic is rejoined comes twice: handlers must tolerate that.
+waits for its handlers during a rejoin comes twice: handlers must tolerate that.
 
 "Handled" is what `Stats.handled` counts. A message whose handler raised is handled: `on_handler_error` got the error.
 The position also moves past messages that a bounded queue dropped and messages without a handler.
@@ -20,13 +20,13 @@ from .queues import Claim
 
 __all__ = ["Resume"]
 
-#: Gives the id of a message; `None` for one that has none. It is called by the adapter, as params are.
+#: Returns the id of a message; `None` if it has none. The adapter calls it, like a callable for params.
 IdOf: TypeAlias = Callable[[Message[Any]], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
-    """How a topic is resumed: what a message's id is, and under which name the next join tells it.
+    """How a topic is resumed: what a message's id is, and the param that sends it with the next join.
 
     >>> Resume(by="id", param="since")
     Resume(by='id', param='since', start=None, events=None)
@@ -34,7 +34,7 @@ class Resume:
     Attributes:
         by: The field of the payload that has the id; or a function of the message.
         param: The join's param for the id of the message handled last.
-        start: The id to begin with, e.g. from a store; `None` for a first join without the param.
+        start: The first id, e.g. from a store; `None` for a first join without the param.
         events: Events whose messages have ids; `None` for all. Other events do not move the position.
     """
 
@@ -44,7 +44,7 @@ class Resume:
     events: Collection[str] | None = None
 
     def id_of(self, message: Message[Any]) -> Any:
-        """The id of a message; `None` where it has none."""
+        """The id of a message; `None` if it has none."""
         if not isinstance(self.by, str):
             return self.by(message)
         try:
@@ -60,7 +60,7 @@ class Resume:
         return not isinstance(self.by, str) or self.id_of(message) is not None
 
 
-#: Handled messages that may wait for one before them; then the position stands still until the next join.
+#: Handled messages that may wait for an earlier one; above this, the position does not move until the next join.
 _MOST_PENDING: Final = 2**16
 
 
@@ -78,14 +78,14 @@ class Position:
 
     def __init__(self, resume: Resume) -> None:
         self.resume = resume
-        self._latest: Message[Any] | None = None  # of those that count and were handled
-        self._read: Message[Any] | None = None  # whose id `_last` is
+        self._latest: Message[Any] | None = None  # the latest handled message that counts
+        self._read: Message[Any] | None = None  # the message whose id `_last` is
         self._last = resume.start
         self._pending: deque[_Pending] = deque()
-        self._lost = False  # a message after these was, in this join
+        self._lost = False  # a message after these was lost, in this join
 
     def read(self) -> Any:
-        """The id of the message that was handled last; it calls the application's function, if there is one."""
+        """The id of the message handled last; it calls the application's function, if there is one."""
         message = self._latest
         if message is not None and message is not self._read:
             found = self.resume.id_of(message)
@@ -94,7 +94,7 @@ class Position:
         return self._last
 
     def expect(self, message: Message[Any], size: int, places: int) -> Claim:
-        """The claim of a message that waits in so many places."""
+        """The claim of a message that waits in `places` queues."""
         pending = _Pending(size, places, message, self)
         if not self._lost:
             self._pending.append(pending)
@@ -103,7 +103,7 @@ class Position:
         return pending
 
     def lose(self) -> None:
-        """A message was lost: none after it counts, until the topic is joined again."""
+        """A message was lost: later ones do not count until the topic is joined again."""
         self._lost = True
 
     def advance(self) -> None:
@@ -117,7 +117,7 @@ class Position:
         """The params of the next join.
 
         Raises:
-            InvalidPayload: The given ones are no object.
+            InvalidPayload: The given ones are not an object.
         """
         self._lost = False
         if isinstance(self.resume.by, str):  # else the adapter has called the function

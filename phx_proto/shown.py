@@ -1,14 +1,14 @@
-"""What a peer sent as text that is safe to show in an error, a log or a terminal: bounded, escaped, without secrets.
+"""A peer's values as text that is safe to show in an error, a log or a terminal: bounded, escaped, without secrets.
 
-It may be large, nested deeply, full of control characters, and may repeat secrets that were sent to the peer. So every
-text of this library shows such a value through this module. Nothing here raises, whatever the value is, and the cost is
-that of the text shown, not that of the value.
+Such a value may be large, deeply nested, full of control characters, and may repeat secrets that were sent to the peer.
+So all texts of this library show such values through this module. Nothing here raises, whatever the value, and the cost
+depends on the text shown, not on the value.
 
 - **Bounded.** No more than `limit` characters, then `…`; no more than `DEEPEST` levels.
-- **Escaped.** What `str.isprintable` refuses is written as Python writes it in a `repr`: control characters of both
-  sets, line breaks, bidirectional and other invisible marks, lone surrogates.
-- **Masked.** `Secrets` knows what a client has sent in confidence and puts `MASK` in its place, also where it comes
-  back percent-encoded, in base64, escaped for JSON or HTML, or cut short.
+- **Escaped.** What `str.isprintable` refuses is written as in a Python `repr`: control characters of both sets, line
+  breaks, bidirectional and other invisible marks, lone surrogates.
+- **Masked.** `Secrets` holds the secrets that a client has sent, and replaces them by `MASK`, also if they come back
+  percent-encoded, in base64, escaped for JSON or HTML, or cut short.
 """
 
 from base64 import b64decode, b64encode
@@ -19,13 +19,13 @@ from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 import msgspec
 
-#: Stands where a secret was.
+#: Replaces a secret.
 MASK: Final = "[secret]"
 
 #: Levels of a nested value that are shown.
 DEEPEST: Final = 6
 
-#: Characters of a value that are shown, unless told otherwise.
+#: Characters of a value that are shown by default.
 LIMIT: Final = 200
 
 
@@ -50,7 +50,7 @@ def shown(value: Any, limit: int = LIMIT) -> str:
 class Record(msgspec.Struct, frozen=True):
     """A frozen value that may hold text of a peer: its `repr` is bounded and escaped, and never raises.
 
-    Secrets are not masked, for a record does not know them; so fields with a peer's answer are left out (`_data`).
+    Secrets are not masked, because a record does not know them; so fields with a peer's answer are left out (`_data`).
     """
 
     #: Fields that are data, and not shown.
@@ -70,8 +70,8 @@ def _longest_first(form: str) -> tuple[int, str]:
 class Secrets:
     """The secrets that were sent, and how they are masked in texts.
 
-    A secret of fewer than `SHORTEST` characters is not masked: it would be found everywhere. One of fewer than `SURE`
-    is masked only as a whole word. Of one that is longer than `CUT`, the beginning alone is masked, too.
+    A secret of fewer than `SHORTEST` characters is not masked: it would match everywhere. One of fewer than `SURE` is
+    masked only as a whole word. Of one longer than `CUT`, the beginning alone is masked too.
 
     Args:
         values: The secrets, as text.
@@ -80,7 +80,7 @@ class Secrets:
     SHORTEST: Final = 4
     SURE: Final = 8
     CUT: Final = 16
-    _HEAD: Final = 12  # characters by which a long one is recognized
+    _HEAD: Final = 12  # characters that identify a long one
 
     __slots__ = ("_forms", "_longest")
 
@@ -94,7 +94,7 @@ class Secrets:
         return "Secrets(…)"
 
     def also(self, values: Iterable[str]) -> "Secrets":
-        """These secrets and more."""
+        """These secrets and further ones."""
         return self.merged(Secrets(values))
 
     def merged(self, *others: "Secrets") -> "Secrets":
@@ -130,7 +130,7 @@ class Secrets:
     # ---- private ----------------------------------------------------------------------------------------------------
 
     def _masked(self, text: str, enough: int) -> str:
-        """The masked text of the first `enough` characters and what belongs to them; `…` where that is not all."""
+        """The masked text of the first `enough` characters; `…` if that is not all, and no secret is cut in two."""
         window = text[: enough + self._longest]
         spans = sorted(self._found(window)) if self._forms else []
         pieces: list[str] = []
@@ -143,7 +143,7 @@ class Secrets:
             at = end
         if len(window) == len(text):
             return "".join((*pieces, window[at:]))
-        return "".join((*pieces, window[at : max(at, enough)], "…"))  # further on, a secret might be cut in two
+        return "".join((*pieces, window[at : max(at, enough)], "…"))  # beyond this, a secret might be cut in two
 
     def _found(self, text: str) -> Iterator[tuple[int, int]]:
         """Where secrets begin and end; these may overlap."""
@@ -177,7 +177,7 @@ class Secrets:
             elif value:
                 yield "…"
             yield ",)" if kind is tuple and len(value) == 1 else after
-        elif kind is int and value.bit_length() > 1000:  # Python writes no int of very many digits
+        elif kind is int and value.bit_length() > 1000:  # Python does not write ints of very many digits
             yield f"<int of {value.bit_length()} bits>"
         else:
             yield self.escaped(_own_words(value), limit)
@@ -195,12 +195,12 @@ class Secrets:
 
 _BRACKETS: Final[dict[type[Any], tuple[str, str]]] = {dict: ("{", "}"), list: ("[", "]"), tuple: ("(", ")")}
 
-#: For text in which nothing has to be masked.
+#: For text without secrets.
 NO_SECRETS: Final = Secrets()
 
 
 def secrets_in(value: Any) -> Iterator[str]:
-    """The texts and numbers within params, at any depth: all of them are taken to be secret."""
+    """The texts and numbers within params, at any depth: all of them count as secret."""
     waiting = [(value, 0)]
     while waiting:
         value, depth = waiting.pop()
@@ -221,7 +221,7 @@ def secrets_in(value: Any) -> Iterator[str]:
 
 
 def secrets_in_headers(headers: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """The secrets in headers that are sent: whole values, and credentials and cookies by themselves."""
+    """The secrets in sent headers: whole values, and credentials and cookies separately."""
     for name, value in headers:
         name = name.lower()
         if name in _PUBLIC_HEADERS:
@@ -278,10 +278,10 @@ def _forms(value: str) -> Iterator[str]:
     yield repr(raw)[2:-1]
     html = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
     yield html.replace("'", "&#39;")
-    if len(raw) < Secrets.SURE:  # what is left of a short one below may be anything
+    if len(raw) < Secrets.SURE:  # the forms below of a short secret would match any text
         yield b64encode(raw).decode().rstrip("=")
         return
-    for before in range(3):  # in the midst of other text, too: without the characters that it shares with that
+    for before in range(3):  # also within other text: without the characters shared with that
         whole = b64encode(b"\0" * before + raw).decode().rstrip("=")
         inner = whole[(0, 2, 3)[before] : len(whole) - (1 if (before + len(raw)) % 3 else 0)]
         yield inner
@@ -301,10 +301,10 @@ def _in_word(text: str, at: int) -> bool:
 
 
 def _own_words(value: object) -> str:
-    """The `repr` of a value that is not JSON, or a short name for it where that fails."""
+    """The `repr` of a value that is not JSON, or a short name for it if that fails."""
     try:
         return str(repr(value))
-    except Exception:  # whatever its code raises, RecursionError included
+    except Exception:  # its code may raise anything, also RecursionError
         return f"<{type(value).__name__}>"
 
 

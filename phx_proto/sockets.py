@@ -1,13 +1,13 @@
 """The sockets of a client, and which topic is on which: a client begins with one socket, and opens more if needed.
 
 Since 1.8.9 Phoenix limits the topics on a socket (`max_channels_per_transport`, 100 by default) and refuses the next
-join with `{"reason": "too many channels joined"}`. That refusal is not shown to the application. It shows
+join with `{"reason": "too many channels joined"}`. That refusal is not reported to the application. It shows
 the connection's limit: the topics that are joined on it, and those whose leave has not ended. The join is sent on
-another socket, an open one that has room or a new one, and so is every join that still waits for its turn on the full
-one. A socket without a topic is closed after a moment, except the first. Otherwise a topic stays on its socket.
+another socket, an open one with room or a new one, and so is every join that still waits on the full one. A socket
+without a topic is closed after a short time, except the first. Otherwise a topic stays on its socket.
 
-A connection's limit is forgotten with it, for the next may lead to another server. Then the largest limit or number of
-joined topics seen so far is assumed, as for new sockets, until a refusal says otherwise. If a refused join was alone on
+A connection's limit is forgotten with it, because the next may lead to another server. Then the largest limit or number
+of joined topics seen so far is assumed, as for new sockets, until a refusal corrects it. If a refused join was alone on
 its socket, another socket would not help, and the refusal is treated as any other.
 """
 
@@ -35,7 +35,7 @@ class Sockets:
     """The sockets of one client.
 
     Attributes:
-        first: The socket that the client begins with, and keeps until its end.
+        first: The client's first socket, which it keeps until its end.
         all: The sockets in use, the first one first, and those that are being closed.
     """
 
@@ -65,7 +65,7 @@ class Sockets:
         return self.first.secrets.merged(*(socket.secrets for socket in self.all[1:]))
 
     def place(self, channel: Placed, now: float) -> None:
-        """Give a channel to a socket that has room for it, open if possible; a new one if there is none."""
+        """Give a channel to a socket with room for it, open if possible; a new one if there is none."""
         roomy = [socket for socket in self.all if self._has_room(socket)]
         is_open = (socket for socket in roomy if socket.connection is not None)
         channel.socket = socket = next(is_open, None) or (roomy[0] if roomy else self._add(now))
@@ -83,7 +83,7 @@ class Sockets:
                 return False
 
     def start(self, now: float) -> None:
-        """The first socket is open for the first time: connect the others, which waited for that."""
+        """The first socket is open for the first time: connect the others, which have waited."""
         for socket in self.all:
             if socket.may(SocketInput.CONNECT):
                 socket.connect(now)
@@ -95,12 +95,12 @@ class Sockets:
         self.forget_ended()
 
     def forget_ended(self) -> None:
-        """Forget the sockets that have ended, but for the first."""
+        """Forget the sockets that have ended, except the first."""
         self.all[1:] = [socket for socket in self.all[1:] if socket.state is not SocketState.CLOSED]
 
     def _has_room(self, socket: Socket) -> bool:
         if socket.state in ENDING:
-            return socket is self.first  # the client ends, and nothing is joined any more
+            return socket is self.first  # the client ends: nothing is joined any more
         limit = self._limit if socket.connection is None else socket.connection.limit or self._limit
         return len(socket.members) < limit
 

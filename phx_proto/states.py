@@ -5,10 +5,10 @@ it along its table: `table[state, input]` is the next state. A pair that is not 
 refuses or ignores it before. Below the tables are the sets of states that the core tests: there are no other tests of
 a state. The actions are in `client_socket.py` and `channel.py`; the diagrams in docs/ are made from these tables.
 
-The socket. Every attempt begins in RESOLVING, which gets the values of params and token; it takes no time where none
-is a callable. A failed attempt or a lost connection leads to WAITING for the next attempt, or to CLOSED where a policy
-says that it was final. DRAINING still sends and receives replies, but takes no new messages. CLOSING waits for the
-other side's close frame.
+The socket. Every attempt begins in RESOLVING, which gets the values of params and token; without callables it takes no
+time. A failed attempt or a lost connection leads to WAITING for the next attempt, or to CLOSED if a policy says that it
+was final. DRAINING still sends and receives replies, but takes no new messages. CLOSING waits for the other side's
+close frame.
 
 A channel. PENDING is to be joined, and waits for the connection, for its turn, or for its params. ERRORED waits until
 its next attempt. A lost connection makes every channel that was to be joined PENDING. CLOSED is final: a topic that is
@@ -44,11 +44,11 @@ __all__ = [
 class _Key(enum.Enum):
     """Part of the tables' keys."""
 
-    __hash__ = object.__hash__  # in C, and as good: members are equal where they are the same
+    __hash__ = object.__hash__  # implemented in C, and correct: equal members are identical
 
 
 class SocketState(_Key):
-    """Where a client's connection stands."""
+    """The state of a client's connection."""
 
     IDLE = "idle"
     RESOLVING = "resolving"
@@ -61,7 +61,7 @@ class SocketState(_Key):
 
 
 class SocketInput(_Key):
-    """What moves a socket."""
+    """The inputs of a socket."""
 
     CONNECT = "connect"  # the application connects, and an attempt begins
     RETRY = "retry"  # the time for another attempt has come
@@ -75,7 +75,7 @@ class SocketInput(_Key):
 
 
 class ChannelState(_Key):
-    """Where a channel stands."""
+    """The state of a channel."""
 
     IDLE = "idle"
     PENDING = "pending"
@@ -87,17 +87,17 @@ class ChannelState(_Key):
 
 
 class ChannelInput(_Key):
-    """What moves a channel."""
+    """The inputs of a channel."""
 
     JOIN = "join"  # the application joins
     SEND = "send"  # phx_join is sent
     OK = "ok"  # the join is accepted
     FAIL = "fail"  # refused, timed out or crashed; it will be tried again
     LOST = "lost"  # the connection ended
-    MOVE = "move"  # its socket takes no more topics, and another is to have it
+    MOVE = "move"  # its socket has no room, and another takes it
     RETRY = "retry"  # the time to try again has come
     LEAVE = "leave"  # phx_leave is sent
-    END = "end"  # for good
+    END = "end"  # the channel ends for good
 
 
 SocketTable: TypeAlias = Mapping[tuple[SocketState, SocketInput], SocketState]
@@ -174,11 +174,11 @@ CLOSE_BEGUN: Final = ENDING - {state for state, by in SOCKET if by is SocketInpu
 #: The channel's leave has begun, or the channel has ended: only the end can follow.
 LEAVE_BEGUN: Final = frozenset(ChannelState) - {state for state, by in CHANNEL if by is not ChannelInput.END}
 
-#: A join stands with the server: it was sent on this connection, and nothing has ended it.
+#: The server has the join: it was sent on this connection, and nothing has ended it.
 JOIN_SENT: Final = frozenset(to for (_, by), to in CHANNEL.items() if by in (ChannelInput.SEND, ChannelInput.OK))
 
 
-#: The state of a client as a whole is the first of these that one of its sockets is in: it is open when all are.
+#: The state of a client as a whole is the first of these that one of its sockets has: it is open when all are.
 CLIENT_STATES: Final = (
     SocketState.DRAINING,
     SocketState.WAITING,
@@ -211,7 +211,7 @@ LINK_ENDS: Final[Mapping[SocketState, LinkEnd]] = MappingProxyType(
 
 
 class PushRule(enum.Enum):
-    """What becomes of a push, by the state of its channel."""
+    """What happens to a push, by the state of its channel."""
 
     UNJOINED = "it is refused: the channel was never asked to join"
     KEPT = "it waits for the join"

@@ -22,8 +22,8 @@ class Transports:
     """Decides which transport the next attempt uses.
 
     Args:
-        first: To begin with.
-        fallback: Seconds that a WebSocket has to open, and then to carry a message; `None` for no other transport.
+        first: The first transport to use.
+        fallback: Seconds for a WebSocket to open and to carry a message; `None` for no other transport.
 
     Attributes:
         current: The transport of this attempt, or of the next.
@@ -50,7 +50,7 @@ class Transports:
         """The current transport has failed. Returns the wait before the next attempt; `None` for the end.
 
         Args:
-            delay: What the policy says of the failure.
+            delay: The policy's wait after the failure.
         """
         if self._fallback is None:
             return delay

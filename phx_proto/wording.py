@@ -6,15 +6,15 @@ from urllib.parse import urlsplit
 
 from .shown import escaped, shown
 
-#: Characters of a text that may hold words of others.
+#: Characters of a text that may contain a peer's text.
 LONGEST: Final = 1000
 
-#: The close code of a server to which a message was too big (RFC 6455 §7.4.1).
+#: The close code for a message that was too big for the server (RFC 6455 §7.4.1).
 MESSAGE_TOO_BIG: Final = 1009
 
 
 class Words(Formatter):
-    """Fills in an error's words: `{name!r}` by `shown`, `{name!s}` by `escaped`, for a peer may have said it."""
+    """Fills in an error's text: `{name!r}` by `shown`, `{name!s}` by `escaped`: a value may come from a peer."""
 
     def convert_field(self, value: Any, conversion: Any) -> Any:
         if conversion is None:
@@ -23,7 +23,7 @@ class Words(Formatter):
 
 
 def refusal_advice(status: int, location: str) -> str:
-    """What to do about a handshake that was refused with this HTTP status; empty where that is not known.
+    """What to do about a handshake that was refused with this HTTP status; empty if that is not known.
 
     Args:
         status: The status.
@@ -46,7 +46,7 @@ def refusal_advice(status: int, location: str) -> str:
 
 
 def closing(code: int | None, reason: str) -> str:
-    """A close code and a reason as words."""
+    """A close code and a reason as text."""
     meaning = "without a close code" if code is None else f"with code {code}{_CODES.get(code, '')}"
     said = f": {escaped(reason, LONGEST)}" if reason else ""
     return f"{meaning}{said}{_TOO_BIG if code == MESSAGE_TOO_BIG else ''}"

@@ -1,4 +1,4 @@
-"""The wire's formats: what a message looks like in vsn 1.0.0 and 2.0.0, as JSON and in binary, for both sides."""
+"""The wire's formats: messages in vsn 1.0.0 and 2.0.0, as JSON and in binary, for both sides."""
 
 from .interfaces import Request, Serializer, ServerSerializer, decode_reply
 from .v1 import V1, V1Server

@@ -1,7 +1,7 @@
-"""V2's binary frames: what carries a payload of bytes.
+"""V2's binary frames, for payloads of bytes.
 
-A frame is one byte for its kind, one byte for the size of each field in UTF-8, the fields, then the data. Which fields
-a kind has depends on who sends it, so there is a table for each side. A field that a message does not have is empty.
+A frame is one byte for its kind, one byte for the size of each field in UTF-8, the fields, then the data. The fields of
+a kind depend on the sender, so there is a table for each side. A field that a message does not have is empty.
 """
 
 from collections.abc import Mapping
@@ -34,8 +34,8 @@ def pack(layouts: Layouts, kind: int, fields: tuple[str, ...], data: bytes | byt
     r"""Make a frame.
 
     Args:
-        layouts: What this side may send.
-        kind: Which of them.
+        layouts: The kinds that this side may send.
+        kind: The kind.
         fields: The fields' values, in the layout's order.
         data: The payload.
 
@@ -57,14 +57,14 @@ def unpack(layouts: Layouts, frame: bytes) -> tuple[int, list[str], bytes]:
     """Take a frame apart.
 
     Args:
-        layouts: What the other side may send.
+        layouts: The kinds that the other side may send.
         frame: The whole frame.
 
     Returns:
         The kind, the values of its fields, and the data.
 
     Raises:
-        InvalidFrame: The kind is not the other side's to send, the frame is shorter than its header says, or a field
+        InvalidFrame: The other side may not send the kind, the frame is shorter than its header says, or a field
             is not UTF-8.
     """
     if not frame:

@@ -1,7 +1,7 @@
-"""JSON as a Phoenix server reads it: of a key that comes twice in an object, the first counts.
+"""JSON as a Phoenix server reads it: if an object has a key twice, the first counts.
 
-msgspec counts the last one and has no hook for it, while `json` has one and takes what is no JSON (NaN, lone
-surrogates). So a text is read by both: the one refuses what is unsound, the other gives the value.
+msgspec uses the last one and has no hook for it. `json` has a hook, but accepts invalid JSON (NaN, lone surrogates). So
+a text is read by both: msgspec refuses invalid ones, `json` returns the value.
 """
 
 import json
@@ -17,10 +17,10 @@ def first_keys_decoder(kind: type[T]) -> Callable[[str], T]:
     """Make a decoder.
 
     Args:
-        kind: What a text is decoded into.
+        kind: The type to decode into.
 
     Returns:
-        The decoder, which raises as those of msgspec do: see `UNREADABLE` in `soundness.py`.
+        The decoder, which raises the same errors as msgspec's: see `UNREADABLE` in `soundness.py`.
 
     >>> first_keys_decoder(dict)('{"a": 1, "b": 2, "a": 3}')
     {'a': 1, 'b': 2}

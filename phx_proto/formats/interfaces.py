@@ -1,12 +1,12 @@
-"""What a serializer is: a client's side of a wire format, and a server's.
+"""The serializer interfaces: a client's side of a wire format, and a server's.
 
-A client's side is a `Serializer`, and a user may plug in their own. It decodes into `Message`, with the payload of a
-text frame left raw, so an event that no handler wants is never parsed. A server's side is a `ServerSerializer`: it must
-answer a client whatever types it put in place of a topic or a ref, so it decodes into `Request`, which has no types,
-and it decodes the whole payload at once, for a real server refuses a frame with any fault in it; of a key that comes
-twice it takes the first, as a real server does.
+A client's side is a `Serializer`; an application may pass its own. It decodes into `Message`, with the payload of a
+text frame left raw, so an event without a handler is never parsed. A server's side is a `ServerSerializer`. It must
+answer a client whatever types that put in place of a topic or a ref, so it decodes into `Request`, which is untyped.
+And it decodes the whole payload at once, because a real server refuses an invalid frame; if a key comes twice, the
+first counts, as on a real server.
 
-Text is `str` and binary is `bytes`, as the WebSocket frame that carries it; a transport decodes UTF-8.
+Text is `str` and binary is `bytes`, like the WebSocket frame that carries it; a transport decodes UTF-8.
 """
 
 from typing import Any, Protocol
@@ -38,7 +38,7 @@ class Serializer(Protocol):
         """Read a frame from the server.
 
         Raises:
-            InvalidFrame: It is no message. Nothing else is raised, whatever the frame.
+            InvalidFrame: It is not a message. Nothing else is raised, whatever the frame.
         """
         ...
 
@@ -52,14 +52,14 @@ _decode_raw_reply = msgspec.json.Decoder(_RawReply).decode
 
 
 def decode_reply(message: Message[Any], *, raw: bool = False) -> Reply:
-    """Read the answer out of a `phx_reply`, whichever serializer made the message.
+    """Read the answer from a `phx_reply`, whichever serializer made the message.
 
     Args:
-        message: The message; it is not to be read any more.
-        raw: Whether the response of an ok reply is left as it came: it is the message then, around the response.
+        message: The message; do not read it afterwards.
+        raw: Whether the response of an ok reply stays undecoded: the result then has the message, with it as payload.
 
     Raises:
-        InvalidFrame: The payload is not sound, or not a status with a response.
+        InvalidFrame: The payload is invalid, or not a status with a response.
 
     >>> from phx_proto import V2
     >>> decode_reply(V2().decode('[null,"1","phoenix","phx_reply",{"status":"ok","response":{}}]'))
@@ -78,13 +78,13 @@ def decode_reply(message: Message[Any], *, raw: bool = False) -> Reply:
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """What a client sent, of whatever types it chose: a server echoes them. The fields are in the order of the wire.
+    """A client's message, with the types that it chose: a server echoes them. The fields are in the order of the wire.
 
     Attributes:
         join_ref: The ref of the join it belongs to.
-        ref: What the reply will carry.
-        topic: A string from any decent client.
-        event: Likewise.
+        ref: The ref for the reply.
+        topic: A string from any valid client.
+        event: The same.
         payload: Any JSON value, or `bytes`.
     """
 
@@ -95,23 +95,23 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     payload: Any
 
     def __repr__(self) -> str:
-        # A payload may be a join's params, which may hold secrets.
+        # A payload may be a join's params, and those may hold secrets.
         return f"Request(topic={self.topic!r}, event={self.event!r}, join_ref={self.join_ref!r}, ref={self.ref!r}, …)"
 
 
 class ServerSerializer(Protocol):
-    """A server's side of a wire format. All that encode raise a `LocalError` for what cannot be sent."""
+    """A server's side of a wire format. The encoding methods raise a `LocalError` for what cannot be sent."""
 
     @property
     def vsn(self) -> str:
-        """The version a client asks for in its URL."""
+        """The version that a client asks for in its URL."""
         ...
 
     def decode(self, frame: str | bytes, /) -> Request:
         """Read a frame from a client.
 
         Raises:
-            InvalidFrame: It is no request; a real server closes with 1011. Nothing else is raised, whatever the frame.
+            InvalidFrame: It is not a request; a real server closes with 1011. Nothing else is raised.
         """
         ...
 
@@ -120,7 +120,7 @@ class ServerSerializer(Protocol):
         ...
 
     def push(self, join_ref: Any, topic: str, event: str, payload: Any, *, ref: Any = None) -> str | bytes:
-        """Send to one channel. `ref` is for `phx_close` and `phx_error`, which carry the join's there as well."""
+        """Send to one channel. `ref` is for `phx_close` and `phx_error`, which also carry the join's there."""
         ...
 
     def broadcast(self, topic: str, event: str, payload: Any) -> str | bytes:

@@ -1,7 +1,7 @@
-"""What both versions share: payload types, checks of what is sent, and the lenient way to read a frame.
+"""What both versions share: payload types, checks before sending, and a lenient way to read a frame.
 
-A server echoes the refs and, in a reply, the topic that it was sent, whatever their types. A client of this library
-sends text only; but a plain decoder refuses the whole frame, so what it refused is read again with untyped refs.
+A server echoes the refs and, in a reply, the topic of a request, whatever their types. A client of this library
+sends only text; but a plain decoder refuses the whole frame, so a refused frame is read again with untyped refs.
 """
 
 import re
@@ -21,7 +21,7 @@ T = TypeVar("T")
 BYTES: Final[tuple[type[Any], ...]] = (bytes, bytearray, memoryview)
 NULL: Final = msgspec.Raw(b"null")
 
-#: What stands before the first array or object within a frame.
+#: The part before the first array or object within a frame.
 _HEAD: Final = re.compile(r'\s*[\[{](?:[^"\[{]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 
 _OBJECT: type[Any] = dict
@@ -51,7 +51,7 @@ def message_type(floats: type[float] | type[Decimal]) -> type[Message[Any]]:
 
 
 class Echo(msgspec.Struct, kw_only=True):
-    """An object of vsn 1.0.0 with whatever refs and topic the server echoes."""
+    """An object of vsn 1.0.0 with any refs and topic that the server echoes."""
 
     join_ref: Any = None
     ref: Any = None
@@ -61,7 +61,7 @@ class Echo(msgspec.Struct, kw_only=True):
 
 
 class V2Echo(msgspec.Struct, array_like=True, kw_only=True):
-    """An array of vsn 2.0.0, likewise."""
+    """An array of vsn 2.0.0, in the same way."""
 
     join_ref: Any
     ref: Any
@@ -77,10 +77,10 @@ _decode_decimals = msgspec.json.Decoder(float_hook=Decimal).decode
 
 
 def read_leniently(frame: str, error: Exception, decode: DecodeEcho, make: MakeMessage) -> Message[Any]:
-    """Read what the plain decoder refuses: lone surrogates, and refs or topics of other types, echoed by the server.
+    """Read a frame that the plain decoder refuses: lone surrogates, or echoed refs or topics of other types.
 
     Raises:
-        InvalidFrame: It is no message.
+        InvalidFrame: It is not a message.
     """
     try:
         return make(_checked(decode(without_lone_surrogates(frame) if "\\u" in frame else frame)))
@@ -89,12 +89,12 @@ def read_leniently(frame: str, error: Exception, decode: DecodeEcho, make: MakeM
 
 
 def nested_too_deeply(frame: str, decode: DecodeEcho, make: MakeMessage) -> InvalidFrame:
-    """The error for such a frame, with the message around the payload where that can be read."""
+    """The error for such a frame, with the message around the payload if that can be read."""
     return InvalidFrame("nested too deeply", _envelope(frame, decode, make))
 
 
 def _envelope(frame: str, decode: DecodeEcho, make: MakeMessage) -> Message[Any] | None:
-    """The message around a payload that cannot be read, which is left out."""
+    """The message without its payload, which cannot be read."""
     frame = frame.rstrip()
     head = _HEAD.match(frame)
     tail = max(frame.rfind("]", 0, -1), frame.rfind("}", 0, -1))
@@ -109,7 +109,7 @@ def _envelope(frame: str, decode: DecodeEcho, make: MakeMessage) -> Message[Any]
 def _checked(echo: Echo | V2Echo) -> Echo | V2Echo:
     """Check a message from a server, which echoes a client's refs, and the topic in a reply, whatever their types.
 
-    Refs that are no text become an empty text, which no request of this library has as its ref.
+    Refs that are not text become an empty text, which no request of this library has as its ref.
     """
     if not isinstance(echo.topic, str):
         if echo.event != PHX_REPLY:
@@ -120,10 +120,10 @@ def _checked(echo: Echo | V2Echo) -> Echo | V2Echo:
 
 
 def decode_request(text: str, decode: Callable[[str], T]) -> T:
-    """Decode what a client sent.
+    """Decode a client's text.
 
     Raises:
-        InvalidFrame: It is no request.
+        InvalidFrame: It is not a request.
     """
     if too_deep(text):
         raise InvalidFrame("nested too deeply")
@@ -138,6 +138,7 @@ def with_object(text: str, topic: str, event: str, payload: Any) -> str:
 
     Raises:
         InvalidPayload: It is not: Phoenix raises for it, too.
+        InvalidPayload: It is not; Phoenix raises too.
     """
     if not isinstance(payload, _OBJECT) and encode_json(payload).lstrip()[:1] != b"{":
         problem = f"is of type {type(payload).__name__}: a server pushes an object or bytes (a reply may be any value)"
@@ -146,12 +147,12 @@ def with_object(text: str, topic: str, event: str, payload: Any) -> str:
 
 
 def fields_of(message: Message[Any]) -> tuple[str | None, str | None, str, str, Any]:
-    """Its fields in the order of the wire, the payload as it is held."""
+    """Its fields in the order of the wire, with the payload undecoded."""
     return message.join_ref, message.ref, message.topic, message.event, message.undecoded
 
 
 def ref_text(ref: Any) -> str:
-    """A ref of any type as a binary frame carries it."""
+    """A ref of any type, in the form for a binary frame."""
     if isinstance(ref, str):
         return ref
     return "" if ref is None else msgspec.json.encode(ref).decode()

@@ -1,8 +1,8 @@
-"""What may come from the wire as JSON: a bound on nesting, escapes that stand for no text, and what reading can raise.
+"""Limits for JSON from the wire: its nesting, escapes that are not text, and the errors of reading it.
 
-JSON sets no bound on nesting, and what Python can bear differs from one release to the next. So there is a bound of our
-own, the same on every Python, in both serializers, on both sides and in both directions. Whatever is within it can also
-be copied, compared and shown by code that calls itself for every level.
+JSON sets no bound on nesting, and Python's own limit differs between releases. So there is a bound of our own, the same
+on every Python, in both serializers, on both sides and in both directions. Any value within it can also be copied,
+compared and shown by recursive code.
 """
 
 import re
@@ -11,19 +11,19 @@ from typing import Final
 
 import msgspec
 
-#: How many arrays and objects may stand within each other in a frame, the message's own included.
+#: How deep arrays and objects may be nested in a frame, including the message's own.
 MAX_DEPTH: Final = 256
 
-#: So many characters cannot be nested deeper: each level has two.
+#: A text of so many characters cannot be nested deeper: each level has two.
 SHALLOW: Final = 2 * MAX_DEPTH
 
 #: What decoding JSON raises, over all releases of msgspec: some raise `SystemError` for a number out of range, and in
-#: some `MsgspecError` is no `ValueError`.
+#: some `MsgspecError` is not a `ValueError`.
 UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, SystemError)
 
 
 def too_deep(text: str) -> bool:
-    """Whether JSON is nested deeper than `MAX_DEPTH`. The answer is exact for JSON, and a guess for what is none.
+    """Whether JSON is nested deeper than `MAX_DEPTH`. The answer is exact for valid JSON, and a guess otherwise.
 
     It costs two searches for a character in nearly every frame, and nothing in one of up to `SHALLOW` characters.
 
@@ -36,14 +36,14 @@ def too_deep(text: str) -> bool:
 
 
 def describe(error: Exception) -> str:
-    """What was wrong with JSON, from one of `UNREADABLE`, in words that show no value of it."""
+    """The error in JSON, from one of `UNREADABLE`, without any value of it."""
     if isinstance(error, msgspec.MsgspecError):
-        return str(error)  # msgspec tells places and types, never values
+        return str(error)  # msgspec reports paths and types, never values
     return _WORDS.get(type(error), "not UTF-8")
 
 
 def without_lone_surrogates(text: str) -> str:
-    r"""JSON with U+FFFD for each escape that is half a character: grammatical, but no text.
+    r"""JSON with U+FFFD for each escape that is half a character: grammatical, but not text.
 
     >>> print(without_lone_surrogates(r'"\ud83d \ud83d\ude00"'))
     "\ufffd \ud83d\ude00"
@@ -60,7 +60,7 @@ _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # one level down,
 _OTHERS: Final = bytes(set(range(256)) - set(b'[]{}"'))
 _STRINGS: Final = re.compile(rb'"[^"]*"?')
 
-#: All that is no such escape, then one. It matches at every place, so that no text is looked through twice.
+#: Text without such an escape, then one. It matches everywhere, so that no text is searched twice.
 _LONE_SURROGATE: Final = re.compile(
     r"((?:[^\\]++|\\[^u]|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     r"|\\u(?![dD][89a-fA-F][0-9a-fA-F]{2}))*+)\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
@@ -72,7 +72,7 @@ def _depth(text: str) -> int:
     if "\\" in text:
         text = text.replace("\\\\", "").replace('\\"', "")
     steps = text.encode("utf-8", "replace").translate(_STEPS, _OTHERS).replace(b'""', b"")
-    if b'"' in steps:  # strings that hold brackets
+    if b'"' in steps:  # strings that contain brackets
         steps = _STRINGS.sub(b"", steps)
     inner = steps.replace(b"\x01\xff", b"")  # without the innermost: most of a long list of objects
     return 1 + max(accumulate(memoryview(inner).cast("b")), default=0)

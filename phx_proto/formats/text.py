@@ -1,9 +1,9 @@
-"""The JSON of text frames, for what a server takes.
+"""The JSON of text frames, limited to what a server accepts.
 
-A real server answers NaN, an infinity or a lone surrogate by closing the whole socket, so these are refused before they
-are sent, with the path of the field. msgspec writes a number that JSON does not have as `null` (as a key: `"nan"`):
-a text with no more nulls than its refs account for has none of them, nor has one that reads back equal to what was
-written. Only the others are looked through.
+A real server closes the whole socket for NaN, an infinity or a lone surrogate, so these are refused before they are
+sent, with the path of the field. msgspec writes a number that JSON does not have as `null` (as a key: `"nan"`). A text
+has none of them if its refs account for all nulls, or if it reads back equal to what was written. Only other texts are
+searched.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,14 +23,14 @@ def to_text(envelope: Any, refs: tuple[Any, ...], topic: Any, event: str, payloa
     """Encode a message.
 
     Args:
-        envelope: The message in the form of its serializer, holding the rest.
+        envelope: The whole message in the form of its serializer.
         refs: Its refs, null or not.
         topic: Its topic.
         event: Its event.
         payload: Its payload.
 
     Raises:
-        InvalidPayload: It holds what cannot be sent.
+        InvalidPayload: It contains what cannot be sent.
 
     >>> to_text(["1", None, "room:1", "tick", {"at": 1}], ("1", None), "room:1", "tick", {"at": 1})
     '["1",null,"room:1","tick",{"at":1}]'
@@ -58,9 +58,9 @@ def to_text(envelope: Any, refs: tuple[Any, ...], topic: Any, event: str, payloa
 
 
 def _as_builtin(value: Any) -> Any:
-    """What msgspec does not know: subclasses of text and numbers and what `json` takes as a key, as `json` writes them.
+    """Converts what msgspec does not support: subclasses of text and numbers, and `json`'s kinds of keys.
 
-    And numpy's scalars, which are known by what they can do, for numpy need not be installed.
+    Also numpy's scalars, which are recognized by their methods, because numpy need not be installed.
     """
     for kind, plain in _BUILTINS:
         if isinstance(value, kind):
@@ -70,7 +70,7 @@ def _as_builtin(value: Any) -> Any:
     raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
 
 
-#: As `json` does, past what a subclass makes of it. The first two are met as keys alone.
+#: As `json` does, ignoring overrides of a subclass. The first two occur only as keys.
 _BUILTINS: tuple[tuple[type[Any], Callable[[Any], Any]], ...] = (
     (bool, lambda value: "true" if value else "false"),
     (NoneType, lambda value: "null"),
@@ -93,17 +93,17 @@ _SOUND_ONCE_ENCODED = _SOUND | {str, int}
 def _reads_back(text: str, envelope: Any) -> bool:
     try:
         return bool(_decode(text) == envelope)
-    except Exception:  # what is compared may be the application's
+    except Exception:  # the comparison may run application code
         return False
 
 
 def _faults(
     refs: tuple[Any, ...], topic: Any, event: str, payload: Any, sound: frozenset[type]
 ) -> Iterator[tuple[str, str]]:
-    """Find what cannot be sent, in the order in which it is encoded: the field's path, and what is wrong with it.
+    """Find what cannot be sent, in the order of encoding: the field's path, and the problem.
 
-    That order matters: what was not encoded because of an earlier fault may contain itself. Values of the `sound`
-    types need no look.
+    The order matters: a part that was not encoded because of an earlier fault may contain itself. Values of the `sound`
+    types need no check.
     """
     pending: list[tuple[str, Any, int]] = [
         ("payload", payload, 2),

@@ -1,4 +1,4 @@
-"""vsn 1.0.0: JSON objects, and no bytes; both sides."""
+"""vsn 1.0.0: JSON objects, without bytes; both sides."""
 
 from decimal import Decimal
 from typing import Any, Final
@@ -28,14 +28,14 @@ VSN: Final = "1.0.0"
 
 
 class V1:
-    """The client's side of vsn 1.0.0: JSON objects, and no bytes.
+    """The client's side of vsn 1.0.0: JSON objects, without bytes.
 
-    Its server never sends a join_ref, but puts the join's ref into `ref` when the channel ends; that one is given as
-    the message's `join_ref`, so nothing above needs to know which version it speaks. Servers that are not Phoenix may
-    leave out all but topic and event; what is not there is null.
+    Its server never sends a join_ref, but puts the join's ref into `ref` when the channel ends. That becomes the
+    message's `join_ref`, so nothing else depends on the version. Servers that are not Phoenix may leave out everything
+    except topic and event; missing fields are null.
 
     Args:
-        floats: What a JSON number with a fraction or an exponent becomes. Integers are exact either way.
+        floats: The type for JSON numbers with a fraction or an exponent. Integers are exact either way.
     """
 
     vsn = VSN
@@ -80,7 +80,7 @@ class V1:
 class V1Server:
     """The server's side of vsn 1.0.0: it reads a join_ref and never sends one.
 
-    All that encode raise `InvalidPayload` for a field that cannot be sent (the error names it), and
+    The encoding methods raise `InvalidPayload` for a field that cannot be sent (the error names it), and
     `BinaryNotSupported` for bytes.
     """
 

@@ -40,16 +40,16 @@ class V2:
     """The client's side of vsn 2.0.0: JSON arrays, and binary frames for a payload of bytes.
 
     Payloads may be whatever msgspec encodes: JSON values, structs, dataclasses, datetimes, UUIDs, `Decimal` (as a
-    string). Bytes within a JSON payload become base64; a `msgspec.Raw` is sent as it is.
+    string). Bytes within a JSON payload become base64; a `msgspec.Raw` is sent unchanged.
 
     Args:
-        floats: What a JSON number with a fraction or an exponent becomes. Integers are exact either way.
+        floats: The type for JSON numbers with a fraction or an exponent. Integers are exact either way.
         binary_kinds: Readers of binary frames that Phoenix does not have, by their first byte (3 to 255). Each takes
-            the whole frame and gives the message; what it raises makes the frame an invalid one. A payload of JSON is
-            best given as `msgspec.Raw`, decoded when it is read. `examples/supabase_broadcast.py` shows one.
+            the whole frame and returns the message; if it raises, the frame is invalid. A JSON payload is best returned
+            as `msgspec.Raw`, and decoded when it is read. `examples/supabase_broadcast.py` shows one.
 
     Raises:
-        ValueError: A kind is none of 3 to 255.
+        ValueError: A kind is not in 3 to 255.
 
     >>> V2().encode(Message(topic="room:lobby", event="shout", payload={"body": "hi"}, join_ref="1", ref="2"))
     '["1","2","room:lobby","shout",{"body":"hi"}]'
@@ -135,8 +135,8 @@ class V2:
 class V2Server:
     """The server's side of vsn 2.0.0. A ref in a binary frame is text, whatever it was.
 
-    All that encode raise `InvalidPayload` for a field that cannot be sent (the error names it), and `FieldTooLong` for
-    a field of a binary message that is over 255 bytes.
+    The encoding methods raise `InvalidPayload` for a field that cannot be sent (the error names it), and `FieldTooLong`
+    for a field of a binary message that is over 255 bytes.
     """
 
     vsn = VSN

@@ -1,4 +1,4 @@
-"""Which serializer a server speaks with a client that asks for a version."""
+"""The server's serializer for the version that a client asks for."""
 
 import re
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from .v2 import V2Server
 
 
 def serializer_for(vsn: str | None) -> ServerSerializer | None:
-    """The serializer of the version that a client asks for in its URL; `None` where the server has none (HTTP 403).
+    """The serializer of the version that a client asks for in its URL; `None` if the server has none (HTTP 403).
 
     Args:
-        vsn: The parameter `vsn`; `None` where the URL has none.
+        vsn: The parameter `vsn`; `None` if the URL has none.
 
     >>> serializer_for("2.0.5").vsn
     '2.0.0'

@@ -1,4 +1,4 @@
-"""Handlers and the router that finds them; both pure, and of no transport."""
+"""Handlers and the router that finds them; both pure, and independent of the transport."""
 
 from .handler import Handler, HandlerKind
 from .router import Dispatch, Router

@@ -1,8 +1,8 @@
-"""What a handler's annotation says of its payload: `Message[Balance]` says `Balance`.
+"""The payload type in a handler's annotation: `Message[Balance]` means `Balance`.
 
 Only the annotation of the first parameter is read, once, when the handler is registered. `Annotated`, `X | None` and
-type aliases are seen through, and what stands in quotes (or under `from __future__ import annotations`) is looked up in
-the function's module; `Message` and `Any` are known there even if they are imported for type checkers alone.
+type aliases are resolved. Names in quotes (or under `from __future__ import annotations`) are looked up in the
+function's module; `Message` and `Any` are known even if they are imported for type checkers alone.
 """
 
 import inspect
@@ -26,31 +26,31 @@ else:  # pragma: no cover - there one name that cannot be looked up would make t
 #: Known in an annotation if its module does not name them at run time.
 _FALLBACK: Final = {"Message": Message, "Any": Any}
 
-#: A name that is not known yet, as it is shown.
+#: An unresolved name, as it is shown.
 _FORWARD: Final = re.compile(r"ForwardRef\('([^']*)'[^)]*\)")
 
-#: What a checker lets stand for what (PEP 484), though it is no subclass.
+#: Types that a checker accepts for others (PEP 484), though they are not subclasses.
 _PROMOTIONS: Final = {(int, float), (int, complex), (float, complex)}
 
 
 class UnreadableAnnotation(Exception):
-    """An annotation that leads nowhere at run time."""
+    """An annotation that cannot be resolved at run time."""
 
 
 class NoMessage(Exception):
-    """An annotation of something that no message is; its text."""
+    """An annotation with a type that is not a message; its text."""
 
 
 def declared_payload(function: Callable[..., Any], signature: inspect.Signature) -> Any:
-    """The type between the brackets of `Message[…]`; `None` where there is none, or one that is no type of its own.
+    """The type between the brackets of `Message[…]`; `None` if there is none, or one that is not a concrete type.
 
     Args:
-        function: What the annotation is looked up for: the innermost, without partials around it.
-        signature: The handler's, as it is called.
+        function: The function whose annotation is resolved: the innermost, without partials around it.
+        signature: The handler's signature.
 
     Raises:
-        UnreadableAnnotation: It cannot be looked up.
-        NoMessage: It is the annotation of something that no message is.
+        UnreadableAnnotation: It cannot be resolved.
+        NoMessage: Its type is not a message.
     """
     first = next(iter(signature.parameters.values()))
     if first.annotation is first.empty or first.kind is first.VAR_POSITIONAL:
@@ -62,7 +62,7 @@ def declared_payload(function: Callable[..., Any], signature: inspect.Signature)
         payloads = [*_payloads(_resolved(first.annotation, inspect.unwrap(function)))]
     except NoMessage:
         raise NoMessage(written) from None
-    except Exception as error:  # whatever evaluating it may raise, NameError for most
+    except Exception as error:  # evaluating it may raise anything, usually NameError
         raise UnreadableAnnotation(f"its annotation {written} cannot be looked up ({error})") from None
     if not payloads or any(map(_is_anything, payloads)):
         return None
@@ -70,7 +70,7 @@ def declared_payload(function: Callable[..., Any], signature: inspect.Signature)
 
 
 def contradicts(given: Any, wanted: Any) -> bool:
-    """Whether a payload of one type surely does not fit a handler for the other. What cannot be told is no."""
+    """Whether a payload of one type certainly does not fit a handler for the other; false if unknown."""
     given, wanted = _bare(given), _bare(wanted)
     if _is_anything(given) or _is_anything(wanted):
         return False
@@ -87,7 +87,7 @@ def contradicts(given: Any, wanted: Any) -> bool:
 
 
 def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
-    """The annotation with everything looked up that stands in quotes."""
+    """The annotation with everything in quotes resolved."""
     home = function if hasattr(function, "__globals__") else type(function).__call__
     parameters = {parameter.__name__: parameter for parameter in getattr(home, "__type_params__", ())}
 
@@ -99,10 +99,10 @@ def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
 
 
 def _payloads(annotation: Any) -> Iterator[Any]:
-    """What it says of the payload; `None` is no message, and says nothing.
+    """The payload types in it; `None` has none.
 
     Raises:
-        NoMessage: It is a class, and no message is of it.
+        NoMessage: It is a class that is not `Message`.
     """
     annotation = _bare(annotation)
     parts = _members(annotation)
@@ -121,12 +121,12 @@ def _payloads(annotation: Any) -> Iterator[Any]:
 
 
 def _bare(kind: Any) -> Any:
-    """The type without what stands around it: `Annotated`, the names of aliases and new types."""
+    """The type without its wrappers: `Annotated`, the names of aliases and new types."""
     while True:
         origin = typing.get_origin(kind)
         if origin is typing.Annotated:
             kind = kind.__origin__
-        elif hasattr(origin, "__value__"):  # an alias that takes parameters
+        elif hasattr(origin, "__value__"):  # an alias with parameters
             kind = origin.__value__[typing.get_args(kind)]
         elif hasattr(kind, "__value__"):
             kind = kind.__value__
@@ -147,7 +147,7 @@ def _members(kind: Any) -> tuple[Any, ...] | None:
 
 
 def _class_of(kind: Any) -> type | None:
-    """What an object of the type is made of; of a `TypedDict`, a dict."""
+    """The class of the type's objects; for a `TypedDict`, dict."""
     if kind is None:
         return type(None)
     found = typing.get_origin(kind) or kind

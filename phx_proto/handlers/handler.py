@@ -1,8 +1,8 @@
-"""`Handler`: a function, what it is registered for, and the message in the form in which it gets it.
+"""`Handler`: a function, what it is registered for, and how it gets a message.
 
-Everything that can be known about a function is found out when it is registered, once: whether it is a coroutine
-function, whether it takes the channel, how its payload is decoded. What cannot work is refused there and then
-(`InvalidHandler`), so that a message costs one attribute where nothing was declared and one decoder where a type was.
+Everything about a function is determined once, at its registration: whether it is a coroutine function, whether it
+takes the channel, how its payload is decoded. Invalid handlers are refused at once (`InvalidHandler`). So a message
+costs one attribute if no type was declared, and one decoder if one was.
 
 The core never calls a handler's function; `call` is there for adapters.
 """
@@ -22,13 +22,13 @@ from .payloads import payload_decoder, type_name
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-#: What a call of a handler is made within, for metrics and tracing: `with around(handler, message): …`.
+#: The context manager for each call of a handler, for metrics and tracing: `with around(handler, message): …`.
 Around: TypeAlias = "Callable[[Handler, Message[Any]], AbstractContextManager[Any]]"
 
-#: Gives the message with its payload decoded and checked.
+#: Returns the message with its payload decoded and checked.
 Accept: TypeAlias = Callable[[Message[Any]], Message[Any]]
 
-#: As an event: every event. As a topic: every topic; at the end of a topic: every topic that starts so.
+#: As an event: every event. As a topic: every topic; at the end of a topic: every topic with this prefix.
 WILDCARD: Final = "*"
 
 
@@ -43,30 +43,30 @@ class HandlerKind(Enum):
 class Handler:
     """One registration. Two of the same function are two handlers; a handler equals only itself.
 
-    It can be pickled if its function and its payload type can: what was derived from them is derived again.
+    It can be pickled if its function and its payload type can: derived attributes are derived again.
 
     Attributes:
-        function: What is called. The channel is given to a function that requires a second positional argument, takes
-            any number of them, or names its second one `channel`; another optional argument (`limit=10`) is left alone.
+        function: The function to call. It gets the channel if it requires a second positional argument, takes any
+            number of them, or names its second one `channel`; other optional arguments (`limit=10`) are not passed.
         event: The event's name; `"*"` for every event.
-        topic: An exact topic, the beginning of one and a `*`, or `"*"` for every topic.
-        payload_type: What the payload is decoded into and validated against. `None` leaves that to the annotation of
-            the function's first parameter, `Message[Balance]`; where that says nothing either, it is taken as it came.
-        concurrency: How many messages of one topic it may have in hand, in a queue of its own; more than 1 gives up
-            their order. `None`: it takes turns with the topic's other handlers that have none, message by message.
-        around: Makes a context manager that each call is made within, on the loop or the thread of the call; `None` for
-            none. What it raises counts as raised by the handler.
-        unjoined: Whether it takes messages of topics that have no channel on this client, too. The channel that it gets
+        topic: An exact topic, a prefix and `*`, or `"*"` for every topic.
+        payload_type: The type to decode and validate the payload with. With `None`, the annotation of the function's
+            first parameter decides, `Message[Balance]`; without a type there either, the payload stays undecoded.
+        concurrency: How many messages of one topic it may handle at once, in a queue of its own; more than 1 gives up
+            their order. `None`: it shares the topic's queue, in which all handlers run one after another.
+        around: Makes a context manager around each call, on the loop or the thread of the call; `None` for none. What
+            it raises counts as raised by the handler.
+        unjoined: Whether it also takes messages of topics that have no channel on this client. The channel that it gets
             with these is the client's `unjoined`, on which nothing can be pushed.
-        run: What an adapter calls, in the form that `takes_channel` tells: the function, within `around`.
+        run: The function that an adapter calls with the arguments of `takes_channel`: `function` within `around`.
         kind: How it is run.
         takes_channel: Whether it is called with `(message, channel)` or with `(message)`.
-        accept: Gives the message as this handler gets it: itself, or a copy with the payload in the declared type.
-            Raises `PayloadMismatch` where that does not fit. Without a declared type nothing is checked: what is wrong
-            shows when the payload is read.
+        accept: Returns the message for this handler: itself, or a copy with the payload in the declared type. Raises
+            `PayloadMismatch` if that does not fit. Without a declared type nothing is checked: an invalid payload
+            raises when it is read.
 
     Raises:
-        InvalidHandler: It could never be called rightly.
+        InvalidHandler: It can never be called correctly.
     """
 
     function: Callable[..., Any]
@@ -109,15 +109,15 @@ class Handler:
 
     @property
     def name(self) -> str:
-        """The function's name with its module, for logs; of a callable object, its class's."""
+        """The function's name with its module, for logs; for a callable object, its class's."""
         return handler_name(self.function)
 
     def call(self, message: Message[Any], channel: object) -> Any:
-        """Call the function in its form; for adapters, the core calls no user code.
+        """Call the function with its arguments; for adapters, because the core calls no user code.
 
         Args:
-            message: As `accept` gave it.
-            channel: Not passed on to a function that takes the message alone.
+            message: As returned by `accept`.
+            channel: Not passed to a function that takes the message alone.
 
         Returns:
             What the function returned: an awaitable if `kind` is `ASYNC`.
@@ -136,7 +136,7 @@ class Handler:
 
 
 def handler_name(function: Callable[..., Any]) -> str:
-    """The function's name with its module; of a callable object, its class's."""
+    """The function's name with its module; for a callable object, its class's."""
     target = _innermost(function)
     named = target if hasattr(target, "__qualname__") else type(target)
     return f"{getattr(named, '__module__', None) or 'builtins'}.{named.__qualname__}"
@@ -154,7 +154,7 @@ class _Refused(Exception):
 
 
 def event_problem(event: object) -> str | None:
-    """Why nothing can be registered for an event; `None` where it can."""
+    """Why nothing can be registered for an event; `None` if it can."""
     if not isinstance(event, str):
         return f"its event is {event!r}, and must be a string"
     if not event:
@@ -200,8 +200,8 @@ def _accepted_within(around: Around, handler: Handler, accept: Accept) -> Accept
             return accept(message)
         except PayloadMismatch:
             with around(handler, message):
-                raise  # so that it is seen there as what the handler raises is
-            raise  # where it was suppressed there
+                raise  # shown as an error of the handler
+            raise  # it was suppressed there
 
     return checked
 
@@ -247,7 +247,7 @@ def _takes_channel(signature: inspect.Signature) -> bool:
 
 
 def _is_unbound(signature: inspect.Signature) -> bool:
-    """Whether its first argument is an object's place, and not the message's."""
+    """Whether its first argument is `self`, not the message."""
     names = [*signature.parameters]
     return names[:1] in (["self"], ["cls"]) or names[1:2] == ["message"]
 
@@ -261,7 +261,7 @@ def _fits(signature: inspect.Signature, count: int) -> bool:
 
 
 def _wants_channel(signature: inspect.Signature) -> bool:
-    """Whether a second argument that need not be given is meant for the channel."""
+    """Whether an optional second argument is for the channel."""
     first, *rest = signature.parameters.values()
     second = rest[0] if rest and first.kind is not first.VAR_POSITIONAL else first
     return second.kind is second.VAR_POSITIONAL or second.name == "channel"
@@ -271,7 +271,7 @@ def _wants_channel(signature: inspect.Signature) -> bool:
 
 
 def _payload_type(function: Callable[..., Any], signature: inspect.Signature, given: Any) -> Any:
-    """What the payload is decoded into: what is given or, without that, what the annotation says."""
+    """The type to decode the payload with: the given one, or else the annotation's."""
     if isinstance(given, str):
         raise _Refused(f"its payload type is the text {given!r}: give the class itself, without quotes")
     try:

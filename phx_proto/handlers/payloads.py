@@ -1,7 +1,7 @@
-"""Payloads of a declared type: how they are decoded, and what is said of one that does not fit.
+"""Payloads of a declared type: how they are decoded, and the error for one that does not fit.
 
-Handlers, streams and replies decode by the same `PayloadDecoder`. Whatever can be wrong with a type is found out when
-the decoder is made, so that a message costs one decoding.
+Handlers, streams and replies decode by the same `PayloadDecoder`. Invalid types are detected when the decoder is made,
+so that a message costs one decoding.
 """
 
 import re
@@ -22,16 +22,16 @@ from ..message import Message
 
 P = TypeVar("P")
 
-#: A payload's type that is no class: `A | B`, `Optional[A]`. A checker knows nothing of what it makes of payloads.
+#: A payload's type that is not a class: `A | B`, `Optional[A]`. A checker cannot infer the payload from it.
 SpecialType: TypeAlias = UnionType | SpecialForm
 
-#: A payload's type as it is given to `on`, `add` and `messages`.
+#: A payload's type as passed to `on`, `add` and `messages`.
 PayloadType: TypeAlias = type[P] | SpecialType | None
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
 
-    #: A payload's type where it is given, and `Any` where it is not.
+    #: A payload's type if it is given, else `Any`.
     D = TypeVarWithDefault("D", default=Any)
 else:
     D = TypeVar("D")
@@ -56,25 +56,25 @@ class PayloadDecoder:
         if isinstance(payload_type, str):
             raise InvalidPayloadType(repr(payload_type), "give the class itself, without quotes")
         try:
-            # By what a number with a fraction becomes where the type leaves that open.
+            # By the type for a number with a fraction, where the payload type leaves that open.
             self._decode: dict[type, Callable[[Raw], Any]] = {
                 float: msgspec.json.Decoder(payload_type).decode,
                 Decimal: msgspec.json.Decoder(payload_type, float_hook=Decimal).decode,
             }
             unknown = _unknown_class(msgspec.inspect.type_info(payload_type))
-        except (TypeError, ValueError, NameError, AttributeError) as error:  # the last two: annotations leading nowhere
+        except (TypeError, ValueError, NameError, AttributeError) as error:  # the last two: unresolvable annotations
             raise InvalidPayloadType(self.name, str(error)) from error
         if unknown is not None:
             advice = "make it a msgspec.Struct, a dataclass or a TypedDict"
             raise InvalidPayloadType(self.name, f"nothing is known of {type_name(unknown)} ({advice})")
 
     def accept(self, message: Message[Any]) -> Message[Any]:
-        """A copy of the message with its payload in the type. The message given stays as it is, for others to read.
+        """A copy of the message with its payload in the type. The given message stays unchanged, for other readers.
 
-        A payload from the wire is decoded from its JSON also where it was read before: numbers are what was written.
+        A payload from the wire is decoded from its JSON, even if it was read before: numbers are exactly as written.
 
         Raises:
-            PayloadMismatch: The payload does not fit the type, or is not sound.
+            PayloadMismatch: The payload does not fit the type, or is invalid.
         """
         json = message.undecoded
         if type(json) is not Raw:
@@ -82,27 +82,27 @@ class PayloadDecoder:
         try:
             if json is UNSET:
                 return message.with_payload(msgspec.convert(message.undecoded, self.payload_type, str_keys=True))
-            # `with_payload`, without the call: this runs for each message.
+            # `with_payload`, inlined: this runs for each message.
             return replace(message, payload=self._decode[message.floats](json), source=UNSET)
         except _UNFIT as error:
-            # from None: the payload's content must not reach a log by way of the cause's text either.
+            # from None: the cause's text may contain the payload, and must not reach a log.
             raise PayloadMismatch(message.topic, message.event, self.name, _problem(error)) from None
 
 
 def payload_decoder(payload_type: Any) -> PayloadDecoder:
-    """The decoder of a type; of one that was asked for lately, the same.
+    """The decoder of a type; cached for recently used types.
 
     Raises:
         InvalidPayloadType: Nothing can be decoded into it.
     """
     try:
         return _cached_decoder(payload_type)
-    except TypeError:  # a type that cannot be hashed, e.g. Annotated with something in it that cannot
+    except TypeError:  # a type that cannot be hashed, e.g. Annotated with an unhashable value
         return PayloadDecoder(payload_type)
 
 
-# Making one takes a hundred times as long as decoding a small payload, and a call like `push(response=Model)` has no
-# place to keep it. Global, for what is kept depends on the type alone; bounded, for types can be made at run time.
+# Making one takes a hundred times as long as decoding a small payload, and a call like `push(response=Model)` cannot
+# keep it. Global, because it depends on the type alone; bounded, because types can be made at run time.
 _cached_decoder: Final = lru_cache(maxsize=256)(PayloadDecoder)
 
 
@@ -112,10 +112,10 @@ def type_name(payload_type: Any) -> str:
 
 
 def _unknown_class(info: msgspec.inspect.Type) -> type | None:
-    """A class without which no payload of the type is whole, and of which msgspec knows no fields.
+    """A class that every payload of the type needs, and whose fields msgspec does not know.
 
-    msgspec makes a decoder for it all the same, and that refuses every message. Members of a union and fields that
-    need not be there are let pass: a payload can do without them.
+    msgspec makes a decoder for it, which refuses every message. Members of a union and optional fields are ignored: a
+    payload need not have them.
     """
     waiting: list[Any] = [info]
     seen = set[int]()
@@ -146,7 +146,7 @@ _PROBLEMS: Final[dict[type[Exception], str]] = {
     SystemError: "it has a number out of range",
 }
 
-#: Where msgspec quotes a value of the payload.
+#: Finds a value of the payload that msgspec quotes.
 _QUOTED: Final = re.compile(r"(['\"]).*\1", re.DOTALL)
 
 

@@ -1,13 +1,12 @@
-"""`Router`: which handlers a message goes to, by the pattern of its topic and by its event.
+"""`Router`: finds a message's handlers by its topic's pattern and its event.
 
-A router is pure and belongs to no transport. Patterns are `"room:lobby"` (exact),
-`"room:*"` (every topic that starts so) and `"*"`. Handlers come in the order of their registration, whichever pattern
-brought them.
+A router is pure and independent of the transport. Patterns are `"room:lobby"` (exact), `"room:*"` (every topic with
+this prefix) and `"*"`. Handlers run in the order of their registration, whatever their patterns.
 
-Asking happens once for a topic, not for a message: `routes(topic)` is a table from event to handlers that a channel
-keeps until `version` changes. The handlers of a topic are those of its exact pattern and of its longest prefix (which
-brings every shorter one), so there are no more different tables than patterns, plus one for topics that match none:
-10,000 topics of `"sim:*"` share one, and no peer can make the router grow by naming topics.
+Routes are looked up once for a topic, not for each message: `routes(topic)` is a table from event to handlers that a
+channel keeps until `version` changes. The handlers of a topic are those of its exact pattern and of its longest prefix
+(which includes those of shorter ones), so there are at most as many different tables as patterns, plus one for topics
+that match none: 10,000 topics of `"sim:*"` share one, and no peer can make the router grow by naming topics.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,18 +25,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 Q = ParamSpec("Q")
 R = TypeVar("R")
 
-#: What can handle messages with payloads of a type, for type checkers. A handler of `Message[Any]` fits every type.
+#: A function that can handle messages with payloads of a type, for type checkers. `Message[Any]` fits every type.
 HandlerFunction: TypeAlias = Callable[[Message[P]], Any] | Callable[[Message[P], Any], Any]
 
-#: What `on` gives where the payload's type is given: a decorator of functions that handle such messages.
+#: The result of `on` with a payload type: a decorator of functions that handle such messages.
 Registers: TypeAlias = Callable[[Callable[Concatenate[Message[P], Q], R]], Callable[Concatenate[Message[P], Q], R]]
 
 
 class Dispatch(msgspec.Struct, frozen=True):
-    """An intent: this handler is to have this message.
+    """A handler and a message for it.
 
     Attributes:
-        message: As it came; `handler.accept(message)` gives it the handler's payload type, or refuses it.
+        message: As received; `handler.accept(message)` returns it with the handler's payload type, or raises.
     """
 
     handler: Handler
@@ -49,8 +48,8 @@ class Routes:
     """The handlers of a topic, by event; in the order of their registration.
 
     Attributes:
-        by_event: For every event registered by name its handlers, those of every event among them.
-        catch_all: The handlers of any other event.
+        by_event: The handlers for each event registered by name, including those for every event.
+        catch_all: The handlers for any other event.
     """
 
     by_event: dict[str, tuple[Handler, ...]] = field(default_factory=dict[str, tuple[Handler, ...]])
@@ -66,7 +65,7 @@ class Routes:
         return self.by_event.get(event, self.catch_all)
 
     def merged(self, extra: Iterable[Handler]) -> "Routes":
-        """These routes with more handlers after them, e.g. a channel's own; without any, these themselves."""
+        """These routes with further handlers after them, e.g. a channel's own; without any, the same object."""
         added = tuple(extra)
         if not added:
             return self
@@ -82,7 +81,7 @@ class Routes:
 
 
 def compile_routes(handlers: Iterable[Handler]) -> Routes:
-    """Routes to these handlers, in this order. Their topics are not looked at: the caller has matched them."""
+    """Routes to these handlers, in this order. Their topics are ignored: the caller has matched them."""
     return _NO_ROUTES.merged(handlers)
 
 
@@ -93,10 +92,10 @@ _Entry: TypeAlias = tuple[int, Handler]
 
 
 def decorator(add: Callable[[F, str], object], event: str) -> Callable[[F], F]:
-    """What every `on` gives: it adds the decorated function for the event, and leaves it as it is.
+    """The decorator that every `on` returns: it adds the function for the event, and returns it unchanged.
 
     Raises:
-        InvalidHandler: The event is left out, and the function stands in its place.
+        InvalidHandler: The event is left out, and the function is in its place.
     """
     if callable(event):
         raise InvalidHandler(handler_name(event), "name its event: @….on('event')")
@@ -127,7 +126,7 @@ def select_handlers(
     elif isinstance(what, Handler):
         found = tuple(handler for handler in handlers if handler is what)
         name = what.name
-    else:  # a method's object is another each time that it is looked up, and equal
+    else:  # a method is a new, equal object each time it is looked up
         found = tuple(handler for handler in handlers if handler.function == what)
         name = handler_name(what)
     if not found:
@@ -138,16 +137,16 @@ def select_handlers(
 class Router:
     """Handlers by topic and event.
 
-    Any thread may ask while one registers.
+    Any thread may look up handlers while another one registers some.
 
     Args:
-        around: Makes the context manager that each call of a handler is made within: the place for metrics and tracing.
-            It is given the handler and its message, and runs where the handler runs. A payload that does not fit the
-            handler's type passes through it as an exception, too; the handler is not called then.
+        around: Makes the context manager around each call of a handler, for metrics and tracing. It gets the handler
+            and its message, and runs where the handler runs. If a payload does not fit the handler's type, that
+            exception passes through it too; the handler is not called then.
 
     Attributes:
-        version: Grows with every change: for adapters, as are `routes`, `dispatch` and `make`. Whatever keeps `Routes`
-            compares it to know when to ask again.
+        version: Grows with every change. For adapters, like `routes`, `dispatch` and `make`: code that keeps `Routes`
+            compares it to know when to look them up again.
 
     >>> router = Router()
     >>> @router.on("shout", topic="room:*")
@@ -197,7 +196,7 @@ class Router:
         executor: Any = None,
         unjoined: bool = False,
     ) -> Any:
-        """Register the decorated function, and leave it as it is: it can be decorated again, called and tested.
+        """Register the decorated function, and return it unchanged: it can be decorated again, called and tested.
 
         The arguments are those of `add`.
         """
@@ -222,23 +221,23 @@ class Router:
         Args:
             function: A coroutine function or any other callable; takes `(message)` or `(message, channel)`.
             event: The event's name; `"*"` for every event.
-            topic: An exact topic, the beginning of one and a `*`, or `"*"` for every topic.
-            payload: The payload's type: a `msgspec.Struct`, a dataclass, a `TypedDict`, `list[...]` and so on.
-                Without it the annotation of the function's first parameter says it, `Message[Balance]`; where that says
-                nothing either, the payload is left as it came.
-            concurrency: How many messages of one topic it may have in hand, in a queue of its own; more than 1 gives up
-                their order. `None`: it takes turns with the topic's other handlers that have none, message by message.
-            executor: A `concurrent.futures.Executor` for this handler, a plain function, instead of where the client
-                runs it; in a process pool it takes the message alone.
-            unjoined: Whether it takes messages of topics that have no channel on this client, too: some servers push on
+            topic: An exact topic, a prefix and `*`, or `"*"` for every topic.
+            payload: The payload's type: a `msgspec.Struct`, a dataclass, a `TypedDict`, `list[...]` and so on. By
+                default that of the annotation of the function's first parameter, `Message[Balance]`; without a type
+                there either, the payload stays undecoded.
+            concurrency: How many messages of one topic it may handle at once, in a queue of its own; more than 1 gives
+                up their order. `None`: it shares the topic's queue, in which all handlers run one after another.
+            executor: A `concurrent.futures.Executor` for this handler, a plain function, in place of the client's; in a
+                process pool it takes the message alone.
+            unjoined: Whether it also takes messages of topics that have no channel on this client: some servers push on
                 topics that are never joined, as Absinthe does on `__absinthe__:doc:…`. All those topics have one order,
                 and a handler that takes the channel gets one of topic `"*"` that is never joined.
 
         Returns:
-            The registration, which `off` takes back.
+            The registration, for `off`.
 
         Raises:
-            InvalidHandler: It could never be called rightly.
+            InvalidHandler: It can never be called correctly.
         """
         options = {"topic": topic, "concurrency": concurrency, "executor": executor, "unjoined": unjoined}
         handler = self.make(function, event, payload=payload, **options)
@@ -251,7 +250,7 @@ class Router:
         """Make a handler like those of this router without registering it. The arguments are those of `add`.
 
         Raises:
-            InvalidHandler: It could never be called rightly.
+            InvalidHandler: It can never be called correctly.
         """
         return Handler(function, event, payload_type=payload, around=self._around, **options)
 
@@ -259,7 +258,7 @@ class Router:
         """Remove registrations: one, all of a function, or all for an event. Returns those removed.
 
         Args:
-            what: What `add` gave, a function, or an event's name (`"*"`: what was registered for every event).
+            what: A result of `add`, a function, or an event's name (`"*"`: the handlers registered for every event).
 
         Raises:
             NotRegistered: There is none (any more).
@@ -275,14 +274,14 @@ class Router:
 
     @property
     def handlers(self) -> tuple[Handler, ...]:
-        """All that is registered, in the order of registration."""
+        """All handlers, in the order of registration."""
         entries = [entry for table in (self._exact, self._prefixes) for some in table.values() for entry in some]
         return tuple(handler for _, handler in sorted(entries))
 
     def routes(self, topic: str) -> Routes:
-        """The handlers of a topic by event, to be kept until `version` changes.
+        """The handlers of a topic by event, to keep until `version` changes.
 
-        Topics with the same handlers get the same object. Any topic may be asked for: see the module's text.
+        Topics with the same handlers get the same object. Any topic is allowed: see the module's docstring.
         """
         entries = self._exact.get(topic, ())
         for prefix, more in tuple(self._prefixes.items()):  # a copy: another thread may be registering
@@ -302,7 +301,7 @@ class Router:
         return tuple(Dispatch(handler, message) for handler in self.routes(message.topic).handlers(message.event))
 
     def _place(self, handler: Handler) -> tuple[dict[str, tuple[_Entry, ...]], str]:
-        # Two tables, for a topic may be called "room:*" too.
+        # Two tables, because a topic may also be called "room:*".
         if handler.topic.endswith(WILDCARD):
             return self._prefixes, handler.topic[:-1]
         return self._exact, handler.topic

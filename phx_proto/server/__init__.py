@@ -1,4 +1,4 @@
-"""The server's side of the protocol: `ServerProtocol`, what it asks for and tells, and who is present."""
+"""The server's side of the protocol: `ServerProtocol`, its commands and events, and presence."""
 
 from .events import (
     Abort,

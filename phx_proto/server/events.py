@@ -18,7 +18,7 @@ from ..checks import check_count, check_seconds
 
 
 class Release(enum.Enum):
-    """Which Phoenix the server behaves like."""
+    """The Phoenix release to behave like."""
 
     V1_8_2 = "1.8.2"
     V1_8_3 = "1.8.3"
@@ -40,7 +40,7 @@ class Host(enum.Enum):
     COWBOY = "cowboy"
 
 
-#: What a message costs beside its bytes, in bytes, while it waits.
+#: What a waiting message costs besides its bytes, in bytes.
 MESSAGE_COST: Final = 1_024
 
 
@@ -49,9 +49,9 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         timeout: Seconds without a byte from the client after which the connection is closed; `None` for never.
-        poll_window: Seconds that a poll of long polling waits for messages, and a message that was posted to be handled
-            (`window_ms`); a session ends one and a half of them, or three, after its last poll began.
-        max_channels: How many topics may be joined at once; `None` for any number. The release's unless set.
+        poll_window: Seconds for which a poll of long polling waits for messages, and a posted message waits to be
+            handled (`window_ms`); a session ends one and a half of them, or three, after its last poll began.
+        max_channels: How many topics may be joined at once; `None` for any number. By default the release's.
         max_topic: Characters of a topic that can be joined; a longer one is unmatched. A join's refs, which are sent
             back, may be this long too; longer ones close the connection with 1011. Phoenix has no limit.
         max_waiting: Bytes of a client's messages that may wait for the application, with `MESSAGE_COST` added for each
@@ -87,12 +87,12 @@ class JoinRefRule(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRules:
-    """Where releases differ.
+    """The differences between releases.
 
     Attributes:
         disconnect: The close code of `disconnect`.
         crash_reason: The reason in the payload of `phx_error`; `None` for an empty payload.
-        max_channels: How many topics may be joined at once, unless the application says otherwise.
+        max_channels: How many topics may be joined at once, unless the options have another limit.
         fits: Which messages a channel takes.
     """
 
@@ -104,17 +104,17 @@ class ReleaseRules:
 
 @dataclass(frozen=True, slots=True)
 class HostRules:
-    """Where web servers differ.
+    """The differences between web servers.
 
     Attributes:
         idle_code: The close code for a silent client.
-        idle_ticks: In how many steps the timeout is counted, from the connection's beginning on; a silent client is
-            closed at the first step after those that it was silent for. 0: exactly when the time is over.
+        idle_ticks: The timeout is counted in so many steps, from the connection's beginning; a silent client is closed
+            at the first step after a whole timeout of silence. 0: exactly when the time is over.
         shutdown_unjoined: The close code at a shutdown for a socket without a joined channel; `None`: it is dropped.
         refused_codes: The client's close codes that are answered with 1002.
-        answer: What every other code is answered with; `None` for the code itself.
+        answer: The answer to every other code; `None` for the code itself.
         max_request_line: Bytes; a longer one is answered with HTTP 414.
-        max_fragmented: Bytes of a message in fragments; a larger one is closed with 1009. `None`: as of any message.
+        max_fragmented: Bytes of a message in fragments; a larger one is closed with 1009. `None`: as for any message.
         max_inflation: How many times its size a compressed frame may grow to; at more it is closed with 1009.
     """
 
@@ -134,12 +134,12 @@ class HostRules:
         return code if self.answer is None else self.answer
 
     def idle_end(self, opened: float, heard: float, timeout: float) -> float:
-        """When the connection is closed if nothing more comes from the client.
+        """When the connection is closed if the client sends nothing more.
 
         Args:
             opened: When the connection was opened, in monotonic seconds.
             heard: When the client last sent anything.
-            timeout: As the socket is configured.
+            timeout: The socket's option.
         """
         if not self.idle_ticks:
             return heard + timeout
@@ -147,7 +147,7 @@ class HostRules:
         return opened + ((heard - opened) // tick + self.idle_ticks + 1) * tick
 
 
-#: What each release changed, in order. `RELEASES` has the whole of it.
+#: What each release changed, in order. `RELEASES` has the complete rules.
 _CHANGES: Final[Mapping[Release, Mapping[str, Any]]] = {
     Release.V1_8_2: {"disconnect": 1000, "crash_reason": None, "max_channels": None, "fits": JoinRefRule.ANY},
     Release.V1_8_3: {"fits": JoinRefRule.SAME},
@@ -167,10 +167,10 @@ def _rules() -> Iterator[tuple[Release, ReleaseRules]]:
 
 RELEASES: Final[Mapping[Release, ReleaseRules]] = MappingProxyType(dict(_rules()))
 
-#: 1005 is missing: it stands for a frame without a code, which is fine.
+#: 1005 is missing: it stands for a frame without a code, which is valid.
 _BANDIT_REFUSES: Final = (range(1000), range(1004, 1005), range(1006, 1007), range(1012, 3000))
 
-#: How each web server that Phoenix runs on differs.
+#: The rules of each web server that Phoenix runs on.
 HOSTS: Final[Mapping[Host, HostRules]] = MappingProxyType(
     {
         Host.BANDIT: HostRules(1002, 0, 1000, _BANDIT_REFUSES, 1000, 10_000, 8_000_000, 25),
@@ -182,10 +182,10 @@ HOSTS: Final[Mapping[Host, HostRules]] = MappingProxyType(
 
 
 class ChannelHandle(msgspec.Struct, frozen=True, eq=False):
-    """Names one join of one topic on one socket: the object itself, which equals no other.
+    """Identifies one join of one topic on one socket; it equals only itself.
 
     Attributes:
-        serial: Which join of its socket it is, counted from 1.
+        serial: The join's number on its socket, counted from 1.
     """
 
     serial: int
@@ -225,12 +225,12 @@ class MessageIn(msgspec.Struct, frozen=True, eq=False):
 
 
 class BroadcastOut(msgspec.Struct, frozen=True, eq=False):
-    """A broadcast that a channel intercepts: handle it, `push` to the client what it should get, and call `finish`.
+    """A broadcast that a channel intercepts: handle it, `push` to the client what it is to get, and call `finish`.
 
     It is queued among the channel's messages: a broadcast that a message causes comes after that message's reply.
 
     Attributes:
-        payload: What was broadcast, not encoded; shared by all channels that intercept it.
+        payload: The payload of the broadcast, not encoded; shared by all channels that intercept it.
     """
 
     channel: ChannelHandle
@@ -259,7 +259,7 @@ class SocketClosed(msgspec.Struct, frozen=True):
     """The connection has ended. This is its last event.
 
     Attributes:
-        code: Of the first close frame, from either side; `None` where none was sent.
+        code: Of the first close frame, from either side; `None` if none was sent.
         reason: The client's reason, or a description of what happened.
     """
 
@@ -283,7 +283,7 @@ class Send(msgspec.Struct, frozen=True):
 
 
 class Close(msgspec.Struct, frozen=True):
-    """Send a close frame and end the connection; the last command. Code 1005 is a close frame that names no code."""
+    """Send a close frame and end the connection; the last command. Code 1005 is a close frame without a code."""
 
     code: int
     reason: str = ""

@@ -1,16 +1,16 @@
 """Long polling on the server's side: HTTP requests in, their answers out, between a client and its `ServerProtocol`.
 
 Theory of operation. On a real server (`Phoenix.Transports.LongPoll`) a session is a process with a mailbox, and each
-HTTP request is a process that sends it a message and waits for the answer. That decides what a client sees:
+HTTP request is a process that sends it a message and waits for the answer. That determines what a client sees:
 
 - A request is first accepted: the session has to confirm it within `patience`. A session that is busy with a join, or
   has ended, does not, and the request is treated like one without a session: a GET opens a new one, a POST gets 410.
-- A POST hands over its messages one by one. The next goes when the one before was handled; one that is not handled
-  within the `window` ends the POST with 408, and it may still be handled later.
+- A POST passes on its messages one by one, each when the one before was handled. If one is not handled within the
+  `window`, the POST ends with 408, and the message may still be handled later.
 - A poll is answered when there are messages, with all of them; after the `window` with none. A later poll takes the
   messages from one that still waits.
 - A session ends when its last poll began more than one and a half windows ago, which is checked every one and a half
-  windows. A message that crashes the socket ends the session without a word to the client: its POST gets 408.
+  windows. A message that crashes the socket ends the session without a report to the client: its POST gets 408.
 
 `Polls` has the sessions of one mount. It decides nothing about the application: a GET without a session is an opening,
 which the adapter answers with `open`, `refuse` or `crash`.
@@ -44,9 +44,9 @@ class PollRequest(msgspec.Struct, frozen=True, eq=False):
 
     Attributes:
         method: `GET` or `POST`; any other is answered with HTTP 400.
-        token: Of the session that it is for, if it names one. Secret.
-        content_type: Of the body, as the header says; only `NDJSON` has several messages.
-        body: Of a POST.
+        token: The token of its session, if it has one. Secret.
+        content_type: The body's, from the header; only `NDJSON` has several messages.
+        body: The body of a POST.
     """
 
     method: str
@@ -59,10 +59,10 @@ class PollRequest(msgspec.Struct, frozen=True, eq=False):
 
 
 class PollAnswer(msgspec.Struct, frozen=True):
-    """What is to be answered to a request.
+    """The answer to a request.
 
     Attributes:
-        status: Of HTTP; what long polling means by a status is in the body.
+        status: The HTTP status; long polling's own status is in the body.
         body: JSON, or empty.
     """
 
@@ -75,7 +75,7 @@ class PollAnswer(msgspec.Struct, frozen=True):
 
 
 class _Step(enum.Enum):
-    """What a request asks of its session."""
+    """What a request wants of its session."""
 
     LET_IN = "to be accepted"
     DISPATCH = "to have its next message handled"
@@ -87,8 +87,8 @@ class _Waiting:
     """A request that waits for its session.
 
     Attributes:
-        frames: Of a POST: those that are not handed over yet.
-        timer: When it waits no longer; pending until it is answered.
+        frames: For a POST: those that are not passed on yet.
+        timer: The end of the wait; pending until it is answered.
     """
 
     request: PollRequest
@@ -102,7 +102,7 @@ class PollSession:
     Attributes:
         token: Gives access to the session. Secret.
         buffered: Bytes, or characters, that wait for a poll.
-        over: Nothing is handled any more.
+        over: Whether the session handles nothing more.
     """
 
     def __init__(self, polls: "Polls", token: str, now: float) -> None:
@@ -111,8 +111,8 @@ class PollSession:
         self.over = False
         self._polls = polls
         self._mail: deque[tuple[_Step, _Waiting]] = deque()
-        self._handled: _Waiting | None = None  # whose message was given last
-        self._poll: _Waiting | None = None  # that waits for messages
+        self._handled: _Waiting | None = None  # the request of the latest message
+        self._poll: _Waiting | None = None  # the poll that waits for messages
         self._buffer: list[str | bytes] = []
         self._polled_at = now
         polls.timers.at(now + 1.5 * polls.window, self._look)
@@ -123,20 +123,20 @@ class PollSession:
     # ---- for the socket ---------------------------------------------------------------------------------------------
 
     def put(self, data: str | bytes) -> None:
-        """A frame for the client; `flush` follows when all that comes at once has come."""
+        """Queue a frame for the client; call `flush` after the last one."""
         if not self.over:
             self._buffer.append(data)
             self.buffered += len(data)
 
     def flush(self) -> None:
-        """Answer the poll that waits, if there is something for it."""
+        """Answer the waiting poll, if there is something for it."""
         if self._poll is not None and self._buffer:
             self._give(self._poll)
 
     def take(self, now: float) -> str | bytes | None:
-        """The next message for the socket; `None` while there is none.
+        """The next message for the socket; `None` if there is none.
 
-        To be asked for while the socket is ready, as it is when it has handled the one before; see
+        Call it only while the socket is ready, as it is when it has handled the message before; see
         `ServerProtocol.ready`.
         """
         if self.over:
@@ -163,7 +163,7 @@ class PollSession:
         return None
 
     def end(self) -> None:
-        """The socket is over; requests that wait are not answered."""
+        """The socket is over; waiting requests get no answer."""
         self.over = True
         self._buffer.clear()
         self.buffered = 0
@@ -175,7 +175,7 @@ class PollSession:
         self._wait(_Step.LET_IN, _Waiting(request, frames), now)
 
     def forget(self, request: PollRequest) -> None:
-        """The connection of a poll is gone: what comes is kept for the next one."""
+        """The connection of a poll is gone: frames are kept for the next one."""
         if self._poll is not None and self._poll.request is request:
             self._poll.timer.cancel()
             self._poll = None
@@ -199,7 +199,7 @@ class PollSession:
 
     def _not_handled(self, waiting: _Waiting) -> None:
         while len(waiting.frames) > 1 or (waiting is self._handled and waiting.frames):
-            waiting.frames.pop()  # but not the one that was handed over, and may still be handled
+            waiting.frames.pop()  # but not the one that was passed on, and may still be handled
         self._answer(waiting, {"status": 408})
 
     def _nothing_came(self, waiting: _Waiting) -> None:
@@ -213,7 +213,7 @@ class PollSession:
         self.buffered = 0
         try:
             texts = [frame if isinstance(frame, str) else frame.decode() for frame in frames]
-        except UnicodeDecodeError:  # bytes were never meant to come this way; a real server loses them, too
+        except UnicodeDecodeError:  # not for bytes; a real server loses them too
             waiting.timer.cancel()
             self._polls.crash(waiting.request)
             return
@@ -224,7 +224,7 @@ class PollSession:
         self._polls.answer(waiting.request, 200, body)
 
     def _look(self, now: float) -> None:
-        """See whether the client still polls."""
+        """Check whether the client still polls."""
         polls = self._polls
         if self.over:
             polls.timers.at(now + _REMEMBERED * polls.window, self._forget)
@@ -245,11 +245,11 @@ class Polls:
         patience: Seconds that a session has to accept a request (`pubsub_timeout_ms`).
 
     Attributes:
-        sessions: By their tokens, those that ended lately too.
-        expired: Those whose clients poll no more; to be taken out by the adapter.
-        openings: Requests that want a new session; likewise.
-        answers: What is to be answered; likewise.
-        timers: All that waits.
+        sessions: By their tokens, including recently ended ones.
+        expired: Sessions whose clients no longer poll; for the adapter to remove.
+        openings: Requests for a new session; for the adapter to answer.
+        answers: The answers to send.
+        timers: All waits.
     """
 
     def __init__(self, *, window: float = 10.0, patience: float = 2.0) -> None:
@@ -262,7 +262,7 @@ class Polls:
         self.timers = Timers()
 
     def request(self, request: PollRequest, now: float) -> PollSession | None:
-        """A request has come; returns the session that it is for, to be worked off (`take`)."""
+        """A request has come; returns its session, if it has one, for the adapter to serve (`take`)."""
         if request.method not in ("GET", "POST"):
             self.answer(request, 400, None)
             return None
@@ -283,7 +283,7 @@ class Polls:
 
         Args:
             request: The opening.
-            token: A new one that nobody can guess.
+            token: A new, unpredictable one.
             now: Monotonic seconds.
         """
         session = self.sessions[token] = PollSession(self, token, now)
@@ -301,7 +301,7 @@ class Polls:
     # ---- for sessions -----------------------------------------------------------------------------------------------
 
     def without_session(self, request: PollRequest) -> None:
-        """There is no session for it, or none that accepts it."""
+        """It has no session, or none that accepts it."""
         if request.method == "GET":
             self.openings.append(request)
         else:
@@ -328,4 +328,4 @@ def _frames(request: PollRequest) -> deque[str | bytes]:
 
 
 def _text(body: bytes) -> str:
-    return body.decode("utf-8", "surrogateescape")  # what is not UTF-8 is no JSON either
+    return body.decode("utf-8", "surrogateescape")  # invalid UTF-8 is not JSON either

@@ -8,17 +8,17 @@ order of their answers. So this class has two kinds of mailbox, and one loop tha
   answer is sent at once, before anything in the mailbox.
 - A channel's mailbox holds its messages, the broadcasts that it intercepts, and its leave. They are processed one by
   one: the next comes when the application has finished the one before. When a channel ends, its mailbox is dropped and
-  nothing in it is answered. With `last_words` the application can still send until it calls `terminated`; only then is
-  the client told of the end.
+  nothing in it is answered. With `last_words` the application can still send until it calls `terminated`; only then
+  does the client get the end.
 
 All frames of one read go through the socket's mailbox before any channel's mailbox is processed, as with real
 processes. That decides races: if a leave and a join of one topic come in one read, the join finds the channel still
 there and replaces it, and the leave is never answered.
 
 There are no callbacks. The application drains `events()`, and answers by calls that name a channel or a message. A call
-for a channel that has ended, or on a closed socket, does nothing, for the application cannot know of the end in time. A
-call that could never be right raises a `LocalError`. So does a payload that cannot be encoded: on a real server it
-crashes the channel that sends it, so an application should treat it like any error of its handlers, and call `crash`.
+for a channel that has ended, or on a closed socket, does nothing, because the application cannot know of the end in
+time. A call that can never be right raises a `LocalError`. So does a payload that cannot be encoded: on a real server
+it crashes the channel that sends it, so an application should call `crash`, as for any error of a handler.
 """
 
 from collections import deque
@@ -88,8 +88,8 @@ class ServerProtocol:
         serializer: Of the version that the client asked for.
         topics: Patterns of the topics that the application serves: a whole topic, or the beginning of one and `*`.
         options: The socket's configuration.
-        last_words: Whether a channel that ends may still send until `terminated` is called. If not, the client is told
-            of the end at once.
+        last_words: Whether a channel that ends may still send until `terminated` is called. If not, the end is sent to
+            the client at once.
         now: The time, in monotonic seconds.
 
     >>> from phx_proto import V2Server
@@ -150,7 +150,7 @@ class ServerProtocol:
     def full(self) -> bool:
         """Whether `max_waiting` is exceeded, so that nothing more should be read from the client now.
 
-        Any input and any call of the application may change it. What is received nevertheless is kept.
+        Any input and any call of the application may change it. What is received anyway is kept.
         """
         limit = self._options.max_waiting
         return limit is not None and self._waiting > limit
@@ -161,7 +161,7 @@ class ServerProtocol:
         return self._joining is None and not self.full
 
     def touched(self, now: float) -> None:
-        """The client sent bytes that are no message: a ping, a pong, a part of a frame."""
+        """The client sent bytes that are not a message: a ping, a pong, a part of a frame."""
         if self._open and self._options.timeout is not None:
             self._deadline = self._host.idle_end(self._opened, now, self._options.timeout)
 
@@ -169,8 +169,7 @@ class ServerProtocol:
         """The client ended the connection. While a join waits for its answer, its close frame waits like any frame.
 
         Args:
-            code: The close frame's code, 1005 where it has none; `None` where the connection ended without a close
-                frame.
+            code: The close frame's code, 1005 if it has none; `None` if the connection ended without a close frame.
             reason: The close frame's reason, or a description of what happened.
         """
         if code is None:
@@ -190,7 +189,7 @@ class ServerProtocol:
         """The time of `next_timeout` has come. Does nothing before that."""
         if self._deadline is None or now < self._deadline:
             return
-        if self.full:  # the client is not silent: nothing is read from it
+        if self.full:  # the client is not silent: it is not read
             self.touched(now)
         else:
             self._deadline = None
@@ -199,12 +198,12 @@ class ServerProtocol:
     # ---- to the adapter ----------------------------------------------------------------------------------------------
 
     def commands(self) -> list[ServerCommand]:
-        """What the transport must do, in order; each command is given once."""
+        """What the transport must do, in order; each command is returned once."""
         commands, self._commands = self._commands, []
         return commands
 
     def events(self) -> list[ServerEvent]:
-        """The events for the application, in order; each is given once."""
+        """The events for the application, in order; each is returned once."""
         events, self._events = self._events, []
         return events
 
@@ -220,11 +219,11 @@ class ServerProtocol:
         self._answer("accept", channel, "ok", response)
 
     def refuse(self, channel: ChannelHandle, response: Any = _EMPTY) -> None:
-        """Refuse the join. No `ChannelTerminated` follows, for there was no channel. Raises as `accept`."""
+        """Refuse the join. No `ChannelTerminated` follows, because there was no channel. Raises as `accept`."""
         self._answer("refuse", channel, "error", response)
 
     def crash_join(self, channel: ChannelHandle) -> None:
-        """Answer the join as a real server does whose application raised. Raises as `accept`."""
+        """Answer the join like a real server whose application raised. Raises as `accept`."""
         self._answer("crash_join", channel, "error", {"reason": "join crashed"})
 
     # ---- the application: a channel ----------------------------------------------------------------------------------
@@ -268,7 +267,7 @@ class ServerProtocol:
             self._post(partial(self._send, self.serializer.push(found.name, channel.topic, event, payload)))
 
     def intercept(self, channel: ChannelHandle, event: str, payload: Any) -> None:
-        """Give the channel a broadcast on its topic to handle, as `BroadcastOut`. Raises `InvalidState` as `push`."""
+        """Pass a broadcast on its topic to the channel, as `BroadcastOut`. Raises `InvalidState` as `push`."""
         found = self._find("intercept", channel)
         if found is not None and found.alive:
             self._put(found, BroadcastOut(channel, event, payload), 0)
@@ -286,7 +285,7 @@ class ServerProtocol:
         self._stop("crash", channel, Termination.CRASHED)
 
     def terminated(self, channel: ChannelHandle) -> None:
-        """An ended channel has sent its `last_words`: the client is told of the end now."""
+        """An ended channel has sent its `last_words`: the client gets the end now."""
         found = self._channels.get(channel.topic)
         if found is not None and found.handle is channel and found.ending is not None:
             self._tell_end(found, found.ending)
@@ -309,7 +308,7 @@ class ServerProtocol:
             return
         if self._mail or self._joining is not None:
             self._mail.append(partial(self._send, frame))
-        else:  # the usual case: nothing is before it
+        else:  # the usual case: nothing is queued before it
             self._send(frame)
 
     def disconnect(self) -> None:
@@ -320,7 +319,7 @@ class ServerProtocol:
         """Close the connection with a code and a reason of the application.
 
         Args:
-            code: 1000 to 1003, 1007 to 1014, or 3000 to 4999, as RFC 6455 §7.4 has them.
+            code: 1000 to 1003, 1007 to 1014, or 3000 to 4999 (RFC 6455 §7.4).
             reason: 123 bytes in UTF-8 at most.
 
         Raises:
@@ -333,11 +332,11 @@ class ServerProtocol:
         self._post(partial(self._close, code, reason or "closed by the application", reason))
 
     def drain(self) -> None:
-        """Close the connection with 1012, as a real server does that drains its sockets before it stops."""
+        """Close the connection with 1012, like a real server that drains its sockets before it stops."""
         self._post(partial(self._close, 1012, "drained by the application"))
 
     def shutdown(self) -> None:
-        """Close the connection as a real server does when it stops: with 1012 if a channel is joined."""
+        """Close the connection like a real server that stops: with 1012 if a channel is joined."""
         self._post(self._shutdown)
 
     def abort(self) -> None:
@@ -426,7 +425,7 @@ class ServerProtocol:
         return type(joined) is type(sent) and bool(joined == sent)  # 1, 1.0 and true are three different refs
 
     def _ended(self, channel: _Channel, event: str, payload: Any) -> None:
-        if self._channels.get(channel.handle.topic) is channel:  # else it was replaced meanwhile, and its end was sent
+        if self._channels.get(channel.handle.topic) is channel:  # else it was replaced, and its end was sent
             del self._channels[channel.handle.topic]
             self._send_end(channel, event, payload)
 
@@ -550,8 +549,8 @@ class ServerProtocol:
 _ITEMS: Final[dict[Any, Callable[[Any], Iterable[Any]]]] = {list: iter, dict: lambda value: value.values()}
 _CLOSE_CODES: Final = (range(1000, 1004), range(1007, 1015), range(3000, 5000))
 _MAX_REASON: Final = 123  # bytes
-_REPLY_SIZE: Final = 128  # what a reply is long beside its refs, at most
-_LEVELS: Final = 32  # of nesting that surely can be encoded again, wherever the stack stands
+_REPLY_SIZE: Final = 128  # the greatest size of a reply besides its refs
+_LEVELS: Final = 32  # of nesting that can certainly be encoded, at any stack depth
 
 
 def _shallow(value: Any, levels: int = _LEVELS) -> bool:

@@ -2,14 +2,14 @@
 
 `presence.py` is the client's side, which merges these diffs. The rules are Phoenix.Tracker's:
 
-- Every meta has an owner, which tracks a key of a topic once at most; a key has the metas of all its owners, in the
-  order in which they came, and is gone without any. An owner is a channel, usually: one join of one topic.
-- Every meta has a `phx_ref` of its own. It is random, for a client that comes back to a server which was restarted
-  must not take a new meta for one it knew. An update is the leave of the old meta and the join of the new one in one
-  diff; the new one keeps its place and names the old one in `phx_ref_prev`.
+- Every meta has an owner, which tracks a key of a topic at most once. A key has the metas of all its owners, in the
+  order of their arrival, and is removed with the last one. An owner is usually a channel: one join of one topic.
+- Every meta has a `phx_ref` of its own. It is random: after a restart of the server, a client that reconnects must not
+  take a new meta for an old one. An update is the leave of the old meta and the join of the new one in one diff; the
+  new one keeps its place and names the old one in `phx_ref_prev`.
 
-A meta is kept as clients will get it: copied, as JSON. One that cannot be sent is refused at once, so that every state
-and every diff can be sent. What is returned shares its parts and is read-only.
+A meta is stored in the form that clients will get: copied, as JSON. One that cannot be sent is refused at once, so that
+every state and every diff can be sent. Returned values share its parts and are read-only.
 """
 
 from base64 import urlsafe_b64encode
@@ -57,10 +57,10 @@ class Tracker:
             meta: A JSON object. `phx_ref` and `phx_ref_prev` are the tracker's own.
 
         Returns:
-            The meta's ref, and what changed.
+            The meta's ref, and the diff.
 
         Raises:
-            InvalidPresence: The owner tracks the key already, or the meta is no object.
+            InvalidPresence: The owner tracks the key already, or the meta is not an object.
             InvalidPayload: The meta cannot be sent.
         """
         if self.find(topic, owner, key) is not None:
@@ -74,10 +74,10 @@ class Tracker:
         """Replace a meta.
 
         Returns:
-            The new meta's ref, and what changed.
+            The new meta's ref, and the diff.
 
         Raises:
-            InvalidPresence: The owner does not track the key, or the meta is no object.
+            InvalidPresence: The owner does not track the key, or the meta is not an object.
             InvalidPayload: The meta cannot be sent.
         """
         old = self.find(topic, owner, key)
@@ -91,7 +91,7 @@ class Tracker:
         """Remove what an owner tracks on a topic: one key, or everything.
 
         Returns:
-            What changed; `None` if there was nothing.
+            The diff; `None` if there was nothing.
         """
         owned = self._owned.get((topic, owner), {})
         keys = [each for each in owned if key in (None, each)]
@@ -126,7 +126,7 @@ class Tracker:
             copy = _decode_meta(text)
         except msgspec.ValidationError:
             raise InvalidPresence(topic, key, "needs a meta that is an object") from None
-        copy.pop("phx_ref_prev", None)  # of a meta that was read here and comes back changed
+        copy.pop("phx_ref_prev", None)  # from a meta that was read here and is passed in again, changed
         copy["phx_ref"] = urlsafe_b64encode(self._rng.randbytes(12)).decode()
         return copy
 
