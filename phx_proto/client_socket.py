@@ -69,18 +69,18 @@ class Socket:
         self.members: dict[Member, None] = {}  # a set that keeps the order
         self.last_error: ConnectError | ConnectionClosed | None = None
         self.secrets = self._sent = NO_SECRETS
-        self._confided: list[str] = []  # the latest tokens from the server
+        self._confided: list[str]  # the latest tokens from the server, of this attempt
         self._client = client
         self._owner = owner
         self._dialer = Dialer(client.endpoint, client, on_address=self._open, on_failure=self._attempt_failed)
         self._link: Link | None = None  # the current attempt or connection
         self._suspects: Iterable[Member] = ()  # channels whose joins may have ended the latest connection
         self._retries = 0  # since the last stable connection
-        self._opened_at = 0.0
-        self._address = client.endpoint.redacted  # of this attempt, for errors
-        self._patience = inf  # seconds for this attempt
-        self._connect_timeout = inf
-        self._latest_first_try = inf  # time of the first connect's last attempt
+        self._opened_at: float
+        self._address: str  # of this attempt, for errors
+        self._patience: float  # seconds for this attempt
+        self._connect_timeout: float
+        self._latest_first_try: float  # time of the first connect's last attempt
         self._timer = NO_TIMER  # of the state: open, retry or close timeout
         self._connect_timer = NO_TIMER  # of the first connect as a whole
         self._empty_timer = NO_TIMER
@@ -200,9 +200,10 @@ class Socket:
 
     def link_refusing(self, now: float) -> None:
         """The server refuses the handshake, and its body is still coming."""
-        if self.may(SocketInput.OPENED) and self._timer.deadline > now + _BODY_PATIENCE:
+        if self.may(SocketInput.OPENED):
             self._timer.cancel()
-            self._timer = self._client.timers.at(now + _BODY_PATIENCE, self._open_timed_out)
+            until = min(self._timer.deadline, now + _BODY_PATIENCE)
+            self._timer = self._client.timers.at(until, self._open_timed_out)
 
     def link_failed(self, error: ConnectError, now: float) -> None:
         """The attempt failed."""

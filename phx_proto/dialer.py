@@ -24,9 +24,9 @@ class Dialer:
         self._core = core
         self._on_address = on_address
         self._on_failure = on_failure
-        self._transport: TransportName = "websocket"
+        self._transport: TransportName  # of this attempt
         self._questions: dict[int, str] = {}  # unanswered requests, with the callable's name
-        self._values: dict[str, Any] = {}
+        self._values: dict[str, Any]
 
     def begin(self, transport: TransportName, now: float) -> None:
         """Ends in one of the two callbacks: at once if there is no callable."""

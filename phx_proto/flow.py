@@ -92,7 +92,7 @@ class Flow:
         self._held = held
         self._requests = requests
         self._core = core
-        self._paused_at = 0.0
+        self._paused_at: float
         self._stood = 0.0  # seconds for which reading was paused, all in all
         self._allowance = 0  # bytes to be read before the next pause
         self._timer: Timer | None = None  # set while paused

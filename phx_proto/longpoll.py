@@ -131,17 +131,17 @@ class PollingLink(Link):
         self._token: str | None = None  # without one, the first GET is under way
         self._poll: Exchange | None = None
         self._post: Exchange | None = None
-        self._post_size = 0  # bytes
+        self._post_size: int  # bytes
         self._queue: deque[str | bytes] = deque()
         self._queued = 0  # bytes, or characters
         self._full = False  # callers were made to wait
         self._paused = False
         self._closing = False
         self.over = False
-        self._close = NO_TIMER  # reports the end once everything is sent
-        self._dropped = False  # the adapter got the command to drop its requests
-        self._polled_at = -inf  # when the latest poll began, as far as is known
-        self._polled_before = -inf  # when the latest answered poll began
+        self._close = NO_TIMER  # tells of the end, once everything is sent
+        self._dropped = False  # the adapter was told to drop its requests
+        self._polled_at: float  # when the latest poll began, as far as is known
+        self._polled_before: float  # when the latest one that was answered did
         self._pace = NO_TIMER  # until the next poll
         self._overdue = NO_TIMER  # the same while reading is paused
         self._ticking = NO_TIMER

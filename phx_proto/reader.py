@@ -26,7 +26,7 @@ from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, P
 from .presence import PRESENCE_JOIN, PRESENCE_LEAVE, PresenceChange
 from .queues import Claim, DeliveryQueue, Drop, HandlerQueue, Place
 from .resume import Position
-from .shown import Secrets, escaped, shown
+from .shown import Secrets, shown
 
 #: Messages on topics without a channel that are reported to the application: one or two may follow any leave.
 _MANY: Final = 3
@@ -264,11 +264,10 @@ class Reader:
         return True
 
     def _reply(self, connection: Connection, message: Message[Any], now: float) -> None:
-        ref = message.ref or ""
-        awaiting = connection.requests.find(ref)
+        awaiting = connection.requests.find(message.ref)
         if awaiting is not None:
             reply = decode_reply(message, raw=awaiting.raw)
-            connection.requests.forget(ref)
+            connection.requests.forget(message.ref)
             awaiting.replied(reply, now)
         elif message.topic != PHOENIX_TOPIC:  # answers to heartbeats are no stale replies
             self._client.stats.stale += 1
@@ -323,10 +322,9 @@ class Reader:
         if envelope is None:
             return
         if envelope.event == PHX_REPLY:
-            ref = envelope.ref or ""
-            awaiting = connection.requests.find(ref)
+            awaiting = connection.requests.find(envelope.ref)
             if awaiting is not None:
-                connection.requests.forget(ref)
+                connection.requests.forget(envelope.ref)
                 awaiting.unreadable(error.problem, now)
         elif envelope.event in (PHX_CLOSE, PHX_ERROR):  # these need no payload
             self._reserved[envelope.event](self, connection, envelope, now)
@@ -370,4 +368,4 @@ def _excerpt(frame: str | bytes, secrets: Secrets) -> str:
     """The beginning of a frame, for logs: JSON strings masked; of a binary frame only the header's bytes."""
     if isinstance(frame, bytes):
         return frame[:5].hex(" ")
-    return escaped(secrets.masked(_QUOTED.sub('"…"', frame[:200]))[:60], 600)
+    return secrets.escaped(_QUOTED.sub('"…"', frame[:200]), 60)

@@ -46,8 +46,8 @@ class Requests:
     def __init__(self, core: Core, link: Link) -> None:
         self._core = core
         self.link = link
-        self._awaiting: dict[str, Awaiting] = {}  # by ref
-        self._abandoned: dict[str, None] = {}  # those refs for which no call waits, the oldest first
+        self._awaiting: dict[str | None, Awaiting] = {}  # by ref
+        self._abandoned: dict[str | None, None] = {}  # those refs for which no call waits, the oldest first
 
     def send(self, message: Message[Any]) -> None:
         """Send a message.
@@ -77,11 +77,11 @@ class Requests:
         self._awaiting[ref] = awaiting
         self._abandoned[ref] = None
 
-    def find(self, ref: str) -> Awaiting | None:
+    def find(self, ref: str | None) -> Awaiting | None:
         """What awaits the reply to a ref."""
         return self._awaiting.get(ref)
 
-    def forget(self, ref: str) -> None:
+    def forget(self, ref: str | None) -> None:
         """Its reply came, or no longer matters."""
         self._awaiting.pop(ref, None)
         self._abandoned.pop(ref, None)

@@ -63,10 +63,6 @@ class Record(msgspec.Struct, frozen=True):
         return f"{type(self).__name__}({', '.join(told)})"
 
 
-def _longest_first(form: str) -> tuple[int, str]:
-    return -len(form), form
-
-
 class Secrets:
     """The secrets that were sent, and how they are masked in texts.
 
@@ -86,8 +82,7 @@ class Secrets:
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         found = {form for value in values if len(value) >= self.SHORTEST for form in _forms(value)}
-        forms = [form for form in found if len(form) >= self.SHORTEST]
-        self._forms = sorted(forms, key=_longest_first)
+        self._forms = {form for form in found if len(form) >= self.SHORTEST}
         self._longest = max(map(len, self._forms), default=0)
 
     def __repr__(self) -> str:
@@ -100,7 +95,7 @@ class Secrets:
     def merged(self, *others: "Secrets") -> "Secrets":
         """These secrets and those of others."""
         merged = Secrets()
-        merged._forms = sorted({*self._forms}.union(*(other._forms for other in others)), key=_longest_first)
+        merged._forms = self._forms.union(*(other._forms for other in others))
         merged._longest = max(self._longest, *(other._longest for other in others), 0)
         return merged
 
@@ -132,7 +127,7 @@ class Secrets:
     def _masked(self, text: str, enough: int) -> str:
         """The masked text of the first `enough` characters; `…` if that is not all, and no secret is cut in two."""
         window = text[: enough + self._longest]
-        spans = sorted(self._found(window)) if self._forms else []
+        spans = sorted(self._found(window))
         pieces: list[str] = []
         at = 0
         for start, end in spans:
@@ -270,7 +265,7 @@ def _forms(value: str) -> Iterator[str]:
     yield value
     for encoded in (quote(raw, safe=""), quote(raw, safe="/"), quote(raw, safe="").replace("%20", "+")):
         yield encoded
-        yield encoded.lower() if value == value.lower() else _lower_escapes(encoded)
+        yield _lower_escapes(encoded)
     quoted = value.replace("\\", "\\\\").replace('"', '\\"')
     for text in (quoted, "".join(c if " " <= c <= "~" else f"\\u{ord(c):04x}" for c in quoted)):
         yield text

@@ -97,7 +97,7 @@ def _envelope(frame: str, decode: DecodeEcho, make: MakeMessage) -> Message[Any]
     """The message without its payload, which cannot be read."""
     frame = frame.rstrip()
     head = _HEAD.match(frame)
-    tail = max(frame.rfind("]", 0, -1), frame.rfind("}", 0, -1))
+    tail = max(map(frame[:-1].rfind, "]}"))
     if head is None or tail < head.end():
         return None
     try:

@@ -25,12 +25,12 @@ UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, SystemErr
 def too_deep(text: str) -> bool:
     """Whether JSON is nested deeper than `MAX_DEPTH`. The answer is exact for valid JSON, and a guess otherwise.
 
-    It costs two searches for a character in nearly every frame, and nothing in one of up to `SHALLOW` characters.
+    It costs two searches for a character in nearly every frame; a frame of up to `SHALLOW` characters needs none.
 
     >>> too_deep("[" * 256 + "]" * 256), too_deep("[" * 257 + "]" * 257)
     (False, True)
     """
-    if len(text) <= SHALLOW or text.count("[") + text.count("{") <= MAX_DEPTH:
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
         return False
     return _depth(text) > MAX_DEPTH
 

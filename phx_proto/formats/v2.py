@@ -63,7 +63,7 @@ class V2:
         floats: type[float] | type[Decimal] = float,
         binary_kinds: Mapping[int, BinaryReader] = _NO_KINDS,
     ) -> None:
-        taken = [kind for kind in binary_kinds if kind in SERVER_SENDS or not 0 <= kind <= _LAST_KIND]
+        taken = [kind for kind in binary_kinds if not len(SERVER_SENDS) <= kind <= _LAST_KIND]
         if taken:
             raise ValueError(f"binary_kinds must be numbers from {len(SERVER_SENDS)} to {_LAST_KIND}, not {taken[0]}")
         self._message = message_type(floats)

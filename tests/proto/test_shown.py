@@ -4,7 +4,7 @@ import html
 import json
 from base64 import b64encode, urlsafe_b64encode
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote, quote_plus
 
 import msgspec
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from phx_proto.shown import (
     MASK,
+    Record,
     Secrets,
     escaped,
     secrets_in,
@@ -66,6 +67,8 @@ def test_a_small_value_is_shown_as_its_repr(value: Any) -> None:
         (nested(6, []), "[[[[[[[]]]]]]]"),
         ({"a": nested(9)}, "{'a': [[[[[[…]]]]]]}"),
         ([10**5000], "[<int of 16610 bits>]"),
+        (2**1000, "<int of 1001 bits>"),
+        (2**1000 - 1, f"{2**1000 - 1}"[:199] + "…"),
         (Odd(), "<Odd>"),
         (msgspec.Raw(b'{"a":"\x1b\xff"}'), '{"a":"\\x1b\N{REPLACEMENT CHARACTER}"}'),
     ],
@@ -209,6 +212,7 @@ def test_the_secrets_of_params_are_their_values_at_any_depth() -> None:
     assert sorted(secrets_in(params)) == ["3", "4.5", "one", "six", "two"]
     assert list(secrets_in(nested(32, "deep"))) == ["deep"]
     assert list(secrets_in(nested(33, "deep"))) == []
+    assert list(secrets_in([nested(31, "deep"), nested(32, "too deep")])) == ["deep"]
 
 
 def test_the_beginning_of_a_secret_that_is_not_long_is_no_secret() -> None:
@@ -219,6 +223,19 @@ def test_the_beginning_of_a_secret_that_is_not_long_is_no_secret() -> None:
 
 def test_a_secret_is_masked_with_its_escapes_in_lower_case() -> None:
     assert Secrets(["Ab/Cd"]).masked("it was Ab%2fCd") == f"it was {MASK}"
+
+
+def test_a_secret_that_is_no_text_is_masked() -> None:
+    assert Secrets(["s3cr3t\ud800"]).masked("it was s3cr3t\ud800") == f"it was {MASK}"
+
+
+def test_a_record_shows_its_fields_but_for_those_that_are_data() -> None:
+    class Answer(Record, frozen=True):
+        status: int
+        body: str
+        _data: ClassVar[frozenset[str]] = frozenset({"body"})
+
+    assert repr(Answer(200, "s3cr3t")) == "Answer(status=200, body=…)"
 
 
 def test_a_secret_is_masked_as_html_has_it() -> None:
@@ -245,6 +262,7 @@ def test_the_secrets_of_headers() -> None:
         ("Authorization", f"Basic {basic}"),
         ("authorization", "Bearer t0ken"),
         ("Proxy-Authorization", "Basic bWU6b3RoZXI=!"),
+        ("Proxy-Authorization", "Basic bWU6!b3RoZXI="),
         ("Cookie", 'id=s3ssion; b="two"'),
         ("X-Api-Key", "k3y"),
         ("User-Agent", "me/1"),
