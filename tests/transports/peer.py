@@ -155,6 +155,11 @@ class Wire:
         """Bytes that need not be a frame."""
         self._socket.transport.write(data)
 
+    @property
+    def socket(self) -> Any:
+        """The socket itself, for its options."""
+        return self._socket.transport.get_extra_info("socket")
+
     def unsent(self) -> int:
         """Bytes that were written, and that the client's end has no room for."""
         return self._socket.transport.get_write_buffer_size()

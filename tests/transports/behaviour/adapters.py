@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import queue
 import signal
+import socket
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -105,6 +106,10 @@ class Adapter(ABC):
     def open(self, url: str, **options: Any) -> Any:
         """The adapter's own `connect`, called."""
 
+    def factory(self, connect: Callable[[str, int], socket.socket]) -> Any:
+        """What opens a TCP connection, for the option `factory` of this adapter's `connect`."""
+        return connect
+
     @abstractmethod
     def handler(self, function: Function) -> Function:
         """The function as a handler of this adapter's."""
@@ -185,6 +190,12 @@ class Asyncio(Adapter):
 
     def open(self, url: str, **options: Any) -> Any:
         return phx_transports.asyncio.connect(url, **{"proxy": None} | options)
+
+    def factory(self, connect: Callable[[str, int], socket.socket]) -> Any:
+        async def connected(host: str, port: int) -> socket.socket:
+            return connect(host, port)
+
+        return connected
 
     def handler(self, function: Function) -> Function:
         arguments = _arguments(function)
