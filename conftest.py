@@ -4,6 +4,7 @@ They are the same ones each time. `--hypothesis-profile` chooses another number:
 ones every time, and `mutation` for a run that is repeated thousands of times: fewer.
 """
 
+import asyncio
 import signal
 
 from hypothesis import HealthCheck, Phase, settings
@@ -27,3 +28,6 @@ settings.load_profile("suite")
 # A shell starts what runs in its background with Ctrl+C ignored, and commands under test inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# pytest-asyncio asks for the main thread's event loop, and asyncio makes one for it that nothing closes; unless it was set.
+asyncio.set_event_loop(None)

@@ -394,7 +394,7 @@ def test_16_a_slow_handler_under_a_flood(adapter: Adapter) -> None:
         adapter.wait(go_on)
         seen.append(message.payload[0])
 
-    options = replace(QUICK, flow=FlowLimits(high=100, low=20), heartbeat=0.1)
+    options = replace(QUICK, flow=FlowLimits(high=100, low=20), heartbeat=0.3)
     with adapter.joined(router=handlers, options=options) as (channel, wire, _):
         client = channel.client
         sending = start(flood, wire, 2000)

@@ -21,7 +21,7 @@ def seconds(request: pytest.FixtureRequest) -> float:
     return given
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
     """With `-v` each measurement."""
     if terminalreporter.verbosity > 0:
         terminalreporter.write_line("\n".join(RECORDED))
