@@ -1,7 +1,7 @@
-"""Numbers that the application gives, as options and as timeouts of calls: what cannot be is refused at once.
+"""Checks numbers from the application, in options and in timeouts of calls: invalid ones are refused at once.
 
-As a deadline, NaN would keep every other from being due. What is no number at all would raise only where it is first
-used: within a callback of the loop, or on the thread that reads, where no caller gets it.
+As a deadline, NaN would keep every other from being due. A value that is not a number would raise only on first use:
+within a callback of the loop, or on the thread that reads, where no caller gets the error.
 """
 
 from math import inf
@@ -16,18 +16,18 @@ _TOO_LARGE: Final = 2**1023  # for a float; an integer may be larger
 def check_seconds(
     name: str, value: object, *, zero: bool = False, endless: bool = False, optional: bool = False
 ) -> None:
-    """Refuse what is no duration.
+    """Refuse a value that is not a duration.
 
     Args:
-        name: The option's, for the error.
-        value: What was given for it.
-        zero: Whether 0 has a meaning.
-        endless: Whether `math.inf` has one.
-        optional: Whether `None` has one.
+        name: The option's name, for the error.
+        value: The given value.
+        zero: Whether 0 is allowed.
+        endless: Whether `math.inf` is allowed.
+        optional: Whether `None` is allowed.
 
     Raises:
-        TypeError: It is no number.
-        ValueError: No such time can pass.
+        TypeError: It is not a number.
+        ValueError: It is not a possible duration.
     """
     if optional and value is None:
         return
@@ -40,10 +40,10 @@ def check_seconds(
 
 
 def check_count(name: str, value: object, *, least: int = 1, optional: bool = False) -> None:
-    """Refuse what is no number of things, or of bytes, or too few; `None` too, unless it is `optional`.
+    """Refuse a value that is not a count, or is too small; `None` too, unless it is `optional`.
 
     Raises:
-        TypeError: It is no whole number.
+        TypeError: It is not a whole number.
         ValueError: It is less than `least`.
     """
     if optional and value is None:
@@ -55,10 +55,10 @@ def check_count(name: str, value: object, *, least: int = 1, optional: bool = Fa
 
 
 def checked_timeout(call: str, timeout: object, default: float = inf) -> float:
-    """The timeout of an application's call, as it is; `None` stands for the default. One below 0 is over at once.
+    """The timeout of an application's call, unchanged; `None` stands for the default. One below 0 is over at once.
 
     Raises:
-        InvalidTimeout: It is no number of seconds.
+        InvalidTimeout: It is not a number of seconds.
     """
     if timeout is None:
         return default

@@ -26,7 +26,7 @@ __all__ = [
     "SendText",
 ]
 
-#: A callable that gives params or a token anew at each connect or join; plain or async.
+#: A callable for params or a token, called at each connect or join; plain or async.
 Provider: TypeAlias = Callable[[], Any | Awaitable[Any]]
 
 
@@ -34,8 +34,8 @@ class OpenTransport(msgspec.Struct, frozen=True, eq=False):
     """Open a WebSocket, and report the result to the link: `opened`, `refused` or `failed`.
 
     Attributes:
-        url: Whole, with `/websocket`, params and vsn. Secret.
-        subprotocols: To offer, verbatim: a token among them may hold characters that RFC 6455 forbids. Secret.
+        url: The whole URL, with `/websocket`, params and vsn. Secret.
+        subprotocols: To offer, unchanged: a token among them may contain characters that RFC 6455 forbids. Secret.
         headers: To send besides the handshake's own. Secret.
     """
 
@@ -43,7 +43,7 @@ class OpenTransport(msgspec.Struct, frozen=True, eq=False):
     url: str
     subprotocols: tuple[str, ...]
     headers: tuple[tuple[str, str], ...]
-    #: The URL for logs, where params are in its path; elsewhere it is the URL without its query.
+    #: The URL for logs if its path has params; otherwise it is the URL without its query.
     shown: str = ""
 
     def __repr__(self) -> str:
@@ -81,7 +81,7 @@ class CloseTransport(msgspec.Struct, frozen=True):
 class AbortTransport(msgspec.Struct, frozen=True):
     """Drop the connection, or the attempt to make one, without a handshake. No more calls of the link are needed.
 
-    Of a link that is polled: drop its requests and the connections that they went over.
+    For a long-polling link: drop its requests and their connections.
     """
 
     link: Link
@@ -102,12 +102,12 @@ class ResumeReading(msgspec.Struct, frozen=True):
 class SendRequest(msgspec.Struct, frozen=True, eq=False):
     """Send an HTTP request, and report the result to the exchange: `answered` or `failed`.
 
-    A link that is polled has no other commands but this one, `PauseSending`, `ResumeSending` and `AbortTransport`. It
-    has two requests under way at most, and each goes over a connection of its own, which the next may use again.
+    A long-polling link has no other commands than this one, `PauseSending`, `ResumeSending` and `AbortTransport`. It
+    has at most two requests under way, each on a connection of its own, which later requests may reuse.
 
     Attributes:
         method: `GET` or `POST`.
-        url: `http://` or `https://`, whole. Secret.
+        url: The whole `http://` or `https://` URL. Secret.
         headers: To send besides HTTP's own; values are Latin-1. Secret.
         body: Empty for `GET`.
     """
@@ -124,7 +124,7 @@ class SendRequest(msgspec.Struct, frozen=True, eq=False):
 
 
 class PauseSending(msgspec.Struct, frozen=True):
-    """Have callers wait before they send more: much is queued in the core, which long polling sends one by one."""
+    """Make callers wait before they send more: much is queued in the core, which long polling sends one by one."""
 
     link: Link
 
@@ -139,7 +139,7 @@ class Resolve(msgspec.Struct, frozen=True):
     """Call `provider` (await what it returns if that is awaitable) and answer `resolved` or `resolve_failed`.
 
     Attributes:
-        request: Names the question in the answer.
+        request: The request's number, for the answer.
     """
 
     request: int

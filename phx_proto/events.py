@@ -1,8 +1,8 @@
 """The events of a client: frozen values, drained in order with `events()`.
 
-They are about the connection, the channels and the calls. Messages are no events: there are too many of them, and they
-go to the channels' inboxes (see `client.py`). Where something failed, `error` says what and why. An event's `repr` is
-safe to log: it is bounded, escaped, and without what the server answered to a join or push.
+They are about the connection, the channels and the calls. Messages are not events: there are too many of them, and they
+go to the channels' inboxes (see `client.py`). After a failure, `error` says what and why. An event's `repr` is safe to
+log: it is bounded, escaped, and without the server's answer to a join or push.
 
 `socket` is the number of a client's socket, 0 for its first. When one is lost, the topics of the others go on.
 
@@ -84,7 +84,7 @@ class Connected(Record, frozen=True):
     Attributes:
         subprotocol: The subprotocol that the server chose, if any.
         reconnected: Whether the socket had a connection before.
-        transport: What carries the messages.
+        transport: The transport of the messages.
     """
 
     subprotocol: str | None
@@ -97,9 +97,9 @@ class Disconnected(Record, frozen=True):
     """An open connection was lost. Sent pushes are lost; channels rejoin when it is back.
 
     Attributes:
-        code: The close frame's code; `None` where none came.
+        code: The close frame's code; `None` if there was none.
         reason: The close frame's reason, with secrets masked, or a description of what happened.
-        retry_in: Seconds until the next attempt; `None` where none follows, because the client is closing.
+        retry_in: Seconds until the next attempt; `None` if there is none, because the client is closing.
     """
 
     code: int | None
@@ -109,11 +109,11 @@ class Disconnected(Record, frozen=True):
 
 
 class SocketEnded(Record, frozen=True):
-    """A further socket is no longer kept up, and the client goes on without it.
+    """A further socket is given up, and the client goes on without it.
 
     Attributes:
-        error: Why it could not be opened at all: its topics have ended with that. `None` where no topic was left on it.
-        socket: Its number, which no other gets.
+        error: Why it could not be opened: its topics have ended with this error. `None` if it had no topic left.
+        socket: Its number, which is not used again.
     """
 
     error: PhxError | None
@@ -142,15 +142,15 @@ class PingAnswered(Record, frozen=True):
 
 
 class BadFrame(Record, frozen=True):
-    """A frame was no Phoenix message and was dropped. The connection and all channels go on.
+    """A frame was not a Phoenix message and was dropped. The connection and all channels go on.
 
-    Of the bad frames that one read brought, the first hundred have an event each, and one more event tells of the rest.
+    The first hundred bad frames of one read have an event each, and one more event stands for the rest.
 
     Attributes:
         problem: What is wrong with it.
         excerpt: Its beginning, with the contents of JSON strings masked.
         size: Its length: characters of a text frame, bytes of a binary one.
-        count: How many frames this event tells of. If that is more than one, the rest is of the last of them.
+        count: How many frames this event stands for. If there are several, the other fields are of the last one.
     """
 
     problem: str
@@ -234,7 +234,7 @@ class ChannelErrored(Record, frozen=True):
     Attributes:
         error: `ChannelCrashed`, `ConnectionClosed`, `JoinRefused`, `JoinTimeout`, `InvalidReply`, `ChannelClosed` or
             `ResolveFailed`.
-        retry_in: Seconds until the rejoin; `None` where it waits for the connection.
+        retry_in: Seconds until the rejoin; `None` if it waits for the connection.
     """
 
     topic: str
@@ -310,7 +310,7 @@ class PushFailed(Record, frozen=True):
     error: PhxError
 
 
-#: The lifecycle events that `channel.stream()` gives among the messages.
+#: The lifecycle events that `channel.stream()` returns among the messages.
 ChannelEvent: TypeAlias = ChannelJoined | ChannelErrored | ChannelEnded
 #: All events.
 Event: TypeAlias = (

@@ -7,10 +7,10 @@ The only remedy against a flood is to stop reading, and that is per connection. 
 resumes at the low mark. But a server cuts a connection that is not read for 30 s, and everything buffered on the way is
 lost; so a pause lasts 10 s at most, and then 1 MiB is read whatever the backlog. At the hard mark messages are dropped
 and counted. While a call waits for a reply, reading goes on up to the hard mark: the handler that waits may be the one
-that fills the inbox, and would otherwise wait for ever.
+that fills the inbox, and would otherwise wait forever.
 
 While reading is paused, nothing can be received, and the peer must not count as silent. So heartbeats and unanswered
-joins are measured on the reading clock, which stands still during a pause. Timeouts of calls use the real clock.
+joins are measured on the reading clock, which stops during a pause. Timeouts of calls use the real clock.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ __all__ = [
     "FlowLimits",
 ]
 
-#: Seconds by which differences of readings of the clock may be off.
+#: Seconds by which differences of clock readings may be off.
 TOLERANCE: Final = 1e-6
 
 #: Bytes of a mebibyte.
@@ -44,7 +44,7 @@ class FlowLimits:
 
     One read of the socket may exceed each.
 
-    With the defaults a client whose handlers stand still stays within some 100 MB, whatever the size of the messages.
+    With the defaults, a client whose handlers are blocked stays within some 100 MB, whatever the size of the messages.
 
     Attributes:
         high: Messages at which reading pauses.
@@ -53,7 +53,7 @@ class FlowLimits:
         high_bytes: Bytes of their frames at which reading pauses.
         low_bytes: Bytes at which it goes on; by default a quarter of `high_bytes`.
         hard_bytes: Bytes at which more messages are dropped; by default 3 times `high_bytes`.
-        longest_pause: Seconds. Servers cut a reader that stands still for 30.
+        longest_pause: Seconds. Servers cut a connection that is not read for 30 s.
     """
 
     high: int = 1000
@@ -83,7 +83,7 @@ class FlowLimits:
 
 
 class Flow:
-    """Whether one connection is read, and how long it was not."""
+    """Whether one connection is read, and for how long it was not."""
 
     __slots__ = ("_allowance", "_core", "_held", "_limits", "_paused_at", "_requests", "_stood", "_timer")
 
@@ -93,7 +93,7 @@ class Flow:
         self._requests = requests
         self._core = core
         self._paused_at: float
-        self._stood = 0.0  # seconds for which reading was paused, all in all
+        self._stood = 0.0  # seconds for which reading was paused, in total
         self._allowance = 0  # bytes to be read before the next pause
         self._timer: Timer | None = None  # set while paused
 
@@ -104,7 +104,7 @@ class Flow:
 
     @property
     def paused(self) -> bool:
-        """Whether reading stands still."""
+        """Whether reading is paused."""
         return self._timer is not None
 
     @property
@@ -127,7 +127,7 @@ class Flow:
             self.resume(now)
 
     def pause(self, now: float) -> None:
-        """Read no more for now, unless a call waits for a reply, or a pause was as long as it may be."""
+        """Pause reading, unless a call waits for a reply, or the longest pause has just ended."""
         if not (self.paused or self._allowance > 0 or self._requests.awaited):
             self._pause(now)
 
@@ -141,12 +141,12 @@ class Flow:
         self._core.commands.append(ResumeReading(self._requests.link))
 
     def clock(self, now: float) -> float:
-        """The reading clock of this connection: seconds for which the peer could be heard, from some moment on."""
+        """The reading clock of this connection: seconds for which the peer could be heard."""
         standing = now - self._paused_at if self._timer is not None else 0.0
         return now - self._stood - standing
 
     def after(self, seconds: float, now: float) -> float:
-        """When the reading clock will have gone on by `seconds`, if a pause lasts as long as it may."""
+        """When the reading clock will have advanced by `seconds`, even if a pause lasts as long as it may."""
         return seconds + (now if self._timer is None else self._timer.deadline)
 
     def _reached(self, messages: int, size: int) -> bool:

@@ -1,10 +1,10 @@
-"""A channel's inbox: which handlers and streams get its messages, and the topic's line of waiting messages.
+"""A channel's inbox: the handlers and streams that get its messages, and the topic's line of waiting messages.
 
 The core puts messages in (`reader.py`); the adapter takes them out and runs the handlers. An empty inbox is cheap: most
 of 10,000 topics are silent at any moment, and share one table of handlers.
 
-Streams read through taps. A tap gets the channel's messages and its lifecycle events in one sequence, in the order of
-the wire and as soon as they are read: it does not wait for handlers.
+Streams read through taps. A tap gets the channel's messages and its lifecycle events in one sequence, in the order
+received and as soon as they are read: it does not wait for handlers.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,16 +20,16 @@ from .presence import PRESENCE_JOIN, PRESENCE_LEAVE, Presence
 from .queues import Backlog, Bound, ConcurrentQueue, Delivery, DeliveryQueue, HandlerQueue, Place, Placement
 from .resume import Position, Resume
 
-#: What comes through a tap. A delivery is to be reported to `ClientProtocol.handled` when it was read.
+#: What a tap gets. Report a delivery to `ClientProtocol.handled` once it has been read.
 TapItem: TypeAlias = Delivery | ChannelEvent
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tap:
-    """Gets a channel's messages of one event, or of all, and its lifecycle events among them.
+    """Gets a channel's messages of one event, or of all, and its lifecycle events in between.
 
     Attributes:
-        put: Takes the next item. Called by the adapter with what `ClientProtocol.tapped` gives; the core calls nobody.
+        put: Takes the next item. The adapter calls it with the items of `ClientProtocol.tapped`; the core does not.
         event: The event; `"*"` for every event.
 
     Raises:
@@ -52,7 +52,7 @@ class Route:
         line: Handlers in the topic's line.
         queued: Handlers with a queue of their own, each with its place.
         taps: Taps of the streams that read it.
-        only: The one handler with a queue of its own, where nobody else is to have it.
+        only: The one handler with a queue of its own, if nothing else gets the message.
     """
 
     line: tuple[Handler, ...] = ()
@@ -70,20 +70,20 @@ class Route:
         return bool(self.line or self.queued or self.taps)
 
 
-#: A route for the loop of `Reader.receive_all`: the line's handlers where there are no others; `None` where a message
-#: must be handled by the slower code below the loop.
+#: A route for the loop of `Reader.receive_all`: the line's handlers if there are no others; `None` if the slower code
+#: below the loop must process the message.
 FastRoute: TypeAlias = tuple[Handler, ...] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RouteTable:
-    """The routes of a channel by event; channels that have the same share one.
+    """The routes of a channel by event; shared by channels that have the same ones.
 
     Attributes:
         by_event: The route of every event registered by name.
         default: The route of every other event.
         changes: The routes of `presence_join` and `presence_leave`: handlers and streams registered for that event by
-            name; empty where there are none.
+            name; empty if there are none.
         fast: `by_event` for the loop of `Reader.receive_all`, with `None` for the protocol's own events.
         fast_default: `default` for that loop.
     """
@@ -226,7 +226,7 @@ class Inbox(DeliveryQueue):
             self._table = self._tables.own(self._topic, self._own, self.taps)
         else:
             self._table = self._tables.shared(self._topic)
-        if self._queues:  # a queue that is removed here is emptied by the worker that has it, or gets it next
+        if self._queues:  # the worker that has a removed queue, or gets it next, empties it
             kept = self._table.queued
             self._queues = {handler: queue for handler, queue in self._queues.items() if handler in kept}
         if self._table.changes and self.presence is None:
@@ -243,7 +243,7 @@ class Inbox(DeliveryQueue):
         return self._table.by_event.get(event, self._table.default)
 
     def change_route(self, event: str) -> Route:
-        """The route of a `presence_join` or `presence_leave`: only what is registered for the event by name."""
+        """The route of a `presence_join` or `presence_leave`: only handlers and streams of that event by name."""
         return self._table.changes.get(event, _NOWHERE)
 
     def unjoined_route(self, topic: str, event: str) -> Route:
@@ -261,13 +261,13 @@ class Inbox(DeliveryQueue):
         return queue
 
     def make(self, function: Callable[..., Any], event: str, **options: Any) -> Handler:
-        """A handler like those of the client's router."""
+        """A handler made like those of the client's router."""
         return self._tables.router.make(function, event, **options)
 
     def busy_handlers(self) -> set[Handler]:
         """Handlers with messages that wait or are being handled.
 
-        Where a worker has the last messages of the line, these are all handlers of the line.
+        If a worker has the last messages of the line, these are all handlers of the line.
         """
         waiting = {handler for handlers, _, _ in self.deliveries or () for handler in handlers}
         if self.busy and not waiting:
@@ -276,12 +276,12 @@ class Inbox(DeliveryQueue):
         return waiting | {handler for handler, queue in (self._queues or {}).items() if queue.busy}
 
     def add(self, handler: Handler) -> None:
-        """Give the channel a handler of its own, after the router's."""
+        """Register a handler for this channel alone, after the router's."""
         self._own = (*self._own, handler)
         self.refresh()
 
     def off(self, what: Handler | Callable[..., Any] | str) -> tuple[Handler, ...]:
-        """Remove handlers of the channel's own. Returns those that were removed.
+        """Remove handlers of this channel. Returns the removed ones.
 
         Raises:
             NotRegistered: There is none.
@@ -292,12 +292,12 @@ class Inbox(DeliveryQueue):
         return found
 
     def attach(self, tap: Tap) -> None:
-        """Add a tap, which gets what comes from here on."""
+        """Add a tap, which gets items from now on."""
         self.taps = (*self.taps, tap)
         self.refresh()
 
     def detach(self, tap: Tap) -> None:
-        """Remove a tap; one that is not there is ignored."""
+        """Remove a tap; an unknown one is ignored."""
         self.taps = tuple(other for other in self.taps if other is not tap)
         self.refresh()
 

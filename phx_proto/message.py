@@ -42,10 +42,10 @@ else:
 
 
 class _Fields(msgspec.Struct, array_like=True, kw_only=True, eq=False, gc=False):
-    """A message's fields in the order of the wire; `payload` as it came, or what reading made of it.
+    """A message's fields in the order of the wire; `payload` as received, or decoded once it has been read.
 
-    `source` is on no wire (a frame with six elements does not fit its type). It is the JSON of a payload that was read:
-    a handler that declares a type decodes that, and so gets every number as it was written, also after a read.
+    `source` is never on the wire (a frame with six elements does not fit its type). It is the JSON of a payload after a
+    read: a handler with a declared type decodes that, so it gets every number exactly.
     """
 
     join_ref: str | None = None
@@ -66,17 +66,16 @@ class Message(_Fields, Generic[P_co], array_like=True, kw_only=True, eq=False, g
 
     Attributes:
         join_ref: The ref of the join it belongs to; `None` for a broadcast.
-        ref: The ref of the request it belongs to; `None` where no request is.
+        ref: The ref of the request it belongs to; `None` without one.
         topic: The channel's topic, e.g. `"room:lobby"`.
         event: The event's name, e.g. `"shout"`.
-        payload: Any JSON value, or `bytes` from a binary frame, or what a handler's payload type made of it.
-        source: The payload's JSON, where `payload` was read from it; for adapters.
+        payload: Any JSON value, or `bytes` from a binary frame, or a value of the handler's payload type.
+        source: The payload's JSON, if `payload` was decoded from it; for adapters.
 
-    Reading `payload` of a message from the wire decodes it once. That raises an error (one of those in
-    `phx_proto.soundness.UNREADABLE`) where the payload is JSON that cannot be read: it has a number out of range, say,
-    or invalid UTF-8. The message's other fields can be read all the same.
-    A serializer that reads payloads otherwise (decimals, say) makes messages of a subclass that overrides `payload`,
-    and `floats`: what a number with a fraction becomes where no type says it.
+    The first read of `payload` of a message from the wire decodes it. That raises an error (one of
+    `phx_proto.soundness.UNREADABLE`) if the payload is invalid JSON: a number out of range, say, or invalid UTF-8. The
+    other fields can still be read. A serializer that reads payloads differently (decimals, say) makes messages of a
+    subclass that overrides `payload`, and `floats`: the type for a number with a fraction, if none is declared.
 
     >>> Message(topic="room:lobby", event="shout", payload={"body": "hi"}).payload
     {'body': 'hi'}
@@ -96,16 +95,16 @@ class Message(_Fields, Generic[P_co], array_like=True, kw_only=True, eq=False, g
 
         @property
         def undecoded(self) -> Any:
-            """The payload as it is held now, for adapters: `msgspec.Raw` (JSON) until it is read, then its value."""
+            """The payload's current form, for adapters: `msgspec.Raw` (JSON) until it is read, then its value."""
 
         @undecoded.setter
         def undecoded(self, value: Any) -> None: ...
 
     else:
-        undecoded = _payload_slot  # the field itself, which the property above hides under its name
+        undecoded = _payload_slot  # the field itself, which the property above hides
 
     def with_payload(self, payload: Any) -> "Message[Any]":
-        """The same message around another payload, e.g. a decoded one; this one stays as it is."""
+        """A copy of the message with another payload, e.g. a decoded one."""
         return replace(self, payload=payload, source=UNSET)
 
     def __eq__(self, other: object) -> bool:
@@ -113,11 +112,11 @@ class Message(_Fields, Generic[P_co], array_like=True, kw_only=True, eq=False, g
             return NotImplemented
         return bool(_fields(self) == _fields(other))
 
-    __ne__ = object.__ne__  # msgspec has one of its own, which compares what is held
+    __ne__ = object.__ne__  # msgspec's own compares fields
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        # A join's payload is its params, which may hold secrets; a raw payload is not decoded to be shown.
+        # A join's payload is its params, which may hold secrets; a raw payload is not decoded for a repr.
         payload = "…" if self.event == PHX_JOIN else shown(self.undecoded, 81)
         if len(payload) > 80:
             payload = f"{payload[:77]}…"
@@ -131,8 +130,8 @@ class Reply(Record, Generic[R_co], frozen=True):
     """The server's answer to a push.
 
     Attributes:
-        status: `"ok"` or `"error"` by custom; a server may answer any string.
-        response: Any JSON value, or `bytes`, or what the type asked for made of it.
+        status: `"ok"` or `"error"` by convention; a server may use any string.
+        response: Any JSON value, or `bytes`, or a value of the requested type.
     """
 
     status: str

@@ -24,7 +24,7 @@ class Push:
         ref: Its own, unique on this client.
         timeout: Seconds from the call; `math.inf` for a cast.
         wants_reply: `False` for a cast.
-        raw: Whether the response of an ok reply is left undecoded.
+        raw: Whether the response of an ok reply stays undecoded.
         sent: Whether it is on the wire.
     """
 
@@ -60,7 +60,7 @@ class Pushes:
         self._by_ref: dict[str, Push] = {}
 
     def call(self, push: Push, join_ref: str | None, now: float) -> None:
-        """Take a push: send it at once if `join_ref` names a join that stands, else keep it.
+        """Take a push: send it at once if `join_ref` is that of an accepted join, else keep it.
 
         Raises:
             InvalidPayload: It cannot be encoded.
@@ -68,7 +68,7 @@ class Pushes:
             BinaryNotSupported: The serializer has no binary form.
             BufferFull: Too many wait already.
         """
-        frame = self._encode(push, join_ref)  # raises what it has to before anything is changed
+        frame = self._encode(push, join_ref)  # raises before anything is changed
         if join_ref is not None:
             self._send(push, frame)
         else:
@@ -81,7 +81,7 @@ class Pushes:
             push.timer = self._client.timers.at(now + push.timeout, lambda at: self._timed_out(push))
 
     def flush(self, join_ref: str) -> None:
-        """The channel is joined: send what waited, in order."""
+        """The channel is joined: send the waiting pushes, in order."""
         for push in self._unsent():
             self._forget(push)
             try:
@@ -92,7 +92,7 @@ class Pushes:
             self._send(push, frame)
 
     def replied(self, push: Push, reply: Reply) -> None:
-        """The reply to a sent push came; its connection awaits it no more."""
+        """The reply to a sent push came; its connection no longer awaits it."""
         del self._by_ref[push.ref]
         push.timer.cancel()
         self._client.events.append(ReplyReceived(self._channel.topic, push.event, push.ref, reply))
@@ -137,7 +137,7 @@ class Pushes:
         return [push for push in self._by_ref.values() if not push.sent]
 
     def _encode(self, push: Push, join_ref: str | None) -> str | bytes:
-        # While there is no join yet, its own ref stands in: what is wanted then is only whether it can be encoded.
+        # Without a join, the push's own ref replaces the join_ref: only whether it can be encoded matters then.
         return self._client.serializer.encode(
             Message(
                 join_ref=push.ref if join_ref is None else join_ref,

@@ -5,8 +5,8 @@ handler with `concurrency` has a queue of its own for each topic. Both are run b
 handlers that run in an executor are the third kind. A handler's `Place` says which kind it has. A slow handler delays
 its own queue and no other.
 
-A queue that has messages is given to the adapter once (`ClientProtocol.runnable` or `executable`). That begins a turn:
-a worker has the queue until `take` returns nothing.
+A queue with messages is passed to the adapter once (`ClientProtocol.runnable` or `executable`). That begins a turn: a
+worker has the queue until `take` returns nothing.
 """
 
 import enum
@@ -28,8 +28,8 @@ class Claim:
     """A message that waits in several queues and streams, and counts as one.
 
     Attributes:
-        size: Of its frame, in characters or bytes.
-        places: In how many queues and streams it still waits.
+        size: The size of its frame, in characters or bytes.
+        places: The number of queues and streams in which it still waits.
     """
 
     __slots__ = ("places", "size")
@@ -39,11 +39,11 @@ class Claim:
         self.places = places
 
     def settle(self) -> None:
-        """It waits nowhere any more."""
+        """It no longer waits anywhere."""
 
 
 #: The handlers, in order; the message; and the size of its frame, or the claim it shares with other queues and streams.
-#: A bare tuple, for one is made for each message.
+#: A plain tuple, because one is made for each message.
 Delivery: TypeAlias = tuple[tuple[Handler, ...], Message[Any], int | Claim]
 
 
@@ -73,13 +73,13 @@ class Backlog:
         self.size += size
 
     def claim(self, size: int, places: int) -> int | Claim:
-        """What stands for the size of a message in its deliveries: a claim, if it waits in several places."""
+        """The size of a message for its deliveries, or a claim if it waits in several places."""
         if places < 2:
             return size
         return self.track(Claim(size, places))
 
     def track(self, claim: Claim) -> Claim:
-        """Count an open claim, so that it is settled, also if its message waits in one place only."""
+        """Count an open claim, so that it is settled even if its message waits in one place only."""
         self._claims += 1
         return claim
 
@@ -94,7 +94,7 @@ class Backlog:
         self.handled += messages
 
     def drop(self, delivery: Delivery) -> bool:
-        """The delivery waits no more. Returns whether that was the last one of its message."""
+        """The delivery no longer waits. Returns whether it was the last one of its message."""
         claim = delivery[2]
         if isinstance(claim, Claim):
             claim.places -= 1
@@ -132,12 +132,12 @@ class Place(enum.Enum):
     EXECUTOR = "in a queue of its own for each topic, from which an executor takes batches"
 
 
-#: An adapter's choice of the place of a handler. A pure function: it gives a handler the same place every time.
+#: An adapter's choice of a handler's place. A pure function: it returns the same place for a handler every time.
 Placement: TypeAlias = Callable[[Handler], Place]
 
 
 def by_concurrency(handler: Handler) -> Place:
-    """The place of a handler in an adapter without executors: the line, unless `concurrency` is given."""
+    """The place of a handler in an adapter without executors: the line, unless it has `concurrency`."""
     return Place.LINE if handler.concurrency is None else Place.QUEUE
 
 
@@ -152,11 +152,11 @@ class Drop(enum.Enum):
 class Bound:
     """A bound on the waiting messages of one topic, for handlers that need only the latest (or the earliest).
 
-    It applies to the topic's line, and to each queue of a handler of its own.
+    It applies to the topic's line, and to each handler's own queue.
 
     Attributes:
         limit: Messages that may wait.
-        drop: Which message is dropped for the next; it is counted and reported.
+        drop: Which message is dropped for the next one; drops are counted and reported.
     """
 
     limit: int
@@ -167,7 +167,7 @@ class Bound:
 
 
 class Owner(Protocol):
-    """The channel of a queue, as far as this module needs it.
+    """The channel of a queue, as used by this module.
 
     Attributes:
         topic: The topic.
@@ -181,13 +181,13 @@ class Owner(Protocol):
 
 
 class DeliveryQueue:
-    """Messages of one topic, in order, each with the handlers it is for.
+    """Messages of one topic, in order, each with its handlers.
 
     Attributes:
         channel: The topic's channel.
-        bound: Where messages are dropped, if anywhere.
-        exact: Whether it gives one at a time, to be reported before the next: each moves the position of its channel.
-        deliveries: What waits; `None` while nothing does and no worker has the queue.
+        bound: The bound above which messages are dropped, if there is one.
+        exact: Whether it returns one message at a time, to report before the next: each moves the channel's position.
+        deliveries: The waiting ones; `None` while there are none and no worker has the queue.
         exclusive: Whether only one worker has it at a time.
     """
 
@@ -203,7 +203,7 @@ class DeliveryQueue:
         self.deliveries: list[Delivery] | None = None
 
     def put(self, delivery: Delivery) -> bool:
-        """Add a delivery. Returns whether the queue must now be given to a worker."""
+        """Add a delivery. Returns whether the queue must now be passed to a worker."""
         if self.deliveries is None:
             self.deliveries = [delivery]
             return True
@@ -213,11 +213,11 @@ class DeliveryQueue:
     def take(self, limit: int = BATCH) -> list[Delivery]:
         """The next deliveries, in order.
 
-        An empty list ends the worker's turn; the next message begins another. The worker reports what it has handled
+        An empty list ends the worker's turn; the next message begins another one. The worker reports handled deliveries
         to `ClientProtocol.handled`.
 
         Args:
-            limit: How many at most. Of large messages fewer are given (`LARGEST_TURN`), but at least one.
+            limit: The most to return. Fewer large messages are returned (`LARGEST_TURN`), but at least one.
         """
         waiting = self.deliveries
         if not waiting:
@@ -226,7 +226,7 @@ class DeliveryQueue:
         if len(waiting) > 1:
             if self.exact:
                 limit = 1
-            elif self._backlog.size > LARGEST_TURN:  # `heavy`, without the call
+            elif self._backlog.size > LARGEST_TURN:  # `heavy`, inlined
                 limit = min(limit, fitting(waiting))
             if len(waiting) > limit:
                 taken = waiting[:limit]
@@ -240,7 +240,7 @@ class DeliveryQueue:
         self.deliveries = None
 
     def put_back(self, deliveries: list[Delivery]) -> None:
-        """Return deliveries that a worker took and did not begin. The turn goes on: another worker takes it over."""
+        """Return deliveries that a worker took and did not begin. The turn goes on: another worker continues it."""
         self.deliveries = [*deliveries, *(self.deliveries or ())]
 
     @property
@@ -265,7 +265,7 @@ class DeliveryQueue:
 
 
 class HandlerQueue(DeliveryQueue):
-    """The messages of one topic for one handler. Made when the first message comes.
+    """The messages of one topic for one handler. Made for the first message.
 
     Attributes:
         handler: The handler.
@@ -289,7 +289,7 @@ class HandlerQueue(DeliveryQueue):
 class ConcurrentQueue(HandlerQueue):
     """The queue of a handler with `concurrency=n`: up to n workers have it at once.
 
-    It is given to the adapter once for each worker.
+    It is passed to the adapter once for each worker.
     """
 
     __slots__ = ("_turns",)
@@ -312,7 +312,7 @@ class ConcurrentQueue(HandlerQueue):
         return self.handler.concurrency
 
     def put(self, delivery: Delivery) -> bool:
-        """Add a delivery. Returns whether the queue must now be given to one more worker."""
+        """Add a delivery. Returns whether the queue must now be passed to one more worker."""
         assert self.deliveries is not None
         self.deliveries.append(delivery)
         if self._turns == self._limit:

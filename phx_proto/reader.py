@@ -1,13 +1,13 @@
-"""Received frames: they are decoded to messages, and the messages go to handlers and streams.
+"""Decodes received frames to messages, and passes the messages to handlers and streams.
 
-The unit of work is a read. Its messages go straight into the inboxes of their channels, with no event or object made
-for each; the loop of `receive_all` is the one place of the core that is written for speed first. All that is not a
-message of a joined channel with a handler in its topic's line is left to the slower code below the loop.
+The unit of work is a read. Its messages go straight into the inboxes of their channels, without an event or object
+for each; the loop of `receive_all` is the one place of the core that is optimized for speed first. It leaves everything
+except messages of a joined channel with handlers in its topic's line to the slower code below it.
 
-The rules: a reply is matched by its ref alone, and the first one counts. A message with a null join_ref
-belongs to the topic's channel. If the topic has no channel, handlers with `unjoined` get it; without such handlers it
-is stale. A message with a join_ref that is not the channel's current one is stale, whatever its event. Stale messages
-are dropped and counted.
+The rules: a reply is matched by its ref alone, and the first one counts. A message with a null join_ref belongs to the
+topic's channel. If the topic has no channel, handlers with `unjoined` get it; without such handlers it is stale. A
+message with a join_ref that is not the channel's current one is stale, whatever its event. Stale messages are dropped
+and counted.
 """
 
 import re
@@ -31,13 +31,13 @@ from .shown import Secrets, shown
 #: Messages on topics without a channel that are reported to the application: one or two may follow any leave.
 _MANY: Final = 3
 
-#: Bad frames of one read that have an event each.
+#: Bad frames of one read that get an event each.
 _MOST_TOLD: Final = 100
 
 _NO_INBOXES: Final[dict[str, Inbox]] = {}
 
 #: Characters up to which a text frame is short: it cannot be nested too deeply, and counts as that many bytes. A longer
-#: one that is not ASCII counts as the memory it takes: Python holds a text with one emoji in four bytes a character.
+#: one that is not ASCII counts as the memory it takes: with one emoji, Python uses four bytes a character for all.
 _SHORT: Final = 256
 
 #: What decoding may raise in the loop of `Reader.receive_all`; such a frame is decoded again, by `Reader._decode`.
@@ -45,7 +45,7 @@ _UNDECODED: Final = (InvalidFrame, *UNREADABLE)
 
 
 class Reader:
-    """Takes what one client receives, over all its connections.
+    """Processes what one client receives, over all its connections.
 
     While the client is closing, messages are dropped; replies are still processed.
 
@@ -59,23 +59,23 @@ class Reader:
     def __init__(self, client: ClientState, *, unjoined: Inbox) -> None:
         serializer = client.serializer
         self._client = client
-        # A subclass of V2 may have a `decode` of its own.
+        # A subclass of V2 may override `decode`.
         self._decode_short = serializer.decode_short if type(serializer) is V2 else serializer.decode
         self._overflow: Counter[str | None] = Counter()  # dropped in this read, by topic; None for the whole client
         self._bad_frames = 0  # of this read
-        self._last_bad: tuple[str | bytes, InvalidFrame] | None = None  # of those that have no event of their own
+        self._last_bad: tuple[str | bytes, InvalidFrame] | None = None  # the latest without an event of its own
         self._unjoined = unjoined
         self._unclaimed = 0  # messages of topics without a channel that no handler took
 
     def receive_all(self, connection: Connection, frames: Sequence[str | bytes], now: float) -> None:
-        """Take the frames of one read. Raises nothing, whatever they hold."""
+        """Process the frames of one read. Raises nothing, whatever they contain."""
         client = self._client
         connection.heartbeat.heard()
         draining = connection.draining
         live = _NO_INBOXES if draining or connection.flow.full else connection.live
         decode, decode_short = client.serializer.decode, self._decode_short
         runnable = client.runnable
-        topic = event = routes = handlers = None  # those of the message before, as is `inbox`
+        topic = event = routes = handlers = None  # of the message before, like `inbox`
         inbox = self._unjoined
         undelivered = unhandled = size = 0
         for frame in frames:
@@ -90,11 +90,11 @@ class Reader:
             except _UNDECODED:
                 again = self._decode(connection, frame, now)
                 if again is None:
-                    topic = routes = None  # it may have been the channel's end
+                    topic = routes = None  # it may have ended the channel
                     undelivered += 1
                     continue
                 message = again
-            # What comes is often a run of one topic's messages, and topics often share their routes.
+            # A read often has several messages of one topic in a row, and topics often share their routes.
             if message.topic != topic:
                 topic = message.topic
                 found = live.get(topic)
@@ -121,7 +121,7 @@ class Reader:
                         deliveries.append((handlers, message, length))
                     size += length
                     continue
-            topic = routes = None  # what follows may end the channel, or change its routes
+            topic = routes = None  # this message may have ended the channel, or changed its routes
             try:
                 deliveries_made = self._other(connection, message, length, now)
             except InvalidFrame as error:
@@ -141,7 +141,7 @@ class Reader:
             self._sum_up_bad_frames(connection)
 
     def _decode(self, connection: Connection, frame: str | bytes, now: float) -> Message[Any] | None:
-        """Decode a frame that the loop could not decode. `None`, and a `BadFrame` event, if it holds no message."""
+        """Decode a frame that the loop could not decode. `None`, and a `BadFrame` event, if it has no message."""
         try:
             return self._client.serializer.decode(frame)
         except InvalidFrame as error:
@@ -170,7 +170,7 @@ class Reader:
         delivered = 0
         presence = inbox.presence
         if presence is not None and event in (presence.state_event, presence.diff_event):
-            change = presence.receive(event, _sound_payload(message), join_ref=None)  # which was looked at above
+            change = presence.receive(event, _sound_payload(message), join_ref=None)  # the channel was checked above
             if change is not None:
                 self._client.events.append(PresenceChanged(message.topic, change))
                 delivered = self._tell_change(connection, inbox, message, change, size)
@@ -186,7 +186,7 @@ class Reader:
     def _tell_change(
         self, connection: Connection, inbox: Inbox, cause: Message[Any], change: PresenceChange, size: int
     ) -> int:
-        """Deliver `presence_join` and `presence_leave` to what is registered for them. Returns how many messages."""
+        """Deliver `presence_join` and `presence_leave` to their handlers and streams. Returns how many messages."""
         told = 0
         for event, entries in ((PRESENCE_JOIN, change.joins), (PRESENCE_LEAVE, change.leaves)):
             route = inbox.change_route(event)
@@ -225,7 +225,7 @@ class Reader:
         return self._deliver(inbox, route, message, size, position)
 
     def _deliver(self, inbox: Inbox, route: Route, message: Message[Any], size: int, position: Position | None) -> bool:
-        """Put it into the queues and streams of its route. Returns whether any took it."""
+        """Put it into the queues and streams of its route. Returns whether there were any."""
         if route.only is not None and position is None and inbox.bound is None:  # for speed: the rest does the same
             self._enqueue(inbox.queue(*route.only), message, size)
             return True
@@ -269,7 +269,7 @@ class Reader:
             reply = decode_reply(message, raw=awaiting.raw)
             connection.requests.forget(message.ref)
             awaiting.replied(reply, now)
-        elif message.topic != PHOENIX_TOPIC:  # answers to heartbeats are no stale replies
+        elif message.topic != PHOENIX_TOPIC:  # answers to heartbeats are not stale replies
             self._client.stats.stale += 1
 
     def _close(self, connection: Connection, message: Message[Any], now: float) -> None:
@@ -296,7 +296,7 @@ class Reader:
             self._client.notices.append(UnclaimedMessages(message.topic, message.event, self._unclaimed))
 
     def _addressed(self, connection: Connection, message: Message[Any]) -> Member | None:
-        """The channel that a phx_close or phx_error ends: by the join_ref, or by the topic where that is null."""
+        """The channel that a phx_close or phx_error ends: by the join_ref, or by the topic if that is null."""
         join_ref = message.join_ref
         holder = self._client.channels.get(message.topic)
         if (
@@ -365,7 +365,7 @@ _QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 def _excerpt(frame: str | bytes, secrets: Secrets) -> str:
-    """The beginning of a frame, for logs: JSON strings masked; of a binary frame only the header's bytes."""
+    """The beginning of a frame, for logs: JSON strings masked; for a binary frame only the header's bytes."""
     if isinstance(frame, bytes):
         return frame[:5].hex(" ")
     return secrets.escaped(_QUOTED.sub('"…"', frame[:200]), 60)

@@ -1,4 +1,4 @@
-"""The requests sent on one connection, and the one table that finds what awaits the reply to each.
+"""The requests sent on one connection, and the table that finds the object awaiting each reply.
 
 A reply is matched by its ref alone, and the first one counts. It goes to the object that awaits it: a
 channel (for its join), a leave, a push, a ping, or the record of a join that was given up.
@@ -11,15 +11,15 @@ from .core import Core
 from .link import Link
 from .message import Message, Reply
 
-#: How many joins are remembered that were given up without an answer.
+#: How many joins given up without an answer are remembered.
 _MOST_ABANDONED: Final = 1000
 
 
 class Awaiting(Protocol):
-    """What awaits a reply.
+    """Awaits a reply.
 
     Attributes:
-        raw: Whether the response of an ok reply is left undecoded, for the decoder of a type.
+        raw: Whether the response of an ok reply stays undecoded, for the decoder of a type.
     """
 
     @property
@@ -47,7 +47,7 @@ class Requests:
         self._core = core
         self.link = link
         self._awaiting: dict[str | None, Awaiting] = {}  # by ref
-        self._abandoned: dict[str | None, None] = {}  # those refs for which no call waits, the oldest first
+        self._abandoned: dict[str | None, None] = {}  # refs that no call waits for, the oldest first
 
     def send(self, message: Message[Any]) -> None:
         """Send a message.
@@ -58,7 +58,7 @@ class Requests:
         self.send_frame(self._core.serializer.encode(message))
 
     def send_frame(self, frame: str | bytes) -> None:
-        """Send what was encoded before."""
+        """Send an encoded message."""
         if self._core.observer is not None:
             self._core.observer.sent(self.link.number, frame)
         if isinstance(frame, str):
@@ -78,7 +78,7 @@ class Requests:
         self._abandoned[ref] = None
 
     def find(self, ref: str | None) -> Awaiting | None:
-        """What awaits the reply to a ref."""
+        """The object awaiting the reply to a ref."""
         return self._awaiting.get(ref)
 
     def forget(self, ref: str | None) -> None:

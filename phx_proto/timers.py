@@ -1,4 +1,4 @@
-"""Deadlines with actions. The core has no clock: its driver gives the time.
+"""Deadlines with actions. The core has no clock: its driver passes in the time.
 
 The driver asks `next()` for the earliest deadline and calls `fire(now)` when that has passed. Most timers are cancelled
 long before they are due (a push is answered, and its timeout is not needed), so cancelling is cheap: the entry stays in
@@ -17,7 +17,7 @@ from msgspec import Struct
 
 Action: TypeAlias = Callable[[float], None]
 
-_FEW: Final = 64  # dead entries not worth a rebuild
+_FEW: Final = 64  # dead entries that are not worth a rebuild
 
 
 class Timer(Struct, eq=False):
@@ -25,7 +25,7 @@ class Timer(Struct, eq=False):
 
     Attributes:
         deadline: Monotonic seconds.
-        action: What is called with the time when the deadline has passed; `None` once it was run or cancelled.
+        action: Called with the time when the deadline has passed; `None` once it was run or cancelled.
     """
 
     deadline: float
@@ -38,13 +38,13 @@ class Timer(Struct, eq=False):
         return self.action is not None
 
     def cancel(self) -> None:
-        """The action will not run. Does nothing once it was run or cancelled."""
+        """The action will not run. Does nothing if it was run or cancelled."""
         if self.action is not None:
             self.action = None
             self._release()
 
 
-#: Stands where no timer is set.
+#: Means that no timer is set.
 NO_TIMER: Final = Timer(inf, None, lambda: None)
 
 
@@ -72,7 +72,7 @@ class Timers:
         return self._live
 
     def at(self, deadline: float, action: Action) -> Timer:
-        """Have `action(now)` called by the first `fire` at or after `deadline`; never where that is `math.inf`."""
+        """Call `action(now)` in the first `fire` at or after `deadline`; never if that is `math.inf`."""
         if deadline == inf:
             return NO_TIMER
         timer = Timer(deadline, action, self._release)
@@ -81,7 +81,7 @@ class Timers:
         return timer
 
     def next(self) -> float | None:
-        """The earliest deadline, or `None` where none is set."""
+        """The earliest deadline, or `None` if none is set."""
         return self._heap[0][0] if self._heap else None
 
     def fire(self, now: float) -> None:

@@ -137,7 +137,6 @@ def with_object(text: str, topic: str, event: str, payload: Any) -> str:
     """The text, if its payload is an object.
 
     Raises:
-        InvalidPayload: It is not: Phoenix raises for it, too.
         InvalidPayload: It is not; Phoenix raises too.
     """
     if not isinstance(payload, _OBJECT) and encode_json(payload).lstrip()[:1] != b"{":
