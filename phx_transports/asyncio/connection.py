@@ -1,6 +1,6 @@
 """A WebSocket on an event loop: one call to its receiver for each read, one write for the frames of a loop iteration.
 
-An opening is bounded by cancelling it; see `websocket/connection.py` for the rest of the connection's time.
+Cancelling an opening bounds it; for the connection's other timeouts see `websocket/connection.py`.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from ..websocket.handshake import Handshake, Progress
 from ..websocket.options import AsyncFactory, NetworkOptions
 from .dialing import Dialogue, dial
 
-#: Frames that wait for the end of the loop iteration; so many are written at once, and the server begins on them while
-#: the client makes the next. Else the two work in turns: the client waits for the server to answer all of them.
+#: Frames that wait for the end of the loop iteration; so many are written at once, so that the server works on them
+#: while the client makes the next ones. Otherwise each would wait for the other.
 _MOST_WAITING: Final = 16
 
 
 class Receiver(Progress, Protocol):
-    """What a connection tells, on its loop: how far the opening has come, and from the iteration after it what comes.
+    """A connection's callbacks, on its loop: first the opening's progress, later its messages and its end.
 
     Called between the connection's own steps; may call its methods. It must not raise: that drops the connection.
     """
@@ -31,18 +31,18 @@ class Receiver(Progress, Protocol):
         """One read brought these messages, in the order of the wire: `str` from text frames, `bytes` from binary."""
 
     def progress(self) -> None:
-        """A read completed no message, and one has begun: the peer lives."""
+        """A read brought part of a message: the peer is alive."""
 
     def closed(self, code: int | None, reason: str) -> None:
-        """The connection is over; nothing else is told after. Called exactly once.
+        """The connection is over. Called exactly once, as the last callback.
 
         Args:
-            code: Of the peer's close frame (1005 if that was empty); `None` if none came.
-            reason: Of that frame; if none came, what happened in words.
+            code: Of the peer's close frame (1005 if that was empty); `None` if there was none.
+            reason: Of that frame; without one, a description of what happened.
         """
 
     def blocked(self) -> None:
-        """The write buffer is full. What is sent is still taken, and queued."""
+        """The write buffer is full. Further messages are still queued."""
 
     def writable(self) -> None:
         """The write buffer has drained."""
@@ -51,8 +51,8 @@ class Receiver(Progress, Protocol):
 class Connection(WebSocket, asyncio.Protocol):
     """An open WebSocket, used on its loop. Made by `open_connection`.
 
-    What is sent is written with what else this loop iteration sends, at most `_MOST_WAITING` frames at once. No method
-    waits but `wait_closed`.
+    What is sent is written at the end of this loop iteration, or earlier once there are `_MOST_WAITING` frames. Only
+    `wait_closed` waits.
     """
 
     def __init__(self, transport: asyncio.Transport, handshake: Handshake, rest: bytes, receiver: Receiver) -> None:
@@ -78,7 +78,7 @@ class Connection(WebSocket, asyncio.Protocol):
     def abort(self) -> None:
         """Drops the connection without a handshake. Nothing more is received.
 
-        What is queued is written as far as the socket takes it at once: a leave, for instance.
+        Queued bytes, a leave for instance, are written as far as the socket takes them at once.
         """
         self._flush()
         self._transport.abort()
@@ -86,20 +86,20 @@ class Connection(WebSocket, asyncio.Protocol):
     def pause_reading(self) -> None:
         """Stops reading; a second call does nothing.
 
-        Messages of the read that is being told have come already, all in one call; nothing is told after that until
-        `resume_reading`, also not that the peer closed or is gone.
+        The messages of the current read have been passed on already, in one call. No callback follows until
+        `resume_reading`, not even for a close or a lost connection.
         """
         self._wanted = False
         self._read_or_not()
 
     def resume_reading(self) -> None:
-        """Reads on."""
+        """Continues reading."""
         self._wanted = True
         self._read_or_not()
 
     async def wait_closed(self) -> None:
-        """Waits until nothing of the connection is left, its socket included: soon after `abort`, and at most `LINGER`
-        seconds after the receiver was told `closed`.
+        """Waits until the connection is released, including its socket: soon after `abort`, and at most `LINGER`
+        seconds after the receiver's `closed`.
         """
         await asyncio.shield(self._gone)
 
@@ -111,7 +111,7 @@ class Connection(WebSocket, asyncio.Protocol):
         self._read_or_not()
 
     def data_received(self, data: bytes) -> None:
-        """A read brought this."""
+        """A read brought these bytes."""
         over = self.ending is not None
         answered = self._assembler.answered
         messages = self._cut(data)
@@ -131,10 +131,10 @@ class Connection(WebSocket, asyncio.Protocol):
         self._ended_by_peer = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is left of the connection."""
+        """The connection is released."""
         if self._linger is not None:
             self._linger.cancel()
-            self._linger = None  # it holds the transport
+            self._linger = None  # it would keep the transport alive
         self._forget()
         self._gone.set_result(None)
         if self.ending is not None:
@@ -184,7 +184,7 @@ class Connection(WebSocket, asyncio.Protocol):
             self._receiver.blocked()
 
     def resume_writing(self) -> None:
-        """It has room again."""
+        """The write buffer has room again."""
         self._blocked = False
         self._read_or_not()
         if self.ending is None:
@@ -192,22 +192,22 @@ class Connection(WebSocket, asyncio.Protocol):
 
 
 class CompressedConnection(Connection, asyncio.BufferedProtocol):
-    """One whose messages are compressed: it is read a little at a time; see `COMPRESSED`."""
+    """A connection with compressed messages: it is read in small parts; see `COMPRESSED`."""
 
     def __init__(self, transport: asyncio.Transport, handshake: Handshake, rest: bytes, receiver: Receiver) -> None:
-        self._buffer = memoryview(bytearray(COMPRESSED))  # a view: TLS reads to slices of it
+        self._buffer = memoryview(bytearray(COMPRESSED))  # a view: TLS reads into slices of it
         super().__init__(transport, handshake, rest, receiver)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next read goes."""
+        """The buffer for the next read."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """A read brought so many bytes."""
+        """A read brought this many bytes."""
         self.data_received(bytes(self._buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
-        """What came with the handshake may be more."""
+        """Bytes that came with the handshake, which may be more than one buffer."""
         for at in range(0, len(data), COMPRESSED):
             super().data_received(data[at : at + COMPRESSED])
 
@@ -222,8 +222,8 @@ async def open_connection(
 ) -> Connection:
     """Opens a WebSocket. Cancelling it drops the attempt; there is no timeout of its own.
 
-    The receiver is told nothing but progress before the loop iteration that follows the return: what is done without
-    awaiting after `await open_connection(…)` comes first.
+    The receiver gets nothing but progress before the loop iteration after the return: code that follows
+    `await open_connection(…)` without awaiting runs first.
 
     Raises:
         ConnectError: What `Handshake` and `dial` raise.

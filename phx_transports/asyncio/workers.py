@@ -1,14 +1,13 @@
-"""A pool of workers over queued work that may suspend: as many as are needed, usually one.
+"""A pool of worker tasks for queued work that may suspend: as many as are needed, usually one.
 
-Each piece of work is done by one worker and pieces beside each other, without a task for each. A worker takes the next
-piece from the queue and does it; work that does not suspend costs no task switch at all. Behind every worker that is
-called there is a baton on the loop: if the worker suspends with the queue not empty, the loop gets to the baton, which
-calls another one for the rest, with a baton of its own; if not, the baton finds nothing to do. So whenever work is
-queued, either a worker is at it or a baton is on its way. One idle worker stays parked, others end.
+A worker takes the next piece of work from the queue and does it, so there is no task for each piece, and work that does
+not suspend needs no task switch at all. With every worker that is woken or started, a callback is scheduled on the
+loop. If the worker suspends with work still queued, the callback wakes or starts another worker, with a callback of its
+own; otherwise it does nothing. So whenever work is queued, either a worker runs or a callback is scheduled. One idle
+worker stays parked, others end.
 
-There are as many workers as pieces of work that are suspended at once, plus one. Their number has no bound of its own,
-and needs none: each holds a channel that holds messages, and messages received and not yet handled are bounded per
-connection.
+There are as many workers as pieces of work that are suspended at once, plus one. Their number needs no bound of its
+own: each has a channel's messages, and messages received and not yet handled are bounded per connection.
 """
 
 import asyncio
@@ -20,14 +19,14 @@ W = TypeVar("W")
 
 
 class WorkerPool(Generic[W]):
-    """Runs `work` whenever something is queued, and beside itself while it is suspended.
+    """Runs `work` whenever something is queued, also while other runs of it are suspended.
 
     Args:
-        work: Takes pieces from the left of the queue and does them, until the queue is empty. If it is cancelled, or
-            fails, it puts back what is left to do; another worker goes on.
+        work: Takes pieces from the left of the queue and does them, until the queue is empty. If it is cancelled or
+            fails, it puts back the rest; another worker goes on.
 
     Attributes:
-        closed: Whether nothing is begun any more.
+        closed: Whether no further work is begun.
     """
 
     def __init__(self, work: Callable[[deque[W]], Awaitable[None]]) -> None:
@@ -35,13 +34,13 @@ class WorkerPool(Generic[W]):
         self._work = work
         self._queue: deque[W] = deque()
         self._workers: set[asyncio.Task[None]] = set()
-        self._parked: asyncio.Future[None] | None = None  # the idle worker waits for it
-        self._coming = False  # a baton is on its way
+        self._parked: asyncio.Future[None] | None = None  # a future that wakes the idle worker
+        self._coming = False  # the callback is scheduled
         self.closed = False
 
     @property
     def size(self) -> int:
-        """How many workers there are, the parked one included."""
+        """The number of workers, including the parked one."""
         return len(self._workers)
 
     def includes(self, task: "asyncio.Task[Any] | None") -> bool:
@@ -49,23 +48,23 @@ class WorkerPool(Generic[W]):
         return task in self._workers
 
     def add(self, pieces: Iterable[W]) -> None:
-        """Have them done, after those added before; never in this call. Ignored once the pool is closed."""
+        """Queue pieces after those added before; they never run within this call. Ignored once the pool is closed."""
         if not self.closed:
             self._queue.extend(pieces)
             self._go_on()
 
     @property
     def at_work(self) -> bool:
-        """Whether one of the workers is running this; not so when a coroutine is thrown away after the loop."""
+        """Whether a worker runs this code; false for a coroutine that is closed after the loop."""
         try:
             return self.includes(asyncio.current_task())
         except RuntimeError:  # there is no loop
             return False
 
     async def close(self) -> None:
-        """Cancel every worker and wait until all have ended; what is not yet taken is forgotten.
+        """Cancel every worker and wait until all have ended; queued work is dropped.
 
-        A worker that calls it, from within a handler, is neither cancelled nor waited for: it ends after its piece.
+        If a worker calls it, from within a handler, that worker is not cancelled, and ends after its piece.
         """
         self.closed = True
         self._queue.clear()
@@ -76,7 +75,7 @@ class WorkerPool(Generic[W]):
             await asyncio.wait(others)
 
     def _go_on(self) -> None:
-        """Call a worker for what is queued, the parked one or a new one, with a baton behind it."""
+        """Wake the parked worker or start a new one, and schedule the callback."""
         if not self._queue or self._coming or self.closed:
             return
         self._coming = True
@@ -103,18 +102,18 @@ class WorkerPool(Generic[W]):
             try:
                 await parked
             finally:
-                if self._parked is parked:  # cancelled while nobody had called it
+                if self._parked is parked:  # cancelled before it was woken
                     self._parked = None
 
     def _ended(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
         if not worker.cancelled() and (error := worker.exception()) is not None:
-            # Work goes on, so this must not wait for the end to be seen.
+            # Work goes on, so the error must be reported now, not at the end.
             self._loop.call_exception_handler({"message": "a worker ended", "exception": error, "task": worker})
         self._go_on()
 
 
 def is_stopped(error: BaseException) -> bool:
-    """Whether this is the current task's own cancellation, as opposed to a `CancelledError` that code in it raised."""
+    """Whether this is the current task's own cancellation, and not a `CancelledError` that code in it raised."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

@@ -1,6 +1,6 @@
-"""The calls that an application waits for: how each begins, how it is given up, and what its caller gets. Free of I/O.
+"""The calls that an application waits for: how to begin one, to give it up, and to get its result. Free of I/O.
 
-Each ends in exactly one event (see `session.py`). What an adapter adds is the waiting: `client.ask(call)`.
+Each ends in exactly one event (see `session.py`). An adapter adds the waiting: `client.ask(call)`.
 """
 
 from collections.abc import Callable
@@ -22,9 +22,9 @@ class Call(Struct, Generic[R], frozen=True):
     """A call of the core.
 
     Attributes:
-        begin: Makes it, at a time; gives its ref, and raises where the core refuses it.
-        give_up: Nobody waits any more for the call with this ref; at a time.
-        result: What the caller gets of what the event brings; or what it raises.
+        begin: Makes the call, at a time; returns its ref, and raises if the core refuses it.
+        give_up: Ends the wait for the call with this ref, at a time.
+        result: Turns the event's data into the caller's result; or raises.
     """
 
     begin: Callable[[float], str]
@@ -33,7 +33,7 @@ class Call(Struct, Generic[R], frozen=True):
 
 
 def join(channel: Channel, *, response: Any = None, timeout: float | None = None) -> Call[Any]:
-    """Join; gives what the server answered."""
+    """Join; the result is the server's answer."""
     return Call(lambda now: channel.join(now, timeout=timeout, response=response), channel.cancel_join)
 
 
@@ -51,7 +51,7 @@ def push(
     timeout: float | None = None,
     check: bool = True,
 ) -> Call[Reply]:
-    """Send an event; gives its reply. With `check`, one that is not ok is raised as `PushRejected`.
+    """Send an event; the result is its reply. With `check`, one that is not ok is raised as `PushRejected`.
 
     Raises:
         InvalidPayloadType: Nothing can be decoded into the type of the response.
@@ -69,7 +69,7 @@ def push(
 
 
 def decoded_reply(reply: Reply[Message], decoder: PayloadDecoder, topic: str, event: str) -> Reply:
-    """A reply to a push whose response was left undecoded, with the response decoded.
+    """A reply with an undecoded response, with the response decoded.
 
     Raises:
         InvalidReply: The response does not fit.
@@ -82,10 +82,10 @@ def decoded_reply(reply: Reply[Message], decoder: PayloadDecoder, topic: str, ev
 
 
 def cast(channel: Channel, event: str, payload: Any) -> Callable[[float], None]:
-    """Send an event, and wait for nothing: for the client's `tell`."""
+    """Send an event without a result: for a step."""
     return partial(channel.cast, event, {} if payload is UNSET else payload)
 
 
 def ping(proto: ClientProtocol, *, timeout: float | None = None) -> Call[float]:
-    """Send a heartbeat; gives the seconds that its answer took."""
+    """Send a heartbeat; the result is the seconds until its answer."""
     return Call(lambda now: proto.ping(now, timeout=timeout), lambda ref, now: proto.cancel_ping(ref))

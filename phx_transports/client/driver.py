@@ -1,14 +1,14 @@
-"""The driver of a client: tells the core what happens, and does what the core wants done. Free of I/O.
+"""The driver of a client: passes inputs to the core, and carries out its commands. Free of I/O.
 
-Every input is a step: a call, a read, the time. After the core has been told, its commands are carried out, the calls
-that its events end are ended, stream items and runnable handlers are handed out, and the alarm is set, in this order.
+Every input is a step: a call, a read, the time. After the call to the core, the driver carries out the core's commands,
+ends the calls whose events have come, hands out stream items and handlers' queues, and sets the alarm, in this order.
 No decision of the protocol is taken here.
 
-How a client ends is here too: gracefully, at once, by an error, by a signal. The core ends first: it has left, closed
-and told so. If the application did not end it, handlers then get what had come before, for so long as closing may take;
-only after that the adapter lets go of what it holds.
+The end of a client is here too: gracefully, at once, by an error, by a signal. The core ends first: it has left, closed
+and reported its end. If the application did not end it, handlers then get the earlier messages, within the time for
+closing; only after that the adapter releases its resources.
 
-An adapter extends this class: it gives it a transport with a clock, workers and an alarm, and adds how calls wait.
+An adapter extends this class with a transport that has a clock, with workers, an alarm, and the way that calls wait.
 """
 
 from abc import ABC, abstractmethod
@@ -41,16 +41,16 @@ T = TypeVar("T")
 
 
 class Workers(Protocol):
-    """Run the handlers of one client."""
+    """Runs the handlers of one client."""
 
     def add(self, queues: list[DeliveryQueue], /) -> None:
-        """These queues want a worker."""
+        """These queues have messages for workers."""
 
     def execute(self, queues: list[HandlerQueue], /) -> None:
-        """These queues want an executor."""
+        """These queues have messages for an executor."""
 
     def halt(self) -> None:
-        """Begin no handler any more; must not raise, and must not wait."""
+        """Begin no further handler; must not raise, and must not wait."""
 
 
 class Alarm(Protocol):
@@ -67,7 +67,7 @@ class Alarm(Protocol):
 
 
 class NoAlarm:
-    """For an adapter that asks for `Driver.next_due` whenever it waits."""
+    """For an adapter that calls `Driver.next_due` whenever it waits."""
 
     armed = -inf
 
@@ -80,9 +80,9 @@ class Driver(ABC):
 
     Attributes:
         session: The calls that wait, listeners and readers.
-        log: What is logged of the client.
+        log: The client's log.
         now: The client's clock: monotonic seconds.
-        handlers_until: When handlers are waited for no longer; `math.inf` while the core has not ended.
+        handlers_until: The deadline for handlers to finish; `math.inf` while the core has not ended.
     """
 
     now: Callable[[], float]
@@ -105,7 +105,7 @@ class Driver(ABC):
     def attach(
         self, *, now: Callable[[], float], perform: Callable[[Command], None], workers: Workers, alarm: Alarm
     ) -> None:
-        """Take what the adapter has made for it; before the first step. `perform` must not make one."""
+        """Take the adapter's objects; called before the first step. `perform` must not make a step."""
         self.now = now
         self._perform = perform
         self._workers = workers
@@ -118,29 +118,29 @@ class Driver(ABC):
         self.step(lambda now: self.proto.connect(now, timeout=timeout))
 
     def step(self, call: Callable[[float], T]) -> T:
-        """Tell the core something, and do what it wants done; every input comes this way."""
+        """Make one call to the core, and do what the core then wants done; every input comes this way."""
         self.session.check_process()
         result = call(self.now())
         self.pump()
         return result
 
     def begin(self, call: Call[Any], waiter: Waiter) -> str:
-        """Make a call, whose event ends the waiter; gives its ref."""
+        """Make a call, whose event ends the waiter; returns its ref."""
         return self.step(partial(self.session.begin, call.begin, waiter))
 
     def due(self, at: float) -> None:
-        """The alarm that was set for this time rings; a clock that is a little behind it must not make it early."""
+        """The alarm's time has come; if the clock is slightly behind it, it counts as reached."""
         self.log.tick()
         self.step(lambda now: self.proto.handle_timeout(max(at, now)))
 
     @property
     def next_due(self) -> float:
-        """When `due` is wanted; `math.inf` while it is not."""
+        """When to call `due`; `math.inf` for never."""
         due = self.proto.next_timeout()
         return self.log.due if due is None else min(due, self.log.due)
 
     def pump(self) -> None:
-        """Do what the core wants done."""
+        """Carry out the core's commands."""
         proto = self.proto
         for command in proto.commands():
             self._perform(command)
@@ -171,7 +171,7 @@ class Driver(ABC):
 
     @abstractmethod
     def on_closed(self) -> None:
-        """The core has ended; called in each step from then on, for the adapter to see to its own end."""
+        """The core has ended; called in each step from then on, for the adapter to end."""
 
     def record(self, event: Event) -> None:
         """Log an event."""
@@ -180,26 +180,26 @@ class Driver(ABC):
     # ---- handlers and readers ---------------------------------------------------------------------------------------
 
     def check(self, handler: Handler) -> None:
-        """Refuse a handler that cannot run here: `InvalidHandler`."""
+        """Refuse a handler that cannot run here, by `InvalidHandler`."""
         self._portability.handler(handler)
 
     def check_channel(self, topic: str, params: Any) -> None:
-        """Refuse a topic that has a handler which cannot run here: `InvalidHandler`; and such params."""
+        """Refuse a topic with a handler that cannot run here, by `InvalidHandler`; and params that cannot be sent."""
         self._portability.router(self.proto.router)
 
     @property
     def stats(self) -> Stats:
-        """The counters, with all that handlers are done with."""
+        """The counters, including all handled messages."""
         return self.proto.stats
 
     @abstractmethod
     def handled(self, deliveries: Sequence[Delivery]) -> None:
-        """What a stream's reader has taken is done with; within a step, or followed by one."""
+        """Report what a stream's reader has taken as handled; within a step, or followed by one."""
 
     def messages(
         self, channel: Channel, select: Callable[[Item], T | None], event: str, payload: Any
     ) -> MessageQueue[Any]:
-        """What is to wait for a reader of a channel; with a payload type, messages with such payloads alone.
+        """The queue for a reader of a channel; with a payload type, only messages with such payloads.
 
         Raises:
             InvalidEvent: No message can be of such an event.
@@ -209,7 +209,7 @@ class Driver(ABC):
         return MessageQueue(channel, self.session, select, event=event, accept=accept, on_handled=self.handled)
 
     def _accept(self, decoder: PayloadDecoder, item: Item) -> Item | None:
-        """The item as the reader gets it; `None` for a message that does not fit, which is reported."""
+        """The item for the reader; `None` for a message that does not fit, which is reported."""
         if not isinstance(item, Message):
             return item
         try:
@@ -219,41 +219,41 @@ class Driver(ABC):
             return None
 
     def events(self) -> EventQueue:
-        """What is to wait for a reader of the client's events."""
+        """The queue for a reader of the client's events."""
         return EventQueue(self.session)
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Begin to close gracefully; nothing in a forked process, for the connection is its parent's."""
+        """Begin to close gracefully; does nothing in a forked process, because the connection is its parent's."""
         if self.session.is_here:
             self.step(self._drain)
 
     def drop(self) -> None:
-        """Close at once; handlers are waited for no longer. Nothing in a forked process either."""
+        """Close at once, without waiting for handlers. Does nothing in a forked process either."""
         if self.session.is_here:
             self.step(self._abort)
 
     def fail(self, error: BaseException) -> None:
-        """Close at once, and have whoever waits for the end raise this."""
+        """Close at once; the calls that wait for the end raise this error."""
         self.step(partial(self._fail, error))
 
     def exit(self, error: BaseException) -> None:
-        """Close gracefully, and have whoever waits for the end raise this."""
+        """Close gracefully; the calls that wait for the end raise this error."""
         self.step(partial(self._exit, error))
 
     def handler_failed(self, report: HandlerError) -> None:
         """A handler raised, or a message did not fit the payload type of its handler or its stream.
 
-        What is no error but asks for the end, `SystemExit` or `KeyboardInterrupt`, is heeded: the client closes
-        gracefully, and whoever waits for its end gets that raised. So does what `on_handler_error` raises likewise.
+        `SystemExit`, `KeyboardInterrupt` and the like are not errors: they close the client gracefully, and the calls
+        that wait for its end raise them. The same if `on_handler_error` raises one.
         """
         if is_exit(report.error):
             self.exit(report.error)
             return
         fail_fast = self.settings.fail_fast
         if fail_fast:
-            self._workers.halt()  # before anything else: nothing more is handled
+            self._workers.halt()  # first, so that nothing more is handled
         try:
             report_to(self._on_handler_error, report)
         except BaseException as error:
@@ -273,17 +273,17 @@ class Driver(ABC):
 
     @property
     def handlers_wanted(self) -> bool:
-        """Whether handlers are still to have what had come before the core ended."""
-        wanted = self.session.error is not None and not self._dropped  # else it was given up with the client
+        """Whether handlers are still to get messages that came before the core's end."""
+        wanted = self.session.error is not None and not self._dropped  # else messages were dropped with the client
         return wanted and self.now() < self.handlers_until and self.proto.stats.backlog > 0
 
     # ---- private ----------------------------------------------------------------------------------------------------
 
     def _exit(self, error: BaseException, now: float) -> None:
         if self.proto.state in (SocketState.DRAINING, SocketState.CLOSING, SocketState.CLOSED):
-            return  # it is on its way
+            return  # the close has begun
         self.session.fail(error)
-        self._dropped = True  # the core's drain is all the time that handlers have
+        self._dropped = True  # handlers have no time beyond the core's drain
         self.proto.close(now, timeout=self.settings.drain_timeout, error=error)
         self.session.release_readers()
 

@@ -1,8 +1,8 @@
-"""What waits for the reader of a stream: a channel's messages, or a client's events. Free of I/O.
+"""The queue behind a stream: a channel's messages, or a client's events. Free of I/O.
 
-An adapter's stream only waits, until something is `waiting` in its queue or that has `ended`. All else is here: what is
-let in, what still counts as not handled, and what the reader gets after the last item. With threads, whoever calls
-holds the client's lock.
+An adapter's stream only waits until its queue has something `waiting` or has `ended`. Everything else is here: which
+items it takes, which still count as not handled, and what the reader gets after the last item. With threads, the
+caller holds the client's lock.
 """
 
 from collections import deque
@@ -24,37 +24,37 @@ from .session import Session
 
 T = TypeVar("T")
 
-#: What a stream may give.
+#: The items of a stream.
 Item: TypeAlias = Message[Any] | ChannelEvent
 
 
 def messages_only(item: Item) -> Message[Any] | None:
-    """Let messages in, and not the channel's lifecycle."""
+    """Take messages, and not the channel's lifecycle."""
     return item if isinstance(item, Message) else None
 
 
 def everything(item: Item) -> Item:
-    """Let messages in, and the channel's lifecycle."""
+    """Take messages, and the channel's lifecycle."""
     return item
 
 
 def _nobody() -> None:
-    """Wakes nobody."""
+    """Does nothing: no reader waits."""
 
 
 class Queue(Generic[T]):
-    """What waits for a reader.
+    """Items that wait for a reader.
 
     Attributes:
-        waiting: What has come and was not read.
-        ended: Whether nothing will follow that; so it is before it was opened, too.
-        error: What the reader gets then, if it is no plain end: `StreamNotOpen` until it is opened.
-        dropped: How many items the reader has lost, where there is a limit.
-        accept: Makes of an item that was taken what the reader gets; `None` where the item is that already. It gives
-            `None` for an item that is not for the reader, who waits on. With threads, it is called without the lock.
+        waiting: Items that were not read yet.
+        ended: Whether no further items will follow; true also before it is opened.
+        error: What the reader gets after the last item, unless it is a normal end: `StreamNotOpen` before it is opened.
+        dropped: How many items the reader has lost, if there is a limit.
+        accept: Turns an item into the reader's; `None` to leave items unchanged. It returns `None` for an item that the
+            reader does not get. With threads, it is called without the lock.
 
     Args:
-        name: What the stream has, for the error of a reader that has not opened it.
+        name: The stream's name, for the error of a reader that has not opened it.
     """
 
     def __init__(self, name: str, accept: Callable[[T], T | None] | None = None) -> None:
@@ -66,12 +66,12 @@ class Queue(Generic[T]):
         self._wake: Callable[[], object] = _nobody
 
     def open(self, wake: Callable[[], object] = _nobody) -> None:
-        """Take what comes from here on; whoever waits for it is told by `wake`."""
+        """Take items from now on; `wake` is called when there is something for a waiting reader."""
         self._wake = wake
         self.error = None
 
     def close(self) -> None:
-        """Take nothing any more, and drop what waits."""
+        """Take no further items, and drop the waiting ones."""
         self.ended = True
         self.waiting.clear()
         self._wake()
@@ -82,15 +82,15 @@ class Queue(Generic[T]):
 
 
 class MessageQueue(Queue[T]):
-    """A channel's messages and lifecycle, or what is selected of them.
+    """A channel's messages and lifecycle, or a selection of them.
 
-    What waits here counts as not handled, so that the server feels a slow reader; until the client closes, when nothing
-    may wait for it any more (`release`).
+    Waiting messages count as not handled, so a slow reader slows the server down; not so after the client has begun to
+    close, which must not wait for a reader (`release`).
 
     Args:
-        select: What the reader gets of an item; `None` where it is to get nothing.
-        event: Whose messages are read; `"*"` for every event's.
-        on_handled: Told of messages that are done with.
+        select: Returns the reader's form of an item; `None` for an item to leave out.
+        event: The event to read; `"*"` for every event.
+        on_handled: Called with handled messages.
 
     Raises:
         InvalidEvent: No message can be of such an event.
@@ -113,7 +113,7 @@ class MessageQueue(Queue[T]):
         self._on_handled = on_handled
         self._tap = Tap(self._put, event)
         self._counted = False
-        self._claims: deque[Delivery | None] = deque()  # of each item that waits; `None` where it does not count
+        self._claims: deque[Delivery | None] = deque()  # for each waiting item; `None` if it does not count
 
     def open(self, wake: Callable[[], object] = _nobody) -> None:
         super().open(wake)
@@ -135,7 +135,7 @@ class MessageQueue(Queue[T]):
         return item
 
     def release(self) -> None:
-        """What waits can still be read, but does not count any more: nothing waits for the reader."""
+        """Waiting items can still be read, but no longer count: the close does not wait for the reader."""
         if self._counted:
             self._counted = False
             counted = [delivery for delivery in self._claims if delivery is not None]
@@ -143,7 +143,7 @@ class MessageQueue(Queue[T]):
             self._on_handled(counted)
 
     def end(self) -> None:
-        """The client has ended, and what its channels still held is dropped."""
+        """The client has ended; messages still in its channels are dropped."""
         self.release()
         error = self._session.error
         self._put(ChannelEnded(self._channel.topic, error if isinstance(error, PhxError) else None))
@@ -151,18 +151,18 @@ class MessageQueue(Queue[T]):
     def _put(self, item: TapItem) -> None:
         if isinstance(item, tuple):
             if not self._let_in(item[1], item if self._counted else None) or not self._counted:
-                self._on_handled([item])  # nobody is to read it, or nothing waits for who does
+                self._on_handled([item])  # the reader does not get it, or the close does not wait for the reader
             return
         self._let_in(item, None)
         if isinstance(item, ChannelEnded) and not self.ended:
             self.ended = True
             ended_by = self._session.error
-            # What asks for the program's end is raised once, by who waits for the client's.
+            # `SystemExit` and the like are raised once, by the call that waits for the client's end.
             self.error = item.error or (None if ended_by is None or is_exit(ended_by) else ended_by)
             self._wake()
 
     def _let_in(self, item: Item, delivery: Delivery | None) -> bool:
-        """Gives whether it waits now."""
+        """Returns whether it waits now."""
         selected = None if self.ended else self._select(item)
         if selected is None:
             return False
@@ -173,7 +173,7 @@ class MessageQueue(Queue[T]):
 
 
 class EventQueue(Queue[Event]):
-    """A client's events, up to its end; a reader who falls far behind loses the oldest."""
+    """A client's events, up to its end; a reader that falls far behind loses the oldest."""
 
     LIMIT: Final = 10_000
 

@@ -1,7 +1,7 @@
-"""What every client adapter shares, and is still free of I/O: from the core's events to the calls that wait for them.
+"""From the core's events to the calls that wait for them; for all client adapters, free of I/O.
 
-A call waits on a future: asyncio's or `concurrent.futures`', which fulfil `Waiter` alike. The core promises that
-whatever was asked for ends in exactly one event with the call's ref; here that event ends the call.
+A call waits on a future of asyncio or `concurrent.futures`, or another `Waiter`. The core promises that each call ends
+in exactly one event with its ref; here that event ends the call.
 """
 
 import os
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Waiter(Protocol):
-    """A future, as far as it is needed here."""
+    """A future: the methods that are needed here."""
 
     def done(self) -> bool: ...
     def set_result(self, result: Any, /) -> None: ...
@@ -39,27 +39,27 @@ class Waiter(Protocol):
 
 
 class Reader(Protocol):
-    """Somebody who reads a channel, as far as he is needed here; a `queues.MessageQueue` is one."""
+    """A reader of a channel: the methods that are needed here; a `queues.MessageQueue` is one."""
 
     def release(self) -> None: ...
     def end(self) -> None: ...
 
 
 class Step(Protocol):
-    """Tells the core something at a time, and does what it wants done; see `Driver.step`."""
+    """Makes one call to the core with the time, and does what the core then wants done; see `Driver.step`."""
 
     def __call__(self, call: Callable[[float], T], /) -> T: ...
 
 
 class Session:
-    """The calls that wait on one client, and those who listen to its events or read its channels.
+    """The calls that wait on one client, the listeners to its events, and the readers of its channels.
 
     Attributes:
         closed: Whether the client has ended, for good.
-        error: Why it ended; `None` while it has not, or where the application closed it.
-        listeners: Told every event, in order; what they raise is logged.
-        readers: Who reads a channel now.
-        on_begin: Told the ref of each call that begins, where it begins; `None` for nobody. It must not raise.
+        error: Why it ended; `None` before its end, or if the application closed it.
+        listeners: Called with every event, in order; what they raise is logged.
+        readers: The current readers of channels.
+        on_begin: Called with the ref of each call, by the caller's thread or task; `None` for none. It must not raise.
     """
 
     def __init__(self) -> None:
@@ -70,23 +70,23 @@ class Session:
         self.readers: set[Reader] = set()
         self.on_begin: Callable[[str], None] | None = None
         self._calls: dict[str, tuple[Waiter, ...]] = {}  # by ref; a second `leave` gets the ref of the first
-        self._away = {0}  # sockets of the client that are not open, and should be
+        self._away = {0}  # the client's sockets that should be open and are not
         self._for_connection: list[Waiter] = []
         self._for_end: list[Waiter] = []
 
     @property
     def is_here(self) -> bool:
-        """Whether this is the process of the client, and not a fork, in which nobody reads and nothing may be sent."""
+        """Whether this is the client's process, and not a fork, which must neither read nor send."""
         return os.getpid() == self._process
 
     @property
     def connected(self) -> bool:
-        """Whether every connection is open that was, or that an attempt has failed to open."""
+        """Whether all connections are open; one that never was counts only after a failed attempt."""
         return not self._away and not self.closed
 
     def check_process(self) -> None:
-        """Refuse a fork: `OtherProcess`."""
-        if os.getpid() != self._process:  # `is_here`, spelled out: this is in every step
+        """Refuse a fork, by `OtherProcess`."""
+        if os.getpid() != self._process:  # `is_here`, inlined: this is in every step
             raise OtherProcess
 
     def awaits(self, ref: str) -> bool:
@@ -94,7 +94,7 @@ class Session:
         return ref in self._calls
 
     def begin(self, call: Callable[[float], str], waiter: Waiter, now: float) -> str:
-        """Make a call of the core, which the event with its ref ends; gives the ref."""
+        """Make a call of the core, which the event with its ref ends; returns the ref."""
         ref = call(now)
         self._calls[ref] = (*self._calls.get(ref, ()), waiter)
         if self.on_begin is not None:
@@ -102,13 +102,13 @@ class Session:
         return ref
 
     def wait_connected(self, waiter: Waiter) -> None:
-        """The next time that all is connected ends the call, or the client's end; at once where there is one."""
+        """End the waiter when all is connected, or at the client's end; at once if that is so already."""
         self._for_connection.append(waiter)
         if self.connected or self.closed:
             self._connection_settled()
 
     def wait_closed(self, waiter: Waiter) -> None:
-        """The client's end ends the call, with its error if it has one; at once where it has ended."""
+        """End the waiter at the client's end, with its error if it has one; at once if it has ended."""
         self._for_end.append(waiter)
         if self.closed:
             self._end_settled()
@@ -120,22 +120,22 @@ class Session:
                 waiters.remove(waiter)
 
     def fail(self, error: BaseException) -> None:
-        """The client is about to end because of this, which the core knows nothing of (`fail_fast`)."""
+        """The client is about to end because of this error, of which the core does not know (`fail_fast`)."""
         if self.error is None:
             self.error = error
 
     def release_readers(self) -> None:
-        """The client is about to end: nothing waits for who still reads."""
+        """The client is about to end, without waiting for readers."""
         for reader in tuple(self.readers):
             reader.release()
 
     def end_readers(self) -> None:
-        """The client has ended: nothing follows what was read."""
+        """The client has ended: readers get no further items."""
         for reader in tuple(self.readers):
             reader.end()
 
     def settle(self, events: Iterable[Event]) -> None:
-        """End the calls that these events end, and then tell the listeners, so that none of them can be in the way."""
+        """End the calls that these events end, and then call the listeners, so that none of them can delay a call."""
         for event in events:
             self._settle(event)
             for listener in tuple(self.listeners):

@@ -1,12 +1,12 @@
-"""A WebSocket on threads: a socket of its own, one call to the core for each read, writes by whoever comes by.
+"""A WebSocket on threads: a socket, one call to the core for each read, and writes by any thread.
 
-An opening is bounded by `Attempt.cancel`; see `websocket/connection.py` for the rest of the connection's time.
+Cancelling an attempt (`Attempt.cancel`) bounds an opening; for other timeouts see `websocket/connection.py`.
 
-Who may do what, for many threads meet here: the protocol is used under the client's lock. One thread reads, and closes
-the socket. Any thread writes, outside the lock, one at a time: if another thread is writing, it writes these bytes too.
-No write waits: what the socket does not take at once is written by the reading thread, as soon as there is room. The
-main thread leaves all writing to the reading thread: an interrupt, which is raised in the main thread alone, could come
-between a write and the note of how much was written.
+Rules for threads: the protocol is used under the client's lock. One thread reads, and closes the socket. Any thread
+writes, outside the lock, one at a time: if another thread is writing, it also writes this thread's bytes. No write
+waits: the reading thread writes what the socket does not take at once, as soon as there is room. The main thread leaves
+all writing to the reading thread: an interrupt, which is raised only in the main thread, could come between a write and
+the record of how much was written.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ class Connection(WebSocket):
     """An open WebSocket. Its sending methods, and `close`, are called under the client's lock. No method waits.
 
     Args:
-        rest: What followed the answer to the handshake.
+        rest: The bytes after the answer to the handshake.
 
     Attributes:
-        stuck: Whether the socket takes no more; the reading thread is to call `writable` when it does.
+        stuck: Whether the socket takes no more; the reading thread calls `writable` when it does.
         aborted: Whether the socket is to be closed now.
-        on_work: Called when the reading thread is to look at it anew: there is something to write, or it is over.
+        on_work: Called when the reading thread must check it again: there is something to write, or it is over.
         on_room: Called when something was written.
     """
 
@@ -46,9 +46,9 @@ class Connection(WebSocket):
         self._lock = lock
         self._rest = rest
         self._outbox: deque[bytes] = deque()
-        self._unwritten = memoryview(b"")  # what was taken out of the outbox, as far as the socket did not take it
+        self._unwritten = memoryview(b"")  # taken out of the outbox, and not taken by the socket
         self._queued = 0  # bytes put into the outbox, over its life; changed under the lock
-        self._taken = 0  # bytes of them that were taken out; changed by who writes
+        self._taken = 0  # bytes of them that were taken out; changed by the writing thread
         self._writing = threading.Lock()
         stream.sock.setblocking(False)
 
@@ -57,23 +57,23 @@ class Connection(WebSocket):
 
     @property
     def has_early(self) -> bool:
-        """Whether messages may have come with the handshake: the first `receive` does not need the socket."""
+        """Whether messages may have come with the handshake: then the first `receive` does not need the socket."""
         return bool(self._rest)
 
     # ---- under the client's lock ------------------------------------------------------------------------------------
 
     def _write_soon(self) -> None:
-        # The protocol's mark for the end of our side is empty: the socket is closed when the peer has ended his.
+        # The protocol's mark for the end of our side is empty: the socket is closed when the peer has ended its side.
         if not self.aborted and (data := b"".join(self._protocol.data_to_send())):
             self._queued += len(data)
             self._outbox.append(data)
 
     def pause_reading(self) -> None:
-        """It is not to be read."""
+        """Stop reading."""
         self._paused = True
 
     def resume_reading(self) -> None:
-        """It is to be read again."""
+        """Continue reading."""
         self._paused = False
         self.on_work()
 
@@ -81,12 +81,12 @@ class Connection(WebSocket):
 
     @property
     def full(self) -> bool:
-        """Whether so much waits to be written that senders should wait too."""
+        """Whether so much waits to be written that senders must wait."""
         return self._queued - self._taken + len(self._unwritten) >= WRITE_LIMIT and not self.aborted
 
     @property
     def readable(self) -> bool:
-        """Whether it is to be read."""
+        """Whether to read it."""
         return not self._paused and self._may_be_read
 
     def flush(self) -> None:
@@ -96,7 +96,7 @@ class Connection(WebSocket):
                 self.on_work()
                 return
             if not self._writing.acquire(blocking=False):
-                return  # who writes looks again when he has let go
+                return  # the writing thread checks again after its release
             try:
                 self._write()
             finally:
@@ -119,7 +119,7 @@ class Connection(WebSocket):
                 self.stuck = True
                 self.on_work()
                 return
-            except OSError:  # what happened is told by the next read
+            except OSError:  # the next read reports it
                 self._outbox.clear()
                 self._taken = self._queued
                 self._unwritten = memoryview(b"")
@@ -127,12 +127,12 @@ class Connection(WebSocket):
             self._unwritten = self._unwritten[sent:]
 
     def _take(self) -> bool:
-        """Take all that waits; gives whether there was anything."""
+        """Take all waiting bytes; returns whether there were any."""
         parts: list[bytes] = []
         try:
             while self._outbox:
                 parts.append(self._outbox.popleft())
-        except IndexError:  # it was aborted meanwhile
+        except IndexError:  # it was aborted in the meantime
             return False
         data = b"".join(parts)
         tls = self._stream.tls
@@ -169,10 +169,10 @@ class Connection(WebSocket):
         self.flush()
 
     def destroy(self) -> None:
-        """Closes the socket; it must not be waited for any more."""
+        """Closes the socket; no thread may wait for it any more."""
         self.abort()
         self._lost(DROPPED)
-        with self._writing:  # or a late write might meet another file under the same number
+        with self._writing:  # else a late write might use another file with the same number
             self._stream.sock.close()
         self._forget()
         self.on_room()
@@ -185,7 +185,7 @@ class Connection(WebSocket):
 
 
 def _nothing() -> None:
-    """Nobody listens."""
+    """A callback that does nothing."""
 
 
 def open_connection(
@@ -197,7 +197,7 @@ def open_connection(
     lock: threading.Lock,
     attempt: Attempt,
 ) -> Connection:
-    """Opens a WebSocket, and waits for that. There is no timeout: cancelling the attempt ends the wait.
+    """Opens a WebSocket, and waits for it. There is no timeout: cancelling the attempt ends the wait.
 
     Raises:
         ConnectError: What `Handshake` and `dial` raise.
@@ -215,7 +215,7 @@ def open_connection(
 
 
 def _shake_hands(stream: Stream, handshake: Handshake, attempt: Attempt) -> bytes:
-    """The opening handshake; gives what followed the answer."""
+    """The opening handshake; returns the bytes after the answer."""
     with contextlib.suppress(ConnectionError):  # a server may refuse, and end, before it has read all
         stream.send_all(handshake.request())
     while True:

@@ -1,6 +1,6 @@
-"""The client's one thread of its own: it waits for bytes, for room to write, for the time, and for being called.
+"""The client's I/O thread: it waits for bytes, for room to write, for the timer, and for wakeups.
 
-All that it runs must be quick and must not wait: no code of the application's is run here.
+Everything that it runs must be quick and must not block: it runs no application code.
 """
 
 import contextlib
@@ -15,16 +15,16 @@ from typing import Final, Protocol
 
 from ..websocket.connection import LINGER
 
-_LONGEST: Final = 3600.0  # seconds; what selectors can wait for has limits
+_LONGEST: Final = 3600.0  # seconds; selectors have a limit
 
 
 class Watched(Protocol):
-    """A connection that the thread looks after.
+    """A connection that the thread serves.
 
     Attributes:
         stuck: Whether its socket takes no more; `writable` is called when it does.
         aborted: Whether it is to be closed now.
-        ending: Once it is over.
+        ending: Set once it is over.
     """
 
     stuck: bool
@@ -45,16 +45,16 @@ class Watched(Protocol):
 
 
 class IoThread:
-    """Reads connections, writes what they could not take at once, and tells the time.
+    """Reads connections, writes what they could not take at once, and runs the timer.
 
     Args:
-        name: The thread's.
-        on_bytes: A connection can be read.
-        on_gone: A connection was closed; nothing more comes of it.
-        on_due: The deadline has passed; called with it.
-        goes_on: Whether to go on where no connection is left.
-        on_end: The thread's last act.
-        on_crash: Told of what was not foreseen; must not raise.
+        name: The thread's name.
+        on_bytes: Called when a connection can be read.
+        on_gone: Called when a connection was closed; it has no further input.
+        on_due: Called with the deadline when it has passed.
+        goes_on: Whether to go on without any connection.
+        on_end: The last call on the thread.
+        on_crash: Called with an unexpected error; must not raise.
 
     Attributes:
         armed: The deadline, in monotonic seconds; `math.inf` for none.
@@ -80,7 +80,7 @@ class IoThread:
         self._on_crash = on_crash
         self._calls: deque[Callable[[], None]] = deque()
         self._connections: dict[Watched, float] = {}  # with the time at which each is dropped
-        self._shown: dict[Watched, int] = {}  # what the selector looks for
+        self._shown: dict[Watched, int] = {}  # the events that the selector waits for
         self._selector = selectors.DefaultSelector()
         self._wakeup_writer, self._wakeup_reader = socket.socketpair()
         self._wakeup_writer.setblocking(False)
@@ -96,12 +96,12 @@ class IoThread:
         """Start the thread."""
         try:
             self._thread.start()
-        except RuntimeError:  # the system gives none
+        except RuntimeError:  # the system has no thread
             self._close()
             raise
 
     def join(self) -> None:
-        """Wait until the thread has ended; returns at once where it was never started."""
+        """Wait until the thread has ended; returns at once if it was never started."""
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -111,7 +111,7 @@ class IoThread:
         return threading.get_ident() == self._thread.ident
 
     def wake(self) -> None:
-        """Have the thread look at everything anew; a signal's handler may call it too."""
+        """Make the thread check everything again; a signal handler may call it too."""
         if self._woken or self.is_current:
             return
         with self._wakeup_lock, contextlib.suppress(OSError):  # the thread has ended
@@ -124,12 +124,12 @@ class IoThread:
         self.wake()
 
     def call(self, function: Callable[[], None]) -> None:
-        """Have something called on the thread; a signal's handler may ask for it too."""
+        """Call something on the thread; a signal handler may use this too."""
         self._calls.append(function)
         self.wake()
 
     def add(self, connection: Watched) -> None:
-        """Read a connection from here on, until it is over."""
+        """Read a connection from now on, until it is over."""
         self.call(lambda: self._add(connection))
 
     # ---- on the thread ----------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class IoThread:
                     if not (self._connections or self._calls or self._goes_on()):
                         break
                     self._turn()
-                except BaseException as error:  # better than a client that does nothing
+                except BaseException as error:  # better than a client that hangs
                     self._on_crash(error)
             self._on_end()
         finally:
@@ -170,7 +170,7 @@ class IoThread:
             self._calls.popleft()()
         now = monotonic()
         if now >= self.armed:
-            at, self.armed = self.armed, inf  # whoever is told sets the next one
+            at, self.armed = self.armed, inf  # the callback sets the next one
             self._on_due(at)
         for connection in [one for one, at in self._connections.items() if one.aborted or now >= at]:
             self._remove(connection)
@@ -182,7 +182,7 @@ class IoThread:
 
     def _drain_wakeup(self) -> None:
         self._wakeup_reader.recv(4096)
-        self._woken = False  # and then everything is looked at: a later change wakes it again
+        self._woken = False  # before everything is checked: a later change wakes the thread again
 
     def _add(self, connection: Watched) -> None:
         self._connections[connection] = inf
@@ -202,7 +202,7 @@ class IoThread:
         self._on_gone(connection)
 
     def _show(self, connection: Watched) -> None:
-        """Have the selector look for what the connection waits for now."""
+        """Set the events that the selector waits for."""
         wanted = selectors.EVENT_READ if connection.readable else 0
         if connection.stuck:
             wanted |= selectors.EVENT_WRITE

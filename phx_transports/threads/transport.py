@@ -1,8 +1,8 @@
-"""The connections of one client: carries out the core's commands, and tells each link what its connection saw.
+"""The connections of one client: carries out the core's commands, and reports to each link what its connection saw.
 
-A link is an attempt to connect, first a thread and then a connection; the core says when it is over. What is sent is
-queued under the client's lock and written after it was released, so whoever sends much has to wait while the socket
-takes no more (`wait_writable`).
+A link is an attempt to connect: first a thread, then a connection. The core decides when it ends. What is sent is
+queued under the client's lock and written after its release, so code that sends much must wait while the socket takes
+no more (`wait_writable`).
 """
 
 import threading
@@ -36,10 +36,10 @@ from .polling import HttpConnection, Requests
 
 
 class Transport(CommandTransport[Attempt, Connection]):
-    """Connects for one client, sends, and calls its params and token.
+    """Connects for one client, sends, and calls its `params` and `auth_token`.
 
     Attributes:
-        io_thread: Reads, and tells the time.
+        io_thread: Reads, and runs the timer.
     """
 
     def __init__(self, driver: TransportDriver, network: NetworkOptions[Factory]) -> None:
@@ -58,19 +58,19 @@ class Transport(CommandTransport[Attempt, Connection]):
             on_crash=driver.fail,
         )
         self._requests = Requests(network, driver.step, self.io_thread, self._start)
-        self._held: set[Link] = set()  # those for which the core has callers wait
+        self._held: set[Link] = set()  # links on which the core makes callers wait
         self._links: dict[Connection, Link] = {}
         self._unwritten: dict[Connection, None] = {}  # a set of those to which something was sent
         self._openers: set[threading.Thread] = set()
         self._room = threading.Condition(driver.lock)
-        self._senders = 0  # that wait for room
+        self._senders = 0  # the number of threads that wait for room
 
     def flush(self) -> None:
-        """Write what was queued; after the lock was released."""
+        """Write what is queued; called after the lock is released."""
         while self._unwritten:
             try:
                 connection, _ = self._unwritten.popitem()
-            except KeyError:  # another thread was quicker
+            except KeyError:  # another thread was faster
                 return
             connection.flush()
 
@@ -82,7 +82,7 @@ class Transport(CommandTransport[Attempt, Connection]):
         return link not in self._held and (connection is None or not connection.full)
 
     def wait_writable(self, link: Link | None, timeout: float | None = None) -> bool:
-        """Wait while the socket takes no more; gives whether there is room now."""
+        """Wait while the socket takes no more; returns whether there is room now."""
         deadline = deadline_after(timeout)
         with self._room:
             self._senders += 1
@@ -94,7 +94,7 @@ class Transport(CommandTransport[Attempt, Connection]):
         return self.writable(link)
 
     def end(self) -> None:
-        """After the core has ended: wait for what was under way, but not for what nobody can end (a name's look-up)."""
+        """After the core has ended: wait for what still runs, except what cannot be stopped (a name's look-up)."""
         deadline = monotonic() + LINGER
         for thread in tuple(self._openers):
             thread.join(max(0.0, deadline - monotonic()))
@@ -127,7 +127,7 @@ class Transport(CommandTransport[Attempt, Connection]):
         link.failed(error, now)
 
     def _opened(self, link: Link, connection: Connection, now: float) -> None:
-        if self.attempts.pop(link, None) is None:  # given up meanwhile
+        if self.attempts.pop(link, None) is None:  # given up in the meantime
             connection.destroy()
             return
         connection.on_work = self.io_thread.wake
@@ -150,7 +150,7 @@ class Transport(CommandTransport[Attempt, Connection]):
         self._unwritten[self.connections[command.link]] = None
 
     def _resolve(self, command: Resolve) -> None:
-        # A thread of its own: it may take its time, and all others may be waiting for what comes of it.
+        # A thread of its own: it may block, and all other threads may be waiting for its result.
         thread = threading.Thread(target=self._guarded, args=(self._call, command), name="phx-resolve", daemon=True)
         self._driver.later(thread.start)
 
@@ -174,7 +174,7 @@ class Transport(CommandTransport[Attempt, Connection]):
 
     def _release(self, link: Link) -> None:
         self._held.discard(link)
-        self._room.notify_all()  # under the lock, as all commands are
+        self._room.notify_all()  # under the lock, as in all commands
 
     # ---- what a connection tells ------------------------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ class Transport(CommandTransport[Attempt, Connection]):
             self._step(link.progressed)
         if connection.ending is not None:
             self._step(lambda now: self._closed(connection, link, now))
-        connection.flush()  # what RFC 6455 wants answered
+        connection.flush()  # answers that RFC 6455 requires
 
     def _gone(self, connection: Watched) -> None:
         """A connection was closed; on the I/O thread."""
@@ -218,7 +218,7 @@ class Transport(CommandTransport[Attempt, Connection]):
     # ---- private ----------------------------------------------------------------------------------------------------
 
     def _start(self, open_connection: Callable[[], None]) -> None:
-        """Have a connection opened on a thread of its own."""
+        """Open a connection on a thread of its own."""
 
         def run() -> None:
             self._openers.add(threading.current_thread())
@@ -237,7 +237,7 @@ class Transport(CommandTransport[Attempt, Connection]):
 
 
 def resolve(command: Resolve, driver: TransportDriver) -> None:
-    """Call what gives params or a token, and tell the core."""
+    """Call the provider of params or token, and pass the result to the core."""
     try:
         value = plain_value(command)
     except BaseException as error:
