@@ -29,5 +29,5 @@ settings.load_profile("suite")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# pytest-asyncio asks for the main thread's event loop, and asyncio makes one for it that nothing closes; unless it was set.
+# pytest-asyncio gets the main thread's event loop; unless one is set, asyncio makes one that nothing closes.
 asyncio.set_event_loop(None)
