@@ -69,7 +69,7 @@ class Socket:
         self.members: dict[Member, None] = {}  # a set that keeps the order
         self.last_error: ConnectError | ConnectionClosed | None = None
         self.secrets = self._sent = NO_SECRETS
-        self._confided: list[str]  # the latest tokens from the server, of this attempt
+        self._confided: list[str]  # the latest tokens and cookies from the server, of this attempt
         self._client = client
         self._owner = owner
         self._dialer = Dialer(client.endpoint, client, on_address=self._open, on_failure=self._attempt_failed)
@@ -225,9 +225,10 @@ class Socket:
         if self.connection is not None:
             self.connection.heartbeat.heard()
 
-    def link_confided(self, secret: str) -> None:
-        """The server sent a token that gives access to the session."""
-        self._confided = [*self._confided[1 - _CONFIDED :], secret]
+    def link_confided(self, secrets: Sequence[str]) -> None:
+        """The server sent what gives access to the session: these are its token and cookies now."""
+        earlier = [secret for secret in self._confided if secret not in secrets]
+        self._confided = [*earlier[-_OUTDATED:], *secrets]
         self.secrets = self._sent.also(self._confided)
         if self.connection is not None:
             self.connection.secrets = self.secrets
@@ -438,8 +439,8 @@ _LONGEST_EMPTY = 1.0
 #: Characters of the reason of a connection's end, at most; a close frame holds 123 bytes.
 _LONGEST_REASON = 1000
 
-#: How many of a server's latest tokens in one session are masked in texts; Phoenix sends one.
-_CONFIDED = 4
+#: How many of a server's latest tokens and cookies that are no longer valid are still masked in texts.
+_OUTDATED = 4
 
 #: Seconds to wait for the body of a refused handshake.
 _BODY_PATIENCE = 1.0

@@ -21,7 +21,7 @@ class LinkOwner(Protocol):
     def link_closed(self, code: int | None, reason: str, now: float) -> None: ...
     def link_received(self, frames: Sequence[str | bytes], now: float) -> None: ...
     def link_progressed(self, now: float) -> None: ...
-    def link_confided(self, secret: str) -> None: ...
+    def link_confided(self, secrets: Sequence[str]) -> None: ...
 
 
 class Link:
@@ -108,9 +108,9 @@ class Link:
         if self.current:
             self._owner.link_progressed(now)
 
-    def confided(self, secret: str) -> None:
-        """The server sent a token, to mask in all texts; called for a current link."""
-        self._owner.link_confided(secret)
+    def confided(self, secrets: Sequence[str]) -> None:
+        """The server sent secrets, to mask in all texts: its token and cookies; called for a current link."""
+        self._owner.link_confided(secrets)
 
     def closed(self, code: int | None, reason: str, now: float) -> None:
         """The connection has ended.

@@ -80,11 +80,20 @@ class _Answer(msgspec.Struct):
     messages: list[Any] = []
 
 
-#: Cookies of one session; more are ignored.
+#: Cookies of one session; more are ignored. So are those of more bytes, name, value and `=` included (RFC 6265 §6.1).
 _MOST_COOKIES: Final = 50
+_LARGEST_COOKIE: Final = 4096
 
-#: Removes a cookie, as an empty value does (RFC 6265 §5.2.2); `Expires` is not read, because the core has no calendar.
-_TAKEN_BACK: Final = re.compile(r";\s*max-age\s*=\s*(-|0+\s*(;|$))", re.IGNORECASE)
+#: An attribute of a cookie that says how long it is valid; one that is over removes the cookie, as an empty value does.
+_MAX_AGE: Final = re.compile(r";\s*max-age\s*=\s*(-?)(\d+)", re.IGNORECASE)
+_EXPIRES: Final = re.compile(r";\s*expires\s*=([^;]*)", re.IGNORECASE)
+
+#: A date of HTTP, in any of the forms that servers use; the time zone is always GMT.
+_DATE: Final = re.compile(r"(\d\d?)[ -]([a-z]{3})[a-z]*[ -](\d{4}|\d\d) +(\d\d):(\d\d):(\d\d)", re.IGNORECASE)
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+
+#: Past in any case: when this was written. The core has no calendar; the date of the answer says more, if it has one.
+_PAST: Final = (2026,)
 
 #: What an HTTP header can carry in any case.
 _TOKEN: Final = re.compile("[!-~]*")
@@ -191,7 +200,7 @@ class PollingLink(Link):
         if self.over or not self.current:
             return
         if "set-cookie" in headers:
-            self._keep_cookies(headers["set-cookie"])
+            self._keep_cookies(headers["set-cookie"], _date_in(headers.get("date", "")) or _PAST)
         if exchange is self._post:
             self._posted(status, body, now)
         elif self._token is None:
@@ -264,18 +273,24 @@ class PollingLink(Link):
             case _:
                 self._lost(f"what was sent was answered with {_what(status)}", now)
 
-    def _keep_cookies(self, lines: str) -> None:
+    def _keep_cookies(self, lines: str, today: tuple[int, ...]) -> None:
         for line in lines.split("\n"):
             name, _, value = (part.strip() for part in line.partition(";")[0].partition("="))
-            if not (name and value) or _TAKEN_BACK.search(line):
+            if not (name and value) or _is_over(line, today):
                 self._cookies.pop(name, None)
+            elif len(name) + len(value) >= _LARGEST_COOKIE:
+                continue
             elif name in self._cookies or len(self._cookies) < _MOST_COOKIES:
                 self._cookies[name] = value
+        self._confide()
 
     def _keep(self, token: str) -> None:
         if token != self._token:
             self._token = token
-            self.confided(token)
+            self._confide()
+
+    def _confide(self) -> None:
+        self.confided([*self._cookies.values(), *([self._token] if self._token else [])])
 
     def _lost(self, reason: str, now: float, code: int | None = None) -> None:
         self._end()
@@ -409,6 +424,26 @@ def _few(body: bytes) -> bytes:
     if body.count(b'"') - body.count(b'\\"') > 2 * _MOST_MESSAGES:  # a text has two, others are escaped
         raise ValueError(f"more than {_MOST_MESSAGES} messages")
     return body
+
+
+def _is_over(cookie: str, today: tuple[int, ...]) -> bool:
+    """Whether a cookie is no longer valid as it comes: `Max-Age` counts before `Expires` (RFC 6265 §4.1.2.2)."""
+    if max_age := _MAX_AGE.search(cookie):
+        return max_age[1] == "-" or not max_age[2].strip("0")
+    expires = _EXPIRES.search(cookie)
+    date = _date_in(expires[1]) if expires else None
+    return date is not None and date <= today
+
+
+def _date_in(text: str) -> tuple[int, ...] | None:
+    """Year, month, day, hour, minute and second; `None` if there is no date of HTTP in the text."""
+    found = _DATE.search(text)
+    if found is None or found[2].lower() not in _MONTHS:
+        return None
+    year = int(found[3])
+    if len(found[3]) == 2:
+        year += 1900 if year >= 70 else 2000  # RFC 6265 §5.1.1
+    return (year, _MONTHS.index(found[2].lower()), int(found[1]), *map(int, found.groups()[3:]))
 
 
 def _what(status: int) -> str:

@@ -955,13 +955,76 @@ def test_cookies_of_a_balancer_are_kept_for_the_session_and_no_longer() -> None:
     assert cookies_of(client.poll) == ["mine=1"]
 
 
-@pytest.mark.parametrize("line", ["server=", "server=gone; Max-Age=0", "server=gone; Path=/; max-age = -1 ; Secure"])
+DATE = "Sun, 29 Nov 2026 03:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "server=",
+        "server=gone; Max-Age=0",
+        "server=gone; Path=/; max-age = -1 ; Secure",
+        "server=gone; Expires=Thu, 01 Jan 1970 00:00:00 GMT",
+        "server=gone; expires=Thu, 01-Jan-70 00:00:00 GMT; Path=/",
+        "server=gone; Expires=Sun, 29 Nov 2026 02:59:59 GMT; HttpOnly",
+        "server=gone; Expires=" + DATE,
+        "server=gone; Expires=Thu, 01 Jan 2099 00:00:00 GMT; Max-Age=0",
+    ],
+)
 def test_a_balancer_takes_a_cookie_back(line: str) -> None:
     client = Polled()
     client.answer(client.poll, OPENED, set_cookie="server=a1; Max-Age=60\n=nameless")
     assert cookies_of(client.poll) == ["server=a1"]
-    client.answer(client.poll, {"status": 200, "token": TOKEN, "messages": ["x"]}, set_cookie=line)
+    client.answer(client.poll, {"status": 200, "token": TOKEN, "messages": ["x"]}, set_cookie=line, date=DATE)
     assert cookies_of(client.poll) == []
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        "Expires=Sun, 29 Nov 2026 03:00:01 GMT",
+        "expires=Tue, 01-Dec-26 00:00:00 GMT",
+        "Expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=60",
+        "Expires=tomorrow",
+        "Max-Age=" + "9" * 5000,
+        "Expires=01 Foo 2020 00:00:00",
+    ],
+)
+def test_a_cookie_that_is_good_for_a_while_is_kept(attributes: str) -> None:
+    client = Polled()
+    client.answer(client.poll, OPENED, set_cookie=f"server=a1; {attributes}", date=DATE)
+    assert cookies_of(client.poll) == ["server=a1"]
+
+
+def test_without_a_date_in_the_answer_only_what_was_long_ago_is_past() -> None:
+    client = Polled()
+    lines = "old=1; Expires=Thu, 01 Jan 1970 00:00:00 GMT\nnew=2; Expires=Thu, 01 Jan 2099 00:00:00 GMT"
+    client.answer(client.poll, OPENED, set_cookie=lines)
+    assert cookies_of(client.poll) == ["new=2"]
+
+
+def test_a_cookie_of_more_than_4096_bytes_is_ignored() -> None:
+    client = Polled()
+    client.answer(client.poll, OPENED, set_cookie=f"big={'x' * 4094}\nfits={'x' * 4091}")
+    assert cookies_of(client.poll) == [f"fits={'x' * 4091}"]
+
+
+def test_cookies_and_tokens_are_masked_in_what_the_server_says() -> None:
+    client = Polled()
+    client.answer(client.poll, OPENED, set_cookie="server=first-cookie-value; Path=/")
+    for number in range(100):  # as balancers do that renew theirs with each answer
+        cookie = f"renewed=renewed-cookie-{number}"
+        client.answer(client.poll, {"status": 200, "token": TOKEN, "messages": ["x"]}, set_cookie=cookie)
+    told = client.core.secrets.masked(f"first-cookie-value renewed-cookie-98 renewed-cookie-99 {TOKEN}")
+    assert told == "[secret] [secret] [secret] [secret]"
+
+
+def test_a_cookie_is_masked_in_the_refusal_that_sets_it() -> None:
+    client = Polled()
+    client.answer(client.poll, {"oops": "first-cookie-value"}, status=503, set_cookie="server=first-cookie-value")
+    (error,) = [event.error for event in client.events if isinstance(event, ConnectFailed)]
+    assert "oops" in str(error)
+    assert "first-cookie-value" not in str(error)
 
 
 def test_a_server_cannot_set_cookies_without_bound() -> None:
