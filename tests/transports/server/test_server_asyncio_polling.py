@@ -404,7 +404,8 @@ async def test_a_request_that_drips_is_given_up(start: bytes, before: bool, monk
             if (await asyncio.wait([answer], timeout=0.02))[0]:
                 break
         assert (await answer)[0] == 408
-        assert await caller.reader.read() == b""
+        with contextlib.suppress(ConnectionResetError):  # for bytes that came after the end
+            assert await caller.reader.read() == b""
 
 
 async def test_between_requests_and_before_an_answer_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
