@@ -1,6 +1,6 @@
 """For all tests: how many examples a property gets, and that Ctrl+C reaches the commands under test.
 
-They are the same ones each time. `--hypothesis-profile` chooses another number: `soak` for more and longer runs, other
+These are always the same. `--hypothesis-profile` chooses another number: `soak` for more and longer runs, other
 ones every time, and `mutation` for a run that is repeated thousands of times: fewer.
 """
 

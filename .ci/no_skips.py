@@ -1,4 +1,4 @@
-"""A pytest plugin for CI: what would be skipped fails, for on a CI machine nothing that the tests need may be absent.
+"""A pytest plugin for CI: a test that would be skipped fails, because CI has everything that the tests need.
 
 `.ci/run` loads it through `PYTEST_PLUGINS`.
 """

@@ -1,4 +1,4 @@
-"""Says which public names the built site has no entry for: `python .ci/reference.py SITE`.
+"""Prints the public names for which the built site has no entry: `python .ci/reference.py SITE`.
 
 Public is what `__all__` of a package of ours names, and of a module that holds a vocabulary.
 """

@@ -1,6 +1,6 @@
 """Draws the state machines of `phx_proto/states.py`: `states.md` and its pictures, from the tables the core runs on.
 
-`python docs/diagrams.py` writes the files; a test keeps them up to date. In a picture the states stand one below the
+`python docs/diagrams.py` writes the files; a test keeps them up to date. In a picture the states are one below the
 other, in the order of their enum. An arc on the right leads down, one on the left leads up: so no two labels meet.
 """
 

@@ -1,5 +1,5 @@
-"""Fuzzing: everything that reads what a peer sent is fed what no peer should send.
+"""Fuzzing: all parsers of a peer's data get invalid input.
 
-`targets.py` holds what is fed and what must hold then; `corpus/` the inputs that each target begins with, and every
+`targets.py` has the targets and their invariants; `corpus/` the inputs that each target begins with, and every
 input that ever broke one. `python -m fuzz` runs all of them for some seconds each; `tests/test_fuzz.py` for a moment.
 """

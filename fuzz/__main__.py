@@ -1,4 +1,4 @@
-"""`python -m fuzz`: feed every target, or those named, with inputs made from its corpus.
+"""`python -m fuzz`: run every target, or the named ones, with inputs made from its corpus.
 
 Hypothesis makes them, and shrinks what breaks a target; `with_atheris.py` is for hours. What breaks a target is written
 into its corpus.

@@ -1,4 +1,4 @@
-"""The cutter held against websockets' own parser: the same stream must give the same messages, answers and closes."""
+"""Compares the cutter with websockets' own parser: the same stream must give the same messages, answers and closes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""What is fuzzed: for each target the inputs to begin with, and what must hold of any input.
+"""The fuzzing targets: for each one its first inputs, and what must be true for any input.
 
-A check takes bytes, and raises where something does not hold. What a reader may answer to nonsense is named: its own
-kind of error, or a message; anything else that is raised is a finding.
+A check takes bytes, and raises where something does not hold. A parser may answer invalid input
+with its own kind of error, or a message; any other exception is a finding.
 """
 
 import json

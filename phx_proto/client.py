@@ -361,7 +361,7 @@ class ClientProtocol:
         return runnable
 
     def executable(self) -> list[HandlerQueue]:
-        """Queues that need an executor, in order; likewise."""
+        """Queues that need an executor, in order; drain each with `take` too."""
         if executable := self._client.executable:
             self._client.executable = []
         return executable
@@ -372,7 +372,7 @@ class ClientProtocol:
             self._client.tapped = []
         return tapped
 
-    # ---- what its sockets tell (see `client_socket.py`) -------------------------------------------------------------
+    # ---- callbacks of its sockets (see `client_socket.py`) ----------------------------------------------------------
 
     def socket_opened(self, now: float) -> None:
         """A connection is open, the first of all."""

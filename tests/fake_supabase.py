@@ -1,4 +1,4 @@
-"""A server that behaves as Supabase Realtime does, as far as its clients can tell.
+"""A server that behaves like Supabase Realtime, as seen by its clients.
 
 What it sends and expects was taken from the official clients, `@supabase/realtime-js` and `realtime` of PyPI, which the
 tests run against it.

@@ -1,4 +1,4 @@
-"""A client with several sockets, and the server at their other ends, which takes only so many topics on each.
+"""A client with several sockets, and their server, which accepts only so many topics on each.
 
     farm = Farm(limit=2)
     farm.join("room:1", "room:2", "room:3")

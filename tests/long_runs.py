@@ -1,4 +1,4 @@
-"""Options of what goes on for a moment in the tests, and as long as one likes by hand; see CONTRIBUTING.md."""
+"""Options for tests that are short by default, and can run for any time by hand; see CONTRIBUTING.md."""
 
 import pytest
 

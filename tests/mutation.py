@@ -1,4 +1,4 @@
-"""How well the tests hold the code: each mutant of it is run against the tests that reach it, until one of them fails.
+"""Mutation testing: each mutant of the code is run against the tests that reach it, until one of them fails.
 
     python -m tests.mutation core --sample 400 --seed 1     # a sample of phx_proto
     python -m tests.mutation core phx_proto/sockets.py      # every mutant of a file

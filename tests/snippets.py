@@ -1,4 +1,4 @@
-"""The code blocks of a document, for the tests that run them: what stands there works.
+"""The code blocks of a document, for the tests that run them.
 
     [snippet] = blocks(README, marker="testing")        # the block below <!-- testing -->
     names = run([snippet])                              # what a module of that code would hold

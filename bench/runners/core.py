@@ -1,7 +1,7 @@
 """The core alone: frames of whole reads to dispatched messages, beside `orjson.loads` of the same frames. No I/O.
 
 The time is the process's own, so that other work on the machine counts little. The option `contender` says which:
-`orjson`, `unhandled` (no handler wants the event), `undecoded` (each message reaches its handler, nobody reads the
+`orjson`, `unhandled` (the event has no handler), `undecoded` (each message reaches its handler, which does not read the
 payload), `decoded` (the payload is read) and `typed` (it is decoded into a Struct that the handler declared).
 """
 

@@ -1,4 +1,4 @@
-"""Our asyncio client, at the same work as everyone else; with the option `typed` its handler declares a type."""
+"""Our asyncio client, with the same work as the others; with the option `typed` its handler declares a type."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""phoenix.js on Node over long polling: hands its task on to `phoenix_js.mjs`, which prints the result."""
+"""phoenix.js on Node over long polling: passes its task to `phoenix_js.mjs`, which prints the result."""
 
 import subprocess
 import sys

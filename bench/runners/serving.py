@@ -1,7 +1,7 @@
 """The asyncio server and, beside it, a bare `websockets` server with its own `broadcast`, before a crowd of sockets.
 
 `broadcast`: every payload is encoded once and sent to all; the time runs until the crowd has received the last byte.
-`load`: what a socket that has joined and beats costs in memory.
+`load`: the memory of a socket that has joined and sends heartbeats.
 """
 
 import asyncio

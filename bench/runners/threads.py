@@ -1,4 +1,4 @@
-"""Our client on threads, at the same work as everyone else."""
+"""Our client on threads, with the same work as the others."""
 
 import threading
 import time

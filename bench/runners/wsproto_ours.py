@@ -1,4 +1,4 @@
-"""Our blocking client on wsproto, at the same work as the bare loop."""
+"""Our blocking client on wsproto, with the same work as the bare loop."""
 
 from time import monotonic
 from typing import Any

@@ -1,4 +1,4 @@
-"""The payloads that the server sends. What does not fit its type reaches no handler.
+"""The payloads that the server sends. A payload that does not fit its type reaches no handler.
 
 The server numbers the events of each SIM card from 1 on, and sends those after `since` again when a topic is joined.
 Money is in cents.

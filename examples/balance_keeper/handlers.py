@@ -1,4 +1,4 @@
-"""What each event does. Plain functions, for SQLite blocks; a client on threads runs those of one topic in order."""
+"""What each event does. Plain functions, because SQLite blocks; on threads, those of one topic run in order."""
 
 import logging
 

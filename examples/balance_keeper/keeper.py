@@ -1,4 +1,4 @@
-"""The connection: joins every topic from where its account stands, and ends when it can no longer be exact."""
+"""The connection: joins every topic with the last id of its account, and ends when balances can no longer be exact."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack

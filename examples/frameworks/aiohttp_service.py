@@ -1,4 +1,4 @@
-"""A client inside an aiohttp application: it lives as long as the application, and `/health` tells the truth.
+"""A client inside an aiohttp application: it exists as long as the application, and `/health` reports its state.
 
     PHX_URL=ws://localhost:4000/socket python examples/frameworks/aiohttp_service.py 8000
 

@@ -1,9 +1,9 @@
-"""A client inside a FastAPI application: it lives as long as the application, and `/health` tells the truth.
+"""A client inside a FastAPI application: it exists as long as the application, and `/health` reports its state.
 
     PHX_URL=ws://localhost:4000/socket uvicorn --app-dir examples/frameworks fastapi_service:app
 
 The web server takes SIGTERM, and ends the lifespan: the client closes gracefully there. It connects in the background,
-so the application is up before its Phoenix server is, and while that is away.
+so the application also works while its Phoenix server is down.
 """
 
 import asyncio

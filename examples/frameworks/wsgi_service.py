@@ -1,4 +1,4 @@
-"""A client beside a WSGI application, whose handlers run in threads of the same process; `/health` tells the truth.
+"""A client beside a WSGI application, whose handlers run in threads of the same process; `/health` reports its state.
 
     PHX_URL=ws://localhost:4000/socket gunicorn --chdir examples/frameworks --bind 127.0.0.1:8000 wsgi_service:app
 

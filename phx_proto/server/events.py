@@ -178,7 +178,7 @@ HOSTS: Final[Mapping[Host, HostRules]] = MappingProxyType(
     }
 )
 
-# ---- events: what the application is asked and told -----------------------------------------------------------------
+# ---- events for the application -------------------------------------------------------------------------------------
 
 
 class ChannelHandle(msgspec.Struct, frozen=True, eq=False):

@@ -129,7 +129,7 @@ class Transport(CommandTransport[asyncio.Task[None], Connection]):
     def _resume_sending(self, command: ResumeSending) -> None:
         self.unblocked(command.link)
 
-    # ---- what a connection tells ------------------------------------------------------------------------------------
+    # ---- callbacks of connections -----------------------------------------------------------------------------------
 
     def closed(self, link: Link, code: int | None, reason: str) -> None:
         """The connection of a link is over."""

@@ -40,7 +40,7 @@ class Recorder:
         self._failed = lambda error: loop.call_soon(driver.fail, error)
         driver.proto.observe(self)
 
-    # ---- what the core tells ----------------------------------------------------------------------------------------
+    # ---- callbacks of the core --------------------------------------------------------------------------------------
 
     def sent(self, connection: int, frame: str | bytes, /) -> None:
         if isinstance(frame, str):

@@ -57,7 +57,7 @@ class FakeChannel:
     def __repr__(self) -> str:
         return f"FakeChannel({self.topic!r})"
 
-    # ---- what the test says ------------------------------------------------------------------------------------------
+    # ---- for the test ------------------------------------------------------------------------------------------------
 
     def reply(self, event: str, response: Any = None) -> Self:
         """Answer the next push of the event with ok; call it again for the push after that. The last answer stays."""

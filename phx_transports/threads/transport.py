@@ -176,7 +176,7 @@ class Transport(CommandTransport[Attempt, Connection]):
         self._held.discard(link)
         self._room.notify_all()  # under the lock, as in all commands
 
-    # ---- what a connection tells ------------------------------------------------------------------------------------
+    # ---- callbacks of connections -----------------------------------------------------------------------------------
 
     def _read(self, connection: Watched) -> None:
         """A connection can be read; on the I/O thread."""

@@ -128,7 +128,7 @@ class Engine(Driver):
         self.attach(now=now, perform=self.machine.obey, workers=self.runner, alarm=NoAlarm())
         self._turned = turned
 
-    # ---- what it tells ----------------------------------------------------------------------------------------------
+    # ---- outputs ----------------------------------------------------------------------------------------------------
 
     @property
     def closed(self) -> bool:
@@ -149,7 +149,7 @@ class Engine(Driver):
         """The streams to open, as `Machine.streams` returns them."""
         return self.machine.streams()
 
-    # ---- what it is told --------------------------------------------------------------------------------------------
+    # ---- inputs -----------------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
         """Begin to connect, and stay connected until closed."""

@@ -187,7 +187,7 @@ class Stream:
     def __repr__(self) -> str:
         return f"Stream({self.host!r}, {self.port}, {self._state.name})"
 
-    # ---- what it tells ----------------------------------------------------------------------------------------------
+    # ---- outputs ----------------------------------------------------------------------------------------------------
 
     @property
     def state(self) -> StreamState:
@@ -228,7 +228,7 @@ class Stream:
         self._out.clear()
         return data
 
-    # ---- what it is told --------------------------------------------------------------------------------------------
+    # ---- inputs -----------------------------------------------------------------------------------------------------
 
     def waits(self, missing: str) -> None:
         """Says what the connecting stream still waits for: the error's text if the time runs out.

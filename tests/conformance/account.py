@@ -1,6 +1,6 @@
-"""What must come of a recorded connection: an account of it after PROTOCOL.md, and much simpler than the core.
+"""The expected results of a recorded connection: a model after PROTOCOL.md, much simpler than the core.
 
-It is told of the application's calls and of the server's frames, and says how each call ends and which messages are to
+Its inputs are the application's calls and the server's frames; it returns how each call ends and which messages are to
 be delivered. It knows nothing of time, retries or buffers. All refs are those that the core chose.
 """
 

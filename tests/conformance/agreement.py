@@ -1,6 +1,6 @@
 """How well a replay of a session agrees with its recording, and the replay that agrees best.
 
-Two things a recording does not tell are found out, in the same way for every session:
+Two facts that a recording does not contain are determined, in the same way for every session:
 
 - Which release on which web server it was, unless the file's path, `PHX_RELEASE`, `PHX_HOST` or a response's header
   says so: the first setting under which the whole session agrees.

@@ -1,10 +1,10 @@
-"""Plays a recorded connection to the client core, and says for each line what must come of it.
+"""Plays a recorded connection to the client core, and checks the result of each line.
 
 What the recorded client did becomes calls on a `ClientProtocol`: a `phx_join` joins a channel, a `phx_leave` leaves it,
 a heartbeat pings, any other message of a channel's join pushes. What the recorded server sent is given to the core as
 it stands, but for its refs: the core chooses its own, so those of the recording are replaced by what the core chose for
 the same request. What the recorded client sent and our core never would (malformed frames, another join's join_ref, a
-topic it has not joined) becomes no call, and the server's answer to it is then one that nobody awaits. The core is
+topic it has not joined) becomes no call, and no call waits for the server's answer to it. The core is
 judged by an `Account`.
 
 The recorded client decides when it heartbeats and when it rejoins, so the core's own timers never fire, but for a

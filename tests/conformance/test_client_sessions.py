@@ -1,4 +1,4 @@
-"""`ClientProtocol` against the sessions recorded from a real server: what its frames bring to the calls of a client.
+"""`ClientProtocol` against the sessions recorded from a real server: how its frames end the calls of a client.
 
 See `recorded_client.py` for how a recording is played, and `account.py` for what must come of it.
 """

@@ -1,4 +1,4 @@
-"""The examples for Supabase, Absinthe and LiveView, each against a server that behaves as theirs."""
+"""The examples for Supabase, Absinthe and LiveView, each against a server that behaves like the real one."""
 
 import asyncio
 import sys

@@ -1,6 +1,6 @@
 """The recipes of examples/frameworks, each in the server that it is for.
 
-Messages arrive, health tells the truth, and SIGTERM ends application and client within seconds.
+Messages arrive, `/health` reports the state, and SIGTERM ends application and client within seconds.
 
 They need the extra `frameworks`, and run in `.ci/run` alone: `python -m pytest tests/frameworks`.
 """

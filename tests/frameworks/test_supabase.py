@@ -1,4 +1,4 @@
-"""The fake of Supabase Realtime is honest: the official clients work with it, and so does the example (tests/docs)."""
+"""The fake of Supabase Realtime is correct: the official clients work with it, and so does the example (tests/docs)."""
 
 import json
 import subprocess

@@ -1,8 +1,8 @@
 """The other side of the scenarios: a local site with the page and the scripts, and the stage that they act through.
 
 The stage is a WebSocket of the site. It gives each scenario a server of its own, does to that server what the scenario
-asks for (`restart`, `cut`, `disconnect`, `broadcast`), and keeps what the scenario says of itself beside what the
-server saw.
+asks for (`restart`, `cut`, `disconnect`, `broadcast`), and records the reports of the scenario and of the
+server.
 """
 
 import asyncio

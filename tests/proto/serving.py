@@ -1,4 +1,4 @@
-"""A `ServerProtocol` with short words for what its tests do again and again."""
+"""A `ServerProtocol` with helpers for its tests."""
 
 import json
 from typing import Any

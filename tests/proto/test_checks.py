@@ -1,4 +1,4 @@
-"""Options that are numbers: seconds, counts, bytes. What cannot be is refused when it is given, by its name."""
+"""Options that are numbers: seconds, counts, bytes. Invalid ones are refused at once, by name."""
 
 from collections.abc import Callable
 from datetime import timedelta

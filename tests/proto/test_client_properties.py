@@ -1,4 +1,4 @@
-"""What holds of a client whatever happens to it: it shows no secrets, it never breaks, and it leaves nothing behind."""
+"""Invariants of a client: it shows no secrets, it never breaks, and it leaves nothing behind."""
 
 import contextlib
 from base64 import b64encode

@@ -1,6 +1,6 @@
 """The faults that clients meet, row by row, each as an example of what this one does (the core's part of it).
 
-Row 12, a handler that raises, is an adapter's matter: the core calls no handler.
+Row 12, a handler that raises, is tested with the adapters: the core calls no handler.
 """
 
 from random import Random

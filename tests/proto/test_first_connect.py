@@ -1,4 +1,4 @@
-"""The first connect and its end: a server that comes up in time is met, and what is raised tells what was met."""
+"""The first connect and its end: a server that starts in time is reached, and errors describe the last attempt."""
 
 from collections.abc import Callable
 from random import Random

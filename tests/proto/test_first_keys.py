@@ -1,4 +1,4 @@
-"""Of a key that comes twice, a Phoenix server takes the first."""
+"""If a key comes twice, a Phoenix server takes the first."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Back-pressure: when reading stands still, for how long, and what happens at the hard bound."""
+"""Back-pressure: when reading pauses, for how long, and what happens at the hard bound."""
 
 from math import inf
 from typing import Any

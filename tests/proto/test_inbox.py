@@ -1,4 +1,4 @@
-"""Inboxes: who is to have a message, what waits, and where it is dropped."""
+"""Inboxes: which handlers get a message, what waits, and what is dropped."""
 
 from typing import Any
 

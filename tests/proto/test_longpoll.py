@@ -1,4 +1,4 @@
-"""Long polling on the client's side: which requests go out, and what becomes of their answers."""
+"""Long polling on the client's side: which requests are sent, and how their answers are handled."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The decoder of a payload type: made once, and what can be no such type."""
+"""The decoder of a payload type: made once, and invalid types."""
 
 from decimal import Decimal
 from typing import Annotated, Any

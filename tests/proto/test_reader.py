@@ -1,4 +1,4 @@
-"""What comes in: every kind of frame at every state of a channel, and whatever else a peer may send."""
+"""Received frames: every kind in every state of a channel, and any other input of a peer."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Messages on topics that have no channel: who takes them, and what is told where nobody does."""
+"""Messages on topics that have no channel: the handlers that take them, and the report if there is none."""
 
 import pickle
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Resuming: each join says which message was handled last, in the order of the wire."""
+"""Resuming: each join names the message that was handled last, in the order received."""
 
 from typing import Any
 

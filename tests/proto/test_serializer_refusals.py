@@ -1,4 +1,4 @@
-"""Serializers: what a server would not take, or the wire cannot carry, is refused at the call and named."""
+"""Serializers: values that a server would refuse, or that cannot be encoded, are refused at the call and named."""
 
 import math
 from collections.abc import Callable

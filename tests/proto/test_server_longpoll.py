@@ -1,4 +1,4 @@
-"""Long polling on the server's side: what is answered to which request, and when."""
+"""Long polling on the server's side: the answer to each request, and its time."""
 
 import json
 from base64 import b64encode

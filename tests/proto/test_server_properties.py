@@ -1,4 +1,4 @@
-"""A server's socket under whatever comes: from a client, and from an application in any order."""
+"""Properties of a server's socket: any input of a client, and calls of an application in any order."""
 
 import json
 from collections.abc import Callable

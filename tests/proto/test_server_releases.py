@@ -1,4 +1,4 @@
-"""Where Phoenix releases and the web servers under them differ, as PROTOCOL.md tells it: one table a sentence."""
+"""The differences of Phoenix releases and web servers, as in PROTOCOL.md: one table for each sentence."""
 
 from typing import Any
 

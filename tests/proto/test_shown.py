@@ -1,4 +1,4 @@
-"""A peer's words are shown bounded, escaped and without our secrets, whatever they are."""
+"""A peer's text is always shown bounded, escaped and without our secrets."""
 
 import html
 import json

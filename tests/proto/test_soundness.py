@@ -1,4 +1,4 @@
-"""What JSON may hold: nesting up to a bound of our own, on every Python; half characters; numbers out of range."""
+"""Limits of JSON: nesting up to a bound of our own, on every Python; half characters; numbers out of range."""
 
 import json
 from collections.abc import Callable

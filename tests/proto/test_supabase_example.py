@@ -1,4 +1,4 @@
-"""V2 with a binary kind of one's own, as examples/supabase_broadcast.py has it."""
+"""V2 with an additional binary kind, as in examples/supabase_broadcast.py."""
 
 import sys
 from decimal import Decimal

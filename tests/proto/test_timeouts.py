@@ -1,6 +1,6 @@
-"""The timeouts of calls: how long is waited where none is told, and which are refused.
+"""The timeouts of calls: the defaults, and the values that are refused.
 
-One that is no number is refused at the call: as a deadline, NaN would keep every other from being due.
+A value that is not a number is refused at the call: as a deadline, NaN would keep every other from being due.
 """
 
 import math

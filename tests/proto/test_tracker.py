@@ -1,4 +1,4 @@
-"""The server's half of presence; together with the client's half, which must come to see the same."""
+"""The server's half of presence; together with the client's half, which must have the same result."""
 
 import copy
 import re

@@ -1,4 +1,4 @@
-"""What a peer said is told in events and errors: bounded, escaped, and without what was sent to it in confidence."""
+"""A peer's text in events and errors is bounded, escaped, and without the secrets that were sent to the peer."""
 
 import pickle
 from base64 import b64encode

@@ -1,4 +1,4 @@
-"""Runs the whole core in an interpreter that can no longer import what touches the world; started by test_purity.py.
+"""Runs the whole core in an interpreter that can no longer import modules with I/O; started by test_purity.py.
 
 `msgspec` is loaded first, for it loads what it needs of the standard library. From then on the modules below cannot be
 imported, whether or not they had been. Client and server then talk through lists, and the time is a number.

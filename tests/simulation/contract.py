@@ -1,4 +1,4 @@
-"""The core's contract, watched: what a client says to each input, against what it was asked and what the server sent.
+"""Checks the core's contract: a client's outputs for each input, compared with the calls and the server's frames.
 
 Everything that happens to the client goes through `Watched.tell`, which carries out its commands on the connections of
 `network.py` and looks at every command, event and message. What was asked and what was read is kept in plain lists;

@@ -1,4 +1,4 @@
-"""A network between a client and its server, and what stands at its ends: for `conversation_rules.py`.
+"""A network between a client and its server, and both ends of it: for `conversation_rules.py`.
 
 Time is virtual and nothing moves by itself. What one side sends waits in a stream until it is delivered, in order, any
 number of frames as one read. A cut loses what is under way; each side sees the end when it is delivered, so one may see

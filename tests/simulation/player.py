@@ -1,4 +1,4 @@
-"""Plays machines: what may happen, in any order, and what must hold of it.
+"""Plays machines: possible steps, in any order, and their invariants.
 
     class Counter(Machine):
         begin = Rule(...)                      # made by @rule: always the first step

@@ -1,7 +1,7 @@
 """The same as in `conversation_rules.py` over long polling, from the beginning or where a WebSocket fails.
 
 To what may happen there it adds what may happen to HTTP requests: they are lost, with or without the server's having
-them; overtake each other; come to the server twice; are answered with what is no answer; and take for ever.
+them; overtake each other; reach the server twice; get an invalid answer; and never end.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What plays the machines: a seed is one run, and what fails is shrunk and says how to see it again."""
+"""The player of the machines: a seed is one run, and a failure is shrunk and says how to repeat it."""
 
 import pytest
 from player import Failed, Machine, play, rule

@@ -1,6 +1,6 @@
 """Clients and servers of the real cores on one virtual clock, over a network that delays, cuts, refuses and injects.
 
-A machine is what may happen and what must hold. A seed of it is played for 10,000 steps, in runs that end well or ill;
+A machine has possible steps and invariants. A seed of it is played for 10,000 steps, in runs that end well or ill;
 the same seed is the same run. A failure names its seed and is shrunk to the steps that it takes:
 
     python -m pytest -n 2 tests/simulation --steps 2000000

@@ -1,4 +1,4 @@
-"""`deliver`: the handlers that a message reaches, and what each of them did."""
+"""`deliver`: the handlers that a message reaches, and their results."""
 
 import asyncio
 import subprocess

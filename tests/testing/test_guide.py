@@ -1,4 +1,4 @@
-"""docs/testing.md: its tests are tests of this module, and those that are to fail print what stands there.
+"""docs/testing.md: its tests are tests of this module, and those that must fail print the text of the guide.
 
 Each section of the guide is a module of its own, so that it can be copied as it is.
 """

@@ -1,4 +1,4 @@
-"""`serve`: a real server, and the faults that can be ordered from it."""
+"""`serve`: a real server, and its faults set by a test."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

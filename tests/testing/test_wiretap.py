@@ -1,4 +1,4 @@
-"""What a test server's wires carried, in words."""
+"""The transcript of a test server's connections."""
 
 import json
 

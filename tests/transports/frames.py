@@ -1,4 +1,4 @@
-"""Frames as a server writes them, good ones and others, for tests of what reads them."""
+"""Frames of a server, valid and invalid, for tests of parsers."""
 
 from base64 import b64encode
 from collections.abc import Iterable

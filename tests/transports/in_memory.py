@@ -1,4 +1,4 @@
-"""Clients that have joined a topic of the kit's `Peer`: for tests to which a socket is not the point."""
+"""Clients that have joined a topic of the kit's `Peer`: for tests that need no socket."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager

@@ -1,4 +1,4 @@
-"""Which versions and which corners of other packages are relied on: docs/dependencies.md says it, and it is so."""
+"""The versions and undocumented features of other packages in use match docs/dependencies.md."""
 
 import re
 import subprocess

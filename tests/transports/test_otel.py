@@ -1,4 +1,4 @@
-"""OpenTelemetry: the spans and metrics that a client makes, and none where nobody asked for them."""
+"""OpenTelemetry: the spans and metrics that a client makes, and none where they were not requested."""
 
 import asyncio
 import pickle

@@ -1,4 +1,4 @@
-"""As little as it takes."""
+"""Minimal settings."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Channels, what is asyncio's alone; the rest is in behaviour/. Async params, a full write buffer, the loop's turns."""
+"""Channels on asyncio: the part that is not in behaviour/. Async params, a full write buffer, the loop's turns."""
 
 import asyncio
 import gc

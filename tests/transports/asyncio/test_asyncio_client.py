@@ -1,4 +1,4 @@
-"""A client's life, what is asyncio's alone; the rest is in behaviour/. Tasks, cancellation, signals, factories."""
+"""A client's life on asyncio: the part that is not in behaviour/. Tasks, cancellation, signals, factories."""
 
 import asyncio
 import os

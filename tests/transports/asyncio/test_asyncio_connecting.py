@@ -1,4 +1,4 @@
-"""Connecting, what is asyncio's alone; the rest is in behaviour/. Async callables, factories, proxies."""
+"""Connecting on asyncio: the part that is not in behaviour/. Async callables, factories, proxies."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Handlers, what is asyncio's alone; the rest is in behaviour/. On the loop, in executors, as tasks."""
+"""Handlers on asyncio: the part that is not in behaviour/. On the loop, in executors, as tasks."""
 
 import asyncio
 import threading

@@ -1,7 +1,7 @@
 """The three clients behind one blocking face.
 
-The asyncio client lives on a loop in a thread. The client on threads is used as it is. The one on wsproto lives on one
-thread of its own, which gives it turns between the calls that are handed to it; there one call waits at a time.
+The asyncio client lives on a loop in a thread. The client on threads is used as it is. The one on wsproto has a thread
+of its own, which runs it between the calls that are passed to it; there one call waits at a time.
 
 Handlers are plain functions of a message, or of a message and a channel (a face too), and may wait and push. For the
 asyncio client each becomes a coroutine function that awaits it, or stays a plain one in the executor.

@@ -1,4 +1,4 @@
-"""What several of the files here need."""
+"""Helpers for several of these files."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One topic: its joins, its leave, its pushes, its own handlers, who is present."""
+"""One topic: its joins, its leave, its pushes, its own handlers, its presence."""
 
 from dataclasses import replace
 from decimal import Decimal

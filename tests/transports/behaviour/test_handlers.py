@@ -1,4 +1,4 @@
-"""Handlers: who is called with what, in which order; what becomes of errors, and of floods."""
+"""Handlers: which ones get which messages, in which order; errors, and floods of messages."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""A peer that sends what it likes: memory and time are bounded, whichever the adapter."""
+"""A hostile peer: memory and time are bounded, with every adapter."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""What a peer says is in the way of no call and of no connection, whoever listens to it or logs it."""
+"""A peer's text disturbs no call and no connection, whichever listener or log shows it."""
 
 import logging
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""Every waiting call given up under way; signals; programs that end.
+"""Every waiting call given up; signals; programs that end.
 
 How a call is given up depends on the adapter: its task is cancelled, or an interrupt raises `KeyboardInterrupt` in it.
-What must hold is the same: the server is told, nothing is left behind, and the client goes on as if it had not been.
+The result must be the same: the server is informed, nothing is left behind, and the client goes on normally.
 """
 
 import signal

@@ -1,6 +1,6 @@
 """Long polling, and falling back to it, over each adapter that has it; FAULTS.md's rows where they apply.
 
-The server is the embedded one where it behaves, and a scripted one (`Scripted`) where it must not.
+A server that behaves well is the embedded one; one that does not is scripted (`Scripted`).
 """
 
 import json

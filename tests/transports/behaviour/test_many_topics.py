@@ -1,4 +1,4 @@
-"""More topics than a server takes on one socket; it takes 100, as Phoenix does since 1.8.9."""
+"""More topics than a server accepts on one socket; it accepts 100, as Phoenix does since 1.8.9."""
 
 from collections import defaultdict
 from itertools import count

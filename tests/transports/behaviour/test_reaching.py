@@ -1,4 +1,4 @@
-"""Reaching a server over the network: addresses, proxies' and servers' answers to the handshake, and what is told."""
+"""Reaching a server over the network: addresses, proxies' and servers' answers to the handshake, and the errors."""
 
 import gzip
 import socket

@@ -1,4 +1,4 @@
-"""Resuming, over every adapter: what was lost is given again, what was handled is not."""
+"""Resuming, over every adapter: lost messages come again, handled ones do not."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Who waits for whom: a slow consumer delays nobody but those of whom the table in README says so."""
+"""What delays what: a slow consumer delays only the consumers named in README's table."""
 
 import threading
 from concurrent.futures import Executor, Future, ThreadPoolExecutor

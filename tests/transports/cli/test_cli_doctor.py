@@ -1,4 +1,4 @@
-"""`phx doctor`: what it tells of a server that is well, and of everything that can be in the way. See docs/tools.md."""
+"""`phx doctor`: its report on a working server, and on every problem. See docs/tools.md."""
 
 import contextlib
 import re

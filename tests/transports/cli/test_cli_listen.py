@@ -1,4 +1,4 @@
-"""`phx listen`: what is printed and what is not, and what it writes down. Its life is in test_cli.py."""
+"""`phx listen`: what it prints, and what it records. Its start and end are in test_cli.py."""
 
 import json
 import resource

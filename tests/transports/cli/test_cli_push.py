@@ -1,4 +1,4 @@
-"""`phx push`: the reply on stdout, and what became of it in the exit code. See docs/tools.md."""
+"""`phx push`: the reply on stdout, and the result in the exit code. See docs/tools.md."""
 
 import io
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the command writes to a terminal: a peer's words hold nothing that the terminal would obey."""
+"""What the command writes to a terminal: a peer's text contains no terminal control characters."""
 
 import io
 import json

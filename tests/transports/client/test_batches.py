@@ -1,4 +1,4 @@
-"""What an executor's worker is given, and what comes back from it; without any executor."""
+"""The batches of an executor's worker, and their results; without any executor."""
 
 import asyncio
 import pickle

@@ -1,4 +1,4 @@
-"""A stream without `await`: what it asks of its driver, and what its reader gets."""
+"""A stream without `await`: its calls of the driver, and what its reader gets."""
 
 from time import monotonic
 from typing import Any

@@ -1,4 +1,4 @@
-"""The calls that an application waits for: what begins them, what gives them up, what their callers get."""
+"""The calls that an application waits for: how they begin, how they are given up, and their results."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The driver: what the core wants is done in order, the alarm is set, and how a client ends."""
+"""The driver: the core's commands are carried out in order, the alarm is set, and the client ends."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""A channel as the application sees it, as far as nothing waits: each of its words is a step of the client's driver."""
+"""A channel as the application sees it, the part that does not wait: each method is a step of the client's driver."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""What waits for the reader of a stream: what is let in, what counts as not handled, and how it ends."""
+"""The queue of a stream: which items it takes, what counts as not handled, and how it ends."""
 
 from collections.abc import Sequence
 from typing import Any

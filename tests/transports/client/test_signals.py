@@ -1,4 +1,4 @@
-"""Which signals a client takes that runs: those that nobody else has taken, unless it is told otherwise."""
+"""The signals that a running client handles: by default those without another handler."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The processes under attack, how long they are attacked, and a table of what they took."""
+"""The processes under attack, how long they are attacked, and a table of the resources they used."""
 
 from collections.abc import Iterator
 

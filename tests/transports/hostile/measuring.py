@@ -1,4 +1,4 @@
-"""What a process under attack takes, and the bounds within which it must stay."""
+"""The resources that a process under attack uses, and their bounds."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Where clients connect to a server, what is refused before the application is asked, and how signals end it."""
+"""Where clients connect to a server, what is refused without calling the application, and how signals end it."""
 
 import asyncio
 import os

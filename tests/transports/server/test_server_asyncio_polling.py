@@ -1,4 +1,4 @@
-"""The HTTP of long polling on the embedded server: what is answered to which request, byte by byte where it matters."""
+"""The HTTP of long polling on the embedded server: the answer to each request, byte by byte where it matters."""
 
 import asyncio
 import contextlib

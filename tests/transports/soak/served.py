@@ -1,6 +1,6 @@
-"""The server of the soak, in a process of its own: what it keeps is not the client's.
+"""The server of the soak, in a process of its own, so that its memory is not counted as the client's.
 
-`python -m soak.served` tells its URL in a line, and ends when its input does.
+`python -m soak.served` prints its URL in a line, and ends when its input ends.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Channels, what is the threads' alone; the rest is in behaviour/. Many callers, a full write buffer, timeouts."""
+"""Channels on threads: the part that is not in behaviour/. Many callers, a full write buffer, timeouts."""
 
 import math
 import threading

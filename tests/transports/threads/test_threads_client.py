@@ -1,4 +1,4 @@
-"""A client's life, what is the threads' alone; the rest is in behaviour/. Blocked calls, many callers, signals."""
+"""A client's life on threads: the part that is not in behaviour/. Blocked calls, many callers, signals."""
 
 import gc
 import logging

@@ -1,4 +1,4 @@
-"""Connecting, what is the threads' alone; the rest is in behaviour/. Factories, bytes of the handshake, proxies."""
+"""Connecting on threads: the part that is not in behaviour/. Factories, bytes of the handshake, proxies."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Handlers, what is the threads' alone; the rest is in behaviour/. Where they run, executors, the pool."""
+"""Handlers on threads: the part that is not in behaviour/. Where they run, executors, the pool."""
 
 import asyncio
 import threading

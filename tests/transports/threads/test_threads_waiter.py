@@ -1,4 +1,4 @@
-"""What a thread waits on: it ends once, and wakes the thread when it is told to."""
+"""What a thread waits on: it ends once, and then wakes the thread."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The opening handshake, bytes out and bytes in: the request, what follows an answer, and what is said of a bad one."""
+"""The opening handshake, bytes out and bytes in: the request, what follows an answer, and the errors of a bad one."""
 
 import ssl
 from typing import Any

@@ -1,4 +1,4 @@
-"""Proxies: which one is taken, what is said to it, and what is told when it does not let us through."""
+"""Proxies: which one is used, what is sent to it, and the error if it refuses."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""The blocking client on wsproto, what is its alone; the rest is in behaviour/. It is on the test's own thread."""
+"""The blocking client on wsproto, the part that is not in behaviour/. It runs on the test's own thread."""
 
 import contextlib
 import os

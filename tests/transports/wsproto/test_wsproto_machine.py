@@ -1,4 +1,4 @@
-"""The byte-level machine, with no socket: what it writes, what it makes of what comes, at every split of the stream."""
+"""The byte-level machine, with no socket: what it writes and how it handles input, at every split of the stream."""
 
 import json
 import re
