@@ -367,7 +367,7 @@ class Channel:
         if not self._joining.failed:
             self._attempts = None
         connection.live[self.topic] = self.inbox
-        self.inbox.joined(join_ref)
+        self.inbox.joined()
         self._tell(ChannelJoined(self.topic, ref, join_ref, response))
         self._pushes.flush(join_ref)
 

@@ -313,7 +313,7 @@ class Inbox(DeliveryQueue):
         self.refresh()
         return self.presence
 
-    def joined(self, join_ref: str) -> None:
+    def joined(self) -> None:
         """The topic was joined again: a new presence state will come."""
         if self.presence is not None:
-            self.presence.joined(join_ref)
+            self.presence.joined()

@@ -147,10 +147,10 @@ class PollingLink(Link):
         self._paused = False
         self._closing = False
         self.over = False
-        self._close = NO_TIMER  # tells of the end, once everything is sent
-        self._dropped = False  # the adapter was told to drop its requests
+        self._close = NO_TIMER  # reports the end once everything is sent
+        self._dropped = False  # the adapter got the command to drop its requests
         self._polled_at: float  # when the latest poll began, as far as is known
-        self._polled_before: float  # when the latest one that was answered did
+        self._polled_before: float  # when the latest answered poll began
         self._pace = NO_TIMER  # until the next poll
         self._overdue = NO_TIMER  # the same while reading is paused
         self._ticking = NO_TIMER

@@ -78,8 +78,8 @@ class Presence:
         diff_event: The event with a change.
 
     >>> presence = Presence()
-    >>> presence.joined("1")
-    >>> presence.receive("presence_state", {"ann": {"metas": [{"phx_ref": "a"}]}}, join_ref="1")
+    >>> presence.joined()
+    >>> presence.receive("presence_state", {"ann": {"metas": [{"phx_ref": "a"}]}})
     PresenceChange(joins={'ann': {'metas': [{'phx_ref': 'a'}]}}, leaves={})
     >>> list(presence.entries)
     ['ann']
@@ -89,7 +89,6 @@ class Presence:
         self.state_event = state_event
         self.diff_event = diff_event
         self._entries: dict[str, Entry] = {}
-        self._join_ref: str | None = None
         self._synced = False
         self._snapshot: _Snapshot | None = None  # the latest one that reads this dict
         self._undone = 0  # the size of the undo data of earlier ones
@@ -108,19 +107,17 @@ class Presence:
         """Whether the state of the current join has come."""
         return self._synced
 
-    def joined(self, join_ref: str) -> None:
+    def joined(self) -> None:
         """The topic was joined, or joined again: its state is yet to come. Call it at the join's reply."""
-        self._join_ref = join_ref
         self._synced = False
         self._forget_pending()
 
-    def receive(self, event: str, payload: Any, *, join_ref: str | None) -> PresenceChange | None:
-        """Take a message of the topic.
+    def receive(self, event: str, payload: Any) -> PresenceChange | None:
+        """Take a message of the topic, of its current join.
 
         Args:
             event: Its event; any other than the two of presence is ignored.
             payload: Its payload.
-            join_ref: Its join_ref; `None` for a broadcast. A message of another join than the current one is ignored.
 
         Returns:
             What changed, perhaps nothing; `None` if the message was ignored or waits for the state.
@@ -128,8 +125,6 @@ class Presence:
         Raises:
             InvalidFrame: The payload is not what Phoenix sends. The entries are as before.
         """
-        if join_ref is not None and join_ref != self._join_ref:
-            return None
         try:
             if event == self.state_event:
                 return self._receive_state(_checked_entries(event, payload))

@@ -170,7 +170,7 @@ class Reader:
         delivered = 0
         presence = inbox.presence
         if presence is not None and event in (presence.state_event, presence.diff_event):
-            change = presence.receive(event, _sound_payload(message), join_ref=None)  # the channel was checked above
+            change = presence.receive(event, _sound_payload(message))
             if change is not None:
                 self._client.events.append(PresenceChanged(message.topic, change))
                 delivered = self._tell_change(connection, inbox, message, change, size)

@@ -201,6 +201,23 @@ def test_a_param_in_the_path_is_as_secret_as_any() -> None:
     assert repr(address) == "Address(url='ws://h/socket/:key', …)"
 
 
+def test_so_is_one_in_the_path_of_long_polling() -> None:
+    endpoint = Endpoint("ws://h/socket", path="/:key", params={"key": SECRET}, transport="longpoll")
+    address = endpoint.request("2.0.0", endpoint.params)
+    assert (address.url, address.redacted) == (f"http://h/socket/{SECRET}?vsn=2.0.0", "http://h/socket/:key")
+
+
+@pytest.mark.parametrize(
+    ("url", "params", "secrets"),
+    [
+        ("ws://h/socket", {"a": "one", "b": True, "c": False, "d": None}, {"one"}),
+        ("ws://h/socket?null=null&b=two?2", {"true": "vsn=2.0.0"}, {"two?2", "vsn%3D2.0.0", "vsn=2.0.0"}),
+    ],
+)
+def test_what_is_secret_of_an_address(url: str, params: Any, secrets: set[str]) -> None:
+    assert set(Endpoint(url, params=params).request("2.0.0", params).secrets()) == secrets
+
+
 @pytest.mark.parametrize("url", [b"ws://h/s", None, 7])
 def test_a_url_that_is_no_text_is_refused(url: Any) -> None:
     assert problem(url) == f"the URL must be str, not {type(url).__name__}"

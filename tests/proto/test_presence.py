@@ -25,8 +25,8 @@ def entry(*refs: str, **fields: Any) -> dict[str, Any]:
 
 def synced(**entries: Any) -> Presence:
     presence = Presence()
-    presence.joined("1")
-    presence.receive("presence_state", entries, join_ref="1")
+    presence.joined()
+    presence.receive("presence_state", entries)
     return presence
 
 
@@ -149,14 +149,14 @@ def test_keys_without_metas_are_not_there() -> None:
 def test_nobody_is_there_before_the_state() -> None:
     presence = Presence()
     assert (presence.entries, presence.synced) == ({}, False)
-    presence.joined("1")
+    presence.joined()
     assert (presence.entries, presence.synced) == ({}, False)
 
 
 def test_the_first_state_is_told_as_joins() -> None:
     presence = Presence()
-    presence.joined("1")
-    change = presence.receive("presence_state", ANN, join_ref="1")
+    presence.joined()
+    change = presence.receive("presence_state", ANN)
     assert change == PresenceChange(ANN, {})
     assert presence.entries == ANN
     assert presence.synced
@@ -164,102 +164,81 @@ def test_the_first_state_is_told_as_joins() -> None:
 
 def test_an_empty_state_is_told_too() -> None:
     presence = Presence()
-    presence.joined("1")
-    assert presence.receive("presence_state", {}, join_ref="1") == PresenceChange({}, {})
+    presence.joined()
+    assert presence.receive("presence_state", {}) == PresenceChange({}, {})
 
 
 def test_a_diff_before_the_state_is_applied_to_it() -> None:
     presence = Presence()
-    presence.joined("1")
-    assert presence.receive("presence_diff", diff({"bob": entry("b1")}), join_ref=None) is None
-    assert presence.receive("presence_diff", diff({}, {"ann": entry("a1")}), join_ref=None) is None
+    presence.joined()
+    assert presence.receive("presence_diff", diff({"bob": entry("b1")})) is None
+    assert presence.receive("presence_diff", diff({}, {"ann": entry("a1")})) is None
     assert presence.entries == {}
-    change = presence.receive("presence_state", ANN, join_ref="1")
+    change = presence.receive("presence_state", ANN)
     assert presence.entries == {"ann": entry("a2", age=1), "bob": entry("b1")}
     assert change == PresenceChange({"ann": entry("a2", age=1), "bob": entry("b1")}, {})
 
 
 def test_a_diff_after_the_state_is_applied_at_once() -> None:
     presence = synced(ann=entry("a1"))
-    change = presence.receive("presence_diff", diff({"bob": entry("b1")}), join_ref=None)
+    change = presence.receive("presence_diff", diff({"bob": entry("b1")}))
     assert change == PresenceChange({"bob": entry("b1")}, {})
     assert presence.entries == {"ann": entry("a1"), "bob": entry("b1")}
 
 
 def test_a_diff_is_applied_once() -> None:
     presence = Presence()
-    presence.joined("1")
-    presence.receive("presence_diff", diff({"bob": entry("b1")}), join_ref=None)
-    presence.receive("presence_state", {}, join_ref="1")
-    presence.receive("presence_state", {}, join_ref="1")
+    presence.joined()
+    presence.receive("presence_diff", diff({"bob": entry("b1")}))
+    presence.receive("presence_state", {})
+    presence.receive("presence_state", {})
     assert presence.entries == {}
 
 
 def test_after_a_rejoin_the_old_state_stands_until_the_new_one_comes() -> None:
     presence = synced(ann=entry("a1"))
-    presence.joined("2")
-    assert presence.receive("presence_diff", diff({"bob": entry("b1")}), join_ref=None) is None
+    presence.joined()
+    assert presence.receive("presence_diff", diff({"bob": entry("b1")})) is None
     assert presence.entries == {"ann": entry("a1")}
     assert not presence.synced
 
 
 def test_a_state_after_a_rejoin_tells_what_happened_meanwhile() -> None:
     presence = synced(ann=entry("a1"), bob=entry("b1"))
-    presence.joined("2")
-    change = presence.receive("presence_state", {"bob": entry("b1"), "eve": entry("e1")}, join_ref="2")
+    presence.joined()
+    change = presence.receive("presence_state", {"bob": entry("b1"), "eve": entry("e1")})
     assert change == PresenceChange({"eve": entry("e1")}, {"ann": entry("a1")})
 
 
 def test_diffs_of_an_older_join_are_forgotten() -> None:
     presence = Presence()
-    presence.joined("1")
-    presence.receive("presence_diff", diff({"ghost": entry("g1")}), join_ref=None)
-    presence.joined("2")
-    presence.receive("presence_state", ANN, join_ref="2")
-    assert presence.entries == ANN
-
-
-@pytest.mark.parametrize(("event", "payload"), [("presence_state", {}), ("presence_diff", diff({}, ANN))])
-def test_messages_of_an_older_join_are_ignored(event: str, payload: Any) -> None:
-    presence = synced(**ANN)
-    presence.joined("2")
-    presence.receive("presence_state", ANN, join_ref="2")
-    assert presence.receive(event, payload, join_ref="1") is None
-    assert presence.entries == ANN
-
-
-def test_an_intercepted_diff_carries_the_join_ref_and_counts() -> None:
-    presence = synced()
-    assert presence.receive("presence_diff", diff(ANN), join_ref="1") == PresenceChange(ANN, {})
-
-
-def test_a_state_without_a_join_ref_counts_for_v1_servers_send_none() -> None:
-    presence = Presence()
-    presence.joined("1")
-    presence.receive("presence_state", ANN, join_ref=None)
+    presence.joined()
+    presence.receive("presence_diff", diff({"ghost": entry("g1")}))
+    presence.joined()
+    presence.receive("presence_state", ANN)
     assert presence.entries == ANN
 
 
 def test_other_events_are_ignored() -> None:
     presence = synced(**ANN)
-    assert presence.receive("shout", {}, join_ref="1") is None
+    assert presence.receive("shout", {}) is None
     assert presence.entries == ANN
 
 
 def test_a_server_that_never_pushes_a_state_fills_nothing() -> None:
     presence = Presence()
-    presence.joined("1")
+    presence.joined()
     for number in range(1_200):
-        presence.receive("presence_diff", diff({str(number): entry("x")}), join_ref=None)
-    presence.receive("presence_state", {}, join_ref="1")
+        presence.receive("presence_diff", diff({str(number): entry("x")}))
+    presence.receive("presence_state", {})
     assert list(presence.entries) == [str(number) for number in range(200, 1_200)]
 
 
 def test_entries_are_a_snapshot() -> None:
     presence = synced(ann=entry("a1"))
     before = presence.entries
-    presence.receive("presence_diff", diff({"ann": entry("a2")}, {"ann": entry("a1")}), join_ref=None)
-    presence.receive("presence_diff", diff({"bob": entry("b1")}), join_ref=None)
+    presence.receive("presence_diff", diff({"ann": entry("a2")}, {"ann": entry("a1")}))
+    presence.receive("presence_diff", diff({"bob": entry("b1")}))
     assert before == {"ann": entry("a1")}
 
 
@@ -278,7 +257,7 @@ def test_every_snapshot_stays_as_it_was_however_much_changes() -> None:
         if rng.random() < 0.3:
             joins, leaves = {}, {key: {"metas": [*leaves[key]["metas"], {"phx_ref": f"r{number}"}]}}
             del truth[key]
-        presence.receive("presence_diff", diff(joins, leaves), join_ref=None)
+        presence.receive("presence_diff", diff(joins, leaves))
         if rng.random() < 0.01:
             snapshots.append((presence.entries, dict(truth)))
     assert len(snapshots) > 20
@@ -295,7 +274,7 @@ def test_a_snapshot_may_be_iterated_while_the_entries_change() -> None:
     seen: list[str] = []
     for key in presence.entries:
         seen.append(key)
-        presence.receive("presence_diff", diff({"zoe": entry("z1")}, {key: entry(f"{key[0]}1")}), join_ref=None)
+        presence.receive("presence_diff", diff({"zoe": entry("z1")}, {key: entry(f"{key[0]}1")}))
     assert seen == ["ann", "bob"]
     assert list(presence.entries) == ["zoe"]
 
@@ -317,7 +296,7 @@ def test_a_diff_costs_what_it_changes(*, held: bool) -> None:
         sys.settrace(count_lines)
         try:
             for number in range(50):
-                presence.receive("presence_diff", diff({f"new{number}": entry("n")}), join_ref=None)
+                presence.receive("presence_diff", diff({f"new{number}": entry("n")}))
                 if held:
                     copies.append(presence.entries)
         finally:
@@ -329,23 +308,23 @@ def test_a_diff_costs_what_it_changes(*, held: bool) -> None:
 
 def test_diffs_that_wait_for_a_state_are_bounded_in_size_and_the_oldest_go_first() -> None:
     presence = Presence()
-    presence.joined("1")
+    presence.joined()
     for number in range(10):
         large = {str(number): {"metas": [{"phx_ref": "r", "text": "x" * 2**20}]}}
-        presence.receive("presence_diff", diff(large), join_ref=None)
-    presence.receive("presence_state", {}, join_ref="1")
+        presence.receive("presence_diff", diff(large))
+    presence.receive("presence_state", {})
     assert list(presence.entries) == [str(number) for number in range(3, 10)]
 
 
 def test_diffs_that_were_forgotten_take_no_room_from_later_ones() -> None:
     presence = Presence()
-    for join_ref in "123456789":
-        presence.joined(join_ref)
+    for _ in range(9):
+        presence.joined()
         large = {"ann": {"metas": [{"phx_ref": "r", "text": "x" * 2**20}]}}
-        presence.receive("presence_diff", diff(large), join_ref=None)
-    presence.joined("10")
-    presence.receive("presence_diff", diff(ANN), join_ref=None)
-    presence.receive("presence_state", {}, join_ref="10")
+        presence.receive("presence_diff", diff(large))
+    presence.joined()
+    presence.receive("presence_diff", diff(ANN))
+    presence.receive("presence_state", {})
     assert presence.entries == ANN
 
 
@@ -380,17 +359,17 @@ BAD: list[tuple[str, Any]] = [
 def test_a_malformed_payload_is_told_and_changes_nothing(event: str, payload: Any) -> None:
     presence = synced(**ANN)
     with pytest.raises(InvalidFrame, match=f"^{event}"):
-        presence.receive(event, payload, join_ref=None)
+        presence.receive(event, payload)
     assert presence.entries == ANN
     assert presence.synced
 
 
 def test_a_malformed_diff_before_the_state_is_told_when_it_comes() -> None:
     presence = Presence()
-    presence.joined("1")
+    presence.joined()
     with pytest.raises(InvalidFrame):
-        presence.receive("presence_diff", {"joins": {}}, join_ref=None)
-    presence.receive("presence_state", ANN, join_ref="1")
+        presence.receive("presence_diff", {"joins": {}})
+    presence.receive("presence_state", ANN)
     assert presence.entries == ANN
 
 
@@ -419,12 +398,12 @@ def test_metas_too_deep_to_be_compared_are_told_and_change_nothing() -> None:
         return {"a": {"metas": [{"phx_ref": "1", "name": name, "deep": Deep()}]}}
 
     presence = Presence()
-    presence.joined("1")
-    presence.receive("presence_state", state("first"), join_ref="1")
+    presence.joined()
+    presence.receive("presence_state", state("first"))
     with pytest.raises(InvalidFrame, match="'presence_state' is nested too deeply"):
-        presence.receive("presence_state", state("first"), join_ref="1")
+        presence.receive("presence_state", state("first"))
     with pytest.raises(InvalidFrame, match="'presence_diff' is nested too deeply"):
-        presence.receive("presence_diff", {"joins": state("first"), "leaves": {}}, join_ref="1")
+        presence.receive("presence_diff", {"joins": state("first"), "leaves": {}})
     assert presence.entries["a"]["metas"][0]["name"] == "first"
 
 
@@ -449,7 +428,7 @@ json_values = st.recursive(
 def test_any_json_is_either_refused_or_merged(event: str, payload: Any) -> None:
     presence = synced(**ANN)
     try:
-        presence.receive(event, payload, join_ref=None)
+        presence.receive(event, payload)
     except InvalidFrame:
         assert presence.entries == ANN
     assert all(meta["phx_ref"] is not None for entry in presence.entries.values() for meta in entry["metas"])
@@ -478,14 +457,14 @@ def test_a_recorded_session_leaves_every_client_with_the_servers_state() -> None
         truth = None
         request = requests.get((connection, ref)) if event == "phx_reply" else None
         if request == "phx_join":
-            clients.setdefault(connection, Presence()).joined(join_ref)
+            clients.setdefault(connection, Presence()).joined()
             joined[connection] = join_ref
         elif request == "list":
             truth = payload["response"]
         elif event in ("phx_close", "phx_error") and joined.get(connection) == join_ref:
             del joined[connection]
-        elif connection in joined:
-            clients[connection].receive(event, payload, join_ref=join_ref)
+        elif connection in joined and join_ref in (None, joined[connection]):
+            clients[connection].receive(event, payload)
             truth = payload if event == "presence_state" else None
         if truth is not None:
             for name in joined:
@@ -545,8 +524,8 @@ def flat(entries: Entries) -> set[tuple[str, str]]:
 def test_whenever_the_state_comes_the_client_ends_with_the_servers(script: Any) -> None:
     server, presence = Server(), Presence()
     mirror: set[tuple[str, str]] = set()  # kept from the changes alone
-    for number, (steps, taken, sent) in enumerate(script):
-        presence.joined(str(number))
+    for steps, taken, sent in script:
+        presence.joined()
         diffs, states = [], [server.state()]
         for step in steps:
             diffs.append(server.step(step))
@@ -555,7 +534,7 @@ def test_whenever_the_state_comes_the_client_ends_with_the_servers(script: Any) 
         wire.insert(min(sent, len(steps)), ("presence_state", states[min(taken, len(steps))]))
         for event, payload in wire:
             as_it_came = deepcopy(payload)
-            change = presence.receive(event, payload, join_ref=None)
+            change = presence.receive(event, payload)
             assert payload == as_it_came
             if change is not None:
                 assert mirror.isdisjoint(flat(change.joins))

@@ -103,13 +103,14 @@ def test_only_the_join_that_waits_can_be_answered() -> None:
         server.refuse(first)
 
 
-@pytest.mark.parametrize("call", ["push", "stop", "crash"])
+@pytest.mark.parametrize("call", ["push", "intercept", "reply", "finish", "stop", "crash"])
 def test_a_channel_takes_no_calls_before_its_join_is_accepted(call: str) -> None:
     server = Server()
     channel = server.ask()
-    arguments: tuple[Any, ...] = ("tick", {}) if call == "push" else ()
+    message = MessageIn(channel, "2", "shout", {})
+    arguments: dict[str, tuple[Any, ...]] = {"push": ("tick", {}), "intercept": ("tick", {}), "reply": ("ok", {})}
     with pytest.raises(InvalidState) as caught:
-        getattr(server, call)(channel, *arguments)
+        getattr(server, call)(message if call in ("reply", "finish") else channel, *arguments.get(call, ()))
     assert (caught.value.call, caught.value.state) == (call, "joining")
 
 

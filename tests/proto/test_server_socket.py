@@ -368,6 +368,12 @@ def test_what_no_close_frame_can_carry_is_refused(code: int, reason: str) -> Non
     assert server.commands() == []
 
 
+def test_a_reason_may_fill_its_close_frame() -> None:
+    server = Server()
+    server.close(1000, "x" * 123)
+    assert server.commands() == [Close(1000, "x" * 123)]
+
+
 def test_a_lost_connection_ends_every_channel_and_the_waiting_join() -> None:
     server = Server()
     first, second = server.joined("1"), server.joined("2", "room:b")

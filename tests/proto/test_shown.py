@@ -208,8 +208,8 @@ def test_secrets_are_not_shown_themselves() -> None:
 
 
 def test_the_secrets_of_params_are_their_values_at_any_depth() -> None:
-    params = {"a": "one", "b": {"c": ["two", 3, 4.5, b"six", None, True]}}
-    assert sorted(secrets_in(params)) == ["3", "4.5", "one", "six", "two"]
+    params = {"a": "one", "b": {"c": ["two", 3, 4.5, b"six\xff", None, True]}}
+    assert sorted(secrets_in(params)) == ["3", "4.5", "one", "six\N{REPLACEMENT CHARACTER}", "two"]
     assert list(secrets_in(nested(32, "deep"))) == ["deep"]
     assert list(secrets_in(nested(33, "deep"))) == []
     assert list(secrets_in([nested(31, "deep"), nested(32, "too deep")])) == ["deep"]
@@ -240,6 +240,7 @@ def test_a_record_shows_its_fields_but_for_those_that_are_data() -> None:
 
 def test_a_secret_is_masked_as_html_has_it() -> None:
     assert Secrets(["1<2>3&4"]).masked("it was 1&lt;2&gt;3&amp;4") == f"it was {MASK}"
+    assert Secrets(['it\'s "me"']).masked("no it&#39;s &quot;me&quot; here") == f"no {MASK} here"
 
 
 def test_a_password_may_hold_colons() -> None:

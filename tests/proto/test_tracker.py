@@ -181,11 +181,11 @@ class Watcher:
     presence: Presence = field(default_factory=Presence)
 
     def __post_init__(self) -> None:
-        self.presence.joined("1")
-        self.presence.receive("presence_state", {}, join_ref="1")
+        self.presence.joined()
+        self.presence.receive("presence_state", {})
 
     def saw(self, diff: Any) -> None:
-        self.presence.receive("presence_diff", copy.deepcopy(diff), join_ref=None)
+        self.presence.receive("presence_diff", copy.deepcopy(diff))
 
 
 _STEPS = st.lists(
