@@ -22,9 +22,11 @@ def protocol(*, compressed: bool = False, max_size: int | None = LIMIT) -> Proto
 class Cut:
     """A cutter before websockets' protocol, as the adapters have it."""
 
-    def __init__(self, *, compressed: bool = False, max_size: int | None = LIMIT) -> None:
+    def __init__(
+        self, *, compressed: bool = False, max_size: int | None = LIMIT, max_fragmented: int | None = None
+    ) -> None:
         self.protocol = protocol(compressed=compressed, max_size=max_size)
-        self.assembler = Assembler(self.protocol)
+        self.assembler = Assembler(self.protocol, max_fragmented=max_fragmented)
         self.given: list[bytes] = []
         self.cutter = Cutter(self._parse, max_size=max_size)
         self.messages: list[Received] = []

@@ -312,7 +312,7 @@ class _Run:
         self.until = until
         self.said = 0  # lines logged one by one
         self.more = 0
-        self.latest = ""
+        self.latest: str
 
 
 class _Rejoins:
@@ -325,8 +325,8 @@ class _Rejoins:
     def __init__(self) -> None:
         self.due = inf
         self._lost: set[str] = set()  # topics
-        self._total = 0
-        self._joined = 0
+        self._total: int
+        self._joined: int
         self._under_way = False
 
     def lost(self, topic: str) -> None:

@@ -59,7 +59,7 @@ class Cutter:
         self._parse = parse
         self._limit = 1 << 64 if max_size is None else max_size  # a header holds 64 bits at most
         self._tail = bytearray()  # the beginning of an incomplete text frame, or of any incomplete header
-        self._need = 0  # bytes that the tail needs before work goes on
+        self._need: int  # bytes that the tail needs before work goes on
         self._owed = 0  # bytes of the parser's current frame still to come
         self._between = True  # not inside a fragmented message
 
@@ -205,9 +205,10 @@ class Assembler:
         self.answered = 0
         self._protocol = protocol
         self._most = max_fragmented
-        self._fragments = 0  # of the current message
-        self._parts = bytearray()  # of the current fragmented message
-        self._text = False  # whether that is a text message
+        self._fragments: int  # of the current message
+        self._parts: bytearray  # of the current fragmented message
+        self._text: bool  # whether that is a text message
+        self._forget_parts()
 
     def parse(self, data: bytes, messages: list[Received]) -> bool:
         """Takes bytes of the stream, as `Parse` says."""

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from conversation import Conversation
 
@@ -239,6 +241,13 @@ def test_a_channel_is_runnable_once_until_it_was_drained() -> None:
 # ---- presence
 
 STATE = {"ann": {"metas": [{"phx_ref": "a"}]}}
+
+
+def test_a_handler_of_a_channel_is_as_it_was_asked_for() -> None:
+    executor = ThreadPoolExecutor()  # which starts no thread
+    handler = Conversation().channel().add(print, "balance", payload=dict, concurrency=2, executor=executor)
+    asked = (handler.event, handler.payload_type, handler.concurrency, handler.executor)
+    assert asked == ("balance", dict, 2, executor)
 
 
 @pytest.mark.parametrize("when", ["before the join", "after the join"])

@@ -638,7 +638,7 @@ def test_params_that_a_function_gives_are_asked_for_as_by_any_link() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "told"),
     [
-        *((200, b'{"status":%d}' % told, told) for told in (400, 403, 599)),
+        *((200, b'{"status":%d}' % told, told) for told in (400, 401, 403, 599)),
         (404, b"Not Found", 404),
         (500, b"{", 500),
         (502, json.dumps(OPENED).encode(), 502),

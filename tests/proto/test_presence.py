@@ -389,6 +389,13 @@ def test_the_error_tells_where_the_payload_is_wrong(payload: Any, problem: str) 
     assert str(caught.value) == problem
 
 
+def test_the_error_tells_of_which_half_of_a_diff_it_is() -> None:
+    for bad, half in ((diff({"ann": 1}), "joins"), (diff({}, {"ann": 1}), "leaves")):
+        with pytest.raises(InvalidFrame) as caught:
+            sync_diff({}, bad)
+        assert str(caught.value) == f"presence_diff.{half}['ann'] is not an object"
+
+
 def test_metas_too_deep_to_be_compared_are_told_and_change_nothing() -> None:
     class Deep:  # some Pythons compare lists of any depth; what one of V1 or V2 may have is bounded (soundness.py)
         def __eq__(self, other: object) -> bool:

@@ -443,6 +443,7 @@ def test_a_further_socket_that_is_refused_for_good_ends_its_topics_and_not_the_c
     assert isinstance(channel_ended, ChannelEnded)
     assert isinstance(failed.error, HandshakeRefused)
     assert failed.error is ended.error is channel_ended.error
+    assert ended.socket == 1
     assert (farm.client.state, farm.client.stats.sockets) == (SocketState.OPEN, 1)
     farm.refuses = None
     farm.join(B)
@@ -453,11 +454,15 @@ def test_a_socket_that_was_open_and_is_refused_for_good_ends_the_client() -> Non
     farm = Farm(limit=1).connect()
     farm.join(A, B)
     farm.refuses = 403
+    farm.held = True
+    farm.client.ping(farm.now)  # on the other socket
     farm.cut(1)
     farm.advance(5.0)
-    (closed,) = farm.events(Closed)
+    lost, closed = farm.events(PushFailed, Closed)
     assert isinstance(closed, Closed)
     assert isinstance(closed.error, HandshakeRefused)
+    assert isinstance(lost, PushFailed)
+    assert lost.error.__cause__ is closed.error
     assert farm.links == []
     assert farm.client.next_timeout() is None
 

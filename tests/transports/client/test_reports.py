@@ -26,7 +26,7 @@ from phx_proto.events import (
 )
 from phx_proto.handlers.handler import Handler
 from phx_proto.message import Message
-from phx_transports.client.reports import INTERVAL, HandlerError, Log, log_handler_error, report_to
+from phx_transports.client.reports import INTERVAL, HandlerError, Log, listener_failed, log_handler_error, report_to
 from phx_transports.client.session import Session
 
 
@@ -411,6 +411,64 @@ def test_what_is_counted_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     log.event(InboxOverflow("t:1", 1, 640))
     log.event(InboxOverflow("t:new", 1, 640))
     assert [line[:6] for line in lines(caplog)] == ["9,899 ", "1 mess", "1 mess"]
+
+
+def test_kinds_beyond_the_bound_are_counted_as_one(caplog: pytest.LogCaptureFixture) -> None:
+    log, clock = log_of()
+    for number in range(102):
+        log.event(InboxOverflow(f"t:{number}", 1, 640))
+        log.event(InboxOverflow(f"t:{number}", 2, 640))
+    said = [f"1 messages of topic 't:{number}' dropped: 640 wait for their handlers" for number in range(101)]
+    assert lines(caplog) == said
+    clock.now += INTERVAL
+    log.tick()
+    told = "the latest: 2 messages of topic 't:{}' dropped: 640 wait for their handlers"
+    assert lines(caplog) == [
+        *(f"2 more messages of topic 't:{number}' dropped; {told.format(number)}" for number in range(100)),
+        f"5 more lines of other kinds; {told.format(101)}",
+    ]
+
+
+def test_reconnections_have_so_many_lines_and_the_others_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    log, _ = log_of()
+    for _ in range(7):
+        log.event(ChannelErrored("t:0", ConnectionClosed(1006, "cut"), None))
+        log.event(Connected(None, True))
+        log.event(ChannelJoined("t:0", None, "9", {}))
+    said = f"connected again to {PLACE}: 1 channel joined again"
+    assert lines(caplog) == [said] * 5
+    log.event(Closed(None))
+    assert lines(caplog) == [f"2 more reconnections; the latest: {said}"]
+
+
+def test_a_channel_that_ended_before_the_connection_was_back_is_not_waited_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log, _ = log_of()
+    lose(log, 2)
+    log.event(ChannelEnded("t:1", None))
+    lines(caplog)
+    log.event(Connected(None, True))
+    log.event(ChannelJoined("t:0", None, "9", {}))
+    assert lines(caplog) == [f"connected again to {PLACE}: 1 channel joined again"]
+
+
+def test_what_was_raised_is_shown_up_to_a_bound(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(report: HandlerError) -> None:
+        raise error
+
+    error = ValueError("100 %s" + "x" * 1000)
+    told = f"{repr(error)[:499]}…"
+    failed = "handler test_reports.handle failed on event 'shout' of topic 'room:1'"
+    log_of()[0].handler_failed(report(error))
+    listener_failed(error)
+    report_to(fail, report(error))
+    assert lines(caplog) == [
+        f"{failed}: {told}",
+        f"a listener to events failed: {told}",
+        f"{failed}: {told}",
+        f"on_handler_error itself failed: {told}",
+    ]
 
 
 def test_errors_of_a_handler_are_logged_with_one_traceback(caplog: pytest.LogCaptureFixture) -> None:

@@ -210,7 +210,13 @@ def test_a_handler_of_the_applications_own_hears_of_it_at_once() -> None:
     heard: list[int] = []
     previous = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
     try:
-        uninterrupted(interrupted, 1, [])
+        assert uninterrupted(interrupted, 1, done=[]) == "result"
     finally:
         signal.signal(signal.SIGINT, previous)
     assert heard == [signal.SIGINT]
+
+
+def test_only_the_main_thread_puts_ctrl_c_off() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    during = start(uninterrupted, lambda *, number: signal.getsignal(number), number=signal.SIGINT)
+    assert during.result(LONG) is before

@@ -5,10 +5,10 @@ from frames import CLOSE, STREAMS, cuts, frame, pieces, streams, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.extensions.permessage_deflate import PerMessageDeflate
-from websockets.frames import Frame, Opcode
+from websockets.frames import Close, Frame, Opcode
 
 from fuzz.as_websockets import LIMIT, Cut, assert_as_websockets
-from phx_transports.websocket.cutter import Cutter, in_fragments
+from phx_transports.websocket.cutter import Cutter
 
 
 @given(streams, cuts, st.booleans(), st.sampled_from([LIMIT, 5, 0, None]))
@@ -60,15 +60,67 @@ def test_a_frame_at_the_limit_passes_and_one_over_it_is_refused_from_its_header(
     assert cut.protocol.close_sent is not None
     assert cut.protocol.close_sent.code == 1009
     assert cut.cutter.ended
-    assert "201 bytes" in cut.assembler.problem
+    assert cut.assembler.problem == (
+        "a message of more than 200 bytes, which is max_size: it has 201 bytes or more; connect with a larger max_size"
+    )
 
 
-def test_invalid_utf8_closes_with_1007_and_says_so() -> None:
-    cut = Cut()
-    assert cut.feed(text("a") + frame(b"b\xff") + text("c")) == ["a"]
-    assert cut.protocol.close_sent is not None
-    assert cut.protocol.close_sent.code == 1007
-    assert "UTF-8" in cut.assembler.problem
+@pytest.mark.parametrize(
+    ("stream", "code", "reason", "problem"),
+    [
+        (
+            text("a") + frame(b"b\xff") + text("c"),
+            1007,
+            "invalid start byte at position 1",
+            "invalid UTF-8 in a text message: invalid start byte at position 1",
+        ),
+        (
+            text("a") + frame(b"x" * 3, head=0x01) + frame(b"x" * 3, head=0x80) + text("c"),
+            1009,
+            "a message in fragments of more than 5 bytes",
+            None,
+        ),
+        (
+            text("a") + frame(b"xy", head=0x01) + frame(head=0x00) * 1024 + text("c"),
+            1008,
+            "a message in too many fragments: its first 2 bytes came in 1025",
+            None,
+        ),
+    ],
+)
+def test_a_message_that_breaks_a_rule_closes_the_connection_and_is_told(
+    stream: bytes, code: int, reason: str, problem: str | None
+) -> None:
+    cut = Cut(max_fragmented=5)
+    assert cut.feed(stream) == ["a"]
+    assert cut.protocol.close_sent == Close(code, reason)
+    assert cut.assembler.problem == (problem or reason)
+    assert cut.cutter.ended
+
+
+@pytest.mark.parametrize(("fragments", "size"), [(1024, 63), (1025, 64), (1026, 128)])
+def test_fragments_may_be_many_where_they_bring_enough(fragments: int, size: int) -> None:
+    for many, most in ((fragments, True), (fragments + 1, False)):
+        cut = Cut(max_size=None)
+        cut.feed(frame(b"?", head=0x01) + frame(head=0x80))  # which counts no more
+        cut.feed(frame(b"x" * size, head=0x01) + frame(head=0x00) * (many - 1) + frame(head=0x80))
+        assert cut.messages == ["?", *(["x" * size] * most)]
+
+
+def test_a_large_message_in_fragments_of_any_size_comes_where_only_all_are_bounded() -> None:
+    cut = Cut(max_fragmented=5)
+    assert cut.feed(frame(b"x" * 6, head=0x82) + frame(b"x" * 3, head=0x01) + frame(b"x" * 2, head=0x80)) == [
+        b"x" * 6,
+        "x" * 5,
+    ]
+
+
+def test_a_message_over_the_limit_is_told_with_the_bytes_of_all_its_fragments() -> None:
+    cut = Cut(max_size=200)
+    cut.feed(frame(b"x" * 150, head=0x01) + frame(b"x" * 100, head=0x80))
+    assert cut.assembler.problem == (
+        "a message of more than 200 bytes, which is max_size: it has 250 bytes or more; connect with a larger max_size"
+    )
 
 
 def test_after_the_end_everything_goes_to_the_parser() -> None:
@@ -114,12 +166,6 @@ def test_the_size_of_a_message_in_fragments_is_that_of_all() -> None:
     cut = Cut()
     cut.feed(frame(b"12345", head=0x01) + frame(b"ping", head=0x89) + frame(b"678", head=0x80))
     assert (cut.cutter.size, cut.messages) == (8, ["12345678"])
-
-
-def test_a_message_in_too_many_fragments_is_told_with_its_size() -> None:
-    cut = Cut()
-    cut.feed(frame(b"a", head=0x01) + frame(head=0x00) * 1024)
-    assert cut.assembler.problem == in_fragments(1025, 1)
 
 
 @pytest.mark.parametrize("opcode", [0x8A, 0x89])

@@ -24,10 +24,10 @@ def fields(request: bytes) -> dict[str, str]:
 
 
 def test_the_request_carries_what_was_given_and_who_asks() -> None:
-    shake = handshake(subprotocols=["phoenix", "base64/token"], headers=[("X-One", " 1\t"), ("X-One", "2")])
+    shake = handshake(subprotocols=["phoenix", "base64/token"], headers=[("X-One", " X1X\t"), ("X-One", "2")])
     request = shake.request()
     assert request.startswith(b"GET /socket/websocket?token=secret HTTP/1.1\r\nHost: server:4000\r\n")
-    assert b"X-One: 1\r\nX-One: 2\r\n" in request
+    assert b"X-One: X1X\r\nX-One: 2\r\nUser-Agent: " in request
     asked = fields(request)
     assert asked["sec-websocket-protocol"] == "phoenix, base64/token"
     assert "websockets/" in asked["user-agent"]
@@ -77,17 +77,17 @@ def test_a_refusal_is_known_from_its_first_line_and_raised_when_it_is_whole() ->
     [
         (
             "Sec-WebSocket-Accept: secret",
-            "the answer of server:4000 is no WebSocket handshake: its Sec-WebSocket-Accept header",
+            "the answer of server:4000 is no WebSocket handshake: its Sec-WebSocket-Accept header is missing or wrong",
         ),
-        ("Sec-WebSocket-Protocol: secret", "server:4000 chose a subprotocol or an extension that was not"),
-        ("Sec-WebSocket-Extensions: secret", "server:4000 chose a subprotocol or an extension that was not"),
+        ("Sec-WebSocket-Protocol: secret", "server:4000 chose a subprotocol or an extension that was not offered"),
+        ("Sec-WebSocket-Extensions: secret", "server:4000 chose a subprotocol or an extension that was not offered"),
     ],
 )
 def test_an_answer_that_is_no_handshake_is_told_without_what_it_holds(more: str, said: str) -> None:
     shake = handshake(subprotocols=["phoenix"])
-    with pytest.raises(ConnectError, match=f"^{said}") as caught:
+    with pytest.raises(ConnectError) as caught:
         shake.receive(accepted(shake.request(), more))
-    assert "secret" not in str(caught.value)
+    assert str(caught.value) == said
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
 
