@@ -345,7 +345,7 @@ class HandshakeRefused(ConnectError):
 
     def mask(self, secrets: Secrets) -> None:
         """Mask these secrets."""
-        self.said = secrets.escaped(self.body[:_MOST_READ].decode("utf-8", "replace").strip(), LONGEST)
+        self.said = secrets.escaped(self.body[:_MOST_READ].decode(errors="replace").strip(), LONGEST)
 
     def __str__(self) -> str:
         said = f": {self.said}" if self.said else ""

@@ -163,7 +163,7 @@ class Secrets:
             text = repr(value[: limit + self._longest])
             yield f"b{text[1]}{self.escaped(text[2:-1], limit)}{text[1]}"
         elif kind is msgspec.Raw:
-            yield self.escaped(bytes(memoryview(value)[: 4 * limit + self._longest]).decode("utf-8", "replace"), limit)
+            yield self.escaped(bytes(memoryview(value)[: 4 * limit + self._longest]).decode(errors="replace"), limit)
         elif kind in _BRACKETS:
             before, after = _BRACKETS[kind]
             yield before
@@ -207,7 +207,7 @@ def secrets_in(value: Any) -> Iterator[str]:
             if isinstance(value, str):
                 yield str(value)
             elif isinstance(value, bytes):
-                yield value.decode("utf-8", "replace")
+                yield value.decode(errors="replace")
             elif isinstance(value, int | float) and not isinstance(value, bool):
                 yield _own_words(value)
             continue
@@ -252,7 +252,7 @@ _PUBLIC_HEADERS: Final = frozenset(
 
 def _basic(credentials: str) -> Iterator[str]:
     try:
-        plain = b64decode(credentials, validate=True).decode("utf-8", "replace")
+        plain = b64decode(credentials, validate=True).decode(errors="replace")
     except ValueError:
         return
     yield plain
@@ -261,7 +261,7 @@ def _basic(credentials: str) -> Iterator[str]:
 
 def _forms(value: str) -> Iterator[str]:
     """The forms in which a peer may repeat a secret."""
-    raw = value.encode("utf-8", "surrogatepass")
+    raw = value.encode(errors="surrogatepass")
     yield value
     for encoded in (quote(raw, safe=""), quote(raw, safe="/"), quote(raw, safe="").replace("%20", "+")):
         yield encoded

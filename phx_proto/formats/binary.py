@@ -89,7 +89,7 @@ def unpack(layouts: Layouts, frame: bytes) -> tuple[int, list[str], bytes]:
 
 
 def _refusal(fields: dict[str, str]) -> FieldTooLong | InvalidPayload:
-    sizes = {name: len(value.encode("utf-8", "surrogatepass")) for name, value in fields.items()}
+    sizes = {name: len(value.encode(errors="surrogatepass")) for name, value in fields.items()}
     name = max(sizes, key=sizes.__getitem__)
     if sizes[name] > _LONGEST:
         return FieldTooLong(name, sizes[name])
@@ -98,4 +98,4 @@ def _refusal(fields: dict[str, str]) -> FieldTooLong | InvalidPayload:
 
 
 def _is_text(value: str) -> bool:
-    return value.encode("utf-8", "replace").decode() == value
+    return value.encode(errors="replace").decode() == value

@@ -71,7 +71,7 @@ _END: Final = r'"\ud800'
 def _depth(text: str) -> int:
     if "\\" in text:
         text = text.replace("\\\\", "").replace('\\"', "")
-    steps = text.encode("utf-8", "replace").translate(_STEPS, _OTHERS).replace(b'""', b"")
+    steps = text.encode(errors="replace").translate(_STEPS, _OTHERS).replace(b'""', b"")
     if b'"' in steps:  # strings that contain brackets
         steps = _STRINGS.sub(b"", steps)
     inner = steps.replace(b"\x01\xff", b"")  # without the innermost: most of a long list of objects

@@ -21,7 +21,7 @@ from .shared import (
     read_leniently,
     with_object,
 )
-from .soundness import SHALLOW, UNREADABLE, describe, too_deep
+from .soundness import SHALLOW, UNREADABLE, too_deep
 from .text import to_text
 
 VSN: Final = "1.0.0"
@@ -94,8 +94,8 @@ class V1Server:
         """
         try:
             text = frame if isinstance(frame, str) else frame.decode()
-        except UnicodeDecodeError as error:
-            raise InvalidFrame(describe(error)) from None
+        except UnicodeDecodeError:
+            raise InvalidFrame("not UTF-8") from None
         fields = decode_request(text, _decode_v1_request)
         return Request(**msgspec.structs.asdict(fields))
 

@@ -328,4 +328,4 @@ def _frames(request: PollRequest) -> deque[str | bytes]:
 
 
 def _text(body: bytes) -> str:
-    return body.decode("utf-8", "surrogateescape")  # invalid UTF-8 is not JSON either
+    return body.decode(errors="surrogateescape")  # invalid UTF-8 is not JSON either

@@ -50,7 +50,7 @@ def printed(fields: dict[str, Any], name: str, value: Any, *, ref: str | None = 
 
 def _in_one_line(line: bytes) -> bytes:
     """The same JSON in one line, without terminal control characters."""
-    text = line.decode("utf-8", "replace")  # the payload has not been checked
+    text = line.decode(errors="replace")  # the payload has not been checked
     if text.isprintable():
         return text.encode()
     for blank in "\n\r\t":  # white space between tokens: inside strings it is escaped

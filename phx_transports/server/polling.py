@@ -164,7 +164,7 @@ class Polling:
         )
         auth_token = headers.get("x-phoenix-authtoken") if self._mount.auth_token else None
         if auth_token is not None:
-            auth_token = auth_token.encode("latin-1").decode("utf-8", "replace")
+            auth_token = auth_token.encode("latin-1").decode(errors="replace")
         socket = ServerSocket(params={**params, **variables}, headers=headers, auth_token=auth_token, connect_info=info)
         self._asked[request] = http, socket
         http.connection.on_lost = partial(self._lost, request)

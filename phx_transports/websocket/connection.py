@@ -73,7 +73,7 @@ class WebSocket(ABC):
             reason: Cut to the 123 bytes that a close frame holds.
         """
         if self._protocol.state is State.OPEN:
-            self._protocol.send_close(code, reason.encode()[:123].decode("utf-8", "ignore"))
+            self._protocol.send_close(code, reason.encode()[:123].decode(errors="ignore"))
             self._write_soon()
 
     # ---- for adapters -----------------------------------------------------------------------------------------------

@@ -130,12 +130,13 @@ def test_static_params_are_read_again_too() -> None:
 
 def test_a_callable_that_raises_is_a_failed_attempt_that_does_not_show_what_it_said() -> None:
     talk = dialling(params=lambda: EMPTY, auth_token=lambda: "")
-    talk.resolve_failed(KeyError("s3cret"))
+    raised = KeyError("s3cret")
+    talk.resolve_failed(raised)
     _, failed = talk.events()
     assert isinstance(failed, ConnectFailed)
     assert isinstance(failed.error, ResolveFailed)
     assert str(failed.error) == "the callable for params raised KeyError"
-    assert failed.retry_in == 0.01
+    assert (failed.error.raised, failed.retry_in) == (raised, 0.01)
 
 
 def test_what_another_callable_says_after_one_has_raised_finds_nobody() -> None:

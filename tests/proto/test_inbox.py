@@ -607,7 +607,8 @@ def test_a_queue_for_several_at_once_is_given_to_so_many_workers() -> None:
     queue, same = talk.proto.runnable()
     assert queue is same
     assert [numbers(queue.take()) for _ in range(4)] == [[0], [1], [2], [3]]
-    assert (queue.take(), queue.take()) == ([], [])  # and so both turns end
+    assert (queue.take(), queue.busy) == ([], True)
+    assert (queue.take(), queue.busy) == ([], False)  # and so both turns have ended
     talk.serve("room:1", "tick", {"n": 4})
     assert talk.proto.runnable() == [queue]
 

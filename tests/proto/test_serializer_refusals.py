@@ -75,6 +75,14 @@ class Moody(tzinfo):
     dst = BadZone.dst
 
 
+class Typed:
+    dtype = "float32"
+
+
+class Shaped:
+    shape = ()
+
+
 def loop() -> list[Any]:
     value: list[Any] = []
     value.append(value)
@@ -104,6 +112,8 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"a": {"\ud800": 1}}, "payload.a", f"has the key '\\ud800', which {SURROGATE}"),
     (Row("\ud800"), "payload.unitPrice", SURROGATE),
     ({"a": [1, object()]}, "payload.a[1]", "cannot be encoded: Encoding objects of type object is unsupported"),
+    ({"a": Typed()}, "payload.a", "cannot be encoded: Encoding objects of type Typed is unsupported"),
+    ({"a": Shaped()}, "payload.a", "cannot be encoded: Encoding objects of type Shaped is unsupported"),
     ({"a": Row(object())}, "payload.a", "cannot be encoded: Encoding objects of type object is unsupported"),
     ({"a": {(1, 2): 3}}, "payload.a", "has the key (1, 2), which cannot be encoded: Encoding objects of type tuple"),
     ({"a": 10**5000}, "payload.a", "cannot be encoded: Exceeds the limit"),
