@@ -5,10 +5,8 @@ Phoenix releases differ in a few points, and so do the web servers under them. B
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
-from operator import or_
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -150,7 +148,7 @@ class HostRules:
 
 
 #: What each release changed, in order. `RELEASES` has the complete rules.
-_CHANGES: Final[Mapping[Release, dict[str, Any]]] = {
+_CHANGES: Final[Mapping[Release, Mapping[str, Any]]] = {
     Release.V1_8_2: {"disconnect": 1000, "crash_reason": None, "max_channels": None, "fits": JoinRefRule.ANY},
     Release.V1_8_3: {"fits": JoinRefRule.SAME},
     Release.V1_8_8: {"disconnect": 1001},
@@ -160,12 +158,14 @@ _CHANGES: Final[Mapping[Release, dict[str, Any]]] = {
 }
 
 
-#: In each release the rules of the one before it hold, with its changes.
-_RULES: Final = accumulate((_CHANGES.get(release, {}) for release in Release), or_)
+def _rules() -> Iterator[tuple[Release, ReleaseRules]]:
+    rules: dict[str, Any] = {}
+    for release in Release:
+        rules |= _CHANGES.get(release, {})
+        yield release, ReleaseRules(**rules)
 
-RELEASES: Final[Mapping[Release, ReleaseRules]] = MappingProxyType(
-    {release: ReleaseRules(**rules) for release, rules in zip(Release, _RULES, strict=True)}
-)
+
+RELEASES: Final[Mapping[Release, ReleaseRules]] = MappingProxyType(dict(_rules()))
 
 #: 1005 is missing: it stands for a frame without a code, which is valid.
 _BANDIT_REFUSES: Final = (range(1000), range(1004, 1005), range(1006, 1007), range(1012, 3000))

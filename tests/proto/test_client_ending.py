@@ -496,3 +496,12 @@ def test_one_of_a_client_that_was_closed_says_so() -> None:
     talk.proto.abort(talk.now)
     with pytest.raises(ConnectionClosedByClient, match="the client was closed"):
         talk.proto.channel("room:1")
+
+
+@pytest.mark.parametrize("first", ["close", "abort"])
+def test_the_first_error_that_the_application_ends_it_with_is_told(first: str) -> None:
+    talk = Conversation().connect()
+    error = KeyError("mine")
+    getattr(talk.proto, first)(talk.now, error=error)
+    talk.proto.abort(talk.now, error=ValueError("later"))
+    assert talk.event(Closed).error is error

@@ -162,6 +162,15 @@ def test_a_typed_handler_gets_exact_decimals_also_behind_an_untyped_one(client: 
     assert pickle.loads(pickle.dumps(message)) == message
 
 
+def test_numbers_of_no_type_within_a_typed_payload_are_as_the_serializer_has_them() -> None:
+    class Loose(msgspec.Struct):  # made here, for decoders are cached
+        amount: Any
+
+    for client, amount in ((V2(), 1.5), (V2(floats=Decimal), Decimal("1.50"))):
+        got = Router().add(print, "e", payload=Loose).accept(client.decode('[null,null,"t","e",{"amount":1.50}]'))
+        assert repr(got.payload.amount) == repr(amount)
+
+
 def test_a_sixth_element_is_ignored_whatever_it_is() -> None:
     for sixth in ("null", "1", '{"a":1}', '"x"'):
         got = V2().decode(f'["1","2","t","e",1.50,{sixth}]')
