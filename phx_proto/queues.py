@@ -221,7 +221,7 @@ class DeliveryQueue:
         """
         waiting = self.deliveries
         if not waiting:
-            self.end_turn()
+            self.deliveries = None
             return []
         if len(waiting) > 1:
             if self.exact:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from functools import partial
+from operator import call
 from types import CoroutineType
 from typing import Final, TypeAlias
 
@@ -73,13 +74,15 @@ class Runner(Host):
         self._proto = proto
         self._on_turns = on_turns
         self._over: deque[Turn] = deque()  # finished turns, to be reported
-        self._pool = WorkerPool("phx-handler", on_error=on_crash, on_last=self._flush)
-        self._submitter = WorkerPool("phx-batches", on_error=on_crash, limit=1)
+        self._pool: WorkerPool[Turn] = WorkerPool(
+            "phx-handler", self._drain, on_error=on_crash, on_last=self._flush, on_start=self._mark
+        )
+        self._submitter: WorkerPool[Callable[[], None]] = WorkerPool("phx-batches", call, on_error=on_crash, limit=1)
         self._batches: set[Future[list[Failure]]] = set()
 
     def add(self, queues: Sequence[DeliveryQueue]) -> None:
         """Start workers for these queues; under the lock."""
-        self._later(partial(self._begin, [(queue, queue.take()) for queue in queues]))
+        self._later(partial(self._pool.add, [(queue, queue.take()) for queue in queues]))
 
     def report(self, now: float) -> list[Turn]:
         """Report finished turns to the core; returns the next turns of their queues; under the lock."""
@@ -141,30 +144,32 @@ class Runner(Host):
         with _within(id(self)):  # an error's callback must not wait for the client's end either
             ended(outcome)
 
-    def _begin(self, turns: Iterable[Turn]) -> None:
-        self._pool.add([partial(self._drain, turn) for turn in turns])
+    def _mark(self) -> None:
+        """Mark this thread as one that runs handlers of this client."""
+        _here.runner = id(self)
 
     def _drain(self, turn: Turn) -> None:
-        _here.runner = id(self)
-        turns = [turn]
-        while turns:
-            (queue, deliveries), *others = turns
-            if others:
-                self._begin(others)
-            self._run(deliveries, queue.channel.context)
+        while True:
+            queue, deliveries = turn
+            self._run(deliveries, queue)
             if self.halted:
                 return
-            self._over.append((queue, deliveries))
+            self._over.append(turn)
             # Append before this test: the thread that takes the last queued work calls `_flush` after taking it.
             if self._pool.waiting and len(self._over) < _TURNS and not queue.exact:
                 return
             turns = self._on_turns()
+            if not turns:
+                return
+            turn, *others = turns
+            if others:
+                self._pool.add(others)
 
     def _flush(self) -> None:
         if self._over:
-            self._begin(self._on_turns())
+            self._pool.add(self._on_turns())
 
-    def _run(self, deliveries: Iterable[Delivery], channel: object) -> None:
+    def _run(self, deliveries: Iterable[Delivery], queue: DeliveryQueue) -> None:
         # Inlined, and with as few calls as possible: it runs for each message.
         for handlers, item, _ in deliveries:
             for handler in handlers:
@@ -172,7 +177,10 @@ class Runner(Host):
                     return
                 try:
                     message = item if handler.payload_type is None else handler.accept(item)
-                    returned = handler.run(message, channel) if handler.takes_channel else handler.run(message)
+                    if handler.takes_channel:
+                        returned = handler.run(message, queue.channel.context)
+                    else:
+                        returned = handler.run(message)
                     if returned.__class__ is CoroutineType:
                         refuse_coroutine(handler, returned)
                 except BaseException as error:
@@ -187,8 +195,9 @@ def _run_here(runner: int, batch: Batch) -> list[Failure]:
 
 @contextmanager
 def _within(runner: int) -> Generator[None]:
+    before = getattr(_here, "runner", None)
     _here.runner = runner
     try:
         yield
     finally:
-        _here.runner = None
+        _here.runner = before

@@ -16,7 +16,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic, process_time
-from typing import Final
+from typing import Final, Generic, TypeVar
+
+W = TypeVar("W")
 
 #: The default of `ThreadPoolExecutor`: most handlers wait for I/O.
 THREADS: Final = min(32, (os.cpu_count() or 1) + 4)
@@ -25,27 +27,33 @@ PATIENCE: Final = 0.002  # seconds that work may wait before a thread is added, 
 _LONG_PATIENCE: Final = 0.05  # the same, while it computes
 
 
-class WorkerPool:
+class WorkerPool(Generic[W]):
     """A number of threads.
 
     Args:
+        do: Does a piece of work.
         on_error: Called with what a piece of work raised; must not raise.
         on_last: Called by the thread that has taken the last queued piece, before it runs it; must not raise.
+        on_start: Called by each thread before its first piece; must not raise.
     """
 
     def __init__(
         self,
         name: str,
+        do: Callable[[W], object],
         *,
         on_error: Callable[[BaseException], None],
         on_last: Callable[[], None] = lambda: None,
+        on_start: Callable[[], None] = lambda: None,
         limit: int = THREADS,
     ) -> None:
         self._name = name
+        self._do = do
         self._on_error = on_error
         self._on_last = on_last
+        self._on_start = on_start
         self._limit = limit
-        self._work: deque[Callable[[], None]] = deque()
+        self._work: deque[W] = deque()
         self._added = 0  # pieces of work, in total
         self._lock = threading.Lock()
         self._called = threading.Condition(self._lock)
@@ -64,7 +72,7 @@ class WorkerPool:
         """Whether work is queued."""
         return bool(self._work)
 
-    def add(self, work: Sequence[Callable[[], None]]) -> bool:
+    def add(self, work: Sequence[W]) -> bool:
         """Queue this work; each piece is done by one thread. Returns whether it will be done: not after `shutdown`."""
         with self._lock:
             if self._closed:
@@ -74,7 +82,7 @@ class WorkerPool:
             self._call()
             return True
 
-    def shutdown(self) -> list[Callable[[], None]]:
+    def shutdown(self) -> list[W]:
         """End the threads; one that works ends after its piece. Returns the work that no thread has begun.
 
         This waits for the idle threads, and not for those that work.
@@ -105,6 +113,7 @@ class WorkerPool:
 
     def _run(self) -> None:
         thread = threading.current_thread()
+        self._on_start()
         with self._lock:
             self._coming = False
             work = self._next(thread)
@@ -112,12 +121,12 @@ class WorkerPool:
             try:
                 if not self._work:
                     self._on_last()
-                work()
+                self._do(work)
             except BaseException as error:
                 self._on_error(error)
             work = self._another() or self._park(thread)
 
-    def _another(self) -> Callable[[], None] | None:
+    def _another(self) -> W | None:
         """The next piece for a working thread, if there is any; takes the lock only if no thread watches the rest."""
         try:
             work = self._work.popleft()
@@ -128,18 +137,18 @@ class WorkerPool:
                 self._call()
         return work
 
-    def _park(self, thread: threading.Thread) -> Callable[[], None] | None:
+    def _park(self, thread: threading.Thread) -> W | None:
         with self._lock:
             self._working -= 1
             return self._next(thread)
 
-    def _begin(self) -> Callable[[], None]:
+    def _begin(self) -> W:
         self._working += 1
         work = self._work.popleft()
         self._call()
         return work
 
-    def _next(self, thread: threading.Thread) -> Callable[[], None] | None:
+    def _next(self, thread: threading.Thread) -> W | None:
         """Wait for work that no other thread takes soon; `None` at the end."""
         self._idle.add(thread)
         while not self._closed:

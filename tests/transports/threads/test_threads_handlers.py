@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from operator import call
 from typing import Any, TypeVar
 
 import pytest
@@ -234,7 +235,7 @@ def test_who_is_told_of_an_error_may_close_the_client(router: Router, executor: 
 # ---- the pool -------------------------------------------------------------------------------------------------------
 
 
-def job(pool: WorkerPool, work: Callable[[], T]) -> "Future[T]":
+def job(pool: WorkerPool[Callable[[], object]], work: Callable[[], T]) -> "Future[T]":
     """Have the pool do something, and get what it returned or raised."""
     future: Future[T] = Future()
 
@@ -250,7 +251,7 @@ def job(pool: WorkerPool, work: Callable[[], T]) -> "Future[T]":
 
 
 def test_a_pool_has_as_many_threads_as_there_is_work_up_to_its_limit() -> None:
-    pool = WorkerPool("pool", on_error=lambda error: None, limit=3)
+    pool = WorkerPool("pool", call, on_error=lambda error: None, limit=3)
     together, names = threading.Barrier(4), set[str]()
 
     def work() -> None:
@@ -269,7 +270,7 @@ def test_a_pool_has_as_many_threads_as_there_is_work_up_to_its_limit() -> None:
 
 def test_a_pool_reports_what_work_raises_and_goes_on() -> None:
     errors: list[BaseException] = []
-    pool = WorkerPool("pool", on_error=errors.append, limit=1)
+    pool = WorkerPool("pool", call, on_error=errors.append, limit=1)
     with pytest.raises(ZeroDivisionError):
         job(pool, lambda: 1 / 0).result(LONG)
     assert job(pool, lambda: "the next").result(LONG) == "the next"
@@ -278,7 +279,7 @@ def test_a_pool_reports_what_work_raises_and_goes_on() -> None:
 
 
 def test_a_pool_that_is_shut_down_takes_nothing_and_waits_for_nobody_who_is_busy() -> None:
-    pool = WorkerPool("pool", on_error=lambda error: None)
+    pool = WorkerPool("pool", call, on_error=lambda error: None)
     entered, go_on = Flag(), Flag()
 
     def work() -> None:
@@ -293,7 +294,7 @@ def test_a_pool_that_is_shut_down_takes_nothing_and_waits_for_nobody_who_is_busy
 
 
 def test_work_behind_work_that_computes_is_not_forgotten() -> None:
-    pool = WorkerPool("pool", on_error=lambda error: None, limit=2)
+    pool = WorkerPool("pool", call, on_error=lambda error: None, limit=2)
     came = threading.Event()
 
     def compute() -> None:
