@@ -115,7 +115,7 @@ class AsyncioDriver(Driver):
 
     @contextlib.asynccontextmanager
     async def timeout(self, seconds: float | None) -> AsyncGenerator[None]:
-        """Like `asyncio.timeout`, by the client's clock; raises `InvalidTimeout` for what is no number of seconds."""
+        """Like `asyncio.timeout`, by the client's clock; raises `InvalidTimeout` if it is not a number of seconds."""
         async with asyncio.timeout(None) as bound:
             seconds = checked_timeout("a wait", seconds)
             if seconds == inf:

@@ -16,7 +16,7 @@ def deadline_after(timeout: float | None) -> float:
     """The time at which a wait of so many seconds is over; `None` means no timeout.
 
     Raises:
-        InvalidTimeout: It is no number of seconds.
+        InvalidTimeout: It is not a number of seconds.
     """
     return monotonic() + checked_timeout("a wait", timeout)
 

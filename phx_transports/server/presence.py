@@ -43,7 +43,7 @@ class ChannelPresence:
             The meta's `phx_ref`; empty if the channel has ended.
 
         Raises:
-            InvalidPresence: This channel tracks the key already, or the meta is no object.
+            InvalidPresence: This channel tracks the key already, or the meta is not an object.
             InvalidPayload: The meta cannot be sent.
         """
         return self._change(self._tracker.track, key, meta)
@@ -55,7 +55,7 @@ class ChannelPresence:
             The new meta's `phx_ref`; empty if the channel has ended.
 
         Raises:
-            InvalidPresence: This channel does not track the key, or the meta is no object.
+            InvalidPresence: This channel does not track the key, or the meta is not an object.
             InvalidPayload: The meta cannot be sent.
         """
         return self._change(self._tracker.update, key, meta)
