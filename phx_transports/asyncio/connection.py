@@ -51,7 +51,8 @@ class Receiver(Progress, Protocol):
 class Connection(WebSocket, asyncio.Protocol):
     """An open WebSocket, used on its loop. Made by `open_connection`.
 
-    What is sent is written at the end of this loop iteration, or earlier once there are `_MOST_WAITING` frames. Only
+    What is sent is written at the end of this loop iteration, or earlier once there are `_MOST_WAITING` frames. The first
+    frame after a read is written at once: most often it is the next request after a reply, and the only frame. Only
     `wait_closed` waits.
     """
 
@@ -62,6 +63,7 @@ class Connection(WebSocket, asyncio.Protocol):
         self._receiver = receiver
         self._gone = self._loop.create_future()
         self._flushing = False  # a flush is due in the next iteration
+        self._has_read = False  # something was read since the last frame was sent
         self._linger: asyncio.TimerHandle | None = None
         self._wanted = True  # whether the client wants to read
         self._blocked = False  # the write buffer is full
@@ -120,6 +122,7 @@ class Connection(WebSocket, asyncio.Protocol):
         elif self.unfinished:
             self._receiver.progress()
         self._flush()
+        self._has_read = True
         if self._blocked and answered != self._assembler.answered:
             self._read_or_not()
         if self.ending is not None and not over:
@@ -152,7 +155,8 @@ class Connection(WebSocket, asyncio.Protocol):
     # ---- writing ----------------------------------------------------------------------------------------------------
 
     def _write_soon(self) -> None:
-        if len(self._protocol.writes) >= _MOST_WAITING:
+        if self._has_read or len(self._protocol.writes) >= _MOST_WAITING:
+            self._has_read = False
             self._flush()
         elif not self._flushing:
             self._flushing = True

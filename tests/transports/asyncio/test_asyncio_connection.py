@@ -752,6 +752,21 @@ async def test_what_is_sent_in_one_iteration_is_written_at_once(monkeypatch: pyt
         assert len(writes) == 2
 
 
+async def test_the_first_frame_after_a_read_goes_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next request, where there is one at a time; those that follow it are joined as ever."""
+    async with serving(echo) as url, connected(url) as (connection, receiver):
+        connection.send_text("a request")
+        await receiver.until_messages(1)
+        writes = writes_of(connection, monkeypatch)
+        connection.send_text("the next")
+        assert len(writes) == 1
+        connection.send_text("another")
+        connection.send_text("and one more")
+        assert len(writes) == 1
+        await receiver.until_messages(4)
+        assert len(writes) == 2
+
+
 async def test_so_many_frames_do_not_wait_for_the_end_of_the_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server begins on the first while the next are made."""
     async with serving(echo) as url, connected(url) as (connection, receiver):
