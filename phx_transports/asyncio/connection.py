@@ -51,9 +51,9 @@ class Receiver(Progress, Protocol):
 class Connection(WebSocket, asyncio.Protocol):
     """An open WebSocket, used on its loop. Made by `open_connection`.
 
-    What is sent is written at the end of this loop iteration, or earlier once there are `_MOST_WAITING` frames. The first
-    frame after a read is written at once: most often it is the next request after a reply, and the only frame. Only
-    `wait_closed` waits.
+    What is sent is written at the end of this loop iteration, or earlier once there are `_MOST_WAITING` frames. The
+    first frame after a read is written at once: most often it is the next request after a reply, and the only frame.
+    Only `wait_closed` waits.
     """
 
     def __init__(self, transport: asyncio.Transport, handshake: Handshake, rest: bytes, receiver: Receiver) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from websockets.protocol import State
 
 from .cutter import ANSWERS, Assembler, Cutter, Received
-from .framer import BINARY, TEXT, frame
+from .framer import BINARY, TEXT, frame, mask_keys
 from .handshake import Handshake
 
 #: Seconds for the peer to end the TCP connection after the WebSocket's end.
@@ -45,6 +45,7 @@ class WebSocket(ABC):
         self._protocol = handshake.protocol
         self._assembler = Assembler(handshake.protocol)
         self._cutter = Cutter(self._parse, max_size=handshake.network.max_size)
+        self._mask_keys = mask_keys()
         self._answered = 0  # bytes of pongs, up to the last time there was room to write
 
     @property
@@ -91,7 +92,8 @@ class WebSocket(ABC):
         if self._protocol.state is not State.OPEN:
             return
         if not self._protocol.extensions:
-            self._protocol.writes.append(frame(head, data))  # its own list keeps the order of writes
+            message = frame(head, data, next(self._mask_keys))
+            self._protocol.writes.append(message)  # its own list keeps the order of writes
         elif head == TEXT:
             self._protocol.send_text(data)
         else:

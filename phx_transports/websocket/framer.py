@@ -4,6 +4,7 @@
 makes control frames and compressed messages.
 """
 
+from collections.abc import Iterator
 from os import urandom
 from struct import pack
 from typing import Final
@@ -17,14 +18,27 @@ TEXT: Final = 0x81  # the last (and only) frame of a message, no extension used
 BINARY: Final = 0x82
 
 _MASKED: Final = 0x80
+_KEYS: Final = 1024  # bytes
 
 
-def frame(head: int, data: bytes) -> bytes:
+def mask_keys() -> Iterator[bytes]:
+    """The masking keys of one connection: random, and so unpredictable (§5.3), asked of the system 256 at a time.
+
+    For one connection only, since a forked process would repeat them: it cannot use the connections of its parent.
+    """
+    while True:
+        keys = urandom(_KEYS)
+        for at in range(0, _KEYS, 4):
+            yield keys[at : at + 4]
+
+
+def frame(head: int, data: bytes, key: bytes) -> bytes:
     """A message's frame.
 
     Args:
         head: Its first byte, `TEXT` or `BINARY`.
         data: The message.
+        key: Its masking key, used once.
     """
     size = len(data)
     if size < 126:
@@ -33,5 +47,4 @@ def frame(head: int, data: bytes) -> bytes:
         start = pack("!BBH", head, _MASKED | 126, size)
     else:
         start = pack("!BBQ", head, _MASKED | 127, size)
-    key = urandom(4)  # must be unpredictable, §5.3
     return start + key + apply_mask(data, key)
