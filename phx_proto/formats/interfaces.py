@@ -49,6 +49,7 @@ class _RawReply(msgspec.Struct):
 
 
 _decode_raw_reply = msgspec.json.Decoder(_RawReply).decode
+_decode_reply = msgspec.json.Decoder(Reply).decode
 
 
 def decode_reply(message: Message[Any], *, raw: bool = False) -> Reply:
@@ -65,9 +66,19 @@ def decode_reply(message: Message[Any], *, raw: bool = False) -> Reply:
     >>> decode_reply(V2().decode('[null,"1","phoenix","phx_reply",{"status":"ok","response":{}}]'))
     Reply(status='ok', response={})
     """
+    held = message.undecoded
+    if type(held) is msgspec.Raw and type(message) is Message and not raw:
+        try:
+            return _decode_reply(held)
+        except UNREADABLE:
+            return _reply_in(message, raw=raw)  # what is wrong with the whole
+    return _reply_in(message, raw=raw)
+
+
+def _reply_in(message: Message[Any], *, raw: bool) -> Reply:
+    held = message.undecoded
     try:
         if raw:
-            held = message.undecoded
             answer = _decode_raw_reply(held) if type(held) is msgspec.Raw else msgspec.convert(held, Reply)
             reply = Reply(answer.status, message.with_payload(answer.response))
             if reply.ok:
