@@ -217,9 +217,10 @@ class Channel:
             BufferFull: Too many pushes wait for their joins.
             InvalidTimeout: The timeout is not a number.
         """
-        push = Push(self._client.new_ref(), event, payload, self.patience("push", timeout), wants_reply=True, raw=raw)
+        patience = self._client.options.timeout if timeout is None else checked_timeout("push", timeout)
+        push = Push(self._client.new_ref(), event, payload, patience, wants_reply=True, raw=raw)
         self._push(push, now)
-        connection = self.connection
+        connection = self.socket.connection
         if connection is not None:  # the caller may be a handler, which waits for the reply before it ends
             connection.flow.resume(now)
         return push.ref

@@ -4,20 +4,20 @@ Each push ends in exactly one event: `ReplyReceived` or `PushFailed`. A cast exp
 it could not be sent.
 """
 
-from dataclasses import dataclass
 from math import inf
 from typing import Any
+
+from msgspec import Struct
 
 from .client_state import ClientState
 from .connection import Member
 from .errors import BufferFull, ChannelClosed, InvalidReply, LocalError, PhxError, PushCancelled, PushLost, PushTimeout
 from .events import PushFailed, ReplyReceived
 from .message import Message, Reply
-from .timers import NO_TIMER, Timer
+from .timers import Timer
 
 
-@dataclass(slots=True, eq=False)
-class Push:
+class Push(Struct, eq=False):
     """One push under way.
 
     Attributes:
@@ -35,7 +35,7 @@ class Push:
     wants_reply: bool
     raw: bool = False
     sent: bool = False
-    timer: Timer = NO_TIMER
+    timer: Timer | None = None
     pushes: "Pushes | None" = None
 
     def replied(self, reply: Reply, now: float) -> None:
@@ -94,7 +94,8 @@ class Pushes:
     def replied(self, push: Push, reply: Reply) -> None:
         """The reply to a sent push came; its connection no longer awaits it."""
         del self._by_ref[push.ref]
-        push.timer.cancel()
+        if push.timer is not None:
+            push.timer.cancel()
         self._client.events.append(ReplyReceived(self._channel.topic, push.event, push.ref, reply))
 
     def unreadable(self, push: Push, problem: str) -> None:
@@ -167,7 +168,8 @@ class Pushes:
         self._fail(push, error)
 
     def _fail(self, push: Push, error: PhxError) -> None:
-        push.timer.cancel()
+        if push.timer is not None:
+            push.timer.cancel()
         self._client.events.append(PushFailed(self._channel.topic, push.event, push.ref, error))
 
     def _forget(self, push: Push) -> None:
