@@ -349,10 +349,10 @@ class ClientProtocol:
         return notices
 
     @property
-    def has_deliveries(self) -> bool:
-        """Whether `tapped`, `executable` or `runnable` would return anything."""
+    def has_news(self) -> bool:
+        """Whether `events`, `notices`, `tapped`, `executable` or `runnable` would return anything."""
         client = self._client
-        return bool(client.runnable or client.tapped or client.executable)
+        return bool(client.events or client.runnable or client.tapped or client.executable or client.notices)
 
     def runnable(self) -> list[DeliveryQueue]:
         """Queues that need a worker of the adapter, in order; each is to be drained with `take`."""

@@ -23,7 +23,7 @@ from phx_proto.client import ClientProtocol
 from phx_proto.commands import Command
 from phx_proto.core import Stats
 from phx_proto.errors import PayloadMismatch
-from phx_proto.events import Event
+from phx_proto.events import Event, ReplyReceived
 from phx_proto.handlers.handler import Handler
 from phx_proto.handlers.payloads import PayloadDecoder, payload_decoder
 from phx_proto.message import Message
@@ -126,7 +126,10 @@ class Driver(ABC):
 
     def begin(self, call: Call[Any], waiter: Waiter) -> str:
         """Make a call, whose event ends the waiter; returns its ref."""
-        return self.step(partial(self.session.begin, call.begin, waiter))
+        self.session.check_process()
+        ref = self.session.begin(call.begin, waiter, self.now())
+        self.pump()
+        return ref
 
     def due(self, at: float) -> None:
         """The alarm's time has come; if the clock is slightly behind it, it counts as reached."""
@@ -144,18 +147,15 @@ class Driver(ABC):
         proto = self.proto
         for command in proto.commands():
             self._perform(command)
-        events = proto.events()
-        if events:
-            self.session.settle(events)
-        notices = proto.notices()
-        if notices:
-            self.session.settle(notices)
+        if has_news := proto.has_news:
+            self.session.settle(proto.events())
+            self.session.settle(proto.notices())
         if self.session.closed:
             if self.handlers_until == inf:
                 self.handlers_until = self.now() + self.settings.drain_timeout
                 self.session.release_readers()
             self.on_closed()
-        if proto.has_deliveries:
+        if has_news:
             for tap, item in proto.tapped():
                 tap.put(item)
             if executable := proto.executable():
@@ -174,7 +174,12 @@ class Driver(ABC):
         """The core has ended; called in each step from then on, for the adapter to end."""
 
     def record(self, event: Event) -> None:
-        """Log an event."""
+        """Log an event; not a reply, for these have no line, and are as many as pushes."""
+        if type(event) is not ReplyReceived:
+            self.write(event)
+
+    def write(self, event: Event) -> None:
+        """Log an event which may have a line."""
         self.log.event(event)
 
     # ---- handlers and readers ---------------------------------------------------------------------------------------

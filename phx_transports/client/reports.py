@@ -29,7 +29,6 @@ from phx_proto.events import (
     Event,
     InboxOverflow,
     PatternJoined,
-    ReplyReceived,
     SocketEnded,
     UnclaimedMessages,
 )
@@ -138,15 +137,9 @@ class Log:
 
     def event(self, event: Event) -> None:
         """Log what matters to an operator: connections lost and back, channels in trouble, input dropped."""
-        if self.wants(event):
-            with self._lock:
-                self._event(event)
-            self._flush()
-
-    @staticmethod
-    def wants(event: Event) -> bool:
-        """Whether an event may need a log line; replies, one for each push, never do."""
-        return type(event) is not ReplyReceived
+        with self._lock:
+            self._event(event)
+        self._flush()
 
     def unless(self, on_error: OnHandlerError) -> OnHandlerError:
         """The callback for handlers' errors: the application's, or this log's if the application has none."""

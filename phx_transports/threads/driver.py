@@ -118,10 +118,9 @@ class ThreadsDriver(BlockingDriver):
                 if self.log.due < self._io_thread.armed:
                     self._io_thread.arm(self.log.due)
 
-    def record(self, event: Event) -> None:
+    def write(self, event: Event) -> None:
         """Log an event after the lock is released."""
-        if self.log.wants(event):
-            self._to_log.append(event)
+        self._to_log.append(event)
 
     # ---- handlers ---------------------------------------------------------------------------------------------------
 

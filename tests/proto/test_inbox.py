@@ -90,9 +90,9 @@ def test_a_channel_at_work_is_not_runnable_again_until_its_turn_ended() -> None:
     talk, room = joined()
     room.add(print, "tick")
     talk.serve("room:1", "tick")
-    assert talk.proto.has_deliveries
+    assert talk.proto.has_news
     assert talk.proto.runnable() == [room.inbox]
-    assert not talk.proto.has_deliveries
+    assert not talk.proto.has_news
     room.inbox.take()
     talk.serve("room:1", "tick")
     assert talk.proto.runnable() == []
