@@ -116,6 +116,7 @@ class MessageQueue(Queue[T]):
         self._claims: deque[Delivery | None] = deque()  # for each waiting item; `None` if it does not count
 
     def open(self, wake: Callable[[], object] = _nobody) -> None:
+        self._session.check_process()
         super().open(wake)
         self.ended = self._channel.state is ChannelState.CLOSED
         self._counted = True
@@ -182,6 +183,7 @@ class EventQueue(Queue[Event]):
         self._session = session
 
     def open(self, wake: Callable[[], object] = _nobody) -> None:
+        self._session.check_process()
         super().open(wake)
         self.ended = self._session.closed
         self._session.listeners.append(self._put)

@@ -181,6 +181,7 @@ class ThreadsDriver(BlockingDriver):
     # ---- readers ----------------------------------------------------------------------------------------------------
 
     def open(self, queue: Queue[Any]) -> None:
+        self.session.check_process()  # before the lock, which another thread may have held at the fork
         with self.lock:
             self._readers[queue] = changed = threading.Condition(self.lock)
             queue.open(changed.notify_all)
@@ -190,6 +191,7 @@ class ThreadsDriver(BlockingDriver):
         del self._readers[queue]
 
     def take(self, queue: Queue[T], deadline: float) -> T:
+        self.session.check_process()
         changed = self._readers.get(queue) or threading.Condition(self.lock)
         with changed:
             while not queue.waiting:

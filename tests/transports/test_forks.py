@@ -70,6 +70,34 @@ def test_in_a_fork_calls_raise_at_once_and_closing_leaves_the_parents_connection
         assert client.stats.reconnects == 0
 
 
+@pytest.mark.parametrize("connect", CONNECT, ids=["threads", "wsproto"])
+def test_in_a_fork_streams_raise_at_once_whether_they_were_open_before_or_not(connect: Any) -> None:
+    with serve(server) as served, connect(served.url) as client:
+        channel = client.join("room:1", {"name": "ann"})
+        with channel.messages() as messages, client.events() as events:
+            reads: list[Callable[[], object]] = [
+                partial(next, messages),
+                partial(next, events),
+                channel.messages().__enter__,
+                client.events().__enter__,
+                partial(channel.wait_for, "tick"),
+            ]
+            told = in_a_fork(lambda: "|".join(map(told_by, reads)))
+            assert [each.startswith(OTHER) for each in told.split("|")] == [True] * 5, told
+
+
+def test_on_asyncio_streams_are_not_opened_in_a_fork() -> None:
+    async def main(url: str) -> None:
+        async with phx_transports.asyncio.connect(url, proxy=None) as client:
+            channel = await client.join("room:1", {"name": "ann"})
+            opens = [channel.messages().__aenter__, client.events().__aenter__]
+            told = in_a_fork(lambda: "|".join(told_by(partial(open_it().send, None)) for open_it in opens))
+            assert [each.startswith(OTHER) for each in told.split("|")] == [True] * 2, told
+
+    with serve(server) as served:
+        asyncio.run(main(served.url))
+
+
 def test_on_asyncio_too() -> None:
     async def main(url: str) -> None:
         async with phx_transports.asyncio.connect(url, proxy=None) as client:
