@@ -174,6 +174,17 @@ class Batch:
         return uuid4().hex
 
 
+def checked_failures(result: Any) -> list[Failure]:
+    """The result of `Batch.run`, as an executor gave it.
+
+    Raises:
+        TypeError: It gave something else.
+    """
+    if isinstance(result, list) and all(isinstance(each, Failure) for each in result):  # pyright: ignore[reportUnknownVariableType]
+        return result  # pyright: ignore[reportUnknownVariableType]
+    raise TypeError(f"the executor did not give what the submitted function returned, but {type(result).__name__}")  # pyright: ignore[reportUnknownArgumentType]
+
+
 def _stops(failure: Failure) -> bool:
     """Whether `fail_fast` applies; other exceptions close the client gracefully (`reports.is_exit`)."""
     return not is_exit(failure.error)

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from phx_proto.handlers.handler import Handler
 from phx_proto.queues import BATCH, LARGEST_TURN, Delivery, HandlerQueue, size_of
 
-from .batches import Batch, Failure, Progress, is_process_pool
+from .batches import Batch, Failure, Progress, checked_failures, is_process_pool
 from .reports import HandlerError, OnHandlerError
 
 
@@ -189,7 +189,7 @@ class _HandlerBatches:
 
     def _ended(self, share: "_Share", outcome: Outcome) -> None:
         try:
-            failures = outcome.result()
+            failures = checked_failures(outcome.result())
         except BaseException as error:  # a worker died, or the batch could not be sent or was cancelled
             # After the client's end, a batch that never ran is not a failure.
             failures = [] if self._host.closed else share.batch.lost(error)

@@ -131,6 +131,8 @@ class Runner(Host):
     def submit(self, executor: Executor, batch: Batch, ended: Callable[[Outcome], None]) -> None:
         """Give a batch to an executor; `ended` is called on the submitter."""
         future = executor.submit(_run_here, id(self), batch)
+        if not isinstance(future, Future):  # pyright: ignore[reportUnnecessaryIsInstance] - users write executors
+            raise TypeError(f"the executor's submit gave {type(future).__name__}, and no concurrent.futures.Future")
         self._batches.add(future)
         future.add_done_callback(self._batches.discard)
         future.add_done_callback(partial(self._come_back, ended))

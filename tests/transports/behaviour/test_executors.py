@@ -149,6 +149,33 @@ def test_a_worker_that_dies_is_told_for_its_messages_and_for_those_behind_them(
         closing.result(LONG)
 
 
+class Broken(Executor):
+    """It takes every job, runs none, and gives what no executor may."""
+
+    def __init__(self, given: Any) -> None:
+        self.given = given
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if self.given is None:
+            return None
+        future: Future[Any] = Future()
+        future.set_result(self.given)
+        return future
+
+
+@pytest.mark.parametrize("given", [None, 42, [42], "text"])
+def test_what_an_executor_does_not_do_is_told_for_each_message(adapter: Adapter, router: Router, given: Any) -> None:
+    reports = Reports()
+    router.add(write_down, "n")
+    with adapter.joined(router=router, executor=Broken(given), on_handler_error=reports) as (channel, wire, _):
+        wire.send(*(push(TOPIC, "n", {"n": number}) for number in range(3)))
+        settled(channel.client, 3)
+        assert [report.message.payload["n"] for report in reports.all] == [0, 1, 2]
+        closing = start(channel.client.close)
+        wire.let_go(TOPIC)
+        closing.result(LONG)
+
+
 # ---- bounds, and the end --------------------------------------------------------------------------------------------
 
 
