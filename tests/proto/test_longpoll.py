@@ -864,7 +864,7 @@ def test_what_cannot_be_is_refused(transport: str, fallback: float | None) -> No
 
 
 def test_the_fallback_has_its_usual_path_and_takes_the_params_of_the_other_ones_path() -> None:
-    client = Falling(path="/ws/:user", params={"user": 7})
+    client = Falling(path="/ws/:user", params={"user": 7, "vsn": "9.0.0"})
     client.tell(lambda now: client.link.refused(400, {}, b"", now))
     assert client.poll.url == "http://h/socket/longpoll?user=7&vsn=2.0.0"
 

@@ -258,6 +258,7 @@ GENERATOR = "it is a generator function: calling it runs nothing of it"
         (functools.partial(generator), GENERATOR),
         (Methods.alone, UNBOUND.format("(self, message: phx_proto.message.Message[typing.Any]) -> None")),
         (list.append, UNBOUND.format("(self, object, /)")),
+        (lambda cls, given: None, UNBOUND.format("(cls, given)")),
         (this_way, UNBOUND.format("(this, message)")),
         (Balance, "it is a class, and each message would only make an object of it: register a function"),
         (classmethod(Methods.of_class.__func__), IN_CLASS),  # type: ignore[attr-defined]

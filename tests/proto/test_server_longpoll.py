@@ -391,7 +391,7 @@ def test_nothing_secret_is_shown() -> None:
     assert repr(site.session) == "PollSession(alive, 0 bytes)"
     assert site.session is not None
     site.session.end()
-    assert "over" in repr(site.session)
+    assert (repr(site.session), site.session.buffered) == ("PollSession(over, 0 bytes)", 0)
 
 
 BODIES = st.one_of(

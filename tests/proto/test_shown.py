@@ -68,13 +68,14 @@ def test_a_small_value_is_shown_as_its_repr(value: Any) -> None:
         ({"a": nested(9)}, "{'a': [[[[[[…]]]]]]}"),
         ([10**5000], "[<int of 16610 bits>]"),
         (2**1000, "<int of 1001 bits>"),
-        (2**1000 - 1, f"{2**1000 - 1}"[:199] + "…"),
+        (2**1000 - 1, f"{2**1000 - 1}"[:299] + "…"),
         (Odd(), "<Odd>"),
+        (10**250, f"1{'0' * 250}"),
         (msgspec.Raw(b'{"a":"\x1b\xff"}'), '{"a":"\\x1b\N{REPLACEMENT CHARACTER}"}'),
     ],
 )
 def test_an_odd_value_is_shown_too(value: Any, text: str) -> None:
-    assert shown(value) == text
+    assert shown(value, 300) == text
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,13 @@ def test_an_odd_value_is_shown_too(value: Any, text: str) -> None:
 def test_a_large_value_is_cut(value: Any) -> None:
     assert len(shown(value, 50)) == 50
     assert shown(value, 50).endswith("…")
+
+
+def test_a_value_is_cut_at_the_limit_and_not_before_it() -> None:
+    value = [1, {"a": (2, "three", b"four")}, [], True]
+    whole = repr(value)
+    for limit in range(1, len(whole) + 2):
+        assert shown(value, limit) == (whole if len(whole) <= limit else f"{whole[: limit - 1]}…")
 
 
 @pytest.mark.parametrize(
