@@ -209,6 +209,11 @@ def test_a_contradiction_is_refused_and_says_both() -> None:
         Router().on("balance", payload=int)(taking(Message[str]))
 
 
+def test_a_type_that_agrees_with_the_annotation_is_taken() -> None:
+    assert declared(taking(Message[Any]), payload_type=int) is int
+    assert declared(taking(Message[int]), payload_type=int) is int
+
+
 CONTRADICTIONS: list[tuple[Any, Any]] = [
     (int, str),
     (Decimal, float),

@@ -272,6 +272,7 @@ def test_the_secrets_of_headers() -> None:
     headers = [
         ("Authorization", f"Basic {basic}"),
         ("authorization", "Bearer t0ken"),
+        ("Proxy-Authorization", f"Basic {b64encode(b'me:pr0xy').decode()}"),
         ("Proxy-Authorization", "Basic bWU6b3RoZXI=!"),
         ("Proxy-Authorization", "Basic bWU6!b3RoZXI="),
         ("Cookie", 'id=s3ssion; b="two"'),
@@ -279,7 +280,7 @@ def test_the_secrets_of_headers() -> None:
         ("User-Agent", "me/1"),
     ]
     found = set(secrets_in_headers(headers))
-    assert {basic, "me:passw0rd", "passw0rd", "t0ken", "s3ssion", "two", "k3y"} <= found
+    assert {basic, "me:passw0rd", "passw0rd", "pr0xy", "t0ken", "s3ssion", "two", "k3y"} <= found
     assert not found & {"Basic", "Bearer", "me/1", "other"}
 
 

@@ -46,7 +46,7 @@ def levels(opening: str, closing: str, depth: int) -> str:
 
 def test_the_bound_is_exact_where_text_holds_half_characters() -> None:
     for depth in (MAX_DEPTH, MAX_DEPTH + 1):
-        assert too_deep("[" * depth + '"\ud800"' + "]" * depth) is (depth > MAX_DEPTH)
+        assert too_deep("[" * depth + '"\ud800["' + "]" * depth) is (depth > MAX_DEPTH)
 
 
 @each_reader

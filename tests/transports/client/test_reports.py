@@ -429,6 +429,20 @@ def test_kinds_beyond_the_bound_are_counted_as_one(caplog: pytest.LogCaptureFixt
     ]
 
 
+def test_a_kind_whose_time_is_over_makes_room_for_another(caplog: pytest.LogCaptureFixture) -> None:
+    log, clock = log_of()
+    for number in range(100):
+        log.event(InboxOverflow(f"t:{number}", 1, 640))
+    clock.now += INTERVAL
+    for _ in range(2):
+        log.event(InboxOverflow("t:new", 2, 640))
+    lines(caplog)
+    clock.now += INTERVAL
+    log.tick()
+    said = "2 messages of topic 't:new' dropped: 640 wait for their handlers"
+    assert lines(caplog) == [f"2 more messages of topic 't:new' dropped; the latest: {said}"]
+
+
 def test_reconnections_have_so_many_lines_and_the_others_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     log, _ = log_of()
     for _ in range(7):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from phx_proto.errors import ConnectionClosed, HandshakeRefused, JoinRefused, PushTimeout
+from phx_proto.errors import ConnectionClosedByClient, HandshakeRefused, JoinRefused, PushTimeout
 from phx_proto.events import (
     ChannelErrored,
     ChannelJoined,
@@ -31,6 +31,13 @@ def waiting(session: Session, ref: str = "1") -> "Future[Any]":
     future: Future[Any] = Future()
     assert session.begin(lambda now: ref, future, 0.0) == ref
     return future
+
+
+def test_the_ref_of_each_call_is_told_when_it_begins() -> None:
+    session, told = Session(), list[str]()
+    session.on_begin = told.append
+    waiting(session, "7")
+    assert told == ["7"]
 
 
 def for_connection(session: Session) -> "Future[Any]":
@@ -157,8 +164,8 @@ def test_an_end_by_the_application_is_no_error_but_to_who_wants_a_connection() -
     assert wants_connection.result(0) is None
     assert wants_end.result(0) is None
     closed = for_connection(session).exception(0)
-    assert isinstance(closed, ConnectionClosed)
-    assert "the application closed it" in str(closed)
+    assert isinstance(closed, ConnectionClosedByClient)
+    assert str(closed) == "the connection is closed without a close code: the application closed it"
     assert session.error is None
 
 

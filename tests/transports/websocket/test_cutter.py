@@ -51,6 +51,21 @@ def test_a_text_frame_of_any_size_is_never_seen_by_the_parser(size: int) -> None
     cut = Cut(max_size=None)
     assert cut.feed(frame(b"x" * size) * 2) == ["x" * size] * 2
     assert cut.given == []
+    assert cut.feed(frame(b"x" * size) + frame(b"a", head=0x01) + frame(b"b", head=0x80)) == ["x" * size, "ab"]
+
+
+def test_a_large_text_frame_may_come_in_many_reads() -> None:
+    cut, message = Cut(max_size=None), "".join(map(str, range(50_000)))
+    for read in pieces(frame(message.encode()), [70_000, 140_000]):
+        cut.feed(read)
+    assert (cut.messages, cut.given) == ([message], [])
+
+
+def test_a_masked_frame_without_payload_ends_the_stream() -> None:
+    cut = Cut()
+    assert cut.feed(text("a") + b"\x81\x80mask") == ["a"]
+    assert cut.cutter.ended
+    assert cut.assembler.problem == str(cut.protocol.parser_exc)
 
 
 def test_a_frame_at_the_limit_passes_and_one_over_it_is_refused_from_its_header() -> None:
