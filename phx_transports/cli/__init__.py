@@ -18,6 +18,7 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (by default `sys.argv`); returns the exit code."""
+    _open_closed_streams()
     arguments = parsed(argv)
     try:
         with _logging(getattr(arguments, "log_level", None)):
@@ -27,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _let_go_of_stdout()
         return 0
+    except OSError as error:  # the disk is full, for instance
+        _let_go_of_stdout()
+        print(f"phx: cannot write to {error.filename or 'stdout'}: {error.strerror or error}", file=sys.stderr)
+        return 1
 
 
 @contextlib.contextmanager
@@ -48,6 +53,13 @@ def _logging(level: str | None) -> Generator[None]:
             if level is not None:
                 logger.setLevel(level.upper())
         yield
+
+
+def _open_closed_streams() -> None:
+    """Use the null device for standard streams that are closed, or a socket would get their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as the process lives
 
 
 def _let_go_of_stdout() -> None:

@@ -144,7 +144,7 @@ def json_value(text: str) -> Any:
             raise argparse.ArgumentTypeError(f"cannot read {text[1:]}: {error}") from None
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
         raise argparse.ArgumentTypeError(f"not JSON ({error}); is it quoted for the shell?") from None
 
 

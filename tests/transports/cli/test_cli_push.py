@@ -1,11 +1,14 @@
 """`phx push`: the reply on stdout, and the result in the exit code. See docs/tools.md."""
 
 import io
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import LONG, PHX, environment
 
 from phx_transports.cli import main
 from phx_transports.server import Refuse, ServerChannel, on
@@ -21,6 +24,10 @@ class Room(ServerChannel):
     @on("whoami")
     async def whoami(self, payload: Any) -> Any:
         return {"params": self.socket.params["user"], "token": self.socket.auth_token, "join": self.params}
+
+    @on("echo")
+    async def echo(self, payload: Any) -> Any:
+        return payload
 
     @on("blob")
     async def blob(self, payload: Any) -> Any:
@@ -149,3 +156,37 @@ def test_the_librarys_log_is_shown_where_it_is_asked_for(
     err = capsys.readouterr().err
     assert "WARNING phx_transports: " in err
     assert "s3cret" not in err
+
+
+# ---- standard streams -----------------------------------------------------------------------------------------------
+
+
+def in_a_shell(server: TestServer, payload: str, streams: str) -> "subprocess.CompletedProcess[bytes]":
+    """`phx push` with its standard streams redirected as a shell does."""
+    script = f'exec "$@" {streams}'
+    command = [sys.executable, *PHX, "push", server.url, "room:lobby", "echo", payload]
+    return subprocess.run(
+        ["sh", "-c", script, "sh", *command], env=environment(), capture_output=True, timeout=LONG, check=False
+    )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_standard_streams_may_be_closed(server: TestServer, closed: str) -> None:
+    ended = in_a_shell(server, '{"a": 1}', closed)
+    printed = b"" if ">&-" in closed.replace("2>&-", "") else b'{"status":"ok","response":{"a":1}}\n'
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, printed, b"")
+
+
+def test_a_payload_from_a_closed_standard_input_is_no_json(server: TestServer) -> None:
+    ended = in_a_shell(server, "@-", "<&-")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(b"phx: not JSON (")
+
+
+def test_a_reply_that_cannot_be_written_is_told(server: TestServer) -> None:
+    ended = in_a_shell(server, "{}", "> /dev/full")
+    assert (ended.returncode, ended.stderr) == (1, b"phx: cannot write to stdout: No space left on device\n")
+
+
+def test_an_argument_that_is_no_text_is_no_json(server: TestServer) -> None:
+    assert main(("push", server.url, "room:lobby", "echo", "\udcff")) == 2
