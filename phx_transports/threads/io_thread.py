@@ -176,9 +176,10 @@ class IoThread:
             self._remove(connection)
 
     def _patience(self) -> float:
-        if self._calls or any(connection.aborted for connection in self._connections):
-            return 0.0
-        return min(max(0.0, min(self.armed, *self._connections.values(), inf) - monotonic()), _LONGEST)
+        until = 0.0 if self._calls else self.armed
+        for connection, dropped_at in self._connections.items():
+            until = min(until, 0.0 if connection.aborted else dropped_at)
+        return min(max(0.0, until - monotonic()), _LONGEST)
 
     def _drain_wakeup(self) -> None:
         self._wakeup_reader.recv(4096)
