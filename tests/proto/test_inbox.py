@@ -587,6 +587,18 @@ def test_a_message_counts_once_however_many_are_to_have_it() -> None:
     assert (talk.proto.stats.backlog, talk.proto.stats.handled) == (0, 1)
 
 
+def test_a_turn_that_is_ended_without_taking_again_is_begun_anew_by_the_next_message() -> None:
+    talk, room = joined()
+    room.add(print, "tick", concurrency=1)
+    talk.serve("room:1", "tick", {"n": 0})
+    (queue,) = talk.proto.runnable()
+    assert numbers(queue.take()) == [0]
+    queue.end_turn()
+    assert not queue.busy
+    talk.serve("room:1", "tick", {"n": 1})
+    assert talk.proto.runnable() == [queue]
+
+
 def test_a_worker_that_ends_its_turn_makes_room_for_one_other_worker() -> None:
     talk, room = joined()
     room.add(print, "tick", concurrency=2)
