@@ -185,20 +185,21 @@ class DeliveryQueue:
 
     Attributes:
         channel: The topic's channel.
+        backlog: The client's; this queue's messages are part of it.
         bound: The bound above which messages are dropped, if there is one.
         exact: Whether it returns one message at a time, to report before the next: each moves the channel's position.
         deliveries: The waiting ones; `None` while there are none and no worker has the queue.
         exclusive: Whether only one worker has it at a time.
     """
 
-    __slots__ = ("_backlog", "bound", "channel", "deliveries", "exact")
+    __slots__ = ("backlog", "bound", "channel", "deliveries", "exact")
 
     exclusive: ClassVar[bool] = True
 
     def __init__(self, bound: Bound | None, backlog: Backlog, *, exact: bool) -> None:
         self.bound = bound
         self.exact = exact
-        self._backlog = backlog
+        self.backlog = backlog
         self.channel: Owner
         self.deliveries: list[Delivery] | None = None
 
@@ -226,7 +227,7 @@ class DeliveryQueue:
         if len(waiting) > 1:
             if self.exact:
                 limit = 1
-            elif self._backlog.size > LARGEST_TURN:  # `heavy`, inlined
+            elif self.backlog.size > LARGEST_TURN:  # `heavy`, inlined
                 limit = min(limit, fitting(waiting))
             if len(waiting) > limit:
                 taken = waiting[:limit]
@@ -251,7 +252,7 @@ class DeliveryQueue:
     @property
     def heavy(self) -> bool:
         """Whether the client holds so many bytes that `take` limits them."""
-        return self._backlog.size > LARGEST_TURN
+        return self.backlog.size > LARGEST_TURN
 
     @property
     def full(self) -> bool:
@@ -276,7 +277,7 @@ class HandlerQueue(DeliveryQueue):
     __slots__ = ("handler", "handlers", "place")
 
     def __init__(self, handler: Handler, place: Place, source: DeliveryQueue) -> None:
-        super().__init__(source.bound, source._backlog, exact=source.exact)
+        super().__init__(source.bound, source.backlog, exact=source.exact)
         self.channel = source.channel
         self.handler = handler
         self.place = place

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
-from typing import Any, Final
+from typing import Any
 
 from phx_proto.handlers.handler import Handler, HandlerKind
 from phx_proto.message import Message
@@ -22,9 +22,6 @@ from ..client.batches import Batch, Failure
 from ..client.dispatcher import Host, Outcome
 from ..client.reports import HandlerError, OnHandlerError
 from .workers import WorkerPool, is_stopped
-
-#: Messages up to this size (bytes) may be kept until `BATCH` of them are handled.
-_SMALL: Final = LARGEST_TURN // BATCH
 
 
 def placement(handler: Handler) -> Place:
@@ -54,7 +51,7 @@ class Runner(Host):
         self.on_done = on_done
         self.release = release
         self._told = False  # whether `on_done` was called since the last report
-        self._over: list[Delivery] = []  # handled, and reported with the next report: of many topics, one message each
+        self._over: list[Delivery] = []  # handled, and released when they are many, or with the next report
         self._batches: set[asyncio.Future[list[Failure]]] = set()
         self._pool: WorkerPool[DeliveryQueue] = WorkerPool(self._drain)
 
@@ -70,8 +67,9 @@ class Runner(Host):
     def report(self) -> list[Delivery]:
         """Messages to report to the core: those handled by running batches, and `_over`; others were released."""
         self._told = False
-        over, self._over = self._over, []
-        return over + self.dispatcher.progress()
+        over = [*self._over, *self.dispatcher.progress()]
+        self._over.clear()
+        return over
 
     @property
     def is_current(self) -> bool:
@@ -99,7 +97,7 @@ class Runner(Host):
         future.add_done_callback(ended)
 
     async def _drain(self, runnable: deque[DeliveryQueue]) -> None:
-        popleft, release = runnable.popleft, self.release
+        popleft, release, over = runnable.popleft, self.release, self._over
         while runnable and not self.halted:
             queue = popleft()
             while deliveries := queue.take():
@@ -126,19 +124,13 @@ class Runner(Host):
                     cut_off = int(self.closed)  # the current message: no worker will go on with it
                     self.handled(deliveries[: len(deliveries) - len(left) - cut_off])
                     raise
-                if len(deliveries) == 1 and isinstance(size := deliveries[0][2], int) and size < _SMALL:
-                    self._over += deliveries
-                    if len(self._over) == BATCH:
-                        release(self._over)
-                        self._over.clear()
-                else:
-                    release(deliveries)  # `handled`, inlined
+                over += deliveries
+                if len(over) >= BATCH or queue.exact or queue.backlog.size > LARGEST_TURN:
+                    release(over)
+                    over.clear()
                 if not self._told:
                     self._told = True
                     self.on_done()
-                if queue.exclusive and not queue.deliveries:  # `take` would end the turn too
-                    queue.deliveries = None
-                    break
 
     def failed(self, handler: Handler, message: Message[Any], error: BaseException) -> None:
         """Report what a handler raised in this task; if it is the task's own cancellation, raise it again."""
