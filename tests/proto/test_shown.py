@@ -156,7 +156,7 @@ def test_a_secret_within_base64_is_masked_but_for_what_it_shares_with_its_neighb
     assert Secrets([secret]).masked(text) == text[:first] + MASK + text[end:]
 
 
-@pytest.mark.parametrize("secret", ["h?sh", "h?sh>", "h?sh>~", "h?sh>~7", "two words", " €~ "])
+@pytest.mark.parametrize("secret", ["h?sh", "h?sh>", "h?sh>~", "h?sh>~7", "pa55-W", "two words", " €~ "])
 @pytest.mark.parametrize(
     "encode", [lambda raw: b64encode(raw.encode()).decode().rstrip("="), quote_plus, lambda raw: json.dumps(raw)[1:-1]]
 )
