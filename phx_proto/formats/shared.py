@@ -113,7 +113,7 @@ def _checked(echo: Echo | V2Echo) -> Echo | V2Echo:
     """
     if not isinstance(echo.topic, str):
         if echo.event != PHX_REPLY:
-            raise ValueError("a topic that is not text")
+            raise ValueError  # the first error is told
         echo.topic = ""
     echo.join_ref, echo.ref = (ref if isinstance(ref, str | None) else "" for ref in (echo.join_ref, echo.ref))
     return echo

@@ -42,7 +42,8 @@ def test_numbers_are_read_as_the_serializer_is_told() -> None:
 
 def test_what_a_reader_knows_of_refs_is_kept() -> None:
     message = Message[Any](join_ref="1", ref="2", topic="t", event="e", payload=3)
-    assert V2(binary_kinds={9: lambda frame: message}).decode(b"\x09") == message
+    for kind in (3, 9, 255):
+        assert V2(binary_kinds={kind: lambda frame: message}).decode(bytes([kind])) == message
 
 
 def test_phoenix_own_kinds_are_read_as_ever() -> None:
