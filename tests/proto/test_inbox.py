@@ -638,6 +638,9 @@ def test_what_an_executor_runs_is_told_apart_and_shared_out_among_its_batches() 
     ] * 4
     assert repr(queues[0]) == "HandlerQueue('room:1', builtins.print)"
     assert [len(queue.take()) for queue in queues] == [8, 2, 2, 1, 1]
+    assert [len(queue.take()) for queue in queues] == [0, 1, 1, 0, 0]
+    talk.serve("room:1", "tick")
+    assert [queue.handler for queue in talk.proto.executable()] == [plain, several]
 
 
 def test_what_a_client_holds_may_be_so_much_that_turns_are_bounded_in_bytes() -> None:

@@ -261,6 +261,13 @@ def test_only_a_hundred_messages_of_a_post_are_handled() -> None:
     assert len(site.heard) == 100
 
 
+def test_lines_may_end_as_on_windows() -> None:
+    site = Site().opened()
+    body = "\r\n".join((JOIN, '["1","2","room:a","one",{}]', '["1","3","room:a","two",{}]')).encode()
+    post = site.ask(PollRequest("POST", "T", "application/x-ndjson", body))
+    assert (site.answered(post), site.heard) == ({"status": 200}, ["one", "two"])
+
+
 def test_bytes_are_posted_in_base64() -> None:
     site = Site().opened()
     site.post(JOIN, b64encode(b"\x00\x01\x01\x06\x0312room:abin\xff").decode())
