@@ -50,7 +50,7 @@ def test_numbers_that_the_type_leaves_open_are_those_of_the_serializer() -> None
 def test_it_is_told_why_a_type_is_none() -> None:
     with pytest.raises(InvalidPayloadType, match="'Balance' cannot be decoded: give the class itself"):
         payload_decoder("Balance")
-    with pytest.raises(InvalidPayloadType, match=r"cannot be decoded: name 'Nowhere' is not defined"):
+    with pytest.raises(InvalidPayloadType, match=r"cannot be decoded: .*Nowhere"):
         payload_decoder(list["Nowhere"])  # type: ignore[name-defined]  # noqa: F821
 
 
