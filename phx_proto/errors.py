@@ -53,6 +53,7 @@ __all__ = [
     "MessageTimeout",
     "NotJoined",
     "NotRegistered",
+    "OtherLoop",
     "OtherProcess",
     "PayloadMismatch",
     "PhxError",
@@ -253,6 +254,15 @@ class OtherProcess(LocalError):
     """The client was made by another process, of which this is a fork."""
 
     _words = "this client belongs to the process that connected it: connect a new one in the forked process"
+
+
+class OtherLoop(LocalError):
+    """The client on asyncio was connected on another event loop."""
+
+    _words = (
+        "this client belongs to the event loop that connected it: call it there, from elsewhere with "
+        "asyncio.run_coroutine_threadsafe"
+    )
 
 
 class NotRegistered(InvalidHandler):

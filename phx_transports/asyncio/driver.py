@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 from phx_proto.checks import checked_timeout
 from phx_proto.client import ClientProtocol
 from phx_proto.core import Stats
+from phx_proto.errors import OtherLoop
 from phx_proto.queues import Delivery
 
 from ..client.calls import Call
@@ -85,6 +86,7 @@ class AsyncioDriver(Driver):
 
     async def ask(self, call: Call[T]) -> T:
         """Make a call of the core, and wait for its end. Cancellation gives the call up."""
+        self.check_loop()
         waiter: asyncio.Future[Any] = self._loop.create_future()
         ref = self.begin(call, waiter)
         try:
@@ -93,9 +95,19 @@ class AsyncioDriver(Driver):
             self.step(lambda now: call.give_up(ref, now))
             raise
 
+    def check_loop(self) -> None:
+        """Refuse a call from another event loop, by `OtherLoop`: it would work by chance, or wait without end."""
+        try:
+            elsewhere = asyncio.get_running_loop() is not self._loop
+        except RuntimeError:  # in a fork, which `check_process` sees to
+            return
+        if elsewhere and not self.session.closed:
+            raise OtherLoop
+
     async def wait(self, register: "Callable[[asyncio.Future[None]], None]", timeout: float | None = None) -> None:
         """Wait for the connection or the end, whichever `register` (of the session) waits for."""
         self.session.check_process()
+        self.check_loop()
         waiter: asyncio.Future[None] = self._loop.create_future()
         register(waiter)
         try:

@@ -120,6 +120,7 @@ class Channel(ChannelFace["Client", AsyncioDriver]):
 
     async def cast(self, event: str, payload: Any = UNSET) -> None:
         """Send an event without a reply; waits only while the write buffer is full. Raises what `push` raises."""
+        self._driver.check_loop()
         if not self._driver.transport.writable(self._core.link):
             await self._driver.transport.wait_writable(self._core.link)
         self._driver.step(calls.cast(self._core, event, payload))
@@ -140,13 +141,13 @@ class Channel(ChannelFace["Client", AsyncioDriver]):
             InvalidEvent: No message can be of such an event.
             InvalidPayloadType: Nothing can be decoded into the type.
         """
-        return MessageStream(self._driver.messages(self._core, messages_only, event, payload))
+        return MessageStream(self._driver.messages(self._core, messages_only, event, payload), self._driver.check_loop)
 
     def stream(
         self, event: str = WILDCARD, *, payload: PayloadType[D] = None
     ) -> MessageStream[Message[D] | ChannelEvent]:
         """Like `messages`, with the channel's lifecycle in order: `ChannelJoined`, `ChannelErrored`, `ChannelEnded`."""
-        return MessageStream(self._driver.messages(self._core, everything, event, payload))
+        return MessageStream(self._driver.messages(self._core, everything, event, payload), self._driver.check_loop)
 
     @overload
     async def wait_for(
@@ -284,7 +285,7 @@ class Client(ClientFace[Channel, AsyncioDriver]):
 
     def events(self) -> EventStream:
         """The client's events: `async with client.events() as events: async for event in events: …`."""
-        return EventStream(self._driver.events())
+        return EventStream(self._driver.events(), self._driver.check_loop)
 
     async def run(self, *, timeout: float | None = None, signals: SignalPolicy = "unclaimed") -> None:
         """Run until closed, or until the timeout. SIGINT and SIGTERM close gracefully; a second one aborts.
@@ -312,11 +313,13 @@ class Client(ClientFace[Channel, AsyncioDriver]):
 
         It takes at most `drain_timeout` seconds. Within a handler it returns at once: the close waits for handlers.
         """
+        self._driver.check_loop()
         self.stop()
         await self._wait_ended()
 
     async def abort(self) -> None:
         """Close at once, without leaves or handshake; handlers on the loop are cancelled."""
+        self._driver.check_loop()
         self._driver.drop()
         await self._wait_ended()
 

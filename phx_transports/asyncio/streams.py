@@ -4,6 +4,7 @@ Each is an async context manager, and gets what arrives while it is open. Severa
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Generic, Self, TypeVar
 
 from phx_proto.events import Event
@@ -16,11 +17,13 @@ T = TypeVar("T")
 class _Stream(Generic[T]):
     """Waits for the items of a queue."""
 
-    def __init__(self, queue: Queue[T]) -> None:
+    def __init__(self, queue: Queue[T], check_loop: Callable[[], None]) -> None:
         self._queue = queue
+        self._check_loop = check_loop
         self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
+        self._check_loop()
         self._queue.open(self._changed.set)
         return self
 
@@ -36,6 +39,7 @@ class _Stream(Generic[T]):
             while not queue.waiting:
                 if queue.ended:
                     raise queue.error or StopAsyncIteration
+                self._check_loop()
                 self._changed.clear()
                 await self._changed.wait()
             item = queue.take()

@@ -37,6 +37,11 @@ def table() -> list[tuple[PhxError, str]]:
         ),
         (errors.InvalidHandler("m.f", "it is not callable"), "m.f cannot be a handler: it is not callable"),
         (
+            errors.OtherLoop(),
+            "this client belongs to the event loop that connected it: call it there, from elsewhere with "
+            "asyncio.run_coroutine_threadsafe",
+        ),
+        (
             errors.OtherProcess(),
             "this client belongs to the process that connected it: connect a new one in the forked process",
         ),

@@ -10,7 +10,7 @@ import pytest
 from in_memory import TOPIC, on_asyncio
 from peer import turns
 
-from phx_proto.errors import PushLost
+from phx_proto.errors import OtherLoop, PushLost
 from phx_proto.handlers.router import Router
 from phx_proto.message import Message
 from phx_proto.states import ChannelState, SocketState
@@ -144,6 +144,34 @@ async def enter(stream: Any) -> Any:
 
 
 # ---- run, and signals -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda channel: channel.push("e"),
+        lambda channel: channel.cast("e"),
+        lambda channel: channel.leave(),
+        lambda channel: channel.wait_for("e"),
+        lambda channel: channel.client.join("room:2"),
+        lambda channel: channel.client.ping(),
+        lambda channel: channel.client.wait_connected(),
+        lambda channel: channel.client.wait_closed(),
+        lambda channel: channel.client.run(),
+        lambda channel: channel.client.close(),
+        lambda channel: channel.client.abort(),
+    ],
+)
+async def test_on_another_event_loop_calls_are_refused_and_change_nothing(call: Any, phx_peer: Peer) -> None:
+    async def elsewhere(channel: Channel) -> None:
+        with pytest.raises(OtherLoop, match="run_coroutine_threadsafe"):
+            await asyncio.wait_for(call(channel), 1.0)
+
+    async with on_asyncio(phx_peer) as channel:
+        before = len(phx_peer.transcript)
+        await asyncio.to_thread(asyncio.run, elsewhere(channel))
+        assert len(phx_peer.transcript) == before
+        assert channel.state is ChannelState.JOINED
 
 
 async def test_run_outside_the_main_thread_leaves_signals_alone(phx_peer: Peer) -> None:
