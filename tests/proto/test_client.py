@@ -333,6 +333,15 @@ def test_a_refusal_told_to_a_link_of_the_past_changes_nothing() -> None:
     assert talk.proto.state is SocketState.WAITING
 
 
+def test_a_refusal_told_to_a_link_that_is_open_changes_nothing() -> None:
+    talk = Conversation()
+    talk.proto.connect(talk.now)
+    talk.link.opened(None, talk.now)
+    talk.link.refusing(HandshakeRefused(status=403), talk.now)
+    talk.advance(2.0)
+    assert talk.proto.state is SocketState.OPEN
+
+
 def test_a_connect_timeout_runs_while_callables_are_asked() -> None:
     talk = Conversation(params=lambda: EMPTY)
     talk.proto.connect(talk.now, timeout=2.0)
