@@ -126,10 +126,7 @@ class Driver(ABC):
 
     def begin(self, call: Call[Any], waiter: Waiter) -> str:
         """Make a call, whose event ends the waiter; returns its ref."""
-        self.session.check_process()
-        ref = self.session.begin(call.begin, waiter, self.now())
-        self.pump()
-        return ref
+        return self.step(partial(self.session.begin, call.begin, waiter))
 
     def due(self, at: float) -> None:
         """The alarm's time has come; if the clock is slightly behind it, it counts as reached."""
