@@ -100,7 +100,7 @@ class Link:
 
     def receive_all(self, frames: Sequence[str | bytes], now: float) -> None:
         """One read brought these frames, in order: `str` for text, `bytes` for binary."""
-        if self._owner.current_link is self:
+        if self.current:
             self._owner.link_received(frames, now)
 
     def progressed(self, now: float) -> None:

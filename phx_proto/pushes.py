@@ -40,12 +40,8 @@ class Push(Struct, eq=False):
 
     def replied(self, reply: Reply, now: float) -> None:
         """Its reply came; its connection no longer awaits it."""
-        pushes = self.pushes
-        assert pushes is not None
-        del pushes.by_ref[self.ref]
-        if self.timer is not None:
-            self.timer.cancel()
-        pushes.client.events.append(ReplyReceived(pushes.channel.topic, self.event, self.ref, reply))
+        assert self.pushes is not None
+        self.pushes.replied(self, reply)
 
     def unreadable(self, problem: str, now: float) -> None:
         """Its reply came and cannot be read."""
@@ -54,20 +50,14 @@ class Push(Struct, eq=False):
 
 
 class Pushes:
-    """A channel's pushes, in the order of their calls.
+    """A channel's pushes, in the order of their calls."""
 
-    Attributes:
-        channel: The channel.
-        client: Its client's state.
-        by_ref: The pushes that are not ended.
-    """
-
-    __slots__ = ("by_ref", "channel", "client")
+    __slots__ = ("_by_ref", "_channel", "_client")
 
     def __init__(self, channel: Member, client: ClientState) -> None:
-        self.channel = channel
-        self.client = client
-        self.by_ref: dict[str, Push] = {}
+        self._channel = channel
+        self._client = client
+        self._by_ref: dict[str, Push] = {}
 
     def call(self, push: Push, join_ref: str | None, now: float) -> None:
         """Take a push: send it at once if `join_ref` is that of an accepted join, else keep it.
@@ -82,13 +72,13 @@ class Pushes:
         if join_ref is not None:
             self._send(push, frame)
         else:
-            limit = self.client.options.push_buffer
-            if self.client.unsent >= limit:
-                raise BufferFull(self.channel.topic, limit)
-            self.client.unsent += 1
-            self.by_ref[push.ref] = push
+            limit = self._client.options.push_buffer
+            if self._client.unsent >= limit:
+                raise BufferFull(self._channel.topic, limit)
+            self._client.unsent += 1
+            self._by_ref[push.ref] = push
         if push.timeout != inf:
-            push.timer = self.client.timers.at(now + push.timeout, lambda at: self._timed_out(push))
+            push.timer = self._client.timers.at(now + push.timeout, lambda at: self._timed_out(push))
 
     def flush(self, join_ref: str) -> None:
         """The channel is joined: send the waiting pushes, in order."""
@@ -101,83 +91,92 @@ class Pushes:
                 continue
             self._send(push, frame)
 
+    def replied(self, push: Push, reply: Reply) -> None:
+        """The reply to a sent push came; its connection no longer awaits it."""
+        del self._by_ref[push.ref]
+        self._stop_timer(push)
+        self._client.events.append(ReplyReceived(self._channel.topic, push.event, push.ref, reply))
+
     def unreadable(self, push: Push, problem: str) -> None:
         """The reply to a sent push came and cannot be read."""
-        self._drop(push, InvalidReply(self.channel.topic, push.event, problem))
+        self._drop(push, InvalidReply(self._channel.topic, push.event, problem))
 
     def cancel(self, ref: str) -> None:
         """Cancel a push; a ref of a push that has ended is ignored."""
-        push = self.by_ref.get(ref)
+        push = self._by_ref.get(ref)
         if push is not None:
-            self._drop(push, PushCancelled(self.channel.topic, push.event, push.sent))
+            self._drop(push, PushCancelled(self._channel.topic, push.event, push.sent))
 
     def lose_sent(self, why: PhxError) -> None:
         """The connection or the channel's process has ended: sent pushes are lost, unsent ones keep waiting."""
         for push in self._sent():
-            self._drop(push, PushLost(self.channel.topic, push.event, push.sent, why))
+            self._drop(push, PushLost(self._channel.topic, push.event, push.sent, why))
 
     def lose(self, why: PhxError | None) -> None:
         """The client has ended: all pushes are lost."""
         for push in self._all():
-            self._drop(push, PushLost(self.channel.topic, push.event, push.sent, why))
+            self._drop(push, PushLost(self._channel.topic, push.event, push.sent, why))
 
     def close_unsent(self, kind: type[ChannelClosed], reason: str) -> None:
         """Fail the unsent pushes: the channel is being left."""
         for push in self._unsent():
-            self._drop(push, kind(self.channel.topic, reason))
+            self._drop(push, kind(self._channel.topic, reason))
 
     def close(self, kind: type[ChannelClosed], reason: str) -> None:
         """Fail all pushes: the channel has ended."""
         for push in self._all():
-            self._drop(push, kind(self.channel.topic, reason))
+            self._drop(push, kind(self._channel.topic, reason))
 
     def _all(self) -> list[Push]:
-        return list(self.by_ref.values())
+        return list(self._by_ref.values())
 
     def _sent(self) -> list[Push]:
-        return [push for push in self.by_ref.values() if push.sent]
+        return [push for push in self._by_ref.values() if push.sent]
 
     def _unsent(self) -> list[Push]:
-        return [push for push in self.by_ref.values() if not push.sent]
+        return [push for push in self._by_ref.values() if not push.sent]
 
     def _encode(self, push: Push, join_ref: str | None) -> str | bytes:
         # Without a join, the push's own ref replaces the join_ref: only whether it can be encoded matters then.
-        return self.client.serializer.encode(
+        return self._client.serializer.encode(
             Message(
                 join_ref=push.ref if join_ref is None else join_ref,
                 ref=push.ref,
-                topic=self.channel.topic,
+                topic=self._channel.topic,
                 event=push.event,
                 payload=push.payload,
             )
         )
 
     def _send(self, push: Push, frame: str | bytes) -> None:
-        connection = self.channel.connection
+        connection = self._channel.connection
         assert connection is not None, "its channel is joined"
         connection.requests.send_frame(frame)
         push.sent = True
         push.payload = None
         if push.wants_reply:
-            self.by_ref[push.ref] = push
+            self._by_ref[push.ref] = push
             push.pushes = self
             connection.requests.expect(push.ref, push)
 
     def _timed_out(self, push: Push) -> None:
-        self._drop(push, PushTimeout(self.channel.topic, push.event, push.timeout, push.sent))
+        self._drop(push, PushTimeout(self._channel.topic, push.event, push.timeout, push.sent))
 
     def _drop(self, push: Push, error: PhxError) -> None:
         self._forget(push)
         self._fail(push, error)
 
     def _fail(self, push: Push, error: PhxError) -> None:
-        if push.timer is not None:
-            push.timer.cancel()
-        self.client.events.append(PushFailed(self.channel.topic, push.event, push.ref, error))
+        self._stop_timer(push)
+        self._client.events.append(PushFailed(self._channel.topic, push.event, push.ref, error))
 
     def _forget(self, push: Push) -> None:
-        del self.by_ref[push.ref]
+        del self._by_ref[push.ref]
         if not push.sent:
-            self.client.unsent -= 1
-        elif self.channel.connection is not None:
-            self.channel.connection.requests.forget(push.ref)
+            self._client.unsent -= 1
+        elif self._channel.connection is not None:
+            self._channel.connection.requests.forget(push.ref)
+
+    def _stop_timer(self, push: Push) -> None:
+        if push.timer is not None:
+            push.timer.cancel()

@@ -112,9 +112,8 @@ class Timers:
 
     def _released(self) -> None:
         self._live -= 1
+        self._drop_dead_top()
         heap = self._heap
-        while heap and heap[0][2].action is None:  # `_drop_dead_top`, inlined: this is in every push
-            heappop(heap)
         if len(heap) > 2 * self._live + _FEW:
             heap[:] = [entry for entry in heap if entry[2].action is not None]
             heapify(heap)
