@@ -71,12 +71,7 @@ def decode_reply(message: Message[Any], *, raw: bool = False) -> Reply:
         try:
             return _decode_reply(held)
         except UNREADABLE:
-            return _reply_in(message, raw=raw)  # what is wrong with the whole
-    return _reply_in(message, raw=raw)
-
-
-def _reply_in(message: Message[Any], *, raw: bool) -> Reply:
-    held = message.undecoded
+            pass  # what is wrong with it comes below
     try:
         if raw:
             answer = _decode_raw_reply(held) if type(held) is msgspec.Raw else msgspec.convert(held, Reply)
