@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from operator import itemgetter
-from typing import Any, ClassVar, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from .checks import check_count
 from .handlers.handler import Handler
@@ -189,12 +189,9 @@ class DeliveryQueue:
         bound: The bound above which messages are dropped, if there is one.
         exact: Whether it returns one message at a time, to report before the next: each moves the channel's position.
         deliveries: The waiting ones; `None` while there are none and no worker has the queue.
-        exclusive: Whether only one worker has it at a time.
     """
 
     __slots__ = ("backlog", "bound", "channel", "deliveries", "exact")
-
-    exclusive: ClassVar[bool] = True
 
     def __init__(self, bound: Bound | None, backlog: Backlog, *, exact: bool) -> None:
         self.bound = bound
@@ -294,8 +291,6 @@ class ConcurrentQueue(HandlerQueue):
     """
 
     __slots__ = ("_turns",)
-
-    exclusive: ClassVar[bool] = False
 
     def __init__(self, handler: Handler, place: Place, source: DeliveryQueue) -> None:
         super().__init__(handler, place, source)

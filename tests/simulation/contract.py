@@ -47,7 +47,7 @@ from phx_proto.inbox import Tap, TapItem
 from phx_proto.link import Link
 from phx_proto.message import PHX_JOIN, PHX_LEAVE, PHX_REPLY, RESERVED_EVENTS, Message
 from phx_proto.presence import PRESENCE_DIFF, PRESENCE_STATE
-from phx_proto.queues import Bound, DeliveryQueue, Drop, size_of
+from phx_proto.queues import Bound, ConcurrentQueue, DeliveryQueue, Drop, size_of
 from phx_proto.server.tracker import Tracker
 from phx_proto.states import ChannelState, SocketState
 
@@ -215,7 +215,7 @@ class Watched:
         for event in outcome.events:
             self._note(event)
         for queue in outcome.runnable:
-            assert not (queue.exclusive and queue in self.runnable), "a queue is given to two workers"
+            assert isinstance(queue, ConcurrentQueue) or queue not in self.runnable, "a queue is given to two workers"
             self.runnable.append(queue)
         for tap, item in outcome.tapped:
             (life,) = [life for life in self.lives if life.tap is tap]
