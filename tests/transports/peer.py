@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -165,7 +166,8 @@ class Wire:
         return self._socket.transport.get_write_buffer_size()
 
     def stop_reading(self) -> None:
-        """What comes stays in the socket's buffer, and soon in the client's."""
+        """What comes stays in the socket's buffer, which no longer grows, and soon in the client's."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         self._socket.transport.pause_reading()
 
     def read_on(self) -> None:

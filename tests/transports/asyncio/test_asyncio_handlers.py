@@ -386,7 +386,7 @@ async def test_a_handler_whose_task_is_cancelled_by_somebody_is_reported_and_the
 # ---- a flood, and back-pressure -------------------------------------------------------------------------------------
 
 
-async def flood(wire: Wire, count: int, size: int = 10_000) -> None:
+async def flood(wire: Wire, count: int, size: int) -> None:
     await wire.send(*(push(TOPIC, "n", [number, "x" * size]) for number in range(count)))
 
 
@@ -403,11 +403,11 @@ async def test_a_flood_against_a_slow_concurrent_handler_pauses_reading_and_lose
     async with joined(router=router, options=options) as (channel, wire, _):
         client = channel.client
         wire.answers_heartbeats = False
-        sending = asyncio.create_task(flood(wire, 2000))
+        sending = asyncio.create_task(flood(wire, 2000, 30_000))
         await until(lambda: client.stats.backlog >= 50)
         wire.heartbeats = 0
         await until(lambda: wire.heartbeats >= 3)
-        assert not sending.done()  # 20 MB do not fit between the two: the server feels it
+        assert not sending.done()  # 60 MB do not fit between the two: the server feels it
         assert client.stats.delivered < 300
         wire.answers_heartbeats = True
         go_on.set()

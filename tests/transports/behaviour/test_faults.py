@@ -397,11 +397,11 @@ def test_16_a_slow_handler_under_a_flood(adapter: Adapter) -> None:
     options = replace(QUICK, flow=FlowLimits(high=100, low=20), heartbeat=0.3)
     with adapter.joined(router=handlers, options=options) as (channel, wire, _):
         client = channel.client
-        sending = start(flood, wire, 2000)
+        sending = start(flood, wire, 2000, 30_000)
         until(lambda: client.stats.backlog >= 50)
         for _ in range(3):
             wire.heartbeat()  # they go on, and the answers wait behind the flood
-        assert not sending.done()  # 20 MB do not fit between the two: the server feels it
+        assert not sending.done()  # 60 MB do not fit between the two: the server feels it
         assert client.stats.delivered < 300
         go_on.set()
         sending.result(LONG)
