@@ -122,7 +122,7 @@ def test_a_server_that_comes_up_shortly_before_the_timeout_is_met(adapter: Adapt
     done = Flag()
 
     def come_up() -> str:
-        threading.Event().wait(2.7)  # of 3.0: by the schedule alone, the next try would be too late
+        threading.Event().wait(1.3)  # of 1.6: by the schedule alone, the next try would be too late
         with serving(port=port) as peer:
             wire = peer.wire()
             done.wait()
@@ -130,7 +130,7 @@ def test_a_server_that_comes_up_shortly_before_the_timeout_is_met(adapter: Adapt
 
     coming = start(come_up)
     options = replace(QUICK, reconnect=ReconnectPolicy(schedule=Backoff((0.01, 5.0))))
-    client = adapter.connect(f"ws://127.0.0.1:{port}/socket", timeout=3.0, options=options)
+    client = adapter.connect(f"ws://127.0.0.1:{port}/socket", timeout=1.6, options=options)
     client.abort()
     done.set()
     assert coming.result(LONG) == "2.0.0"

@@ -170,7 +170,7 @@ def test_a_session_lives_through_quiet_windows_on_two_connections(adapter: Adapt
     with site() as served, polling(adapter, served) as client:
         channel = client.join(TOPIC)
         (socket_there,) = served.server.sockets
-        for _ in range(5):
+        for _ in range(3):
             threading.Event().wait(0.4)  # windows are 0.5 s, and a session ends after 0.75 without a poll
             channel.push("echo")
         assert served.server.sockets == (socket_there,)

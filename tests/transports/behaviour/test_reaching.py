@@ -178,35 +178,43 @@ def test_what_http_allows_is_accepted(adapter: Adapter, head: bytes) -> None:
         adapter.connect(url).abort()
 
 
+GZIPPED = gzip.compress(b"no way", mtime=0)
+DEFLATED = zlib.compress(b"no way")
+
+WHOLE = [
+    (b"HTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nno way\r\n0\r\n\r\n", 404, b"no way"),
+    (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 No\r\nContent-Length: 6\r\n\r\nno way", 403, b"no way"),
+    (
+        b"HTTP/1.1 403 No\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(GZIPPED) + GZIPPED,
+        403,
+        b"no way",
+    ),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", 200, b"hi"),
+]
+ENDED_BY_THE_CONNECTION = [
+    (b"HTTP/1.0 403 No\r\n\r\nno way", 403, b"no way"),
+    (b"HTTP/1.1 403 No\r\nContent-Encoding: deflate\r\n\r\n" + DEFLATED, 403, b"no way"),
+    (b"HTTP/1.1 403 No\r\nContent-Encoding: deflate\r\n\r\n" + DEFLATED[2:-4], 403, b"no way"),
+    (b"HTTP/1.1 403 No\r\nContent-Encoding: gzip\r\n\r\nnot zipped", 403, b"not zipped"),
+]
+CUT_SHORT = [
+    (b"HTTP/1.1 403\r\n\r\nno way", 403, b"no way"),
+    (b"HTTP/1.1 403 No\r\nContent-Length: 100\r\n\r\nno way", 403, b"no way"),
+    (b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nno way\r\n", 403, b"no way"),
+    (b"HTTP/1.1 403 No\r\nContent-Length: many\r\n\r\nno way", 403, b""),
+    (b"HTTP/1.1 403 No\r\nX-Long: " + b"x" * 200_000, 403, b""),
+    (b"HTTP/1.1 403 No\r\nX-Slow: x", 403, b""),
+]
+
+
 @pytest.mark.parametrize(
-    ("answer", "status", "body"),
-    [
-        (b"HTTP/1.1 403\r\n\r\nno way", 403, b"no way"),
-        (b"HTTP/1.1 403 No\r\nContent-Length: 100\r\n\r\nno way", 403, b"no way"),
-        (b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nno way\r\n", 403, b"no way"),
-        (b"HTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nno way\r\n0\r\n\r\n", 404, b"no way"),
-        (b"HTTP/1.0 403 No\r\n\r\nno way", 403, b"no way"),
-        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 No\r\nContent-Length: 6\r\n\r\nno way", 403, b"no way"),
-        (b"HTTP/1.1 403 No\r\nContent-Length: many\r\n\r\nno way", 403, b""),
-        (b"HTTP/1.1 403 No\r\nX-Long: " + b"x" * 200_000, 403, b""),
-        (b"HTTP/1.1 403 No\r\nX-Slow: x", 403, b""),
-        (
-            b"HTTP/1.1 403 No\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
-            % len(gzip.compress(b"no way", mtime=0))
-            + gzip.compress(b"no way", mtime=0),
-            403,
-            b"no way",
-        ),
-        (b"HTTP/1.1 403 No\r\nContent-Encoding: deflate\r\n\r\n" + zlib.compress(b"no way"), 403, b"no way"),
-        (b"HTTP/1.1 403 No\r\nContent-Encoding: deflate\r\n\r\n" + zlib.compress(b"no way")[2:-4], 403, b"no way"),
-        (b"HTTP/1.1 403 No\r\nContent-Encoding: gzip\r\n\r\nnot zipped", 403, b"not zipped"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", 200, b"hi"),
-    ],
+    ("answer", "status", "body", "hang"),
+    [(*row, True) for row in WHOLE + CUT_SHORT] + [(*row, False) for row in ENDED_BY_THE_CONNECTION + CUT_SHORT],
 )
 def test_the_status_of_a_refusal_is_told_with_what_came_of_its_body(
-    adapter: Adapter, answer: bytes, status: int, body: bytes
+    adapter: Adapter, answer: bytes, status: int, body: bytes, hang: bool
 ) -> None:
-    with answering(saying(answer), hang=True) as url, pytest.raises(HandshakeRefused) as caught:
+    with answering(saying(answer), hang=hang) as url, pytest.raises(HandshakeRefused) as caught:
         adapter.connect(url)
     assert (caught.value.status, caught.value.body) == (status, body)
 
