@@ -164,7 +164,7 @@ def test_a_recording_that_cannot_be_written_ends_it_with_1(server: TestServer, t
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
 
-    env = {**environment(), "PYTHONDONTWRITEBYTECODE": "1"}  # Python would cut its own files short, too, and keep them
+    env = environment({"PYTHONDONTWRITEBYTECODE": "1"})  # Python would cut its own files short, too, and keep them
     ended = subprocess.run(command, env=env, capture_output=True, timeout=LONG, check=False, preexec_fn=limit)
     assert ended.returncode == 1
     assert f"phx: cannot write to {path}: File too large\n" in ended.stderr.decode()
