@@ -29,7 +29,7 @@ from phx_proto.server.events import JoinRequested, MessageIn
 from phx_proto.server.longpoll import NDJSON, PollRequest, Polls
 from phx_proto.server.protocol import ServerProtocol
 from phx_proto.states import SocketState
-from phx_transports.server.handshake import BadToken, RefuseConnect, Rejected, RequestLine, read_params, take_offer
+from phx_transports.server.handshake import BadToken, RefuseConnect, read_params, take_offer
 from phx_transports.websocket.answer import Answer, Upgraded
 from phx_transports.websocket.proxies import Tunnel
 from phx_transports.wsproto.machine import Machine
@@ -333,12 +333,7 @@ def tunnel(data: bytes) -> None:
 
 
 def request(data: bytes) -> None:
-    """The server's side of a handshake: the request line, its params and the offered subprotocols."""
-    line = RequestLine(limit=10_000)
-    with suppress(Rejected):
-        for read in filter(None, data.split(SEPARATOR)):
-            line.take(read)
-    json.dumps(read_params(line.query))
+    """The server's side of a handshake: its params and the offered subprotocols."""
     text = data.decode("latin-1")
     json.dumps(read_params(text))
     headers = Headers()

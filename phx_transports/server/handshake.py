@@ -1,8 +1,7 @@
 """The handshake on the server: what the client's request says, and how to refuse it.
 
 The token is in the header of subprotocols and may contain a `/`, which is not legal there: servers accept it, and the
-`websockets` library does not. So that header is read raw and hidden from the library, and its answer is added to the
-response afterwards.
+`websockets` library does not. So that header is read here and removed, and its answer is added to the library's.
 """
 
 import binascii
@@ -10,14 +9,13 @@ import re
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import formatdate
-from http import HTTPStatus
 from itertools import pairwise
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from websockets.datastructures import Headers
-from websockets.http11 import Response
+
+from .http import HttpRequest
 
 
 class RefuseConnect(Exception):
@@ -105,93 +103,14 @@ def read_params(query: str) -> dict[str, Any]:
     return params
 
 
-def refusal(refused: RefuseConnect, offer: Offer = NO_OFFER) -> Response:
-    """The HTTP response for it, with the subprotocol that was chosen."""
-    headers = Headers(
-        {
-            "Date": formatdate(usegmt=True),
-            "Connection": "close",
-            "Content-Length": str(len(refused.body)),
-            "Content-Type": "text/plain; charset=utf-8",
-        }
-    )
-    for name, value in refused.headers.items():
-        headers.pop(name, None)
-        headers[name] = value
-    offer.put_answer(headers)
-    phrases = {status.value: status.phrase for status in HTTPStatus}
-    return Response(refused.status, phrases.get(refused.status, "Refused"), headers, refused.body)
+def refuse(request: HttpRequest, refused: RefuseConnect, offer: Offer = NO_OFFER) -> None:
+    """Answer a request with the refusal, with the subprotocol that was chosen; the connection ends."""
+    headers = {"connection": "close", "content-type": "text/plain; charset=utf-8"}
+    headers |= {name.lower(): value for name, value in refused.headers.items()}
+    if offer.answer is not None:
+        headers[_SUBPROTOCOLS] = offer.answer
+    request.connection.answer(request, refused.status, headers, refused.body)
 
-
-class Rejected(Exception):
-    """The request line cannot be answered in valid HTTP: only these bytes are sent."""
-
-    def __init__(self, answer: bytes) -> None:
-        super().__init__("the request line is refused")
-        self.answer = answer
-
-
-class RequestLine:
-    """Takes the request line from a connection's bytes, and shows the library one that it accepts.
-
-    The `websockets` library refuses lines that Phoenix accepts (long ones), and answers others differently (POST). It
-    reads and loses messages sent directly after the request; here they are kept for later, in `early`.
-    """
-
-    __slots__ = ("_limit", "_line", "_tail", "_whole", "early", "is_read", "method", "path", "query", "version")
-
-    def __init__(self, limit: int) -> None:
-        self.method = self.path = self.query = self.version = ""
-        self._limit = limit
-        self._line = bytearray()
-        self.is_read = False
-        self._tail = b"\r\n"  # the last bytes shown to the library: of the request line, at first
-        self._whole = False
-        self.early = bytearray()
-
-    def take(self, data: bytes) -> bytes:
-        """The part of these bytes for the library. Raises `Rejected` if the line is too long or invalid."""
-        if self.is_read:
-            return self._take_headers(data)
-        self._line += data
-        line, end, rest = bytes(self._line).partition(b"\r\n")
-        if len(line) > self._limit:
-            raise Rejected(_TOO_LONG)
-        if not end:
-            return b""
-        parts = line.decode("ascii", "surrogateescape").split(" ")
-        if len(parts) != 3 or not parts[2].startswith("HTTP/"):
-            raise Rejected(_MALFORMED)
-        self.method, target, self.version = parts
-        self.path, _, self.query = target.partition("?")
-        self.is_read = True
-        self._line.clear()
-        return _SHOWN + self._take_headers(rest)
-
-    def raw(self, seen: bytes) -> bytes:
-        """The original request, for a line that the library must not see."""
-        target = f"{self.path}?{self.query}" if self.query else self.path
-        line = f"{self.method} {target} {self.version}\r\n".encode("ascii", "surrogateescape")
-        early, self.early = self.early, bytearray()
-        return line + seen.removeprefix(_SHOWN) + early
-
-    def _take_headers(self, data: bytes) -> bytes:
-        if self._whole:
-            self.early += data
-            return b""
-        seen = self._tail + data
-        end = seen.find(b"\r\n\r\n")
-        if end < 0:
-            self._tail = seen[-3:]
-            return data
-        self._whole = True
-        self.early += seen[end + 4 :]
-        return seen[len(self._tail) : end + 4]
-
-
-_SHOWN: Final = b"GET / HTTP/1.1\r\n"
-_TOO_LONG: Final = b"HTTP/1.0 414 Request-URI Too Long\r\nconnection: close\r\n\r\n"
-_MALFORMED: Final = b"HTTP/1.0 400 Bad Request\r\nconnection: close\r\n\r\n"
 
 _SUBPROTOCOLS: Final = "Sec-WebSocket-Protocol"
 _TOKEN_PREFIX: Final = "base64url.bearer.phx."

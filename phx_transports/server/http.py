@@ -1,9 +1,10 @@
-"""HTTP/1.1 on one connection of a server, for long polling. On h11; its only I/O is writing.
+"""HTTP/1.1 on one connection of a server, for handshakes and long polling. On h11; its only I/O is writing.
 
 Requests are answered one at a time: what a client sends after one waits for the answer. A body is read completely.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -11,6 +12,7 @@ from http import HTTPStatus
 from typing import Final
 
 import h11
+from websockets.datastructures import Headers
 
 from phx_proto.server.longpoll import LARGEST_BODY
 
@@ -25,20 +27,27 @@ _LARGEST_HEAD: Final = 2**16  # bytes
 #: Bytes read after a request that has no answer yet.
 _EARLY: Final = 2**14
 
+_REQUEST_LINE: Final = re.compile(rb"[^ ]* [^ ]* HTTP/[^ ]*")
+_TOO_LONG: Final = b"HTTP/1.0 414 Request-URI Too Long\r\nconnection: close\r\n\r\n"
+_MALFORMED: Final = b"HTTP/1.0 400 Bad Request\r\nconnection: close\r\n\r\n"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HttpRequest:
-    """One request to answer. Query and headers are secret; the body is `None` if it was too large.
-
-    Header names are in lower case; if a name is repeated, its last value counts.
-    """
+    """One request to answer. Query and fields are secret; the body is `None` if it was too large."""
 
     method: str
     path: str
     query: str
-    headers: Mapping[str, str]
+    version: str
+    fields: Headers
     body: bytes | None
     connection: "HttpConnection"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The fields, names in lower case; if a name is repeated, its last value counts."""
+        return dict(self.fields.raw_items())
 
     def __repr__(self) -> str:
         return f"HttpRequest({self.method} {self.path!r})"
@@ -48,10 +57,11 @@ class HttpConnection:
     """Reads requests, and writes their answers; `on_lost` is called if it ends before a request is answered.
 
     Args:
-        transport: The connection's; its first request has begun.
+        transport: The connection's.
         on_request: Called with each request.
         want: Called with whether to read more.
-        head_timeout: Seconds from the first byte of a request to the end of its head.
+        head_timeout: Seconds for the first byte of the first request, and from that of any to the end of its head.
+        longest_line: Bytes of the first request line; a longer one is refused.
     """
 
     def __init__(
@@ -61,8 +71,9 @@ class HttpConnection:
         on_request: Callable[[HttpRequest], None],
         want: Callable[[bool], None],
         head_timeout: float,
+        longest_line: int,
     ) -> None:
-        self.on_lost: Callable[[], None] = lambda: None
+        self.on_lost: Callable[[], object] = lambda: None
         self._transport = transport
         self._on_request = on_request
         self._want = want
@@ -71,7 +82,8 @@ class HttpConnection:
         self._body = bytearray()
         self._asked: HttpRequest | None = None  # has no answer yet
         self._head_timeout = head_timeout
-        self._begun = True  # a request has begun and is incomplete
+        self._longest_line = longest_line
+        self._begun = False  # a request has begun and is incomplete
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(head_timeout, self._late)
 
@@ -97,6 +109,11 @@ class HttpConnection:
         self._http.start_next_cycle()
         self._loop.call_soon(self._read)  # not at once: other clients are served between two requests
 
+    def leave(self) -> bytes:
+        """End HTTP here: the connection is a WebSocket's from now on. Returns the bytes after the request."""
+        self._asked = None
+        return self._http.trailing_data[0]
+
     def lost(self) -> None:
         self._timer.cancel()
         if self._asked is not None:
@@ -106,6 +123,8 @@ class HttpConnection:
     def _read(self) -> None:
         """Read up to the end of a request, unless one waits for its answer."""
         request = self._asked
+        if self._head is None and not self._has_first_line():
+            return
         while request is None and not self._transport.is_closing():
             try:
                 event = self._http.next_event()
@@ -136,14 +155,28 @@ class HttpConnection:
     def _ask(self, body: bytes | None) -> HttpRequest:
         head = self._head
         assert head is not None, "a body follows its head"
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
+        fields = Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers)
         path, _, query = head.target.decode("latin-1").partition("?")
-        request = HttpRequest(head.method.decode().upper(), path, query, headers, body, self)
+        version = f"HTTP/{head.http_version.decode()}"
+        request = HttpRequest(head.method.decode().upper(), path, query, version, fields, body, self)
         self._asked = request
         self._begun = False
         self._timer.cancel()
         self._on_request(request)
         return request
+
+    def _has_first_line(self) -> bool:
+        """Whether the first line is complete. One that is too long, or no request, is refused as web servers do."""
+        line, end, _ = self._http.trailing_data[0].partition(b"\r\n")
+        if len(line) > self._longest_line:
+            refusal = _TOO_LONG
+        elif not end or _REQUEST_LINE.fullmatch(line):
+            return bool(end)
+        else:
+            refusal = _MALFORMED
+        self._transport.write(refusal)
+        self._transport.close()
+        return False
 
     def _write(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         fields = {"date": formatdate(usegmt=True), **headers, "content-length": str(len(body))}

@@ -17,7 +17,8 @@ from phx_proto.errors import InvalidHandler
 from phx_proto.formats import ServerSerializer, serializer_for
 from phx_proto.server.events import ServerOptions
 
-from .handshake import Offer, RefuseConnect, RequestLine, read_params, take_offer
+from .handshake import Offer, RefuseConnect, read_params, take_offer
+from .http import HttpRequest
 from .socket import ServerSocket
 
 #: Accepts a client by returning, after setting the socket's id and assigns; refuses it by raising `RefuseConnect`. Any
@@ -66,22 +67,23 @@ class Mount:
         """Whether a page of these origins may connect; without an origin it is not a browser. May raise anything."""
         return all(self.is_allowed(origin, host) for origin in map(Origin.sent, origins))
 
-    def admit(self, line: RequestLine, variables: dict[str, str], headers: Headers) -> tuple[Offer, dict[str, Any]]:
+    def admit(self, request: HttpRequest, variables: dict[str, str]) -> tuple[Offer, dict[str, Any]]:
         """Check a WebSocket request, and remove its subprotocols; returns the offered ones, and the params.
 
         Raises:
             RefuseConnect: It is refused without calling the application.
             Exception: What the application's `check_origin` raises.
         """
-        if line.method != "GET":
+        headers = request.fields
+        if request.method != "GET":
             raise RefuseConnect(400)
         if not self.admits(headers.get_all("Origin"), headers["Host"]):
             raise RefuseConnect(403)
         offer = take_offer(headers, self.subprotocols, auth_token=self.auth_token)
-        params = read_params(line.query) | variables
+        params = read_params(request.query) | variables
         if serializer_of(params) is None:
             raise RefuseConnect(403)
-        problem = _upgrade_problem(line.version, headers)
+        problem = _upgrade_problem(request.version, headers)
         if problem is not None:
             raise RefuseConnect(400, problem)
         return offer, params

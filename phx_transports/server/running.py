@@ -3,20 +3,16 @@
 import asyncio
 import contextlib
 import inspect
-import logging
 import ssl as tls
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from http import HTTPStatus
 from itertools import islice
-from typing import Any, Final, cast
 
 from msgspec.structs import replace
-from websockets.asyncio.server import Server as Listener
-from websockets.asyncio.server import ServerConnection
-from websockets.asyncio.server import serve as listen
-from websockets.http11 import Request, Response
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol as WebSocketProtocol
 
 from phx_proto.checks import check_seconds, checked_timeout
 from phx_proto.server.events import HOSTS, ServerOptions
@@ -24,28 +20,17 @@ from phx_proto.shown import NO_SECRETS
 
 from ..asyncio.signals import signals_to
 from ..client.signals import SignalPolicy
+from ..websocket.handshake import silent
 from .deflate import Deflate
 from .driver import SocketDriver, SocketWire
-from .handshake import NO_OFFER, BadToken, Offer, RefuseConnect, refusal
-from .http import HttpConnection, HttpRequest
+from .handshake import NO_OFFER, BadToken, Offer, RefuseConnect, refuse
+from .http import HttpRequest
 from .mount import CRASHED, NOT_FOUND, Mount, serializer_of
 from .polling import Polling, PollingWire
 from .reports import raise_if_ended
 from .runner import ChannelRunner, Context
 from .socket import ConnectInfo, ServerSocket
-from .wire import WRITE_LIMIT, Outbox, ServerWire, WireOptions
-
-
-@dataclass(slots=True, eq=False)
-class _Client:
-    """A connection, from its TCP accept to its end, as far as it is known."""
-
-    mount: Mount | None = None
-    offer: Offer = NO_OFFER
-    params: dict[str, Any] = field(default_factory=dict[str, Any])
-    connecting: asyncio.Task[Any] | None = None
-    socket: ServerSocket | None = None
-    driver: SocketDriver | None = None
+from .wire import Outbox, ServerWire, WireOptions
 
 
 class RunningServer:
@@ -61,8 +46,8 @@ class RunningServer:
         self.port = 0
         self._context = context
         self._mounts = mounts
-        self._clients: dict[ServerWire, _Client] = {}
-        self._listener: Listener | None = None
+        self._clients: dict[ServerWire, SocketDriver | None] = {}  # no driver before the WebSocket is open
+        self._listener: asyncio.Server | None = None
         self._polling: dict[Mount, Polling] = {}
         self._closing = False
         self._options: WireOptions  # set when it listens
@@ -121,27 +106,12 @@ class RunningServer:
         self, host: str, port: int, ssl: tls.SSLContext | None, options: WireOptions, make: Callable[..., ServerWire]
     ) -> None:
         """Start listening; called by `Server.serve`."""
-        wire = partial(make, made=self._made, lost=self._lost, speaks=self._speaks, outbox=Outbox(), limits=options)
+        wire = partial(make, made=self._made, lost=self._lost, asked=self._asked, outbox=Outbox(), limits=options)
         self._polling = {mount: Polling(mount, self, options) for mount in self._mounts if mount.longpoll}
         self._options = options
-        self._listener = await listen(
-            cast("Any", self._open),
-            host,
-            port,
-            ssl=ssl,
-            create_connection=cast("type[ServerConnection]", wire),
-            process_request=cast("Any", self._request),
-            process_response=cast("Any", self._response),
-            server_header=None,
-            compression=None,
-            ping_interval=None,
-            open_timeout=options.handshake_timeout,
-            max_size=options.max_size,
-            max_queue=None,
-            write_limit=WRITE_LIMIT,
-            logger=_silent,
-            ssl_handshake_timeout=None if ssl is None else options.handshake_timeout,
-        )
+        patience = None if ssl is None else options.handshake_timeout
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(wire, host, port, ssl=ssl, ssl_handshake_timeout=patience)
         self.port = self._listener.sockets[0].getsockname()[1]
         name = f"[{host}]" if ":" in host else host
         first = next(iter(self._mounts))
@@ -150,88 +120,73 @@ class RunningServer:
     # ---- a connection ------------------------------------------------------------------------------------------------
 
     def _made(self, wire: ServerWire) -> None:
-        self._clients[wire] = _Client()
+        self._clients[wire] = None
         limit = self._options.max_connections
         if self._closing or (limit is not None and len(self._clients) > limit):  # closing: it was accepted just before
             wire.drop()
 
     def _lost(self, wire: ServerWire) -> None:
-        client = self._clients.pop(wire)
-        if client.connecting is not None:
-            client.connecting.cancel()
+        del self._clients[wire]
 
-    def _speaks(self, wire: ServerWire) -> HttpConnection | None:
-        """The HTTP connection if it is one of long polling, by its request line."""
-        if all(mount.match_polls(wire.request_line.path) is None for mount in self._mounts):
-            return None
-        return HttpConnection(
-            wire.transport,
-            on_request=partial(self._polled, wire),
-            want=lambda more: wire.want(more=more),
-            head_timeout=self._options.handshake_timeout,
-        )
-
-    def _polled(self, wire: ServerWire, request: HttpRequest) -> None:
-        if "host" not in request.headers:
-            request.connection.answer(request, 400, {}, b"")
+    def _asked(self, wire: ServerWire, request: HttpRequest) -> None:
+        """Pass a request on to its mount: a poll, or a handshake. What need not be asked is refused at once."""
+        if "host" not in request.fields:
+            refuse(request, RefuseConnect(400))
             return
         for mount, polling in self._polling.items():
-            variables = mount.match_polls(request.path)
-            if variables is not None:
-                polling.request(request, variables, _info(wire, "http", request.path, request.headers))
+            if (variables := mount.match_polls(request.path)) is not None:
+                polling.request(request, variables, _info(wire, "http", request))
                 return
-        request.connection.answer(request, NOT_FOUND.status, NOT_FOUND.headers, NOT_FOUND.body)
+        for mount in self._mounts:
+            if (variables := mount.match(request.path)) is not None:
+                self._shake_hands(wire, request, mount, variables)
+                return
+        if "upgrade" in request.fields:
+            refuse(request, NOT_FOUND)
+        else:
+            request.connection.answer(request, NOT_FOUND.status, NOT_FOUND.headers, NOT_FOUND.body)
 
-    def _request(self, connection: ServerWire, request: Request) -> Response | None:
-        """Refuse a request without calling the application, and hide from the library what it must not see."""
-        client, line = self._client(connection), connection.request_line
-        if "Host" not in request.headers:
-            return refusal(RefuseConnect(400))
-        places = ((mount, found) for mount in self._mounts if (found := mount.match(line.path)) is not None)
-        place = next(places, None)
-        if place is None:
-            return refusal(NOT_FOUND)
-        mount, variables = place
-        client.mount = mount
+    def _shake_hands(self, wire: ServerWire, request: HttpRequest, mount: Mount, variables: dict[str, str]) -> None:
+        """Refuse a handshake without calling the application, or begin to open its WebSocket."""
         try:
-            client.offer, client.params = mount.admit(line, variables, request.headers)
+            offer, params = mount.admit(request, variables)
         except RefuseConnect as refused:
-            return refusal(refused)
+            refuse(request, refused)
         except BadToken:
-            return refusal(CRASHED)
+            refuse(request, CRASHED)
         except BaseException as error:
             self._context.report("check_origin", error, secrets=lambda: NO_SECRETS)
-            return refusal(CRASHED)
-        if mount.compress:
-            connection.protocol.available_extensions = [Deflate(HOSTS[mount.options.host].max_inflation)]
-        return None
+            refuse(request, CRASHED)
+        else:
+            info = _info(wire, "ws", request)
+            socket = ServerSocket(params=params, headers=request.headers, auth_token=offer.token, connect_info=info)
+            opening = asyncio.Task(self._open(wire, request, mount, socket, offer), loop=wire.loop)
+            request.connection.on_lost = opening.cancel
 
-    async def _response(self, connection: ServerWire, request: Request, response: Response) -> Response | None:
-        """Call the application for an otherwise valid handshake."""
-        client = self._client(connection)
-        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS or client.mount is None:
-            return None
-        headers = {name.lower(): value for name, value in request.headers.raw_items()}
-        info = _info(connection, "ws", connection.request_line.path, headers)
-        socket = ServerSocket(params=client.params, headers=headers, auth_token=client.offer.token, connect_info=info)
-        client.connecting = asyncio.current_task()
+    async def _open(
+        self, wire: ServerWire, request: HttpRequest, mount: Mount, socket: ServerSocket, offer: Offer
+    ) -> None:
+        """Ask the application about an otherwise valid handshake, and answer it."""
+        deflate = [Deflate(HOSTS[mount.options.host].max_inflation)] if mount.compress else None
+        protocol = WebSocketProtocol(
+            extensions=deflate, state=State.OPEN, max_size=self._options.max_size, logger=silent
+        )
+        response = protocol.accept(Request(request.path, request.fields))
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            refuse(request, RefuseConnect(response.status_code, bytes(response.body)))
+            return
         try:
-            refused = await self.ask(client.mount, socket)
-        finally:
-            client.connecting = None
+            async with asyncio.timeout(self._options.handshake_timeout):
+                refused = await self.ask(mount, socket)
+        except TimeoutError:
+            wire.drop()
+            return
         if refused is not None:
-            return refusal(refused, NO_OFFER if refused is CRASHED else client.offer)
-        client.socket = socket
-        client.offer.put_answer(response.headers)
-        return None
-
-    async def _open(self, connection: ServerWire) -> None:
-        """The handshake is over."""
-        client = self._client(connection)
-        assert client.mount is not None, "the library opens what was accepted"
-        assert client.socket is not None, "the application was asked"
-        client.driver = self._driven(client.socket, connection, client.mount.options)
-        await connection.wait_closed()
+            refuse(request, refused, NO_OFFER if refused is CRASHED else offer)
+        elif not wire.transport.is_closing():
+            offer.put_answer(response.headers)
+            wire.open(protocol, response)
+            self._clients[wire] = self._driven(socket, wire, mount.options)
 
     # ---- what long polling asks for (see `polling.py`) ---------------------------------------------------------------
 
@@ -272,11 +227,8 @@ class RunningServer:
             begin_join=lambda driver, request: ChannelRunner(self._context, driver, request).put,
         )
 
-    def _client(self, connection: ServerWire) -> _Client:
-        return self._clients.get(connection) or _Client()  # if it is gone, a placeholder
-
     def _drivers(self) -> list[SocketDriver]:
-        drivers = [client.driver for client in self._clients.values() if client.driver is not None]
+        drivers = [driver for driver in self._clients.values() if driver is not None]
         return drivers + [driver for polling in self._polling.values() for driver in polling.drivers.values()]
 
     # ---- the end -----------------------------------------------------------------------------------------------------
@@ -291,13 +243,13 @@ class RunningServer:
             try:
                 await self._stop_accepting(self._listener)
             finally:
-                self._listener.close(close_connections=False)
+                self._listener.close()
             for runner in self._context.runners:  # else each would get the presence diffs of all that end before it
                 runner.unsubscribe()
             for driver in self._drivers():
                 farewell(driver)
-            for wire, client in self._clients.items():
-                if client.driver is None:
+            for wire, opened in self._clients.items():
+                if opened is None:
                     wire.drop()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):  # first for the connections, then for the application's tasks
@@ -312,10 +264,11 @@ class RunningServer:
             await self._context.pool.close()
             for runner in tuple(self._context.runners):
                 await runner.retire()
-            await self._listener.wait_closed()
+            for wire in tuple(self._clients):
+                await wire.wait_closed()
             self._closed.set()
 
-    async def _stop_accepting(self, listener: Listener) -> None:
+    async def _stop_accepting(self, listener: asyncio.Server) -> None:
         """Let asyncio finish the connections that it has accepted: it leaks one that is added to a closing listener."""
         loop = asyncio.get_running_loop()
         for sock in listener.sockets:
@@ -324,10 +277,7 @@ class RunningServer:
         await asyncio.sleep(0)
 
 
-def _info(wire: ServerWire, scheme: str, path: str, headers: Mapping[str, str]) -> ConnectInfo:
-    secure = "" if wire.transport.get_extra_info("ssl_object") is None else "s"
-    return ConnectInfo.of(wire.remote_address, f"{scheme}{secure}://{headers['host']}{path}", headers)
-
-
-_silent: Final = logging.Logger("phx_transports.silent")  # outside the tree of loggers, which would show tokens
-_silent.disabled = True
+def _info(wire: ServerWire, scheme: str, request: HttpRequest) -> ConnectInfo:
+    peer, tls = map(wire.transport.get_extra_info, ("peername", "ssl_object"))
+    address = f"{scheme}{'' if tls is None else 's'}://{request.fields['host']}{request.path}"
+    return ConnectInfo.of(peer, address, request.headers)

@@ -1,11 +1,11 @@
 """A WebSocket for the server: one call to its driver for each read, one write for all sent in a loop iteration.
 
-The `websockets` library accepts it (TLS, handshake), parses input and implements RFC 6455; its message queue and
-keepalive are off. Nothing here decides about Phoenix. The driver decides which code answers a client's close frame; it
-gets the messages before that frame first, so that their answers are sent before it.
+A connection begins with HTTP (`http.py`), and stays there if the client polls. Once its handshake is accepted, the
+Sans-I/O protocol of `websockets` parses input and implements RFC 6455. Nothing here decides about Phoenix. The driver
+decides which code answers a client's close frame; it gets the messages before that frame first, so that their answers
+are sent before it.
 
-A client waits for a slow application: it is not read while the driver wants no more, and at most `EARLY` bytes are read
-before its handshake is answered.
+A client waits for a slow application: it is not read while the driver wants no more.
 
 No call waits for a client that reads slowly. While its write buffer is full, the client is not read, as on a real
 server, and its messages already read wait too (see `full`). It is dropped when the buffer exceeds `max_buffered`, or
@@ -16,12 +16,11 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol, cast
 
-from websockets.asyncio.server import Server as Listener
-from websockets.asyncio.server import ServerConnection
 from websockets.extensions import Extension
 from websockets.frames import Close, CloseCode, Frame, Opcode
+from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol as WebSocketProtocol
 
@@ -30,19 +29,13 @@ from phx_proto.server.events import HostRules
 from phx_proto.server.protocol import ServerProtocol
 
 from ..websocket.cutter import Assembler, Received
-from .handshake import Rejected, RequestLine
-from .http import HttpConnection
+from .http import HttpConnection, HttpRequest
 
 #: Seconds for a client to end the connection after a close frame of either side.
 LINGER: Final = 5.0
 
 #: Bytes in the write buffer above which the client is not read.
 WRITE_LIMIT: Final = 2**20
-
-
-#: Bytes that are read after a request before it is answered.
-EARLY: Final = 2**14
-
 
 #: Bytes of one read: a client that sends many messages gets so many handled, then other clients are served.
 READ: Final = 2**15
@@ -117,30 +110,34 @@ def _frame(data: str | bytes, extensions: Sequence[Extension] = ()) -> bytes:
     return Frame(opcode, payload).serialize(mask=False, extensions=extensions)
 
 
-class ServerWire(ServerConnection, asyncio.BufferedProtocol):
-    """One client's connection, from its TCP accept on. All methods are called on its loop; none waits."""
+class ServerWire(asyncio.BufferedProtocol):
+    """One client's connection, from its TCP accept on. All methods are called on its loop; none waits.
+
+    Attributes:
+        transport: Asyncio's.
+        protocol: The library's, once it is a WebSocket.
+    """
+
+    transport: asyncio.Transport
+    protocol: WebSocketProtocol
 
     def __init__(
         self,
-        protocol: WebSocketProtocol,
-        server: Listener,
         *,
         made: "Callable[[ServerWire], None]",
         lost: "Callable[[ServerWire], None]",
-        speaks: "Callable[[ServerWire], HttpConnection | None]",
+        asked: "Callable[[ServerWire, HttpRequest], None]",
         outbox: Outbox,
         limits: WireOptions,
-        **options: Any,
     ) -> None:
-        super().__init__(protocol, server, **options)
-        self.request_line = RequestLine(limits.host.max_request_line)
+        self.loop = asyncio.get_running_loop()
         self._made = made
-        self._speaks = speaks
-        self._http: HttpConnection | None = None  # set if the client polls
-        self._impatience: asyncio.TimerHandle | None = None  # until the request line has arrived
+        self._asked_for = asked
         self._lost = lost
+        self._http: HttpConnection | None = None  # before it is a WebSocket
+        self._early = b""  # what came after the handshake's request
         self._events: WireEvents | None = None
-        self._assembler = Assembler(protocol, max_fragmented=limits.host.max_fragmented)
+        self._assembler: Assembler
         self._outbox = outbox
         self._limits = limits
         self._out: list[bytes] = []
@@ -151,13 +148,24 @@ class ServerWire(ServerConnection, asyncio.BufferedProtocol):
         self._asked = False  # the client's close frame is not answered yet
         self._linger: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
+        self._room = asyncio.Event()  # in the write buffer
+        self._room.set()
+        self._gone = asyncio.Event()
+
+    def open(self, protocol: WebSocketProtocol, response: Response) -> None:
+        """It is a WebSocket from now on: answers the handshake. `begin` follows."""
+        assert self._http is not None, "it has spoken HTTP"
+        self._early, self._http = self._http.leave(), None
+        self.protocol = protocol
+        self._assembler = Assembler(protocol, max_fragmented=self._limits.host.max_fragmented)
+        self.transport.write(response.serialize())
 
     def begin(self, events: WireEvents) -> None:
         """Starts to report to the driver, first what followed the request; the handshake is over."""
         self._events = events
         self.want(more=True)
-        early, self.request_line.early = self.request_line.early, bytearray()
-        self.data_received(bytes(early))
+        early, self._early = self._early, b""
+        self.data_received(early)
 
     def want(self, *, more: bool) -> None:
         """Starts or stops reading, as the driver wants."""
@@ -215,16 +223,29 @@ class ServerWire(ServerConnection, asyncio.BufferedProtocol):
     async def writable(self) -> None:
         """Waits until the write buffer is no longer full, or the connection is over."""
         self.flush()
-        with contextlib.suppress(OSError):
-            await self.drain()
+        await self._room.wait()
+
+    async def wait_closed(self) -> None:
+        """Waits until the connection is released."""
+        await self._gone.wait()
 
     # ---- from the transport ------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not `ServerConnection`'s own method, which starts the timeout of a WebSocket handshake.
-        super(ServerConnection, self).connection_made(transport)
-        self._impatience = self.loop.call_later(self._limits.handshake_timeout, self.transport.abort)
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
+        self.transport.set_write_buffer_limits(WRITE_LIMIT)
+        self._http = HttpConnection(
+            self.transport,
+            on_request=self.requested,
+            want=lambda more: self.want(more=more),
+            head_timeout=self._limits.handshake_timeout,
+            longest_line=self._limits.host.max_request_line,
+        )
         self._made(self)
+
+    def requested(self, request: HttpRequest) -> None:
+        """A request of HTTP came."""
+        self._asked_for(self, request)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._outbox.buffer
@@ -238,9 +259,7 @@ class ServerWire(ServerConnection, asyncio.BufferedProtocol):
         if self._http is not None:
             self._http.receive(data)
             return
-        if self._events is None:
-            self._handshake(data)
-            return
+        assert self._events is not None, "a WebSocket is opened and begun in one step"
         messages: list[Received] = []
         last = self._assembler.parse(data, messages)
         writes = self.protocol.data_to_send()
@@ -253,31 +272,30 @@ class ServerWire(ServerConnection, asyncio.BufferedProtocol):
             self.flush()
 
     def eof_received(self) -> None:
-        if self._http is not None:
-            self.transport.close()
-            return
-        super().eof_received()
-        self._broken("the client ended the connection without a close frame")
-        self._start_linger()
+        if self._http is None:
+            self._broken("the client ended the connection without a close frame")
+            self._start_linger()
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._linger, self._stuck, self._impatience):
+        for timer in (self._linger, self._stuck):
             if timer is not None:
                 timer.cancel()
         self._linger = self._stuck = None
         if self._http is not None:
             self._http.lost()
-        super().connection_lost(exc)
+        self._room.set()
+        self._gone.set()
         self._broken("the connection was dropped" if exc is None else f"the connection broke: {exc}")
         self._lost(self)
 
     def pause_writing(self) -> None:
-        super().pause_writing()
+        self._room.clear()
         self._stuck = self.loop.call_later(self._limits.send_timeout, self._too_slow)
         self._regulate()
 
     def resume_writing(self) -> None:
-        super().resume_writing()
+        self._room.set()
         if self._stuck is not None:
             self._stuck.cancel()
             self._stuck = None
@@ -290,25 +308,6 @@ class ServerWire(ServerConnection, asyncio.BufferedProtocol):
             self.transport.resume_reading()
         else:
             self.transport.pause_reading()
-
-    def _handshake(self, data: bytes) -> None:
-        try:
-            seen = self.request_line.take(data)
-        except Rejected as rejected:
-            self._over = True
-            self.transport.write(rejected.answer)
-            self.transport.close()
-            return
-        if self.request_line.is_read and self._impatience is not None:
-            self._impatience.cancel()
-            self._impatience = None
-            self._http = self._speaks(self)
-            if self._http is not None:
-                self._http.receive(self.request_line.raw(seen))
-                return
-            super().connection_made(self.transport)
-        super().data_received(seen)
-        self.want(more=len(self.request_line.early) <= EARLY)
 
     def _finish(self, events: WireEvents, farewell: bytes) -> None:
         """The client's close frame came, or it broke a rule of WebSocket: this was the last read."""

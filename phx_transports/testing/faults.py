@@ -13,7 +13,8 @@ from phx_proto.checks import check_count
 from phx_proto.formats import V1Server, V2Server
 from phx_proto.message import HEARTBEAT, PHOENIX_TOPIC
 
-from ..server.handshake import RefuseConnect, refusal
+from ..server.handshake import RefuseConnect, refuse
+from ..server.http import HttpRequest
 from ..server.wire import ServerWire, WireEvents
 from ..websocket.cutter import Received
 from .transcript import Side, decoded
@@ -32,7 +33,7 @@ class Faults:
         self.delay = 0.0
         self.heartbeats = True
         self._frames_left: int | None = None
-        self._refusals: deque[bytes] = deque()
+        self._refusals: deque[RefuseConnect] = deque()
 
     def swallow_heartbeats(self) -> None:
         """Drop all heartbeats, like a server that hangs."""
@@ -51,11 +52,11 @@ class Faults:
         self, status: int = 503, body: str | bytes = b"", headers: Mapping[str, str] | None = None, *, times: int = 1
     ) -> None:
         """Answer so many of the next handshakes with an HTTP error: a status from 400 to 599, its body and headers."""
-        self._refusals.extend([refusal(RefuseConnect(status, body, headers)).serialize()] * times)
+        self._refusals.extend([RefuseConnect(status, body, headers)] * times)
 
     # ---- for the wires -----------------------------------------------------------------------------------------------
 
-    def next_refusal(self) -> bytes | None:
+    def next_refusal(self) -> RefuseConnect | None:
         """The answer to the next handshake; `None` to accept it."""
         return self._refusals.popleft() if self._refusals else None
 
@@ -82,7 +83,6 @@ class FaultyWire(ServerWire):
         self._number = 0  # the wiretap's number for it, once it is open
         self._driver: WireEvents | None = None  # set when the handshake is over
         self._late: deque[asyncio.TimerHandle] = deque()
-        self._refused = False
 
     # ---- from the server ---------------------------------------------------------------------------------------------
 
@@ -105,17 +105,13 @@ class FaultyWire(ServerWire):
 
     # ---- from the client ---------------------------------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
-        if self._refused:
+    def requested(self, request: HttpRequest) -> None:
+        refused = self._faults.next_refusal()
+        if refused is None:
+            super().requested(request)
             return
-        answer = self._faults.next_refusal() if self._driver is None else None
-        if answer is None:
-            super().data_received(data)
-            return
-        self._refused = True
-        self._tap.tell(0, Side.SERVER, f"refuses a connection with {answer[:12].decode()}")
-        self.transport.write(answer)
-        self.transport.close()
+        self._tap.tell(0, Side.SERVER, f"refuses a connection with HTTP/1.1 {refused.status}")
+        refuse(request, refused)
 
     def received(self, messages: list[Received], /) -> None:
         passed, cut = self._faults.passing(messages)

@@ -20,7 +20,6 @@ CI = (ROOT / ".ci" / "run").read_text("utf-8")
         (r"\.available_subprotocols\b", "websocket/handshake.py"),
         (r"\.parser_exc\b", "websocket/cutter.py"),
         (r"\bprotocol\.(parser|reader)\b", "websocket/cutter.py"),
-        (r"super\(ServerConnection, self\)", "server/wire.py"),
         (r"\"_signal\"", "client/signals.py"),
     ],
 )
