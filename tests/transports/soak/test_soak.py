@@ -50,7 +50,7 @@ A_LIFE = 500
 WARM_UP = 4  # lives
 
 #: A flood reaches each bound.
-OPTIONS = replace(QUICK, flow=FlowLimits(high=100, low=25, hard=200))
+OPTIONS = replace(QUICK, flow=FlowLimits(high=20, low=5, hard=40))
 
 
 @pytest.fixture(params=ADAPTERS)
@@ -113,8 +113,8 @@ def live(adapter: Adapter, url: str, number: int) -> Stats:
     channels = [client.join(f"room:{topic}") for topic in range(4)]
     for channel in channels:
         assert channel.push("echo", {"n": number}).response == {"n": number}
-    channels[0].cast("burst", {"count": 500, "event": "quick"})
-    channels[1].cast("burst", {"count": 1000, "event": "slow"})
+    channels[0].cast("burst", {"count": 100, "event": "quick"})
+    channels[1].cast("burst", {"count": 200, "event": "slow"})
     channels[1].push("echo", {})  # answered behind the flood: while a call waits, what is over the bound is dropped
     with pytest.raises(PushTimeout):
         channels[1].push("silence", timeout=0.02)
