@@ -50,10 +50,10 @@ class Offer:
     token: str | None
     answer: str | None
 
-    def put_answer(self, headers: Headers) -> None:
-        """Add the answer to the response's headers."""
-        if self.answer is not None:
-            headers[_SUBPROTOCOLS] = self.answer
+    @property
+    def headers(self) -> dict[str, str]:
+        """The response's header with the answer."""
+        return {} if self.answer is None else {_SUBPROTOCOLS: self.answer}
 
 
 NO_OFFER: Final = Offer(None, None)
@@ -107,8 +107,7 @@ def refuse(request: HttpRequest, refused: RefuseConnect, offer: Offer = NO_OFFER
     """Answer a request with the refusal, with the subprotocol that was chosen; the connection ends."""
     headers = {"connection": "close", "content-type": "text/plain; charset=utf-8"}
     headers |= {name.lower(): value for name, value in refused.headers.items()}
-    if offer.answer is not None:
-        headers[_SUBPROTOCOLS] = offer.answer
+    headers |= offer.headers
     request.connection.answer(request, refused.status, headers, refused.body)
 
 

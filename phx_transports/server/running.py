@@ -184,7 +184,7 @@ class RunningServer:
         if refused is not None:
             refuse(request, refused, NO_OFFER if refused is CRASHED else offer)
         elif not wire.transport.is_closing():
-            offer.put_answer(response.headers)
+            response.headers.update(offer.headers)
             wire.open(protocol, response)
             self._clients[wire] = self._driven(socket, wire, mount.options)
 

@@ -8,6 +8,7 @@ import asyncio
 import heapq
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
@@ -23,14 +24,12 @@ def forward(seconds: float) -> float:
     return seconds
 
 
+@dataclass(slots=True, eq=False)
 class Timer:
     """A scheduled call; may be cancelled."""
 
-    __slots__ = ("_at", "callback")
-
-    def __init__(self, at: float, callback: Callable[[], object]) -> None:
-        self._at = at
-        self.callback: Callable[[], object] | None = callback
+    _at: float
+    callback: Callable[[], object] | None
 
     def when(self) -> float:
         return self._at

@@ -7,7 +7,7 @@ from any thread.
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from phx_proto.checks import check_count
 from phx_proto.formats import V1Server, V2Server
@@ -33,7 +33,7 @@ class Faults:
         self.delay = 0.0
         self.heartbeats = True
         self._frames_left: int | None = None
-        self._refusals: deque[RefuseConnect] = deque()
+        self.refusals: deque[RefuseConnect] = deque()  # of the next handshakes
 
     def swallow_heartbeats(self) -> None:
         """Drop all heartbeats, like a server that hangs."""
@@ -52,13 +52,9 @@ class Faults:
         self, status: int = 503, body: str | bytes = b"", headers: Mapping[str, str] | None = None, *, times: int = 1
     ) -> None:
         """Answer so many of the next handshakes with an HTTP error: a status from 400 to 599, its body and headers."""
-        self._refusals.extend([RefuseConnect(status, body, headers)] * times)
+        self.refusals.extend([RefuseConnect(status, body, headers)] * times)
 
     # ---- for the wires -----------------------------------------------------------------------------------------------
-
-    def next_refusal(self) -> RefuseConnect | None:
-        """The answer to the next handshake; `None` to accept it."""
-        return self._refusals.popleft() if self._refusals else None
 
     def passing(self, messages: list[Received]) -> tuple[list[Received], bool]:
         """The messages of one read that get through, and whether the connection is cut after them."""
@@ -81,7 +77,7 @@ class FaultyWire(ServerWire):
         self._faults = faults
         self._tap = tap
         self._number = 0  # the wiretap's number for it, once it is open
-        self._driver: WireEvents | None = None  # set when the handshake is over
+        self._driver: WireEvents  # set when the handshake is over
         self._late: deque[asyncio.TimerHandle] = deque()
 
     # ---- from the server ---------------------------------------------------------------------------------------------
@@ -106,10 +102,10 @@ class FaultyWire(ServerWire):
     # ---- from the client ---------------------------------------------------------------------------------------------
 
     def requested(self, request: HttpRequest) -> None:
-        refused = self._faults.next_refusal()
-        if refused is None:
+        if not self._faults.refusals:
             super().requested(request)
             return
+        refused = self._faults.refusals.popleft()
         self._tap.tell(0, Side.SERVER, f"refuses a connection with HTTP/1.1 {refused.status}")
         refuse(request, refused)
 
@@ -127,16 +123,11 @@ class FaultyWire(ServerWire):
         self._forget_late()
         words = f"is gone: {reason}" if code is None else f"closes the connection with {code}"
         self._tap.tell(self._number, Side.CLIENT, words)
-        self._told.closed(code, reason)
+        self._driver.closed(code, reason)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._forget_late()
-
-    @property
-    def _told(self) -> WireEvents:
-        assert self._driver is not None, "the handshake is over"
-        return self._driver
 
     def _forget_late(self) -> None:
         while self._late:
@@ -149,16 +140,13 @@ class FaultyWire(ServerWire):
     def _pass(self, messages: list[Received], cut: bool) -> None:
         for message in messages:
             self._tap.carried(self._number, Side.CLIENT, message)
-        self._told.received(messages)
+        self._driver.received(messages)
         self.flush()
         if cut:
             self.drop()
-            self._told.closed(None, "the test cut the connection")
-
-
-_SERIALIZERS: Final = (V2Server(), V1Server())
+            self._driver.closed(None, "the test cut the connection")
 
 
 def _is_heartbeat(message: Received) -> bool:
-    request = decoded(message, *_SERIALIZERS)
+    request = decoded(message, V2Server(), V1Server())
     return request is not None and bool((request.topic, request.event) == (PHOENIX_TOPIC, HEARTBEAT))

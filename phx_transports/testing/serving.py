@@ -123,12 +123,8 @@ class _Server:
 
     def disconnect(self) -> None:
         """Close every connection with 1001, and go on listening."""
-
-        def disconnect() -> None:
-            for socket in self.app.sockets:
-                socket.disconnect()
-
-        self.call(disconnect)
+        for socket in self.sockets:
+            self.call(socket.disconnect)
 
     async def _start(self) -> None:
         if self._running is None:
