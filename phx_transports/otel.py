@@ -13,11 +13,11 @@ observed, and a router without `around`, do no extra work.
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from time import perf_counter, time_ns
 from typing import Any, Final
 
 from phx_proto import events
-from phx_proto.core import Stats
 from phx_proto.handlers import Handler
 from phx_proto.message import Message
 from phx_proto.states import SocketState
@@ -115,9 +115,9 @@ class Telemetry:
 
     def _register(self) -> None:
         for name in _COUNTERS:
-            self._meter.create_observable_counter(f"phx.client.{name}", [self._reading(_field(name))])
+            self._meter.create_observable_counter(f"phx.client.{name}", [self._reading(attrgetter(f"stats.{name}"))])
         for name in _GAUGES:
-            self._meter.create_observable_gauge(f"phx.client.{name}", [self._reading(_field(name))])
+            self._meter.create_observable_gauge(f"phx.client.{name}", [self._reading(attrgetter(f"stats.{name}"))])
         self._meter.create_observable_gauge("phx.client.open", [self._reading(_is_open)])
 
     def _reading(self, read: Callable[[Any], int]) -> Callable[[CallbackOptions], Iterable[Observation]]:
@@ -178,14 +178,6 @@ class _Observer:
 def _where(topic: str, event: str) -> dict[str, Any]:
     found = {"messaging.system": "phoenix", "messaging.destination.name": topic}
     return found | {"phx.event": event} if event else found
-
-
-def _field(name: str) -> Callable[[Any], int]:
-    def read(proto: Any) -> int:
-        stats: Stats = proto.stats
-        return int(getattr(stats, name))
-
-    return read
 
 
 def _is_open(proto: Any) -> int:

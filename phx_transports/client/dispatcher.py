@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -217,16 +218,14 @@ class _HandlerBatches:
         host.handled(more)
 
 
+@dataclass(slots=True, eq=False)
 class _Share:
     """The messages of one batch."""
 
-    __slots__ = ("_reported", "batch", "deliveries", "queues")
-
-    def __init__(self, queues: list[HandlerQueue], deliveries: list[Delivery], batch: Batch) -> None:
-        self.queues = queues
-        self.deliveries = deliveries
-        self.batch = batch
-        self._reported = 0
+    queues: list[HandlerQueue]
+    deliveries: list[Delivery]
+    batch: Batch
+    _reported: int = 0
 
     def unreported(self, done: int) -> list[Delivery]:
         """Those of the first `done` that have not been reported yet; marks them as reported."""

@@ -294,18 +294,16 @@ class Log:
             _write(level, self._proto.secrets.escaped(text, _LONGEST_LINE), error)
 
 
+@dataclass(slots=True)
 class _Run:
     """A kind of line that repeats."""
 
-    __slots__ = ("kind", "latest", "level", "more", "said", "until")
-
-    def __init__(self, kind: str, level: int, until: float) -> None:
-        self.kind = kind
-        self.level = level
-        self.until = until
-        self.said = 0  # lines logged one by one
-        self.more = 0
-        self.latest: str
+    kind: str
+    level: int
+    until: float
+    said: int = 0  # lines logged one by one
+    more: int = 0
+    latest: str = ""
 
 
 class _Rejoins:

@@ -23,8 +23,7 @@ is in `engine.py`.
 """
 
 import enum
-from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
@@ -154,21 +153,6 @@ class Stream:
         server_hostname: The name for TLS to verify; `None` for no TLS.
     """
 
-    __slots__ = (
-        "_assembler",
-        "_command",
-        "_connection",
-        "_cutter",
-        "_handshake",
-        "_machine",
-        "_out",
-        "_reading",
-        "_state",
-        "host",
-        "port",
-        "server_hostname",
-    )
-
     def __init__(self, command: OpenTransport | SendRequest, machine: Machine) -> None:
         parts = urlsplit(command.url)
         self.host = parts.hostname or ""
@@ -295,7 +279,21 @@ class Stream:
 
     def obey(self, command: Command) -> None:
         """Carry out a command for this stream."""
-        self._orders[type(command)](self, command)
+        match command:
+            case SendText(data=data):
+                self._send(TextMessage(data))
+            case SendBinary(data=data):
+                self._send(BytesMessage(data))
+            case CloseTransport(code=code, reason=reason):
+                self._send(CloseConnection(code, reason))
+            case AbortTransport():
+                self._drop()
+            case PauseReading():
+                self._reading = False
+            case ResumeReading():
+                self._reading = True
+            case _:
+                pass  # the machine's own
 
     def _send(self, message: Outgoing) -> None:
         if self._connection is not None and self._connection.state is ConnectionState.OPEN:
@@ -311,18 +309,6 @@ class Stream:
         if self._connection is not None:
             self._cutter.drop()
             self._assembler.drop()
-
-    def _read(self, *, on: bool) -> None:
-        self._reading = on
-
-    _orders: ClassVar[dict[type[Command], Callable[["Stream", Any], None]]] = {
-        SendText: lambda self, command: self._send(TextMessage(command.data)),
-        SendBinary: lambda self, command: self._send(BytesMessage(command.data)),
-        CloseTransport: lambda self, command: self._send(CloseConnection(command.code, command.reason)),
-        AbortTransport: lambda self, command: self._drop(),
-        PauseReading: lambda self, command: self._read(on=False),
-        ResumeReading: lambda self, command: self._read(on=True),
-    }
 
     # ---- private ----------------------------------------------------------------------------------------------------
 
@@ -351,8 +337,6 @@ class Stream:
 
 class PollStream(Stream):
     """A stream for the HTTP requests of a long-polling link, one after the other."""
-
-    __slots__ = ("_first", "_http")
 
     def __init__(self, command: SendRequest, machine: Machine) -> None:
         super().__init__(command, machine)
