@@ -8,24 +8,19 @@ the wait is the range's upper end: deterministic, for embedders that do not want
 The steps are phoenix.js's (`socket.js`, `channel.js`); jitter, close codes and HTTP statuses are ours.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from .checks import check_seconds
-from .errors import CertificateError, ConnectError, ProxyError
+from .errors import CertificateError, ConnectError, HandshakeRefused, ProxyError
 
 if TYPE_CHECKING:
     from random import Random
 
-__all__ = [
-    "RECONNECT",
-    "REJOIN",
-    "Backoff",
-    "ReconnectPolicy",
-]
+__all__ = ["RECONNECT", "REJOIN", "Backoff", "ReconnectPolicy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,45 +115,27 @@ class ReconnectPolicy:
             return _within(*_SPREAD[code], rng)
         return self.schedule.delay(attempt, rng)
 
-    def after_refusal(
-        self, status: int, headers: Mapping[str, str], attempt: Attempt, rng: "Random | None" = None
-    ) -> float | None:
-        """The server answered the handshake with an HTTP status other than 101.
-
-        A `retry-after` in seconds, at most an hour, is the shortest wait, times 1.0 to 1.5. A date in it is ignored,
-        because the core has no calendar.
-
-        Args:
-            status: The HTTP status.
-            headers: The answer's, names in lower case.
-            attempt: The situation.
-            rng: Spreads the wait.
-
-        Returns:
-            Seconds to wait, or `None` for no further attempt.
-        """
-        if not _after_status(status)(attempt):
-            return None
-        asked = min(_seconds(headers.get("retry-after", "")), _LONGEST_ASKED)
-        return max(self._next(attempt, rng), _within(asked, asked * 1.5, rng))
-
     def after_failure(self, error: ConnectError, attempt: Attempt, rng: "Random | None" = None) -> float | None:
-        """The attempt failed without an HTTP answer: name, network, TLS, timeout, or a callable that raised.
+        """The attempt failed.
+
+        A `retry-after` of the server in seconds, at most an hour, is the shortest wait, times 1.0 to 1.5. A date in it
+        is ignored, because the core has no calendar.
 
         Args:
-            error: What went wrong.
+            error: What went wrong: `HandshakeRefused` if the server answered with an HTTP error.
             attempt: The situation.
             rng: Spreads the wait.
 
         Returns:
             Seconds to wait, or `None` for no further attempt.
         """
-        retried = True
-        if isinstance(error, CertificateError):
-            retried = _after_first_connect(attempt)
-        elif isinstance(error, ProxyError):
-            retried = _after_proxy(error.status)(attempt)
-        return self._next(attempt, rng) if retried else None
+        if not _rule_after(error)(attempt):
+            return None
+        delay = self._next(attempt, rng)
+        if not isinstance(error, HandshakeRefused):
+            return delay
+        asked = min(_seconds(error.headers.get("retry-after", "")), _LONGEST_ASKED)
+        return max(delay, _within(asked, asked * 1.5, rng))
 
     def _next(self, attempt: Attempt, rng: "Random | None") -> float:
         """The schedule's wait; for the first connect, at most half of what is left of its timeout.
@@ -208,10 +185,17 @@ def _after_status(status: int) -> _Rule:
     return _always if 500 <= status <= 599 else _REFUSALS.get(status, _after_first_connect)
 
 
-def _after_proxy(status: int | None) -> _Rule:
-    """As for a server's status, but new values of params and token do not change a proxy's answer."""
-    rule = _after_first_connect if status is None else _after_status(status)
-    return _after_first_connect if rule is _if_renewable else rule
+def _rule_after(error: ConnectError) -> _Rule:
+    match error:
+        case HandshakeRefused(status=status):
+            return _after_status(status)
+        case ProxyError(status=int(status)):
+            rule = _after_status(status)
+            return _after_first_connect if rule is _if_renewable else rule  # a proxy does not see params and token
+        case ProxyError() | CertificateError():
+            return _after_first_connect
+        case _:  # name, network, TLS, timeout, or a callable that raised
+            return _always
 
 
 def _seconds(retry_after: str) -> float:

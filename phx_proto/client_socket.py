@@ -284,17 +284,13 @@ class Socket:
             error.url = self._address
         self._link = None
         self.last_error = error
-        policy = client.options.reconnect
         attempt = Attempt(
             number=self._retries,
             ever_connected=client.stats.connects > 0,
             renewable=client.endpoint.renewable,
             rest=self._latest_first_try - now,
         )
-        if isinstance(error, HandshakeRefused):
-            delay = policy.after_refusal(error.status, error.headers, attempt, client.rng)
-        else:
-            delay = policy.after_failure(error, attempt, client.rng)
+        delay = client.options.reconnect.after_failure(error, attempt, client.rng)
         if not isinstance(error, CertificateError | ProxyError | ResolveFailed):  # not caused by the transport
             delay = self._after_failure(delay)
         if delay is None:

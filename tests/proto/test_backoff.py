@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phx_proto.backoff import RECONNECT, REJOIN, Attempt, Backoff, ReconnectPolicy
-from phx_proto.errors import CertificateError, ConnectError, ProxyError, ResolveFailed
+from phx_proto.errors import CertificateError, ConnectError, HandshakeRefused, ProxyError, ResolveFailed
 
 FIRST = Attempt(number=0, ever_connected=False, renewable=False)
 FIRST_RENEWABLE = Attempt(number=0, ever_connected=False, renewable=True)
@@ -17,6 +17,11 @@ POLICY = ReconnectPolicy(schedule=Backoff((2, 4)))
 
 def at(number: int, situation: Attempt) -> Attempt:
     return Attempt(number=number, ever_connected=situation.ever_connected, renewable=situation.renewable)
+
+
+def refusal(status: int, retry_after: str | None = None) -> HandshakeRefused:
+    headers = {} if retry_after is None else {"retry-after": retry_after}
+    return HandshakeRefused(status=status, headers=headers)
 
 
 # ---- schedules
@@ -63,7 +68,7 @@ def test_a_policy_spreads_the_waits_of_its_schedule(seed: int) -> None:
     expected = POLICY.schedule.delay(1, Random(seed))
     assert POLICY.after_close(None, 1, Random(seed)) == expected < 4
     assert POLICY.after_failure(ConnectError("down"), at(1, LATER), Random(seed)) == expected
-    assert POLICY.after_refusal(503, {}, at(1, LATER), Random(seed)) == expected
+    assert POLICY.after_failure(refusal(503), at(1, LATER), Random(seed)) == expected
 
 
 def test_a_schedule_without_steps_is_refused() -> None:
@@ -143,30 +148,30 @@ ONCE_CONNECTED = {LATER, LATER_RENEWABLE}
 def test_a_refusal_is_retried_where_the_answer_may_change(status: int, retried: set[Attempt]) -> None:
     for situation in ALWAYS:
         expected = 2 if situation in retried else None
-        assert POLICY.after_refusal(status, {}, situation) == expected
+        assert POLICY.after_failure(refusal(status), situation) == expected
 
 
 def test_a_refusal_is_retried_by_the_schedule() -> None:
-    assert [POLICY.after_refusal(503, {}, at(number, FIRST)) for number in range(3)] == [2, 4, 4]
+    assert [POLICY.after_failure(refusal(503), at(number, FIRST)) for number in range(3)] == [2, 4, 4]
 
 
 @pytest.mark.parametrize("status", [429, 503])
 @given(seed=st.integers())
 def test_retry_after_is_never_undercut(status: int, seed: int) -> None:
-    wait = POLICY.after_refusal(status, {"retry-after": "7"}, FIRST, Random(seed))
+    wait = POLICY.after_failure(refusal(status, "7"), FIRST, Random(seed))
     assert wait is not None
     assert 7 <= wait <= 10.5
 
 
 def test_a_fleet_that_was_told_when_to_retry_does_not_come_back_at_one_moment() -> None:
     rng = Random(1)
-    waits = [POLICY.after_refusal(429, {"retry-after": "100"}, FIRST, rng) or 0 for _ in range(1000)]
+    waits = [POLICY.after_failure(refusal(429, "100"), FIRST, rng) or 0 for _ in range(1000)]
     assert min(waits) < 101
     assert max(waits) > 149
 
 
 def test_retry_after_does_not_make_a_final_refusal_retried() -> None:
-    assert POLICY.after_refusal(403, {"retry-after": "7"}, FIRST) is None
+    assert POLICY.after_failure(refusal(403, "7"), FIRST) is None
 
 
 @pytest.mark.parametrize(
@@ -186,7 +191,7 @@ def test_retry_after_does_not_make_a_final_refusal_retried() -> None:
     ],
 )
 def test_retry_after_counts_whole_seconds_up_to_an_hour_and_else_the_schedule_holds(header: str, wait: float) -> None:
-    assert POLICY.after_refusal(429, {"retry-after": header}, FIRST) == wait
+    assert POLICY.after_failure(refusal(429, header), FIRST) == wait
 
 
 # ---- after a failed attempt
