@@ -19,7 +19,6 @@ which the adapter answers with `open`, `refuse` or `crash`.
 import enum
 from base64 import b64decode
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -185,27 +184,21 @@ class PollSession:
     def _wait(self, step: _Step, waiting: _Waiting, now: float) -> None:
         waiting.timer.cancel()
         seconds = self._polls.patience if step is _Step.LET_IN else self._polls.window
-        late: dict[_Step, Callable[[_Waiting], None]] = {
-            _Step.LET_IN: self._not_let_in,
-            _Step.DISPATCH: self._not_handled,
-            _Step.FLUSH: self._nothing_came,
-        }
-        waiting.timer = self._polls.timers.at(now + seconds, lambda now: late[step](waiting))
+        waiting.timer = self._polls.timers.at(now + seconds, lambda now: self._timed_out(step, waiting))
         self._mail.append((step, waiting))
 
-    def _not_let_in(self, waiting: _Waiting) -> None:
-        self._mail.remove((_Step.LET_IN, waiting))
-        self._polls.without_session(waiting.request)
-
-    def _not_handled(self, waiting: _Waiting) -> None:
-        while len(waiting.frames) > 1 or (waiting is self._handled and waiting.frames):
-            waiting.frames.pop()  # but not the one that was passed on, and may still be handled
-        self._answer(waiting, {"status": 408})
-
-    def _nothing_came(self, waiting: _Waiting) -> None:
-        if self._poll is waiting:
-            self._poll = None
-        self._answer(waiting, {"status": 204, "token": self.token, "messages": []})
+    def _timed_out(self, step: _Step, waiting: _Waiting) -> None:
+        if step is _Step.LET_IN:
+            self._mail.remove((step, waiting))
+            self._polls.without_session(waiting.request)
+        elif step is _Step.DISPATCH:
+            while len(waiting.frames) > 1 or (waiting is self._handled and waiting.frames):
+                waiting.frames.pop()  # but not the one that was passed on, and may still be handled
+            self._answer(waiting, {"status": 408})
+        else:
+            if self._poll is waiting:
+                self._poll = None
+            self._answer(waiting, {"status": 204, "token": self.token, "messages": []})
 
     def _give(self, waiting: _Waiting) -> None:
         self._poll = None
