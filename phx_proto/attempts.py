@@ -21,7 +21,7 @@ from .errors import (
     PhxError,
     ResolveFailed,
 )
-from .events import JoinFailed
+from .events import JoinFailed, LeaveEnd
 from .flow import TOLERANCE
 from .handlers.payloads import PayloadDecoder, payload_decoder
 from .message import PHX_JOIN, Message, Reply
@@ -36,13 +36,7 @@ _MOST_TOO_BIG = 3
 
 
 class Joinable(Placed, Protocol):
-    """The channel, as used by its attempts to join.
-
-    Attributes:
-        params: The join's params, or a callable for them.
-        sent_params: The params of the latest attempt.
-        decoder: Of the server's answers, if their type was given.
-    """
+    """The channel, as used by its attempts to join: see `Channel`."""
 
     params: Any
     sent_params: Any
@@ -182,7 +176,7 @@ class Attempts:
             return
         self.forget(now)
         for older in [each for each in connection.leaving.values() if each.topic == channel.topic]:
-            older.superseded(now)
+            older.left(LeaveEnd.SUPERSEDED, now)
         if reply.ok:
             self._last_error = None
             self._began = connection.flow.clock(now)

@@ -11,6 +11,8 @@ from functools import partial
 from math import inf
 from typing import Any, Final
 
+from msgspec import Struct
+
 from .attempts import Attempts
 from .checks import checked_timeout
 from .client_socket import Socket
@@ -46,6 +48,11 @@ from .timers import Timer
 
 _LEFT: Final = "it was left"
 
+_NOBODY: Any = None
+
+#: For every channel that has not pushed yet: most channels only listen.
+_NO_PUSHES: Final = Pushes(_NOBODY, _NOBODY)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Leave:
@@ -64,59 +71,41 @@ class _Leave:
         self.channel.left(LeaveEnd.REPLY, now)
 
 
-class Channel:
+class Channel(Struct, eq=False):
     """One topic on one client.
 
     Attributes:
         topic: The topic.
-        state: Its current state.
-        socket: The socket that it is joined on, or will be joined on.
-        join_ref: The ref of the latest join sent on this connection; `None` if none was.
+        params: The join's params, or a callable for them.
         inbox: Its messages that wait for their handlers.
+        socket: The socket that it is joined on, or will be joined on.
+        state: Its current state.
+        join_ref: The ref of the latest join sent on this connection; `None` if none was.
         response: The server's answer to the latest join, in the join's type; `None` before.
         context: The adapter's own data about the channel.
-        params: The join's params, or a callable for them.
         sent_params: The params of the latest attempt to join.
         decoder: Of the server's answers to its joins, if their type was given.
     """
 
-    __slots__ = (
-        "_attempts",
-        "_client",
-        "_end_error",
-        "_leave",
-        "_pushes",
-        "_sockets",
-        "context",
-        "decoder",
-        "inbox",
-        "join_ref",
-        "params",
-        "response",
-        "sent_params",
-        "socket",
-        "state",
-        "topic",
-    )
+    topic: str
+    params: Any
+    inbox: Inbox
+    socket: Socket
+    _client: ClientState
+    _sockets: Sockets
+    state: ChannelState = ChannelState.IDLE
+    join_ref: str | None = None
+    response: Any = None
+    context: Any = None
+    sent_params: Any = None
+    decoder: PayloadDecoder | None = None
+    _attempts: Attempts | None = None  # most joined channels have none, which saves 160 bytes each
+    _pushes: Pushes = _NO_PUSHES
+    _leave: _Leave | None = None
+    _end_error: PhxError | None = None  # what ended the channel
 
-    def __init__(self, topic: str, params: Any, *, client: ClientState, sockets: Sockets, inbox: Inbox) -> None:
-        self.topic = topic
-        self.socket: Socket = sockets.first
-        self.state = ChannelState.IDLE
-        self.join_ref: str | None = None
-        self.inbox = inbox
-        inbox.channel = self
-        self.response: Any = None
-        self.context: Any = None
-        self.params = params
-        self.sent_params: Any = None
-        self.decoder: PayloadDecoder | None = None
-        self._client = client
-        self._sockets = sockets
-        self._attempts: Attempts | None = None  # most joined channels have none, which saves 160 bytes each
-        self._pushes = _NO_PUSHES
-        self._leave: _Leave | None = None
-        self._end_error: PhxError | None = None  # what ended the channel
+    def __post_init__(self) -> None:
+        self.inbox.channel = self
 
     def __repr__(self) -> str:
         return f"Channel({self.topic!r}, {self.state.value})"
@@ -398,10 +387,6 @@ class Channel:
             else:
                 self.end(error.reason, now, error=error)
 
-    def superseded(self, now: float) -> None:
-        """A newer join of its topic was answered while its leave was not."""
-        self.left(LeaveEnd.SUPERSEDED, now)
-
     def left(self, end: LeaveEnd, now: float, *, why: PhxError | None = None) -> None:
         """Its leave has ended."""
         leave, self._leave = self._leave, None
@@ -492,9 +477,3 @@ class Channel:
     def _tell(self, event: ChannelEvent) -> None:
         self._client.events.append(event)
         self._client.tapped += [(tap, event) for tap in self.inbox.taps]
-
-
-_NOBODY: Any = None
-
-#: For every channel that has not pushed yet: most channels only listen.
-_NO_PUSHES: Final = Pushes(_NOBODY, _NOBODY)

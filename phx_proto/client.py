@@ -30,13 +30,7 @@ from .commands import Command, Provider
 from .connection import Connection, Member
 from .core import FrameObserver, Stats
 from .endpoint import Endpoint, Headers, Params
-from .errors import (
-    ConnectionClosedByClient,
-    ConnectionLost,
-    InvalidState,
-    PhxError,
-    TopicInUse,
-)
+from .errors import ConnectionClosedByClient, ConnectionLost, InvalidState, PhxError, TopicInUse
 from .events import Closed, Event, SocketEnded
 from .formats import V2, Serializer
 from .handlers.handler import WILDCARD, Handler
@@ -112,7 +106,7 @@ class ClientProtocol:
             serializer or V2(),
             rng,
             endpoint=self.endpoint,
-            confidential=confidential,
+            confidential=tuple(confidential),
             options=self.options,
             transports=transports,
         )
@@ -375,8 +369,10 @@ class ClientProtocol:
     # ---- callbacks of its sockets (see `client_socket.py`) ----------------------------------------------------------
 
     def socket_opened(self, now: float) -> None:
-        """A connection is open, the first of all."""
-        self._sockets.start(now)
+        """A connection is open, the first of all: connect the further sockets, which have waited."""
+        for socket in self._sockets.all:
+            if socket.may(SocketInput.CONNECT):
+                socket.connect(now)
 
     def socket_received(self, connection: Connection, frames: Sequence[str | bytes], now: float) -> None:
         """One read of the connection brought frames."""
@@ -402,8 +398,10 @@ class ClientProtocol:
         self._sockets.forget_ended()
 
     def socket_empty(self, socket: Socket, now: float) -> None:
-        """A socket has had no topic for some time."""
-        self._sockets.close_empty(socket, now)
+        """A socket has had no topic for some time: close it."""
+        self._client.events.append(SocketEnded(None, socket.number))
+        socket.close(now + self.options.close_timeout, now)
+        self._sockets.forget_ended()
 
     def socket_over(self, now: float) -> None:
         """A connection has ended during a close, or during a drain."""
@@ -456,4 +454,4 @@ class ClientProtocol:
         self, topic: str, params: Any, bound: Bound | None = None, resume: Resume | None = None
     ) -> Channel:
         inbox = Inbox(topic, self._tables, bound, self._client.held, resume)
-        return Channel(topic, params, client=self._client, sockets=self._sockets, inbox=inbox)
+        return Channel(topic, params, inbox, self._sockets.first, self._client, self._sockets)

@@ -267,12 +267,13 @@ class Socket:
             self._timer.cancel()
             self._patience = trial
             self._timer = client.timers.at(now + trial, self._open_timed_out)
+        number = next(client.link_numbers)
         if address.transport == "longpoll":
-            polling = PollingLink(self, client.new_link(), address, client, patience=client.options.poll_timeout)
+            polling = PollingLink(self, number, address, client, patience=client.options.poll_timeout)
             self._link = polling
             polling.open()
             return
-        self._link = Link(self, client.new_link())
+        self._link = Link(self, number)
         client.commands.append(
             OpenTransport(self._link, address.url, address.subprotocols, address.headers, address.shown)
         )
@@ -287,7 +288,7 @@ class Socket:
         attempt = Attempt(
             number=self._retries,
             ever_connected=client.stats.connects > 0,
-            renewable=client.endpoint.renewable,
+            renewable=bool(client.endpoint.providers),
             rest=self._latest_first_try - now,
         )
         delay = client.options.reconnect.after_failure(error, attempt, client.rng)
@@ -323,7 +324,7 @@ class Socket:
         if transports.current == "longpoll":
             transports.keep()
         elif (trial := transports.trial) is not None and self.connection is not None:
-            self.connection.heartbeat.prove()
+            self.connection.heartbeat.send()
             self._timer = self._client.timers.at(now + trial, self._end_trial)
 
     def _end_trial(self, now: float) -> None:

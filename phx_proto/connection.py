@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from .core import Core
 from .errors import ConnectionClosed, PhxError
+from .events import LeaveEnd
 from .flow import Flow
 from .heartbeat import Heartbeat
 from .inbox import Inbox
@@ -44,23 +45,13 @@ class Member(Protocol):
     def leave(self, now: float, *, timeout: float = ...) -> str: ...
     def crashed(self, payload: Any, now: float) -> None: ...
     def closed_by_server(self, now: float) -> None: ...
-    def superseded(self, now: float) -> None: ...
+    def left(self, end: LeaveEnd, now: float) -> None: ...
     def disconnected(self, error: ConnectionClosed, now: float) -> None: ...
     def client_closed(self, error: PhxError | None, now: float) -> None: ...
 
 
 class Connection:
     """One open connection.
-
-    Args:
-        link: Its link.
-        core: The state of the whole client.
-        options: How the client behaves.
-        held: Counts the messages that are not handled yet, of the whole client.
-        secrets: The secrets that were sent to open it.
-        suspects: Channels whose joins may have ended the connection before.
-        on_silence: Called when the peer counts as dead.
-        now: The time.
 
     Attributes:
         requests: What was sent on it, and the requests that await replies.
@@ -71,7 +62,7 @@ class Connection:
         leaving: Channels whose leave has not ended, by the join_ref that they leave.
         given_up: The refs of the latest leaves that followed joins which were given up and then accepted.
         limit: How many topics the server accepts on it; `None` until it has refused one.
-        secrets: As given.
+        secrets: The secrets that were sent to open it.
         join_answered: When any join was last answered, on the reading clock (see `flow.py`).
     """
 
@@ -83,8 +74,8 @@ class Connection:
         *,
         held: Backlog,
         secrets: Secrets,
-        suspects: Iterable[Member],
-        on_silence: Callable[[float], None],
+        suspects: Iterable[Member],  # their joins may have ended the connection before
+        on_silence: Callable[[float], None],  # the peer counts as dead
         now: float,
     ) -> None:
         self._core = core

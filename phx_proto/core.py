@@ -4,7 +4,9 @@ There are no decisions here, and no state of one connection: see `connection.py`
 package; adapters use `ClientProtocol` and `Link`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -74,6 +76,7 @@ class Stats(msgspec.Struct):
     sockets: int = 1
 
 
+@dataclass(eq=False)
 class Core:
     """The state that a client, its connections and its channels share.
 
@@ -89,31 +92,29 @@ class Core:
         resolving: What awaits the answer to a `Resolve` request.
     """
 
-    def __init__(self, serializer: Serializer, rng: "Random | None") -> None:
-        self.serializer = serializer
-        self.rng = rng
-        self.timers = Timers()
-        self.stats = Stats()
-        self.commands: list[Command] = []
-        self.events: list[Event] = []
-        self.notices: list[Event] = []
-        self.runnable: list[DeliveryQueue] = []
-        self.executable: list[HandlerQueue] = []
-        self.tapped: list[tuple[Tap, TapItem]] = []
-        self.observer: FrameObserver | None = None
-        self.polls: list[Polled] = []
-        self.resolving: dict[int, Resolving] = {}
-        self._refs = 0
-        self._requests = 0
+    serializer: Serializer
+    rng: "Random | None"
+    timers: Timers = field(default_factory=Timers)
+    stats: Stats = field(default_factory=Stats)
+    commands: list[Command] = field(default_factory=list[Command])
+    events: list[Event] = field(default_factory=list[Event])
+    notices: list[Event] = field(default_factory=list[Event])
+    runnable: list[DeliveryQueue] = field(default_factory=list[DeliveryQueue])
+    executable: list[HandlerQueue] = field(default_factory=list[HandlerQueue])
+    tapped: list[tuple[Tap, TapItem]] = field(default_factory=list[tuple[Tap, TapItem]])
+    observer: FrameObserver | None = None
+    polls: list[Polled] = field(default_factory=list[Polled])
+    resolving: dict[int, Resolving] = field(default_factory=dict[int, Resolving])
+    _refs: Iterator[int] = field(default_factory=lambda: count(1))
+    _requests: Iterator[int] = field(default_factory=lambda: count(1))
 
     def new_ref(self) -> str:
         """A ref that no other request of this client has had."""
-        self._refs += 1
-        return str(self._refs)
+        return str(next(self._refs))
 
     def resolve(self, provider: Provider, resolving: Resolving) -> int:
         """Have the adapter call `provider`; returns the request's number."""
-        self._requests += 1
-        self.resolving[self._requests] = resolving
-        self.commands.append(Resolve(self._requests, provider))
-        return self._requests
+        request = next(self._requests)
+        self.resolving[request] = resolving
+        self.commands.append(Resolve(request, provider))
+        return request

@@ -32,8 +32,7 @@ class Dialer:
         """Ends in one of the two callbacks: at once if there is no callable."""
         self._transport = transport
         providers = self._endpoint.providers
-        given = {"params": self._endpoint.params, "auth_token": self._endpoint.auth_token}
-        self._values = {name: value for name, value in given.items() if name not in providers}
+        self._values = {name: value for name, value in self._endpoint.given.items() if name not in providers}
         self._questions = {self._core.resolve(provider, self): name for name, provider in providers.items()}
         if not self._questions:
             self._finish(now)

@@ -115,7 +115,7 @@ class Endpoint:
         base, query = _split(self.url, self.path, self.transport)
         object.__setattr__(self, "redacted", base)
         object.__setattr__(self, "_query", query)
-        given = {name: None if callable(value) else value for name, value in self._sources()}
+        given = {name: None if callable(value) else value for name, value in self.given.items()}
         if callable(self.params):
             given["params"] = dict.fromkeys(self._path_params, "any")
         self.request("2.0.0", **given)
@@ -124,14 +124,14 @@ class Endpoint:
         return f"Endpoint({self.redacted!r}, …)"
 
     @property
-    def providers(self) -> dict[str, Provider]:
-        """The callables among `params` and `auth_token`, by these names: call them before each `request`."""
-        return {name: value for name, value in self._sources() if callable(value)}
+    def given(self) -> dict[str, Any]:
+        """`params` and `auth_token`, by these names."""
+        return {"params": self.params, "auth_token": self.auth_token}
 
     @property
-    def renewable(self) -> bool:
-        """Whether the next attempt may have other credentials."""
-        return bool(self.providers)
+    def providers(self) -> dict[str, Provider]:
+        """The callables among `params` and `auth_token`, by these names: call them before each `request`."""
+        return {name: value for name, value in self.given.items() if callable(value)}
 
     def request(
         self, vsn: str, params: Any = None, auth_token: Any = None, *, transport: TransportName | None = None
@@ -171,21 +171,15 @@ class Endpoint:
 
     def _filled(self, texts: dict[str, str]) -> str:
         """The address without its query, with the params filled in."""
-        names = self._path_params
-        if not names:
-            return self.redacted
-        mount, path = self.redacted[: -len(_quoted_path(self.path or ""))], _quoted_path(self.path or "")
-        for name in names:
+        path = _quoted_path(self.path or "")
+        mount = self.redacted.removesuffix(path)
+        for name in self._path_params:
             text = texts.get(name)
             if text is None:
                 raise InvalidEndpoint(f"the path needs the param {name!r}: give it in params, as str or int")
             if text in ("", ".", ".."):
                 raise InvalidEndpoint(f"param {name!r} is a part of the path, and cannot be empty, '.' or '..' there")
         return mount + _PATH_PARAM.sub(lambda found: _quoted(found[1], texts[found[1]]), path)
-
-    def _sources(self) -> Iterator[tuple[str, Any]]:
-        yield "params", self.params
-        yield "auth_token", self.auth_token
 
 
 # ---- the URL --------------------------------------------------------------------------------------------------------

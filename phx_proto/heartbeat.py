@@ -64,17 +64,19 @@ class Heartbeat:
         for ping in list(self._pings.values()):
             self._fail(ping, PushLost(PHOENIX_TOPIC, HEARTBEAT, sent=True, why=why))
 
-    def prove(self) -> None:
-        """Send a heartbeat now, to check that the peer answers."""
-        self._send()
-
     def heard(self) -> None:
         """Something was received."""
         self._silent_since = None
 
+    def send(self) -> str:
+        """Send a heartbeat now; returns its ref."""
+        ref = self._core.new_ref()
+        self._requests.send(Message[Any](ref=ref, topic=PHOENIX_TOPIC, event=HEARTBEAT, payload={}))
+        return ref
+
     def ping(self, now: float, timeout: float) -> str:
         """Send a heartbeat now, for a caller that waits for its answer."""
-        ref = self._send()
+        ref = self.send()
         error = PushTimeout(PHOENIX_TOPIC, HEARTBEAT, timeout)
         timer = self._core.timers.at(now + timeout, lambda at: self._fail(ping, error))
         ping = self._pings[ref] = _Ping(ref, now, self, timer)
@@ -101,13 +103,8 @@ class Heartbeat:
         if rest <= TOLERANCE:
             self._on_silence(now)
             return
-        self._send()
+        self.send()
         self._timer = self._core.timers.at(min(now + self._interval, self._flow.after(rest, now)), self._beat)
-
-    def _send(self) -> str:
-        ref = self._core.new_ref()
-        self._requests.send(Message[Any](ref=ref, topic=PHOENIX_TOPIC, event=HEARTBEAT, payload={}))
-        return ref
 
     def _fail(self, ping: _Ping, error: PhxError) -> None:
         self._forget(ping)

@@ -19,10 +19,9 @@ from typing import Protocol
 from .client_socket import Socket, SocketOwner
 from .client_state import ClientState
 from .connection import Connection, Member
-from .events import SocketEnded
 from .message import Reply
 from .shown import Secrets
-from .states import CLIENT_STATES, ENDING, SocketInput, SocketState
+from .states import CLIENT_STATES, ENDING, SocketState
 
 
 class Placed(Member, Protocol):
@@ -81,18 +80,6 @@ class Sockets:
                 return True
             case _:
                 return False
-
-    def start(self, now: float) -> None:
-        """The first socket is open for the first time: connect the others, which have waited."""
-        for socket in self.all:
-            if socket.may(SocketInput.CONNECT):
-                socket.connect(now)
-
-    def close_empty(self, socket: Socket, now: float) -> None:
-        """Close a socket that has no topic (any more)."""
-        self._client.events.append(SocketEnded(None, socket.number))
-        socket.close(now + self._client.options.close_timeout, now)
-        self.forget_ended()
 
     def forget_ended(self) -> None:
         """Forget the sockets that have ended, except the first."""

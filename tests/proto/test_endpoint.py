@@ -481,7 +481,6 @@ def provider() -> Any:
 def test_static_credentials_have_no_providers() -> None:
     endpoint = Endpoint("ws://h/s", params={"a": 1}, auth_token="x")
     assert endpoint.providers == {}
-    assert not endpoint.renewable
 
 
 @pytest.mark.parametrize("names", [{"params"}, {"auth_token"}, {"params", "auth_token"}])
@@ -489,7 +488,6 @@ def test_callables_are_told_by_name_and_never_called(names: set[str]) -> None:
     given: dict[str, Any] = dict.fromkeys(names, provider)
     endpoint = Endpoint("ws://h/s", **given)
     assert endpoint.providers == given
-    assert endpoint.renewable
 
 
 def test_a_request_takes_what_the_callables_gave() -> None:
