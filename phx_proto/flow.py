@@ -24,18 +24,13 @@ from .queues import Backlog
 from .requests import Requests
 from .timers import Timer
 
-__all__ = [
-    "MIB",
-    "FlowLimits",
-]
+__all__ = ["MIB", "FlowLimits"]
 
 #: Seconds by which differences of clock readings may be off.
 TOLERANCE: Final = 1e-6
 
 #: Bytes of a mebibyte.
 MIB: Final = 2**20
-
-_BYTES_BETWEEN_PAUSES: Final = MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,5 +153,5 @@ class Flow:
         self._core.commands.append(PauseReading(self._requests.link))
 
     def _paused_long_enough(self, now: float) -> None:
-        self._allowance = _BYTES_BETWEEN_PAUSES
+        self._allowance = MIB
         self.resume(now)

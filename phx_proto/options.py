@@ -7,12 +7,7 @@ from .backoff import REJOIN, Backoff, ReconnectPolicy
 from .checks import check_count, check_seconds
 from .flow import FlowLimits
 
-__all__ = [
-    "ClientOptions",
-    "JoinPolicy",
-    "Refusal",
-    "ServerClose",
-]
+__all__ = ["ClientOptions", "JoinPolicy", "Refusal", "ServerClose"]
 
 
 class Refusal(enum.Enum):

@@ -76,6 +76,7 @@ class Presence:
     Attributes:
         state_event: The event with the whole state; a server may use another name (`presence.js`, `events`).
         diff_event: The event with a change.
+        synced: Whether the state of the current join has come.
 
     >>> presence = Presence()
     >>> presence.joined()
@@ -89,7 +90,7 @@ class Presence:
         self.state_event = state_event
         self.diff_event = diff_event
         self._entries: dict[str, Entry] = {}
-        self._synced = False
+        self.synced = False
         self._snapshot: _Snapshot | None = None  # the latest one that reads this dict
         self._undone = 0  # the size of the undo data of earlier ones
         self._pending: deque[tuple[_Diff, int]] = deque()  # with the size of each
@@ -102,14 +103,9 @@ class Presence:
             self._snapshot = _Snapshot(self._entries)
         return self._snapshot
 
-    @property
-    def synced(self) -> bool:
-        """Whether the state of the current join has come."""
-        return self._synced
-
     def joined(self) -> None:
         """The topic was joined, or joined again: its state is yet to come. Call it at the join's reply."""
-        self._synced = False
+        self.synced = False
         self._forget_pending()
 
     def receive(self, event: str, payload: Any) -> PresenceChange | None:
@@ -142,11 +138,11 @@ class Presence:
         self._snapshot = None  # it keeps the old dict
         self._undone = 0
         self._entries = state
-        self._synced = True
+        self.synced = True
         return change
 
     def _receive_diff(self, diff: "_Diff") -> PresenceChange | None:
-        if not self._synced:
+        if not self.synced:
             self._wait(diff)
             return None
         keys = dict.fromkeys((*diff.joins, *diff.leaves))  # a dict keeps the order; a set's differs from run to run

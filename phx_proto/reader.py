@@ -204,16 +204,7 @@ class Reader:
         size: int,
         position: Position | None,
     ) -> bool:
-        """Deliver it, unless the client is closing or a hard bound is reached. Returns whether it was delivered.
-
-        Args:
-            connection: The connection that it came on.
-            inbox: Its channel's inbox.
-            route: Its handlers and streams.
-            message: The message.
-            size: Bytes of its frame.
-            position: The topic's position, which moves when the message is handled; `None` for none.
-        """
+        """Deliver it, unless the client is closing or a hard bound is reached. Returns whether it was delivered."""
         if connection.draining or connection.flow.full:
             if connection.draining:
                 self._client.stats.dropped += 1
@@ -272,17 +263,12 @@ class Reader:
         elif message.topic != PHOENIX_TOPIC:  # answers to heartbeats are not stale replies
             self._client.stats.stale += 1
 
-    def _close(self, connection: Connection, message: Message[Any], now: float) -> None:
+    def _end(self, connection: Connection, message: Message[Any], now: float) -> None:
         channel = self._addressed(connection, message)
         if channel is None:
             self._client.stats.stale += 1
-        else:
+        elif message.event == PHX_CLOSE:
             channel.closed_by_server(now)
-
-    def _error(self, connection: Connection, message: Message[Any], now: float) -> None:
-        channel = self._addressed(connection, message)
-        if channel is None:
-            self._client.stats.stale += 1
         else:
             channel.crashed(_sound_payload(message), now)
 
@@ -346,8 +332,8 @@ class Reader:
 
     _reserved: ClassVar[dict[str, Callable[["Reader", Connection, Message[Any], float], None]]] = {
         PHX_REPLY: _reply,
-        PHX_CLOSE: _close,
-        PHX_ERROR: _error,
+        PHX_CLOSE: _end,
+        PHX_ERROR: _end,
         PHX_JOIN: _stale,  # only a client sends these two
         PHX_LEAVE: _stale,
     }

@@ -10,10 +10,7 @@ from typing import Literal, TypeAlias
 
 from .checks import check_seconds
 
-__all__ = [
-    "TransportName",
-    "Transports",
-]
+__all__ = ["TransportName", "Transports"]
 
 TransportName: TypeAlias = Literal["websocket", "longpoll"]
 

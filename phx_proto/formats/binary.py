@@ -18,9 +18,7 @@ BROADCAST: Final = 2
 #: The fields of each kind, in the order of the wire.
 Layouts: TypeAlias = Mapping[int, tuple[str, ...]]
 
-CLIENT_SENDS: Final[Layouts] = {
-    PUSH: ("join_ref", "ref", "topic", "event"),
-}
+CLIENT_SENDS: Final[Layouts] = {PUSH: ("join_ref", "ref", "topic", "event")}
 SERVER_SENDS: Final[Layouts] = {
     PUSH: ("join_ref", "topic", "event"),
     REPLY: ("join_ref", "ref", "topic", "status"),

@@ -96,8 +96,7 @@ class V1Server:
             text = frame if isinstance(frame, str) else frame.decode()
         except UnicodeDecodeError:
             raise InvalidFrame("not UTF-8") from None
-        fields = decode_request(text, _decode_v1_request)
-        return Request(**msgspec.structs.asdict(fields))
+        return Request(**msgspec.structs.asdict(decode_request(text, _decode_v1_request)))
 
     def reply(self, join_ref: Any, ref: Any, topic: Any, status: str, response: Any) -> str | bytes:
         """Answer a request."""
@@ -127,12 +126,8 @@ class _V1Fields(msgspec.Struct, gc=False):
     ref: str | None = None
 
 
-class _V1Request(msgspec.Struct, kw_only=True):
-    join_ref: Any = None
-    ref: Any
-    topic: Any
-    event: Any
-    payload: Any
+class _V1Request(Request, frozen=True, array_like=False):
+    """An object with the same fields."""
 
 
 _decode_v1_echo = msgspec.json.Decoder(Echo).decode

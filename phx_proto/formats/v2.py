@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 import msgspec
+from msgspec.structs import asdict
 
 from ..errors import InvalidFrame
 from ..message import PHX_REPLY, Message, Reply
@@ -58,10 +59,7 @@ class V2:
     vsn = VSN
 
     def __init__(
-        self,
-        *,
-        floats: type[float] | type[Decimal] = float,
-        binary_kinds: Mapping[int, BinaryReader] = _NO_KINDS,
+        self, *, floats: type[float] | type[Decimal] = float, binary_kinds: Mapping[int, BinaryReader] = _NO_KINDS
     ) -> None:
         taken = [kind for kind in binary_kinds if not len(SERVER_SENDS) <= kind <= _LAST_KIND]
         if taken:
@@ -127,9 +125,7 @@ class V2:
         return self._message(join_ref=join_ref, ref=ref, topic=topic, event=event, payload=payload)
 
     def _echoed(self, echo: Echo | V2Echo) -> Message[Any]:
-        return self._message(
-            join_ref=echo.join_ref, ref=echo.ref, topic=echo.topic, event=echo.event, payload=echo.payload
-        )
+        return self._message(**asdict(echo))
 
 
 class V2Server:
