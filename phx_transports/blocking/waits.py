@@ -4,6 +4,7 @@ Python raises `KeyboardInterrupt`, and calls signal handlers, in the main thread
 signal that arrives just before the thread blocks on a lock does not wake it, and on Windows no signal does.
 """
 
+from math import inf
 from time import monotonic
 from typing import Final
 
@@ -18,7 +19,7 @@ def deadline_after(timeout: float | None) -> float:
     Raises:
         InvalidTimeout: It is not a number of seconds.
     """
-    return monotonic() + checked_timeout("a wait", timeout)
+    return inf if timeout is None else monotonic() + checked_timeout("a wait", timeout)
 
 
 def slice_until(deadline: float) -> float:

@@ -31,6 +31,7 @@ class Connection(WebSocket):
     Attributes:
         stuck: Whether the socket takes no more; the reading thread calls `writable` when it does.
         aborted: Whether the socket is to be closed now.
+        on_queued: Called with it when something was queued, under the client's lock; `flush` is then to be called.
         on_work: Called when the reading thread must check it again: there is something to write, or it is over.
         on_room: Called when something was written.
     """
@@ -40,6 +41,7 @@ class Connection(WebSocket):
         self._paused = False
         self.stuck = False
         self.aborted = False
+        self.on_queued: Callable[[Connection], None] = _nothing
         self.on_work: Callable[[], None] = _nothing
         self.on_room: Callable[[], None] = _nothing
         self._stream = stream
@@ -67,6 +69,7 @@ class Connection(WebSocket):
         if not self.aborted and (data := b"".join(self._protocol.data_to_send())):
             self._queued += len(data)
             self._outbox.append(data)
+            self.on_queued(self)
 
     def pause_reading(self) -> None:
         """Stop reading."""
@@ -184,7 +187,7 @@ class Connection(WebSocket):
         return ended
 
 
-def _nothing() -> None:
+def _nothing(*args: object) -> None:
     """A callback that does nothing."""
 
 

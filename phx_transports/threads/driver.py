@@ -155,7 +155,7 @@ class ThreadsDriver(BlockingDriver):
         return self.transport.wait_writable(link, timeout)
 
     def wait(self, begin: Callable[[Waiter, float], None], timeout: float | None = None) -> Callable[[], Any]:
-        waiter = BlockedThread(self.later)
+        waiter = BlockedThread(self._later.append)
         uninterrupted(self.step, partial(begin, waiter))
         try:
             waiter.wait(timeout)

@@ -154,10 +154,7 @@ class IoThread:
             self._selector.close()
 
     def _turn(self) -> None:
-        for connection in self._connections:
-            connection.flush()
-            self._show(connection)
-        for key, ready in self._selector.select(self._patience()):
+        for key, ready in self._selector.select(self._prepare()):
             connection = key.data
             if connection is None:
                 self._drain_wakeup()
@@ -168,18 +165,23 @@ class IoThread:
                 self._read(connection)
         while self._calls:
             self._calls.popleft()()
-        now = monotonic()
-        if now >= self.armed:
+        if monotonic() >= self.armed:
             at, self.armed = self.armed, inf  # the callback sets the next one
             self._on_due(at)
-        for connection in [one for one, at in self._connections.items() if one.aborted or now >= at]:
-            self._remove(connection)
 
-    def _patience(self) -> float:
-        until = 0.0 if self._calls else self.armed
-        for connection, dropped_at in self._connections.items():
-            until = min(until, 0.0 if connection.aborted else dropped_at)
-        return min(max(0.0, until - monotonic()), _LONGEST)
+    def _prepare(self) -> float:
+        """Check all connections, and return how many seconds to wait for them."""
+        now = monotonic()
+        until = self.armed
+        for connection, dropped_at in tuple(self._connections.items()):
+            if connection.aborted or now >= dropped_at:
+                self._remove(connection)
+                until = 0.0  # it may have been the last, or have changed what was checked before
+                continue
+            connection.flush()
+            self._show(connection)
+            until = min(until, dropped_at)
+        return 0.0 if self._calls else min(max(0.0, until - now), _LONGEST)
 
     def _drain_wakeup(self) -> None:
         self._wakeup_reader.recv(4096)

@@ -12,14 +12,11 @@ from time import monotonic
 from typing import Any
 
 from phx_proto.commands import (
-    CloseTransport,
     OpenTransport,
     PauseSending,
     Resolve,
     ResumeSending,
-    SendBinary,
     SendRequest,
-    SendText,
 )
 from phx_proto.errors import ConnectError
 from phx_proto.link import Link
@@ -60,7 +57,7 @@ class Transport(CommandTransport[Attempt, Connection]):
         self._requests = Requests(network, driver.step, self.io_thread, self._start)
         self._held: set[Link] = set()  # links on which the core makes callers wait
         self._links: dict[Connection, Link] = {}
-        self._unwritten: dict[Connection, None] = {}  # a set of those to which something was sent
+        self._unwritten: set[Connection] = set()  # those on which something is queued
         self._openers: set[threading.Thread] = set()
         self._room = threading.Condition(driver.lock)
         self._senders = 0  # the number of threads that wait for room
@@ -69,7 +66,7 @@ class Transport(CommandTransport[Attempt, Connection]):
         """Write what is queued; called after the lock is released."""
         while self._unwritten:
             try:
-                connection, _ = self._unwritten.popitem()
+                connection = self._unwritten.pop()
             except KeyError:  # another thread was faster
                 return
             connection.flush()
@@ -130,24 +127,13 @@ class Transport(CommandTransport[Attempt, Connection]):
         if self.attempts.pop(link, None) is None:  # given up in the meantime
             connection.destroy()
             return
+        connection.on_queued = self._unwritten.add
         connection.on_work = self.io_thread.wake
         connection.on_room = self._has_room
         self.connections[link] = connection
         self._links[connection] = link
         link.opened(connection.subprotocol, now)
         self.io_thread.add(connection)
-
-    def _send_text(self, command: SendText) -> None:
-        super()._send_text(command)
-        self._unwritten[self.connections[command.link]] = None
-
-    def _send_binary(self, command: SendBinary) -> None:
-        super()._send_binary(command)
-        self._unwritten[self.connections[command.link]] = None
-
-    def _close(self, command: CloseTransport) -> None:
-        super()._close(command)
-        self._unwritten[self.connections[command.link]] = None
 
     def _resolve(self, command: Resolve) -> None:
         # A thread of its own: it may block, and all other threads may be waiting for its result.
@@ -187,12 +173,12 @@ class Transport(CommandTransport[Attempt, Connection]):
         link = self._links[connection]
         frames = connection.receive()
         if frames:
-            self._step(lambda now: link.receive_all(frames, now))
+            self._step(partial(link.receive_all, frames))
         elif connection.unfinished:
             self._step(link.progressed)
         if connection.ending is not None:
             self._step(lambda now: self._closed(connection, link, now))
-        connection.flush()  # answers that RFC 6455 requires
+        self.flush()  # answers that RFC 6455 requires
 
     def _gone(self, connection: Watched) -> None:
         """A connection was closed; on the I/O thread."""
