@@ -360,6 +360,23 @@ async def test_a_close_that_comes_with_the_response_is_told_after_it_too() -> No
         await connection.wait_closed()
 
 
+async def test_what_is_closed_is_not_waited_for_any_more() -> None:
+    async def handler(raw: Raw) -> None:
+        raw.write(raw.response() + CLOSE)
+
+    def timers() -> set[asyncio.TimerHandle]:
+        scheduled: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+        return {timer for timer in scheduled if not timer.cancelled()}
+
+    async with raw_server(handler, shake=False) as url:
+        before = timers()
+        async with connected(url) as (connection, receiver):
+            await receiver.until_closed()
+            connection.abort()
+            await connection.wait_closed()
+            assert timers() <= before
+
+
 async def test_an_end_that_comes_with_the_response_is_told_after_it_too() -> None:
     async def handler(raw: Raw) -> None:
         raw.write(raw.response() + text("early"))

@@ -18,7 +18,7 @@ _ROOT = Path(__file__).parents[3]
 
 
 async def serve() -> None:
-    server = Server(options=ServerOptions(poll_window=0.5))
+    server = Server(options=ServerOptions(poll_window=3.0))
 
     @server.channel("room:*")
     class Room(ServerChannel):
