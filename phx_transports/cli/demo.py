@@ -29,13 +29,14 @@ _LONGEST_OUTAGE: Final = 0.8  # seconds
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the demo; returns the exit code: 1 if a message was lost. `BrokenPipeError`: the reader of stdout is gone."""
+    """Run the demo; returns the exit code: 1 if a message was lost. `OSError`: stdout cannot be written."""
     try:
         return 0 if asyncio.run(_run(arguments.seconds, arguments.rate)) else 1
     except BaseExceptionGroup as group:
-        if group.subgroup(BrokenPipeError) is None:
-            raise
-        raise BrokenPipeError from group
+        error: BaseException = group.subgroup(OSError) or group
+        while isinstance(error, BaseExceptionGroup):  # the first of them
+            error = error.exceptions[0]
+        raise error from group
 
 
 async def _run(seconds: float, rate: float) -> bool:

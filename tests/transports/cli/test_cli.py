@@ -192,6 +192,13 @@ async def test_on_a_terminal_the_demo_is_drawn_in_place_and_fits_its_width() -> 
     assert any(re.fullmatch(r" ?fleet:europe +joined +[\d,]+ +[\d,]+ +\d+\.\d\d *", text) for text in lines)
 
 
+async def test_a_full_disk_ends_the_demo_with_one_line_and_1() -> None:
+    with Path("/dev/full").open("wb") as full:
+        async with python(*PHX, "demo", stdout=full) as process:
+            assert await ended(process) == 1
+            assert await complaints(process) == b"phx: cannot write to stdout: No space left on device\n"
+
+
 async def test_without_rich_the_demo_runs_all_the_same_and_says_what_to_install() -> None:
     shown = await shown_on_a_terminal(f"import sys; sys.modules['rich.console'] = None; {DEMO}", columns=80)
 
