@@ -34,7 +34,6 @@ T = TypeVar("T")
 
 ChannelEvent: TypeAlias = JoinRequested | MessageIn | BroadcastOut | ChannelTerminated
 
-
 #: Takes the core's events of one join, to handle them in order; never within the call.
 Put: TypeAlias = Callable[[ChannelEvent], None]
 

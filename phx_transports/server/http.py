@@ -112,6 +112,7 @@ class HttpConnection:
     def leave(self) -> bytes:
         """End HTTP here: the connection is a WebSocket's from now on. Returns the bytes after the request."""
         self._asked = None
+        self.on_lost = lambda: None
         return self._http.trailing_data[0]
 
     def lost(self) -> None:
