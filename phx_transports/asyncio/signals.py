@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from ..client import signals
 
 
-def signals_to(handle: Callable[[int], None], policy: signals.SignalPolicy) -> AbstractContextManager[None]:
+def signals_to(handle: Callable[[int], None], policy: signals.SignalPolicy) -> AbstractContextManager[bool]:
     """Call `handle` on the running loop with each SIGINT and SIGTERM that is caught during the block."""
     loop = asyncio.get_running_loop()
 

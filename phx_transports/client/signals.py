@@ -27,48 +27,43 @@ _previous: Final[dict[signal.Signals, Any]] = {}
 
 
 @contextmanager
-def signals_to(tell: Callable[[int], None], policy: SignalPolicy) -> Generator[None, None, None]:
+def signals_to(tell: Callable[[int], None], policy: SignalPolicy) -> Generator[bool, None, None]:
     """Call `tell` with the number of each SIGINT and SIGTERM that the policy allows, during a block.
 
     It is called between any two steps of the main thread, so it may only schedule work. Several blocks may be open at
-    once, and each gets every signal. The earlier handlers are restored after the last block. Outside the main thread
-    this does nothing.
+    once, and each gets every signal. The earlier handlers are restored after the last block, unless others were set
+    since then. Outside the main thread this does nothing. It yields whether there is any signal to call for.
+
+    Raises:
+        ValueError: There is no such policy.
     """
-    numbers = to_take(policy, ours=_on_signal)
+    numbers = _to_take(policy)
     for number in numbers:
         if signal.getsignal(number) is not _on_signal:
             _previous[number] = signal.signal(number, _on_signal)
         _heard_by[number].append(tell)
     try:
-        yield
+        yield bool(numbers)
     finally:
         for number in numbers:
             _heard_by[number].remove(tell)
             if not _heard_by[number]:
-                give_back(number, _previous.pop(number), ours=_on_signal)
+                previous = _previous.pop(number)
+                if signal.getsignal(number) is _on_signal:
+                    signal.signal(number, signal.SIG_DFL if previous is None else previous)
 
 
-def to_take(policy: SignalPolicy, *, ours: object) -> tuple[signal.Signals, ...]:
-    """The signals to handle now by this policy, in this thread; `ours` is this library's own handler.
-
-    Raises:
-        ValueError: There is no such policy.
-    """
+def _to_take(policy: SignalPolicy) -> tuple[signal.Signals, ...]:
+    """The signals to handle now by this policy, in this thread."""
     if policy not in get_args(SignalPolicy):
         raise ValueError(f"signals is {policy!r}; it must be one of {', '.join(map(repr, get_args(SignalPolicy)))}")
     if policy == "none" or threading.current_thread() is not threading.main_thread():
         return ()
-    return tuple(number for number in _SIGNALS if policy == "all" or _is_unclaimed(signal.getsignal(number), ours))
+    return tuple(number for number in _SIGNALS if policy == "all" or _is_unclaimed(signal.getsignal(number)))
 
 
-def give_back(number: signal.Signals, previous: Any, *, ours: object) -> None:
-    """Restore the previous handler in place of ours; a handler set since then stays."""
-    if signal.getsignal(number) == ours:
-        signal.signal(number, signal.SIG_DFL if previous is None else previous)
-
-
-def _is_unclaimed(handler: Any, ours: object) -> bool:
-    if handler in (signal.SIG_DFL, signal.default_int_handler, ours):
+def _is_unclaimed(handler: Any) -> bool:
+    if handler in (signal.SIG_DFL, signal.default_int_handler, _on_signal):
         return True
     method = handler.func if isinstance(handler, partial) else handler  # `asyncio.Runner` sets a partial
     return type(getattr(method, "__self__", None)).__module__ == "asyncio.runners"

@@ -18,7 +18,6 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from math import inf
 from time import monotonic
-from types import FrameType
 from typing import Any, Final, TypeVar
 
 from phx_proto.client import ClientProtocol
@@ -34,7 +33,7 @@ from ..client.driver import NoAlarm
 from ..client.options import ClientSettings
 from ..client.queues import Queue
 from ..client.session import Waiter
-from ..client.signals import SignalPolicy, give_back, to_take, uninterrupted
+from ..client.signals import SignalPolicy, signals_to, uninterrupted
 from ..websocket.options import Factory, NetworkOptions
 from .engine import Answer, resolve
 from .handlers import Runner
@@ -219,22 +218,16 @@ class WsprotoDriver(BlockingDriver):
 
     @contextlib.contextmanager
     def _hear_signals(self, policy: SignalPolicy) -> Generator[None, None, None]:
-        numbers = to_take(policy, ours=self._on_signal)
-        if not numbers:
-            yield
-            return
-        # Python writes to this descriptor at a signal: a signal handler does not run while the selector waits.
-        previous_fd = signal.set_wakeup_fd(self._transport.wakeup_fd, warn_on_full_buffer=False)
-        previous = {number: signal.signal(number, self._on_signal) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                give_back(number, handler, ours=self._on_signal)
-            signal.set_wakeup_fd(previous_fd)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signals.append(number)
+        with signals_to(self._signals.append, policy) as any_of_them:
+            if not any_of_them:
+                yield
+                return
+            # Python writes to this descriptor at a signal: a signal handler does not run while the selector waits.
+            previous_fd = signal.set_wakeup_fd(self._transport.wakeup_fd, warn_on_full_buffer=False)
+            try:
+                yield
+            finally:
+                signal.set_wakeup_fd(previous_fd)
 
     def _heed_signals(self) -> None:
         while self._signals:
