@@ -33,9 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         return 0 if asyncio.run(_run(arguments.seconds, arguments.rate)) else 1
     except BaseExceptionGroup as group:
-        error: BaseException = group.subgroup(OSError) or group
-        while isinstance(error, BaseExceptionGroup):  # the first of them
-            error = error.exceptions[0]
+        error: Any = group.subgroup(OSError) or group
+        while within := getattr(error, "exceptions", ()):  # the first of them
+            error = within[0]
         raise error from group
 
 
