@@ -226,6 +226,35 @@ def test_where_a_proxy_strips_upgrades_the_client_falls_back_and_comes_back_afte
     assert [record.message for record in caplog.records].count(told) == 1
 
 
+def test_presence_is_the_servers_again_after_a_restart(adapter: Adapter) -> None:
+    server = make()
+
+    @server.channel("cafe:*")
+    class Cafe(ServerChannel):
+        async def join(self, topic: str, params: Any) -> Any:
+            self.name = params["name"]
+
+        async def joined(self) -> None:
+            self.presence.track(self.name, {})
+            self.presence.push_state()
+
+    handlers = adapter.handlers()
+    handlers.add(lambda message: None, "presence_join")  # so presence is tracked
+    with (
+        site(server) as served,
+        polling(adapter, served) as other,
+        polling(adapter, served, router=handlers.native) as client,
+    ):
+        cafe = client.join("cafe:1", {"name": "ann"})
+        other.join("cafe:1", {"name": "bob"})
+        until(lambda: set(cafe.present) == {"ann", "bob"})
+        other.abort()
+        served.end(kill=True)
+        served.begin()
+        until(lambda: set(cafe.present) == {"ann"})
+        assert client.stats.connects == 2
+
+
 def test_where_websockets_work_it_does_not_fall_back(adapter: Adapter) -> None:
     with site() as served:
         client = adapter.connect(served.running.url, fallback=0.3, options=QUICK)
