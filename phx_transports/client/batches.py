@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from types import CoroutineType
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 from uuid import uuid4
 
 from phx_proto.errors import InvalidHandler, PhxError
@@ -66,47 +66,36 @@ class Failure:
         return _arrived, (self.index, _pickled(self.error), name, _text(self.error), trace)
 
 
-class Halt(Protocol):
-    """Whether a client's handlers must stop; an adapter's runner is one.
+class Halt:
+    """Whether handlers must stop; an adapter's runner is one, for all of a client's.
 
     Attributes:
         halted: Whether no further handler is begun.
     """
 
-    halted: bool
+    def __init__(self) -> None:
+        self.halted = False
 
     def halt(self) -> None:
         """Begin no further handler; running ones go on."""
+        self.halted = True
 
 
+@dataclass(slots=True, eq=False)
 class Progress:
     """The progress of a batch that runs in this process.
 
-    Args:
-        host: Says whether to go on; `None` if the batch cannot be stopped.
-
     Attributes:
+        host: Says whether to go on.
         begun: Whether the batch runs here. The progress of one in another process is not known here.
         done: The number of messages handled.
         sound: Those before the first on which the handler raised: they may be reported before the failures are.
     """
 
-    __slots__ = ("_host", "begun", "done", "sound")
-
-    def __init__(self, host: Halt | None = None) -> None:
-        self.begun = False
-        self.done = self.sound = 0
-        self._host = host
-
-    @property
-    def halted(self) -> bool:
-        """Whether the rest is to be skipped."""
-        return self._host is not None and self._host.halted
-
-    def halt(self) -> None:
-        """Stop all of the client's handlers now."""
-        if self._host is not None:
-            self._host.halt()
+    host: Halt = field(default_factory=Halt)
+    begun: bool = False
+    done: int = 0
+    sound: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -139,7 +128,7 @@ class Batch:
         progress = self.progress
         progress.begun = True
         for index, message in enumerate(self.messages):
-            if progress.halted:
+            if progress.host.halted:
                 break
             try:
                 accepted = message if handler.payload_type is None else handler.accept(message)
@@ -150,7 +139,7 @@ class Batch:
             except BaseException as error:  # also `CancelledError`: nothing here can be cancelled
                 failures.append(Failure(index, error))
                 if self.fail_fast and _stops(failures[-1]):
-                    progress.halt()
+                    progress.host.halt()
                     progress.done += 1
                     break
             progress.done += 1

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from phx_proto.handlers.handler import Handler
 from phx_proto.queues import BATCH, LARGEST_TURN, Delivery, HandlerQueue, size_of
 
-from .batches import Batch, Failure, Progress, checked_failures, is_process_pool
+from .batches import Batch, Failure, Halt, Progress, checked_failures, is_process_pool
 from .reports import HandlerError, OnHandlerError
 
 
@@ -36,7 +36,7 @@ class Outcome(Protocol):
         ...
 
 
-class Host(ABC):
+class Host(Halt, ABC):
     """An adapter's workers; an adapter extends this.
 
     Args:
@@ -45,7 +45,6 @@ class Host(ABC):
 
     Attributes:
         closed: Whether the client has ended, and reports nothing more.
-        halted: Whether no further handler is begun.
         dispatcher: Passes messages to executors.
     """
 
@@ -57,16 +56,12 @@ class Host(ABC):
         fail_fast: bool,
         lock: AbstractContextManager[Any],
     ) -> None:
+        super().__init__()
         self.on_error = on_error
         self.fail_fast = fail_fast
         self.lock = lock
         self.closed = False
-        self.halted = False
         self.dispatcher = Dispatcher(self, executor)
-
-    def halt(self) -> None:
-        """Begin no further handler; running ones go on."""
-        self.halted = True
 
     def execute(self, queues: Sequence[HandlerQueue]) -> None:
         """These queues have messages for an executor."""
