@@ -74,7 +74,7 @@ class Runner(Host):
     @property
     def is_current(self) -> bool:
         """Whether this is called from within a handler."""
-        return self._pool.includes(asyncio.current_task())
+        return self._pool.at_work
 
     async def close(self) -> None:
         """Cancel what runs on the loop and what the executor has not begun, and wait until it has ended."""

@@ -13,7 +13,7 @@ own: each has a channel's messages, and messages received and not yet handled ar
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 W = TypeVar("W")
 
@@ -43,10 +43,6 @@ class WorkerPool(Generic[W]):
         """The number of workers, including the parked one."""
         return len(self._workers)
 
-    def includes(self, task: "asyncio.Task[Any] | None") -> bool:
-        """Whether the task is one of the workers."""
-        return task in self._workers
-
     def add(self, pieces: Iterable[W]) -> None:
         """Queue pieces after those added before; they never run within this call. Ignored once the pool is closed."""
         if not self.closed:
@@ -57,7 +53,7 @@ class WorkerPool(Generic[W]):
     def at_work(self) -> bool:
         """Whether a worker runs this code; false for a coroutine that is closed after the loop."""
         try:
-            return self.includes(asyncio.current_task())
+            return asyncio.current_task() in self._workers
         except RuntimeError:  # there is no loop
             return False
 
