@@ -12,7 +12,7 @@ from .queues import Backlog
 from .transports import Transports
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, repr=False, kw_only=True)
 class ClientState(Core):
     """A client's state besides its sockets.
 

@@ -76,7 +76,7 @@ class Stats(msgspec.Struct):
     sockets: int = 1
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Core:
     """The state that a client, its connections and its channels share.
 

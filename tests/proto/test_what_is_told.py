@@ -1,13 +1,17 @@
 """A peer's text in events and errors is bounded, escaped, and without the secrets that were sent to the peer."""
 
+import gc
 import pickle
 from base64 import b64encode
+from functools import partial
+from types import MethodType
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from conversation import Conversation
 
+from phx_proto.client import ClientProtocol
 from phx_proto.errors import (
     ChannelCrashed,
     ConnectError,
@@ -176,3 +180,37 @@ def test_the_answers_of_a_channel_do_not_show_what_was_sent() -> None:
     assert isinstance(error, ChannelCrashed)
     assert error.payload == {"why": TOKEN}
     assert_hidden(error)
+
+
+def parts(whole: object) -> list[object]:
+    """The objects of the library that this one is made of, itself included."""
+    found: dict[int, object] = {}
+    waiting = [whole]
+    while waiting:
+        each = waiting.pop()
+        ours = type(each).__module__.startswith("phx_proto")
+        if id(each) not in found and (ours or isinstance(each, dict | list | tuple | set | MethodType | partial)):
+            found[id(each)] = each
+            waiting += gc.get_referents(each)
+    return [each for each in found.values() if type(each).__module__.startswith("phx_proto")]
+
+
+def test_no_part_of_a_client_shows_a_secret() -> None:
+    client = ClientProtocol("ws://host/socket", params={"key": TOKEN}, auth_token=TOKEN)
+    client.connect(0.0)
+    joined, waiting = (client.channel(topic, params={"key": TOKEN}) for topic in ("room:1", "room:2"))
+    ref = joined.join(0.0)
+    (opening,) = client.commands()
+    opening.link.opened(None, 0.0)  # type: ignore[union-attr]
+    opening.link.receive_all([f'["{ref}","{ref}","room:1","phx_reply",{{"status":"ok","response":{{}}}}]'], 0.0)  # type: ignore[union-attr]
+    waiting.join(0.0)
+    client.commands()
+    everything = [*parts(client), opening]
+    assert {type(each).__name__ for each in everything} >= {
+        "Channel",
+        "ClientState",
+        "Connection",
+        "Endpoint",
+        "Attempts",
+    }
+    assert not [type(each).__name__ for each in everything if TOKEN in repr(each)]
