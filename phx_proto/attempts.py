@@ -8,6 +8,8 @@ are those of phoenix.js (`channel.js`).
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from msgspec import Struct
+
 from .client_state import ClientState
 from .commands import Provider
 from .connection import Connection
@@ -50,8 +52,7 @@ class Joinable(Placed, Protocol):
     def shown(self, value: Any) -> str: ...
 
 
-@dataclass(slots=True, eq=False)
-class _Call:
+class _Call(Struct, eq=False):
     """A join that the application waits for."""
 
     ref: str

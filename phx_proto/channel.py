@@ -6,7 +6,6 @@ leave, a refusal of its first join, the server (`phx_close`) or the client's end
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Any, Final
@@ -54,8 +53,7 @@ _NOBODY: Any = None
 _NO_PUSHES: Final = Pushes(_NOBODY, _NOBODY)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Leave:
+class _Leave(Struct, frozen=True, eq=False):
     """A leave that was sent: any reply ends it."""
 
     channel: "Channel"

@@ -5,7 +5,7 @@ server limits the topics on each (`sockets.py`). What concerns the client as a w
 `client.py`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import inf
 from typing import Protocol
 
@@ -74,7 +74,7 @@ class Socket:
         self._owner = owner
         self._dialer = Dialer(client.endpoint, client, on_address=self._open, on_failure=self._attempt_failed)
         self._link: Link | None = None  # the current attempt or connection
-        self._suspects: Iterable[Member] = ()  # channels whose joins may have ended the latest connection
+        self._suspects: dict[Member, None] = {}  # channels whose joins may have ended the latest connection
         self._retries = 0  # since the last stable connection
         self._opened_at: float
         self._address: str  # of this attempt, for errors
@@ -158,7 +158,7 @@ class Socket:
         self._drop_attempt()
         self._advance(SocketInput.END)
         self._drop_connection(why)
-        self._suspects = ()
+        self._suspects = {}
 
     # ---- what the link brings (see `link.py`) -----------------------------------------------------------------------
 

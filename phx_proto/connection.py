@@ -5,10 +5,11 @@ state never has to be reset: requests without an answer, joins under way, leaves
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from math import inf
 from typing import Any, Final, Protocol
+
+from msgspec import Struct
 
 from .core import Core
 from .errors import ConnectionClosed, PhxError
@@ -74,7 +75,7 @@ class Connection:
         *,
         held: Backlog,
         secrets: Secrets,
-        suspects: Iterable[Member],  # their joins may have ended the connection before
+        suspects: dict[Member, None],  # their joins may have ended the connection before
         on_silence: Callable[[float], None],  # the peer counts as dead
         now: float,
     ) -> None:
@@ -104,7 +105,7 @@ class Connection:
 
     def drain(self, now: float) -> None:
         """The client ends: accept no further joins or messages, and go on reading."""
-        self.joins.stop()
+        self.joins.stopped = True
         self.flow.resume(now)
 
     @property
@@ -136,8 +137,7 @@ class Connection:
         self.join_answered = self.flow.clock(now)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Abandoned:
+class _Abandoned(Struct, frozen=True, eq=False):
     """A join that was given up: if it is accepted late, or may have been, the topic is left again."""
 
     connection: Connection

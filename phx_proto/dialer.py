@@ -3,44 +3,38 @@
 from collections.abc import Callable
 from typing import Any
 
+from msgspec import Struct
+
 from .core import Core
 from .endpoint import Address, Endpoint
 from .errors import ConnectError, InvalidEndpoint, ResolveFailed
 from .transports import TransportName
 
 
-class Dialer:
+class Dialer(Struct, eq=False):
     """Has the adapter call an endpoint's callables, and makes the address of one attempt from their values."""
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        core: Core,
-        *,
-        on_address: Callable[[Address, float], None],
-        on_failure: Callable[[ConnectError, float], None],
-    ) -> None:
-        self._endpoint = endpoint
-        self._core = core
-        self._on_address = on_address
-        self._on_failure = on_failure
-        self._transport: TransportName  # of this attempt
-        self._questions: dict[int, str] = {}  # unanswered requests, with the callable's name
-        self._values: dict[str, Any]
+    endpoint: Endpoint
+    core: Core
+    on_address: Callable[[Address, float], None]
+    on_failure: Callable[[ConnectError, float], None]
+    _transport: TransportName = "websocket"  # of this attempt
+    _questions: dict[int, str] = {}  # unanswered requests, with the callable's name
+    _values: dict[str, Any] = {}
 
     def begin(self, transport: TransportName, now: float) -> None:
         """Ends in one of the two callbacks: at once if there is no callable."""
         self._transport = transport
-        providers = self._endpoint.providers
-        self._values = {name: value for name, value in self._endpoint.given.items() if name not in providers}
-        self._questions = {self._core.resolve(provider, self): name for name, provider in providers.items()}
+        providers = self.endpoint.providers
+        self._values = {name: value for name, value in self.endpoint.given.items() if name not in providers}
+        self._questions = {self.core.resolve(provider, self): name for name, provider in providers.items()}
         if not self._questions:
             self._finish(now)
 
     def stop(self) -> None:
         """Drop the attempt; late answers are ignored."""
         for request in self._questions:
-            self._core.resolving.pop(request, None)
+            self.core.resolving.pop(request, None)
         self._questions = {}
 
     def resolved(self, request: int, value: Any, now: float) -> None:
@@ -54,12 +48,12 @@ class Dialer:
         name = self._questions.pop(request)
         self.stop()
         problem = f"the callable for {name} raised {type(error).__name__}"
-        self._on_failure(ResolveFailed(problem, raised=error), now)
+        self.on_failure(ResolveFailed(problem, raised=error), now)
 
     def _finish(self, now: float) -> None:
         try:
-            address = self._endpoint.request(self._core.serializer.vsn, **self._values, transport=self._transport)
+            address = self.endpoint.request(self.core.serializer.vsn, **self._values, transport=self._transport)
         except InvalidEndpoint as error:  # static values were checked when the endpoint was made
-            self._on_failure(ResolveFailed(str(error)), now)
+            self.on_failure(ResolveFailed(str(error)), now)
         else:
-            self._on_address(address, now)
+            self.on_address(address, now)

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
+
 from .checks import check_count, check_seconds
 from .commands import PauseReading, ResumeReading
 from .core import Core
@@ -77,20 +79,17 @@ class FlowLimits:
                 raise ValueError(f"{names} is needed, not {low}, {high}, {hard}")
 
 
-class Flow:
+class Flow(Struct, eq=False):
     """Whether one connection is read, and for how long it was not."""
 
-    __slots__ = ("_allowance", "_core", "_held", "_limits", "_paused_at", "_requests", "_stood", "_timer")
-
-    def __init__(self, limits: FlowLimits, held: Backlog, requests: Requests, core: Core) -> None:
-        self._limits = limits
-        self._held = held
-        self._requests = requests
-        self._core = core
-        self._paused_at: float
-        self._stood = 0.0  # seconds for which reading was paused, in total
-        self._allowance = 0  # bytes to be read before the next pause
-        self._timer: Timer | None = None  # set while paused
+    _limits: FlowLimits
+    _held: Backlog
+    _requests: Requests
+    _core: Core
+    _paused_at: float = 0.0
+    _stood: float = 0.0  # seconds for which reading was paused, in total
+    _allowance: int = 0  # bytes to be read before the next pause
+    _timer: Timer | None = None  # set while paused
 
     def end(self) -> None:
         """The connection has ended."""

@@ -7,8 +7,9 @@ is measured on the reading clock (see `flow.py`).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from .core import Core
 from .errors import PhxError, PushCancelled, PushLost, PushTimeout
@@ -19,8 +20,7 @@ from .requests import Requests
 from .timers import Timer
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Ping:
+class _Ping(Struct, frozen=True, eq=False):
     """A heartbeat that the application waits for."""
 
     ref: str

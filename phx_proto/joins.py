@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
+from msgspec import Struct, field
+
 
 class Joining(Protocol):
     """A channel that waits to join."""
@@ -22,26 +24,19 @@ class Joining(Protocol):
 J = TypeVar("J", bound=Joining)
 
 
-class JoinQueue(Generic[J]):
+class JoinQueue(Struct, Generic[J], eq=False):
     """Decides which channel joins next on one connection.
-
-    Args:
-        limit: How many joins may be under way at once.
-        suspects: Channels whose joins may have ended the connection before this one.
 
     Attributes:
         stopped: Whether no further channel may join.
     """
 
-    __slots__ = ("_limit", "_starting", "_suspects", "_under_way", "_waiting", "stopped")
-
-    def __init__(self, limit: int, suspects: Iterable[J] = ()) -> None:
-        self._limit = limit
-        self._starting = False
-        self.stopped = False
-        self._waiting: OrderedDict[J, None] = OrderedDict()
-        self._under_way: dict[J, None] = {}  # a set that keeps the order
-        self._suspects = dict.fromkeys(suspects)
+    _limit: int  # how many joins may be under way at once
+    _suspects: dict[J, None] = {}  # their joins may have ended the connection before this one
+    stopped: bool = False
+    _starting: bool = False
+    _waiting: OrderedDict[J, None] = field(default_factory=OrderedDict[J, None])
+    _under_way: dict[J, None] = {}  # a set that keeps the order
 
     def open(self, pending: Iterable[J], now: float) -> None:
         """The connection is open: start the pending joins."""
@@ -51,11 +46,7 @@ class JoinQueue(Generic[J]):
             self._waiting.move_to_end(channel, last=False)
         self._start(now)
 
-    def stop(self) -> None:
-        """Start no more joins."""
-        self.stopped = True
-
-    def suspects(self, *, too_big: bool) -> Iterable[J]:
+    def suspects(self, *, too_big: bool) -> dict[J, None]:
         """The suspects for the next connection, now that this one is gone.
 
         Args:

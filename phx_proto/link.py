@@ -7,6 +7,8 @@ longer the current one ignores these calls, so no adapter needs an `if` for late
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
+from msgspec import Struct
+
 from .errors import ConnectError, HandshakeRefused
 
 
@@ -29,8 +31,6 @@ class Link:
 
     All times are monotonic seconds. None of the methods raises for what the peer did.
     """
-
-    __slots__ = ("_owner", "missing", "number", "refusal")
 
     #: Whether heartbeats distinguish a dead peer from a quiet one.
     heartbeats: ClassVar[bool] = True
@@ -134,20 +134,17 @@ class ExchangeOwner(Protocol):
     def exchange_progressed(self, exchange: "Exchange", now: float) -> None: ...
 
 
-class Exchange:
+class Exchange(Struct, eq=False):
     """One HTTP request of a long-polling link. Calls are ignored once the request no longer matters.
 
     Attributes:
-        age: The number of ticks of its link's clock without input.
         limit: The age at which it counts as lost.
+        age: The number of ticks of its link's clock without input.
     """
 
-    __slots__ = ("_owner", "age", "limit")
-
-    def __init__(self, owner: ExchangeOwner, limit: int) -> None:
-        self._owner = owner
-        self.age = 0
-        self.limit = limit
+    _owner: ExchangeOwner
+    limit: int
+    age: int = 0
 
     def answered(self, status: int, headers: Mapping[str, str], body: bytes, now: float) -> None:
         """The whole answer came, with any status.

@@ -6,6 +6,8 @@ channel (for its join), a leave, a push, a ping, or the record of a join that wa
 
 from typing import Any, Final, Protocol
 
+from msgspec import Struct
+
 from .commands import SendBinary, SendText
 from .core import Core
 from .link import Link
@@ -34,20 +36,17 @@ class Awaiting(Protocol):
         ...
 
 
-class Requests:
+class Requests(Struct, eq=False):
     """The requests of one connection.
 
     Attributes:
         link: The connection, for commands.
     """
 
-    __slots__ = ("_abandoned", "_awaiting", "_core", "link")
-
-    def __init__(self, core: Core, link: Link) -> None:
-        self._core = core
-        self.link = link
-        self._awaiting: dict[str | None, Awaiting] = {}  # by ref
-        self._abandoned: dict[str | None, None] = {}  # refs that no call waits for, the oldest first
+    _core: Core
+    link: Link
+    _awaiting: dict[str | None, Awaiting] = {}  # by ref
+    _abandoned: dict[str | None, None] = {}  # refs that no call waits for, the oldest first
 
     def send(self, message: Message[Any]) -> None:
         """Send a message.

@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
+from msgspec import Struct, field
+
 from .errors import InvalidPayload
 from .formats.soundness import UNREADABLE
 from .message import PHX_JOIN, Message
@@ -64,25 +66,22 @@ class Resume:
 _MOST_PENDING: Final = 2**16
 
 
-class Position:
+class Position(Struct, eq=False):
     """How far one channel's messages are handled.
 
-    Args:
-        resume: How messages are identified.
-
     Attributes:
-        resume: As given.
+        resume: How messages are identified.
     """
 
-    __slots__ = ("_last", "_latest", "_lost", "_pending", "_read", "resume")
+    resume: Resume
+    _latest: Message[Any] | None = None  # the latest handled message that counts
+    _read: Message[Any] | None = None  # the message whose id `_last` is
+    _last: Any = None
+    _pending: "deque[_Pending]" = field(default_factory=lambda: deque[_Pending]())
+    _lost: bool = False  # a message after these was lost, in this join
 
-    def __init__(self, resume: Resume) -> None:
-        self.resume = resume
-        self._latest: Message[Any] | None = None  # the latest handled message that counts
-        self._read: Message[Any] | None = None  # the message whose id `_last` is
-        self._last = resume.start
-        self._pending: deque[_Pending] = deque()
-        self._lost = False  # a message after these was lost, in this join
+    def __post_init__(self) -> None:
+        self._last = self.resume.start
 
     def read(self) -> Any:
         """The id of the message handled last; it calls the application's function, if there is one."""

@@ -9,7 +9,7 @@ The core never calls a handler's function; `call` is there for adapters.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -43,21 +43,16 @@ class HandlerKind(Enum):
 class Handler:
     """One registration. Two of the same function are two handlers; a handler equals only itself.
 
-    It can be pickled if its function and its payload type can: derived attributes are derived again.
+    `event`, `topic`, `concurrency`, `executor` and `unjoined` are as in `Router.add`. It can be pickled if its function
+    and its payload type can: derived attributes are derived again.
 
     Attributes:
         function: The function to call. It gets the channel if it requires a second positional argument, takes any
             number of them, or names its second one `channel`; other optional arguments (`limit=10`) are not passed.
-        event: The event's name; `"*"` for every event.
-        topic: An exact topic, a prefix and `*`, or `"*"` for every topic.
-        payload_type: The type to decode and validate the payload with. With `None`, the annotation of the function's
-            first parameter decides, `Message[Balance]`; without a type there either, the payload stays undecoded.
-        concurrency: How many messages of one topic it may handle at once, in a queue of its own; more than 1 gives up
-            their order. `None`: it shares the topic's queue, in which all handlers run one after another.
+        payload_type: The type to decode and validate the payload with: the given one or, without one, that of the
+            annotation of the function's first parameter; `None` if neither names one.
         around: Makes a context manager around each call, on the loop or the thread of the call; `None` for none. What
             it raises counts as raised by the handler.
-        unjoined: Whether it also takes messages of topics that have no channel on this client. The channel that it gets
-            with these is the client's `unjoined`, on which nothing can be pushed.
         run: The function that an adapter calls with the arguments of `takes_channel`: `function` within `around`.
         kind: How it is run.
         takes_channel: Whether it is called with `(message, channel)` or with `(message)`.
@@ -71,12 +66,13 @@ class Handler:
 
     function: Callable[..., Any]
     event: str
-    topic: str = field(default=WILDCARD, kw_only=True)
-    payload_type: Any = field(default=None, kw_only=True)
-    concurrency: int | None = field(default=None, kw_only=True)
-    executor: Any = field(default=None, kw_only=True, repr=False)
-    around: "Around | None" = field(default=None, kw_only=True)
-    unjoined: bool = field(default=False, kw_only=True)
+    _: KW_ONLY
+    topic: str = WILDCARD
+    payload_type: Any = None
+    concurrency: int | None = None
+    executor: Any = field(default=None, repr=False)
+    around: "Around | None" = None
+    unjoined: bool = False
     run: Callable[..., Any] = field(init=False, repr=False)
     kind: HandlerKind = field(init=False)
     takes_channel: bool = field(init=False)
@@ -125,13 +121,8 @@ class Handler:
         return self.run(message, channel) if self.takes_channel else self.run(message)
 
     def __reduce__(self) -> tuple[Callable[..., "Handler"], tuple[Callable[..., Any], str]]:
-        options = {
-            "topic": self.topic,
-            "payload_type": self.payload_type,
-            "concurrency": self.concurrency,
-            "around": self.around,
-            "unjoined": self.unjoined,
-        }
+        kept = ("topic", "payload_type", "concurrency", "around", "unjoined")  # an executor stays in its process
+        options: dict[str, Any] = {name: getattr(self, name) for name in kept}
         return partial(Handler, **options), (self.function, self.event)
 
 

@@ -85,7 +85,7 @@ def test_once_it_is_stopped_nothing_starts() -> None:
     queue = opened(1)
     queue.ask(first, 1.0)
     queue.ask(second, 1.0)
-    queue.stop()
+    queue.stopped = True
     queue.done(first, 2.0)
     queue.ask(third, 2.0)
     assert starts(waiting) == [[1.0], [], []]
@@ -106,7 +106,7 @@ def test_the_suspects_of_a_message_that_was_too_big_join_first_and_one_by_one() 
 
 def test_suspects_are_kept_over_a_connection_that_ends_for_another_reason() -> None:
     suspect = Asker()
-    assert list(JoinQueue(2, [suspect]).suspects(too_big=False)) == [suspect]
+    assert list(JoinQueue(2, {suspect: None}).suspects(too_big=False)) == [suspect]
 
 
 def test_joins_that_end_while_they_start_let_the_next_ones_start_however_many_they_are() -> None:
