@@ -56,8 +56,7 @@ class Server:
         options: The semantics of its first mount, and the default for others: among them the web server to imitate.
         max_connections: The number of clients at once, including those in their handshake; further ones are dropped
             when they connect. `None` for any number.
-        handshake_timeout: Seconds for a client and `connect` to complete the handshake, and for a polling client to
-            send the headers of each request; a body has 15 s.
+        handshake_timeout: Seconds for a client to send the headers of a request (a body has 15 s), and for `connect`.
         max_size: The largest message to receive, in bytes; the connection is closed with 1009 at a larger one. In
             fragments, Bandit accepts at most 8,000,000 bytes.
         max_buffered: Bytes that may wait for a slow reader before its connection is dropped.
