@@ -1,9 +1,8 @@
 """Makes an address: params and token may be callables, which the adapter must call first, at each attempt."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
-
-from msgspec import Struct
 
 from .core import Core
 from .endpoint import Address, Endpoint
@@ -11,7 +10,8 @@ from .errors import ConnectError, InvalidEndpoint, ResolveFailed
 from .transports import TransportName
 
 
-class Dialer(Struct, eq=False):
+@dataclass(eq=False, repr=False)  # a repr of its values would show secrets
+class Dialer:
     """Has the adapter call an endpoint's callables, and makes the address of one attempt from their values."""
 
     endpoint: Endpoint
@@ -19,8 +19,8 @@ class Dialer(Struct, eq=False):
     on_address: Callable[[Address, float], None]
     on_failure: Callable[[ConnectError, float], None]
     _transport: TransportName = "websocket"  # of this attempt
-    _questions: dict[int, str] = {}  # unanswered requests, with the callable's name
-    _values: dict[str, Any] = {}
+    _questions: dict[int, str] = field(default_factory=dict[int, str])  # unanswered, with the callable's name
+    _values: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def begin(self, transport: TransportName, now: float) -> None:
         """Ends in one of the two callbacks: at once if there is no callable."""
