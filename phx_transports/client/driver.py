@@ -145,8 +145,7 @@ class Driver(ABC):
         for command in proto.commands():
             self._perform(command)
         if has_news := proto.has_news:
-            self.session.settle(proto.events())
-            self.session.settle(proto.notices())
+            self.session.settle((*proto.events(), *proto.notices()))
         if self.session.closed:
             if self.handlers_until == inf:
                 self.handlers_until = self.now() + self.settings.drain_timeout

@@ -178,7 +178,7 @@ class IoThread:
                 self._remove(connection)
                 until = 0.0  # it may have been the last, or have changed what was checked before
                 continue
-            connection.flush()
+            connection.flush()  # also answers that RFC 6455 requires to what was read
             self._show(connection)
             until = min(until, dropped_at)
         return 0.0 if self._calls else min(max(0.0, until - now), _LONGEST)

@@ -178,7 +178,6 @@ class Transport(CommandTransport[Attempt, Connection]):
             self._step(link.progressed)
         if connection.ending is not None:
             self._step(lambda now: self._closed(connection, link, now))
-        self.flush()  # answers that RFC 6455 requires
 
     def _gone(self, connection: Watched) -> None:
         """A connection was closed; on the I/O thread."""
