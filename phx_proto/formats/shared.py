@@ -79,18 +79,17 @@ _decode_decimals = msgspec.json.Decoder(float_hook=Decimal).decode
 def read_leniently(frame: str, error: Exception, decode: DecodeEcho, make: MakeMessage) -> Message[Any]:
     """Read a frame that the plain decoder refuses: lone surrogates, or echoed refs or topics of other types.
 
+    Of one that is nested too deeply (`RecursionError`), only the message around the payload is read, for the error.
+
     Raises:
         InvalidFrame: It is not a message.
     """
     try:
+        if isinstance(error, RecursionError):
+            raise error
         return make(_checked(decode(without_lone_surrogates(frame) if "\\u" in frame else frame)))
     except UNREADABLE:
         raise InvalidFrame(describe(error), _envelope(frame, decode, make)) from None
-
-
-def nested_too_deeply(frame: str, decode: DecodeEcho, make: MakeMessage) -> InvalidFrame:
-    """The error for such a frame, with the message around the payload if that can be read."""
-    return InvalidFrame("nested too deeply", _envelope(frame, decode, make))
 
 
 def _envelope(frame: str, decode: DecodeEcho, make: MakeMessage) -> Message[Any] | None:
@@ -125,9 +124,9 @@ def decode_request(text: str, decode: Callable[[str], T]) -> T:
     Raises:
         InvalidFrame: It is not a request.
     """
-    if too_deep(text):
-        raise InvalidFrame("nested too deeply")
     try:
+        if too_deep(text):
+            raise RecursionError
         return decode(text)
     except UNREADABLE as error:
         raise InvalidFrame(describe(error)) from None

@@ -17,7 +17,6 @@ from .shared import (
     decode_request,
     fields_of,
     message_type,
-    nested_too_deeply,
     read_leniently,
     with_object,
 )
@@ -64,9 +63,9 @@ class V1:
         """
         if not isinstance(frame, str):
             raise InvalidFrame(f"a binary frame, which vsn {self.vsn} does not have")
-        if len(frame) > SHALLOW and too_deep(frame):
-            raise nested_too_deeply(frame, _decode_v1_echo, self._made)
         try:
+            if len(frame) > SHALLOW and too_deep(frame):
+                raise RecursionError
             return self._made(_decode_v1_fields(frame))
         except UNREADABLE as error:
             return read_leniently(frame, error, _decode_v1_echo, self._made)

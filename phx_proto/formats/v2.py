@@ -20,7 +20,6 @@ from .shared import (
     decode_request,
     fields_of,
     message_type,
-    nested_too_deeply,
     read_leniently,
     ref_text,
     with_object,
@@ -87,9 +86,9 @@ class V2:
             InvalidFrame: It is neither.
         """
         if isinstance(frame, str):
-            if len(frame) > SHALLOW and too_deep(frame):
-                raise nested_too_deeply(frame, _decode_v2_echo, self._echoed)
             try:
+                if len(frame) > SHALLOW and too_deep(frame):
+                    raise RecursionError
                 return self._decode_text(frame)
             except UNREADABLE as error:
                 return read_leniently(frame, error, _decode_v2_echo, self._echoed)

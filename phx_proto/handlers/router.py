@@ -12,7 +12,7 @@ that match none: 10,000 topics of `"sim:*"` share one, and no peer can make the 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar, overload
 
 import msgspec
 
@@ -79,13 +79,6 @@ class Routes:
                 handlers.append(handler)
         return Routes({event: tuple(handlers) for event, handlers in by_event.items()}, tuple(catch_all))
 
-
-def compile_routes(handlers: Iterable[Handler]) -> Routes:
-    """Routes to these handlers, in this order. Their topics are ignored: the caller has matched them."""
-    return _NO_ROUTES.merged(handlers)
-
-
-_NO_ROUTES: Final = Routes()
 
 #: A handler with its number; numbers rise in the order of registration.
 _Entry: TypeAlias = tuple[int, Handler]
@@ -290,7 +283,7 @@ class Router:
         handlers = tuple(handler for _, handler in sorted(entries))
         compiled = self._compiled
         known = compiled.get(handlers)
-        return compiled.setdefault(handlers, compile_routes(handlers)) if known is None else known
+        return compiled.setdefault(handlers, Routes().merged(handlers)) if known is None else known
 
     def unjoined(self, topic: str, event: str) -> tuple[Handler, ...]:
         """The handlers of a message on a topic that has no channel on this client."""

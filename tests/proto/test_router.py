@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from phx_proto.errors import InvalidHandler, InvalidPayloadType, LocalError, NotRegistered, PayloadMismatch
 from phx_proto.handlers.handler import Handler, HandlerKind
 from phx_proto.handlers.payloads import payload_decoder
-from phx_proto.handlers.router import Dispatch, Router, Routes, compile_routes
+from phx_proto.handlers.router import Dispatch, Router, Routes
 from phx_proto.message import RESERVED_EVENTS, Message
 
 
@@ -834,7 +834,7 @@ def test_routes_are_made_anew_after_a_change_and_the_old_ones_stay_as_they_were(
 def test_a_channels_own_handlers_come_after_the_routers() -> None:
     save, trace = handler_of(event="balance"), handler_of(event="*")
     own, own_trace, own_other = handler_of(event="balance"), handler_of(event="*"), handler_of(event="other")
-    routes = compile_routes([save, trace])
+    routes = Routes().merged([save, trace])
     merged = routes.merged([own, own_trace, own_other])
     assert merged.by_event == {"balance": (save, trace, own, own_trace), "other": (trace, own_trace, own_other)}
     assert merged.catch_all == (trace, own_trace)
@@ -842,13 +842,13 @@ def test_a_channels_own_handlers_come_after_the_routers() -> None:
 
 
 def test_merging_nothing_keeps_the_shared_routes() -> None:
-    routes = compile_routes([handler_of()])
+    routes = Routes().merged([handler_of()])
     assert routes.merged([]) is routes
 
 
 def test_routes_without_handlers_lead_nowhere() -> None:
     assert Routes().handlers("balance") == ()
-    assert compile_routes([]).handlers("balance") == ()
+    assert Routes().merged([]).handlers("balance") == ()
 
 
 # ---- against a naive filter -----------------------------------------------------------------------------------------
@@ -904,9 +904,9 @@ def test_there_are_never_more_routes_than_patterns_and_one(
 @given(REGISTRATIONS, st.integers(0, 12), st.sampled_from(["x", "y", "z"]))
 def test_merging_equals_compiling_all(registrations: list[tuple[str, str, bool]], cut: int, event: str) -> None:
     handlers = [handler_of(event=name, topic=topic) for name, topic, _ in registrations]
-    merged = compile_routes(handlers[:cut]).merged(handlers[cut:])
-    assert merged.handlers(event) == compile_routes(handlers).handlers(event)
-    assert merged.catch_all == compile_routes(handlers).catch_all
+    merged = Routes().merged(handlers[:cut]).merged(handlers[cut:])
+    assert merged.handlers(event) == Routes().merged(handlers).handlers(event)
+    assert merged.catch_all == Routes().merged(handlers).catch_all
 
 
 def test_routes_tell_all_their_handlers() -> None:
