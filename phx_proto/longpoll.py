@@ -40,6 +40,7 @@ from .commands import (
     SendRequest,
     SendText,
 )
+from .cookies import keep_cookies
 from .core import Core
 from .endpoint import Address
 from .errors import ConnectError
@@ -72,46 +73,6 @@ _OURS: Final = frozenset({"accept", "content-type", "x-phoenix-authtoken", "x-ph
 #: HTTP statuses of a request that was too large.
 _TOO_LARGE: Final = (400, 413)
 _SURELY_NOT_TOO_LARGE: Final = 10**6  # bytes
-
-
-class _Answer(msgspec.Struct):
-    status: int
-    token: str | None = None
-    messages: list[Any] = []
-
-
-#: Cookies of one session; more are ignored. So are those of more bytes, name, value and `=` included (RFC 6265 §6.1).
-_MOST_COOKIES: Final = 50
-_LARGEST_COOKIE: Final = 4096
-
-#: An attribute of a cookie that says how long it is valid; one that is over removes the cookie, as an empty value does.
-_MAX_AGE: Final = re.compile(r";\s*max-age\s*=\s*(-?)(\d+)", re.IGNORECASE)
-_EXPIRES: Final = re.compile(r";\s*expires\s*=([^;]*)", re.IGNORECASE)
-
-#: A date of HTTP, in any of the forms that servers use; the time zone is always GMT.
-_DATE: Final = re.compile(r"(\d\d?)[ -]([a-z]{3})[a-z]*[ -](\d{4}|\d\d) +(\d\d):(\d\d):(\d\d)", re.IGNORECASE)
-_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-
-#: Past in any case: when this was written. The core has no calendar; the date of the answer says more, if it has one.
-_PAST: Final = (2026,)
-
-#: What an HTTP header can carry in any case.
-_TOKEN: Final = re.compile("[!-~]*")
-
-_decode: Final = msgspec.json.Decoder(_Answer).decode
-
-
-class _LargeAnswer(_Answer):
-    messages: list[str] = []
-
-
-_decode_large: Final = msgspec.json.Decoder(_LargeAnswer).decode
-
-#: Bytes of an answer above which it is checked before decoding: it may have millions of tiny messages.
-_LARGE: Final = 2**20
-
-#: Messages of such an answer; each takes some 60 bytes besides its own.
-_MOST_MESSAGES: Final = 2**18
 
 
 class PollingLink(Link):
@@ -191,16 +152,16 @@ class PollingLink(Link):
             self._core.polls.remove(self)
             self._close.cancel()
 
-    # ---- the results of requests ------------------------------------------------------------------------------------
+    # ---- the results of requests (see `link.py`) ---------------------------------------------------------------------
 
     def exchange_answered(
         self, exchange: Exchange, status: int, headers: Mapping[str, str], body: bytes, now: float
     ) -> None:
-        """The whole answer to a request came."""
         if self.over or not self.current:
             return
         if "set-cookie" in headers:
-            self._keep_cookies(headers["set-cookie"], _date_in(headers.get("date", "")) or _PAST)
+            keep_cookies(self._cookies, headers["set-cookie"], headers.get("date", ""))
+            self._confide()
         if exchange is self._post:
             self._posted(status, body, now)
         elif self._token is None:
@@ -209,7 +170,6 @@ class PollingLink(Link):
             self._polled(status, body, now)
 
     def exchange_failed(self, exchange: Exchange, error: ConnectError, now: float) -> None:
-        """A request has no answer."""
         if self.over or not self.current:
             return
         if self._token is None:
@@ -219,7 +179,6 @@ class PollingLink(Link):
             self._lost(f"{self._name(exchange)} was lost: {error}", now)
 
     def exchange_progressed(self, exchange: Exchange, now: float) -> None:
-        """A part of the answer to a request came."""
         exchange.age = 0
         self.progressed(now)
 
@@ -255,8 +214,11 @@ class PollingLink(Link):
             if not answer.messages and now - self._polled_at < _PACE:
                 self._pace = self._core.timers.at(self._polled_at + _PACE, self._paced)
             self._polled_before, self._polled_at = self._polled_at, now
-            if answer.messages:
-                self.receive_all([each if isinstance(each, str) else _as_text(each) for each in answer.messages], now)
+            if answer.messages:  # one that is not text is no message: passed on as JSON, it is reported by the core
+                texts = [
+                    each if isinstance(each, str) else msgspec.json.encode(each).decode() for each in answer.messages
+                ]
+                self.receive_all(texts, now)
 
     def _posted(self, status: int, body: bytes, now: float) -> None:
         match _read(status, body):
@@ -272,17 +234,6 @@ class PollingLink(Link):
                 self._lost(f"a POST of {self._post_size} bytes was answered with HTTP {status}", now, MESSAGE_TOO_BIG)
             case _:
                 self._lost(f"what was sent was answered with {_what(status)}", now)
-
-    def _keep_cookies(self, lines: str, today: tuple[int, ...]) -> None:
-        for line in lines.split("\n"):
-            name, _, value = (part.strip() for part in line.partition(";")[0].partition("="))
-            if not (name and value) or _is_over(line, today):
-                self._cookies.pop(name, None)
-            elif len(name) + len(value) >= _LARGEST_COOKIE:
-                continue
-            elif name in self._cookies or len(self._cookies) < _MOST_COOKIES:
-                self._cookies[name] = value
-        self._confide()
 
     def _keep(self, token: str) -> None:
         if token != self._token:
@@ -404,55 +355,45 @@ _PASSED_ON: Final = (SendRequest, PauseSending, ResumeSending)
 _GONE: Final = "the session is gone: the server ended it, or was restarted"
 
 
+class _Answer(msgspec.Struct):
+    status: int
+    token: str | None = None
+    messages: list[Any] = []
+
+
+class _LargeAnswer(_Answer):
+    messages: list[str] = []
+
+
+_decode: Final = msgspec.json.Decoder(_Answer).decode
+_decode_large: Final = msgspec.json.Decoder(_LargeAnswer).decode
+
+#: What an HTTP header can carry in any case.
+_TOKEN: Final = re.compile("[!-~]*")
+
+#: Bytes of an answer above which it is checked before decoding: it may have millions of tiny messages.
+_LARGE: Final = 2**20
+
+#: Messages of such an answer; each takes some 60 bytes besides its own.
+_MOST_MESSAGES: Final = 2**18
+
+
 def _read(status: int, body: bytes) -> _Answer | None:
     """The answer in a body; `None` where that is not an answer of Phoenix's long polling."""
     if status != 200:
         return None
+    large = len(body) >= _LARGE
+    if large and body.count(b'"') - body.count(b'\\"') > 2 * _MOST_MESSAGES:  # a text has two, others are escaped
+        return None
     try:
-        answer = _decode(body) if len(body) < _LARGE else _decode_large(_few(body))
+        answer = (_decode_large if large else _decode)(body)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     return answer if _TOKEN.fullmatch(answer.token or "") else None
 
 
-def _few(body: bytes) -> bytes:
-    """A large answer, if it has not too many messages.
-
-    Raises:
-        ValueError: It has too many.
-    """
-    if body.count(b'"') - body.count(b'\\"') > 2 * _MOST_MESSAGES:  # a text has two, others are escaped
-        raise ValueError(f"more than {_MOST_MESSAGES} messages")
-    return body
-
-
-def _is_over(cookie: str, today: tuple[int, ...]) -> bool:
-    """Whether a cookie is no longer valid as it comes: `Max-Age` counts before `Expires` (RFC 6265 §4.1.2.2)."""
-    if max_age := _MAX_AGE.search(cookie):
-        return max_age[1] == "-" or not max_age[2].strip("0")
-    expires = _EXPIRES.search(cookie)
-    date = _date_in(expires[1]) if expires else None
-    return date is not None and date <= today
-
-
-def _date_in(text: str) -> tuple[int, ...] | None:
-    """Year, month, day, hour, minute and second; `None` if there is no date of HTTP in the text."""
-    found = _DATE.search(text)
-    if found is None or found[2].lower() not in _MONTHS:
-        return None
-    year = int(found[3])
-    if len(found[3]) == 2:
-        year += 1900 if year >= 70 else 2000  # RFC 6265 §5.1.1
-    return (year, _MONTHS.index(found[2].lower()), int(found[1]), *map(int, found.groups()[3:]))
-
-
 def _what(status: int) -> str:
     return "what is no answer of Phoenix" if status == 200 else f"HTTP {status}"
-
-
-def _as_text(element: Any) -> str:
-    """An element that is not text is not a message; it is passed on as JSON, and the core reports it."""
-    return msgspec.json.encode(element).decode()
 
 
 def _is_whole_body(frame: str | bytes) -> bool:
