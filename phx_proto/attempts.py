@@ -137,12 +137,10 @@ class Attempts:
             self._send(params, now)
 
     def resolved(self, request: int, value: Any, now: float) -> None:
-        """The callable for the params returned them."""
         self._request = None
         self._send(value, now)
 
     def resolve_failed(self, request: int, error: BaseException, now: float) -> None:
-        """The callable for the params raised."""
         self._request = None
         what = "params" if self.channel.inbox.position is None else "params or the position"
         problem = f"the callable for the {what} of topic {self.channel.topic!r} raised {type(error).__name__}"
@@ -159,7 +157,6 @@ class Attempts:
         return self.channel.decoder is not None
 
     def replied(self, reply: Reply, now: float) -> None:
-        """The reply to the join came."""
         channel, connection = self.channel, self._connection
         response = reply.response
         if reply.ok and channel.decoder is not None:
@@ -194,7 +191,6 @@ class Attempts:
             self.fail(error, now)
 
     def unreadable(self, problem: str, now: float) -> None:
-        """The reply to the join came, and cannot be read."""
         channel, connection = self.channel, self._connection
         assert channel.join_ref is not None
         connection.note_join_answer(now)

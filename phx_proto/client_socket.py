@@ -168,7 +168,6 @@ class Socket:
         return self._link
 
     def link_opened(self, subprotocol: str | None, now: float) -> None:
-        """The handshake succeeded."""
         if not self.may(SocketInput.OPENED):
             return
         assert self._link is not None
@@ -206,14 +205,12 @@ class Socket:
             self._timer = self._client.timers.at(until, self._open_timed_out)
 
     def link_failed(self, error: ConnectError, now: float) -> None:
-        """The attempt failed."""
         if LINK_ENDS[self.state] is LinkEnd.FAILED:
             self._attempt_failed(error, now)
         else:
             self.link_closed(None, str(error), now)
 
     def link_received(self, frames: Sequence[str | bytes], now: float) -> None:
-        """One read brought frames."""
         connection = self.connection
         if connection is not None:  # while closing, frames are ignored
             if self._client.observer is not None:
@@ -221,7 +218,6 @@ class Socket:
             self._owner.socket_received(connection, frames, now)
 
     def link_progressed(self, now: float) -> None:
-        """Part of a message came."""
         if self.connection is not None:
             self.connection.heartbeat.heard()
 

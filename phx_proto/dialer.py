@@ -38,7 +38,6 @@ class Dialer:
         self._questions = {}
 
     def resolved(self, request: int, value: Any, now: float) -> None:
-        """A callable has returned a value."""
         self._values[self._questions.pop(request)] = value
         if not self._questions:
             self._finish(now)
