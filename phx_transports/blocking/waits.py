@@ -24,4 +24,5 @@ def deadline_after(timeout: float | None) -> float:
 
 def slice_until(deadline: float) -> float:
     """Seconds to wait now; zero after the deadline."""
-    return max(0.0, min(SLICE, deadline - monotonic()))
+    left = deadline - monotonic()
+    return SLICE if left > SLICE else max(0.0, left)
