@@ -159,7 +159,7 @@ class HttpConnection:
         fields = Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers)
         path, _, query = head.target.decode("latin-1").partition("?")
         version = f"HTTP/{head.http_version.decode()}"
-        request = HttpRequest(head.method.decode().upper(), path, query, version, fields, body, self)
+        request = HttpRequest(head.method.decode(), path, query, version, fields, body, self)
         self._asked = request
         self._begun = False
         self._timer.cancel()

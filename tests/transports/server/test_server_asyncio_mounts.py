@@ -358,6 +358,7 @@ RIGHT = PLAIN + "Sec-WebSocket-Version: 13\r\n"
     [
         (f"GET {PATH} HTTP/1.1", RIGHT, 101, ""),
         (f"POST {PATH} HTTP/1.1", RIGHT, 400, ""),
+        (f"get {PATH} HTTP/1.1", RIGHT, 400, ""),
         ("POST /nope HTTP/1.1", RIGHT, 404, '{"errors":{"detail":"Not Found"}}'),
         (f"GET {PATH} HTTP/1.0", RIGHT, 400, "HTTP version HTTP/1.0 unsupported"),
         (f"GET {PATH} HTTP/1.1", RIGHT.replace("Host: x\r\n", ""), 400, ""),
