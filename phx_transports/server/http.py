@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import quote
 
 import h11
 from websockets.datastructures import Headers
@@ -28,6 +29,7 @@ _LARGEST_HEAD: Final = 2**16  # bytes
 _EARLY: Final = 2**14
 
 _REQUEST_LINE: Final = re.compile(rb"[^ ]* [^ ]* HTTP/[^ ]*")
+_PRINTABLE: Final = bytes(range(0x20, 0x7F))
 _TOO_LONG: Final = b"HTTP/1.0 414 Request-URI Too Long\r\nconnection: close\r\n\r\n"
 _MALFORMED: Final = b"HTTP/1.0 400 Bad Request\r\nconnection: close\r\n\r\n"
 
@@ -78,6 +80,8 @@ class HttpConnection:
         self._on_request = on_request
         self._want = want
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_LARGEST_HEAD)
+        self._line = bytearray()  # the beginning of the first request line
+        self._line_read = False
         self._head: h11.Request | None = None
         self._body = bytearray()
         self._asked: HttpRequest | None = None  # has no answer yet
@@ -91,6 +95,8 @@ class HttpConnection:
         if self._asked is None and not self._begun:
             self._begun = True
             self._expect(self._head_timeout)
+        if not self._line_read and not (data := self._read_line(data)):
+            return
         self._http.receive_data(data)
         self._read()
 
@@ -124,8 +130,6 @@ class HttpConnection:
     def _read(self) -> None:
         """Read up to the end of a request, unless one waits for its answer."""
         request = self._asked
-        if self._head is None and not self._has_first_line():
-            return
         while request is None and not self._transport.is_closing():
             try:
                 event = self._http.next_event()
@@ -166,18 +170,27 @@ class HttpConnection:
         self._on_request(request)
         return request
 
-    def _has_first_line(self) -> bool:
-        """Whether the first line is complete. One that is too long, or no request, is refused as web servers do."""
-        line, end, _ = self._http.trailing_data[0].partition(b"\r\n")
+    def _read_line(self, data: bytes) -> bytes:
+        """Read up to the end of the first line; returns what h11 is to read, which is nothing before that end.
+
+        A line that is too long, or no request, is refused as web servers do. Web servers also take bytes in the target
+        that are not escaped, which h11 does not: here they are escaped.
+        """
+        self._line += data
+        line, end, rest = bytes(self._line).partition(b"\r\n")
         if len(line) > self._longest_line:
             refusal = _TOO_LONG
-        elif not end or _REQUEST_LINE.fullmatch(line):
-            return bool(end)
+        elif not end:
+            return b""
+        elif _REQUEST_LINE.fullmatch(line):
+            self._line_read = True
+            self._line.clear()
+            return quote(line, safe=_PRINTABLE).encode() + end + rest
         else:
             refusal = _MALFORMED
         self._transport.write(refusal)
         self._transport.close()
-        return False
+        return b""
 
     def _write(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         fields = {"date": formatdate(usegmt=True), **headers, "content-length": str(len(body))}

@@ -100,7 +100,8 @@ def _joined(*parts: str) -> str:
 
 
 def _matched(address: str, path: str) -> dict[str, str] | None:
-    found = re.fullmatch(_VARIABLE.sub(r"(?P<\1>[^/]+)", re.escape(address)) + "/?", path)
+    """The variables of the path; empty segments do not count, as in Plug."""
+    found = re.fullmatch(_VARIABLE.sub(r"(?P<\1>[^/]+)", re.escape(address)), _joined(path))
     return None if found is None else {name: unquote(text) for name, text in found.groupdict().items()}
 
 
@@ -201,7 +202,7 @@ def _upgrade_problem(version: str, headers: Headers) -> str | None:
         values = headers.get_all(name)
         if token not in [each.strip().lower() for value in values for each in value.split(",")]:
             return f"'{name}' header must contain '{token}', got {_listed(values)}"
-    if not headers.get("sec-websocket-key"):
+    if not any(headers.get_all("sec-websocket-key")):
         return "'sec-websocket-key' header is absent"
     versions = headers.get_all("sec-websocket-version")
     return None if versions == ["13"] else f"'sec-websocket-version' header must equal '13', got {_listed(versions)}"

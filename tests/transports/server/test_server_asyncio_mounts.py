@@ -88,6 +88,10 @@ async def test_a_path_cannot_be_mounted_twice() -> None:
         ({"websocket": "/ws.1"}, "/socket/ws.1", {}),
         ({"websocket": "/ws.1"}, "/socket/ws-1", None),
         ({"websocket": ""}, "/socket", {}),
+        ({}, "//socket//websocket", {}),
+        ({"path": "/"}, "//websocket/", {}),
+        ({"websocket": "/:key"}, "/socket//k7", {"key": "k7"}),
+        ({"websocket": "/:key"}, "/socket/caf\u00e9", {"key": "caf\u00e9"}),
         ({"path": "/", "websocket": "/live"}, "/live", {}),
         ({"path": "/:tenant/socket"}, "/acme/socket/websocket", {"tenant": "acme"}),
         ({"path": "/t/:tenant", "websocket": "/room-:room"}, "/t/acme/room-1", {"tenant": "acme", "room": "1"}),
@@ -282,6 +286,24 @@ async def test_a_function_for_origins_cannot_be_a_coroutine_function() -> None:
 async def test_what_is_no_origin_cannot_be_allowed(pattern: str) -> None:
     with pytest.raises(ValueError, match=r"check_origin takes .* not"):
         Application(check_origin=[pattern])
+
+
+# ---- requests that are unusual --------------------------------------------------------------------------------------
+
+
+async def test_a_target_may_have_bytes_that_are_not_escaped() -> None:
+    seen = Log()
+    request = handshake(f"{PATH}&name=caf\u00e9%20\u20ac&tab=\t")
+    async with serving(Application(connect=seen.add)) as (_, running):
+        assert await status(running, request) == 101
+        assert await status(running, *(request[at : at + 1] for at in range(len(request)))) == 101
+    assert [socket.params for socket in seen.entries] == [{"vsn": "2.0.0", "name": "caf\u00e9 \u20ac", "tab": "\t"}] * 2
+
+
+async def test_a_key_that_is_repeated_is_not_the_applications_error() -> None:
+    async with serving(Application()) as (application, running):
+        assert await status(running, handshake(PATH, "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==")) == 400
+        assert errors(application) == []
 
 
 # ---- what connect sees ----------------------------------------------------------------------------------------------
