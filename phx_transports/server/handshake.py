@@ -24,7 +24,11 @@ class RefuseConnect(Exception):
     Args:
         status: From 400 to 599.
         body: Text, or bytes to send unchanged.
-        headers: Further headers, e.g. `{"retry-after": "7"}`.
+        headers: Further headers, e.g. `{"retry-after": "7"}`. The server sets those of the connection and the body's
+            length itself.
+
+    Raises:
+        ValueError: The status is another one, or HTTP does not permit a header.
     """
 
     def __init__(self, status: int = 403, body: str | bytes = b"", headers: Mapping[str, str] | None = None) -> None:
@@ -33,7 +37,7 @@ class RefuseConnect(Exception):
         super().__init__(f"HTTP {status}")
         self.status = status
         self.body = body.encode() if isinstance(body, str) else body
-        self.headers = dict(headers or {})
+        self.headers = dict(_checked_header(name, str(value)) for name, value in (headers or {}).items())
 
 
 class BadToken(Exception):
@@ -105,15 +109,26 @@ def read_params(query: str) -> dict[str, Any]:
 
 def refuse(request: HttpRequest, refused: RefuseConnect, offer: Offer = NO_OFFER) -> None:
     """Answer a request with the refusal, with the subprotocol that was chosen; the connection ends."""
-    headers = {"connection": "close", "content-type": "text/plain; charset=utf-8"}
-    headers |= {name.lower(): value for name, value in refused.headers.items()}
-    headers |= offer.headers
+    headers = {"content-type": "text/plain; charset=utf-8"} | refused.headers | offer.headers
+    headers.pop("transfer-encoding", None)
+    headers["connection"] = "close"
     request.connection.answer(request, refused.status, headers, refused.body)
 
 
 _SUBPROTOCOLS: Final = "Sec-WebSocket-Protocol"
+_HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
+_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _TOKEN_PREFIX: Final = "base64url.bearer.phx."
 _NAME: Final = re.compile(r"(?P<root>[^\[\]]+)(?P<path>(\[[^\[\]]+\])*)(?P<list>\[\])?")
+
+
+def _checked_header(name: str, value: str) -> tuple[str, str]:
+    """The header in the form in which it is sent; the value is not in the error, since it may be secret."""
+    if not _HEADER_NAME.fullmatch(name):
+        raise ValueError(f"a header's name is letters, digits and hyphens, not {name!r}")
+    if not _HEADER_VALUE.fullmatch(value):
+        raise ValueError(f"the header {name!r} must be one line of Latin-1 text")
+    return name.lower(), value.strip(" \t")
 
 
 def _decoded(token: str) -> str:

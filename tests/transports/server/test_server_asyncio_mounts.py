@@ -306,6 +306,59 @@ async def test_a_key_that_is_repeated_is_not_the_applications_error() -> None:
         assert errors(application) == []
 
 
+# ---- refusals by connect --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("x-why", "a\r\nb: c"), ("x-why", "a\0"), ("x-why", "\u20ac"), ("bad name", "a"), ("x-wh\u00fd", "a"), ("", "a")],
+)
+async def test_a_refusal_with_an_invalid_header_is_an_error_of_connect(name: str, value: str) -> None:
+    def refuse(socket: ServerSocket) -> None:
+        raise RefuseConnect(429, headers={name: value})
+
+    async with serving(Application(connect=refuse)) as (application, running):
+        assert await status(running, handshake(PATH)) == 500
+        assert errors(application) == [("connect", None, None, "ValueError")]
+
+
+async def test_the_error_of_an_invalid_header_does_not_show_its_value() -> None:
+    with pytest.raises(ValueError, match="x-why") as caught:
+        RefuseConnect(headers={"x-why": "s3cret\n"})
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_a_refusals_header_keeps_what_http_permits_and_cannot_change_the_framing() -> None:
+    headers: dict[str, Any] = {
+        "Retry-After": 7,
+        "X-Why": " caf\u00e9\t1 ",
+        "X-None": "",
+        "Connection": "keep-alive",
+        "Content-Length": "9",
+        "Transfer-Encoding": "gzip",
+    }
+
+    def refuse(socket: ServerSocket) -> None:
+        raise RefuseConnect(429, "no", headers)
+
+    async with serving(Application(connect=refuse)) as (_, running):
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(handshake(PATH))
+        head, _, body = (await asyncio.wait_for(reader.read(), LONG)).partition(b"\r\n\r\n")
+        writer.transport.abort()
+    lines = head.decode("latin-1").split("\r\n")[1:]
+    told = dict(line.split(": ", 1) for line in lines if not line.startswith("date:"))
+    assert body == b"no"
+    assert told == {
+        "content-type": "text/plain; charset=utf-8",
+        "retry-after": "7",
+        "x-why": "caf\u00e9\t1",
+        "x-none": "",
+        "connection": "close",
+        "content-length": "2",
+    }
+
+
 # ---- what connect sees ----------------------------------------------------------------------------------------------
 
 
