@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 
 from websockets.datastructures import Headers
 
+from ..websocket.handshake import HEADER_NAME, HEADER_VALUE
 from .http import HttpRequest
 
 
@@ -116,17 +117,15 @@ def refuse(request: HttpRequest, refused: RefuseConnect, offer: Offer = NO_OFFER
 
 
 _SUBPROTOCOLS: Final = "Sec-WebSocket-Protocol"
-_HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
-_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _TOKEN_PREFIX: Final = "base64url.bearer.phx."
 _NAME: Final = re.compile(r"(?P<root>[^\[\]]+)(?P<path>(\[[^\[\]]+\])*)(?P<list>\[\])?")
 
 
 def _checked_header(name: str, value: str) -> tuple[str, str]:
     """The header in the form in which it is sent; the value is not in the error, since it may be secret."""
-    if not _HEADER_NAME.fullmatch(name):
+    if not HEADER_NAME.fullmatch(name):
         raise ValueError(f"a header's name is letters, digits and hyphens, not {name!r}")
-    if not _HEADER_VALUE.fullmatch(value):
+    if not HEADER_VALUE.fullmatch(value):
         raise ValueError(f"the header {name!r} must be one line of Latin-1 text")
     return name.lower(), value.strip(" \t")
 

@@ -119,8 +119,9 @@ _LIBRARYS_FIELDS: Final = frozenset(
     {"connection", "upgrade", "sec-websocket-accept", "sec-websocket-extensions", "sec-websocket-protocol"}
 )
 
-_HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
-_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+#: What HTTP permits in a header, in either direction; the value in Latin-1.
+HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _OF_BODIES: Final = frozenset({"content-length", "transfer-encoding"})
 
 
@@ -135,7 +136,7 @@ def address_in(url: str) -> WebSocketURI:
 
 def check_headers(headers: Sequence[tuple[str, str]]) -> None:
     for name, value in headers:
-        if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
+        if not (HEADER_NAME.fullmatch(name) and HEADER_VALUE.fullmatch(value)):
             raise ConnectError(f"header {name!r} has characters that HTTP cannot carry in its name or value")
         if name.lower() in _OF_BODIES:
             raise ConnectError(f"header {name!r} contradicts HTTP: a handshake has no body")
