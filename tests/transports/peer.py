@@ -329,6 +329,12 @@ def tidy() -> Iterator[None]:
     assert contexts == []
 
 
+def timers() -> set[asyncio.TimerHandle]:
+    """What is to be called later, on the running loop; not uvloop's, which does not tell."""
+    scheduled: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+    return {timer for timer in scheduled if not timer.cancelled()}
+
+
 @contextlib.contextmanager
 def collected() -> Iterator[None]:
     """What becomes garbage meanwhile is collected at the end, and nothing else is looked at: it takes no time."""

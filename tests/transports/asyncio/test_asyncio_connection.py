@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from certificates import Authority
 from frames import text
-from peer import turns
+from peer import timers, turns
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.frames import Frame, Opcode
 from websockets.protocol import SERVER
@@ -363,10 +363,6 @@ async def test_a_close_that_comes_with_the_response_is_told_after_it_too() -> No
 async def test_what_is_closed_is_not_waited_for_any_more() -> None:
     async def handler(raw: Raw) -> None:
         raw.write(raw.response() + CLOSE)
-
-    def timers() -> set[asyncio.TimerHandle]:
-        scheduled: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
-        return {timer for timer in scheduled if not timer.cancelled()}
 
     async with raw_server(handler, shake=False) as url:
         before = timers()

@@ -21,6 +21,7 @@ from time import monotonic, sleep
 import pytest
 from behaviour.adapters import Adapter, Asyncio, Threads, Wsproto
 from behaviour.test_long_polling import QUICK
+from peer import timers
 from serving_in_thread import until
 
 from phx_proto.core import Stats
@@ -91,8 +92,7 @@ class Counts:
 
 def _tasks_and_timers() -> tuple[int, int]:
     """But for the task that asks."""
-    timers = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
-    return len(asyncio.all_tasks()) - 1, sum(not timer.cancelled() for timer in timers)
+    return len(asyncio.all_tasks()) - 1, len(timers())
 
 
 def memory() -> tuple[int, int]:
