@@ -146,11 +146,12 @@ _PROBLEMS: Final[dict[type[Exception], str]] = {
     SystemError: "it has a number out of range",
 }
 
-#: Finds a value of the payload that msgspec quotes.
+#: Finds a value of the payload in msgspec's words: a text in its quotation marks, or a number.
 _QUOTED: Final = re.compile(r"(['\"]).*\1", re.DOTALL)
+_NUMBER: Final = re.compile(r"(?<=value )-?\d+")
 
 
 def _problem(error: Exception) -> str:
     if isinstance(error, msgspec.MsgspecError):
-        return _QUOTED.sub("'…'", str(error))[:200]
+        return _NUMBER.sub("…", _QUOTED.sub("'…'", str(error)))[:200]
     return _PROBLEMS.get(type(error), f"it cannot be built ({type(error).__name__})")
