@@ -194,7 +194,8 @@ class Attempts:
         channel, connection = self.channel, self._connection
         assert channel.join_ref is not None
         connection.note_join_answer(now)
-        connection.send_leave(channel.topic, channel.join_ref)  # the answer may have been ok
+        leave_ref = connection.send_leave(channel.topic, channel.join_ref)  # the answer may have been ok
+        connection.given_up.append(int(leave_ref))
         error = InvalidReply(channel.topic, PHX_JOIN, problem)
         if self._call is not None:
             channel.end("the reply to its join cannot be read", now, error=error)

@@ -47,6 +47,9 @@ from .timers import Timer
 
 _LEFT: Final = "it was left"
 
+#: Ends of a leave that the server has perhaps not handled yet.
+_UNANSWERED: Final = (LeaveEnd.TIMEOUT, LeaveEnd.CANCELLED)
+
 _NOBODY: Any = None
 
 #: For every channel that has not pushed yet: most channels only listen.
@@ -393,6 +396,8 @@ class Channel(Struct, eq=False):
         if self.connection is not None:
             self.connection.requests.forget(leave.ref)
             del self.connection.leaving[leave.join_ref]
+            if end in _UNANSWERED:
+                self.connection.given_up.append(int(leave.ref))
         self._client.events.append(LeaveEnded(self.topic, leave.ref, end))
         if end is LeaveEnd.DISCONNECTED:
             self._pushes.lose(why)

@@ -61,7 +61,8 @@ class Connection:
         joins: Which channel joins next.
         live: The inboxes of the topics that are joined and take messages.
         leaving: Channels whose leave has not ended, by the join_ref that they leave.
-        given_up: The refs of the latest leaves that followed joins which were given up and then accepted.
+        given_up: The refs of the latest leaves whose topics the server had, or may have had, until then, without a
+            channel here that counts: its join or its leave was given up, or the answer to its join is unreadable.
         limit: How many topics the server accepts on it; `None` until it has refused one.
         secrets: The secrets that were sent to open it.
         join_answered: When any join was last answered, on the reading clock (see `flow.py`).
@@ -127,7 +128,7 @@ class Connection:
     def held_at(self, join_ref: str) -> int:
         """How many topics the server had on it when it answered a join, which was just now.
 
-        A join that was given up counts if its leave was sent after the join in question.
+        A topic that was given up counts if its leave was sent after the join in question.
         """
         given_up = sum(leave_ref > int(join_ref) for leave_ref in self.given_up)
         return len(self.live) + len(self.leaving) + given_up
@@ -149,9 +150,12 @@ class _Abandoned(Struct, frozen=True, eq=False):
     def replied(self, reply: Reply, now: float) -> None:
         self.connection.note_join_answer(now)
         if reply.ok:
-            self.connection.given_up.append(self.leave_ref)
-            self.connection.send_leave(self.topic, self.join_ref)
+            self._leave()
 
     def unreadable(self, problem: str, now: float) -> None:
         self.connection.note_join_answer(now)
+        self._leave()
+
+    def _leave(self) -> None:
+        self.connection.given_up.append(self.leave_ref)
         self.connection.send_leave(self.topic, self.join_ref)  # harmless if it is not joined

@@ -2,9 +2,9 @@
 
 Since 1.8.9 Phoenix limits the topics on a socket (`max_channels_per_transport`, 100 by default) and refuses the next
 join with `{"reason": "too many channels joined"}`. That refusal is not reported to the application. It shows
-the connection's limit: the topics that are joined on it, and those whose leave has not ended. The join is sent on
-another socket, an open one with room or a new one, and so is every join that still waits on the full one. A socket
-without a topic is closed after a short time, except the first. Otherwise a topic stays on its socket.
+the connection's limit: the topics that are joined on it, and those that the server has perhaps not left yet. The join
+is sent on another socket, an open one with room or a new one, and so is every join that still waits on the full one. A
+socket without a topic is closed after a short time, except the first. Otherwise a topic stays on its socket.
 
 A connection's limit is forgotten with it, because the next may lead to another server. Then the largest limit or number
 of joined topics seen so far is assumed, as for new sockets, until a refusal corrects it. If a refused join was alone on

@@ -220,6 +220,38 @@ def test_joins_that_were_cancelled_too_late_for_the_server_make_the_limit_no_sma
     assert [len(topics) for topics in farm.topics()] == [3, 3]
 
 
+@pytest.mark.parametrize("end", ["cancel", "unreadable", "cancel, unreadable", "leave", "leave, cancel"])
+def test_a_topic_that_the_server_had_when_it_refused_a_join_counts_however_it_ended_here(end: str) -> None:
+    farm = Farm(limit=1).connect()
+    farm.held = True
+    first, second = farm.client.channel(A), farm.client.channel(B)
+    ref = first.join(farm.now)
+    second.join(farm.now)
+    farm.run()
+    if "unreadable" in end:
+        farm.garbled.add(A)
+    if "leave" in end:
+        ref = first.leave(farm.now)
+    if "cancel" in end:
+        first.cancel(ref, farm.now)
+    farm.held = False
+    farm.run()
+    assert second.state is ChannelState.JOINED
+
+
+def test_a_topic_whose_leave_was_not_answered_in_time_counts() -> None:
+    farm = Farm(limit=1).connect()
+    (first,), second = farm.join(A), farm.client.channel(B)
+    farm.held = True
+    second.join(farm.now)
+    farm.run()
+    first.leave(farm.now, timeout=1.0)
+    farm.advance(1.0)
+    farm.held = False
+    farm.run()
+    assert second.state is ChannelState.JOINED
+
+
 def test_a_further_socket_that_fails_does_not_change_the_transport_that_the_first_one_tries() -> None:
     client = ClientProtocol("ws://h/socket", fallback=2.0, options=ClientOptions(topics_per_socket=1))
     for topic in (A, B):
