@@ -106,9 +106,16 @@ class RunningServer:
         self, host: str, port: int, ssl: tls.SSLContext | None, options: WireOptions, make: Callable[..., ServerWire]
     ) -> None:
         """Start listening; called by `Server.serve`."""
-        wire = partial(make, made=self._made, lost=self._lost, asked=self._asked, outbox=Outbox(), limits=options)
+        new = partial(make, made=self._made, lost=self._lost, asked=self._asked, outbox=Outbox(), limits=options)
         self._polling = {mount: Polling(mount, self, options) for mount in self._mounts if mount.longpoll}
         self._options = options
+
+        def encrypted() -> ServerWire:
+            wire = new()
+            wire.shake_hands()
+            return wire
+
+        wire = new if ssl is None else encrypted
         patience = None if ssl is None else options.handshake_timeout
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(wire, host, port, ssl=ssl, ssl_handshake_timeout=patience)
