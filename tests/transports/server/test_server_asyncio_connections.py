@@ -699,6 +699,30 @@ async def test_closing_that_is_cancelled_at_once_still_closes() -> None:
             await closing
 
 
+async def test_closing_that_is_cancelled_while_it_releases_ends_for_every_caller() -> None:
+    cancelled = Log()
+
+    async def connect(socket: ServerSocket) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.add("once")
+            await asyncio.sleep(0.1)
+
+    async with serving(Application(connect=connect)) as (_, running):
+        with sockets.create_connection(("127.0.0.1", running.port)) as sock:
+            sock.sendall(handshake(PATH))
+            await until(lambda: running._openings)
+            closing = asyncio.create_task(running.close(timeout=0))
+            await cancelled.until_count(1)
+            closing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await closing
+            async with asyncio.timeout(LONG):
+                await running.close()
+            await until(lambda: not running._openings)
+
+
 async def test_closing_drops_a_client_that_does_not_answer_the_close_frame() -> None:
     async with serving() as (application, running), slow_reader(running.url) as sock:
         await running.close(timeout=0.05)
@@ -725,6 +749,25 @@ async def test_closing_drops_a_handshake_that_is_not_over(*, request_sent: bool)
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+async def test_closing_waits_until_connect_has_ended() -> None:
+    log = Log()
+
+    async def connect(socket: ServerSocket) -> None:
+        log.add("asked")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            log.add("ended")
+
+    async with serving(Application(connect=connect)) as (_, running):
+        with sockets.create_connection(("127.0.0.1", running.port)) as sock:
+            sock.sendall(handshake(PATH))
+            await log.until_count(1)
+            await running.close()
+            assert log.entries == ["asked", "ended"]
 
 
 async def test_abort_cuts_short_a_close_that_waits() -> None:
