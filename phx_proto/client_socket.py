@@ -217,7 +217,7 @@ class Socket:
                 self._client.observer.received(connection.requests.link.number, frames)
             self._owner.socket_received(connection, frames, now)
 
-    def link_progressed(self, now: float) -> None:
+    def link_progressed(self) -> None:
         if self.connection is not None:
             self.connection.heartbeat.heard()
 

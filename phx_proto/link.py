@@ -22,7 +22,7 @@ class LinkOwner(Protocol):
     def link_failed(self, error: ConnectError, now: float) -> None: ...
     def link_closed(self, code: int | None, reason: str, now: float) -> None: ...
     def link_received(self, frames: Sequence[str | bytes], now: float) -> None: ...
-    def link_progressed(self, now: float) -> None: ...
+    def link_progressed(self) -> None: ...
     def link_confided(self, secrets: Sequence[str]) -> None: ...
 
 
@@ -106,11 +106,12 @@ class Link:
     def progressed(self, now: float) -> None:
         """Part of a message was received: the peer is alive."""
         if self.current:
-            self._owner.link_progressed(now)
+            self._owner.link_progressed()
 
     def confided(self, secrets: Sequence[str]) -> None:
-        """The server sent secrets, to mask in all texts: its token and cookies; called for a current link."""
-        self._owner.link_confided(secrets)
+        """The server sent secrets, to mask in all texts: its token and cookies."""
+        if self.current:
+            self._owner.link_confided(secrets)
 
     def closed(self, code: int | None, reason: str, now: float) -> None:
         """The connection has ended.

@@ -18,13 +18,12 @@ handling all of them.
 The session's token gives access to the session; it is secret.
 """
 
-import re
 from base64 import b64encode
 from collections import deque
 from collections.abc import Mapping
 from math import inf
-from typing import Any, ClassVar, Final
-from urllib.parse import quote
+from typing import Annotated, Any, ClassVar, Final, TypeAlias
+from urllib.parse import quote_plus
 
 import msgspec
 
@@ -99,7 +98,7 @@ class PollingLink(Link):
         self._gap = patience * _LONGEST_GAP
         self._cookies: dict[str, str] = {}  # for a load balancer, which may find the session's server by one
         self._token: str | None = None  # without one, the first GET is under way
-        self._poll: Exchange | None = None
+        self._poll: Exchange | None
         self._post: Exchange | None = None
         self._post_size: int  # bytes
         self._queue: deque[str | bytes] = deque()
@@ -129,10 +128,8 @@ class PollingLink(Link):
             case SendText(data=data) | SendBinary(data=data):
                 self._queue.append(data)
                 self._queued += len(data)
-            case PauseReading():
-                self._paused = True
-            case ResumeReading():
-                self._paused = False
+            case PauseReading() | ResumeReading():
+                self._paused = isinstance(command, PauseReading)
                 self._overdue.cancel()
             case CloseTransport():
                 self._closing = True
@@ -157,7 +154,7 @@ class PollingLink(Link):
     def exchange_answered(
         self, exchange: Exchange, status: int, headers: Mapping[str, str], body: bytes, now: float
     ) -> None:
-        if self.over or not self.current:
+        if self.over:
             return
         if "set-cookie" in headers:
             keep_cookies(self._cookies, headers["set-cookie"], headers.get("date", ""))
@@ -170,7 +167,7 @@ class PollingLink(Link):
             self._polled(status, body, now)
 
     def exchange_failed(self, exchange: Exchange, error: ConnectError, now: float) -> None:
-        if self.over or not self.current:
+        if self.over:
             return
         if self._token is None:
             self._end()
@@ -273,7 +270,7 @@ class PollingLink(Link):
                 self._send()
             elif self._closing:
                 self._end()
-                self._close = self._core.timers.at(-inf, lambda now: self.closed(1000, "", now))  # now, with the time
+                self._close = self._core.timers.at(-inf, lambda now: self.closed(None, "", now))  # now, with the time
                 return
         full = self._queued >= _WRITE_LIMIT
         if full is not self._full:
@@ -283,18 +280,19 @@ class PollingLink(Link):
     def _send(self) -> None:
         """POST as much of the queue as one body can carry."""
         first = self._queue.popleft()
+        size = len(first)
         if _is_whole_body(first):
             kind, count, body = "application/json", 1, _encoded(first)
         else:
             lines = [_encoded(first)]
-            size = len(first)
             while self._queue and len(lines) < _LARGEST_BATCH:
-                size += len(self._queue[0])
-                if size > _LARGEST_BODY or _is_whole_body(self._queue[0]):
+                following = self._queue[0]
+                if size + len(following) > _LARGEST_BODY or _is_whole_body(following):
                     break
+                size += len(following)
                 lines.append(_encoded(self._queue.popleft()))
             kind, count, body = "application/x-ndjson", len(lines), b"\n".join(lines)
-        self._queued = sum(map(len, self._queue))
+        self._queued -= size
         self._post_size = len(body)
         self._post = self._request("POST", (("content-type", kind),), body, _TICKS + _TICKS_A_MESSAGE * count)
 
@@ -309,7 +307,7 @@ class PollingLink(Link):
         fields += [("cookie", "; ".join(cookies))] if cookies else []
         fields += [("accept", "application/json"), *headers]
         if self._token is not None:
-            url = f"{url}&token={quote(self._token, safe='')}"
+            url = f"{url}&token={quote_plus(self._token)}"
             fields.append(("x-phoenix-longpoll-token", self._token))
         exchange = Exchange(self, limit)
         self._core.commands.append(SendRequest(self, exchange, method, url, tuple(fields), body))
@@ -355,9 +353,13 @@ _PASSED_ON: Final = (SendRequest, PauseSending, ResumeSending)
 _GONE: Final = "the session is gone: the server ended it, or was restarted"
 
 
+#: As an HTTP header can carry it in any case.
+_Token: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[!-~]*\Z")]
+
+
 class _Answer(msgspec.Struct):
     status: int
-    token: str | None = None
+    token: _Token | None = None
     messages: list[Any] = []
 
 
@@ -367,9 +369,6 @@ class _LargeAnswer(_Answer):
 
 _decode: Final = msgspec.json.Decoder(_Answer).decode
 _decode_large: Final = msgspec.json.Decoder(_LargeAnswer).decode
-
-#: What an HTTP header can carry in any case.
-_TOKEN: Final = re.compile("[!-~]*")
 
 #: Bytes of an answer above which it is checked before decoding: it may have millions of tiny messages.
 _LARGE: Final = 2**20
@@ -386,10 +385,9 @@ def _read(status: int, body: bytes) -> _Answer | None:
     if large and body.count(b'"') - body.count(b'\\"') > 2 * _MOST_MESSAGES:  # a text has two, others are escaped
         return None
     try:
-        answer = (_decode_large if large else _decode)(body)
+        return (_decode_large if large else _decode)(body)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    return answer if _TOKEN.fullmatch(answer.token or "") else None
 
 
 def _what(status: int) -> str:

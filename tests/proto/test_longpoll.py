@@ -139,6 +139,7 @@ def test_a_session_is_opened_by_a_get_without_a_token() -> None:
 def test_then_a_poll_carries_its_token_last_in_the_url_and_in_a_header() -> None:
     client = Polled(params={"token": "mine"}, auth_token="sekret").opened()
     assert client.events[-1] == Connected(None, reconnected=False, transport="longpoll")
+    assert [type(command) for command in client.commands] == [SendRequest, SendRequest]
     assert client.poll.url == f"http://h/socket/longpoll?token=mine&vsn=2.0.0&token={TOKEN}"
     assert dict(client.poll.headers) == {"accept": "application/json", "x-phoenix-longpoll-token": TOKEN}
 
@@ -236,6 +237,53 @@ def test_a_post_has_a_hundred_messages_at_most_and_no_more_bytes_than_servers_ta
     for size in (600_000, 600_000, 2_000_000):
         assert [len(line[4]["data"]) for line in lines(client.post)] == [size]
         client.answer(client.post, POSTED)
+
+
+class Sized(V2):
+    """Makes each message as long as its event says: `"1000"` has 1,000 characters."""
+
+    def encode(self, message: Any) -> str | bytes:
+        frame = super().encode(message)
+        return frame.ljust(int(message.event)) if isinstance(frame, str) and message.event.isdigit() else frame
+
+
+def casting(client: Polled, channel: Channel, *sizes: int) -> list[Command]:
+    """What comes of casts of these sizes, one step each."""
+    client.commands.clear()
+    for size in sizes:
+        client.tell(partial(channel.cast, str(size), {}))
+    return client.commands
+
+
+@pytest.mark.parametrize(("more", "bodies"), [(0, [2**20 + 1]), (1, [600_000, 2**20 - 599_999])])
+def test_messages_share_a_body_of_a_mebibyte_at_most(more: int, bodies: list[int]) -> None:
+    client = Polled(serializer=Sized()).opened()
+    casting(client, client.joined(), 100, 600_000, 2**20 - 600_000 + more)
+    client.answer(client.post, POSTED)
+    for size in bodies:
+        assert len(client.post.body) == size  # two lines have a line break between them
+        client.answer(client.post, POSTED)
+    assert [request.method for request in client.requests] == ["GET"]
+
+
+@pytest.mark.parametrize(("more", "told"), [(-1, []), (0, [PauseSending])])
+def test_callers_wait_from_a_quarter_of_a_mebibyte_on_that_is_queued(more: int, told: list[type]) -> None:
+    client = Polled(serializer=Sized()).opened()
+    channel = client.joined()
+    for _ in range(2):  # what went out counts no more
+        under_way, *queued = casting(client, channel, 300_000, 2**17, 2**17 + more)
+        assert isinstance(under_way, SendRequest)
+        assert [type(command) for command in queued] == told
+        while len(client.requests) == 2:
+            client.answer(client.post, POSTED)
+
+
+@pytest.mark.parametrize(("size", "code"), [(1_000_000, None), (1_000_001, 1009)])
+def test_a_refused_post_of_more_than_a_million_bytes_was_too_large(size: int, code: int | None) -> None:
+    client = Polled(serializer=Sized()).opened()
+    casting(client, client.joined(), size)
+    client.answer(client.post, b"", 413)
+    assert client.lost().code == code
 
 
 def test_bytes_go_out_in_base64_among_lines_of_text() -> None:
@@ -529,8 +577,9 @@ def answer_of(size: int, message: str) -> bytes:
     return b'{"status":200,"token":"t","messages":[' + ",".join([message] * count).encode() + b"]}"
 
 
-def test_a_large_answer_is_read_like_any_other() -> None:
-    message = json.dumps(json.dumps(["1", None, "room:a", "news", {"n": "\\"}]))
+@pytest.mark.parametrize("text", [json.dumps(["1", None, "room:a", "news", {"n": "\\"}]), '"' * 100_000])
+def test_a_large_answer_is_read_like_any_other(text: str) -> None:
+    message = json.dumps(text)
     client = Polled().opened()
     client.joined()
     client.answer(client.poll, answer_of(1_200_000, message))
@@ -545,6 +594,14 @@ def test_an_answer_of_millions_of_messages_is_none(message: str) -> None:
     client = Polled().opened()
     client.joined()
     client.answer(client.poll, answer_of(10_000_000, message))
+    assert "no answer of Phoenix" in client.lost().reason
+
+
+def test_an_answer_has_262_144_messages_at_most_if_it_is_large() -> None:
+    client = Polled().opened()
+    client.joined()
+    messages = ["x" * 2**18, *[""] * (2**18 - 4)]  # and four more texts: the names of the fields, and the token
+    client.answer(client.poll, {"status": 200, "token": "t", "messages": messages})
     assert "no answer of Phoenix" in client.lost().reason
 
 
@@ -624,6 +681,14 @@ def test_what_was_to_be_sent_when_the_connection_was_lost_is_no_command() -> Non
     assert [type(command) for command in client.commands] == [AbortTransport]
 
 
+def test_params_of_a_join_that_a_function_gives_are_asked_for_as_by_any_link() -> None:
+    client = Polled().opened()
+    client.tell(client.core.channel("room:a", lambda: {"a": 1}).join)
+    (question,) = [command for command in client.commands if isinstance(command, Resolve)]
+    client.tell(lambda now: client.core.resolved(question.request, {"a": 1}, now))
+    assert lines(client.post)[0][2:] == ["room:a", "phx_join", {"a": 1}]
+
+
 def test_params_that_a_function_gives_are_asked_for_as_by_any_link() -> None:
     client = Polled(params=lambda: {"user": 8})
     (question,) = client.commands
@@ -686,6 +751,7 @@ def test_a_session_that_is_not_opened_in_time_is_dropped() -> None:
     assert AbortTransport(first.link) in client.commands
     client.wait(1)
     assert client.poll is not first
+    assert [repr(poll.link) for poll in (first, client.poll)] == ["Link(1)", "Link(2)"]
 
 
 # ---- closing --------------------------------------------------------------------------------------------------------
@@ -939,7 +1005,7 @@ def _router() -> Router:
 
 
 def cookies_of(request: SendRequest) -> list[str]:
-    return [value for name, value in request.headers if name == "cookie"]
+    return [value for name, value in request.headers if name.lower() == "cookie"]
 
 
 def test_cookies_of_a_balancer_are_kept_for_the_session_and_no_longer() -> None:
@@ -1005,7 +1071,7 @@ def test_without_a_date_in_the_answer_only_what_was_long_ago_is_past() -> None:
 
 def test_a_cookie_of_more_than_4096_bytes_is_ignored() -> None:
     client = Polled()
-    client.answer(client.poll, OPENED, set_cookie=f"big={'x' * 4094}\nfits={'x' * 4091}")
+    client.answer(client.poll, OPENED, set_cookie=f"big={'x' * 4093}\nfits={'x' * 4091}")
     assert cookies_of(client.poll) == [f"fits={'x' * 4091}"]
 
 
