@@ -117,9 +117,7 @@ class Message(_Fields, Generic[P_co], array_like=True, kw_only=True, eq=False, g
 
     def __repr__(self) -> str:
         # A join's payload is its params, which may hold secrets; a raw payload is not decoded for a repr.
-        payload = "…" if self.event == PHX_JOIN else shown(self.undecoded, 81)
-        if len(payload) > 80:
-            payload = f"{payload[:77]}…"
+        payload = "…" if self.event == PHX_JOIN else shown(self.undecoded, 80)
         return (
             f"Message(topic={shown(self.topic)}, event={shown(self.event)}, payload={payload}, "
             f"join_ref={shown(self.join_ref)}, ref={shown(self.ref)})"

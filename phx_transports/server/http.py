@@ -217,9 +217,8 @@ class HttpConnection:
     def _late(self) -> None:
         if self._transport.is_closing():
             self._transport.abort()
-            return
-        if self._begun:
+        elif self._begun:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
         else:
             self._transport.close()
-        self._expect(IDLE)
+            self._expect(IDLE)

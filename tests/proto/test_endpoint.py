@@ -175,6 +175,7 @@ def test_a_socket_may_have_a_path_of_its_own(url: str, path: str, params: Any, o
         ("/:key", None, "the path needs the param 'key': give it in params, as str or int"),
         ("/:key", {"key": {"a": 1}}, "the path needs the param 'key': give it in params, as str or int"),
         ("/:key", {"key": ""}, "param 'key' is a part of the path, and cannot be empty, '.' or '..' there"),
+        ("/:key", {"key": "."}, "param 'key' is a part of the path, and cannot be empty, '.' or '..' there"),
         ("/:key", {"key": ".."}, "param 'key' is a part of the path, and cannot be empty, '.' or '..' there"),
         ("/:key", {"key": "s3cr3t\ud800"}, "param 'key' holds a lone surrogate, which is no text"),
         ("/a b", None, "path looks like /websocket or /:key, with no query, fragment, whitespace or controls"),

@@ -86,6 +86,8 @@ def table() -> list[tuple[PhxError, str]]:
             "the payload of 'shout' on topic 'room:1' is not a Balance: no id",
         ),
         (errors.ConnectError("no address"), "no address"),
+        (errors.ConnectError("x" * 1000), "x" * 1000),
+        (errors.ConnectError("x" * 1001), f"{'x' * 999}…"),
         (errors.CertificateError("expired"), "expired"),
         (errors.ResolveFailed("it raised"), "it raised"),
         (errors.ProxyError("no way", 407), "no way"),
@@ -208,6 +210,12 @@ def test_the_repr_of_a_refused_handshake_is_short() -> None:
     assert len(str(error)) < 1100
 
 
+def test_the_repr_of_an_error_is_cut_at_a_thousand_characters() -> None:
+    fits, cut = (repr(errors.InvalidFrame("x" * length)) for length in (1000 - 24, 1000 - 23))
+    assert fits == f"InvalidFrame(problem='{'x' * (1000 - 24)}')"
+    assert cut == f"{fits[:-2]}x…"
+
+
 def test_every_error_is_in_the_table() -> None:
     bases = {*BY_CAUSE, errors.ChannelClosed, errors.ConnectionClosed}
     assert {type(error) for error, _ in ERRORS} == {
@@ -301,12 +309,13 @@ def test_a_redirect_tells_the_host_that_it_points_to_and_no_more(status: int, lo
 
 
 @pytest.mark.parametrize(
-    ("status", "location"), [(301, ""), (201, "https://h"), (299, "https://h"), (400, "https://h")]
+    ("status", "headers"),
+    [(301, {}), (301, {"location": ""}), *((status, {"location": "https://h"}) for status in (201, 299, 400))],
 )
 def test_a_redirect_without_a_target_and_a_target_without_a_redirect_are_told_as_any_refusal(
-    status: int, location: str
+    status: int, headers: dict[str, str]
 ) -> None:
-    error = errors.HandshakeRefused(status=status, headers={"location": location})
+    error = errors.HandshakeRefused(status=status, headers=headers)
     assert str(error) == f"the server refused the handshake with HTTP {status}"
 
 

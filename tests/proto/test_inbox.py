@@ -147,10 +147,19 @@ def test_a_tap_may_read_one_event_alone() -> None:
     assert consumers(talk, room, "tock") == (handler,)
 
 
-@pytest.mark.parametrize("event", ["", "phx_close", "ti*", 5])
-def test_a_tap_of_what_is_no_event_is_refused(event: Any) -> None:
-    with pytest.raises(InvalidEvent):
+NO_EVENTS: dict[Any, str] = {
+    "": "its event is empty",
+    "phx_close": "event 'phx_close' is the protocol's own; joins, replies and closings are events of the client",
+    "ti*": "event 'ti*' is no pattern: name one event, or use '*' for all",
+    5: "its event is 5, and must be a string",
+}
+
+
+@pytest.mark.parametrize(("event", "problem"), NO_EVENTS.items())
+def test_a_tap_of_what_is_no_event_is_refused_and_says_why(event: Any, problem: str) -> None:
+    with pytest.raises(InvalidEvent) as caught:
         Tap(nobody, event)
+    assert caught.value.problem == problem
 
 
 def test_handlers_that_come_and_go_while_the_channel_is_joined_are_heeded() -> None:
@@ -521,11 +530,13 @@ def test_presence_may_have_events_of_other_names(bound: Bound | None) -> None:
     assert [event.problem for event in talk.events() if isinstance(event, BadFrame)] == ["moved is not an object"]
 
 
-@pytest.mark.parametrize("names", [{"state": "phx_reply"}, {"diff": ""}])
-def test_presence_of_what_is_no_event_is_refused(names: dict[str, str]) -> None:
+@pytest.mark.parametrize("name", ["state", "diff"])
+@pytest.mark.parametrize(("event", "problem"), NO_EVENTS.items())
+def test_presence_of_what_is_no_event_is_refused_and_says_why(name: str, event: Any, problem: str) -> None:
     _, room = joined()
-    with pytest.raises(InvalidEvent):
-        room.track_presence(**names)
+    with pytest.raises(InvalidEvent) as caught:
+        room.track_presence(**{name: event})
+    assert caught.value.problem == problem
     assert room.inbox.presence is None
 
 
@@ -576,15 +587,34 @@ def test_the_queue_of_a_handler_that_went_is_forgotten_and_what_it_holds_is_not(
     assert not room.inbox._queues
 
 
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_handler_keeps_its_queue_when_others_come_and_go(concurrency: int) -> None:
+    router = Router()
+    talk, room = joined(router)
+    room.add(print, "tick", concurrency=concurrency)
+    queues = []
+    for number in range(2 * concurrency):
+        other = (router if number % 2 else room).add(print, "tock", concurrency=1)
+        talk.serve("room:1", "tick", {"n": number})
+        queues += talk.proto.runnable()
+        (router if number % 2 else room).off(other)
+    assert len(queues) == concurrency, "as many workers as it may have, and no more"
+    assert [numbers(queues[-1].take()) for _ in range(2)] == ([[0, 1], []] if concurrency == 1 else [[0], [1]])
+
+
 def test_a_message_counts_once_however_many_are_to_have_it() -> None:
     talk, room = joined()
     room.add(print, "tick")
     room.add(print, "tick", concurrency=1)
     talk.serve("room:1", "tick")
-    for queue in talk.proto.runnable():
-        assert (talk.proto.stats.backlog, talk.proto.stats.handled) == (1, 0)
-        talk.proto.handled(queue.take(), talk.now)
-    assert (talk.proto.stats.backlog, talk.proto.stats.handled) == (0, 1)
+    queues = talk.proto.runnable()
+    for number in range(2):
+        for queue in queues:
+            assert (talk.proto.stats.backlog, talk.proto.stats.handled) == (1, number)
+            talk.proto.handled(queue.take(), talk.now)
+        stats = talk.proto.stats
+        assert (stats.backlog, stats.backlog_bytes, stats.handled) == (0, 0, number + 1)
+        talk.serve("room:1", "tick")
 
 
 def test_a_turn_that_is_ended_without_taking_again_is_begun_anew_by_the_next_message() -> None:
@@ -641,6 +671,34 @@ def test_what_an_executor_runs_is_told_apart_and_shared_out_among_its_batches() 
     assert [len(queue.take()) for queue in queues] == [0, 1, 1, 0, 0]
     talk.serve("room:1", "tick")
     assert [queue.handler for queue in talk.proto.executable()] == [plain, several]
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "turns"),
+    [(10, 600, [[256, 256, 88], [256, 172, 86, 43]]), (LARGEST_TURN // 2, 6, [[2, 2, 2], [2, 2, 1, 1]])],
+)
+def test_a_batch_of_an_executor_is_bounded_too(size: int, count: int, turns: list[list[int]]) -> None:
+    router = Router()
+    router.add(print, "tick", concurrency=1)
+    router.add(print, "tick", concurrency=2)
+    talk = Conversation(router=router, placement=lambda handler: Place.EXECUTOR).connect()
+    talk.joined("room:1")
+    talk.receive(*['[null,null,"room:1","tick",{}]'.ljust(size)] * count)
+    one, several, _ = talk.proto.executable()
+    assert [
+        [len(queue.take()) for _ in expected] for queue, expected in zip((one, several), turns, strict=True)
+    ] == turns
+
+
+@pytest.mark.parametrize("drop", Drop)
+def test_a_bound_holds_for_a_queue_that_is_alone(drop: Drop) -> None:
+    talk, room = joined(bound=Bound(2, drop))
+    room.add(print, "tick", concurrency=1)
+    for number in range(5):
+        talk.serve("room:1", "tick", {"n": number})
+    (queue,) = talk.proto.runnable()
+    assert numbers(queue.take()) == ([3, 4] if drop is Drop.OLDEST else [0, 1])
+    assert talk.proto.stats.dropped == 3
 
 
 def test_what_a_client_holds_may_be_so_much_that_turns_are_bounded_in_bytes() -> None:

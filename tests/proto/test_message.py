@@ -98,7 +98,7 @@ def test_the_repr_shows_a_decoded_payload() -> None:
 def test_the_repr_of_a_long_payload_is_cut() -> None:
     fits, cut = (repr(Message(topic="t", event="e", payload="x" * length)) for length in (78, 79))
     assert fits == f"Message(topic='t', event='e', payload='{'x' * 78}', join_ref=None, ref=None)"
-    assert cut == f"Message(topic='t', event='e', payload='{'x' * 76}…, join_ref=None, ref=None)"
+    assert cut == f"Message(topic='t', event='e', payload='{'x' * 78}…, join_ref=None, ref=None)"
 
 
 def test_the_repr_of_a_raw_payload_that_is_not_utf_8_shows_what_is() -> None:

@@ -22,7 +22,7 @@ BY_ID = Resume(by="id", param="since")
 
 
 class Resumed:
-    """A topic that is resumed, with a handler of `n` in the line; one of `m` has a queue of its own."""
+    """A topic that is resumed, with a handler of `n` in the line; those of `m` and `o` have queues of their own."""
 
     def __init__(
         self, resume: Resume = BY_ID, params: Any = None, *, limits: FlowLimits | None = None, **settings: Any
@@ -32,6 +32,7 @@ class Resumed:
         router.add(print, "both")
         router.add(print, "both", concurrency=2)
         router.add(print, "m", concurrency=2)
+        router.add(print, "o", concurrency=1)
         options = ClientOptions() if limits is None else ClientOptions(flow=limits)
         self.talk = Conversation(options, router=router).connect()
         self.room: Channel = self.talk.channel("room:1", params, resume=resume, **settings)
@@ -130,7 +131,7 @@ def test_who_joins_moves_no_position() -> None:
     assert topic.rejoined() == {"since": 1}
 
 
-@pytest.mark.parametrize("event", ["n", "m"])
+@pytest.mark.parametrize("event", ["n", "m", "o"])
 def test_messages_are_taken_one_at_a_time_so_that_each_is_reported(event: str) -> None:
     topic = Resumed()
     topic.serve(1, 2, 3, event=event)

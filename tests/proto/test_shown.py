@@ -2,8 +2,11 @@
 
 import html
 import json
+import re
 from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import quote, quote_plus
 
@@ -141,6 +144,25 @@ def test_a_secret_is_masked_in_every_form(form: str) -> None:
         assert MASK in masked
         for piece in ("s3cr3t", quote(TOKEN)[2:9], b64encode(TOKEN.encode()).decode()[4:12]):
             assert piece not in masked
+
+
+ENCODINGS: dict[str, Callable[[str], str]] = {
+    "percent-encoded": partial(quote, safe=""),
+    "percent-encoded, slash kept": quote,
+    "percent-encoded, in lower case": lambda text: re.sub("%..", lambda found: found[0].lower(), quote(text, safe="")),
+    "form-encoded": quote_plus,
+    "JSON": lambda text: json.dumps(text)[1:-1],
+    "JSON as it is": lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+    "JSON with escaped slashes": lambda text: json.dumps(text)[1:-1].replace("/", "\\/"),
+    "HTML": lambda text: html.escape(text).replace("&#x27;", "&#39;"),
+    "bytes": lambda text: repr(text.encode())[2:-1],
+}
+
+
+@pytest.mark.parametrize("form", ENCODINGS)
+@given(st.text('ab /+\\"<>&%é€', min_size=8, max_size=20) | st.sampled_from(["it's /a b\\\"", "in two/words"]))
+def test_whatever_it_has_in_it_a_secret_is_masked_in_every_form(form: str, secret: str) -> None:
+    assert Secrets([secret]).masked(f"it was '{ENCODINGS[form](secret)}'") == f"it was '{MASK}'"
 
 
 @pytest.mark.parametrize("size", range(8, 20))

@@ -1,0 +1,117 @@
+"""What the hot paths cost: the calls of Python functions that a message takes, which can be counted where time cannot.
+
+A message in the line of its topic costs none at all: this is what makes `Reader.receive_all` fast. All this would also
+be correct by a longer way; then only these tests notice.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import pytest
+from conversation import Conversation
+
+from phx_proto.channel import Channel
+from phx_proto.handlers.router import Router
+
+TICK = '[null,null,"room:1","tick",{"n":1}]'
+
+
+def calls(action: Callable[[], object]) -> Counter[str]:
+    """The Python functions that an action calls, by name; a generator counts each time it goes on."""
+    found: Counter[str] = Counter()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            found[frame.f_code.co_qualname] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        action()
+    finally:
+        sys.setprofile(before)
+    return found
+
+
+def cost(action: Callable[[int], object]) -> Counter[str]:
+    """What one more of something costs: the calls for eleven of it without those for one, a tenth of them."""
+    action(1)  # the first of all may have something to make
+    few, many = (calls(partial(action, number)) for number in (1, 11))
+    many.subtract(few)
+    assert all(number % 10 == 0 for number in many.values())
+    return Counter({name: number // 10 for name, number in many.items() if number})
+
+
+def listening(router: Router | None = None) -> tuple[Conversation, Channel]:
+    talk = Conversation(router=router).connect()
+    return talk, talk.joined("room:1")
+
+
+def handling(talk: Conversation, *frames: str) -> Counter[str]:
+    """What it costs to read these frames and to handle the messages of one line, in the middle of a batch."""
+    proto = talk.proto
+
+    def handle(number: int) -> None:
+        talk.link.receive_all(frames * number, talk.now)
+        for queue in proto.runnable():
+            deliveries = queue.take()
+            proto.release(deliveries)
+            assert not queue.take()
+
+    return cost(handle)
+
+
+def reading(talk: Conversation, *frames: str) -> Counter[str]:
+    """What it costs to read these frames, in the middle of a read."""
+    link = talk.link
+    return cost(lambda number: link.receive_all(frames * number, talk.now))
+
+
+@pytest.mark.parametrize("registered", ["tick", "*", "tock"])
+@pytest.mark.parametrize("length", [len(TICK), 256])
+def test_a_message_for_the_line_of_its_topic_costs_no_call(registered: str, length: int) -> None:
+    talk, room = listening()
+    room.add(print, registered)
+    assert reading(talk, TICK.replace("}", f"{' ' * (length - len(TICK))}}}")) == {}
+
+
+def test_a_message_of_another_topic_than_the_one_before_costs_no_call() -> None:
+    router = Router()
+    router.add(print, "tick", topic="room:1")
+    router.add(print, "tock")
+    talk, room = listening(router)
+    talk.joined("room:2")
+    tock = '[null,null,"room:2","tock",{}]'
+    assert reading(talk, TICK, tock, tock, f'["{room.join_ref}",null,"room:1","tick",{{}}]') == {}
+
+
+def test_messages_that_are_handled_cost_no_call_if_each_waits_in_one_place() -> None:
+    talk, room = listening()
+    room.add(print, "tick")
+    assert handling(talk, TICK) == {}
+    other = room.add(print, "tick", concurrency=1)
+    talk.receive(TICK)
+    assert len(talk.deliveries()) == 2  # one message that counts until both are done
+    room.off(other)
+    assert handling(talk, TICK) == {}
+
+
+def test_a_handler_with_a_queue_of_its_own_costs_a_few_calls() -> None:
+    talk, room = listening()
+    room.add(print, "tick", concurrency=1)
+    assert sum(reading(talk, TICK).values()) <= 11
+
+
+def test_a_payload_with_nulls_is_searched_for_nothing() -> None:
+    talk, room = listening()
+
+    def cast(payload: Any) -> Counter[str]:
+        return calls(lambda: room.cast("shout", payload, talk.now))
+
+    cast({})  # the first of a channel has something to make
+    assert cast({"a": None}) == cast({"a": None, "b": [1.5, {"c": None}, "null"]})
+    assert cast({}) == cast({"a": 1, "b": [1.5, {"c": "none"}]})
