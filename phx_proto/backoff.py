@@ -8,13 +8,13 @@ the wait is the range's upper end: deterministic, for embedders that do not want
 The steps are phoenix.js's (`socket.js`, `channel.js`); jitter, close codes and HTTP statuses are ours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from math import inf
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from .checks import check_seconds
+from .checks import check_kind, check_seconds
 from .errors import CertificateError, ConnectError, HandshakeRefused, ProxyError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Backoff:
     steps: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        check_kind("steps", self.steps, tuple)
         if not self.steps:
             raise ValueError("a schedule needs at least one step")
         for step in self.steps:
@@ -96,6 +97,8 @@ class ReconnectPolicy:
     stable_after: float = 5.0
 
     def __post_init__(self) -> None:
+        check_kind("schedule", self.schedule, Backoff)
+        check_kind("final_codes", self.final_codes, Set)
         check_seconds("stable_after", self.stable_after, zero=True)
 
     def after_close(self, code: int | None, attempt: int, rng: "Random | None" = None) -> float | None:

@@ -1,7 +1,8 @@
-"""Checks numbers from the application, in options and in timeouts of calls: invalid ones are refused at once.
+"""Checks options and timeouts of calls from the application: invalid ones are refused at once.
 
-As a deadline, NaN would keep every other from being due. A value that is not a number would raise only on first use:
-within a callback of the loop, or on the thread that reads, where no caller gets the error.
+As a deadline, NaN would keep every other from being due. A value of a wrong type would raise only on first use: within
+a callback of the loop, or on the thread that reads, where no caller gets the error. A policy is used for the first time
+when a connection is lost, perhaps after months.
 """
 
 from math import inf
@@ -52,6 +53,16 @@ def check_count(name: str, value: object, *, least: int = 1, optional: bool = Fa
         raise TypeError(f"{name} is a whole number, not {shown(value)}")
     if value < least:
         raise ValueError(f"{name} is at least {least}, not {value}")
+
+
+def check_kind(name: str, value: object, kind: type) -> None:
+    """Refuse a value of another type.
+
+    Raises:
+        TypeError: It is of another type.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is a {kind.__name__}, not {shown(value)}")
 
 
 def checked_timeout(call: str, timeout: object, default: float = inf) -> float:

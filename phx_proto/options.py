@@ -4,7 +4,7 @@ import enum
 from dataclasses import dataclass, field
 
 from .backoff import REJOIN, Backoff, ReconnectPolicy
-from .checks import check_count, check_seconds
+from .checks import check_count, check_kind, check_seconds
 from .flow import FlowLimits
 
 __all__ = ["ClientOptions", "JoinPolicy", "Refusal", "ServerClose"]
@@ -45,6 +45,9 @@ class JoinPolicy:
 
     def __post_init__(self) -> None:
         check_seconds("timeout", self.timeout)
+        check_kind("backoff", self.backoff, Backoff)
+        check_kind("refusal", self.refusal, Refusal)
+        check_kind("server_close", self.server_close, ServerClose)
         check_seconds("stable_after", self.stable_after, zero=True)
 
 
@@ -85,6 +88,8 @@ class ClientOptions:
         for name in ("heartbeat", "poll_timeout", "open_timeout", "close_timeout"):
             check_seconds(name, getattr(self, name))
         check_seconds("timeout", self.timeout, endless=True)
+        for name, kind in (("reconnect", ReconnectPolicy), ("join", JoinPolicy), ("flow", FlowLimits)):
+            check_kind(name, getattr(self, name), kind)
         check_count("joins_in_flight", self.joins_in_flight)
         check_count("push_buffer", self.push_buffer, least=0)
         check_count("topics_per_socket", self.topics_per_socket, optional=True)

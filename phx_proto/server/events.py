@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from ..checks import check_count, check_seconds
+from ..checks import check_count, check_kind, check_seconds
 
 # ---- options --------------------------------------------------------------------------------------------------------
 
@@ -71,6 +71,8 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         check_seconds("timeout", self.timeout, endless=True, optional=True)
         check_seconds("poll_window", self.poll_window)
+        check_kind("release", self.release, Release)
+        check_kind("host", self.host, Host)
         check_count("max_topic", self.max_topic)
         check_count("max_waiting", self.max_waiting, least=0, optional=True)
         if self.max_channels is not msgspec.UNSET:

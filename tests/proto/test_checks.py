@@ -1,4 +1,4 @@
-"""Options that are numbers: seconds, counts, bytes. Invalid ones are refused at once, by name."""
+"""Options that are numbers (seconds, counts, bytes) or policies. Invalid ones are refused at once, by name."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -79,6 +79,28 @@ def test_counts_that_cannot_be_are_refused_by_name(make: Make, name: str, value:
 def test_a_step_that_cannot_be_is_refused(value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^a step of a schedule is "):
         Backoff((1, value))
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "value", "kind"),
+    [
+        (ClientOptions, "reconnect", Backoff((1,)), "ReconnectPolicy"),
+        (ClientOptions, "join", None, "JoinPolicy"),
+        (ClientOptions, "flow", {"high": 100}, "FlowLimits"),
+        (ReconnectPolicy, "schedule", (1, 2, 5), "Backoff"),
+        (ReconnectPolicy, "final_codes", 4001, "Set"),
+        (JoinPolicy, "backoff", (1, 2, 5), "Backoff"),
+        (JoinPolicy, "refusal", "FINAL", "Refusal"),
+        (JoinPolicy, "server_close", True, "ServerClose"),
+        (Backoff, "steps", 5, "tuple"),
+        (Backoff, "steps", iter([1, 2, 5]), "tuple"),
+        (ServerOptions, "release", "1.8.9", "Release"),
+        (ServerOptions, "host", "bandit", "Host"),
+    ],
+)
+def test_an_option_of_another_type_is_refused_by_name(make: Make, name: str, value: Any, kind: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{name} is a {kind}, not "):
+        make(**{name: value})
 
 
 @pytest.mark.parametrize("value", [*NO_COUNT, 0, -1, None])
