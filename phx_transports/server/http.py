@@ -217,8 +217,9 @@ class HttpConnection:
     def _late(self) -> None:
         if self._transport.is_closing():
             self._transport.abort()
-        elif self._begun:
+            return
+        if self._begun:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
         else:
             self._transport.close()
-            self._expect(IDLE)
+        self._expect(IDLE)

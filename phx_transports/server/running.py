@@ -47,6 +47,7 @@ class RunningServer:
         self._context = context
         self._mounts = mounts
         self._clients: dict[ServerWire, SocketDriver | None] = {}  # no driver before the WebSocket is open
+        self._openings: set[asyncio.Task[None]] = set()  # handshakes that the application is asked about
         self._listener: asyncio.Server | None = None
         self._polling: dict[Mount, Polling] = {}
         self._closing = False
@@ -106,9 +107,16 @@ class RunningServer:
         self, host: str, port: int, ssl: tls.SSLContext | None, options: WireOptions, make: Callable[..., ServerWire]
     ) -> None:
         """Start listening; called by `Server.serve`."""
-        wire = partial(make, made=self._made, lost=self._lost, asked=self._asked, outbox=Outbox(), limits=options)
+        new = partial(make, made=self._made, lost=self._lost, asked=self._asked, outbox=Outbox(), limits=options)
         self._polling = {mount: Polling(mount, self, options) for mount in self._mounts if mount.longpoll}
         self._options = options
+
+        def encrypted() -> ServerWire:
+            wire = new()
+            wire.shake_hands()
+            return wire
+
+        wire = new if ssl is None else encrypted
         patience = None if ssl is None else options.handshake_timeout
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(wire, host, port, ssl=ssl, ssl_handshake_timeout=patience)
@@ -162,6 +170,8 @@ class RunningServer:
             socket = ServerSocket(params=params, headers=request.headers, auth_token=offer.token, connect_info=info)
             opening = asyncio.Task(self._open(wire, request, mount, socket, offer), loop=wire.loop)
             request.connection.on_lost = opening.cancel
+            self._openings.add(opening)
+            opening.add_done_callback(self._openings.discard)
 
     async def _open(
         self, wire: ServerWire, request: HttpRequest, mount: Mount, socket: ServerSocket, offer: Offer
@@ -258,15 +268,24 @@ class RunningServer:
                     for runner in tuple(self._context.runners):
                         await runner.retired.wait()
         finally:
-            self.cut()
-            for polling in self._polling.values():
-                await polling.close()
-            await self._context.pool.close()
-            for runner in tuple(self._context.runners):
-                await runner.retire()
-            for wire in tuple(self._clients):
-                await wire.wait_closed()
-            self._closed.set()
+            try:
+                await self._release()
+            finally:  # also if this is cancelled: other calls wait for it
+                self._closed.set()
+
+    async def _release(self) -> None:
+        """Drop what is left, and wait until it is released."""
+        self.cut()
+        for polling in self._polling.values():
+            await polling.close()
+        await self._context.pool.close()
+        for runner in tuple(self._context.runners):
+            await runner.retire()
+        for wire in tuple(self._clients):
+            await wire.wait_closed()
+        others = self._openings - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others)
 
     async def _stop_accepting(self, listener: asyncio.Server) -> None:
         """Let asyncio finish the connections that it has accepted: it leaks one that is added to a closing listener."""

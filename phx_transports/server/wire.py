@@ -131,6 +131,7 @@ class ServerWire(asyncio.BufferedProtocol):
         limits: WireOptions,
     ) -> None:
         self.loop = asyncio.get_running_loop()
+        self._accepting: asyncio.Task[None] | None = None  # asyncio's, during the TLS handshake
         self._made = made
         self._asked_for = asked
         self._lost = lost
@@ -151,6 +152,16 @@ class ServerWire(asyncio.BufferedProtocol):
         self._room = asyncio.Event()  # in the write buffer
         self._room.set()
         self._gone = asyncio.Event()
+
+    def shake_hands(self) -> None:
+        """It is accepted by asyncio's current task, for TLS: asyncio itself is silent about a handshake that fails.
+
+        On a loop that has no such task (uvloop) the connection counts from the end of the handshake.
+        """
+        self._accepting = asyncio.current_task()
+        if self._accepting is not None:
+            self._accepting.add_done_callback(self._shaken)
+            self._made(self)
 
     def open(self, protocol: WebSocketProtocol, response: Response) -> None:
         """It is a WebSocket from now on: answers the handshake. `begin` follows."""
@@ -209,7 +220,10 @@ class ServerWire(asyncio.BufferedProtocol):
         self._asked = False
         self._out.clear()
         self._size = 0
-        self.transport.abort()
+        if self._accepting is None:
+            self.transport.abort()
+        else:
+            self._accepting.cancel()
 
     def flush(self) -> None:
         out, self._out, self._size = self._out, [], 0
@@ -232,7 +246,11 @@ class ServerWire(asyncio.BufferedProtocol):
     # ---- from the transport ------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        accepting, self._accepting = self._accepting, None
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
+        if self._over:
+            self.transport.abort()
+            return
         self.transport.set_write_buffer_limits(WRITE_LIMIT)
         self._http = HttpConnection(
             self.transport,
@@ -241,7 +259,8 @@ class ServerWire(asyncio.BufferedProtocol):
             head_timeout=self._limits.handshake_timeout,
             longest_line=self._limits.host.max_request_line,
         )
-        self._made(self)
+        if accepting is None:
+            self._made(self)
 
     def requested(self, request: HttpRequest) -> None:
         """A request of HTTP came."""
@@ -302,6 +321,11 @@ class ServerWire(asyncio.BufferedProtocol):
         self._regulate()
 
     # ---- private -----------------------------------------------------------------------------------------------------
+
+    def _shaken(self, accepting: asyncio.Task[None]) -> None:
+        if self._accepting is not None:  # it failed
+            self._gone.set()
+            self._lost(self)
 
     def _regulate(self) -> None:
         if self._wanted and self._stuck is None:

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import json
+import socket as sockets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from peer import until
 
 from phx_proto.server.longpoll import LARGEST_BODY
 from phx_transports.server import (
@@ -281,6 +283,22 @@ async def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> 
         caller, _ = await site.session()
         async with asyncio.timeout(5):
             assert await caller.reader.read() == b""
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /socket"], ids=["", "a request has begun"])
+async def test_a_client_that_reads_no_answers_is_dropped_in_time(begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "IDLE", 0.1)
+    request = f"OPTIONS /socket/longpoll HTTP/1.1\r\nhost: x\r\naccess-control-request-headers: {'x' * 8000}\r\n\r\n"
+    async with serving(handshake_timeout=0.1) as site:
+        assert site.running._listener is not None
+        site.running._listener.sockets[0].setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, 4096)
+        with sockets.socket() as sock:
+            sock.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", site.running.port))
+            sock.setblocking(False)
+            async with asyncio.timeout(5):
+                await asyncio.get_running_loop().sock_sendall(sock, request.encode() * 100 + begun)
+                await until(lambda: not site.running._clients)
 
 
 async def test_a_client_that_says_nothing_is_dropped_as_before() -> None:
