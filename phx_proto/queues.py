@@ -76,12 +76,12 @@ class Backlog:
         """The size of a message for its deliveries, or a claim if it waits in several places."""
         if places < 2:
             return size
-        return self.track(Claim(size, places))
+        self.track()
+        return Claim(size, places)
 
-    def track(self, claim: Claim) -> Claim:
+    def track(self) -> None:
         """Count an open claim, so that it is settled even if its message waits in one place only."""
         self._claims += 1
-        return claim
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
         """These deliveries are handled. A message is handled when all its deliveries are."""

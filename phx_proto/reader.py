@@ -230,7 +230,7 @@ class Reader:
         else:
             claim = position.expect(message, size, places)
             if places:
-                self._client.held.track(claim)
+                self._client.held.track()
         if in_line and inbox.put((route.line, message, claim)):
             self._client.runnable.append(inbox)
         for queue in queues:

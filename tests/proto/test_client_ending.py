@@ -229,8 +229,9 @@ def test_new_messages_are_dropped_while_draining_and_counted() -> None:
     talk.joined()
     talk.serve("room:1", "tick")
     talk.proto.close(talk.now)
-    talk.serve("room:1", "tock")
-    assert talk.proto.stats.dropped == 1
+    for _ in range(2):
+        talk.serve("room:1", "tock")
+    assert talk.proto.stats.dropped == 2
     assert talk.deliveries() == [("room:1", "tick", {})]
 
 

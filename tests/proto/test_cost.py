@@ -115,3 +115,9 @@ def test_a_payload_with_nulls_is_searched_for_nothing() -> None:
     cast({})  # the first of a channel has something to make
     assert cast({"a": None}) == cast({"a": None, "b": [1.5, {"c": None}, "null"]})
     assert cast({}) == cast({"a": 1, "b": [1.5, {"c": "none"}]})
+
+
+def test_a_frame_without_escapes_is_not_searched_for_half_characters() -> None:
+    talk, _ = listening()
+    searched = (reading(talk, f'[null,1,"room:1","tick",{{"n":"{text}"}}]') for text in ("\\ud83d", "u"))
+    assert [cost["without_lone_surrogates"] for cost in searched] == [1, 0]

@@ -452,8 +452,10 @@ CHANGES = ["presence_join", "presence_leave"]
 
 
 def told(talk: Conversation) -> list[tuple[str, Any]]:
-    """What handlers get: events and payloads."""
-    return [(event, payload) for _, event, payload in talk.deliveries()]
+    """What handlers get: events and payloads, all of the one topic."""
+    deliveries = talk.deliveries()
+    assert {topic for topic, _, _ in deliveries} <= {"room:1"}
+    return [(event, payload) for _, event, payload in deliveries]
 
 
 def test_who_joins_and_who_leaves_is_told_to_handlers_that_name_these_events() -> None:

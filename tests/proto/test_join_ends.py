@@ -123,6 +123,7 @@ def test_what_a_callable_raised_can_be_had() -> None:
     assert isinstance(error, JoinTimeout)
     assert isinstance(error.last, ResolveFailed)
     assert error.last.raised is raised
+    assert str(error.last) == "the callable for the params of topic 'room:1' raised KeyError"
 
 
 def test_a_refusal_before_the_channel_was_joined_is_no_cause_after_it() -> None:

@@ -33,10 +33,16 @@ def message(payload: Any, *, topic: str = "room:lobby", event: str = "shout") ->
     return Message(join_ref="1", ref="2", topic=topic, event=event, payload=payload)
 
 
-def nested(depth: int) -> list[Any]:
-    value: list[Any] = []
+def nested(depth: int, *inner: Any) -> list[Any]:
+    value = [*inner]
     for _ in range(depth):
         value = [value]
+    return value
+
+
+def keyed(depth: int, value: Any) -> Any:
+    for _ in range(depth):
+        value = {"a": value}
     return value
 
 
@@ -121,6 +127,10 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"at": datetime(2026, 1, 1, tzinfo=BadZone())}, "payload.at", "cannot be encoded: 'no such zone'"),
     (loop(), "payload", "is nested too deeply, or contains itself"),
     ({"a": loop()}, "payload", "is nested too deeply, or contains itself"),
+    (nested(254, math.nan), f"payload{'[0]' * 255}", f"is nan, {NUMBER}"),
+    (nested(255, math.nan), "payload", "is nested too deeply, or contains itself"),
+    (keyed(255, math.nan), f"payload{'.a' * 255}", f"is nan, {NUMBER}"),
+    (keyed(256, math.nan), "payload", "is nested too deeply, or contains itself"),
     ({"a": "\ud800", "b": loop()}, "payload.a", SURROGATE),
     (nested(100_000), "payload", "is nested too deeply, or contains itself"),
     (msgspec.Raw(b'{"a":NaN}'), "payload", "cannot be encoded: JSON is malformed"),

@@ -253,6 +253,21 @@ def test_a_post_behind_one_that_is_not_handled_keeps_its_next_message_alone() ->
     assert site.heard == ["shout"]
 
 
+def test_a_poll_that_was_answered_while_the_session_was_busy_delays_no_post_behind_it() -> None:
+    site = Site().opened()
+    site.hold = True
+    requests = [PollRequest("POST", "T", "application/x-ndjson", JOIN.encode()), PollRequest("GET", "T")]
+    for request in requests:  # both are let in before the join is handled
+        site.polls.request(request, site.now)
+    site._pump()
+    site.wait(9)
+    post = site.post(HEARTBEAT)
+    site.wait(1)
+    assert [site.answered(request) for request in requests] == [{"status": 408}, polled(status=204)]
+    site.accept()
+    assert site.answered(post) == {"status": 200}
+
+
 def test_only_a_hundred_messages_of_a_post_are_handled() -> None:
     site = Site().opened()
     site.post(JOIN)
@@ -263,7 +278,8 @@ def test_only_a_hundred_messages_of_a_post_are_handled() -> None:
 
 def test_lines_may_end_as_on_windows() -> None:
     site = Site().opened()
-    body = "\r\n".join((JOIN, '["1","2","room:a","one",{}]', '["1","3","room:a","two",{}]')).encode()
+    binary = b64encode(b"\x00\x01\x01\x06\x0312room:aone").decode()
+    body = "\r\n".join((JOIN, binary, '["1","3","room:a","two",{}]')).encode()
     post = site.ask(PollRequest("POST", "T", "application/x-ndjson", body))
     assert (site.answered(post), site.heard) == ({"status": 200}, ["one", "two"])
 

@@ -497,6 +497,29 @@ def test_a_socket_is_full_while_much_waits_for_a_channel(end: str) -> None:
     assert not server.full
 
 
+def test_what_was_handled_or_needs_no_handling_waits_no_more() -> None:
+    server = Server(max_waiting=0)
+    channel = server.joined()
+    for _ in range(2):
+        server.finish(server.message())
+        assert not server.full
+        for fields in (
+            [None, "3", "phoenix", "heartbeat"],
+            ["1", "4", "nowhere", "shout"],
+            ["9", "5", "room:a", "stale"],
+            ["9", "6", "room:b", "phx_leave"],
+        ):
+            server.hear([*fields, {}])
+            assert not server.full
+        server.intercept(channel, "shout", {})
+        (broadcast,) = server.events()
+        assert isinstance(broadcast, BroadcastOut)
+        server.finish(broadcast)
+        assert not server.full
+    server.hear(["1", "7", "room:a", "phx_leave", {}])
+    assert not server.full
+
+
 def test_without_a_bound_a_socket_is_never_full() -> None:
     server = Server(max_waiting=None)
     server.ask()
@@ -529,6 +552,14 @@ def test_a_topic_that_is_too_long_is_unmatched(topic: str, *, joined: bool) -> N
     events = server.hear(["1", "1", topic, "phx_join", {}])
     assert len(events) == joined
     assert server.said() == ([] if joined else [reply(None, "1", topic, UNMATCHED)])
+
+
+def test_a_joins_refs_are_as_long_as_its_topic_may_be_where_the_reply_has_128_bytes_besides() -> None:
+    besides = len(V2Server().reply("", "1", "", "", {}))
+    for more in (0, 1):
+        server = Server(max_topic=100)
+        event = server.hear(["x" * (100 + 128 - besides + more), "1", "room:a", "phx_join", {}])[-1]
+        assert isinstance(event, SocketClosed if more else JoinRequested)
 
 
 @pytest.mark.parametrize("ref", ["x" * 250, ["x" * 125, "x" * 125], int("9" * 250)])

@@ -410,6 +410,57 @@ def test_a_socket_without_a_topic_is_closed_after_a_moment() -> None:
     assert Connected(None, False, socket=2) in farm.events()
 
 
+ENDS = ("reply", "unreadable reply", "phx_close", "phx_error", "timeout", "cancelled", "without a leave")
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_socket_is_closed_a_moment_after_its_last_topic_has_ended_however_that_was(end: str) -> None:
+    farm = Farm(limit=1).connect()
+    _, channel = farm.join(A, B)
+    farm.held = "reply" not in end
+    if end == "unreadable reply":
+        farm.garbled.add(B)
+    if end != "without a leave":
+        ref = channel.leave(farm.now, timeout=0.5)
+    if end == "timeout":
+        farm.advance(0.5)
+    elif end == "cancelled":
+        channel.cancel(ref, farm.now)
+    elif farm.held:
+        event = "phx_error" if end == "phx_error" else "phx_close"
+        farm.links[1].receive(message(B, channel.join_ref, event), farm.now)
+    farm.run()
+    farm.held = False
+    assert channel.state is ChannelState.CLOSED
+    farm.events()
+    farm.advance(0.9)
+    assert farm.events(SocketEnded) == []
+    farm.advance(0.2)
+    assert farm.events(SocketEnded) == [SocketEnded(None, 1)]
+
+
+@pytest.mark.parametrize("end", ["refused", "cancelled", "timed out"])
+def test_a_socket_whose_only_join_has_failed_is_closed_a_moment_later(end: str) -> None:
+    farm = Farm(options=ClientOptions(topics_per_socket=1)).connect()
+    farm.join(A)
+    farm.unheard.add(B)
+    channel = farm.client.channel(B)
+    ref = channel.join(farm.now, timeout=0.5)
+    farm.run()
+    if end == "refused":
+        farm.links[1].receive(refusal(channel, '{"reason":"no"}'), farm.now)
+    elif end == "cancelled":
+        channel.cancel(ref, farm.now)
+    else:
+        farm.advance(0.5)
+    assert channel.state is ChannelState.CLOSED
+    farm.events()
+    farm.advance(0.9)
+    assert farm.events(SocketEnded) == []
+    farm.advance(0.2)
+    assert farm.events(SocketEnded) == [SocketEnded(None, 1)]
+
+
 def test_an_empty_socket_whose_close_is_not_answered_is_dropped_in_time() -> None:
     farm = Farm(limit=1, options=ClientOptions(close_timeout=3.0)).connect()
     farm.join(A, B)
