@@ -597,6 +597,13 @@ def test_an_answer_of_millions_of_messages_is_none(message: str) -> None:
     assert "no answer of Phoenix" in client.lost().reason
 
 
+@pytest.mark.parametrize(("size", "state"), [(2**20 - 1, SocketState.OPEN), (2**20, SocketState.WAITING)])
+def test_an_answer_of_a_mebibyte_or_more_has_messages_of_text_alone(size: int, state: SocketState) -> None:
+    client = Polled().opened()
+    client.answer(client.poll, b'{"status":200,"token":"t","messages":[[]]}'.ljust(size))
+    assert client.core.state is state
+
+
 def test_an_answer_has_262_144_messages_at_most_if_it_is_large() -> None:
     client = Polled().opened()
     client.joined()
