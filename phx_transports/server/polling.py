@@ -201,7 +201,8 @@ class Polling:
         """Send answers that are ready, open new sessions, and set the timer."""
         polls = self._polls
         for request in polls.openings:
-            self._opening[request] = asyncio.Task(self._open(request), loop=self._loop)
+            self._opening[request] = opening = asyncio.Task(self._open(request), loop=self._loop)
+            opening.add_done_callback(partial(self._opened, request))
         polls.openings.clear()
         answers, polls.answers = polls.answers, []
         for answer in answers:
@@ -238,6 +239,8 @@ class Polling:
             self.drivers[wire] = self._server.drive(mount, socket, wire)
         except TimeoutError:
             polls.crash(request)
-        finally:
-            del self._opening[request]
-            self._settle()
+
+    def _opened(self, request: PollRequest, opening: asyncio.Task[None]) -> None:
+        """Also if it was cancelled before it began."""
+        del self._opening[request]
+        self._settle()

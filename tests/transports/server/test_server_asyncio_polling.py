@@ -24,6 +24,7 @@ from phx_transports.server import (
     http,
     on,
 )
+from phx_transports.server.wire import ServerWire
 
 pytestmark = pytest.mark.asyncio
 
@@ -352,6 +353,25 @@ async def test_a_client_that_goes_while_connect_is_asked_is_given_up() -> None:
         caller.writer.transport.abort()
         async with asyncio.timeout(5):
             await cancelled.wait()
+
+
+async def test_nothing_is_kept_of_a_client_that_is_gone_before_connect_is_asked() -> None:
+    gone = asyncio.Event()
+
+    class Gone(ServerWire):
+        def requested(self, request: http.HttpRequest) -> None:
+            super().requested(request)
+            request.connection.lost()  # as when the transport has lost it in the same iteration of the loop
+            gone.set()
+
+    async with Server().serve(wire=Gone) as running:
+        _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(b"GET /socket/longpoll?vsn=2.0.0 HTTP/1.1\r\nhost: x\r\n\r\n")
+        (polling,) = running._polling.values()
+        async with asyncio.timeout(5):
+            await gone.wait()
+            await until(lambda: not polling._opening)
+        writer.close()
 
 
 async def test_the_origin_is_checked() -> None:
