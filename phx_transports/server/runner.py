@@ -294,10 +294,11 @@ class ChannelRunner:
             self._in_hand = False
 
     async def _cancel_spawned(self) -> None:
-        for task in self._spawned:
+        others = self._spawned - {asyncio.current_task()}  # it may close the server
+        for task in others:
             task.cancel()
-        if self._spawned:
-            await asyncio.wait(self._spawned)
+        if others:
+            await asyncio.wait(others)
 
     def _crash(self, call: str, error: BaseException) -> None:
         self._report(call, error)

@@ -770,6 +770,35 @@ async def test_closing_waits_until_connect_has_ended() -> None:
             assert log.entries == ["asked", "ended"]
 
 
+async def test_closing_from_spawned_work_waits_for_all_but_that_work() -> None:
+    log = Log()
+
+    async def connect(socket: ServerSocket) -> None:
+        if "slow" in socket.params:
+            log.add("asked")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.01)
+                log.add("ended")
+
+    application = Application(connect=connect)
+
+    @application.on("close", topic="room:*")
+    def close(channel: ServerChannel, payload: Any) -> None:
+        channel.spawn(running.close())
+
+    async with serving(application) as (_, running), connected(running.url) as client:
+        await client.join()
+        with sockets.create_connection(("127.0.0.1", running.port)) as sock:
+            sock.sendall(handshake(f"{PATH}&slow=1"))
+            await log.until_count(1)
+            await client.send("1", "2", "room:a", "close")
+            assert await client.closed() == 1012
+            await running.close()
+            assert log.entries == ["asked", "ended"]
+
+
 async def test_abort_cuts_short_a_close_that_waits() -> None:
     async with serving() as (application, running), slow_reader(running.url):
         closing = asyncio.create_task(running.close())
