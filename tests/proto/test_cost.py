@@ -16,6 +16,7 @@ import pytest
 from conversation import Conversation
 
 from phx_proto.channel import Channel
+from phx_proto.formats import V2Server
 from phx_proto.handlers.router import Router
 from phx_proto.shown import shown
 
@@ -150,3 +151,8 @@ def test_a_value_is_shown_at_the_cost_of_what_is_shown_of_it(value: Any) -> None
         value * number if not isinstance(value, dict) else dict.fromkeys(range(number)) for number in (99, 9999)
     )
     assert calls(lambda: shown(few, 50)) == calls(lambda: shown(many, 50))
+
+
+@pytest.mark.parametrize(("payload", "times"), [({"a": 1}, 0), ({"a": None}, 1)])
+def test_a_text_is_not_read_back_if_all_its_nulls_are_refs(payload: Any, times: int) -> None:
+    assert calls(lambda: V2Server().broadcast("room:1", "tick", payload))["_reads_back"] == times

@@ -1018,8 +1018,8 @@ def cookies_of(request: SendRequest) -> list[str]:
 def test_cookies_of_a_balancer_are_kept_for_the_session_and_no_longer() -> None:
     client = Polled(headers=[("Cookie", "mine=1")])
     assert cookies_of(client.poll) == ["mine=1"]
-    client.answer(client.poll, OPENED, set_cookie="server=a1; Path=/; HttpOnly\nseen=yes; Max-Age=60\nodd")
-    assert cookies_of(client.poll) == ["mine=1; server=a1; seen=yes"]
+    client.answer(client.poll, OPENED, set_cookie="server=a=1==; Path=/; HttpOnly\nseen=yes; Max-Age=60\nodd")
+    assert cookies_of(client.poll) == ["mine=1; server=a=1==; seen=yes"]
     client.answer(client.poll, {"status": 200, "token": TOKEN, "messages": ["x"]}, set_cookie="server=b2\nseen=")
     assert cookies_of(client.poll) == ["mine=1; server=b2"]
     assert "b2" not in repr(client.poll)
@@ -1067,6 +1067,14 @@ def test_a_cookie_that_is_good_for_a_while_is_kept(attributes: str) -> None:
     client = Polled()
     client.answer(client.poll, OPENED, set_cookie=f"server=a1; {attributes}", date=DATE)
     assert cookies_of(client.poll) == ["server=a1"]
+
+
+@pytest.mark.parametrize(("year", "whole"), [("70", 1970), ("99", 1999), ("00", 2000), ("26", 2026), ("69", 2069)])
+def test_a_year_of_two_digits_is_one_of_1970_to_2069(year: str, whole: int) -> None:
+    client = Polled()
+    lines = "\n".join(f"at{second}=x; Expires=Sun, 29-Nov-{year} 03:00:0{second} GMT" for second in (1, 3))
+    client.answer(client.poll, OPENED, set_cookie=lines, date=f"Sun, 29 Nov {whole} 03:00:02 GMT")
+    assert cookies_of(client.poll) == ["at3=x"]
 
 
 def test_without_a_date_in_the_answer_only_what_was_long_ago_is_past() -> None:

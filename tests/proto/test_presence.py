@@ -269,6 +269,30 @@ def test_every_snapshot_stays_as_it_was_however_much_changes() -> None:
         assert "ann" in snapshot
 
 
+@pytest.mark.parametrize("entries", [1, 500])
+def test_a_snapshot_that_is_kept_keeps_no_more_than_its_entries_and_a_thousand_changes(entries: int) -> None:
+    state = {str(number): entry("x") for number in range(entries)}
+    presence = synced(**state)
+
+    def kept_after(changes: int) -> int:
+        """How many later snapshots one keeps that was taken before so many changes."""
+        snapshot: Any = presence.entries
+        for number in range(changes):
+            presence.receive("presence_diff", diff({"0": entry(f"r{number}")}, {"0": entry(f"r{number - 1}")}))
+        kept = 0
+        while (following := snapshot._next) is not None:
+            snapshot, kept = following, kept + 1
+        presence.receive("presence_diff", diff({}, {"0": entry(f"r{changes - 1}")}))
+        presence.receive("presence_diff", diff({"0": entry("x")}))
+        return kept
+
+    for _ in range(2):  # once after another
+        assert kept_after(entries + 2_000) == entries + 1_000
+        presence.receive("presence_state", state)
+        assert kept_after(entries + 1_000) == entries + 1_000
+        presence.receive("presence_state", state)
+
+
 def test_a_snapshot_may_be_iterated_while_the_entries_change() -> None:
     presence = synced(ann=entry("a1"), bob=entry("b1"))
     seen: list[str] = []
@@ -314,6 +338,19 @@ def test_diffs_that_wait_for_a_state_are_bounded_in_size_and_the_oldest_go_first
         presence.receive("presence_diff", diff(large))
     presence.receive("presence_state", {})
     assert list(presence.entries) == [str(number) for number in range(3, 10)]
+
+
+@pytest.mark.parametrize(("more", "kept"), [(0, ["ann", "bob"]), (1, ["bob"])])
+def test_diffs_that_wait_for_a_state_take_eight_mebibytes_at_most(more: int, kept: list[str]) -> None:
+    presence = Presence()
+    for _ in range(2):  # each join anew
+        presence.joined()
+        # 64 bytes for each of the ten values of a diff with one entry, and one for each character
+        besides = 2 * (10 * 64 + len("ann") + len("metas") + len("phx_ref"))
+        for key, size in (("ann", 4 * 2**20), ("bob", 4 * 2**20 - besides + more)):
+            presence.receive("presence_diff", diff({key: entry("x" * size)}))
+        presence.receive("presence_state", {})
+        assert list(presence.entries) == kept
 
 
 def test_diffs_that_were_forgotten_take_no_room_from_later_ones() -> None:

@@ -127,6 +127,8 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"at": datetime(2026, 1, 1, tzinfo=BadZone())}, "payload.at", "cannot be encoded: 'no such zone'"),
     (loop(), "payload", "is nested too deeply, or contains itself"),
     ({"a": loop()}, "payload", "is nested too deeply, or contains itself"),
+    (nested(255), "payload", "is nested too deeply, or contains itself"),
+    (keyed(255, {}), "payload", "is nested too deeply, or contains itself"),
     (nested(254, math.nan), f"payload{'[0]' * 255}", f"is nan, {NUMBER}"),
     (nested(255, math.nan), "payload", "is nested too deeply, or contains itself"),
     (keyed(255, math.nan), f"payload{'.a' * 255}", f"is nan, {NUMBER}"),

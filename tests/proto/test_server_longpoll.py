@@ -374,6 +374,18 @@ def test_a_session_without_polls_ends_after_one_and_a_half_windows_or_two_times_
     assert site.polls.expired == [site.session]
 
 
+@pytest.mark.parametrize(("polled_at", "ends_at"), [(0, 30), (14, 30), (15, 45), (16, 45)])
+def test_a_session_is_looked_at_every_one_and_a_half_windows(polled_at: float, ends_at: float) -> None:
+    site = Site().opened()
+    if polled_at:
+        site.wait(polled_at)
+        site.get()
+    site.wait(ends_at - polled_at - 0.1)
+    assert site.polls.expired == []
+    site.wait(0.1)
+    assert site.polls.expired == [site.session]
+
+
 def test_an_ended_session_is_forgotten_after_a_while() -> None:
     site = Site().opened()
     assert site.session is not None
@@ -403,7 +415,17 @@ def test_openings_that_are_refused_or_fail() -> None:
 
 def test_other_methods_are_refused() -> None:
     site = Site()
-    assert site.answered(site.ask(PollRequest("PUT"))) == 400
+    site.ask(PollRequest("PUT"))
+    (answer,) = site.answers
+    assert (answer.status, answer.body) == (400, b"")
+
+
+def test_an_error_of_the_server_has_the_body_of_phoenix() -> None:
+    site = Site()
+    site.polls.crash(site.get("x"))
+    site._pump()
+    (answer,) = site.answers
+    assert (answer.status, json.loads(answer.body)) == (500, {"errors": {"detail": "Internal Server Error"}})
 
 
 def test_nothing_secret_is_shown() -> None:
