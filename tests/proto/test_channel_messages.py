@@ -268,6 +268,8 @@ def test_presence_is_tracked_from_the_join_that_stands(when: str) -> None:
 def test_who_is_present_is_not_known_until_it_is_tracked() -> None:
     talk = Conversation().connect()
     room = talk.joined("room:1")
-    with pytest.raises(InvalidState, match="track_presence comes first"):
+    with pytest.raises(InvalidState) as caught:
         _ = room.present
+    advice = "track_presence comes first, best before the join"
+    assert vars(caught.value) == {"call": "present", "state": "joined", "topic": "room:1", "advice": advice}
     assert room.track_presence().entries == room.present == {}
