@@ -293,7 +293,7 @@ class ServerWire(asyncio.BufferedProtocol):
     def eof_received(self) -> None:
         if self._http is None:
             self._broken("the client ended the connection without a close frame")
-            self._start_linger()
+        self._start_linger()
         self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:

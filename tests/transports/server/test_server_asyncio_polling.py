@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from peer import until
+from phoenix_by_hand import handshake
 
 from phx_proto.server.longpoll import LARGEST_BODY
 from phx_transports.server import (
@@ -23,6 +24,7 @@ from phx_transports.server import (
     ServerSocket,
     http,
     on,
+    wire,
 )
 from phx_transports.server.wire import ServerWire
 
@@ -286,11 +288,17 @@ async def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> 
             assert await caller.reader.read() == b""
 
 
-@pytest.mark.parametrize("begun", [b"", b"GET /socket"], ids=["", "a request has begun"])
-async def test_a_client_that_reads_no_answers_is_dropped_in_time(begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("then", ["", "GET /socket", "end"])
+async def test_a_client_that_reads_no_answers_is_dropped_in_time(then: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "IDLE", 0.1)
+    monkeypatch.setattr(wire, "LINGER", 0.1)
     request = f"OPTIONS /socket/longpoll HTTP/1.1\r\nhost: x\r\naccess-control-request-headers: {'x' * 8000}\r\n\r\n"
-    async with serving(handshake_timeout=0.1) as site:
+    more = handshake("/socket/websocket") if then == "end" else then.encode()
+
+    async def connect(socket: ServerSocket) -> None:
+        await asyncio.sleep(0.05)
+
+    async with serving(handshake_timeout=0.1, connect=connect) as site:
         assert site.running._listener is not None
         site.running._listener.sockets[0].setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, 4096)
         with sockets.socket() as sock:
@@ -298,7 +306,10 @@ async def test_a_client_that_reads_no_answers_is_dropped_in_time(begun: bytes, m
             sock.connect(("127.0.0.1", site.running.port))
             sock.setblocking(False)
             async with asyncio.timeout(5):
-                await asyncio.get_running_loop().sock_sendall(sock, request.encode() * 100 + begun)
+                await asyncio.get_running_loop().sock_sendall(sock, request.encode() * 100 + more)
+                if then == "end":
+                    sock.shutdown(sockets.SHUT_WR)
+                await until(lambda: site.running._clients)
                 await until(lambda: not site.running._clients)
 
 
