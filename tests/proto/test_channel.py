@@ -252,6 +252,14 @@ def test_a_first_join_that_is_refused_again_and_again_ends_at_its_timeout() -> N
 # ---- the server ends it
 
 
+def test_a_crash_tells_what_the_server_said_without_the_secrets_that_it_was_sent() -> None:
+    talk = Conversation().connect()
+    room = talk.joined("room:1", {"token": "hush-hush"})
+    talk.crash_channel("room:1", room.join_ref, {"reason": "no such token: hush-hush"})
+    error = talk.event(ChannelErrored).error
+    assert str(error) == "the channel of topic 'room:1' crashed on the server: {'reason': 'no such token: [secret]'}"
+
+
 def test_a_crash_is_told_and_rejoined_by_the_backoff_with_a_new_join_ref() -> None:
     talk = Conversation().connect()
     room = talk.joined("room:1")

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import pytest
-from conversation import EMPTY, Conversation
+from conversation import EMPTY, Conversation, failure
 
 from phx_proto.backoff import Backoff
 from phx_proto.errors import (
+    ChannelClosedByServer,
     ChannelCrashed,
     ConnectError,
     ConnectionClosed,
@@ -164,6 +165,18 @@ def test_a_join_under_way_at_three_closes_with_1009_in_a_row_fails_with_it() -> 
     assert ended.error is failed.error
     talk.sent()
     assert talk.reconnect().sent() == []
+
+
+def test_what_waited_for_a_join_that_was_too_big_says_so() -> None:
+    talk = Conversation().connect()
+    room = talk.joining("room:1", timeout=1000)
+    talk.push(room, timeout=1000)
+    for _ in range(2):
+        close_with_1009(talk)
+    talk.drop(1009, "")
+    error = failure(talk, PushFailed)
+    assert isinstance(error, ChannelClosedByServer)
+    assert error.reason == "its join was too big for the server"
 
 
 def test_a_rejoin_fails_likewise() -> None:

@@ -37,6 +37,37 @@ def test_sent_pushes_are_lost_at_once(how: str) -> None:
     assert all(isinstance(event.error, PushLost) and event.error.sent for event in failed)
 
 
+CRASHED = "the channel of topic 'room:1' crashed on the server: {'reason': 'overrun'}"
+
+
+@pytest.mark.parametrize("leaving", [False, True])
+@pytest.mark.parametrize(
+    ("how", "code", "reason"),
+    [
+        ("disconnected", 4001, "enough"),
+        ("aborted", None, ""),
+        ("crashed", None, CRASHED),
+        ("crashed, unreadable", None, CRASHED.replace("{'reason': 'overrun'}", "None")),
+    ],
+)
+def test_a_lost_push_tells_what_took_it_away(how: str, leaving: bool, code: int | None, reason: str) -> None:
+    talk, room = joined()
+    talk.push(room)
+    if leaving:
+        talk.leave(room)
+    if how == "disconnected":
+        talk.drop(code, reason)
+    elif how == "aborted":
+        talk.proto.abort(talk.now)
+    elif how == "crashed":
+        talk.crash_channel("room:1", room.join_ref, {"reason": "overrun"})
+    else:
+        talk.receive(f'["{room.join_ref}",null,"room:1","phx_error",1e999]')
+    error = failure(talk, PushFailed)
+    assert isinstance(error, PushLost)
+    assert (error.sent, error.code, error.reason) == (True, code, reason)
+
+
 def test_a_lost_push_is_not_sent_again() -> None:
     talk, room = joined()
     talk.push(room)
