@@ -218,7 +218,6 @@ class Polling:
     async def _open(self, request: PollRequest) -> None:
         """Ask the application whether to accept a client that opens a session."""
         polls, mount = self._polls, self._mount
-        limit = self._options.max_connections
         try:
             if request not in self._asked:  # its connection is gone
                 return
@@ -226,11 +225,13 @@ class Polling:
             if serializer_of(socket.params) is None:
                 polls.refuse(request)
                 return
-            if limit is not None and len(self.drivers) >= limit:
+            if self._full:
                 polls.crash(request)
                 return
             async with asyncio.timeout(self._options.handshake_timeout):
                 refused = await self._server.ask(mount, socket)
+            if refused is None and self._full:  # others have been opened meanwhile
+                refused = CRASHED
             if refused is not None:
                 (polls.crash if refused is CRASHED else polls.refuse)(request)
                 return
@@ -239,6 +240,11 @@ class Polling:
             self.drivers[wire] = self._server.drive(mount, socket, wire)
         except TimeoutError:
             polls.crash(request)
+
+    @property
+    def _full(self) -> bool:
+        limit = self._options.max_connections
+        return limit is not None and len(self.drivers) >= limit
 
     def _opened(self, request: PollRequest, opening: asyncio.Task[None]) -> None:
         """Also if it was cancelled before it began."""

@@ -411,6 +411,28 @@ async def test_there_are_no_more_sessions_than_connections() -> None:
         assert (await caller.ask("GET", "/socket/longpoll?vsn=2.0.0"))[0] == 500
 
 
+async def test_there_are_no_more_sessions_than_connections_however_many_are_opened_at_once() -> None:
+    gate = asyncio.Event()
+
+    async def connect(socket: ServerSocket) -> None:
+        await gate.wait()
+
+    async with serving(max_connections=2, connect=connect) as site:
+        callers = [await site.caller() for _ in range(2)]
+        asked = [asyncio.create_task(caller.ask("GET", "/socket/longpoll?vsn=2.0.0")) for caller in callers]
+        gate.set()
+        await asyncio.gather(*asked)
+        gate.clear()
+        site.server.sockets[0].abort()
+        for caller in callers:
+            caller.send("GET", "/socket/longpoll?vsn=2.0.0")
+        (polling,) = site.running._polling.values()
+        await until(lambda: len(polling._opening) == 2)
+        gate.set()
+        assert sorted([(await caller.answer())[0] for caller in callers]) == [200, 500]
+        assert len(site.server.sockets) == 2
+
+
 async def test_a_mount_may_have_none() -> None:
     async with serving(longpoll=False) as site:
         caller = await site.caller()
