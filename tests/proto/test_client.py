@@ -569,6 +569,14 @@ def test_the_channels_of_a_client_are_found_by_topic_until_they_end() -> None:
     assert list(channels) == ["room:2"]
 
 
+def test_the_command_to_connect_shows_no_param_of_its_path() -> None:
+    talk = dialling(url="ws://localhost:4000/socket", path="/:key", params={"key": "s3cret"})
+    command = opening(talk)
+    assert command.url == "ws://localhost:4000/socket/s3cret?vsn=2.0.0"
+    assert command.shown == "ws://localhost:4000/socket/:key"
+    assert repr(command) == "OpenTransport(link=Link(1), url='ws://localhost:4000/socket/:key', …)"
+
+
 def test_what_is_not_possible_now_says_when_it_is() -> None:
     talk = Conversation()
     for call, advice in (

@@ -45,17 +45,19 @@ CRASHED = "the channel of topic 'room:1' crashed on the server: {'reason': 'over
     ("how", "code", "reason"),
     [
         ("disconnected", 4001, "enough"),
+        ("disconnected for good", 4002, "enough"),
         ("aborted", None, ""),
         ("crashed", None, CRASHED),
         ("crashed, unreadable", None, CRASHED.replace("{'reason': 'overrun'}", "None")),
     ],
 )
 def test_a_lost_push_tells_what_took_it_away(how: str, leaving: bool, code: int | None, reason: str) -> None:
-    talk, room = joined()
+    talk = Conversation(ClientOptions(reconnect=ReconnectPolicy(final_codes=frozenset({4002})))).connect()
+    room = talk.joined("room:1")
     talk.push(room)
     if leaving:
         talk.leave(room)
-    if how == "disconnected":
+    if how.startswith("disconnected"):
         talk.drop(code, reason)
     elif how == "aborted":
         talk.proto.abort(talk.now)
