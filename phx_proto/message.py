@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     Undecoded = Any
     Kept = Raw | UnsetType
 else:
-    Undecoded = Raw  # what a decoder puts there; code that makes a message may put any value
+    Undecoded = P_co  # for decoders: of `Message[Raw]`, or of one with a payload's type
     Kept = UnsetType
 
 
-class _Fields(msgspec.Struct, array_like=True, kw_only=True, eq=False, gc=False):
+class _Fields(msgspec.Struct, Generic[P_co], array_like=True, kw_only=True, eq=False, gc=False):
     """A message's fields in the order of the wire; `payload` as received, or decoded once it has been read.
 
     `source` is never on the wire (a frame with six elements does not fit its type). It is the JSON of a payload after a
@@ -61,7 +61,7 @@ _decode: Final = msgspec.json.Decoder().decode
 _payload_slot: Any = vars(_Fields)["payload"]
 
 
-class Message(_Fields, Generic[P_co], array_like=True, kw_only=True, eq=False, gc=False):
+class Message(_Fields[P_co], Generic[P_co], array_like=True, kw_only=True, eq=False, gc=False):
     """One Phoenix message.
 
     Attributes:

@@ -21,7 +21,9 @@ from .errors import InvalidFrame
 from .events import BadFrame, InboxOverflow, PresenceChanged, UnclaimedMessages
 from .formats import V2, decode_reply
 from .formats.soundness import UNREADABLE
-from .inbox import Inbox, Route
+from .handlers.handler import Handler
+from .handlers.payloads import payload_decoder
+from .inbox import FastRoute, Inbox, Route
 from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
 from .presence import PRESENCE_JOIN, PRESENCE_LEAVE, PresenceChange
 from .queues import Claim, DeliveryQueue, Drop, HandlerQueue, Place
@@ -54,13 +56,25 @@ class Reader:
         unjoined: The inbox for messages on topics without a channel.
     """
 
-    __slots__ = ("_bad_frames", "_client", "_decode_short", "_last_bad", "_overflow", "_unclaimed", "_unjoined")
+    __slots__ = (
+        "_bad_frames",
+        "_client",
+        "_decode_short",
+        "_expected",
+        "_last_bad",
+        "_overflow",
+        "_plain",
+        "_unclaimed",
+        "_unjoined",
+    )
 
     def __init__(self, client: ClientState, *, unjoined: Inbox) -> None:
         serializer = client.serializer
         self._client = client
         # A subclass of V2 may override `decode`.
-        self._decode_short = serializer.decode_short if type(serializer) is V2 else serializer.decode
+        self._plain = serializer.decode_short if type(serializer) is V2 else serializer.decode
+        self._decode_short = self._plain  # for the next read's short frames
+        self._expected: FastRoute = None  # the handlers of the last message of the read before
         self._overflow: Counter[str | None] = Counter()  # dropped in this read, by topic; None for the whole client
         self._bad_frames = 0  # of this read
         self._last_bad: tuple[str | bytes, InvalidFrame] | None = None  # the latest without an event of its own
@@ -73,7 +87,8 @@ class Reader:
         connection.heartbeat.heard()
         draining = connection.draining
         live = _NO_INBOXES if draining or connection.flow.full else connection.live
-        decode, decode_short = client.serializer.decode, self._decode_short
+        decode, decode_short, plain = client.serializer.decode, self._decode_short, self._plain
+        expected = self._expected
         runnable = client.runnable
         topic = event = routes = handlers = None  # of the message before, like `inbox`
         inbox = self._unjoined
@@ -88,6 +103,7 @@ class Reader:
                         length = frame.__sizeof__()
                     message = decode(frame)
             except _UNDECODED:
+                decode_short = plain
                 again = self._decode(connection, frame, now)
                 if again is None:
                     topic = routes = None  # it may have ended the channel
@@ -107,6 +123,8 @@ class Reader:
             if message.event != event:
                 event = message.event
                 handlers = None if routes is None else routes.get(event, inbox.default)
+                if decode_short is not plain and handlers is not expected:
+                    message, decode_short = decode(frame), plain
             if handlers is not None:
                 join_ref = message.join_ref
                 if join_ref is None or join_ref == inbox.channel.join_ref:
@@ -122,6 +140,8 @@ class Reader:
                     size += length
                     continue
             topic = routes = None  # this message may have ended the channel, or changed its routes
+            if decode_short is not plain:
+                message, decode_short = decode(frame), plain
             try:
                 deliveries_made = self._other(connection, message, length, now)
             except InvalidFrame as error:
@@ -135,10 +155,27 @@ class Reader:
         client.stats.unhandled += unhandled
         if not draining:  # else reading goes on: no messages are kept, and replies are still needed
             connection.flow.received(delivered, size, frames, now)
+        if handlers is not expected or decode_short is not self._decode_short:
+            self._expected, self._decode_short = handlers, plain
+        elif handlers and decode_short is plain:
+            self._decode_short = self._expect(handlers)
         if self._overflow:
             self._report_overflow()
         if self._bad_frames:
             self._sum_up_bad_frames(connection)
+
+    def _expect(self, handlers: tuple[Handler, ...]) -> Callable[[str], Message[Any]]:
+        """The decoder of short frames for the next read, if all its messages are probably for these handlers.
+
+        It decodes the payload as well if there is one handler, for it is decoded for each handler alone, and if that
+        runs no code of the application: the core never does.
+        """
+        serializer = self._client.serializer
+        if type(serializer) is V2 and len(handlers) == 1 and handlers[0].payload_type is not None:
+            struct = payload_decoder(handlers[0].payload_type).struct
+            if struct is not None:
+                return serializer.decode_short_into(struct)
+        return self._plain
 
     def _decode(self, connection: Connection, frame: str | bytes, now: float) -> Message[Any] | None:
         """Decode a frame that the loop could not decode. `None`, and a `BadFrame` event, if it has no message."""

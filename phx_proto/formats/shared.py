@@ -7,12 +7,13 @@ sends only text; but a plain decoder refuses the whole frame, so a refused frame
 import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final, TypeAlias, TypeVar
+from functools import lru_cache
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
 from ..errors import InvalidFrame, InvalidPayload
-from ..message import PHX_REPLY, Message
+from ..message import PHX_REPLY, Message, P_co
 from .soundness import UNREADABLE, describe, too_deep, without_lone_surrogates
 from .text import encode_json
 
@@ -34,7 +35,7 @@ def _read_decimals(raw: msgspec.Raw) -> Any:
         raise msgspec.ValidationError("Number out of range") from None
 
 
-class _DecimalMessage(Message[Any], array_like=True, kw_only=True, eq=False, gc=False):
+class _DecimalMessage(Message[P_co], Generic[P_co], array_like=True, kw_only=True, eq=False, gc=False):
     floats = Decimal
 
     @property  # type: ignore[misc]
@@ -48,6 +49,14 @@ class _DecimalMessage(Message[Any], array_like=True, kw_only=True, eq=False, gc=
 def message_type(floats: type[float] | type[Decimal]) -> type[Message[Any]]:
     """The type of messages whose payloads have such numbers."""
     return Message if floats is float else _DecimalMessage
+
+
+@lru_cache(maxsize=256)
+def array_decoder(message: type[Message[Any]], payload_type: Any) -> Callable[[str], Message[Any]]:
+    """Decodes an array of vsn 2.0.0 to a message with such a payload; `msgspec.Raw` leaves it undecoded."""
+    generic: Any = message
+    hook = None if message.floats is float else message.floats
+    return msgspec.json.Decoder(generic[payload_type], float_hook=hook).decode
 
 
 class Echo(msgspec.Struct, kw_only=True):

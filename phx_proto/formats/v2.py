@@ -17,6 +17,7 @@ from .shared import (
     BYTES,
     Echo,
     V2Echo,
+    array_decoder,
     decode_request,
     fields_of,
     message_type,
@@ -65,7 +66,7 @@ class V2:
             raise ValueError(f"binary_kinds must be numbers from {len(SERVER_SENDS)} to {_LAST_KIND}, not {taken[0]}")
         self._message = message_type(floats)
         self._binary_kinds = dict(binary_kinds)
-        self._decode_text: Callable[[str], Message[Any]] = msgspec.json.Decoder(self._message).decode
+        self._decode_text = array_decoder(self._message, msgspec.Raw)
 
     def encode(self, message: Message[Any], /) -> str | bytes:
         """Make a text frame, or a binary one if the payload is bytes.
@@ -112,6 +113,10 @@ class V2:
         It is msgspec's own decoder, so a message costs no call of a Python function.
         """
         return self._decode_text
+
+    def decode_short_into(self, struct: type[msgspec.Struct]) -> Callable[[str], Message[Any]]:
+        """The same for a frame whose payload is probably such a struct: the payload is decoded in the same call."""
+        return array_decoder(self._message, struct)
 
     def _decode_extension(self, frame: bytes) -> Message[Any]:
         try:

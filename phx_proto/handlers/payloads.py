@@ -8,12 +8,13 @@ import re
 from collections.abc import Callable
 from decimal import Decimal
 from functools import lru_cache
+from itertools import chain
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from typing import _SpecialForm as SpecialForm  # pyright: ignore[reportPrivateUsage] - what mypy takes Optional[…] for
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, inspect
 from msgspec.structs import replace
 
 from ..errors import InvalidPayloadType, PayloadMismatch
@@ -43,12 +44,13 @@ class PayloadDecoder:
     Attributes:
         payload_type: The type.
         name: Its name, for errors.
+        struct: The type, if it is a `msgspec.Struct` that is decoded without running code of the application.
 
     Raises:
         InvalidPayloadType: Nothing can be decoded into it.
     """
 
-    __slots__ = ("_decode", "name", "payload_type")
+    __slots__ = ("_decode", "name", "payload_type", "struct")
 
     def __init__(self, payload_type: Any) -> None:
         self.payload_type = payload_type
@@ -61,12 +63,15 @@ class PayloadDecoder:
                 float: msgspec.json.Decoder(payload_type).decode,
                 Decimal: msgspec.json.Decoder(payload_type, float_hook=Decimal).decode,
             }
-            unknown = _unknown_class(msgspec.inspect.type_info(payload_type))
+            info = inspect.type_info(payload_type)
+            unknown = _unknown_class(info)
         except (TypeError, ValueError, NameError, AttributeError) as error:  # the last two: unresolvable annotations
             raise InvalidPayloadType(self.name, str(error)) from error
         if unknown is not None:
             advice = "make it a msgspec.Struct, a dataclass or a TypedDict"
             raise InvalidPayloadType(self.name, f"nothing is known of {type_name(unknown)} ({advice})")
+        is_struct = isinstance(payload_type, type) and isinstance(info, inspect.StructType)
+        self.struct: type[msgspec.Struct] | None = payload_type if is_struct and _runs_no_code(info) else None
 
     def accept(self, message: Message[Any]) -> Message[Any]:
         """A copy of the message with its payload in the type. The given message stays unchanged, for other readers.
@@ -78,6 +83,8 @@ class PayloadDecoder:
         """
         json = message.undecoded
         if type(json) is not Raw:
+            if type(json) is self.struct:  # the reader has decoded it
+                return message
             json = message.source
         try:
             if json is UNSET:
@@ -111,7 +118,7 @@ def type_name(payload_type: Any) -> str:
     return payload_type.__qualname__ if isinstance(payload_type, type) else str(payload_type)
 
 
-def _unknown_class(info: msgspec.inspect.Type) -> type | None:
+def _unknown_class(info: inspect.Type) -> type | None:
     """A class that every payload of the type needs, and whose fields msgspec does not know.
 
     msgspec makes a decoder for it, which refuses every message. Members of a union and optional fields are ignored: a
@@ -121,20 +128,73 @@ def _unknown_class(info: msgspec.inspect.Type) -> type | None:
     seen = set[int]()
     while waiting:
         node = waiting.pop()
-        if isinstance(node, msgspec.inspect.CustomType) and node.cls is not object:
+        if isinstance(node, inspect.CustomType) and node.cls is not object:
             return node.cls
-        if id(node) in seen or isinstance(node, msgspec.inspect.UnionType):
+        if id(node) in seen or isinstance(node, inspect.UnionType):
             continue
         seen.add(id(node))
-        for name in node.__struct_fields__:
-            part: Any = getattr(node, name)
-            members: list[Any] = [*part] if isinstance(part, tuple) else [part]
-            waiting += filter(_is_needed, members)
+        waiting += filter(_is_needed, _members(node))
     return None
 
 
-def _is_needed(member: object) -> bool:
-    return isinstance(member, msgspec.inspect.Type) or (isinstance(member, msgspec.inspect.Field) and member.required)
+def _runs_no_code(info: inspect.Type) -> bool:
+    """Whether decoding such a payload calls nothing of the application."""
+    waiting: list[Any] = [info]
+    seen = set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if _may_run_code(node):
+            return False
+        waiting += _members(node)
+    return True
+
+
+def _may_run_code(node: inspect.Type | inspect.Field) -> bool:
+    if isinstance(node, inspect.Field):
+        return node.default_factory not in _PLAIN_FACTORIES
+    if isinstance(node, inspect.StructType):
+        return hasattr(node.cls, "__post_init__")
+    # A pattern is the application's too: some take for ever.
+    return not isinstance(node, _PLAIN) or getattr(node, "pattern", None) is not None
+
+
+#: Types that msgspec makes by itself.
+_PLAIN: Final = (
+    inspect.AnyType,
+    inspect.NoneType,
+    inspect.BoolType,
+    inspect.IntType,
+    inspect.FloatType,
+    inspect.StrType,
+    inspect.BytesType,
+    inspect.DateTimeType,
+    inspect.DateType,
+    inspect.TimeType,
+    inspect.TimeDeltaType,
+    inspect.UUIDType,
+    inspect.DecimalType,
+    inspect.LiteralType,
+    inspect.UnionType,
+    inspect.ListType,
+    inspect.VarTupleType,
+    inspect.TupleType,
+    inspect.DictType,
+    inspect.TypedDictType,
+)
+_PLAIN_FACTORIES: Final = (msgspec.NODEFAULT, list, dict, set)
+
+
+def _members(node: Any) -> list[Any]:
+    parts: list[Any] = [getattr(node, name) for name in node.__struct_fields__]
+    found = chain.from_iterable(part if isinstance(part, tuple) else (part,) for part in parts)
+    return [member for member in found if isinstance(member, inspect.Type | inspect.Field)]
+
+
+def _is_needed(member: inspect.Type | inspect.Field) -> bool:
+    return isinstance(member, inspect.Type) or member.required
 
 
 #: What decoding a payload can raise. `TypeError`: an unhashable member of a set; `ArithmeticError`: a Decimal.
@@ -146,7 +206,7 @@ _PROBLEMS: Final[dict[type[Exception], str]] = {
     SystemError: "it has a number out of range",
 }
 
-#: Finds a value of the payload in msgspec's words: a text in its quotation marks, or a number.
+#: A value of the payload in msgspec's words: a text in its quotation marks, or a number.
 _QUOTED: Final = re.compile(r"(['\"]).*\1", re.DOTALL)
 _NUMBER: Final = re.compile(r"(?<=value )-?\d+")
 

@@ -138,6 +138,6 @@ class Runner(Host):
             raise error
         stopped = is_stopped(error)
         if not (stopped and self.closed):
-            self.on_error(HandlerError(handler, message, error))
+            self.on_error(HandlerError.of(handler, message, error))
         if stopped:
             raise error

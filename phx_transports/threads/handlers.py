@@ -186,7 +186,7 @@ class Runner(Host):
                     if returned.__class__ is CoroutineType:
                         refuse_coroutine(handler, returned)
                 except BaseException as error:
-                    self.on_error(HandlerError(handler, item, error))
+                    self.on_error(HandlerError.of(handler, item, error))
 
 
 def _run_here(runner: int, batch: Batch) -> list[Failure]:

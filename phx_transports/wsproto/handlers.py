@@ -154,9 +154,9 @@ class Runner:
                 except SystemExit as error:
                     if self._on_exit is None:
                         raise
-                    self._on_exit(HandlerError(handler, item, error))
+                    self._on_exit(HandlerError.of(handler, item, error))
                 except BaseException as error:
-                    self._on_error(HandlerError(handler, item, error))
+                    self._on_error(HandlerError.of(handler, item, error))
             if self.closed:
                 return False
             if not looks:

@@ -8,7 +8,7 @@ import pytest
 
 from phx_proto.message import PHX_JOIN, Message, Reply
 
-decode = msgspec.json.Decoder(Message).decode
+decode = msgspec.json.Decoder(Message[msgspec.Raw]).decode
 
 
 def from_wire(payload: str, event: str = "shout") -> Message[Any]:
