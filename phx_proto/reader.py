@@ -90,7 +90,8 @@ class Reader:
         decode, decode_short, plain = client.serializer.decode, self._decode_short, self._plain
         expected = self._expected
         runnable = client.runnable
-        topic = event = routes = handlers = None  # of the message before, like `inbox`
+        topic = event = routes = None  # of the message before, like `handlers` and `inbox`
+        handlers: FastRoute = None
         inbox = self._unjoined
         undelivered = unhandled = size = 0
         for frame in frames:
@@ -124,7 +125,8 @@ class Reader:
                 event = message.event
                 handlers = None if routes is None else routes.get(event, inbox.default)
                 if decode_short is not plain and handlers is not expected:
-                    message, decode_short = decode(frame), plain
+                    decode_short = plain
+                    message = decode(frame)
             if handlers is not None:
                 join_ref = message.join_ref
                 if join_ref is None or join_ref == inbox.channel.join_ref:
@@ -141,7 +143,8 @@ class Reader:
                     continue
             topic = routes = None  # this message may have ended the channel, or changed its routes
             if decode_short is not plain:
-                message, decode_short = decode(frame), plain
+                decode_short = plain
+                message = decode(frame)
             try:
                 deliveries_made = self._other(connection, message, length, now)
             except InvalidFrame as error:
@@ -155,7 +158,7 @@ class Reader:
         client.stats.unhandled += unhandled
         if not draining:  # else reading goes on: no messages are kept, and replies are still needed
             connection.flow.received(delivered, size, frames, now)
-        if handlers is not expected or decode_short is not self._decode_short:
+        if handlers is not expected or decode_short is not self._decode_short:  # the second: it was given up meanwhile
             self._expected, self._decode_short = handlers, plain
         elif handlers and decode_short is plain:
             self._decode_short = self._expect(handlers)

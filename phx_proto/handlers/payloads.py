@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from decimal import Decimal
 from functools import lru_cache
-from itertools import chain
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from typing import _SpecialForm as SpecialForm  # pyright: ignore[reportPrivateUsage] - what mypy takes Optional[…] for
@@ -188,9 +187,12 @@ _PLAIN_FACTORIES: Final = (msgspec.NODEFAULT, list, dict, set)
 
 
 def _members(node: Any) -> list[Any]:
-    parts: list[Any] = [getattr(node, name) for name in node.__struct_fields__]
-    found = chain.from_iterable(part if isinstance(part, tuple) else (part,) for part in parts)
-    return [member for member in found if isinstance(member, inspect.Type | inspect.Field)]
+    found = list[Any]()
+    for name in node.__struct_fields__:
+        part: Any = getattr(node, name)
+        members: list[Any] = [*part] if isinstance(part, tuple) else [part]
+        found += (member for member in members if isinstance(member, inspect.Type | inspect.Field))
+    return found
 
 
 def _is_needed(member: inspect.Type | inspect.Field) -> bool:

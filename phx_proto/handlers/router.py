@@ -36,7 +36,7 @@ class Dispatch(msgspec.Struct, frozen=True):
     """A handler and a message for it.
 
     Attributes:
-        message: As received; `handler.accept(message)` returns it with the handler's payload type, or raises.
+        message: `handler.accept(message)` returns it with its payload in the handler's type, or raises.
     """
 
     handler: Handler

@@ -188,9 +188,10 @@ def test_reconnecting_from_a_stable_connection_makes_the_waits_start_anew() -> N
         lambda link, now: link.receive("garbage", now),
         lambda link, now: link.receive_all(["garbage"], now),
         lambda link, now: link.progressed(now),
+        lambda link, now: link.confided(["s3cret"]),
         lambda link, now: link.closed(1000, "late", now),
     ],
-    ids=["opened", "refused", "failed", "receive", "receive_all", "progressed", "closed"],
+    ids=["opened", "refused", "failed", "receive", "receive_all", "progressed", "confided", "closed"],
 )
 @pytest.mark.parametrize("open_again", [False, True])
 def test_a_link_that_no_longer_counts_is_not_heard(tell: Any, open_again: bool) -> None:

@@ -104,6 +104,25 @@ def test_a_declared_payload_comes_decoded_and_one_that_does_not_fit_is_reported(
         assert report.message.payload == {"amount": "many"}
 
 
+@in_every_way
+def test_a_report_has_the_payload_as_its_handler_got_it(adapter: Adapter) -> None:
+    class Balance(msgspec.Struct):
+        amount: int
+
+    def refuse(message: Message[Balance]) -> None:
+        raise ValueError
+
+    reports = Reports()
+    handlers = adapter.handlers()
+    handlers.add(refuse, "balance", payload=Balance)
+    with adapter.joined(router=handlers, on_handler_error=reports) as (channel, wire, _):
+        for count in range(1, 5):  # each in a read of its own; the reader may decode the later ones itself
+            wire.push(TOPIC, "balance", {"amount": count})
+            settled(channel.client, count)
+        until(lambda: len(reports.all) == 4)
+        assert [report.message.payload for report in reports.all] == [Balance(count) for count in range(1, 5)]
+
+
 def test_a_payload_that_is_not_sound_is_reported_like_the_handlers_error(adapter: Adapter) -> None:
     reports = Reports()
     handlers = adapter.handlers()
