@@ -10,6 +10,7 @@ from phx_proto.backoff import Backoff, ReconnectPolicy
 from phx_proto.commands import AbortTransport
 from phx_proto.errors import CertificateError, ConnectError, ConnectionClosed, ConnectTimeout
 from phx_proto.events import (
+    BadFrame,
     ChannelErrored,
     Closed,
     Connected,
@@ -188,10 +189,9 @@ def test_reconnecting_from_a_stable_connection_makes_the_waits_start_anew() -> N
         lambda link, now: link.receive("garbage", now),
         lambda link, now: link.receive_all(["garbage"], now),
         lambda link, now: link.progressed(now),
-        lambda link, now: link.confided(["s3cret"]),
         lambda link, now: link.closed(1000, "late", now),
     ],
-    ids=["opened", "refused", "failed", "receive", "receive_all", "progressed", "confided", "closed"],
+    ids=["opened", "refused", "failed", "receive", "receive_all", "progressed", "closed"],
 )
 @pytest.mark.parametrize("open_again", [False, True])
 def test_a_link_that_no_longer_counts_is_not_heard(tell: Any, open_again: bool) -> None:
@@ -206,6 +206,15 @@ def test_a_link_that_no_longer_counts_is_not_heard(tell: Any, open_again: bool) 
     tell(old, talk.now)
     assert (talk.proto.state, talk.proto.next_timeout(), talk.proto.stats) == before
     assert (talk.commands(), talk.events()) == ([], [])
+
+
+def test_what_an_old_link_calls_a_secret_is_none_for_the_new_one() -> None:
+    talk = Conversation().connect()
+    old = talk.link
+    talk.reconnect()
+    old.confided(["tick"])
+    talk.receive("tick tock")
+    assert talk.event(BadFrame).excerpt == "tick tock"
 
 
 def test_a_link_says_its_number() -> None:
