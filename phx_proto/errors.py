@@ -359,7 +359,7 @@ class HandshakeRefused(ConnectError):
 
     def __str__(self) -> str:
         said = f": {self.said}" if self.said else ""
-        advice = refusal_advice(self.status, self.headers.get("location", ""))
+        advice = refusal_advice(self.status, self.headers.get("location"))
         where = f" of {self.url}" if self.url else ""
         return f"the server refused the handshake{where} with HTTP {self.status}{said}{advice}"
 

@@ -22,7 +22,7 @@ class Words(Formatter):
         return shown(value) if conversion == "r" else escaped(str(value), LONGEST)
 
 
-def refusal_advice(status: int, location: str) -> str:
+def refusal_advice(status: int, location: str | None) -> str:
     """What to do about a handshake that was refused with this HTTP status; empty if that is not known.
 
     Args:

@@ -15,10 +15,11 @@ import pytest
 from conversation import Conversation
 
 from phx_proto.channel import Channel
+from phx_proto.errors import InvalidFrame
 from phx_proto.formats import V2Server
 from phx_proto.handlers.payloads import payload_decoder
 from phx_proto.handlers.router import Router
-from phx_proto.shown import shown
+from phx_proto.shown import escaped, shown
 
 TICK = '[null,null,"room:1","tick",{"n":1}]'
 
@@ -92,6 +93,24 @@ def test_a_message_of_another_topic_than_the_one_before_costs_no_call() -> None:
     assert reading(talk, TICK, tock, tock, f'["{room.join_ref}",null,"room:1","tick",{{}}]') == {}
 
 
+def test_a_read_costs_the_same_however_many_channels_there_are() -> None:
+    router = Router()
+    talk, _ = listening(router)
+    router.add(print, "tick")
+
+    def read() -> Counter[str]:
+        for _ in range(
+            3
+        ):  # the first looks up the routes of every channel anew, and what comes is expected to come again
+            found = calls(partial(talk.link.receive_all, [TICK], talk.now))
+        return found
+
+    one = read()
+    for number in range(2, 12):
+        talk.joined(f"room:{number}")
+    assert read() == one
+
+
 def test_messages_that_are_handled_cost_no_call_if_each_waits_in_one_place() -> None:
     talk, room = listening()
     room.add(print, "tick")
@@ -144,3 +163,8 @@ def test_a_value_is_shown_at_the_cost_of_what_is_shown_of_it(value: Any) -> None
 def test_a_text_is_read_back_only_if_it_has_other_nulls_than_its_refs() -> None:
     plain, null = (calls(partial(V2Server().broadcast, "room:1", "tick", {"a": value})) for value in (1, None))
     assert null.total() == plain.total() + 1
+
+
+def test_the_text_of_a_bad_frame_costs_no_more_than_its_escaping() -> None:
+    error = InvalidFrame("not JSON")
+    assert calls(partial(str, error)).total() == 1 + calls(partial(escaped, error.problem)).total()

@@ -836,7 +836,7 @@ def test_an_observer_is_told_of_each_frame_and_end_with_the_number_of_the_connec
             self.told += [(connection, "received", V2().decode(frame).event) for frame in frames]
 
         def lost(self, connection: int, code: int | None, reason: str, /) -> None:
-            self.told.append((connection, "lost", code))
+            self.told.append((connection, "lost", (code, reason)))
 
     farm, observer = Farm(limit=1).connect(), Observer()
     farm.client.observe(observer)
@@ -846,5 +846,5 @@ def test_an_observer_is_told_of_each_frame_and_end_with_the_number_of_the_connec
     joined = [("sent", "phx_join"), ("received", "phx_reply")]
     assert observer.told == [
         *((1, *each) for each in [*joined, *joined]),  # the second is refused here
-        *((2, *each) for each in [*joined, ("lost", 1012)]),
+        *((2, *each) for each in [*joined, ("lost", (1012, "cut"))]),
     ]
