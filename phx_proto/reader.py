@@ -22,7 +22,7 @@ from .events import BadFrame, InboxOverflow, PresenceChanged, UnclaimedMessages
 from .formats import V2, decode_reply
 from .formats.soundness import UNREADABLE
 from .handlers.handler import Handler
-from .handlers.payloads import payload_decoder
+from .handlers.payloads import UNFIT, payload_decoder
 from .inbox import FastRoute, Inbox, Route
 from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
 from .presence import PRESENCE_JOIN, PRESENCE_LEAVE, PresenceChange
@@ -43,7 +43,7 @@ _NO_INBOXES: Final[dict[str, Inbox]] = {}
 _SHORT: Final = 256
 
 #: What decoding may raise in the loop of `Reader.receive_all`; such a frame is decoded again, by `Reader._decode`.
-_UNDECODED: Final = (InvalidFrame, *UNREADABLE)
+_UNDECODED: Final = (InvalidFrame, *UNFIT)
 
 
 class Reader:

@@ -90,7 +90,7 @@ class PayloadDecoder:
                 return message.with_payload(msgspec.convert(message.undecoded, self.payload_type, str_keys=True))
             # `with_payload`, inlined: this runs for each message.
             return replace(message, payload=self._decode[message.floats](json), source=UNSET)
-        except _UNFIT as error:
+        except UNFIT as error:
             # from None: the cause's text may contain the payload, and must not reach a log.
             raise PayloadMismatch(message.topic, message.event, self.name, _problem(error)) from None
 
@@ -200,7 +200,7 @@ def _is_needed(member: inspect.Type | inspect.Field) -> bool:
 
 
 #: What decoding a payload can raise. `TypeError`: an unhashable member of a set; `ArithmeticError`: a Decimal.
-_UNFIT: Final = (*UNREADABLE, TypeError, ArithmeticError)
+UNFIT: Final = (*UNREADABLE, TypeError, ArithmeticError)
 
 _PROBLEMS: Final[dict[type[Exception], str]] = {
     UnicodeDecodeError: "it is not valid UTF-8",

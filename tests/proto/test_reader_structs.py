@@ -106,6 +106,16 @@ def test_numbers_are_of_the_type_that_the_serializer_has_for_them() -> None:
     assert accepted.payload == Balance(1)
 
 
+def test_a_number_that_no_decimal_can_be_is_its_handlers_problem_alone() -> None:
+    talk, _ = listening(V2(floats=Decimal))
+    for _ in range(2):
+        talk.receive(frame({"amount": 1}))
+        waiting(talk)
+    number = '[null,null,"room:1","balance",{"amount":2,"rest":1e99999999999999999999}]'
+    talk.receive(number, frame({"amount": 3}))
+    assert [type(payload) for payload in waiting(talk)] == [msgspec.Raw] * 2
+
+
 # ---- whatever is received, in whatever reads, it is handled alike ----------------------------------------------------
 
 
