@@ -35,6 +35,10 @@ def test_the_first_value_counts(text: str, value: Any) -> None:
     assert decode(text) == value
 
 
+def test_keys_that_come_once_keep_their_order() -> None:
+    assert list(decode('{"b":1,"a":2,"c":3}')) == ["b", "a", "c"]
+
+
 STRINGS = st.text(alphabet='ab":\\{}[], \n\u00e9', max_size=4)
 VALUES = st.recursive(
     st.none() | st.integers(-3, 3) | STRINGS,

@@ -210,6 +210,18 @@ def test_limits_that_cannot_be_are_refused(limits: Any) -> None:
         FlowLimits(**limits)
 
 
+@pytest.mark.parametrize(
+    ("limits", "problem"),
+    [
+        ({"low": 1000}, "low < high <= hard is needed, not 1000, 1000, 64000"),
+        ({"low_bytes": 9, "high_bytes": 8}, "low_bytes < high_bytes <= hard_bytes is needed, not 9, 8, 24"),
+    ],
+)
+def test_limits_in_a_wrong_order_are_told_with_their_names_and_numbers(limits: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=f"^{problem}$"):
+        FlowLimits(**limits)
+
+
 def test_a_pause_may_be_shorter_than_a_second() -> None:
     talk = paused(longest_pause=0.5)
     talk.advance(0.5)

@@ -12,7 +12,7 @@ from urllib.parse import quote, quote_plus
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from phx_proto.shown import (
@@ -160,7 +160,9 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("form", ENCODINGS)
-@given(st.text('ab /+\\"<>&%é€', min_size=8, max_size=20) | st.sampled_from(["it's /a b\\\"", "in two/words"]))
+@given(st.text('ab /+\\"<>&%é€', min_size=8, max_size=20))
+@example("it's /a b\\\"")
+@example("in two/words")
 def test_whatever_it_has_in_it_a_secret_is_masked_in_every_form(form: str, secret: str) -> None:
     assert Secrets([secret]).masked(f"it was '{ENCODINGS[form](secret)}'") == f"it was '{MASK}'"
 
@@ -236,7 +238,7 @@ def test_overlapping_secrets_are_masked_once() -> None:
 
 
 def test_secrets_are_not_shown_themselves() -> None:
-    assert TOKEN not in repr(Secrets([TOKEN]))
+    assert repr(Secrets([TOKEN])) == "Secrets(…)"
 
 
 def test_the_secrets_of_params_are_their_values_at_any_depth() -> None:

@@ -439,7 +439,7 @@ def test_a_socket_is_closed_a_moment_after_its_last_topic_has_ended_however_that
     assert farm.events(SocketEnded) == [SocketEnded(None, 1)]
 
 
-@pytest.mark.parametrize("end", ["refused", "cancelled", "timed out"])
+@pytest.mark.parametrize("end", ["refused", "unreadable", "cancelled", "timed out"])
 def test_a_socket_whose_only_join_has_failed_is_closed_a_moment_later(end: str) -> None:
     farm = Farm(options=ClientOptions(topics_per_socket=1)).connect()
     farm.join(A)
@@ -449,6 +449,8 @@ def test_a_socket_whose_only_join_has_failed_is_closed_a_moment_later(end: str) 
     farm.run()
     if end == "refused":
         farm.links[1].receive(refusal(channel, '{"reason":"no"}'), farm.now)
+    elif end == "unreadable":
+        farm.links[1].receive(refusal(channel, "1e999"), farm.now)
     elif end == "cancelled":
         channel.cancel(ref, farm.now)
     else:
