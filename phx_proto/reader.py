@@ -22,7 +22,7 @@ from .events import BadFrame, InboxOverflow, PresenceChanged, UnclaimedMessages
 from .formats import V2, decode_reply
 from .formats.soundness import UNREADABLE
 from .handlers.handler import Handler
-from .handlers.payloads import UNFIT, payload_decoder
+from .handlers.payloads import UNFIT
 from .inbox import FastRoute, Inbox, Route
 from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
 from .presence import PRESENCE_JOIN, PRESENCE_LEAVE, PresenceChange
@@ -173,11 +173,9 @@ class Reader:
         It decodes the payload as well if there is one handler, for it is decoded for each handler alone, and if that
         runs no code of the application: the core never does.
         """
-        serializer = self._client.serializer
-        if type(serializer) is V2 and len(handlers) == 1 and handlers[0].payload_type is not None:
-            struct = payload_decoder(handlers[0].payload_type).struct
-            if struct is not None:
-                return serializer.decode_short_into(struct)
+        serializer, decoder = self._client.serializer, handlers[0].decoder
+        if type(serializer) is V2 and len(handlers) == 1 and decoder is not None and decoder.struct is not None:
+            return serializer.decode_short_into(decoder.struct)
         return self._plain
 
     def _decode(self, connection: Connection, frame: str | bytes, now: float) -> Message[Any] | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from ..errors import InvalidHandler, InvalidPayloadType, PayloadMismatch
 from ..message import RESERVED_EVENTS, Message
 from .annotations import NoMessage, UnreadableAnnotation, contradicts, declared_payload, read_signature
-from .payloads import payload_decoder, type_name
+from .payloads import PayloadDecoder, payload_decoder, type_name
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -51,6 +51,7 @@ class Handler:
             number of them, or names its second one `channel`; other optional arguments (`limit=10`) are not passed.
         payload_type: The type to decode and validate the payload with: the given one or, without one, that of the
             annotation of the function's first parameter; `None` if neither names one.
+        decoder: Decodes payloads of that type; `None` without one.
         around: Makes a context manager around each call, on the loop or the thread of the call; `None` for none. What
             it raises counts as raised by the handler.
         run: The function that an adapter calls with the arguments of `takes_channel`: `function` within `around`.
@@ -76,6 +77,7 @@ class Handler:
     run: Callable[..., Any] = field(init=False, repr=False)
     kind: HandlerKind = field(init=False)
     takes_channel: bool = field(init=False)
+    decoder: PayloadDecoder | None = field(init=False, repr=False)
     accept: Accept = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -89,12 +91,14 @@ class Handler:
             signature = _signature(self.function)
             takes_channel = _takes_channel(signature)
             payload_type = _payload_type(self.function, signature, self.payload_type)
-            accept = _unchanged if payload_type is None else payload_decoder(payload_type).accept
+            decoder = None if payload_type is None else payload_decoder(payload_type)
+            accept = _unchanged if decoder is None else decoder.accept
             derived = {
                 "run": self.function if self.around is None else _within(self.around, self, kind),
                 "kind": kind,
                 "takes_channel": takes_channel,
                 "payload_type": payload_type,
+                "decoder": decoder,
                 "accept": accept if self.around is None else _accepted_within(self.around, self, accept),
             }
         except (_Refused, InvalidPayloadType) as refused:

@@ -69,7 +69,7 @@ class PayloadDecoder:
         if unknown is not None:
             advice = "make it a msgspec.Struct, a dataclass or a TypedDict"
             raise InvalidPayloadType(self.name, f"nothing is known of {type_name(unknown)} ({advice})")
-        is_struct = isinstance(payload_type, type) and isinstance(info, inspect.StructType)
+        is_struct = type(payload_type) is _STRUCT_META  # a subclass may have a hash of its own, for one
         self.struct: type[msgspec.Struct] | None = payload_type if is_struct and _runs_no_code(info) else None
 
     def accept(self, message: Message[Any]) -> Message[Any]:
@@ -153,12 +153,14 @@ def _runs_no_code(info: inspect.Type) -> bool:
 
 def _may_run_code(node: inspect.Type | inspect.Field) -> bool:
     if isinstance(node, inspect.Field):
-        return node.default_factory not in _PLAIN_FACTORIES
+        return not any(node.default_factory is factory for factory in _PLAIN_FACTORIES)
     if isinstance(node, inspect.StructType):
-        return hasattr(node.cls, "__post_init__")
+        return hasattr(node.cls, "__post_init__") or hasattr(node.cls, "__del__")
     # A pattern is the application's too: some take for ever.
     return not isinstance(node, _PLAIN) or getattr(node, "pattern", None) is not None
 
+
+_STRUCT_META: Final[type] = type(msgspec.Struct)
 
 #: Types that msgspec makes by itself.
 _PLAIN: Final = (

@@ -140,7 +140,30 @@ FRAMES: list[str | bytes] = [
         for event in ("balance", "note", "both", "tick", "nobody's")
         for topic, join_ref in (("room:1", None), ("room:1", "2"), ("room:1", "9"), ("room:2", None), ("room:3", None))
     ),
-    '[null,null,"room:1","balance",{"amount":1e999}]',
+    *(
+        f'[null,null,"room:1","balance",{payload}]'
+        for payload in (
+            '{"amount":1e999}',
+            '{"amount":1,"rest":0.10}',
+            '{"amount":1,"rest":1e99999999999999999999}',
+            '{"amount":1,"rest":1e-99999999999999999999}',
+            '{"amount":99999999999999999999}',
+            '{"amount":1,"amount":2}',
+            '{"amount":1,"rest":{"a":1,"a":[2]}}',
+            ' { "amount" : 1 } ',
+            r'{"\u0061mount":1}',
+            r'{"amount":1,"rest":"\ud83d"}',
+            r'{"amount":1,"rest":"\ud83d\ude00"}',
+            r'{"amount":1,"rest":"\x"}',
+            '{"amount":1,"rest":' + "[" * 100 + "]" * 100 + "}",
+            '{"amount":1},{"amount":2}',
+            '{"amount":1}}',
+        )
+    ),
+    ' [ null , null , "room:1" , "balance" , {"amount":1} ] ',
+    '[null,7,"room:1","balance",{"amount":1}]',
+    '[null,null,7,"balance",{"amount":1}]',
+    '[null,null,"room:1","balance"]',
     '[null,null,"room:1","balance",{"amount":',
     b"\x02\x06\x07room:1balancedata",
     '[null,"9","room:1","phx_reply",{"status":"ok","response":{"amount":1}}]',
@@ -153,7 +176,8 @@ READS = st.lists(st.lists(st.just(FRAMES[0]) | st.sampled_from(FRAMES), min_size
 
 def seen(message: Message[Any]) -> tuple[Any, ...]:
     payload = message.undecoded
-    return message.topic, message.event, message.join_ref, bytes(payload) if type(payload) is msgspec.Raw else payload
+    kept = bytes(payload) if type(payload) is msgspec.Raw else repr(payload)  # 0.1 is not Decimal("0.1")
+    return type(message), message.topic, message.event, message.join_ref, message.ref, message.source, kept
 
 
 def outcome(talk: Conversation) -> list[Any]:
@@ -171,9 +195,11 @@ def outcome(talk: Conversation) -> list[Any]:
     return [handled, talk.events(), talk.proto.stats]
 
 
-@given(READS)
-def test_it_makes_no_difference_to_what_is_handled(reads: list[list[str | bytes]]) -> None:
-    with_it, without = listening()[0], listening(EachByItself())[0]
+@given(READS, st.sampled_from([float, Decimal]))
+def test_it_makes_no_difference_to_what_is_handled(
+    reads: list[list[str | bytes]], floats: type[float] | type[Decimal]
+) -> None:
+    with_it, without = listening(V2(floats=floats))[0], listening(EachByItself(floats=floats))[0]
     for read in reads:
         with_it.receive(*read)
         without.receive(*read)
@@ -201,6 +227,38 @@ class Checked(msgspec.Struct):
 
     def __post_init__(self) -> None:
         raise AssertionError("code of the application runs")
+
+
+class Closed(msgspec.Struct):
+    amount: int
+
+    def __del__(self) -> None:
+        raise AssertionError("code of the application runs")
+
+
+class Hashed(type(msgspec.Struct)):  # type: ignore[misc]
+    def __hash__(cls) -> int:
+        return 1
+
+
+class Odd(msgspec.Struct, metaclass=Hashed):
+    amount: int
+
+
+class Equal:
+    """Equals everything."""
+
+    def __call__(self) -> int:
+        raise AssertionError("code of the application runs")
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Equalled(msgspec.Struct):
+    amount: int = msgspec.field(default_factory=Equal())
 
 
 class Nested(msgspec.Struct):
@@ -249,7 +307,24 @@ def test_structs_that_msgspec_makes_by_itself_are_decoded_with_the_frame(payload
 
 @pytest.mark.parametrize(
     "payload_type",
-    [Checked, Nested, Made, Matched, Colored, Pointed, Unique, Box[int], Point, Flat, dict, Balance | None, Any],
+    [
+        Checked,
+        Closed,
+        Odd,
+        Equalled,
+        Nested,
+        Made,
+        Matched,
+        Colored,
+        Pointed,
+        Unique,
+        Box[int],
+        Point,
+        Flat,
+        dict,
+        Balance | None,
+        Any,
+    ],
 )
 def test_others_are_not(payload_type: Any) -> None:
     assert payload_decoder(payload_type).struct is None
@@ -265,3 +340,21 @@ def test_a_struct_with_code_of_its_own_is_decoded_for_its_handler_alone() -> Non
     for _ in range(4):
         talk.receive(frame({"amount": 1}))
         assert [type(payload) for payload in waiting(talk)] == [msgspec.Raw]
+
+
+def test_the_decoder_of_a_type_is_made_at_its_registration_alone() -> None:
+    class Counted:
+        hashed = 0
+
+        def __hash__(self) -> int:
+            Counted.hashed += 1
+            return 1
+
+    router = Router()
+    router.add(on_any, "balance", payload=Annotated[Balance, Counted()])
+    talk = Conversation(router=router).connect()
+    talk.joined("room:1")
+    registered = Counted.hashed
+    for _ in range(4):
+        talk.receive(frame({"amount": 1}))
+    assert Counted.hashed == registered
