@@ -106,14 +106,16 @@ class Runner(Host):
                     # Inlined, with as few calls as possible: this runs for each message.
                     for handlers, item, _ in rest:
                         for handler in handlers:
+                            message = item
                             try:
-                                message = item if handler.payload_type is None else handler.accept(item)
+                                if handler.payload_type is not None:
+                                    message = handler.accept(item)
                                 if handler.takes_channel:
                                     await handler.run(message, queue.channel.context)
                                 else:
                                     await handler.run(message)
                             except BaseException as error:
-                                self.failed(handler, item, error)
+                                self.failed(handler, message, error)
                             if self.halted:
                                 self.handled(deliveries[: len(deliveries) - len(list(rest))])
                                 return
@@ -138,6 +140,6 @@ class Runner(Host):
             raise error
         stopped = is_stopped(error)
         if not (stopped and self.closed):
-            self.on_error(HandlerError.of(handler, message, error))
+            self.on_error(HandlerError(handler, message, error))
         if stopped:
             raise error

@@ -54,10 +54,12 @@ class Failure:
     Attributes:
         index: The message's position.
         error: What was raised.
+        message: The message as the handler got it; `None` if it did not fit, and from another process.
     """
 
     index: int
     error: BaseException
+    message: Message[Any] | None = field(default=None, repr=False, compare=False)
 
     def __reduce__(self) -> "tuple[Callable[..., Failure], tuple[Any, ...]]":
         kind = type(self.error)
@@ -130,6 +132,7 @@ class Batch:
         for index, message in enumerate(self.messages):
             if progress.host.halted:
                 break
+            accepted = None
             try:
                 accepted = message if handler.payload_type is None else handler.accept(message)
                 returned = handler.run(accepted) if channels is None else handler.run(accepted, channels[index])
@@ -137,7 +140,7 @@ class Batch:
                     returned.close()
                     raise TypeError(f"{handler.name} returned a coroutine: declare it with `async def`, to be awaited")
             except BaseException as error:  # also `CancelledError`: nothing here can be cancelled
-                failures.append(Failure(index, error))
+                failures.append(Failure(index, error, accepted))
                 if self.fail_fast and _stops(failures[-1]):
                     progress.host.halt()
                     progress.done += 1

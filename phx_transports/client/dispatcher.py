@@ -201,7 +201,8 @@ class _HandlerBatches:
         host = self._host
         self._under_way -= 1
         for failure in failures:
-            host.on_error(HandlerError.of(self._handler, share.batch.messages[failure.index], failure.error))
+            message = failure.message or share.batch.messages[failure.index]
+            host.on_error(HandlerError(self._handler, message, failure.error))
         with host.lock:
             self._shares.discard(share)
             more = share.unreported(done)

@@ -33,7 +33,6 @@ from phx_proto.events import (
     UnclaimedMessages,
 )
 from phx_proto.handlers.handler import Handler
-from phx_proto.handlers.payloads import payload_decoder
 from phx_proto.message import Message
 from phx_proto.shown import NO_SECRETS, shown
 
@@ -52,22 +51,14 @@ class HandlerError:
 
     Attributes:
         handler: The handler; `None` for a stream.
-        message: The message for it; for a handler with its payload in the declared type, if it fits.
+        message: The message as the handler got it; as it was received, if it did not fit or the handler ran in another
+            process.
         error: What it raised; `PayloadMismatch` if the message did not fit, so that the handler was not called.
     """
 
     handler: Handler | None
     message: Message[Any]
     error: BaseException
-
-    @classmethod
-    def of(cls, handler: Handler, received: Message[Any], error: BaseException) -> "HandlerError":
-        """The report on a message as it was received: that may or may not have been decoded for the handler."""
-        message = received
-        if handler.payload_type is not None:
-            with contextlib.suppress(Exception):
-                message = payload_decoder(handler.payload_type).accept(received)
-        return cls(handler, message, error)
 
     def __str__(self) -> str:
         return f"{self.name} failed {self._where}: {shown(self.error, 500)}"

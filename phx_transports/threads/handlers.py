@@ -177,8 +177,10 @@ class Runner(Host):
             for handler in handlers:
                 if self.halted:
                     return
+                message = item
                 try:
-                    message = item if handler.payload_type is None else handler.accept(item)
+                    if handler.payload_type is not None:
+                        message = handler.accept(item)
                     if handler.takes_channel:
                         returned = handler.run(message, queue.channel.context)
                     else:
@@ -186,7 +188,7 @@ class Runner(Host):
                     if returned.__class__ is CoroutineType:
                         refuse_coroutine(handler, returned)
                 except BaseException as error:
-                    self.on_error(HandlerError.of(handler, item, error))
+                    self.on_error(HandlerError(handler, message, error))
 
 
 def _run_here(runner: int, batch: Batch) -> list[Failure]:

@@ -144,8 +144,10 @@ class Runner:
             for handler in handlers:
                 if self.closed:
                     break
+                message = item
                 try:
-                    message = item if handler.payload_type is None else handler.accept(item)
+                    if handler.payload_type is not None:
+                        message = handler.accept(item)
                     returned = handler.run(message, channel) if handler.takes_channel else handler.run(message)
                     if returned.__class__ is CoroutineType:
                         refuse_coroutine(handler, returned)
@@ -154,9 +156,9 @@ class Runner:
                 except SystemExit as error:
                     if self._on_exit is None:
                         raise
-                    self._on_exit(HandlerError.of(handler, item, error))
+                    self._on_exit(HandlerError(handler, message, error))
                 except BaseException as error:
-                    self._on_error(HandlerError.of(handler, item, error))
+                    self._on_error(HandlerError(handler, message, error))
             if self.closed:
                 return False
             if not looks:

@@ -123,6 +123,53 @@ def test_a_report_has_the_payload_as_its_handler_got_it(adapter: Adapter) -> Non
         assert [report.message.payload for report in reports.all] == [Balance(count) for count in range(1, 5)]
 
 
+@in_every_way
+def test_a_report_has_the_payload_as_its_handler_left_it(adapter: Adapter) -> None:
+    class Balance(msgspec.Struct):
+        amount: int
+
+    def refuse(message: Message[Balance]) -> None:
+        message.payload.amount += 10
+        raise ValueError
+
+    reports = Reports()
+    handlers = adapter.handlers()
+    handlers.add(refuse, "balance", payload=Balance)
+    with adapter.joined(router=handlers, on_handler_error=reports) as (channel, wire, _):
+        for count in range(1, 5):
+            wire.push(TOPIC, "balance", {"amount": count})
+            settled(channel.client, count)
+        until(lambda: len(reports.all) == 4)
+        assert [report.message.payload.amount for report in reports.all] == [11, 12, 13, 14]
+
+
+@in_every_way
+def test_a_payload_type_whose_code_exits_is_run_once_and_reported_once(adapter: Adapter) -> None:
+    made: list[int] = []
+
+    class Checked(msgspec.Struct):
+        amount: int
+
+        def __post_init__(self) -> None:
+            made.append(self.amount)
+            if self.amount == 1:
+                raise GeneratorExit
+
+    def refuse(message: Message[Checked]) -> None:
+        raise ValueError
+
+    reports = Reports()
+    handlers = adapter.handlers()
+    handlers.add(refuse, "checked", payload=Checked)
+    with adapter.joined(router=handlers, on_handler_error=reports) as (channel, wire, _):
+        for amount in (1, 2):
+            wire.push(TOPIC, "checked", {"amount": amount})
+            settled(channel.client, amount)
+        until(lambda: len(reports.all) == 2)
+        assert [type(report.error) for report in reports.all] == [GeneratorExit, ValueError]
+        assert made == [1, 2]
+
+
 def test_a_payload_that_is_not_sound_is_reported_like_the_handlers_error(adapter: Adapter) -> None:
     reports = Reports()
     handlers = adapter.handlers()
