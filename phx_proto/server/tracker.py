@@ -8,8 +8,8 @@
   take a new meta for an old one. An update is the leave of the old meta and the join of the new one in one diff; the
   new one keeps its place and names the old one in `phx_ref_prev`.
 
-A meta is stored in the form that clients will get: copied, as JSON. One that cannot be sent is refused at once, so that
-every state and every diff can be sent. Returned values share its parts and are read-only.
+A meta is stored in the form that clients will get: copied, as JSON. A key or a meta that cannot be sent is refused at
+once, so that every state and every diff can be sent. Returned values share its parts and are read-only.
 """
 
 from base64 import urlsafe_b64encode
@@ -60,12 +60,12 @@ class Tracker:
             The meta's ref, and the diff.
 
         Raises:
-            InvalidPresence: The owner tracks the key already, or the meta is not an object.
-            InvalidPayload: The meta cannot be sent.
+            InvalidPresence: The owner tracks the key already, the key is not text, or the meta is not an object.
+            InvalidPayload: The key or the meta cannot be sent.
         """
+        new = self._stamped(topic, key, meta)
         if self.find(topic, owner, key) is not None:
             raise InvalidPresence(topic, key, "is tracked already by this owner: update it")
-        new = self._stamped(topic, key, meta)
         self._owned.setdefault((topic, owner), {})[key] = new
         self._owners.setdefault(topic, {}).setdefault(key, {})[owner] = None
         return new["phx_ref"], {"joins": _entries({key: new}), "leaves": {}}
@@ -80,10 +80,11 @@ class Tracker:
             InvalidPresence: The owner does not track the key, or the meta is not an object.
             InvalidPayload: The meta cannot be sent.
         """
+        new = self._stamped(topic, key, meta)
         old = self.find(topic, owner, key)
         if old is None:
             raise InvalidPresence(topic, key, "is not tracked by this owner: track it")
-        new = {**self._stamped(topic, key, meta), "phx_ref_prev": old["phx_ref"]}
+        new["phx_ref_prev"] = old["phx_ref"]
         self._owned[topic, owner][key] = new
         return new["phx_ref"], {"joins": _entries({key: new}), "leaves": _entries({key: old})}
 
@@ -120,7 +121,10 @@ class Tracker:
             for key, owners in self._owners.get(topic, {}).items()
         }
 
-    def _stamped(self, topic: str, key: str, meta: Any) -> Meta:
+    def _stamped(self, topic: str, key: Any, meta: Any) -> Meta:
+        if not isinstance(key, str):  # as JSON, 7 would be the key "7" a second time
+            raise InvalidPresence(topic, key, "needs a key that is text")
+        to_text(key, (), topic, PRESENCE_DIFF, key)
         text = to_text(meta, (), topic, PRESENCE_DIFF, meta)
         try:
             copy = _decode_meta(text)

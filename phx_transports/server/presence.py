@@ -43,8 +43,8 @@ class ChannelPresence:
             The meta's `phx_ref`; empty if the channel has ended.
 
         Raises:
-            InvalidPresence: This channel tracks the key already, or the meta is not an object.
-            InvalidPayload: The meta cannot be sent.
+            InvalidPresence: This channel tracks the key already, the key is not text, or the meta is not an object.
+            InvalidPayload: The key or the meta cannot be sent.
         """
         return self._change(self._tracker.track, key, meta)
 

@@ -155,6 +155,20 @@ def test_a_meta_that_cannot_be_sent_is_refused_and_changes_nothing(tracker: Trac
     assert tracker.state(ROOM) == before
 
 
+@pytest.mark.parametrize("key", [7, None, [1], b"ann"])
+def test_a_key_is_text(tracker: Tracker, key: Any) -> None:
+    for call in (tracker.track, tracker.update):
+        with pytest.raises(InvalidPresence, match="needs a key that is text"):
+            call(ROOM, "A", key, {})
+    assert tracker.state(ROOM) == {}
+
+
+def test_a_key_that_cannot_be_sent_is_refused_and_changes_nothing(tracker: Tracker) -> None:
+    with pytest.raises(InvalidPayload, match="lone surrogate"):
+        tracker.track(ROOM, "A", "\ud800", {})
+    assert tracker.state(ROOM) == {}
+
+
 def test_a_meta_that_changes_later_does_not_change_what_is_tracked(tracker: Tracker) -> None:
     meta: dict[str, Any] = {"tags": ["a"]}
     tracker.track(ROOM, "A", "ann", meta)
