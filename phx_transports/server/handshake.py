@@ -15,6 +15,8 @@ from urllib.parse import parse_qsl
 
 from websockets.datastructures import Headers
 
+from phx_proto.checks import check_kind
+
 from ..websocket.handshake import HEADER_NAME, HEADER_VALUE
 from .http import HttpRequest
 
@@ -30,6 +32,7 @@ class RefuseConnect(Exception):
 
     Raises:
         ValueError: The status is another one, or HTTP does not permit a header.
+        TypeError: The body is of another type.
     """
 
     def __init__(self, status: int = 403, body: str | bytes = b"", headers: Mapping[str, str] | None = None) -> None:
@@ -38,6 +41,7 @@ class RefuseConnect(Exception):
         super().__init__(f"HTTP {status}")
         self.status = status
         self.body = body.encode() if isinstance(body, str) else body
+        check_kind("a refusal's body", self.body, bytes)
         self.headers = dict(_checked_header(name, str(value)) for name, value in (headers or {}).items())
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from secrets import token_urlsafe
 from typing import Final, Protocol
 
+from phx_proto.formats import ServerSerializer
 from phx_proto.server.longpoll import PollRequest, Polls, PollSession
 from phx_proto.server.protocol import ServerProtocol
 
@@ -100,7 +101,9 @@ class PollingServer(Protocol):
     """The server's part in opening a session; see `RunningServer`."""
 
     async def ask(self, mount: Mount, socket: ServerSocket, /) -> RefuseConnect | None: ...
-    def drive(self, mount: Mount, socket: ServerSocket, wire: PollingWire, /) -> SocketDriver: ...
+    def drive(
+        self, mount: Mount, socket: ServerSocket, serializer: ServerSerializer, wire: PollingWire, /
+    ) -> SocketDriver: ...
     def admits_origin(self, mount: Mount, origins: Sequence[str], host: str, /) -> bool | None: ...
 
 
@@ -218,28 +221,25 @@ class Polling:
     async def _open(self, request: PollRequest) -> None:
         """Ask the application whether to accept a client that opens a session."""
         polls, mount = self._polls, self._mount
-        try:
-            if request not in self._asked:  # its connection is gone
-                return
-            _, socket = self._asked[request]
-            if serializer_of(socket.params) is None:
-                polls.refuse(request)
-                return
-            if self._full:
-                polls.crash(request)
-                return
-            async with asyncio.timeout(self._options.handshake_timeout):
-                refused = await self._server.ask(mount, socket)
-            if refused is None and self._full:  # others have been opened meanwhile
-                refused = CRASHED
-            if refused is not None:
-                (polls.crash if refused is CRASHED else polls.refuse)(request)
-                return
-            session = polls.open(request, token_urlsafe(_TOKEN_BYTES), self._loop.time())
-            wire = self._wires[session] = PollingWire(session, self)
-            self.drivers[wire] = self._server.drive(mount, socket, wire)
-        except TimeoutError:
+        if request not in self._asked:  # its connection is gone
+            return
+        _, socket = self._asked[request]
+        serializer = serializer_of(socket.params)  # before `connect`, which may change them
+        if serializer is None:
+            polls.refuse(request)
+            return
+        if self._full:
             polls.crash(request)
+            return
+        refused = await self._server.ask(mount, socket)
+        if refused is None and self._full:  # others have been opened meanwhile
+            refused = CRASHED
+        if refused is not None:
+            (polls.crash if refused is CRASHED else polls.refuse)(request)
+            return
+        session = polls.open(request, token_urlsafe(_TOKEN_BYTES), self._loop.time())
+        wire = self._wires[session] = PollingWire(session, self)
+        self.drivers[wire] = self._server.drive(mount, socket, serializer, wire)
 
     @property
     def _full(self) -> bool:

@@ -15,6 +15,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol as WebSocketProtocol
 
 from phx_proto.checks import check_seconds, checked_timeout
+from phx_proto.formats import ServerSerializer
 from phx_proto.server.events import HOSTS, ServerOptions
 from phx_proto.shown import NO_SECRETS
 
@@ -185,30 +186,32 @@ class RunningServer:
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             refuse(request, RefuseConnect(response.status_code, bytes(response.body)))
             return
-        try:
-            async with asyncio.timeout(self._options.handshake_timeout):
-                refused = await self.ask(mount, socket)
-        except TimeoutError:
-            wire.drop()
-            return
+        serializer = serializer_of(socket.params)  # before `connect`, which may change them
+        assert serializer is not None, "the version was looked at in the request"
+        refused = await self.ask(mount, socket)
         if refused is not None:
             refuse(request, refused, NO_OFFER if refused is CRASHED else offer)
         elif not wire.transport.is_closing():
             response.headers.update(offer.headers)
             wire.open(protocol, response)
-            self._clients[wire] = self._driven(socket, wire, mount.options)
+            self._clients[wire] = self._driven(socket, serializer, wire, mount.options)
 
     # ---- what long polling asks for (see `polling.py`) ---------------------------------------------------------------
 
     async def ask(self, mount: Mount, socket: ServerSocket) -> RefuseConnect | None:
-        """Ask the application about a client; returns the refusal, if there is one."""
+        """Ask the application about a client, in limited time; returns the refusal, if there is one."""
+        seconds = self._options.handshake_timeout
+        limit = asyncio.timeout(seconds)
         try:
-            if mount.connect is not None and inspect.isawaitable(asked := mount.connect(socket)):
-                await asked
+            async with limit:
+                if mount.connect is not None and inspect.isawaitable(asked := mount.connect(socket)):
+                    await asked
         except RefuseConnect as refused:
             return refused
         except BaseException as error:
             raise_if_ended(error)
+            if limit.expired():
+                error = TimeoutError(f"it took longer than the server's handshake_timeout ({seconds} s)")
             self._context.report("connect", error, secrets=socket.secrets)
             return CRASHED
         return None
@@ -221,13 +224,15 @@ class RunningServer:
             self._context.report("check_origin", error, secrets=lambda: NO_SECRETS)
             return None
 
-    def drive(self, mount: Mount, socket: ServerSocket, wire: PollingWire) -> SocketDriver:
+    def drive(
+        self, mount: Mount, socket: ServerSocket, serializer: ServerSerializer, wire: PollingWire
+    ) -> SocketDriver:
         """Begin the socket of a session, which has a timeout of its own."""
-        return self._driven(socket, wire, replace(mount.options, timeout=None))
+        return self._driven(socket, serializer, wire, replace(mount.options, timeout=None))
 
-    def _driven(self, socket: ServerSocket, wire: SocketWire, options: ServerOptions) -> SocketDriver:
-        serializer = serializer_of(socket.params)
-        assert serializer is not None, "the version was looked at in the request"
+    def _driven(
+        self, socket: ServerSocket, serializer: ServerSerializer, wire: SocketWire, options: ServerOptions
+    ) -> SocketDriver:
         return SocketDriver(
             socket,
             serializer,

@@ -451,6 +451,38 @@ async def test_a_refusal_is_an_http_error(status: int) -> None:
         RefuseConnect(status)
 
 
+async def test_a_connect_that_refuses_with_a_body_of_another_type_crashes() -> None:
+    def connect(socket: ServerSocket) -> None:
+        body: Any = {"error": "no"}
+        raise RefuseConnect(401, body)
+
+    async with serving(Application(connect=connect)) as (application, running):
+        with pytest.raises(InvalidStatus, match="500"):
+            async with connected(running.url):
+                pass
+        assert errors(application) == [("connect", None, None, "TypeError")]
+
+
+async def test_a_connect_that_takes_too_long_is_reported() -> None:
+    async def connect(socket: ServerSocket) -> None:
+        await asyncio.Event().wait()
+
+    async with serving(Application(handshake_timeout=0.05, connect=connect)) as (application, running):
+        with pytest.raises(InvalidStatus, match="500"):
+            async with connected(running.url):
+                pass
+        assert "handshake_timeout" in str(application.errors.entries[0].error)
+        assert errors(application) == [("connect", None, None, "TimeoutError")]
+
+
+async def test_a_connect_may_change_the_params() -> None:
+    def connect(socket: ServerSocket) -> None:
+        socket.params.clear()
+
+    async with serving(Application(connect=connect)) as (_, running), connected(running.url) as client:
+        await client.join()
+
+
 # ---- bounds ---------------------------------------------------------------------------------------------------------
 
 
@@ -590,14 +622,9 @@ async def test_no_more_connections_are_taken_than_are_allowed() -> None:
             await three.alive()
 
 
-@pytest.mark.parametrize(
-    "said", [b"", b"GET /socket/websocket HTTP/1.1\r\nHost: x\r\n", handshake("/socket/websocket")]
-)
-async def test_a_handshake_has_its_time(said: bytes) -> None:
-    async def connect(socket: ServerSocket) -> None:
-        await asyncio.Event().wait()
-
-    async with serving(Application(handshake_timeout=0.05, connect=connect)) as (_, running):
+@pytest.mark.parametrize("said", [b"", b"GET /socket/websocket HTTP/1.1\r\nHost: x\r\n"])
+async def test_a_request_has_its_time(said: bytes) -> None:
+    async with serving(Application(handshake_timeout=0.05)) as (_, running):
         reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
         writer.write(said)
         with contextlib.suppress(ConnectionResetError):

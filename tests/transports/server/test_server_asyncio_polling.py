@@ -343,7 +343,11 @@ async def test_what_connect_sees_and_how_it_refuses() -> None:
         asked = [(await caller.ask("GET", f"/socket/longpoll?how={how}"))[::2] for how in ("refuse", "crash", "hang")]
         failed = {"errors": {"detail": "Internal Server Error"}}
         assert asked == [(200, {"status": 403}), (500, failed), (500, failed)]
-        assert [report.call for report in errors] == ["connect"]
+        assert [(report.call, type(report.error)) for report in errors] == [
+            ("connect", ZeroDivisionError),
+            ("connect", TimeoutError),
+        ]
+        assert "handshake_timeout" in str(errors[1].error)
         assert (await caller.ask("GET", "/socket/longpoll?vsn=9.0.0"))[2] == {"status": 403}
 
 
