@@ -30,6 +30,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from ..checks import check_kind
 from ..errors import InvalidFrame, InvalidState
 from ..formats import Request, ServerSerializer
 from ..message import HEARTBEAT, PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE
@@ -324,7 +325,9 @@ class ServerProtocol:
 
         Raises:
             ValueError: A close frame cannot carry these.
+            TypeError: The code is not a whole number.
         """
+        check_kind("code", code, int)  # 1000.0 equals 1000
         if not any(code in codes for codes in _CLOSE_CODES):
             raise ValueError(f"a close code is 1000 to 1003, 1007 to 1014 or 3000 to 4999, not {code}")
         if len(reason.encode()) > _MAX_REASON:

@@ -193,6 +193,9 @@ class ServerChannel:
         """Run a coroutine beside the channel. It is cancelled when the channel ends; if it raises, the channel crashes.
 
         Spawn from `joined` on: work spawned in `join` may run before the client has the answer.
+
+        Raises:
+            TypeError: It is not a coroutine.
         """
         self._control.spawn(work)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
+from phx_proto.checks import check_kind
 from phx_proto.errors import InvalidState
 from phx_proto.message import Reply
 from phx_proto.server.events import BroadcastOut, ChannelTerminated, JoinRequested, MessageIn, Termination
@@ -181,6 +182,7 @@ class ChannelRunner:
             self._driver.step(self._driver.protocol.stop, self._handle)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        check_kind("the work to spawn", work, Coroutine)
         if self._over:
             work.close()
             return

@@ -94,6 +94,7 @@ class ServerSocket:
 
         Raises:
             ValueError: A close frame cannot carry these.
+            TypeError: The code is not a whole number.
         """
         if self._control is not None:
             self._control.close(code, reason)

@@ -368,6 +368,14 @@ def test_what_no_close_frame_can_carry_is_refused(code: int, reason: str) -> Non
     assert server.commands() == []
 
 
+def test_a_close_code_is_a_whole_number() -> None:
+    server = Server()
+    code: Any = 1000.0
+    with pytest.raises(TypeError, match="code is a int"):
+        server.close(code)
+    assert server.commands() == []
+
+
 def test_a_reason_may_fill_its_close_frame() -> None:
     server = Server()
     server.close(1000, "x" * 123)

@@ -270,6 +270,14 @@ async def test_what_a_channel_spawned_is_cancelled_when_it_ends() -> None:
         assert await ended.until_count(1) == ["cancelled"]
 
 
+async def test_only_a_coroutine_can_be_spawned() -> None:
+    async with conversation() as (application, client):
+        work: Any = application.rooms[0].joined  # not called
+        with pytest.raises(TypeError, match="Coroutine"):
+            application.rooms[0].spawn(work)
+        await client.alive()
+
+
 async def test_calls_into_a_channel_that_has_ended_do_nothing() -> None:
     async with conversation() as (application, client):
         await client.ask("1", "2", "room:a", "phx_leave")
