@@ -73,7 +73,7 @@ class PayloadDecoder:
         self.struct: type[msgspec.Struct] | None = payload_type if is_struct and _runs_no_code(info) else None
 
     def accept(self, message: Message[Any]) -> Message[Any]:
-        """A copy of the message with its payload in the type. The given message stays unchanged, for other readers.
+        """The message with its payload in the type: itself if it has that already, else a copy, for others read it too.
 
         A payload from the wire is decoded from its JSON, even if it was read before: numbers are exactly as written.
 
