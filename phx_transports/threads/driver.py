@@ -187,8 +187,8 @@ class ThreadsDriver(BlockingDriver):
             queue.open(changed.notify_all)
 
     def close(self, queue: Queue[Any]) -> None:
-        self.step(lambda now: queue.close())
-        del self._readers[queue]
+        super().close(queue)
+        self._readers.pop(queue, None)  # another reader may have closed it
 
     def take(self, queue: Queue[T], deadline: float) -> T:
         self.session.check_process()

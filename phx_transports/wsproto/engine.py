@@ -33,7 +33,7 @@ from phx_proto.queues import Delivery
 from ..client.calls import Call
 from ..client.driver import Driver, NoAlarm
 from ..client.options import ClientSettings
-from ..client.reports import OnHandlerError, log_handler_error, report_to
+from ..client.reports import OnHandlerError, is_exit, log_handler_error, report_to
 from ..client.transport import plain_value
 from ..websocket.errors import network_error
 from ..websocket.options import MAX_SIZE
@@ -227,14 +227,18 @@ class Engine(Driver):
 
 
 def resolve(machine: Machine, proto: ClientProtocol, now: Callable[[], float]) -> None:
-    """Call the core's providers of params and token, and pass it their results."""
+    """Call the core's providers of params and token, and pass it their results; then raise an exit, if one did so."""
+    ending: BaseException | None = None
     for request in machine.requests():
         try:
             value = plain_value(request)
-        except Exception as error:
+        except BaseException as error:
             proto.resolve_failed(request.request, error, now())
+            ending = error if is_exit(error) else ending
         else:
             proto.resolved(request.request, value, now())
+    if ending is not None:
+        raise ending
 
 
 def _problem(stream: Stream, error: Exception) -> ConnectError:

@@ -1,5 +1,6 @@
 """The first connection: how it comes about, what is sent with it, and how it fails."""
 
+import asyncio
 import logging
 import socket
 import threading
@@ -166,6 +167,23 @@ def test_callables_are_read_again_at_every_connect(adapter: Adapter) -> None:
             wire.cut()
         client.abort()
         assert len(offers) == 3
+
+
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+def test_a_callable_that_raises_is_a_failed_attempt_like_others(adapter: Adapter, error: type[BaseException]) -> None:
+    failures = iter([None, error, None])
+
+    def params() -> dict[str, Any]:
+        if (failure := next(failures)) is not None:
+            raise failure
+        return {}
+
+    with serving() as peer:
+        client = adapter.dial(peer, params=params, options=QUICK)
+        peer.wire().cut()
+        peer.wire()
+        assert next(failures, "all read") == "all read"
+        client.abort()
 
 
 # ---- it fails -------------------------------------------------------------------------------------------------------

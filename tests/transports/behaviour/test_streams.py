@@ -155,6 +155,12 @@ def test_every_stream_gets_every_message_and_so_do_handlers(adapter: Adapter) ->
 
 
 @several_calls
+def test_a_stream_that_two_readers_have_opened_can_be_closed_by_both(adapter: Adapter) -> None:
+    with adapter.joined() as (channel, wire, _), channel.messages() as messages, messages:
+        wire.push(TOPIC, "n", 1)
+        assert messages.payloads(1) == [1]
+
+
 def test_two_readers_of_one_stream_share_it(adapter: Adapter) -> None:
     with adapter.joined() as (channel, wire, _), channel.messages() as messages:
         readers = [start(list[Any], messages) for _ in range(2)]

@@ -209,6 +209,23 @@ def test_params_that_cannot_be_had_are_a_failed_attempt(provider: Any) -> None:
         assert peer.attempts == 0
 
 
+def test_a_callable_that_exits_does_so_and_the_next_attempt_is_made() -> None:
+    ends = iter([None, SystemExit, None])
+
+    def params() -> dict[str, Any]:
+        if (end := next(ends)) is not None:
+            raise end
+        return {}
+
+    with serving() as peer:
+        client = dial(peer, params=params, options=QUICK)
+        peer.wire().cut()
+        with pytest.raises(SystemExit):
+            client.run(timeout=LONG)
+        client.wait_connected(timeout=LONG)
+        client.abort()
+
+
 # ---- calls ----------------------------------------------------------------------------------------------------------
 
 
