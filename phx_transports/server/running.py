@@ -80,6 +80,7 @@ class RunningServer:
 
     def cut(self) -> None:
         """Drop every connection without a close frame, and go on listening: simulates a broken network."""
+        self._silence()
         for driver in self._drivers():
             driver.abort()
         for wire in self._clients:
@@ -259,8 +260,7 @@ class RunningServer:
                 await self._stop_accepting(self._listener)
             finally:
                 self._listener.close()
-            for runner in self._context.runners:  # else each would get the presence diffs of all that end before it
-                runner.unsubscribe()
+            self._silence()
             for driver in self._drivers():
                 farewell(driver)
             for wire, opened in self._clients.items():
@@ -277,6 +277,11 @@ class RunningServer:
                 await self._release()
             finally:  # also if this is cancelled: other calls wait for it
                 self._closed.set()
+
+    def _silence(self) -> None:
+        """All clients end now: else each would get the presence diffs of all that end before it."""
+        for runner in self._context.runners:
+            runner.unsubscribe()
 
     async def _release(self) -> None:
         """Drop what is left, and wait until it is released."""

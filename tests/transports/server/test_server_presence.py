@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from phoenix_by_hand import OK, Application, Client, connected, errors, serving
 
+from phx_proto.formats import V2Server
 from phx_transports.server import Refuse, ServerChannel, on
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("clean_loop")]
@@ -92,6 +93,19 @@ async def test_everyone_on_the_topic_is_told_and_the_newcomer_gets_the_state() -
         assert await changed(ann) == (["bob"], [])
         assert await changed(bob) == (["bob"], [])
         assert list((await bob.next())[4]) == ["ann", "bob"]
+
+
+async def test_clients_that_are_cut_all_at_once_are_not_told_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    application = Application()
+    application.channel("presence:*")(Lobby)
+    async with serving(application) as (_, running), connected(running.url) as ann, connected(running.url) as bob:
+        await ann.join(TOPIC, payload={"name": "ann"})
+        await bob.join(TOPIC, payload={"name": "bob"})
+        await ann.next()
+        told: list[str] = []
+        monkeypatch.setattr(V2Server, "broadcast", lambda self, topic, event, payload: told.append(event))
+        running.cut()
+        assert told == []
 
 
 async def test_an_update_names_the_ref_before_it() -> None:
