@@ -84,7 +84,7 @@ class Routes:
 _Entry: TypeAlias = tuple[int, Handler]
 
 
-def decorator(add: Callable[[F, str], object], event: str) -> Callable[[F], F]:
+def decorator(add: Callable[[Callable[..., Any], str], object], event: str) -> Callable[[F], F]:
     """The decorator that every `on` returns: it adds the function for the event, and returns it unchanged.
 
     Raises:

@@ -27,6 +27,8 @@ from random import Random
 from typing import Any, Final, TypeVar
 
 from phx_proto.errors import InvalidHandler
+from phx_proto.handlers.handler import handler_name
+from phx_proto.handlers.router import decorator
 from phx_proto.server.events import HOSTS, ServerOptions
 from phx_proto.server.tracker import Tracker
 
@@ -165,8 +167,10 @@ class Server:
         """Register the decorated class for topics: a whole topic, or a prefix and `*`. The first match is used.
 
         Raises:
-            InvalidHandler: The pattern is taken.
+            InvalidHandler: The pattern is taken, or left out.
         """
+        if callable(pattern):
+            raise InvalidHandler(handler_name(pattern), "name its topics: @….channel('room:*')")
 
         def register(make: MakeChannel) -> MakeChannel:
             if pattern in self._definitions:
@@ -180,13 +184,15 @@ class Server:
         """Register the decorated function for an event, instead of a class. It gets a `ServerChannel` and a payload.
 
         If no class is registered for exactly this topic pattern, every join is accepted with an empty response.
+
+        Raises:
+            InvalidHandler: The event is left out.
         """
 
-        def register(function: F) -> F:
+        def add(function: Callable[..., Any], event: str) -> None:
             self._definitions.setdefault(topic, Definition(ServerChannel)).handlers[event] = function
-            return function
 
-        return register
+        return decorator(add, event)
 
     # ---- its clients -------------------------------------------------------------------------------------------------
 

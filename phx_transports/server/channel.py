@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Coroutine
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from phx_proto.errors import InvalidHandler
+from phx_proto.handlers.router import decorator
 from phx_proto.message import Reply
 from phx_proto.server.events import MessageIn, Termination
 from phx_proto.shown import shown
@@ -43,13 +44,16 @@ class Refuse(Exception):
 
 
 def on(event: str) -> Callable[[F], F]:
-    """Register a method of a `ServerChannel` for an event; it gets the payload. Several may be stacked."""
+    """Register a method of a `ServerChannel` for an event; it gets the payload. Several may be stacked.
 
-    def mark(function: F) -> F:
-        setattr(function, _MARK, (*getattr(function, _MARK, ()), event))
-        return function
+    Raises:
+        InvalidHandler: The event is left out.
+    """
+    return decorator(_mark, event)
 
-    return mark
+
+def _mark(function: Callable[..., Any], event: str) -> None:
+    setattr(function, _MARK, (*getattr(function, _MARK, ()), event))
 
 
 class ChannelControl(Protocol):

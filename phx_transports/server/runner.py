@@ -210,6 +210,7 @@ class ChannelRunner:
         protocol, topic = self._driver.protocol, self._handle.topic
         try:
             channel = self._definition.make()
+            check_kind("what is registered for the topic", channel, ServerChannel)
             channel.attach(self, self._driver.socket, topic, self._params)
             response = await value_of(channel.join(topic, self._params))
             protocol.accept(self._handle, NO_RESPONSE if response is None else response)

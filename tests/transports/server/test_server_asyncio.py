@@ -641,6 +641,28 @@ async def test_a_pattern_cannot_be_taken_twice() -> None:
         application.channel("room:*")(ServerChannel)
 
 
+async def test_a_registration_without_its_event_or_topics_is_refused() -> None:
+    application: Any = Application()
+    handler: Any = Room.joined
+    with pytest.raises(InvalidHandler, match="name its topics"):
+        application.channel(Room)
+    with pytest.raises(InvalidHandler, match="name its event"):
+        application.on(handler, topic="room:*")
+    with pytest.raises(InvalidHandler, match="name its event"):
+        on(handler)
+
+
+async def test_what_is_no_channel_crashes_the_join_and_is_reported_as_such() -> None:
+    application = Application()
+    no_channel: Any = dict
+    application.channel("wrong")(no_channel)
+    async with serving(application) as (_, running), connected(running.url) as client:
+        answer = await client.ask("1", "1", "wrong", "phx_join")
+        assert answer[4]["response"] == {"reason": "join crashed"}
+        assert str(application.errors.entries[0].error) == "what is registered for the topic is a ServerChannel, not {}"
+        assert errors(application) == [("join", "wrong", None, "TypeError")]
+
+
 # ---- errors ---------------------------------------------------------------------------------------------------------
 
 
