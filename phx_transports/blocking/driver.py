@@ -61,7 +61,7 @@ class BlockingDriver(Driver):
 
     def send(self, call: Callable[[float], None]) -> None:
         """Have the core send something without waiting for a result."""
-        self.step(call)
+        uninterrupted(self.step, call)
 
     @abstractmethod
     def writable(self, link: Link | None) -> bool:
@@ -120,7 +120,7 @@ class BlockingDriver(Driver):
 
     def close(self, queue: Queue[Any]) -> None:
         """Let it take no further items."""
-        self.step(lambda now: queue.close())
+        uninterrupted(self.step, lambda now: queue.close())
 
     @abstractmethod
     def take(self, queue: Queue[T], deadline: float) -> T:

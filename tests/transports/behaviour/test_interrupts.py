@@ -237,8 +237,9 @@ def test_an_interrupt_that_comes_within_a_step_waits_until_it_is_done(connect: C
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_cast_on_the_one_thread_there_is_is_done_too() -> None:
-    with interrupting(phx_transports.wsproto.connect) as (channel, wire):
+@blocking
+def test_a_cast_is_done_too(connect: Callable[..., Any]) -> None:
+    with interrupting(connect) as (channel, wire):
         with pytest.raises(KeyboardInterrupt):
             channel.cast("interrupted", 1)
         assert wire.receive().event == "interrupted"
