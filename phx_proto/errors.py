@@ -257,11 +257,11 @@ class OtherProcess(LocalError):
 
 
 class OtherLoop(LocalError):
-    """The client on asyncio was connected on another event loop."""
+    """The client on asyncio was connected on another event loop, or the server serves on another one."""
 
     _words = (
-        "this client belongs to the event loop that connected it: call it there, from elsewhere with "
-        "asyncio.run_coroutine_threadsafe"
+        "this client or server belongs to its event loop: call it there, from elsewhere with "
+        "asyncio.run_coroutine_threadsafe or loop.call_soon_threadsafe"
     )
 
 

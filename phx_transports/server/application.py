@@ -206,6 +206,7 @@ class Server:
 
         Raises:
             LocalError: The payload cannot be encoded for one of them; it was sent to none.
+            OtherLoop: It is called on another thread: use `loop.call_soon_threadsafe(server.broadcast, …)`.
         """
         self._hub.broadcast(topic, event, payload)
 

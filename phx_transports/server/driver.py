@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
+from phx_proto.errors import OtherLoop
 from phx_proto.formats import ServerSerializer
 from phx_proto.server.events import (
     Abort,
@@ -94,11 +95,25 @@ class SocketDriver:
         """Send a frame to the client if it has joined the topic; does not wait, and does not raise."""
         self.step(self.protocol.fastlane, topic, frame)
 
+    def check_loop(self) -> None:
+        """Refuse a call from another thread or loop, by `OtherLoop`: its frames would wait until this loop wakes up."""
+        try:
+            elsewhere = asyncio.get_running_loop() is not self._loop
+        except RuntimeError:
+            elsewhere = True
+        if elsewhere and self.socket.ended is None:
+            raise OtherLoop
+
+    def call(self, call: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
+        """The same as `step`, for a call of the application. Raises `OtherLoop`."""
+        self.check_loop()
+        return self.step(call, *args, **options)
+
     def disconnect(self) -> None:
-        self.step(self.protocol.disconnect)
+        self.call(self.protocol.disconnect)
 
     def close(self, code: int, reason: str) -> None:
-        self.step(self.protocol.close, code, reason)
+        self.call(self.protocol.close, code, reason)
 
     def shutdown(self) -> None:
         self.step(self.protocol.shutdown)

@@ -1,6 +1,7 @@
 """The sockets of a server by topic; a broadcast is encoded once for each version of the format."""
 
 from collections.abc import Collection
+from itertools import islice
 from typing import Any, Protocol
 
 from .driver import SocketDriver
@@ -37,7 +38,10 @@ class Hub:
         """Send to every socket that has joined the topic, except one. If it raises `LocalError`, nothing was sent."""
         receivers: list[SocketDriver] = []
         intercepting: list[Join] = []
-        for subscriber, join in self._subscribers.get(topic, {}).items():
+        subscribers = self._subscribers.get(topic, {})
+        for first in islice(subscribers, 1):
+            first.check_loop()
+        for subscriber, join in subscribers.items():
             if subscriber is but:
                 continue
             if event in join.intercepts:

@@ -164,7 +164,7 @@ class ChannelRunner:
         return self._presence
 
     def push(self, event: str, payload: Any) -> None:
-        self._driver.step(self._driver.protocol.push, self._handle, event, payload)
+        self._driver.call(self._driver.protocol.push, self._handle, event, payload)
 
     def broadcast(self, event: str, payload: Any) -> None:
         self._context.hub.broadcast(self._handle.topic, event, payload)
@@ -173,7 +173,7 @@ class ChannelRunner:
         self._context.hub.broadcast(self._handle.topic, event, payload, but=self._driver)
 
     def reply(self, message: MessageIn, reply: Reply) -> None:
-        self._driver.step(self._driver.protocol.reply, message, reply.status, reply.response)
+        self._driver.call(self._driver.protocol.reply, message, reply.status, reply.response)
 
     def stop(self) -> None:
         if self._in_hand:

@@ -38,8 +38,8 @@ def table() -> list[tuple[PhxError, str]]:
         (errors.InvalidHandler("m.f", "it is not callable"), "m.f cannot be a handler: it is not callable"),
         (
             errors.OtherLoop(),
-            "this client belongs to the event loop that connected it: call it there, from elsewhere with "
-            "asyncio.run_coroutine_threadsafe",
+            "this client or server belongs to its event loop: call it there, from elsewhere with "
+            "asyncio.run_coroutine_threadsafe or loop.call_soon_threadsafe",
         ),
         (
             errors.OtherProcess(),

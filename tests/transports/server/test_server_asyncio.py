@@ -5,6 +5,7 @@ import base64
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from math import nan
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from phoenix_by_hand import OK, Application, Client, Log, Room, connected, conversation, errors, serving
 from websockets.exceptions import InvalidStatus
 
-from phx_proto.errors import InvalidHandler, InvalidPayload, InvalidTimeout
+from phx_proto.errors import InvalidHandler, InvalidPayload, InvalidTimeout, OtherLoop
 from phx_proto.formats import V1Server, V2Server
 from phx_transports.server import Refuse, Server, ServerChannel, ServerSocket, Termination, on
 
@@ -530,6 +531,20 @@ async def test_a_class_that_intercepts_needs_a_handle_out() -> None:
 async def test_what_is_intercepted_is_a_collection() -> None:
     with pytest.raises(InvalidHandler, match=r"\('shout',\)"):
         type("Wrong", (ServerChannel,), {"intercept": "shout"})
+
+
+async def test_a_call_on_another_thread_is_refused() -> None:
+    async with conversation() as (application, client):
+        (room,), (socket,) = application.rooms, application.sockets
+        for call in (
+            partial(application.broadcast, "room:a", "shout", {}),
+            partial(room.push, "shout", {}),
+            socket.disconnect,
+            socket.close,
+        ):
+            with pytest.raises(OtherLoop, match="call_soon_threadsafe"):
+                await asyncio.to_thread(call)
+        await client.alive()
 
 
 async def test_broadcast_from_leaves_the_sender_out() -> None:
