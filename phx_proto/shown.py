@@ -271,8 +271,9 @@ def _forms(value: str) -> Iterator[str]:
         yield text
         yield text.replace("/", "\\/")
     yield repr(raw)[2:-1]
-    html = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
-    yield html.replace("'", "&#39;")
+    html = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for mark, apostrophe in _HTML_QUOTES:
+        yield html.replace('"', mark).replace("'", apostrophe)
     if len(raw) < Secrets.SURE:  # the forms below of a short secret would match any text
         yield b64encode(raw).decode().rstrip("=")
         return
@@ -284,6 +285,16 @@ def _forms(value: str) -> Iterator[str]:
 
 
 _URLSAFE: Final = str.maketrans("+/", "-_")
+
+#: How HTML has the two quotation marks: as Plug, Python, Go, XML and PHP write them, and in texts of a page.
+_HTML_QUOTES: Final = (
+    ("&quot;", "&#39;"),
+    ("&quot;", "&#x27;"),
+    ("&#34;", "&#39;"),
+    ("&quot;", "&apos;"),
+    ("&quot;", "'"),
+    ('"', "'"),
+)
 
 
 def _lower_escapes(encoded: str) -> str:

@@ -154,7 +154,12 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "JSON": lambda text: json.dumps(text)[1:-1],
     "JSON as it is": lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
     "JSON with escaped slashes": lambda text: json.dumps(text)[1:-1].replace("/", "\\/"),
-    "HTML": lambda text: html.escape(text).replace("&#x27;", "&#39;"),
+    "HTML, as Plug has it": lambda text: html.escape(text).replace("&#x27;", "&#39;"),
+    "HTML, as Python has it": html.escape,
+    "HTML, as Go has it": lambda text: html.escape(text).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
+    "HTML, as XML has it": lambda text: html.escape(text).replace("&#x27;", "&apos;"),
+    "HTML, apostrophes as they are": lambda text: html.escape(text).replace("&#x27;", "'"),
+    "HTML, quotation marks as they are": partial(html.escape, quote=False),
     "bytes": lambda text: repr(text.encode())[2:-1],
 }
 
