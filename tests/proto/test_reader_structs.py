@@ -81,6 +81,22 @@ def test_a_message_for_other_handlers_ends_that() -> None:
     assert [type(payload) for payload in waiting(talk)] == [Balance, msgspec.Raw, msgspec.Raw]
 
 
+def test_a_message_that_is_not_for_the_channel_ends_that_too() -> None:
+    router = Router()
+    router.add(on_balance, "balance", topic="room:1")
+    router.add(on_any, "balance", topic="room:9", unjoined=True)
+    talk = Conversation(router=router).connect()
+    talk.joined("room:1")
+    expected = {"room:9": [Balance, msgspec.Raw, msgspec.Raw], "room:1": [Balance, msgspec.Raw]}
+    for topic, join_ref in (("room:9", None), ("room:1", "9")):  # without a channel, and stale
+        for _ in range(3):
+            talk.receive(frame({"amount": 1}))
+            waiting(talk)
+        other = frame({"amount": 2}, topic=topic, join_ref=join_ref)
+        talk.receive(frame({"amount": 1}), other, frame({"amount": 3}))
+        assert sorted(map(str, map(type, waiting(talk)))) == sorted(map(str, expected[topic]))
+
+
 @pytest.mark.parametrize(
     "frames",
     [
