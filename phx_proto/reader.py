@@ -5,8 +5,8 @@ for each; the loop of `receive_all` is the one place of the core that is optimiz
 except messages of a joined channel with handlers in its topic's line to the slower code below it.
 
 If the last messages of two reads were for the same single handler, and it declares a plain struct, payloads of the next
-read are decoded along with their frames, in little more than half the time. The first message that is not for that handler
-ends this, until two reads are like that again: see `Reader._expect`.
+read are decoded along with their frames, in little more than half the time. The first message that is not for that
+handler ends this, until two reads are like that again: see `Reader._expect`.
 
 The rules: a reply is matched by its ref alone, and the first one counts. A message with a null join_ref belongs to the
 topic's channel. If the topic has no channel, handlers with `unjoined` get it; without such handlers it is stale. A
