@@ -5,7 +5,7 @@ so that a message costs one decoding.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from functools import lru_cache
 from types import UnionType
@@ -123,32 +123,15 @@ def _unknown_class(info: inspect.Type) -> type | None:
     msgspec makes a decoder for it, which refuses every message. Members of a union and optional fields are ignored: a
     payload need not have them.
     """
-    waiting: list[Any] = [info]
-    seen = set[int]()
-    while waiting:
-        node = waiting.pop()
+    for node in _walk(info, _needed):
         if isinstance(node, inspect.CustomType) and node.cls is not object:
             return node.cls
-        if id(node) in seen or isinstance(node, inspect.UnionType):
-            continue
-        seen.add(id(node))
-        waiting += filter(_is_needed, _members(node))
     return None
 
 
 def _runs_no_code(info: inspect.Type) -> bool:
     """Whether decoding such a payload calls nothing of the application."""
-    waiting: list[Any] = [info]
-    seen = set[int]()
-    while waiting:
-        node = waiting.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if _may_run_code(node):
-            return False
-        waiting += _members(node)
-    return True
+    return not any(map(_may_run_code, _walk(info, _members)))
 
 
 def _may_run_code(node: inspect.Type | inspect.Field) -> bool:
@@ -188,6 +171,18 @@ _PLAIN: Final = (
 _PLAIN_FACTORIES: Final = (msgspec.NODEFAULT, list, dict, set)
 
 
+def _walk(info: inspect.Type, following: Callable[[Any], Iterable[Any]]) -> Iterator[Any]:
+    """A type and all that follows from it, each once: a type may contain itself."""
+    waiting: list[Any] = [info]
+    seen = set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) not in seen:
+            seen.add(id(node))
+            yield node
+            waiting += following(node)
+
+
 def _members(node: Any) -> list[Any]:
     found = list[Any]()
     for name in node.__struct_fields__:
@@ -197,8 +192,10 @@ def _members(node: Any) -> list[Any]:
     return found
 
 
-def _is_needed(member: inspect.Type | inspect.Field) -> bool:
-    return isinstance(member, inspect.Type) or member.required
+def _needed(node: Any) -> list[Any]:
+    if isinstance(node, inspect.UnionType):
+        return []
+    return [member for member in _members(node) if isinstance(member, inspect.Type) or member.required]
 
 
 #: What decoding a payload can raise. `TypeError`: an unhashable member of a set; `ArithmeticError`: a Decimal.

@@ -410,6 +410,14 @@ def test_a_socket_without_a_topic_is_closed_after_a_moment() -> None:
     assert Connected(None, False, socket=2) in farm.events()
 
 
+def check_that_the_second_socket_ends_in_a_moment(farm: Farm) -> None:
+    farm.events()
+    farm.advance(0.9)
+    assert farm.events(SocketEnded) == []
+    farm.advance(0.2)
+    assert farm.events(SocketEnded) == [SocketEnded(None, 1)]
+
+
 ENDS = ("reply", "unreadable reply", "phx_close", "phx_error", "timeout", "cancelled", "without a leave")
 
 
@@ -432,11 +440,7 @@ def test_a_socket_is_closed_a_moment_after_its_last_topic_has_ended_however_that
     farm.run()
     farm.held = False
     assert channel.state is ChannelState.CLOSED
-    farm.events()
-    farm.advance(0.9)
-    assert farm.events(SocketEnded) == []
-    farm.advance(0.2)
-    assert farm.events(SocketEnded) == [SocketEnded(None, 1)]
+    check_that_the_second_socket_ends_in_a_moment(farm)
 
 
 @pytest.mark.parametrize("end", ["refused", "unreadable", "cancelled", "timed out"])
@@ -456,11 +460,7 @@ def test_a_socket_whose_only_join_has_failed_is_closed_a_moment_later(end: str) 
     else:
         farm.advance(0.5)
     assert channel.state is ChannelState.CLOSED
-    farm.events()
-    farm.advance(0.9)
-    assert farm.events(SocketEnded) == []
-    farm.advance(0.2)
-    assert farm.events(SocketEnded) == [SocketEnded(None, 1)]
+    check_that_the_second_socket_ends_in_a_moment(farm)
 
 
 def test_an_empty_socket_whose_close_is_not_answered_is_dropped_in_time() -> None:

@@ -104,43 +104,34 @@ def test_a_declared_payload_comes_decoded_and_one_that_does_not_fit_is_reported(
         assert report.message.payload == {"amount": "many"}
 
 
+class Balance(msgspec.Struct):
+    amount: int
+
+
+def refuse(message: Message[Any]) -> None:
+    raise ValueError
+
+
+def change_and_refuse(message: Message[Balance]) -> None:
+    message.payload.amount += 10
+    raise ValueError
+
+
 @in_every_way
-def test_a_report_has_the_payload_as_its_handler_got_it(adapter: Adapter) -> None:
-    class Balance(msgspec.Struct):
-        amount: int
-
-    def refuse(message: Message[Balance]) -> None:
-        raise ValueError
-
+@pytest.mark.parametrize(
+    ("handler", "amounts"),
+    [pytest.param(refuse, [1, 2, 3, 4], id="got it"), pytest.param(change_and_refuse, [11, 12, 13, 14], id="left it")],
+)
+def test_a_report_has_the_payload_as_its_handler(adapter: Adapter, handler: Any, amounts: list[int]) -> None:
     reports = Reports()
     handlers = adapter.handlers()
-    handlers.add(refuse, "balance", payload=Balance)
+    handlers.add(handler, "balance", payload=Balance)
     with adapter.joined(router=handlers, on_handler_error=reports) as (channel, wire, _):
         for count in range(1, 5):  # each in a read of its own; the reader may decode the later ones itself
             wire.push(TOPIC, "balance", {"amount": count})
             settled(channel.client, count)
         until(lambda: len(reports.all) == 4)
-        assert [report.message.payload for report in reports.all] == [Balance(count) for count in range(1, 5)]
-
-
-@in_every_way
-def test_a_report_has_the_payload_as_its_handler_left_it(adapter: Adapter) -> None:
-    class Balance(msgspec.Struct):
-        amount: int
-
-    def refuse(message: Message[Balance]) -> None:
-        message.payload.amount += 10
-        raise ValueError
-
-    reports = Reports()
-    handlers = adapter.handlers()
-    handlers.add(refuse, "balance", payload=Balance)
-    with adapter.joined(router=handlers, on_handler_error=reports) as (channel, wire, _):
-        for count in range(1, 5):
-            wire.push(TOPIC, "balance", {"amount": count})
-            settled(channel.client, count)
-        until(lambda: len(reports.all) == 4)
-        assert [report.message.payload.amount for report in reports.all] == [11, 12, 13, 14]
+        assert [report.message.payload for report in reports.all] == [Balance(amount) for amount in amounts]
 
 
 @in_every_way
@@ -154,9 +145,6 @@ def test_a_payload_type_whose_code_exits_is_run_once_and_reported_once(adapter: 
             made.append(self.amount)
             if self.amount == 1:
                 raise GeneratorExit
-
-    def refuse(message: Message[Checked]) -> None:
-        raise ValueError
 
     reports = Reports()
     handlers = adapter.handlers()

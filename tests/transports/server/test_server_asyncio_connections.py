@@ -5,6 +5,7 @@ import base64
 import contextlib
 import json
 import socket as sockets
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -778,18 +779,19 @@ async def test_closing_drops_a_handshake_that_is_not_over(*, request_sent: bool)
             await writer.wait_closed()
 
 
+async def linger(log: Log, socket: ServerSocket) -> None:
+    """A `connect` that has no answer, and takes a moment to end when it is cancelled."""
+    log.add("asked")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0.01)
+        log.add("ended")
+
+
 async def test_closing_waits_until_connect_has_ended() -> None:
     log = Log()
-
-    async def connect(socket: ServerSocket) -> None:
-        log.add("asked")
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await asyncio.sleep(0.01)
-            log.add("ended")
-
-    async with serving(Application(connect=connect)) as (_, running):
+    async with serving(Application(connect=partial(linger, log))) as (_, running):
         with sockets.create_connection(("127.0.0.1", running.port)) as sock:
             sock.sendall(handshake(PATH))
             await log.until_count(1)
@@ -802,12 +804,7 @@ async def test_closing_from_spawned_work_waits_for_all_but_that_work() -> None:
 
     async def connect(socket: ServerSocket) -> None:
         if "slow" in socket.params:
-            log.add("asked")
-            try:
-                await asyncio.Event().wait()
-            finally:
-                await asyncio.sleep(0.01)
-                log.add("ended")
+            await linger(log, socket)
 
     application = Application(connect=connect)
 
