@@ -52,11 +52,10 @@ def message_type(floats: type[float] | type[Decimal]) -> type[Message[Any]]:
 
 
 @lru_cache(maxsize=256)
-def array_decoder(message: type[Message[Any]], payload_type: Any) -> Callable[[str], Message[Any]]:
+def array_decoder(message: type[Message[Any]], payload_type: Any, floats: type) -> Callable[[str], Message[Any]]:
     """Decodes an array of vsn 2.0.0 to a message with such a payload; `msgspec.Raw` leaves it undecoded."""
     generic: Any = message
-    hook = None if message.floats is float else message.floats
-    return msgspec.json.Decoder(generic[payload_type], float_hook=hook).decode
+    return msgspec.json.Decoder(generic[payload_type], float_hook=None if floats is float else floats).decode
 
 
 class Echo(msgspec.Struct, kw_only=True):

@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import asdict
 
 from ..errors import InvalidFrame
-from ..message import PHX_REPLY, Message, Reply
+from ..message import PHX_REPLY, DecodedMessage, Message, Reply
 from .binary import BROADCAST, CLIENT_SENDS, PUSH, REPLY, SERVER_SENDS, pack, unpack
 from .first_keys import first_keys_decoder
 from .interfaces import Request
@@ -66,7 +66,7 @@ class V2:
             raise ValueError(f"binary_kinds must be numbers from {len(SERVER_SENDS)} to {_LAST_KIND}, not {taken[0]}")
         self._message = message_type(floats)
         self._binary_kinds = dict(binary_kinds)
-        self._decode_text = array_decoder(self._message, msgspec.Raw)
+        self._decode_text = array_decoder(self._message, msgspec.Raw, self._message.floats)
 
     def encode(self, message: Message[Any], /) -> str | bytes:
         """Make a text frame, or a binary one if the payload is bytes.
@@ -116,7 +116,7 @@ class V2:
 
     def decode_short_into(self, struct: type[msgspec.Struct]) -> Callable[[str], Message[Any]]:
         """The same for a frame whose payload is probably such a struct: the payload is decoded in the same call."""
-        return array_decoder(self._message, struct)
+        return array_decoder(DecodedMessage, struct, self._message.floats)
 
     def _decode_extension(self, frame: bytes) -> Message[Any]:
         try:

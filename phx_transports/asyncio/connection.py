@@ -20,6 +20,11 @@ from .dialing import Dialogue, dial
 #: while the client makes the next ones. Otherwise each would wait for the other.
 _MOST_WAITING: Final = 16
 
+#: Bytes that one read takes: at first the least, twice as many after a read that filled the buffer, and so on.
+#: More than the most would bring more messages than a processor's cache holds until their handlers run.
+_LEAST_READ: Final = 2**12
+_MOST_READ: Final = 2**16
+
 
 class Receiver(Progress, Protocol):
     """A connection's callbacks, on its loop: first the opening's progress, later its messages and its end.
@@ -48,7 +53,7 @@ class Receiver(Progress, Protocol):
         """The write buffer has drained."""
 
 
-class Connection(WebSocket, asyncio.Protocol):
+class Connection(WebSocket, asyncio.BufferedProtocol):
     """An open WebSocket, used on its loop. Made by `open_connection`.
 
     What is sent is written at the end of this loop iteration, or earlier once there are `_MOST_WAITING` frames. The
@@ -62,6 +67,8 @@ class Connection(WebSocket, asyncio.Protocol):
         self._transport = transport
         self._receiver = receiver
         self._gone = self._loop.create_future()
+        self._most = COMPRESSED if handshake.protocol.extensions else _MOST_READ
+        self._buffer = memoryview(bytearray(_LEAST_READ))  # a view: TLS reads into slices of it
         self._flushing = False  # a flush is due in the next iteration
         self._has_read = False  # something was read since the last frame was sent
         self._linger: asyncio.TimerHandle | None = None
@@ -108,12 +115,21 @@ class Connection(WebSocket, asyncio.Protocol):
     # ---- reading ----------------------------------------------------------------------------------------------------
 
     def _begin(self, rest: bytes) -> None:
-        if rest:
-            self.data_received(rest)
+        for at in range(0, len(rest), self._most):
+            self._read(rest[at : at + self._most])
         self._read_or_not()
 
-    def data_received(self, data: bytes) -> None:
-        """A read brought these bytes."""
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """The buffer for the next read."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """A read brought this many bytes."""
+        self._read(bytes(self._buffer[:nbytes]))
+        if nbytes == len(self._buffer) < self._most:
+            self._buffer = memoryview(bytearray(2 * nbytes))
+
+    def _read(self, data: bytes) -> None:
         over = self.ending is not None
         answered = self._assembler.answered
         messages = self._cut(data)
@@ -195,27 +211,6 @@ class Connection(WebSocket, asyncio.Protocol):
             self._receiver.writable()
 
 
-class CompressedConnection(Connection, asyncio.BufferedProtocol):
-    """A connection with compressed messages: it is read in small parts; see `COMPRESSED`."""
-
-    def __init__(self, transport: asyncio.Transport, handshake: Handshake, rest: bytes, receiver: Receiver) -> None:
-        self._buffer = memoryview(bytearray(COMPRESSED))  # a view: TLS reads into slices of it
-        super().__init__(transport, handshake, rest, receiver)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """The buffer for the next read."""
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """A read brought this many bytes."""
-        self.data_received(bytes(self._buffer[:nbytes]))
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes that came with the handshake, which may be more than one buffer."""
-        for at in range(0, len(data), COMPRESSED):
-            super().data_received(data[at : at + COMPRESSED])
-
-
 async def open_connection(
     url: str,
     *,
@@ -249,5 +244,4 @@ async def open_connection(
     except BaseException:
         transport.abort()
         raise
-    kind = CompressedConnection if handshake.protocol.extensions else Connection
-    return kind(transport, handshake, rest, receiver)
+    return Connection(transport, handshake, rest, receiver)

@@ -9,6 +9,7 @@ close frame or a failure, and from the first invalid frame on (masked, a reserve
 Tests compare the messages, closes and errors with those of websockets' parser alone, at every split of the stream.
 """
 
+import struct
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -35,6 +36,11 @@ _LARGE: Final = 2**16  # bytes from which a message is not copied
 _PONG: Final = 6  # bytes of a pong besides its payload: header and mask
 
 _TEXT: Final = 0x81  # the last (and only) frame of a text message, no extension used
+
+#: Both bytes of such a frame's header where its size is in them, at most 125, and where two bytes more have it.
+_SHORT_TEXT: Final = range(0x8100, 0x817E)
+_TEXT_16: Final = 0x817E
+_read_header: Final = struct.Struct(">HH").unpack_from
 
 
 class Cutter:
@@ -96,25 +102,25 @@ class Cutter:
                 data, self._tail = tail, bytearray()
 
         position, end = 0, len(data)
-        limit, append = self._limit, messages.append
+        limit, append, read_header = self._limit, messages.append, _read_header
         while position < end:
             if self._between and not (self._owed or self.ended):
                 # This loop is the purpose of this file: a series of text frames at some 200 ns each.
                 try:
-                    while position < end and data[position] == _TEXT:
-                        size = data[position + 1]
-                        start = position + 2
-                        if size > 125:
-                            if size != 126:
+                    while position < end:
+                        head, size = read_header(data, position)
+                        start = position + 4
+                        if head != _TEXT_16:
+                            if head not in _SHORT_TEXT:
                                 break
-                            size = data[start] << 8 | data[position + 3]
-                            start = position + 4
+                            size = head & 0x7F
+                            start = position + 2
                         stop = start + size
                         if stop > end or size > limit:
                             break
                         append(data[start:stop].decode())
                         position = stop
-                except (IndexError, UnicodeDecodeError):
+                except (struct.error, UnicodeDecodeError):
                     pass  # a header cut off by the end of the read, or a frame for the parser: see below
                 if position == end:
                     break

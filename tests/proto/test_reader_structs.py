@@ -193,7 +193,8 @@ READS = st.lists(st.lists(st.just(FRAMES[0]) | st.sampled_from(FRAMES), min_size
 def seen(message: Message[Any]) -> tuple[Any, ...]:
     payload = message.undecoded
     kept = bytes(payload) if type(payload) is msgspec.Raw else repr(payload)  # 0.1 is not Decimal("0.1")
-    return type(message), message.topic, message.event, message.join_ref, message.ref, message.source, kept
+    assert isinstance(message, Message)
+    return message.topic, message.event, message.join_ref, message.ref, message.source, kept
 
 
 def outcome(talk: Conversation) -> list[Any]:

@@ -278,6 +278,16 @@ async def test_a_large_message_comes_whole() -> None:
         assert receiver.told("progress")
 
 
+async def test_a_flood_is_read_in_parts_that_a_processors_cache_holds() -> None:
+    async def handler(raw: Raw) -> None:
+        raw.write(text("x" * 1000) * 1000)
+        await until_gone(raw)
+
+    async with raw_server(handler) as url, connected(url) as (_, receiver):
+        await receiver.until_messages(1000)
+        assert max(map(len, receiver.told("frames"))) <= 2**16 // 1000 + 1  # one may have begun before
+
+
 async def test_an_unfinished_message_is_progress_and_a_ping_is_not() -> None:
     go_on = asyncio.Event()
 
