@@ -269,7 +269,7 @@ class Inbox(DeliveryQueue):
 
         If a worker has the last messages of the line, these are all handlers of the line.
         """
-        waiting = {handler for handlers, _, _ in self.deliveries or () for handler in handlers}
+        waiting = {handler for handlers, _, _ in self.waiting for handler in handlers}
         if self.busy and not waiting:
             routes = (self._table.default, *self._table.by_event.values())
             waiting = {handler for route in routes for handler in route.line}

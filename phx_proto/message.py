@@ -127,8 +127,7 @@ class Message(_Fields[P_co], Generic[P_co], array_like=True, kw_only=True, eq=Fa
 class DecodedMessage(Message[P_co], Generic[P_co], array_like=True, kw_only=True, eq=False, gc=False):
     """A message whose payload was decoded along with its frame: reading it calls no function."""
 
-    if not TYPE_CHECKING:
-        payload = _payload_slot
+    payload = _payload_slot  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class Reply(Record, Generic[R_co], frozen=True):

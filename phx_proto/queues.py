@@ -188,7 +188,8 @@ class DeliveryQueue:
         backlog: The client's; this queue's messages are part of it.
         bound: The bound above which messages are dropped, if there is one.
         exact: Whether it returns one message at a time, to report before the next: each moves the channel's position.
-        deliveries: The waiting ones; `None` while there are none and no worker has the queue.
+        deliveries: The waiting ones: a list, or a single one without a list, for most of 10,000 topics have no more.
+            An empty tuple while there are none and a worker has the queue, `None` while no worker has it either.
     """
 
     __slots__ = ("backlog", "bound", "channel", "deliveries", "exact")
@@ -198,15 +199,26 @@ class DeliveryQueue:
         self.exact = exact
         self.backlog = backlog
         self.channel: Owner
-        self.deliveries: list[Delivery] | None = None
+        self.deliveries: list[Delivery] | Delivery | tuple[()] | None = None
+
+    @property
+    def waiting(self) -> list[Delivery]:
+        """The waiting deliveries, in order."""
+        deliveries = self.deliveries
+        if not deliveries:
+            return []
+        return deliveries if isinstance(deliveries, list) else [deliveries]
 
     def put(self, delivery: Delivery) -> bool:
         """Add a delivery. Returns whether the queue must now be passed to a worker."""
-        if self.deliveries is None:
-            self.deliveries = [delivery]
-            return True
-        self.deliveries.append(delivery)
-        return False
+        deliveries = self.deliveries
+        if not deliveries:
+            self.deliveries = delivery
+        elif isinstance(deliveries, list):
+            deliveries.append(delivery)
+        else:
+            self.deliveries = [deliveries, delivery]
+        return deliveries is None
 
     def take(self, limit: int = BATCH) -> list[Delivery]:
         """The next deliveries, in order.
@@ -221,6 +233,9 @@ class DeliveryQueue:
         if not waiting:
             self.deliveries = None
             return []
+        if not isinstance(waiting, list):
+            self.deliveries = ()
+            return [waiting]
         if len(waiting) > 1:
             if self.exact:
                 limit = 1
@@ -230,7 +245,7 @@ class DeliveryQueue:
                 taken = waiting[:limit]
                 del waiting[:limit]
                 return taken
-        self.deliveries = []
+        self.deliveries = ()
         return waiting
 
     def end_turn(self) -> None:
@@ -239,7 +254,7 @@ class DeliveryQueue:
 
     def put_back(self, deliveries: list[Delivery]) -> None:
         """Return deliveries that a worker took and did not begin. The turn goes on: another worker continues it."""
-        self.deliveries = [*deliveries, *(self.deliveries or ())]
+        self.deliveries = [*deliveries, *self.waiting]
 
     @property
     def busy(self) -> bool:
@@ -254,12 +269,12 @@ class DeliveryQueue:
     @property
     def full(self) -> bool:
         """Whether a message must be dropped before another can be added."""
-        return self.bound is not None and self.deliveries is not None and len(self.deliveries) >= self.bound.limit
+        return self.bound is not None and len(self.waiting) >= self.bound.limit
 
     def drop_oldest(self) -> Delivery:
         """Drop the message that has waited longest; there must be one."""
-        assert self.deliveries
-        return self.deliveries.pop(0)
+        self.deliveries = waiting = self.waiting
+        return waiting.pop(0)
 
 
 class HandlerQueue(DeliveryQueue):
@@ -309,8 +324,8 @@ class ConcurrentQueue(HandlerQueue):
 
     def put(self, delivery: Delivery) -> bool:
         """Add a delivery. Returns whether the queue must now be passed to one more worker."""
-        assert self.deliveries is not None
-        self.deliveries.append(delivery)
+        self.deliveries = waiting = self.waiting
+        waiting.append(delivery)
         if self._turns == self._limit:
             return False
         self._turns += 1
@@ -318,7 +333,7 @@ class ConcurrentQueue(HandlerQueue):
 
     def take(self, limit: int = BATCH) -> list[Delivery]:
         """The next deliveries: one for a worker of the adapter, an equal share for a batch of an executor."""
-        waiting = self.deliveries
+        waiting = self.waiting
         if not waiting:
             self.end_turn()
             return []

@@ -137,12 +137,15 @@ class Reader:
                     if not handlers:
                         unhandled += 1
                         continue
-                    deliveries = inbox.deliveries
-                    if deliveries is None:
-                        inbox.deliveries = [(handlers, message, length)]
-                        runnable.append(inbox)
-                    else:
+                    deliveries = inbox.deliveries  # from here on `Inbox.put`, inlined
+                    if type(deliveries) is list:
                         deliveries.append((handlers, message, length))
+                    elif deliveries:
+                        inbox.deliveries = [deliveries, (handlers, message, length)]  # type: ignore[list-item]
+                    else:
+                        inbox.deliveries = (handlers, message, length)
+                        if deliveries is None:
+                            runnable.append(inbox)
                     size += length
                     continue
             topic = routes = None  # this message may have ended the channel, or changed its routes

@@ -78,6 +78,7 @@ class Handler:
     kind: HandlerKind = field(init=False)
     takes_channel: bool = field(init=False)
     decoder: PayloadDecoder | None = field(init=False, repr=False)
+    struct: type[Any] | None = field(init=False, repr=False)
     accept: Accept = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -99,6 +100,7 @@ class Handler:
                 "takes_channel": takes_channel,
                 "payload_type": payload_type,
                 "decoder": decoder,
+                "struct": None if decoder is None else decoder.struct,
                 "accept": accept if self.around is None else _accepted_within(self.around, self, accept),
             }
         except (_Refused, InvalidPayloadType) as refused:

@@ -108,7 +108,8 @@ class Runner(Host):
                         for handler in handlers:
                             message = item
                             try:
-                                if handler.payload_type is not None:
+                                # The second condition spares a call for what is decoded already.
+                                if handler.payload_type is not None and type(item.undecoded) is not handler.struct:
                                     message = handler.accept(item)
                                 if handler.takes_channel:
                                     await handler.run(message, queue.channel.context)

@@ -395,7 +395,7 @@ class Watched:
     def numbers_waiting(self, life: Life) -> dict[DeliveryQueue, list[int]]:
         """What waits in each queue that a channel has used, its own line among them."""
         mine = [queue for queue in self.client.queues if queue.channel is life.channel]
-        return {queue: [_number(message) or 0 for _, message, _ in queue.deliveries or ()] for queue in mine}
+        return {queue: [_number(message) or 0 for _, message, _ in queue.waiting] for queue in mine}
 
     def look_at(self, life: Life, consumer: object, message: Message[Any]) -> None:
         """What a consumer of a channel gets."""
@@ -457,7 +457,7 @@ class Watched:
     def _check_stats(self) -> None:
         stats = self.client.proto.stats
         client = self.client
-        places = [queue.deliveries or [] for queue in client.queues] + [*client.hands, client.unread]
+        places = [queue.waiting for queue in client.queues] + [*client.hands, client.unread]
         waiting = {_number(message) or id(message): size_of(one) for one in chain(*places) for message in one[1:2]}
         assert stats.backlog == len(waiting), "the backlog is not what waits"
         assert stats.backlog_bytes == sum(waiting.values()), "the bytes of the backlog are not those that wait"
