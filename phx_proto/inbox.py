@@ -70,9 +70,12 @@ class Route:
         return bool(self.line or self.queued or self.taps)
 
 
-#: A route for the loop of `Reader.receive_all`: the line's handlers if there are no others; `None` if the slower code
-#: below the loop must process the message.
-FastRoute: TypeAlias = tuple[Handler, ...] | None
+#: A route for the loop of `Reader.receive_all`, whose messages wait in one place: the handlers of the topic's line, or
+#: the only handler, and then itself with the place of its own queue.
+FastRoute: TypeAlias = tuple[tuple[Handler, ...] | None, tuple[Handler, Place] | None]
+
+#: The slower code below the loop must process the message.
+SLOW: Final[FastRoute] = (None, None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +87,7 @@ class RouteTable:
         default: The route of every other event.
         changes: The routes of `presence_join` and `presence_leave`: handlers and streams registered for that event by
             name; empty if there are none.
-        fast: `by_event` for the loop of `Reader.receive_all`, with `None` for the protocol's own events.
+        fast: `by_event` for the loop of `Reader.receive_all`, with `SLOW` for the protocol's own events.
         fast_default: `default` for that loop.
     """
 
@@ -96,7 +99,7 @@ class RouteTable:
 
     def __post_init__(self) -> None:
         fast = {event: _fast(route) for event, route in self.by_event.items()}
-        object.__setattr__(self, "fast", {**dict.fromkeys(RESERVED_EVENTS), **fast})
+        object.__setattr__(self, "fast", {**dict.fromkeys(RESERVED_EVENTS, SLOW), **fast})
         object.__setattr__(self, "fast_default", _fast(self.default))
 
     @property
@@ -106,7 +109,14 @@ class RouteTable:
 
 
 def _fast(route: Route) -> FastRoute:
-    return None if route.queued or route.taps else route.line
+    if route.only is not None and _kind(route.only[0]) is HandlerQueue:
+        return (route.only[0],), route.only
+    return SLOW if route.queued or route.taps else (route.line, None)
+
+
+def _kind(handler: Handler) -> type[HandlerQueue]:
+    """The kind of its queue."""
+    return HandlerQueue if handler.concurrency in (None, 1) else ConcurrentQueue
 
 
 def _readers(taps: tuple[Tap, ...], event: str) -> tuple[Tap, ...]:
@@ -232,11 +242,11 @@ class Inbox(DeliveryQueue):
         if self._table.changes and self.presence is None:
             self.presence = Presence()
         if self.bound is not None or self.position is not None:
-            self.fast_routes, self.default = _EVERYTHING_SLOW, None
+            self.fast_routes, self.default = _EVERYTHING_SLOW, SLOW
             return
         self.fast_routes, self.default = self._table.fast, self._table.fast_default
         if (presence := self.presence) is not None:
-            self.fast_routes = {**self.fast_routes, presence.state_event: None, presence.diff_event: None}
+            self.fast_routes = {**self.fast_routes, presence.state_event: SLOW, presence.diff_event: SLOW}
 
     def route(self, event: str) -> Route:
         """The route of a message of the event."""
@@ -256,8 +266,7 @@ class Inbox(DeliveryQueue):
             self._queues = {}
         queue = self._queues.get(handler)
         if queue is None:
-            kind = HandlerQueue if handler.concurrency in (None, 1) else ConcurrentQueue
-            queue = self._queues[handler] = kind(handler, place, self)
+            queue = self._queues[handler] = _kind(handler)(handler, place, self)
         return queue
 
     def make(self, function: Callable[..., Any], event: str, **options: Any) -> Handler:

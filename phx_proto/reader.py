@@ -2,7 +2,8 @@
 
 The unit of work is a read. Its messages go straight into the inboxes of their channels, without an event or object
 for each; the loop of `receive_all` is the one place of the core that is optimized for speed first. It leaves everything
-except messages of a joined channel with handlers in its topic's line to the slower code below it.
+to the slower code below it except messages of a joined channel that wait in one place: in its topic's line, or in the
+own queue of the only handler.
 
 If the last messages of two reads were for the same single handler, and it declares a plain struct, payloads of the next
 read are decoded along with their frames, in little more than half the time. The first message that is not for that
@@ -27,7 +28,7 @@ from .formats import V2, decode_reply
 from .formats.soundness import UNREADABLE
 from .handlers.handler import Handler
 from .handlers.payloads import UNFIT
-from .inbox import FastRoute, Inbox, Route
+from .inbox import SLOW, Inbox, Route
 from .message import PHOENIX_TOPIC, PHX_CLOSE, PHX_ERROR, PHX_JOIN, PHX_LEAVE, PHX_REPLY, Message
 from .presence import PRESENCE_JOIN, PRESENCE_LEAVE, PresenceChange
 from .queues import Claim, DeliveryQueue, Drop, HandlerQueue, Place
@@ -78,7 +79,7 @@ class Reader:
         # A subclass of V2 may override `decode`.
         self._plain = serializer.decode_short if type(serializer) is V2 else serializer.decode
         self._decode_short = self._plain  # for the next read's short frames
-        self._expected: FastRoute = None  # the handlers of the last message of the read before
+        self._expected: tuple[Handler, ...] | None = None  # the handlers of the last message of the read before
         self._overflow: Counter[str | None] = Counter()  # dropped in this read, by topic; None for the whole client
         self._bad_frames = 0  # of this read
         self._last_bad: tuple[str | bytes, InvalidFrame] | None = None  # the latest without an event of its own
@@ -93,10 +94,11 @@ class Reader:
         live = _NO_INBOXES if draining or connection.flow.full else connection.live
         decode, decode_short, plain = client.serializer.decode, self._decode_short, self._plain
         expected = self._expected
-        runnable = client.runnable
-        topic = event = routes = None  # of the message before, like `handlers` and `inbox`
-        handlers: FastRoute = None
+        topic = event = routes = None  # of the message before, like the next five
+        handlers, own = SLOW
         inbox = self._unjoined
+        queue: DeliveryQueue = inbox
+        ready: list[Any] = client.runnable  # gets the queue
         undelivered = unhandled = size = 0
         for frame in frames:
             length = len(frame)
@@ -122,12 +124,16 @@ class Reader:
                 if found is None:
                     routes, event, handlers = None, message.event, None
                 else:
-                    inbox = found
+                    inbox = queue = found
                     if inbox.fast_routes is not routes:
                         routes, event = inbox.fast_routes, None
+                    elif own is not None:
+                        queue = inbox.queue(*own)
             if message.event != event:
                 event = message.event
-                handlers = None if routes is None else routes.get(event, inbox.default)
+                handlers, own = SLOW if routes is None else routes.get(event, inbox.default)
+                queue = inbox if own is None else inbox.queue(*own)
+                ready = client.executable if own is not None and own[1] is Place.EXECUTOR else client.runnable
                 if decode_short is not plain and handlers is not expected:
                     decode_short = plain
                     message = decode(frame)
@@ -137,15 +143,15 @@ class Reader:
                     if not handlers:
                         unhandled += 1
                         continue
-                    deliveries = inbox.deliveries  # from here on `Inbox.put`, inlined
+                    deliveries = queue.deliveries  # from here on `DeliveryQueue.put`, inlined
                     if type(deliveries) is list:
                         deliveries.append((handlers, message, length))
                     elif deliveries:
-                        inbox.deliveries = [deliveries, (handlers, message, length)]  # type: ignore[list-item]
+                        queue.deliveries = [deliveries, (handlers, message, length)]  # type: ignore[list-item]
                     else:
-                        inbox.deliveries = (handlers, message, length)
+                        queue.deliveries = (handlers, message, length)
                         if deliveries is None:
-                            runnable.append(inbox)
+                            ready.append(queue)
                     size += length
                     continue
             topic = routes = None  # this message may have ended the channel, or changed its routes
@@ -167,7 +173,7 @@ class Reader:
             connection.flow.received(delivered, size, frames, now)
         if handlers is not expected or decode_short is not self._decode_short:  # the second: it was given up meanwhile
             self._expected, self._decode_short = handlers, plain
-        elif handlers and decode_short is plain:
+        elif handlers and own is None and decode_short is plain:
             self._decode_short = self._expect(handlers)
         if self._overflow:
             self._report_overflow()

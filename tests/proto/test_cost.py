@@ -97,6 +97,15 @@ def test_a_message_of_another_topic_than_the_one_before_costs_no_call() -> None:
     assert reading(talk, TICK, tock, tock, f'["{room.join_ref}",null,"room:1","tick",{{}}]') == {}
 
 
+def test_nor_does_a_message_for_a_handlers_own_queue_and_finding_the_queue_of_another_topic_costs_one() -> None:
+    router = Router()
+    router.add(print, "tick", concurrency=1)
+    talk, _ = listening(router)
+    assert reading(talk, TICK) == {}
+    talk.joined("room:2")
+    assert reading(talk, TICK, TICK.replace("room:1", "room:2")) == {"Inbox.queue": 2}
+
+
 def test_a_read_costs_the_same_however_many_channels_there_are() -> None:
     router = Router()
     talk, _ = listening(router)

@@ -102,6 +102,24 @@ def test_a_channel_at_work_is_not_runnable_again_until_its_turn_ended() -> None:
     assert talk.proto.runnable() == [room.inbox]
 
 
+def test_a_handlers_own_queue_is_one_for_each_topic_whatever_comes_between() -> None:
+    router = Router()
+    own, line = router.add(print, "tick", concurrency=1), router.add(print, "tock")
+    talk = Conversation(router=router).connect()
+    rooms = [talk.joined(f"room:{number}") for number in (1, 2)]
+    came = [(1, "tick"), (2, "tick"), (1, "tick"), (1, "tock"), (2, "tock"), (2, "tick"), (3, "tick"), (1, "tick")]
+    talk.receive(*(f'[null,null,"room:{room}","{event}",{{"n":{n}}}]' for n, (room, event) in enumerate(came)))
+    got = {queue: queue.take() for queue in talk.proto.runnable()}
+    assert {numbers(taken) == [] or (taken[0][0], *numbers(taken)) for taken in got.values()} == {
+        ((own,), 0, 2, 7),
+        ((own,), 1, 5),
+        ((line,), 3),
+        ((line,), 4),
+    }
+    assert {queue for queue in got if not isinstance(queue, HandlerQueue)} == {room.inbox for room in rooms}
+    assert talk.proto.stats.stale == 1  # room:3 is nobody's
+
+
 def test_channels_become_runnable_in_the_order_of_their_first_messages() -> None:
     router = Router()
     router.add(print, "tick")
