@@ -51,6 +51,7 @@ class Connection(WebSocket):
         self._unwritten = memoryview(b"")  # taken out of the outbox, and not taken by the socket
         self._queued = 0  # bytes put into the outbox, over its life; changed under the lock
         self._taken = 0  # bytes of them that were taken out; changed by the writing thread
+        self._broken = False  # a write has failed
         self._writing = threading.Lock()
         stream.sock.setblocking(False)
 
@@ -84,13 +85,17 @@ class Connection(WebSocket):
 
     @property
     def full(self) -> bool:
-        """Whether so much waits to be written that senders must wait."""
-        return self._queued - self._taken + len(self._unwritten) >= WRITE_LIMIT and not self.aborted
+        """Whether so much waits to be written that senders must wait.
+
+        Also between a failed write and the end that the next read reports: what is sent then would be lost.
+        """
+        waiting = self._queued - self._taken + len(self._unwritten)
+        return (self._broken or waiting >= WRITE_LIMIT) and not self.aborted
 
     @property
     def readable(self) -> bool:
         """Whether to read it."""
-        return not self._paused and self._may_be_read
+        return not self._paused and (self._broken or self._may_be_read)
 
     def flush(self) -> None:
         """Writes what is queued, as far as the socket takes it."""
@@ -123,6 +128,7 @@ class Connection(WebSocket):
                 self.on_work()
                 return
             except OSError:  # the next read reports it
+                self._broken = True
                 self._outbox.clear()
                 self._taken = self._queued
                 self._unwritten = memoryview(b"")

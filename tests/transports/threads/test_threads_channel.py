@@ -1,6 +1,7 @@
 """Channels on threads: the part that is not in behaviour/. Many callers, a full write buffer, timeouts."""
 
 import math
+import socket
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 from in_memory import TOPIC, on_threads
 from serving_in_thread import LONG, Wire, dial, joined, serving, start, until
+from websockets.protocol import Protocol as WebSocketProtocol
+from websockets.protocol import Side, State
 
 from phx_proto.errors import (
     ChannelClosed,
@@ -18,6 +21,8 @@ from phx_proto.link import Link
 from phx_proto.message import Message
 from phx_transports.testing import Peer
 from phx_transports.threads import Channel
+from phx_transports.threads.connection import Connection
+from phx_transports.threads.dialing import Stream
 from phx_transports.threads.transport import Transport
 from phx_transports.websocket.options import NetworkOptions
 
@@ -108,6 +113,22 @@ def test_who_waits_for_the_write_buffer_goes_on_when_the_connection_is_lost() ->
         wire.expect("big")
         casting.result(LONG)
         client.abort()
+
+
+def test_after_a_failed_write_senders_wait_for_the_end_that_the_next_read_reports() -> None:
+    ours, theirs = socket.socketpair()
+    protocol = WebSocketProtocol(Side.CLIENT, state=State.OPEN)
+    handshake: Any = SimpleNamespace(protocol=protocol, network=NetworkOptions())
+    connection = Connection(Stream(ours), handshake, b"", lock=threading.Lock())
+    theirs.close()
+    connection.send_text("to nobody")
+    start(connection.flush).result(LONG)  # by another thread than the main thread, which leaves it to others
+    assert connection.full
+    assert connection.readable
+    assert connection.receive() == []
+    assert connection.ending is not None
+    assert not connection.full
+    connection.destroy()
 
 
 def test_who_waits_for_the_write_buffer_is_woken_by_the_end_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
