@@ -25,6 +25,9 @@ _MOST_WAITING: Final = 16
 _LEAST_READ: Final = 2**12
 _MOST_READ: Final = 2**16
 
+#: Bytes of a TLS record, of which a part may wait in the TLS object.
+_RECORD: Final = 2**14
+
 
 class Receiver(Progress, Protocol):
     """A connection's callbacks, on its loop: first the opening's progress, later its messages and its end.
@@ -68,6 +71,7 @@ class Connection(WebSocket, asyncio.BufferedProtocol):
         self._receiver = receiver
         self._gone = self._loop.create_future()
         self._most = COMPRESSED if handshake.protocol.extensions else _MOST_READ
+        self._tls = transport.get_extra_info("ssl_object") is not None
         self._buffer = memoryview(bytearray(_LEAST_READ))  # a view: TLS reads into slices of it
         self._flushing = False  # a flush is due in the next iteration
         self._has_read = False  # something was read since the last frame was sent
@@ -95,8 +99,8 @@ class Connection(WebSocket, asyncio.BufferedProtocol):
     def pause_reading(self) -> None:
         """Stops reading; a second call does nothing.
 
-        The messages of the current read have been passed on already, in one call. No callback follows until
-        `resume_reading`, not even for a close or a lost connection.
+        What has been read is passed on first: with TLS, or just after the handshake, that may be in some more calls.
+        Then no callback follows until `resume_reading`, not even for a close or a lost connection.
         """
         self._wanted = False
         self._read_or_not()
@@ -115,19 +119,29 @@ class Connection(WebSocket, asyncio.BufferedProtocol):
     # ---- reading ----------------------------------------------------------------------------------------------------
 
     def _begin(self, rest: bytes) -> None:
-        for at in range(0, len(rest), self._most):
-            self._read(rest[at : at + self._most])
+        self._read_parts(rest)
         self._read_or_not()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """The buffer for the next read."""
+        """The buffer for the next read.
+
+        Args:
+            sizehint: With TLS, the bytes that wait. The buffer takes them all: once the peer has ended the connection,
+                one more buffer is filled, and what does not fit is lost.
+        """
+        if self._tls and sizehint + _RECORD > len(self._buffer):
+            self._buffer = memoryview(bytearray(sizehint + _RECORD))
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """A read brought this many bytes."""
-        self._read(bytes(self._buffer[:nbytes]))
+        self._read_parts(bytes(self._buffer[:nbytes]))
         if nbytes == len(self._buffer) < self._most:
             self._buffer = memoryview(bytearray(2 * nbytes))
+
+    def _read_parts(self, data: bytes) -> None:
+        for at in range(0, len(data), self._most):
+            self._read(data[at : at + self._most])
 
     def _read(self, data: bytes) -> None:
         over = self.ending is not None

@@ -6,13 +6,16 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from os import urandom
 from pathlib import Path
 from typing import Any
+from zlib import Z_SYNC_FLUSH, compressobj
 
 import pytest
 from certificates import Authority
-from frames import text
+from frames import accepted, frame, text
 from peer import timers, turns
+from serving_in_thread import start
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.frames import Frame, Opcode
 from websockets.protocol import SERVER
@@ -583,6 +586,35 @@ async def test_tls_dropped_without_a_handshake(authority: Authority) -> None:
     async with serving(echo, ssl=authority.server()) as url, connected(url, **options) as (connection, receiver):
         connection.abort()
         assert (await receiver.until_closed())[0] is None
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+async def test_tls_whose_end_comes_together_with_many_messages(authority: Authority, compression: str | None) -> None:
+    messages = [urandom(500).hex() for _ in range(100)]
+    extension = ["Sec-WebSocket-Extensions: permessage-deflate"] if compression else []
+    deflater = compressobj(wbits=-15)
+
+    def sent(message: str) -> bytes:
+        if not compression:
+            return text(message)
+        return frame((deflater.compress(message.encode()) + deflater.flush(Z_SYNC_FLUSH))[:-4], head=0xC1)
+
+    def answer() -> ssl.SSLSocket:
+        peer = authority.server().wrap_socket(listener.accept()[0], server_side=True)
+        peer.sendall(accepted(peer.recv(1 << 16), *extension))
+        return peer
+
+    def send_and_end(peer: ssl.SSLSocket) -> None:
+        peer.sendall(b"".join(map(sent, messages)))
+        peer.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answering = start(answer)
+        url = f"wss://127.0.0.1:{listener.getsockname()[1]}/socket"
+        async with connected(url, ssl=authority.trusting(), compression=compression) as (_, receiver):
+            start(send_and_end, answering.result(LONG)).result(LONG)  # the loop stands still, and then reads it all
+            await receiver.until_closed()
+            assert receiver.messages == messages
 
 
 async def test_tls_with_a_certificate_that_is_not_trusted(authority: Authority) -> None:
