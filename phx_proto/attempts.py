@@ -173,7 +173,7 @@ class Attempts:
                 each.move(now)
             return
         self.forget(now)
-        for older in [each for each in connection.leaving.values() if each.topic == channel.topic]:
+        for older in connection.leaving_topic(channel.topic):
             older.left(LeaveEnd.SUPERSEDED, now)
         if reply.ok:
             self._last_error = None

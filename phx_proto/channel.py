@@ -173,7 +173,7 @@ class Channel(Struct, eq=False):
         connection.requests.forget(join_ref)
         self._withdraw()
         self.advance(ChannelInput.LEAVE)
-        connection.leaving[join_ref] = self
+        connection.add_leaving(join_ref, self)
         ref = connection.send_leave(self.topic, join_ref)
         if self._attempts is not None:
             self._attempts.forget(now)  # not before: then another channel may join, after this leave
@@ -395,7 +395,7 @@ class Channel(Struct, eq=False):
         leave.timer.cancel()
         if self.connection is not None:
             self.connection.requests.forget(leave.ref)
-            del self.connection.leaving[leave.join_ref]
+            self.connection.remove_leaving(leave.join_ref)
             if end in _UNANSWERED:
                 self.connection.given_up.append(int(leave.ref))
         self._client.events.append(LeaveEnded(self.topic, leave.ref, end))

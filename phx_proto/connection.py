@@ -60,7 +60,7 @@ class Connection:
         heartbeat: Its heartbeats and pings.
         joins: Which channel joins next.
         live: The inboxes of the topics that are joined and take messages.
-        leaving: Channels whose leave has not ended, by the join_ref that they leave.
+        leaving: Channels whose leave has not ended, by the join_ref that they leave; see `add_leaving`.
         given_up: The refs of the latest leaves whose topics the server had, or may have had, until then, without a
             channel here that counts: its join or its leave was given up, or the answer to its join is unreadable.
         limit: How many topics the server accepts on it; `None` until it has refused one.
@@ -95,6 +95,7 @@ class Connection:
         self.joins = JoinQueue(options.joins_in_flight, suspects)
         self.live: dict[str, Inbox] = {}
         self.leaving: dict[str, Member] = {}
+        self._leaving_topics: dict[str, dict[str, Member]] = {}  # the same by topic, then join_ref
         self.given_up: deque[int] = deque(maxlen=_MOST_GIVEN_UP)
         self.limit: int | None = None
         self.join_answered = 0.0
@@ -113,6 +114,23 @@ class Connection:
     def draining(self) -> bool:
         """Whether no further joins and messages are accepted."""
         return self.joins.stopped
+
+    def add_leaving(self, join_ref: str, channel: Member) -> None:
+        """The channel leaves this join."""
+        self.leaving[join_ref] = channel
+        self._leaving_topics.setdefault(channel.topic, {})[join_ref] = channel
+
+    def remove_leaving(self, join_ref: str) -> None:
+        """The leave of this join has ended."""
+        topic = self.leaving.pop(join_ref).topic
+        channels = self._leaving_topics[topic]
+        del channels[join_ref]
+        if not channels:
+            del self._leaving_topics[topic]
+
+    def leaving_topic(self, topic: str) -> tuple[Member, ...]:
+        """The channels in `leaving` of this topic, the oldest leave first."""
+        return tuple(self._leaving_topics.get(topic, {}).values())
 
     def send_leave(self, topic: str, join_ref: str) -> str:
         """Send a phx_leave for a join that was sent on it, answered or not; returns its ref."""

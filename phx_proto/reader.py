@@ -345,7 +345,7 @@ class Reader:
             return holder
         if join_ref is not None:
             return connection.leaving.get(join_ref)
-        return next((channel for channel in connection.leaving.values() if channel.topic == message.topic), None)
+        return next(iter(connection.leaving_topic(message.topic)), None)
 
     def _bad(self, connection: Connection, frame: str | bytes, error: InvalidFrame, now: float) -> None:
         self._client.stats.received -= 1

@@ -45,6 +45,25 @@ def calls(action: Callable[[], object]) -> Counter[str]:
     return found
 
 
+def steps(action: Callable[[], object]) -> int:
+    """How many bytecode instructions of Python code an action takes, which also counts the turns of a loop."""
+    number = 0
+
+    def note(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal number
+        frame.f_trace_opcodes = True
+        number += event == "opcode"
+        return note
+
+    before = sys.gettrace()
+    sys.settrace(note)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return number
+
+
 def cost(action: Callable[[int], object]) -> Counter[str]:
     """What one more of something costs: the calls for eleven of it without those for one, a tenth of them."""
     action(1)  # the first of all may have something to make
@@ -181,3 +200,22 @@ def test_a_text_is_read_back_only_if_it_has_other_nulls_than_its_refs() -> None:
 def test_the_text_of_a_bad_frame_costs_no_more_than_its_escaping() -> None:
     error = InvalidFrame("not JSON")
     assert calls(partial(str, error)).total() == 1 + calls(partial(escaped, error.problem)).total()
+
+
+@pytest.mark.parametrize("event", ["phx_reply", "phx_close"])
+def test_an_answer_costs_the_same_however_many_leaves_have_none(event: str) -> None:
+    def answering(leaves: int) -> int:
+        talk = Conversation().connect()
+        for number in range(leaves):
+            talk.leave(talk.joined(f"left:{number}"))
+        joins = [talk.joining(f"room:{number}") for number in range(2)]
+        replies = [
+            f'["{join.join_ref}","{join.join_ref}","{join.topic}","phx_reply",{{"status":"ok","response":{{}}}}]'
+            for join in joins
+        ]
+        closes = [f'[null,null,"{topic}","phx_close",{{}}]' for topic in ("room:0", "none")]
+        frames = replies if event == "phx_reply" else closes
+        talk.link.receive_all(frames[:1], talk.now)  # the first of all may have something to make
+        return steps(partial(talk.link.receive_all, frames[1:], talk.now))
+
+    assert answering(1) == answering(20)
