@@ -14,6 +14,7 @@ from ..websocket.connection import COMPRESSED, DROPPED, LINGER, NO_CLOSE_FRAME, 
 from ..websocket.cutter import Received
 from ..websocket.handshake import Handshake, Progress
 from ..websocket.options import AsyncFactory, NetworkOptions
+from ..websocket.tls import RECORD
 from .dialing import Dialogue, dial
 
 #: Frames that wait for the end of the loop iteration; so many are written at once, so that the server works on them
@@ -24,9 +25,6 @@ _MOST_WAITING: Final = 16
 #: More than the most would bring more messages than a processor's cache holds until their handlers run.
 _LEAST_READ: Final = 2**12
 _MOST_READ: Final = 2**16
-
-#: Bytes of a TLS record, of which a part may wait in the TLS object.
-_RECORD: Final = 2**14
 
 
 class Receiver(Progress, Protocol):
@@ -126,11 +124,11 @@ class Connection(WebSocket, asyncio.BufferedProtocol):
         """The buffer for the next read.
 
         Args:
-            sizehint: With TLS, the bytes that wait. The buffer takes them all: once the peer has ended the connection,
-                one more buffer is filled, and what does not fit is lost.
+            sizehint: With TLS, the bytes that wait, but for a part of a record. The buffer takes them all: once the
+                peer has ended the connection, one more buffer is filled, and what does not fit is lost.
         """
-        if self._tls and sizehint + _RECORD > len(self._buffer):
-            self._buffer = memoryview(bytearray(sizehint + _RECORD))
+        if self._tls and sizehint + RECORD > len(self._buffer):
+            self._buffer = memoryview(bytearray(sizehint + RECORD))
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:

@@ -29,6 +29,7 @@ from phx_proto.server.events import HostRules
 from phx_proto.server.protocol import ServerProtocol
 
 from ..websocket.cutter import Assembler, Received
+from ..websocket.tls import RECORD
 from .http import HttpConnection, HttpRequest
 
 #: Seconds for a client to end the connection after a close frame of either side.
@@ -86,6 +87,11 @@ class Outbox:
         self._wires: list[ServerWire] = []  # wires with something to write
         self._data: str | bytes = b""
         self._frame = _frame(self._data)
+
+    def reserve(self, size: int) -> None:
+        """The next read may have so many bytes."""
+        if size > len(self.buffer):
+            self.buffer = memoryview(bytearray(size))
 
     def frame(self, data: str | bytes) -> bytes:
         """The frame of a message; reused while the message is the same object."""
@@ -248,6 +254,7 @@ class ServerWire(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         accepting, self._accepting = self._accepting, None
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
+        self._tls = transport.get_extra_info("ssl_object") is not None
         if self._over:
             self.transport.abort()
             return
@@ -267,10 +274,14 @@ class ServerWire(asyncio.BufferedProtocol):
         self._asked_for(self, request)
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        if self._tls:  # all that waits: once the client has ended the connection, what does not fit is lost
+            self._outbox.reserve(sizehint + RECORD)
         return self._outbox.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(self._outbox.buffer[:nbytes]))
+        data = bytes(self._outbox.buffer[:nbytes])
+        for at in range(0, nbytes, READ):
+            self.data_received(data[at : at + READ])
 
     def data_received(self, data: bytes) -> None:
         if self._over:

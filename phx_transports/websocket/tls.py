@@ -5,7 +5,10 @@ import ssl
 import threading
 from typing import Final
 
-_READ: Final = 2**17  # bytes that are decrypted at once; a record has 16 KiB at most
+#: Bytes that a TLS record has at most.
+RECORD: Final = 2**14
+
+_READ: Final = 8 * RECORD  # that are decrypted at once
 
 
 class Tls:

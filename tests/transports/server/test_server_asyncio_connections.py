@@ -5,6 +5,7 @@ import base64
 import contextlib
 import json
 import socket as sockets
+import ssl
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,12 @@ from phoenix_by_hand import (
     serving,
     slow_reader,
 )
+from serving_in_thread import start
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 
-from phx_transports.server import Host, RefuseConnect, ServerChannel, ServerOptions, ServerSocket, Termination
+from phx_transports.server import Host, RefuseConnect, ServerChannel, ServerOptions, ServerSocket, Termination, on
 from phx_transports.server.wire import ServerWire
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("clean_loop")]
@@ -857,6 +859,34 @@ async def test_tls_serves_and_closes_alike(tmp_path: Path) -> None:
             await running.close()
             assert await client.closed() == 1012
     assert [reason for _, reason in application.terminated.entries] == [Termination.CONNECTION] * 2
+
+
+async def test_over_tls_what_comes_together_with_the_clients_end_is_not_lost(authority: Authority) -> None:
+    application, got = Application(), list[int]()
+    pushes = [text_frame(f'["1","{number}","count:a","n",{number}]') for number in range(2000)]
+
+    @application.channel("count:*")
+    class Count(ServerChannel):
+        @on("n")
+        async def n(self, payload: Any) -> None:
+            got.append(payload)
+
+    def join() -> ssl.SSLSocket:
+        raw = sockets.create_connection(("127.0.0.1", running.port))
+        client = authority.trusting().wrap_socket(raw, server_hostname="127.0.0.1")
+        client.sendall(handshake(PATH) + text_frame('["1","1","count:a","phx_join",{}]'))
+        while b"phx_reply" not in client.recv(1000):
+            pass
+        return client
+
+    def push_and_end(client: ssl.SSLSocket) -> None:
+        client.sendall(b"".join(pushes))
+        client.close()
+
+    async with asyncio.timeout(2 * LONG), application.serve(ssl=authority.server()) as running:
+        client = await asyncio.to_thread(join)
+        start(push_and_end, client).result(LONG)  # the loop stands still, and then reads it all
+        await until(lambda: got == list(range(2000)))
 
 
 @pytest.mark.parametrize("iterations", [0, 1, 2, 3, 50])
