@@ -163,15 +163,22 @@ def event_problem(event: object) -> str | None:
     return None
 
 
+def topic_problem(topic: object) -> str | None:
+    """Why nothing can be registered for a topic or a pattern of topics; `None` if it can."""
+    if not isinstance(topic, str):
+        return f"its topic is {topic!r}, and must be a string"
+    if not topic:
+        return "its topic is empty"
+    if WILDCARD in topic[:-1]:
+        return f"topic {topic!r} has a '*' before its end"
+    return None
+
+
 def _check_names(event: object, topic: object) -> None:
     if problem := event_problem(event):
         raise _Refused(problem)
-    if not isinstance(topic, str):
-        raise _Refused(f"its topic is {topic!r}, and must be a string")
-    if not topic:
-        raise _Refused("its topic is empty")
-    if WILDCARD in topic[:-1]:
-        raise _Refused(f"topic {topic!r} has a '*' before its end")
+    if problem := topic_problem(topic):
+        raise _Refused(problem)
 
 
 # ---- what is found out about a function -----------------------------------------------------------------------------

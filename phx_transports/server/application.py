@@ -27,13 +27,13 @@ from random import Random
 from typing import Any, Final, TypeVar
 
 from phx_proto.errors import InvalidHandler
-from phx_proto.handlers.handler import handler_name
+from phx_proto.handlers.handler import handler_name, topic_problem
 from phx_proto.handlers.router import decorator
 from phx_proto.server.events import HOSTS, ServerOptions
 from phx_proto.server.tracker import Tracker
 
 from ..asyncio.workers import WorkerPool
-from .channel import ServerChannel
+from .channel import ServerChannel, check_unclaimed
 from .hub import Hub
 from .mount import CheckOrigin, Connect, Mount, origin_rule
 from .reports import OnError, log_callback_error
@@ -167,14 +167,15 @@ class Server:
         """Register the decorated class for topics: a whole topic, or a prefix and `*`. The first match is used.
 
         Raises:
-            InvalidHandler: The pattern is taken, or left out.
+            InvalidHandler: The pattern is taken, left out, empty, or has a `*` before its end, as Phoenix refuses too.
         """
         if callable(pattern):
             raise InvalidHandler(handler_name(pattern), "name its topics: @….channel('room:*')")
 
         def register(make: MakeChannel) -> MakeChannel:
-            if pattern in self._definitions:
-                raise InvalidHandler(getattr(make, "__qualname__", repr(make)), f"the pattern {pattern!r} is taken")
+            problem = f"the pattern {pattern!r} is taken" if pattern in self._definitions else topic_problem(pattern)
+            if problem is not None:
+                raise InvalidHandler(getattr(make, "__qualname__", repr(make)), problem)
             self._definitions[pattern] = Definition(make)
             return make
 
@@ -186,11 +187,15 @@ class Server:
         If no class is registered for exactly this topic pattern, every join is accepted with an empty response.
 
         Raises:
-            InvalidHandler: The event is left out.
+            InvalidHandler: The event is left out or has a function already, or the topic is no pattern, see `channel`.
         """
 
         def add(function: Callable[..., Any], event: str) -> None:
-            self._definitions.setdefault(topic, Definition(ServerChannel)).handlers[event] = function
+            if problem := topic_problem(topic):
+                raise InvalidHandler(handler_name(function), problem)
+            handlers = self._definitions.setdefault(topic, Definition(ServerChannel)).handlers
+            check_unclaimed(handlers, event, function)
+            handlers[event] = function
 
         return decorator(add, event)
 

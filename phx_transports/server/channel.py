@@ -12,10 +12,11 @@ be encoded) are raised by the call; a handler that does not catch one crashes it
 """
 
 import inspect
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from phx_proto.errors import InvalidHandler
+from phx_proto.handlers.handler import handler_name
 from phx_proto.handlers.router import decorator
 from phx_proto.message import Reply
 from phx_proto.server.events import MessageIn, Termination
@@ -46,6 +47,8 @@ class Refuse(Exception):
 def on(event: str) -> Callable[[F], F]:
     """Register a method of a `ServerChannel` for an event; it gets the payload. Several may be stacked.
 
+    An event has one method in a class, else making the class raises `InvalidHandler`; a subclass may have another.
+
     Raises:
         InvalidHandler: The event is left out.
     """
@@ -54,6 +57,18 @@ def on(event: str) -> Callable[[F], F]:
 
 def _mark(function: Callable[..., Any], event: str) -> None:
     setattr(function, _MARK, (*getattr(function, _MARK, ()), event))
+
+
+def check_unclaimed(handlers: Mapping[str, Callable[..., Any]], event: str, function: Callable[..., Any]) -> None:
+    """Refuse a second function for an event.
+
+    Raises:
+        InvalidHandler: Another has it.
+    """
+    first = handlers.get(event)
+    if first is not None and first is not function:
+        problem = f"event {shown(event)} is handled by {handler_name(first)} already, and has one function"
+        raise InvalidHandler(handler_name(function), problem)
 
 
 class ChannelControl(Protocol):
@@ -93,6 +108,11 @@ class ServerChannel:
         super().__init_subclass__(**options)
         if isinstance(cls.intercept, str):
             raise InvalidHandler(cls.__qualname__, f"intercept is a collection of events: ({cls.intercept!r},)")
+        own: dict[str, Callable[..., Any]] = {}
+        for member in vars(cls).values():
+            for event in getattr(member, _MARK, ()):
+                check_unclaimed(own, event, member)
+                own[event] = member
         cls._events = {
             event: name
             for base in reversed(cls.__mro__)
