@@ -140,6 +140,16 @@ def decode_request(text: str, decode: Callable[[str], T]) -> T:
         raise InvalidFrame(describe(error)) from None
 
 
+def check_text(topic: Any, event: Any, where: str, value: object) -> None:
+    """Refuse an event or a status that is not text: no client could read it.
+
+    Raises:
+        InvalidPayload: It is not.
+    """
+    if not isinstance(value, str):
+        raise InvalidPayload(topic, event, where, f"is of type {type(value).__name__}, and must be text")
+
+
 def with_object(text: str, topic: str, event: str, payload: Any) -> str:
     """The text, if its payload is an object.
 

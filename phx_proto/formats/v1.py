@@ -14,6 +14,7 @@ from .shared import (
     NULL,
     Echo,
     V2Echo,
+    check_text,
     decode_request,
     fields_of,
     message_type,
@@ -99,12 +100,14 @@ class V1Server:
 
     def reply(self, join_ref: Any, ref: Any, topic: Any, status: str, response: Any) -> str | bytes:
         """Answer a request."""
+        check_text(topic, PHX_REPLY, "status", status)
         if isinstance(response, BYTES):
             raise BinaryNotSupported(self.vsn)
         return self._object(ref, topic, PHX_REPLY, {"status": status, "response": response})
 
     def push(self, join_ref: Any, topic: str, event: str, payload: Any, *, ref: Any = None) -> str | bytes:
         """Send to one channel."""
+        check_text(topic, event, "event", event)
         return with_object(self._object(ref, topic, event, payload), topic, event, payload)
 
     def broadcast(self, topic: str, event: str, payload: Any) -> str | bytes:

@@ -18,6 +18,7 @@ from .shared import (
     Echo,
     V2Echo,
     array_decoder,
+    check_text,
     decode_request,
     fields_of,
     message_type,
@@ -154,6 +155,7 @@ class V2Server:
 
     def reply(self, join_ref: Any, ref: Any, topic: Any, status: str, response: Any) -> str | bytes:
         """Answer a request: in binary if the response is bytes."""
+        check_text(topic, PHX_REPLY, "status", status)
         if isinstance(response, BYTES):
             return pack(SERVER_SENDS, REPLY, (ref_text(join_ref), ref_text(ref), topic, status), response)
         payload = {"status": status, "response": response}
@@ -161,6 +163,7 @@ class V2Server:
 
     def push(self, join_ref: Any, topic: str, event: str, payload: Any, *, ref: Any = None) -> str | bytes:
         """Send to one channel: in binary if the payload is bytes."""
+        check_text(topic, event, "event", event)
         if isinstance(payload, BYTES):
             return pack(SERVER_SENDS, PUSH, (ref_text(join_ref), topic, event), payload)
         text = to_text([join_ref, ref, topic, event, payload], (join_ref, ref), topic, event, payload)
@@ -169,6 +172,7 @@ class V2Server:
     def broadcast(self, topic: str, event: str, payload: Any) -> str | bytes:
         """Broadcast on a topic: in binary if the payload is bytes."""
         if isinstance(payload, BYTES):
+            check_text(topic, event, "event", event)
             return pack(SERVER_SENDS, BROADCAST, (topic, event), payload)
         return self.push(None, topic, event, payload)
 

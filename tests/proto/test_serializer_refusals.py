@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -182,6 +183,20 @@ def test_a_server_refuses_it_in_a_broadcast(server: ServerSerializer) -> None:
 def test_a_server_refuses_it_in_a_reply(server: ServerSerializer) -> None:
     with pytest.raises(InvalidPayload, match=r"'phx_reply' on topic 't': payload\.response\.a is nan"):
         server.reply("1", "2", "t", "ok", {"a": math.nan})
+
+
+@each_server
+@pytest.mark.parametrize("payload", [{}, b""], ids=["json", "binary"])
+@pytest.mark.parametrize("name", [5, None, b"shout", ["shout"]])
+def test_a_server_refuses_an_event_or_a_status_that_is_not_text(
+    server: ServerSerializer, payload: Any, name: Any
+) -> None:
+    for send in (partial(server.push, "1"), server.broadcast):
+        with pytest.raises(InvalidPayload, match=r"event is of type .*, and must be text") as caught:
+            send("t", name, payload)
+        assert (caught.value.topic, caught.value.event, caught.value.where) == ("t", name, "event")
+    with pytest.raises(InvalidPayload, match=r"'phx_reply' on topic 't': status is of type .*, and must be text"):
+        server.reply("1", "2", "t", name, payload)
 
 
 @each_client
