@@ -200,12 +200,14 @@ class ServerChannel:
         """Answer a message whose handler returned `None`, at any time.
 
         Args:
-            message: The value of `self.message` in the handler.
+            message: The value of `self.message` in the handler. As in Phoenix, a message can be answered twice, or
+                without a ref: clients ignore such a reply.
             response: Any JSON value or bytes.
             status: Any text.
 
         Raises:
-            LocalError: The response cannot be encoded.
+            LocalError: The response cannot be encoded, or the status is not text.
+            ValueError: The message came to another channel, e.g. another client's: only that one can answer it.
         """
         self._control.reply(message, Reply(status, response))
 

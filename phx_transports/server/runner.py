@@ -13,7 +13,7 @@ from phx_proto.errors import InvalidState
 from phx_proto.message import Reply
 from phx_proto.server.events import BroadcastOut, ChannelTerminated, JoinRequested, MessageIn, Termination
 from phx_proto.server.tracker import Tracker
-from phx_proto.shown import Secrets, secrets_in
+from phx_proto.shown import Secrets, secrets_in, shown
 
 from ..asyncio.workers import WorkerPool, is_stopped
 from .channel import NO_RESPONSE, Refuse, ServerChannel, value_of
@@ -173,6 +173,9 @@ class ChannelRunner:
         self._context.hub.broadcast(self._handle.topic, event, payload, but=self._driver)
 
     def reply(self, message: MessageIn, reply: Reply) -> None:
+        if message.channel is not self._handle:
+            topic = shown(message.channel.topic)
+            raise ValueError(f"the message came to another channel, on topic {topic}: call that channel's reply")
         self._driver.call(self._driver.protocol.reply, message, reply.status, reply.response)
 
     def stop(self) -> None:

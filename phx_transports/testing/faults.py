@@ -25,7 +25,8 @@ class Faults:
     """The faults; none by default. May be changed at any time, also from another thread.
 
     Attributes:
-        delay: Seconds by which everything from clients is delayed.
+        delay: Seconds by which messages from clients are delayed. The end of a connection is not: what is still delayed
+            then is lost. A client that closes leaves its topics first, and so waits for what it sent on them.
         heartbeats: Whether heartbeats reach the server; if not, they get no answer.
     """
 

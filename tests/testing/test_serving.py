@@ -116,6 +116,15 @@ def test_what_is_delayed_is_lost_with_its_connection() -> None:
         assert '{"n":1}' not in str(server.transcript)
 
 
+def test_what_is_delayed_arrives_before_a_client_that_closes_is_gone() -> None:
+    with connected() as (server, client):
+        channel = client.join("room:lobby")
+        server.faults.delay = 0.2
+        channel.cast("echo", {"n": 1})
+        client.close()  # it leaves first, and waits for that reply
+        assert '{"n":1}' in str(server.transcript)
+
+
 def test_swallowed_heartbeats_make_a_client_reconnect() -> None:
     with (
         serve({"room:*": Room}) as server,

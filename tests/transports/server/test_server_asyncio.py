@@ -179,6 +179,20 @@ async def test_a_reply_may_come_later_and_meanwhile_others_are_handled() -> None
         assert await client.next() == ["1", "2", "room:a", "phx_reply", {"status": "late", "response": {"x": 1}}]
 
 
+async def test_a_channel_cannot_answer_the_message_of_another() -> None:
+    async with conversation() as (application, client):
+        await client.join("room:b", "2")
+        await client.send("1", "3", "room:a", "gate")
+        first, second = application.rooms
+        while first.message is None:
+            await asyncio.sleep(0)
+        with pytest.raises(ValueError, match="another channel, on topic 'room:a'"):
+            second.reply(first.message)
+        first.reply(first.message)
+        assert (await client.next())[:3] == ["1", "3", "room:a"]
+        first.gate.set()
+
+
 async def test_one_channel_is_handled_in_order_and_another_beside_it() -> None:
     async with conversation() as (application, client):
         await client.join("room:b", "2")
