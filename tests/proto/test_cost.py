@@ -56,11 +56,13 @@ def steps(action: Callable[[], object]) -> int:
         return note
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # on Python 3.12, set before `settrace` or no frame's opcodes are traced
     sys.settrace(note)
     try:
         action()
     finally:
         sys.settrace(before)
+    assert number, "opcodes are not traced"
     return number
 
 
