@@ -57,6 +57,9 @@ class Handler:
         run: The function that an adapter calls with the arguments of `takes_channel`: `function` within `around`.
         kind: How it is run.
         takes_channel: Whether it is called with `(message, channel)` or with `(message)`.
+        decoder: For the payload type; `None` without one.
+        struct: The payload type if payloads may come decoded into it, along with their frames: `accept` returns such a
+            message as it is.
         accept: Returns the message for this handler: itself, or a copy with the payload in the declared type. Raises
             `PayloadMismatch` if that does not fit. Without a declared type nothing is checked: an invalid payload
             raises when it is read.
