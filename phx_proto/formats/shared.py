@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import msgspec
 
 from ..errors import InvalidFrame, InvalidPayload
-from ..message import PHX_REPLY, Message, P_co
+from ..message import PHX_REPLY, DecodedMessage, Message, P_co
 from .soundness import UNREADABLE, describe, too_deep, without_lone_surrogates
 from .text import encode_json
 
@@ -46,16 +46,26 @@ class _DecimalMessage(Message[P_co], Generic[P_co], array_like=True, kw_only=Tru
         return value
 
 
+class _DecodedDecimalMessage(DecodedMessage[P_co], Generic[P_co], array_like=True, kw_only=True, eq=False, gc=False):
+    floats = Decimal
+
+
 def message_type(floats: type[float] | type[Decimal]) -> type[Message[Any]]:
     """The type of messages whose payloads have such numbers."""
     return Message if floats is float else _DecimalMessage
 
 
+def decoded_type(floats: type) -> type[Message[Any]]:
+    """The type of such messages whose payload is decoded along with their frame."""
+    return DecodedMessage if floats is float else _DecodedDecimalMessage
+
+
 @lru_cache(maxsize=256)
-def array_decoder(message: type[Message[Any]], payload_type: Any, floats: type) -> Callable[[str], Message[Any]]:
+def array_decoder(message: type[Message[Any]], payload_type: Any) -> Callable[[str], Message[Any]]:
     """Decodes an array of vsn 2.0.0 to a message with such a payload; `msgspec.Raw` leaves it undecoded."""
     generic: Any = message
-    return msgspec.json.Decoder(generic[payload_type], float_hook=None if floats is float else floats).decode
+    hook = None if message.floats is float else message.floats
+    return msgspec.json.Decoder(generic[payload_type], float_hook=hook).decode
 
 
 class Echo(msgspec.Struct, kw_only=True):

@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import asdict
 
 from ..errors import InvalidFrame
-from ..message import PHX_REPLY, DecodedMessage, Message, Reply
+from ..message import PHX_REPLY, Message, Reply
 from .binary import BROADCAST, CLIENT_SENDS, PUSH, REPLY, SERVER_SENDS, pack, unpack
 from .first_keys import first_keys_decoder
 from .interfaces import Request
@@ -20,6 +20,7 @@ from .shared import (
     array_decoder,
     check_text,
     decode_request,
+    decoded_type,
     fields_of,
     message_type,
     read_leniently,
@@ -67,7 +68,7 @@ class V2:
             raise ValueError(f"binary_kinds must be numbers from {len(SERVER_SENDS)} to {_LAST_KIND}, not {taken[0]}")
         self._message = message_type(floats)
         self._binary_kinds = dict(binary_kinds)
-        self._decode_text = array_decoder(self._message, msgspec.Raw, self._message.floats)
+        self._decode_text = array_decoder(self._message, msgspec.Raw)
 
     def encode(self, message: Message[Any], /) -> str | bytes:
         """Make a text frame, or a binary one if the payload is bytes.
@@ -117,7 +118,7 @@ class V2:
 
     def decode_short_into(self, struct: type[msgspec.Struct]) -> Callable[[str], Message[Any]]:
         """The same for a frame whose payload is probably such a struct: the payload is decoded in the same call."""
-        return array_decoder(DecodedMessage, struct, self._message.floats)
+        return array_decoder(decoded_type(self._message.floats), struct)
 
     def _decode_extension(self, frame: bytes) -> Message[Any]:
         try:

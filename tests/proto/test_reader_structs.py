@@ -194,7 +194,7 @@ def seen(message: Message[Any]) -> tuple[Any, ...]:
     payload = message.undecoded
     kept = bytes(payload) if type(payload) is msgspec.Raw else repr(payload)  # 0.1 is not Decimal("0.1")
     assert isinstance(message, Message)
-    return message.topic, message.event, message.join_ref, message.ref, message.source, kept
+    return message.floats, message.topic, message.event, message.join_ref, message.ref, message.source, kept
 
 
 def outcome(talk: Conversation) -> list[Any]:
