@@ -33,7 +33,7 @@ from phx_proto.server.events import HOSTS, ServerOptions
 from phx_proto.server.tracker import Tracker
 
 from ..asyncio.workers import WorkerPool
-from .channel import ServerChannel, check_unclaimed
+from .channel import ServerChannel, claim
 from .hub import Hub
 from .mount import CheckOrigin, Connect, Mount, origin_rule
 from .reports import OnError, log_callback_error
@@ -193,9 +193,7 @@ class Server:
         def add(function: Callable[..., Any], event: str) -> None:
             if problem := topic_problem(topic):
                 raise InvalidHandler(handler_name(function), problem)
-            handlers = self._definitions.setdefault(topic, Definition(ServerChannel)).handlers
-            check_unclaimed(handlers, event, function)
-            handlers[event] = function
+            claim(self._definitions.setdefault(topic, Definition(ServerChannel)).handlers, event, function)
 
         return decorator(add, event)
 

@@ -12,7 +12,7 @@ be encoded) are raised by the call; a handler that does not catch one crashes it
 """
 
 import inspect
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from phx_proto.errors import InvalidHandler
@@ -59,14 +59,14 @@ def _mark(function: Callable[..., Any], event: str) -> None:
     setattr(function, _MARK, (*getattr(function, _MARK, ()), event))
 
 
-def check_unclaimed(handlers: Mapping[str, Callable[..., Any]], event: str, function: Callable[..., Any]) -> None:
-    """Refuse a second function for an event.
+def claim(handlers: dict[str, Callable[..., Any]], event: str, function: Callable[..., Any]) -> None:
+    """Register the function of an event.
 
     Raises:
         InvalidHandler: Another has it.
     """
-    first = handlers.get(event)
-    if first is not None and first is not function:
+    first = handlers.setdefault(event, function)
+    if first is not function:
         problem = f"event {shown(event)} is handled by {handler_name(first)} already, and has one function"
         raise InvalidHandler(handler_name(function), problem)
 
@@ -111,8 +111,7 @@ class ServerChannel:
         own: dict[str, Callable[..., Any]] = {}
         for member in vars(cls).values():
             for event in getattr(member, _MARK, ()):
-                check_unclaimed(own, event, member)
-                own[event] = member
+                claim(own, event, member)
         cls._events = {
             event: name
             for base in reversed(cls.__mro__)

@@ -110,7 +110,7 @@ def test_a_handlers_own_queue_is_one_for_each_topic_whatever_comes_between() -> 
     came = [(1, "tick"), (2, "tick"), (1, "tick"), (1, "tock"), (2, "tock"), (2, "tick"), (3, "tick"), (1, "tick")]
     talk.receive(*(f'[null,null,"room:{room}","{event}",{{"n":{n}}}]' for n, (room, event) in enumerate(came)))
     got = {queue: queue.take() for queue in talk.proto.runnable()}
-    assert {numbers(taken) == [] or (taken[0][0], *numbers(taken)) for taken in got.values()} == {
+    assert {(taken[0][0], *numbers(taken)) for taken in got.values()} == {
         ((own,), 0, 2, 7),
         ((own,), 1, 5),
         ((line,), 3),
